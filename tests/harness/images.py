@@ -53,7 +53,9 @@ class Image:
     layers: tuple[Blob, ...]
 
 
-def layer_tar(files: Mapping[str, bytes | str | None], modes: Mapping[str, int] | None = None) -> bytes:
+def layer_tar(
+    files: Mapping[str, bytes | str | None], modes: Mapping[str, int] | None = None
+) -> bytes:
     """An uncompressed layer: bytes are a file, a str is a symlink's target, None is a directory."""
     modes = modes or {}
     out = io.BytesIO()

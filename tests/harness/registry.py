@@ -41,7 +41,9 @@ class Registry:
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                pytest.fail(f"docker-registry ended with {self._process.returncode}, see {self._log.name}")
+                pytest.fail(
+                    f"docker-registry ended with {self._process.returncode}, see {self._log.name}"
+                )
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return

@@ -1,0 +1,247 @@
+"""One small Kubernetes node in a folder: containerd, a CRI server on it, CNI and a registry mirror.
+
+``Node(kind="ours")`` runs ``cri-containerd serve --embedded``; ``Node(kind="builtin")`` runs the same
+containerd package with its own CRI plugin, which the benchmark and the differential tests compare with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from .cri import Cri
+from .leaks import RUNTIME_PROCESSES
+
+SERVER = Path(sys.executable).parent / "cri-containerd"
+CNI_BIN_DIRS = ["/opt/cni/bin", "/usr/lib/cni"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Containerd:
+    """A containerd package: where its binaries are (None: on PATH)."""
+
+    name: str
+    bin_dir: Path | None = None
+
+    @property
+    def runc(self) -> str:
+        own = self.bin_dir / "runc" if self.bin_dir else None
+        return str(own if own and own.exists() else shutil.which("runc") or "runc")
+
+    def environment(self) -> dict[str, str]:
+        path = os.environ["PATH"]
+        return {**os.environ, "PATH": f"{self.bin_dir}:{path}" if self.bin_dir else path}
+
+
+SYSTEM = Containerd("system")
+
+
+def containerds() -> list[Containerd]:
+    """The system's containerd, then each folder of CRI_TEST_CONTAINERDS (``name=dir:name=dir``)."""
+    listed = filter(None, os.environ.get("CRI_TEST_CONTAINERDS", "").split(":"))
+    pairs = [entry.partition("=") for entry in listed]
+    return [SYSTEM, *(Containerd(name, Path(directory)) for name, _, directory in pairs)]
+
+
+def systemd_is_init() -> bool:
+    return Path("/run/systemd/system").is_dir()
+
+
+class Node:
+    """Starts on construction, ends with ``close``; everything it owns is below ``directory``."""
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["ours", "builtin"] = "ours",
+        containerd: Containerd = SYSTEM,
+        registry_mirrors: dict[str, str] | None = None,
+        pause_image: str | None = None,
+        systemd_cgroup: bool | None = None,
+        extra_config: str = "",
+    ):
+        self.kind = kind
+        self.containerd = containerd
+        self.systemd_cgroup = systemd_is_init() if systemd_cgroup is None else systemd_cgroup
+        # a unix socket's path has at most 107 bytes, so no long pytest folder here
+        self.directory = Path(tempfile.mkdtemp(prefix="cri-", dir="/tmp"))
+        self.logs = self.directory / "pods"
+        self.bridge = f"crt{secrets.token_hex(4)}"
+        self.subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
+        self.pause_image = pause_image
+        self.extra_config = extra_config
+        for name in ("net.d", "certs.d", "pods"):
+            (self.directory / name).mkdir()
+        self._write_network()
+        for host, url in (registry_mirrors or {}).items():
+            self.mirror(host, url)
+        self.socket = str(self.directory / "cri.sock")
+        self.cri = Cri(self.socket)
+        self.start()
+
+    # Files
+
+    def _write_network(self) -> None:
+        conflist = {
+            "cniVersion": "1.0.0",
+            "name": f"net-{self.bridge}",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": self.bridge,
+                    "isGateway": True,
+                    "ipMasq": False,
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": self.subnet}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                },
+                {"type": "portmap", "capabilities": {"portMappings": True}},
+            ],
+        }
+        (self.directory / "net.d" / "10-test.conflist").write_text(json.dumps(conflist, indent=2))
+
+    def mirror(self, host: str, url: str, extra: str = "") -> None:
+        """Send pulls from ``host`` to the registry at ``url`` (a hosts.toml)."""
+        folder = self.directory / "certs.d" / host
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts.toml").write_text(
+            f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n{extra}'
+        )
+
+    def _own_config(self) -> str:
+        directory = self.directory
+        pause = f'pinned_images.sandbox = "{self.pause_image}"\n' if self.pause_image else ""
+        options = (
+            f'BinaryName = "{self.containerd.runc}", SystemdCgroup = {_toml(self.systemd_cgroup)}'
+        )
+        return (
+            f"[containerd.runtimes.runc]\n"
+            f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
+            f"[cni]\nbin_dirs = {json.dumps(CNI_BIN_DIRS)}\n"
+            f'conf_dir = "{directory}/net.d"\n'
+            f'[images]\n{pause}registry.config_path = "{directory}/certs.d"\n'
+            f"{self.extra_config}"
+        )
+
+    def _builtin_config(self) -> str:
+        directory = self.directory
+        cri = 'plugins."io.containerd.grpc.v1.cri"'
+        bin_dir = next(d for d in CNI_BIN_DIRS if Path(d, "bridge").exists())
+        return (
+            f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
+            f'[grpc]\naddress = "{self.socket}"\n'
+            f'[{cri}]\nrestrict_oom_score_adj = true\nsandbox_image = "{self.pause_image}"\n'
+            f'stream_server_port = "0"\n'
+            f'[{cri}.cni]\nbin_dir = "{bin_dir}"\nconf_dir = "{directory}/net.d"\n'
+            f'[{cri}.registry]\nconfig_path = "{directory}/certs.d"\n'
+            f'[{cri}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
+            f'[{cri}.containerd.runtimes.runc.options]\nBinaryName = "{self.containerd.runc}"\n'
+            f"SystemdCgroup = {_toml(self.systemd_cgroup)}\n"
+        )
+
+    # Life
+
+    def start(self) -> float:
+        """Start the server (again) and wait until it answers; returns the seconds that took."""
+        config = self.directory / "config.toml"
+        builtin = self.kind == "builtin"
+        config.write_text(self._builtin_config() if builtin else self._own_config())
+        command: Sequence[str | Path]
+        if builtin:
+            command = [self._binary("containerd"), "--config", config]
+        else:
+            command = [
+                *(SERVER, "serve", "--embedded", "--config", config),
+                *("--listen", f"unix://{self.socket}"),
+                *("--root", self.directory / "root", "--state", self.directory / "state"),
+            ]
+        started = time.monotonic()
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=self.containerd.environment(), stdout=log, stderr=log
+            )
+        try:
+            self.cri.wait_until_ready(30)
+        except BaseException:
+            self.stop()
+            raise
+        return time.monotonic() - started
+
+    def _binary(self, name: str) -> str:
+        return str(self.containerd.bin_dir / name) if self.containerd.bin_dir else name
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the server only; pods keep running. Returns its exit status."""
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+    def log(self) -> str:
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    def processes(self) -> dict[int, str]:
+        """Pid → command of everything that runs for this node: server, keeper, containerd, shims."""
+        found = {}
+        for proc in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (
+                    (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+            except OSError:
+                continue
+            if str(self.directory) in command and int(proc.name) != os.getpid():
+                found[int(proc.name)] = command.strip()
+        return found
+
+    def remove_pods(self) -> None:
+        """Stop and remove every pod, as a drained node would."""
+        from generated.cri import api_pb2
+
+        for pod in self.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
+            self.cri.stop_pod(pod.id)
+            self.cri.remove_pod(pod.id)
+
+    def close(self) -> None:
+        """Remove all pods, end the server, and delete the folder and the bridge."""
+        try:
+            if self.process.poll() is None:
+                self.remove_pods()
+        finally:
+            self.cri.close()
+            if self.process.poll() is None:
+                self.stop()
+            self._end_what_is_left()
+            subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
+            shutil.rmtree(f"/var/lib/cni/networks/net-{self.bridge}", ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end_what_is_left(self) -> None:
+        """The log keeper ends by itself after a while; a test folder does not wait for that."""
+        for pid, command in self.processes().items():
+            if any(name in command for name in (*RUNTIME_PROCESSES, "runtime.log_keeper")):
+                try:
+                    os.kill(pid, signal.SIGTERM)
+                except ProcessLookupError:
+                    continue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _toml(value: bool) -> str:
+    return str(value).lower()
