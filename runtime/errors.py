@@ -1,0 +1,162 @@
+"""The one family of errors that a CRI call may end with.
+
+Each kind carries its gRPC code; the message is a sentence that names the object or the CRI field it
+speaks of, and what to do where that is known. Raise these from hand-written code and from transforms;
+the generated handlers turn them into the call's status. Everything else that escapes is a bug and is
+answered INTERNAL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One rule that one field of a request breaks."""
+
+    field: str
+    """Path from the request's root, e.g. ``config.linux.resources.cpu_period``."""
+    rule: str
+    """The rule's word in the mapping, e.g. ``required``."""
+    detail: str
+    """What is allowed, e.g. ``must be 0 or more, not -5``."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.detail}"
+
+
+class CriError(Exception):
+    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault, if one is."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class InvalidArgument(CriError):
+    """The request itself is wrong: repeating it unchanged cannot help."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    @classmethod
+    def from_violations(cls, violations: Sequence[Violation]) -> InvalidArgument:
+        """Every violation in one message, so that a client can mend them in one go."""
+        return cls("; ".join(map(str, violations)))
+
+
+class NotFound(CriError):
+    """The named object does not exist."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(CriError):
+    """An object of this name or id exists."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(CriError):
+    """The object is in a state that does not allow the call."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Unavailable(CriError):
+    """Something that the call needs is away for now: the same call may succeed later."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(CriError):
+    """A limit of time passed, e.g. the one of an ExecSync (probes of the kubelet depend on this code)."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ResourceExhausted(CriError):
+    """A limit of size or number was met."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unimplemented(CriError):
+    """This server does not serve the call."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class Unauthenticated(CriError):
+    """A registry refused the credentials."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(CriError):
+    """The kernel or containerd refused the operation."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class Cancelled(CriError):
+    """The caller gave the call up."""
+
+    code = grpc.StatusCode.CANCELLED
+
+
+class Unknown(CriError):
+    """A failure that is nobody's argument: containerd, a shim, runc or a plugin said no."""
+
+    code = grpc.StatusCode.UNKNOWN
+
+
+class Internal(CriError):
+    """A broken promise inside this server."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+_KIND_OF_CODE: dict[grpc.StatusCode, type[CriError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        FailedPrecondition,
+        Unavailable,
+        DeadlineExceeded,
+        ResourceExhausted,
+        Unimplemented,
+        Unauthenticated,
+        PermissionDenied,
+        Cancelled,
+        Unknown,
+        Internal,
+    )
+} | {
+    # containerd says ABORTED for a lock held by another call; the kubelet tries again on UNAVAILABLE.
+    grpc.StatusCode.ABORTED: Unavailable,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
+}
+
+
+def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
+    """The CRI error for an error of a containerd call.
+
+    ``doing`` says what was tried, as in ``from_rpc(error, "create the task of container c1")``, and
+    begins the message. Raise it ``from error``, so that the log keeps the chain.
+    """
+    kind = _KIND_OF_CODE.get(error.code(), Unknown)
+    details = error.details() or f"containerd answered {error.code().name} without a word"
+    return kind(f"cannot {doing}: {details}")
