@@ -8,7 +8,7 @@ answered INTERNAL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -127,7 +127,7 @@ class Internal(CriError):
     code = grpc.StatusCode.INTERNAL
 
 
-_KIND_OF_CODE: dict[grpc.StatusCode, type[CriError]] = {
+_KIND_OF_CODE: Mapping[grpc.StatusCode, type[CriError]] = {
     kind.code: kind
     for kind in (
         InvalidArgument,
