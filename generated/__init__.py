@@ -1,0 +1,1 @@
+"""Everything here is written by ``cri-codegen generate``; nothing here is edited by hand."""

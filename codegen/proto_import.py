@@ -1,0 +1,194 @@
+"""``cri-codegen import``: published API definitions into the normalised files under ``spec/``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
+from google.protobuf.message import DecodeError
+
+from codegen import proto_text, protoc
+from codegen.errors import Place, SpecError, one_of
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The files of a descriptor set that become one file of ``spec/containerd``: those of
+    ``package`` whose path ends with ``suffix``."""
+
+    package: str
+    suffix: str = ".proto"
+
+    def takes(self, file: FileDescriptorProto) -> bool:
+        return file.package == self.package and file.name.endswith(self.suffix)
+
+
+def _service(name: str) -> Selection:
+    return Selection(f"containerd.services.{name}.v1", f"services/{name}/v1/{name}.proto")
+
+
+# spec/containerd/<name>.proto and where it comes from. Types of one package that stand in several
+# published files become one file: nobody here needs the split, and imports get shorter.
+CONTAINERD: Mapping[str, Selection] = {
+    "cgroup1_metrics": Selection("io.containerd.cgroups.v1"),
+    "cgroup2_metrics": Selection("io.containerd.cgroups.v2"),
+    "containers": _service("containers"),
+    "content": _service("content"),
+    "diff": _service("diff"),
+    "events": _service("events"),
+    "image_events": Selection("containerd.services.images.v1", "events/image.proto"),
+    "images": _service("images"),
+    "introspection": _service("introspection"),
+    "leases": _service("leases"),
+    "namespaces": Selection("containerd.services.namespaces.v1"),
+    "rpc_status": Selection("google.rpc"),
+    "runc_options": Selection("containerd.runc.v1"),
+    "snapshots": _service("snapshots"),
+    "task_events": Selection("containerd.events"),
+    "task_types": Selection("containerd.v1.types"),
+    "tasks": _service("tasks"),
+    "types": Selection("containerd.types"),
+    "version": _service("version"),
+}
+
+_WELL_KNOWN = "google/protobuf/"
+
+
+def cri(source: Path) -> str:
+    """The normalised text of the one CRI file in ``source``."""
+    files = [f for f in _read(source).file if f.service]
+    if len(files) != 1:
+        raise SpecError(
+            f"holds {len(files)} files with services; a CRI definition is exactly one",
+            Place(str(source)),
+            "for a set of containerd files use --containerd",
+        )
+    return proto_text.file_text(files[0])
+
+
+def containerd(source: Path) -> dict[str, str]:
+    """Every file of ``CONTAINERD`` that ``source`` holds, as {name: normalised text}."""
+    files = list(_read(source).file)
+    chosen = {
+        name: [f for f in files if selection.takes(f)] for name, selection in CONTAINERD.items()
+    }
+    homes = {
+        type_name: f"containerd/{name}.proto"
+        for name, members in chosen.items()
+        for member in members
+        for type_name in _types_of_file(member)
+    }
+    for file in files:
+        if file.name.startswith(_WELL_KNOWN):
+            homes |= {type_name: file.name for type_name in _types_of_file(file)}
+    texts = {
+        name: proto_text.file_text(_merge(name, members, homes, source))
+        for name, members in chosen.items()
+        if members
+    }
+    if not texts:
+        raise SpecError(
+            "holds none of the containerd packages in use",
+            Place(str(source)),
+            one_of(sorted({selection.package for selection in CONTAINERD.values()})),
+        )
+    return texts
+
+
+def _read(source: Path) -> FileDescriptorSet:
+    """The descriptors in ``source``, which is a descriptor set or ``.proto`` text."""
+    try:
+        if source.suffix == ".proto":
+            text = without_foreign_options(source.read_text())
+            return protoc.descriptors({source.name: text}, {source.name: str(source)})
+        return FileDescriptorSet.FromString(source.read_bytes())
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", Place(str(source))) from error
+    except DecodeError as error:
+        raise SpecError(
+            "is not a descriptor set",
+            Place(str(source)),
+            "give the output of protoc --descriptor_set_out, or a file that ends with .proto",
+        ) from error
+
+
+_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.S)
+_FOREIGN_IMPORT = re.compile(r'^\s*import\s+"[^"]*gogo\.proto"\s*;', re.M)
+_FILE_OPTION = re.compile(r"\boption\s+\([\w.]+\)[\w.]*\s*=\s*[^;]+;")
+_FIELD_OPTION = r"\(\s*[\w.]+\s*\)[\w.]*\s*=\s*(?:\"[^\"]*\"|[\w.+-]+)"
+_ONLY_OPTIONS = re.compile(rf"\[\s*{_FIELD_OPTION}(?:\s*,\s*{_FIELD_OPTION})*\s*\]")
+_LATER_OPTION = re.compile(rf",\s*{_FIELD_OPTION}")
+_FIRST_OPTION = re.compile(rf"\[\s*{_FIELD_OPTION}\s*,")
+
+
+def without_foreign_options(text: str) -> str:
+    """``text`` without comments and without extension options such as gogoproto's, whose
+    definitions are published elsewhere and change nothing on the wire. Line numbers stay."""
+    text = _COMMENT_OR_STRING.sub(
+        lambda m: m[0] if m[0].startswith('"') else "\n" * m[0].count("\n"), text
+    )
+    for pattern, replacement in (
+        (_FOREIGN_IMPORT, ""),
+        (_FILE_OPTION, ""),
+        (_ONLY_OPTIONS, ""),
+        (_LATER_OPTION, ""),
+        (_FIRST_OPTION, "["),
+    ):
+        text = pattern.sub(lambda m, r=replacement: r + "\n" * m[0].count("\n"), text)
+    return text
+
+
+def _merge(
+    name: str, members: list[FileDescriptorProto], homes: Mapping[str, str], source: Path
+) -> FileDescriptorProto:
+    """One file with the types of all ``members``, importing the homes of the types it uses."""
+    own = f"containerd/{name}.proto"
+    merged = FileDescriptorProto(name=own, package=members[0].package, syntax=members[0].syntax)
+    for member in sorted(members, key=lambda file: file.name):
+        merged.service.extend(member.service)
+        merged.message_type.extend(member.message_type)
+        merged.enum_type.extend(member.enum_type)
+    used = set(_types_used(merged))
+    missing = sorted(used - homes.keys())
+    if missing:
+        raise SpecError(
+            f"{merged.package} uses {', '.join(missing)}, which no imported file defines",
+            Place(str(source)),
+            "add the file that defines it to CONTAINERD in codegen/proto_import.py",
+        )
+    merged.dependency.extend(sorted({homes[type_name] for type_name in used} - {own}))
+    return merged
+
+
+def _types_of_file(file: FileDescriptorProto) -> Iterator[str]:
+    yield from _types_defined(f".{file.package}", file.message_type, file.enum_type)
+
+
+def _types_defined(
+    scope: str, messages: list[DescriptorProto], enums: list[EnumDescriptorProto]
+) -> Iterator[str]:
+    for enum in enums:
+        yield f"{scope}.{enum.name}"
+    for message in messages:
+        name = f"{scope}.{message.name}"
+        yield name
+        yield from _types_defined(name, message.nested_type, message.enum_type)
+
+
+def _types_used(file: FileDescriptorProto) -> Iterator[str]:
+    for service in file.service:
+        for method in service.method:
+            yield from (method.input_type, method.output_type)
+    pending = list(file.message_type)
+    while pending:
+        message = pending.pop()
+        pending += message.nested_type
+        yield from (field.type_name for field in message.field if field.type_name)

@@ -1,0 +1,96 @@
+"""Brings a folder to a wanted set of files, or says how it differs.
+
+First everything is recorded as changes, then either written or printed, so that ``check`` and
+``generate`` can never disagree about what "up to date" means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_NOT_OURS = ("__pycache__",)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One file that is not as it should be; ``old`` is None when missing, ``new`` when stale."""
+
+    path: str
+    old: str | None
+    new: str | None
+
+    @property
+    def verb(self) -> str:
+        if self.old is None:
+            return "add"
+        return "delete" if self.new is None else "change"
+
+    def diff(self) -> str:
+        """The unified diff, with /dev/null for a side that does not exist."""
+        return "".join(
+            difflib.unified_diff(
+                (self.old or "").splitlines(keepends=True),
+                (self.new or "").splitlines(keepends=True),
+                f"a/{self.path}" if self.old is not None else "/dev/null",
+                f"b/{self.path}" if self.new is not None else "/dev/null",
+            )
+        )
+
+
+def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
+    """What differs between ``folder`` and ``wanted`` ({path below it: text}), both ways."""
+    present = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part in _NOT_OURS for part in path.parts)
+    }
+    found = []
+    for name in sorted(present.keys() | wanted.keys()):
+        old = _text(present[name]) if name in present else None
+        new = wanted.get(name)
+        if old != new:
+            found.append(Change(name, old, new))
+    return found
+
+
+def apply(folder: Path, recorded: Sequence[Change]) -> None:
+    """Write, replace and delete as recorded; each file appears at once or not at all."""
+    for change in recorded:
+        path = folder / change.path
+        if change.new is None:
+            path.unlink()
+            _remove_empty(path.parent, folder)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, change.new)
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    while folder != top and not any(p.name not in _NOT_OURS for p in folder.iterdir()):
+        for cache in folder.iterdir():
+            for file in cache.iterdir():
+                file.unlink()
+            cache.rmdir()
+        folder.rmdir()
+        folder = folder.parent

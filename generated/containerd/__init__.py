@@ -1,0 +1,1 @@
+"""Stubs of the containerd services in use, from spec/containerd."""
