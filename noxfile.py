@@ -1,0 +1,72 @@
+"""One session for each job, run in the project's own ``.venv``; ``./dev NAME`` is the same as ``nox -s NAME``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["check", "lint", "types", "tests"]
+
+BIN = Path(sys.executable).parent
+
+
+def _run(session: nox.Session, tool: str, *args: str, **kwargs: object) -> None:
+    session.run(str(BIN / tool), *args, external=True, **kwargs)  # type: ignore[arg-type]
+
+
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Write generated/ from spec/."""
+    _run(session, "cri-codegen", "generate", *session.posargs)
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Fail, naming what differs, where generated/ is not what spec/ says."""
+    _run(session, "cri-codegen", "check", *session.posargs)
+
+
+@nox.session
+def diff(session: nox.Session) -> None:
+    """Named changes between two CRI versions or two revisions of the mapping: ``-- OLD NEW``."""
+    _run(session, "cri-codegen", "diff", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, and black in check mode, over what people write."""
+    _run(session, "ruff", "check", ".")
+    _run(session, "black", "--check", "--quiet", "codegen", "runtime", "tests", "noxfile.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict on codegen and runtime."""
+    _run(session, "mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """What ``./dev test`` runs: unit, golden, property and e2e on real containerd."""
+    _run(session, "pytest", *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """critest against our server, where critest is on PATH: ``-- [--streaming] [critest flags]``."""
+    _run(session, "python", "-m", "tests.conformance", *session.posargs)
+
+
+@nox.session
+def node(session: nox.Session) -> None:
+    """The demo and the e2e tests on a Debian 13 node under QEMU."""
+    _run(session, "python", "-m", "tests.node", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Pod cycles on this server and on the built-in plugin in turn; writes docs/benchmarks/."""
+    _run(session, "python", "-m", "tests.bench", *session.posargs)
