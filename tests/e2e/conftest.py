@@ -1,0 +1,63 @@
+"""Real parts: containerd, runc, CNI plugins and a registry; root needed.
+
+Every test runs on each containerd that ``tests.harness.node.containerds`` finds: the system's, and
+those that CRI_TEST_CONTAINERDS names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import images
+from tests.harness.cri import Cri
+from tests.harness.leaks import Holdings
+from tests.harness.node import Containerd, Node, containerds
+from tests.harness.registry import Registry
+
+HOST = "test.example"
+BUSYBOX = f"{HOST}/busybox:1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="needs root: namespaces, mounts and cgroups"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After the whole run the machine holds what it held before."""
+    before = Holdings.now()
+    yield
+    assert Holdings.now().since(before) == {}
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory, nothing_is_left: None) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as registry:
+        files = images.busybox_files()
+        busybox = images.image([images.layer_tar(files)])
+        images.push(registry.url, "busybox:1", {"amd64": busybox})
+        yield registry
+
+
+@pytest.fixture(scope="session", params=containerds(), ids=lambda containerd: containerd.name)
+def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
+    containerd: Containerd = request.param
+    with Node(containerd=containerd, registry_mirrors={HOST: registry.url}) as node:
+        node.cri.pull(BUSYBOX)
+        yield node
+
+
+@pytest.fixture
+def cri(node: Node) -> Iterator[Cri]:
+    """The node's CRI; all pods of the test are removed after it, whatever came of it."""
+    yield node.cri
+    node.remove_pods()
