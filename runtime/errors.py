@@ -1,9 +1,9 @@
 """The one family of errors that a CRI call may end with.
 
-Each kind carries its gRPC code; the message is a sentence that names the object or the CRI field it
-speaks of, and what to do where that is known. Raise these from hand-written code and from transforms;
-the generated handlers turn them into the call's status. Everything else that escapes is a bug and is
-answered INTERNAL.
+Each kind carries its gRPC code; the message is a sentence that names the object or the CRI field
+it speaks of, and what to do where that is known. Raise these from hand-written code and from
+transforms; the generated handlers turn them into the call's status. Everything else that escapes
+is a bug and is answered INTERNAL.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Violation:
 
 
 class CriError(Exception):
-    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault, if one is."""
+    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
@@ -80,7 +80,7 @@ class Unavailable(CriError):
 
 
 class DeadlineExceeded(CriError):
-    """A limit of time passed, e.g. the one of an ExecSync (probes of the kubelet depend on this code)."""
+    """A limit of time passed, e.g. that of an ExecSync (the kubelet's probes need this code)."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -145,7 +145,7 @@ _KIND_OF_CODE: Mapping[grpc.StatusCode, type[CriError]] = {
         Internal,
     )
 } | {
-    # containerd says ABORTED for a lock held by another call; the kubelet tries again on UNAVAILABLE.
+    # containerd says ABORTED for a lock held by another call; UNAVAILABLE invites a new try.
     grpc.StatusCode.ABORTED: Unavailable,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
 }
