@@ -1,0 +1,246 @@
+"""YAML files into nodes that remember where each word stands.
+
+Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
+
+    node = load.yaml_file(root, "spec/rpc.yaml")       # MappingNode | ListNode | ScalarNode
+    load.check_schema(node, load.json_file(root, "spec/mapping.schema.json"), problems)
+    for key, value in node.items():                    # a MappingNode
+        problems.add("says so and so", value.place, "hint")
+        key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists
+
+YAML 1.1's traps are shut: a key written twice is an error, only ``true`` and ``false`` are
+booleans (``no``, ``on`` and ``yes`` are words), numbers are decimal, and tags, anchors and merges are
+refused because a reviewer should never have to look elsewhere to know what an entry says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from codegen.errors import Place, Problems, SpecError, nearest, one_of
+
+Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarNode:
+    """A word, a number, a boolean or null."""
+
+    value: str | int | float | bool | None
+    place: Place
+
+    def plain(self) -> Plain:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class ListNode:
+    """A list, in order."""
+
+    values: tuple[Node, ...]
+    place: Place
+
+    def plain(self) -> Plain:
+        return [value.plain() for value in self.values]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a mapping and its place."""
+
+    value: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class MappingNode:
+    """Keys and values in the order written."""
+
+    pairs: tuple[tuple[Key, Node], ...]
+    place: Place
+
+    def plain(self) -> Plain:
+        return {key.value: value.plain() for key, value in self.pairs}
+
+    def items(self) -> Iterator[tuple[Key, Node]]:
+        return iter(self.pairs)
+
+    def get(self, name: str) -> Node | None:
+        """The value under ``name``, None when there is no such key."""
+        return next((value for key, value in self.pairs if key.value == name), None)
+
+    def key(self, name: str) -> Key | None:
+        """The key ``name`` itself, for its place."""
+        return next((key for key, _ in self.pairs if key.value == name), None)
+
+
+Node = ScalarNode | ListNode | MappingNode
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """Only composes; the tags that YAML 1.1 would resolve are ignored below."""
+
+
+def yaml_file(root: Path, name: str) -> Node:
+    """The document in ``root/name``; errors name the file as ``name``."""
+    try:
+        text = (root / name).read_text()
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", Place(name)) from error
+    return yaml_text(text, name)
+
+
+def yaml_text(text: str, name: str) -> Node:
+    """The one document in ``text``."""
+    try:
+        for event in yaml.parse(text, _Loader):
+            _refuse_indirection(event, name)
+        document = yaml.compose(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        raise SpecError(f"is not YAML: {error.problem}", place) from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"is not YAML: {error}", Place(name)) from error
+    if document is None:
+        raise SpecError("is empty", Place(name))
+    problems = Problems()
+    node = _node(document, name, problems)
+    problems.stop_if_any()
+    return node
+
+
+def json_file(root: Path, name: str) -> dict[str, Any]:
+    """The JSON object in ``root/name``."""
+    try:
+        data = json.loads((root / name).read_text())
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", Place(name)) from error
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"is not JSON: {error.msg}", Place(name, error.lineno, error.colno)
+        ) from error
+    if not isinstance(data, dict):
+        raise SpecError("must hold a JSON object", Place(name))
+    return data
+
+
+def check_schema(node: Node, schema: Mapping[str, Any], problems: Problems) -> bool:
+    """Record each way in which ``node`` breaks ``schema``; True when it breaks none.
+
+    A schema may say in ``x-says`` what its ``oneOf`` or ``pattern`` means, in words.
+    """
+    errors = list(Draft202012Validator(schema).iter_errors(node.plain()))
+    for error in errors:
+        _report(error, node, problems)
+    return not errors
+
+
+def _refuse_indirection(event: yaml.Event, name: str) -> None:
+    anchor = getattr(event, "anchor", None)
+    tag = getattr(event, "tag", None)
+    if anchor is None and (tag is None or tag == "!"):
+        return
+    mark = event.start_mark
+    raise SpecError(
+        "uses an anchor, an alias or a tag",
+        Place(name, mark.line + 1, mark.column + 1),
+        "write the value out where it is used",
+    )
+
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+\Z")
+_WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "": None}
+
+
+def _node(composed: yaml.Node, name: str, problems: Problems) -> Node:
+    place = Place(name, composed.start_mark.line + 1, composed.start_mark.column + 1)
+    if isinstance(composed, yaml.ScalarNode):
+        return ScalarNode(_scalar(composed), place)
+    if isinstance(composed, yaml.SequenceNode):
+        return ListNode(tuple(_node(value, name, problems) for value in composed.value), place)
+    pairs: list[tuple[Key, Node]] = []
+    seen: dict[str, Place] = {}
+    for key_node, value_node in composed.value:
+        at = Place(name, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.add("a key must be a plain word", at)
+            continue
+        word = key_node.value
+        if word in seen:
+            problems.add(
+                f"the key {word!r} is written twice",
+                at,
+                f"the first is at line {seen[word].line}; keep one of them",
+            )
+            continue
+        seen[word] = at
+        pairs.append((Key(word, at), _node(value_node, name, problems)))
+    return MappingNode(tuple(pairs), place)
+
+
+def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
+    text: str = node.value
+    if node.style:
+        return text.strip() if node.style in "|>" else text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.match(text):
+        return int(text)
+    return float(text) if _NUMBER.match(text) else text
+
+
+def _at(node: Node, path: list[str | int]) -> Node:
+    for step in path:
+        if isinstance(node, MappingNode):
+            found = node.get(str(step))
+        elif isinstance(node, ListNode):
+            found = node.values[int(step)]
+        else:
+            found = None
+        if found is None:
+            return node
+        node = found
+    return node
+
+
+def _report(error: ValidationError, document: Node, problems: Problems) -> None:
+    """One schema fault in words, at the place of the word that is wrong."""
+    node = _at(document, list(error.absolute_path))
+    where = ".".join(str(step) for step in error.absolute_path) or "the file"
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
+    if error.validator == "additionalProperties" and isinstance(node, MappingNode):
+        known = list(schema.get("properties", {}))
+        patterns = [re.compile(p) for p in schema.get("patternProperties", {})]
+        for key, _ in node.items():
+            if key.value not in known and not any(p.search(key.value) for p in patterns):
+                problems.add(
+                    f"unknown key {key.value!r} in {where}",
+                    key.place,
+                    nearest(key.value, known) or (one_of(known) if known else None),
+                )
+    elif error.validator == "required":
+        missing = [n for n in error.validator_value if n not in error.instance]
+        problems.add(f"{where} lacks the key {missing[0]!r}", node.place)
+    elif "x-says" in schema:
+        problems.add(f"{where} {schema['x-says']}", node.place)
+    elif error.validator == "enum":
+        problems.add(
+            f"{where} says {error.instance!r}",
+            node.place,
+            one_of(str(v) for v in error.validator_value),
+        )
+    elif error.validator == "type":
+        problems.add(f"{where} must be of type {error.validator_value}", node.place)
+    else:
+        problems.add(f"{where}: {error.message}", node.place)
