@@ -17,7 +17,9 @@ from codegen.errors import Place, SpecError, SpecErrors
 _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<message>.+)$", re.M)
 
 
-def descriptors(protos: Mapping[str, str], shown_as: Mapping[str, str] = {}) -> FileDescriptorSet:  # noqa: B006 (never changed)
+def descriptors(
+    protos: Mapping[str, str], shown_as: Mapping[str, str] = {}
+) -> FileDescriptorSet:  # noqa: B006 (never changed)
     """The descriptor set of ``protos`` ({import path: text}) and all that they import.
 
     ``shown_as`` gives, for an import path, the path that errors name. Raises SpecErrors with the
@@ -55,9 +57,7 @@ def _lay_out(root: Path, protos: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
-def _run(
-    root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping[str, str]
-) -> None:
+def _run(root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping[str, str]) -> None:
     well_known = str(resources.files("grpc_tools") / "_proto")
     arguments = ["protoc", f"-I{root}", f"-I{well_known}", *outputs, *sorted(names)]
     status, said = _with_stderr_caught(arguments)

@@ -1,0 +1,176 @@
+"""The pinned CRI protos as an ``Api``, with the version in which each part first appeared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
+
+from codegen import protoc
+from codegen.model import Api, Enum, Field, Kind, Message, Method, Service
+
+_SCALARS: Mapping[int, str] = {
+    FieldDescriptorProto.TYPE_STRING: "str",
+    FieldDescriptorProto.TYPE_BYTES: "bytes",
+    FieldDescriptorProto.TYPE_BOOL: "bool",
+    FieldDescriptorProto.TYPE_DOUBLE: "float",
+    FieldDescriptorProto.TYPE_FLOAT: "float",
+    FieldDescriptorProto.TYPE_INT32: "int32",
+    FieldDescriptorProto.TYPE_SINT32: "int32",
+    FieldDescriptorProto.TYPE_SFIXED32: "int32",
+    FieldDescriptorProto.TYPE_INT64: "int64",
+    FieldDescriptorProto.TYPE_SINT64: "int64",
+    FieldDescriptorProto.TYPE_SFIXED64: "int64",
+    FieldDescriptorProto.TYPE_UINT32: "uint32",
+    FieldDescriptorProto.TYPE_FIXED32: "uint32",
+    FieldDescriptorProto.TYPE_UINT64: "uint64",
+    FieldDescriptorProto.TYPE_FIXED64: "uint64",
+}
+_VERSION = re.compile(r"\d+\.\d+\Z")
+
+
+def pinned(root: Path) -> dict[str, str]:
+    """{version: proto text} of every pinned ``runtime.v1``, oldest first."""
+    found = {
+        path.stem: path.read_text()
+        for path in (root / "spec/cri").glob("*.proto")
+        if _VERSION.match(path.stem)
+    }
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+
+def load(versions: Mapping[str, str], current: str) -> Api:
+    """The API of ``current``; the older ones of ``versions`` only tell ``since``.
+
+    Raises SpecErrors where a proto does not compile.
+    """
+    since: dict[tuple[str, ...], str] = {}
+    older = [v for v in versions if v != current and _order(v) < _order(current)]
+    for version in [*older, current]:
+        for key in _parts(descriptor(version, versions[version])):
+            since.setdefault(key, version)
+    return api(descriptor(current, versions[current]), current, since)
+
+
+def descriptor(version: str, text: str) -> FileDescriptorProto:
+    """The descriptor of one CRI proto."""
+    name = f"cri/{version}.proto"
+    return protoc.descriptors({name: text}, {name: f"spec/{name}"}).file[-1]
+
+
+def api(
+    file: FileDescriptorProto, version: str, since: Mapping[tuple[str, ...], str] | None = None
+) -> Api:
+    """The model of one descriptor; without ``since`` everything is as old as ``version``."""
+    born = since or {}
+    messages = {
+        name: Message(
+            name,
+            {
+                f.name: _field(f, message, file.package, born.get((name, f.name), version))
+                for f in message.field
+            },
+            born.get((name,), version),
+        )
+        for name, message in messages_of(file.message_type)
+    }
+    enums = {
+        name: Enum(name, {value.name: value.number for value in enum.value})
+        for name, enum in _enums_of(file)
+    }
+    services = {
+        service.name: Service(
+            service.name,
+            {
+                m.name: Method(
+                    m.name,
+                    _local(m.input_type, file.package),
+                    _local(m.output_type, file.package),
+                    m.server_streaming,
+                    born.get((service.name, m.name), version),
+                )
+                for m in service.method
+            },
+        )
+        for service in file.service
+    }
+    return Api(version, file.package, messages, enums, services)
+
+
+def messages_of(
+    messages: Iterable[DescriptorProto], scope: str = ""
+) -> Iterator[tuple[str, DescriptorProto]]:
+    """Every message with its name below the package, map entries left out."""
+    for message in messages:
+        if not message.options.map_entry:
+            yield scope + message.name, message
+            yield from messages_of(message.nested_type, f"{scope}{message.name}.")
+
+
+def _enums_of(file: FileDescriptorProto) -> Iterator[tuple[str, EnumDescriptorProto]]:
+    for enum in file.enum_type:
+        yield enum.name, enum
+    for name, message in messages_of(file.message_type):
+        for enum in message.enum_type:
+            yield f"{name}.{enum.name}", enum
+
+
+def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, ...]]:
+    """Keys of everything that has an age: messages, fields, methods."""
+    for name, message in messages_of(file.message_type):
+        yield (name,)
+        for field in message.field:
+            yield name, field.name
+    for service in file.service:
+        for method in service.method:
+            yield service.name, method.name
+
+
+def _field(field: FieldDescriptorProto, owner: DescriptorProto, package: str, since: str) -> Field:
+    kind = _kind(field, package)
+    repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
+    if repeated:
+        entry = _map_entry(field, owner)
+        kind = (
+            Kind("map", of=(_kind(entry.field[0], package), _kind(entry.field[1], package)))
+            if entry
+            else Kind("list", of=(kind,))
+        )
+    return Field(
+        field.name,
+        field.number,
+        kind,
+        presence=not repeated
+        and (kind.name == "message" or field.proto3_optional or field.HasField("oneof_index")),
+        deprecated=field.options.deprecated,
+        redacted=field.options.debug_redact,
+        since=since,
+    )
+
+
+def _kind(field: FieldDescriptorProto, package: str) -> Kind:
+    if field.type == FieldDescriptorProto.TYPE_MESSAGE:
+        return Kind("message", _local(field.type_name, package))
+    if field.type == FieldDescriptorProto.TYPE_ENUM:
+        return Kind("enum", _local(field.type_name, package))
+    return Kind(_SCALARS[field.type])
+
+
+def _map_entry(field: FieldDescriptorProto, owner: DescriptorProto) -> DescriptorProto | None:
+    last = field.type_name.rpartition(".")[2]
+    return next((n for n in owner.nested_type if n.name == last and n.options.map_entry), None)
+
+
+def _local(type_name: str, package: str) -> str:
+    return type_name.removeprefix(f".{package}.").removeprefix(".")
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
