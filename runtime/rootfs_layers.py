@@ -1,0 +1,156 @@
+"""Read a few files of a root file system that is not mounted.
+
+A snapshot of an overlay snapshotter is a stack of directories. Looking one file up in them
+takes some microseconds, mounting them takes a hundred times as long and needs clean-up, so the
+user database of an image is read from the directories themselves. The rules of overlayfs that
+matter here:
+
+* the topmost layer that has a name decides what it is; directories are merged;
+* a character device 0:0 is a whiteout: the name does not exist, whatever lies below;
+* an opaque directory (extended attribute ``overlay.opaque``) hides what lies below it.
+
+The layers belong to an image, so their content is hostile: symbolic links are resolved inside
+the root file system, component by component, never by the kernel; only regular files are read,
+up to a limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from generated.containerd import types_pb2
+
+_MAX_SYMLINKS = 40
+"""As the kernel allows in one path (MAXSYMLINKS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a name is in the merged view: a directory (one path per layer) or one other thing."""
+
+    paths: tuple[str, ...]
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The merged, read-only view of ``directories``, topmost first."""
+
+    directories: tuple[str, ...]
+    opaque_attribute: str = "trusted.overlay.opaque"
+
+    def read_file(self, path: str, *, limit: int) -> bytes | None:
+        """The content of the regular file ``path``; None when there is none.
+
+        Raises FailedPrecondition when the path is no regular file, is longer than ``limit``
+        bytes, or loops through symbolic links.
+        """
+        entry = self._resolve(path)
+        if entry is None:
+            return None
+        if not stat.S_ISREG(entry.mode):
+            raise FailedPrecondition(f"{path} of the image is not a regular file")
+        # O_NONBLOCK: should the file have been swapped for a FIFO, the open must not wait
+        descriptor = os.open(entry.paths[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FailedPrecondition(f"{path} of the image is not a regular file")
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise FailedPrecondition(f"{path} of the image is larger than {limit} bytes")
+        return content
+
+    def real_path(self, path: str) -> str | None:
+        """The path, below the topmost layer that has it, of whatever ``path`` leads to; None when
+        it leads nowhere."""
+        entry = self._resolve(path)
+        return None if entry is None else entry.paths[0]
+
+    def _resolve(self, path: str) -> _Entry | None:
+        root = _Entry(self.directories, stat.S_IFDIR)
+        trail = [root]
+        pending = path.split("/")[::-1]
+        links = 0
+        while pending:
+            name = pending.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                # the parent of the root is the root, as after chroot
+                del trail[max(1, len(trail) - 1) :]
+                continue
+            here = trail[-1]
+            if not stat.S_ISDIR(here.mode):
+                return None
+            entry = self._child(here, name)
+            if entry is None:
+                return None
+            if not stat.S_ISLNK(entry.mode):
+                trail.append(entry)
+                continue
+            links += 1
+            if links > _MAX_SYMLINKS:
+                raise FailedPrecondition(f"{path} of the image: {os.strerror(errno.ELOOP)}")
+            target = os.readlink(entry.paths[0])
+            if target.startswith("/"):
+                trail = [root]
+            pending += target.split("/")[::-1]
+        return trail[-1]
+
+    def _child(self, directory: _Entry, name: str) -> _Entry | None:
+        merged: list[str] = []
+        for layer in directory.paths:
+            path = f"{layer}/{name}"
+            try:
+                found = os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+                break
+            if not stat.S_ISDIR(found.st_mode):
+                if merged:
+                    break
+                return _Entry((path,), found.st_mode)
+            merged.append(path)
+            if self._is_opaque(path):
+                break
+        return _Entry(tuple(merged), stat.S_IFDIR) if merged else None
+
+    def _is_opaque(self, path: str) -> bool:
+        try:
+            return os.getxattr(path, self.opaque_attribute, follow_symlinks=False) == b"y"
+        except OSError:
+            return False
+
+
+def layers_of(mounts: Sequence[types_pb2.Mount]) -> Layers | None:
+    """The layers behind the ``mounts`` of a snapshot; None when only mounting can show its content
+    (block-device snapshotters, an overlay over another mount)."""
+    if len(mounts) != 1:
+        return None
+    mount = mounts[0]
+    if mount.type in ("bind", "rbind"):
+        return Layers((mount.source,))
+    if mount.type != "overlay":
+        return None
+    options = _option_values(mount.options)
+    lower = options.get("lowerdir", "").split(":")
+    upper = options.get("upperdir")
+    directories = tuple(d for d in ([upper] if upper else []) + lower if d)
+    if not directories or not all(os.path.isabs(d) for d in directories):
+        return None
+    namespace = "user" if "userxattr" in options else "trusted"
+    return Layers(directories, f"{namespace}.overlay.opaque")
+
+
+def _option_values(options: Iterable[str]) -> dict[str, str]:
+    pairs = (option.partition("=") for option in options)
+    return {key: value for key, _, value in pairs}
