@@ -193,13 +193,25 @@ class Machine:
                 _filesystem(share, image, _size_for(share), "-O", "^has_journal")
                 disks += ["-drive", f"if=virtio,file={image},format=raw,readonly=on"]
             result = scratch / "result.tar"
-            subprocess.run(
-                self._qemu(scratch / "job", disks, result),
+            # A pipe between: QEMU opens /dev/stdout anew, which would truncate a file behind it.
+            with subprocess.Popen(
+                [
+                    "timeout",
+                    "-k",
+                    "5",
+                    str(seconds + 120),
+                    *self._qemu(scratch / "job", disks, result),
+                ],
                 stdin=subprocess.DEVNULL,
-                timeout=seconds + 120,
-                check=True,
+                stdout=subprocess.PIPE,
                 env={**os.environ, "TMPDIR": folder},
-            )
+            ) as machine:
+                assert machine.stdout is not None
+                while output := machine.stdout.read1():
+                    sys.stdout.buffer.write(output)
+                    sys.stdout.buffer.flush()
+            if machine.returncode != 0 or not result.stat().st_size:
+                sys.exit(f"no result from the node, see {self.directory}/console.log")
             with tarfile.open(result) as archive:
                 status = archive.extractfile("status")
                 assert status is not None
@@ -222,7 +234,7 @@ class Machine:
             *disks,
             *("-netdev", "user,id=net,restrict=on,ipv6=off"),
             *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-serial-pci"),
-            *("-chardev", "stdio,id=stream,signal=off"),
+            *("-chardev", "file,id=stream,path=/dev/stdout"),
             *("-device", "virtserialport,chardev=stream,nr=1"),
             *("-chardev", f"file,id=result,path={result}"),
             *("-device", "virtserialport,chardev=result,nr=2"),
