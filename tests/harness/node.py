@@ -67,6 +67,7 @@ class Node:
         kind: Literal["ours", "builtin"] = "ours",
         containerd: Containerd = SYSTEM,
         registry_mirrors: dict[str, str] | None = None,
+        hosts_toml: Path | None = None,
         pause_image: str | None = None,
         systemd_cgroup: bool | None = None,
         extra_config: str = "",
@@ -83,6 +84,8 @@ class Node:
         self.extra_config = extra_config
         for name in ("net.d", "certs.d", "pods"):
             (self.directory / name).mkdir()
+        if hosts_toml:
+            shutil.copytree(hosts_toml, self.directory / "certs.d", dirs_exist_ok=True)
         self._write_network()
         for host, url in (registry_mirrors or {}).items():
             self.mirror(host, url)
