@@ -14,24 +14,26 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from codegen import protoc
-from codegen.model import Api, Enum, Field, Kind, Message, Method, Service
+from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer
 
-_SCALARS: Mapping[int, str] = {
-    FieldDescriptorProto.TYPE_STRING: "str",
-    FieldDescriptorProto.TYPE_BYTES: "bytes",
-    FieldDescriptorProto.TYPE_BOOL: "bool",
-    FieldDescriptorProto.TYPE_DOUBLE: "float",
-    FieldDescriptorProto.TYPE_FLOAT: "float",
-    FieldDescriptorProto.TYPE_INT32: "int32",
-    FieldDescriptorProto.TYPE_SINT32: "int32",
-    FieldDescriptorProto.TYPE_SFIXED32: "int32",
-    FieldDescriptorProto.TYPE_INT64: "int64",
-    FieldDescriptorProto.TYPE_SINT64: "int64",
-    FieldDescriptorProto.TYPE_SFIXED64: "int64",
-    FieldDescriptorProto.TYPE_UINT32: "uint32",
-    FieldDescriptorProto.TYPE_FIXED32: "uint32",
-    FieldDescriptorProto.TYPE_UINT64: "uint64",
-    FieldDescriptorProto.TYPE_FIXED64: "uint64",
+_INT32, _INT64 = integer(32, signed=True), integer(64, signed=True)
+_UINT32, _UINT64 = integer(32, signed=False), integer(64, signed=False)
+_SCALARS: Mapping[int, Kind] = {
+    FieldDescriptorProto.TYPE_STRING: Kind("str"),
+    FieldDescriptorProto.TYPE_BYTES: Kind("bytes"),
+    FieldDescriptorProto.TYPE_BOOL: Kind("bool"),
+    FieldDescriptorProto.TYPE_DOUBLE: Kind("float"),
+    FieldDescriptorProto.TYPE_FLOAT: Kind("float"),
+    FieldDescriptorProto.TYPE_INT32: _INT32,
+    FieldDescriptorProto.TYPE_SINT32: _INT32,
+    FieldDescriptorProto.TYPE_SFIXED32: _INT32,
+    FieldDescriptorProto.TYPE_INT64: _INT64,
+    FieldDescriptorProto.TYPE_SINT64: _INT64,
+    FieldDescriptorProto.TYPE_SFIXED64: _INT64,
+    FieldDescriptorProto.TYPE_UINT32: _UINT32,
+    FieldDescriptorProto.TYPE_FIXED32: _UINT32,
+    FieldDescriptorProto.TYPE_UINT64: _UINT64,
+    FieldDescriptorProto.TYPE_FIXED64: _UINT64,
 }
 _VERSION = re.compile(r"\d+\.\d+\Z")
 
@@ -160,7 +162,7 @@ def _kind(field: FieldDescriptorProto, package: str) -> Kind:
         return Kind("message", _local(field.type_name, package))
     if field.type == FieldDescriptorProto.TYPE_ENUM:
         return Kind("enum", _local(field.type_name, package))
-    return Kind(_SCALARS[field.type])
+    return _SCALARS[field.type]
 
 
 def _map_entry(field: FieldDescriptorProto, owner: DescriptorProto) -> DescriptorProto | None:

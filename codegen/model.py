@@ -7,6 +7,7 @@ from ``resolve.py``). Templates print these; they decide nothing.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,10 +28,9 @@ def snake(name: str) -> str:
 class Kind:
     """The type of a value, in whichever of the four worlds it lives.
 
-    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int`` ``int32`` ``int64``
-    ``uint32`` ``uint64``), a container (``list`` ``map`` with ``of``), a named type (``message``
-    ``enum``: CRI; ``oci``: OCI runtime spec; ``record``: runtime/transforms/facts.py; ``class``: any
-    other Python class) with ``ref``, or ``any``.
+    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``), a container (``list`` ``map``
+    with ``of``), a named type (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
+    runtime/transforms/facts.py; ``class``: any other Python class) with ``ref``, or ``any``.
     """
 
     name: str
@@ -38,13 +38,57 @@ class Kind:
     of: tuple[Kind, ...] = ()
     optional: bool = False
     """Whether None stands for absence."""
+    low: int | None = None
+    """Smallest value of an ``int``; None when unknown."""
+    high: int | None = None
+    """Largest value of an ``int``; None when unknown."""
 
     def __str__(self) -> str:
         text = {
             "list": lambda: f"list of {self.of[0]}",
             "map": lambda: f"map of {self.of[0]} to {self.of[1]}",
+            "int": lambda: _INTEGERS.get((self.low, self.high), f"{self.low}..{self.high}"),
         }.get(self.name, lambda: self.ref or self.name)()
         return f"{text} or None" if self.optional else text
+
+    @property
+    def scalar(self) -> bool:
+        return self.name in ("str", "bytes", "bool", "float", "int", "enum")
+
+
+def python_type(kind: Kind) -> str:
+    """The annotation of a kind inside generated/oci/types.py."""
+    match kind.name:
+        case "list":
+            return f"list[{python_type(kind.of[0])}]"
+        case "map":
+            return f"dict[{python_type(kind.of[0])}, {python_type(kind.of[1])}]"
+        case "enum":
+            return "int"
+        case "any":
+            return "Any"
+    return kind.ref or kind.name
+
+
+def integer(bits: int, *, signed: bool) -> Kind:
+    """The kind of a machine integer."""
+    if signed:
+        return Kind("int", low=-(1 << (bits - 1)), high=(1 << (bits - 1)) - 1)
+    return Kind("int", low=0, high=(1 << bits) - 1)
+
+
+_INTEGERS: Mapping[tuple[int | None, int | None], str] = {
+    (None, None): "int",
+    **{
+        (kind.low, kind.high): name
+        for name, kind in {
+            "int32": integer(32, signed=True),
+            "int64": integer(64, signed=True),
+            "uint32": integer(32, signed=False),
+            "uint64": integer(64, signed=False),
+        }.items()
+    },
+}
 
 
 # --- the CRI --------------------------------------------------------------------------------
@@ -139,3 +183,46 @@ class Api:
     messages: Mapping[str, Message]
     enums: Mapping[str, Enum]
     services: Mapping[str, Service]
+
+
+# --- the OCI runtime spec -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OciField:
+    """One key of an OCI object; the Python attribute has the same name."""
+
+    name: str
+    kind: Kind
+    required: bool
+    """Whether the constructor demands it; only classes that live in lists and maps do."""
+    doc: str
+
+    @property
+    def attribute(self) -> str:
+        """Its Python name: the key itself, with an underscore where that is a keyword."""
+        return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
+
+    @property
+    def annotation(self) -> str:
+        """The type of the attribute."""
+        text = python_type(self.kind)
+        return text if self.required or not self.kind.scalar else f"{text} | None"
+
+
+@dataclass(frozen=True, slots=True)
+class OciClass:
+    """One object type of the OCI runtime spec, named as in the specification's Go types."""
+
+    name: str
+    doc: str
+    fields: Mapping[str, OciField]
+    identity: str | None
+    """The field by which a list of it knows an item, for ``merge: by-key``."""
+
+
+@dataclass(frozen=True, slots=True)
+class OciSpec:
+    """All object types; the document's root is ``Spec``."""
+
+    classes: Mapping[str, OciClass]
