@@ -1,0 +1,114 @@
+"""The few kernel calls that Python 3.11 lacks, by ctypes, and what is built of them alone.
+
+A failing call raises OSError with its errno and a sentence that says what was tried, on what.
+The calls release the interpreter lock but block their thread: slow file systems (NFS under a
+volume) belong into a worker thread.  ``setns`` and ``unshare`` change the calling thread only, so
+they belong into a thread that is made for it and thrown away (see ``netns``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from typing import Final
+
+MS_RDONLY: Final = 0x1
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_UNBINDABLE: Final = 1 << 17
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+
+MNT_FORCE: Final = 0x1
+MNT_DETACH: Final = 0x2
+UMOUNT_NOFOLLOW: Final = 0x8
+
+CLONE_NEWNS: Final = 0x0002_0000
+CLONE_NEWUTS: Final = 0x0400_0000
+CLONE_NEWIPC: Final = 0x0800_0000
+CLONE_NEWUSER: Final = 0x1000_0000
+CLONE_NEWPID: Final = 0x2000_0000
+CLONE_NEWNET: Final = 0x4000_0000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """Mount; ``flags`` are MS_* bits, ``data`` the file system's own options (below one page)."""
+    arguments = (os.fsencode(source), os.fsencode(target), fstype.encode(), flags, data.encode())
+    if _libc.mount(*arguments) != 0:
+        kind = f"{fstype} " if fstype else ""
+        raise _failure(f"cannot mount {kind}{source} on {target}", target)
+
+
+def mount_tmpfs(target: str, size: int, mode: int = 0o1777) -> None:
+    """Mount an empty tmpfs of at most ``size`` bytes, as /dev/shm: no suid, device or program."""
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    mount("shm", target, "tmpfs", flags, f"mode={mode:o},size={size}")
+
+
+def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None:
+    """Make ``source`` appear at ``target``, which must exist."""
+    flags = MS_BIND | (MS_REC if recursive else 0)
+    mount(source, target, flags=flags)
+    if read_only:  # a bind takes the source's flags; only a remount changes them
+        mount("none", target, flags=MS_REMOUNT | MS_BIND | MS_RDONLY)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """Unmount what is on top at ``target``; ``flags`` are MNT_* bits."""
+    if _libc.umount2(os.fsencode(target), flags) != 0:
+        raise _failure(f"cannot unmount {target}", target)
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Move the calling thread into the namespace ``fd`` is open on; ``kind`` is CLONE_NEW* or 0."""
+    if _libc.setns(fd, kind) != 0:
+        raise _failure("cannot enter the namespace")
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread new namespaces of the kinds CLONE_NEW* in ``flags``."""
+    if _libc.unshare(flags) != 0:
+        raise _failure("cannot make a namespace")
+
+
+def mounts_below(directory: str) -> list[str]:
+    """Return the mount points at or below ``directory``, deepest and newest first.
+
+    Unmounting them in this order leaves none behind.
+    """
+    directory = os.path.realpath(directory)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        points = [_unescape(line.split(" ", 5)[4]) for line in table]
+    below = [p for p in points if p == directory or p.startswith(directory.rstrip("/") + "/")]
+    return sorted(reversed(below), key=lambda point: -point.count("/"))
+
+
+def _unescape(path: str) -> str:
+    """Undo the octal escapes of /proc/self/mountinfo (space, tab, line end, backslash)."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), path)
+
+
+def _failure(doing: str, path: str | None = None) -> OSError:
+    number = ctypes.get_errno()
+    sentence = f"{doing}: {os.strerror(number)}"
+    return OSError(number, sentence, path) if path else OSError(number, sentence)
