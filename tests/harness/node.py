@@ -104,14 +104,15 @@ class Node:
                     "type": "bridge",
                     "bridge": self.bridge,
                     "isGateway": True,
-                    "ipMasq": False,
+                    "ipMasq": True,
+                    "hairpinMode": True,
                     "ipam": {
                         "type": "host-local",
                         "ranges": [[{"subnet": self.subnet}]],
                         "routes": [{"dst": "0.0.0.0/0"}],
                     },
                 },
-                {"type": "portmap", "capabilities": {"portMappings": True}},
+                {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
             ],
         }
         (self.directory / "net.d" / "10-test.conflist").write_text(json.dumps(conflist, indent=2))
@@ -146,6 +147,7 @@ class Node:
         return (
             f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
             f'[grpc]\naddress = "{self.socket}"\n'
+            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{directory}/opt"\n'
             f'[{cri}]\nrestrict_oom_score_adj = true\nsandbox_image = "{self.pause_image}"\n'
             f'stream_server_port = "0"\n'
             f'[{cri}.cni]\nbin_dir = "{bin_dir}"\nconf_dir = "{directory}/net.d"\n'
