@@ -93,10 +93,6 @@ class Host:
     """Config of that name: requested devices belong to run_as_user and run_as_group instead of
     the host's owner."""
 
-    disable_proc_mount: bool = False
-    """Config of that name: masked_paths and readonly_paths of requests are ignored and the
-    defaults stay."""
-
     devices: tuple[types.LinuxDevice, ...] = ()
     """All device nodes below /dev of the host, for privileged containers. Source: lstat, without
     pts, shm, fd, mqueue, .lxc, .lxd-mounts, .udev, console and without FIFOs. ``runtime``
@@ -147,17 +143,18 @@ class Handler:
     or newer."""
 
     user_namespaces: bool = False
-    """The OCI runtime can map ids of the root file system and of volumes (``runc features``)."""
+    """Pods of this handler may have a user namespace: the OCI runtime can map ids of the root file
+    system and of volumes (``runc features``), and this server can make such pods."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """A local image: its record in containerd's image store and its OCI image config."""
 
-    id: str
+    id: str = ""
     """Digest of the image config, ``sha256:…``: the id that CRI speaks of."""
 
-    reference: str
+    reference: str = ""
     """The name of the record in containerd's image store that was used to find it (written to
     ``Container.image``)."""
 
@@ -295,12 +292,6 @@ class Security:
     """Whether the AppArmor profile that a localhost reference names is loaded
     (/sys/kernel/security/apparmor/profiles). ``runtime`` itself loads the default profile."""
 
-    process_label: str = ""
-    """SELinux label of the process (``process.selinuxLabel``); "" without SELinux."""
-
-    mount_label: str = ""
-    """SELinux label of the root file system and of tmpfs mounts (``linux.mountLabel``)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
@@ -309,8 +300,15 @@ class Sandbox:
     metadata: SandboxMetadata
     status: SandboxStatus
     files: SandboxFiles = field(default_factory=SandboxFiles)
+    image: Image = field(default_factory=Image)
+    """The pause image; only needed while the pause container's spec is built, as the rest."""
+
     security: Security = field(default_factory=Security)
-    """For the pause container itself; only needed while its spec is built."""
+    """For the pause container itself."""
+
+    userns_path: str = ""
+    """The file that pins the pod's user namespace, which owns its network namespace; "" without a
+    user namespace, and when the pod shares the node's network (runc then makes one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +422,9 @@ class Container:
 
     metadata: ContainerMetadata
     status: ContainerStatus
+    image: Image = field(default_factory=Image)
+    """The image that it is made from."""
+
     mounts: tuple[MountSource, ...] = ()
     """One for each entry of ``config.mounts``, in the same order."""
 
