@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,25 @@ class Layers:
             raise FailedPrecondition(f"{path} of the image is larger than {limit} bytes")
         return content
 
-    def real_path(self, path: str) -> str | None:
-        """The path, below the topmost layer that has it, of whatever ``path`` leads to; None when
-        it leads nowhere."""
+    def tree(self, path: str) -> Iterator[tuple[str, str]]:
+        """Everything below the directory ``path`` and itself, parents first: the path relative to
+        it ("" for itself) and the path on the host, below the topmost layer that has it.
+
+        Nothing when ``path`` is no directory. Symbolic links below it are not followed.
+        """
         entry = self._resolve(path)
-        return None if entry is None else entry.paths[0]
+        if entry is not None and stat.S_ISDIR(entry.mode):
+            yield from self._walk(entry, "")
+
+    def _walk(self, entry: _Entry, relative: str) -> Iterator[tuple[str, str]]:
+        yield relative, entry.paths[0]
+        if not stat.S_ISDIR(entry.mode):
+            return
+        names = {name for layer in entry.paths for name in os.listdir(layer)}
+        for name in sorted(names):
+            child = self._child(entry, name)
+            if child is not None:
+                yield from self._walk(child, f"{relative}/{name}".lstrip("/"))
 
     def _resolve(self, path: str) -> _Entry | None:
         root = _Entry(self.directories, stat.S_IFDIR)

@@ -1,0 +1,139 @@
+"""What the security fields of a request name on this node: seccomp files, AppArmor profiles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.transforms.facts import Host, Security
+
+APPARMOR_DEFAULT = "cri-containerd.apparmor.d"
+"""The name in spec/oci/apparmor.profile, which is the built-in plugin's."""
+
+_LOCALHOST = "localhost/"
+_RUNTIME_DEFAULTS = ("runtime/default", "docker/default")
+
+_LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
+_DEFAULT_PROFILE = Path(__file__).resolve().parent.parent / "spec" / "oci" / "apparmor.profile"
+_PARSER = "/sbin/apparmor_parser"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The profiles that a request names, whichever of its fields does so."""
+
+    seccomp_file: str = ""
+    """Path of a profile file on the host; "" when none is named."""
+    apparmor_name: str = ""
+    """Name of a profile that is loaded on the node."""
+    apparmor_default: bool = False
+    """The runtime's own profile is needed, which the runtime itself loads."""
+
+
+def wanted_seccomp(profile: api_pb2.SecurityProfile | None, legacy_path: str) -> str:
+    """The profile file that a request names, by message or by the deprecated field."""
+    if profile is not None:
+        if profile.profile_type == api_pb2.SecurityProfile.Localhost:
+            return profile.localhost_ref.removeprefix(_LOCALHOST)
+        return ""
+    if legacy_path.startswith(_LOCALHOST):
+        return legacy_path.removeprefix(_LOCALHOST)
+    return ""
+
+
+def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Host) -> Wanted:
+    """The profiles of a container; a privileged one runs without seccomp and the default
+    profile."""
+    seccomp = context.seccomp if context.HasField("seccomp") else None
+    legacy = context.seccomp_profile_path or host.unset_seccomp_profile
+    file = "" if context.privileged else wanted_seccomp(seccomp, legacy)
+    name, default = _wanted_apparmor(context)
+    # without AppArmor a transform refuses the wish with the field's name
+    default = default and host.apparmor and not context.privileged
+    return Wanted(file, name if host.apparmor else "", default)
+
+
+def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, host: Host) -> Wanted:
+    """The profiles of a pause container; it has no AppArmor profile."""
+    seccomp = context.seccomp if context.HasField("seccomp") else None
+    legacy = context.seccomp_profile_path or host.unset_seccomp_profile
+    return Wanted("" if context.privileged else wanted_seccomp(seccomp, legacy))
+
+
+async def look_up(wanted: Wanted) -> Security:
+    """Read and load what is wanted; no I/O when nothing is."""
+    if wanted == Wanted():
+        return Security()
+    if wanted.apparmor_default:
+        await load_default_apparmor()
+    return await asyncio.to_thread(
+        lambda: Security(
+            localhost_seccomp=read_seccomp(wanted.seccomp_file) if wanted.seccomp_file else None,
+            localhost_apparmor_loaded=bool(wanted.apparmor_name)
+            and wanted.apparmor_name in loaded_apparmor_profiles(),
+        )
+    )
+
+
+def read_seccomp(path: str) -> types.LinuxSeccomp:
+    """The seccomp profile in the file ``path``; InvalidArgument says what is wrong with it."""
+    field = "config.linux.security_context.seccomp.localhost_ref"
+    try:
+        content = json.loads(Path(path).read_bytes())
+        return types.LinuxSeccomp.from_dict(content)
+    except OSError as error:
+        raise InvalidArgument(f"seccomp profile {path}: {error.strerror}", field=field) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidArgument(
+            f"{path} is not a seccomp profile of the OCI runtime spec: {error}", field=field
+        ) from error
+
+
+def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
+    """The names of the loaded profiles; empty on a node without AppArmor."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            # each line is "name (mode)", and a name may have spaces
+            return frozenset(line.rpartition(" (")[0] for line in file)
+    except FileNotFoundError:
+        return frozenset()
+
+
+async def load_default_apparmor() -> None:
+    """Have the kernel know the runtime's own profile; does nothing when it does already."""
+    if APPARMOR_DEFAULT in await asyncio.to_thread(loaded_apparmor_profiles):
+        return
+    parser = await asyncio.create_subprocess_exec(
+        _PARSER,
+        "--replace",
+        "--write-cache",
+        str(_DEFAULT_PROFILE),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await parser.communicate()
+    if parser.returncode != 0:
+        said = complaint.decode(errors="replace").strip()
+        raise FailedPrecondition(
+            f"cannot load the AppArmor profile {APPARMOR_DEFAULT}: {said}; "
+            "install the apparmor package, or set disable_apparmor = true"
+        )
+
+
+def _wanted_apparmor(context: api_pb2.LinuxContainerSecurityContext) -> tuple[str, bool]:
+    """The named profile, and whether the default one is meant. Unset means the default."""
+    if context.HasField("apparmor"):
+        profile = context.apparmor
+        if profile.profile_type == api_pb2.SecurityProfile.Localhost:
+            return profile.localhost_ref.removeprefix(_LOCALHOST), False
+        return "", profile.profile_type == api_pb2.SecurityProfile.RuntimeDefault
+    legacy = context.apparmor_profile
+    if legacy.startswith(_LOCALHOST):
+        return legacy.removeprefix(_LOCALHOST), False
+    return "", legacy in ("", *_RUNTIME_DEFAULTS)
