@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from generated.cri import api_pb2
     from generated.lifecycle import ContainerState, SandboxState
     from generated.oci import types
-
-    from generated.cri import api_pb2
 
 
 @dataclass(frozen=True, slots=True)
