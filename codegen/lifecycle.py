@@ -8,7 +8,8 @@ from pathlib import Path
 
 from codegen import load
 from codegen.errors import Problems, nearest, one_of
-from codegen.load import ListNode, MappingNode, Node, ScalarNode
+from codegen.load import MappingNode, Node
+from codegen.nodes import child, items, text, values
 
 FILE = "spec/lifecycle.yaml"
 SCHEMA = "spec/lifecycle.schema.json"
@@ -68,6 +69,16 @@ class Machine:
         return self.noun.capitalize()
 
     @property
+    def state_class(self) -> str:
+        """The generated enum of its states."""
+        return f"{self.kind}State"
+
+    @property
+    def event_class(self) -> str:
+        """The generated enum of its events."""
+        return f"{self.kind}Event"
+
+    @property
     def cri_enum(self) -> str:
         """The CRI enum that the states map to."""
         return _STATE_ENUM[self.noun]
@@ -104,8 +115,8 @@ def read(root: Path, cri_enums: Mapping[str, Collection[str]], problems: Problem
     load.check_schema(node, load.json_file(root, SCHEMA), schema_faults)
     schema_faults.stop_if_any()
     return Lifecycle(
-        sandbox=_machine("sandbox", _child(node, "sandbox"), cri_enums, problems),
-        container=_machine("container", _child(node, "container"), cri_enums, problems),
+        sandbox=_machine("sandbox", child(node, "sandbox"), cri_enums, problems),
+        container=_machine("container", child(node, "container"), cri_enums, problems),
     )
 
 
@@ -113,32 +124,30 @@ def _machine(
     noun: str, node: Node, cri_enums: Mapping[str, Collection[str]], problems: Problems
 ) -> Machine:
     states = tuple(
-        State(name, _text(_child(body, "cri")), _text(_child(body, "why")))
-        for name, body in _items(_child(node, "states"))
+        State(name, text(child(body, "cri")), text(child(body, "why")))
+        for name, body in items(child(node, "states"))
     )
-    for _, body in _items(_child(node, "states")):
-        _known(_child(body, "cri"), cri_enums[_STATE_ENUM[noun]], "CRI state", problems)
-    created = _child(node, "created")
-    _known(_child(created, "state"), [state.name for state in states], "state", problems)
-    for value in _values(_child(created, "emits")):
+    for _, body in items(child(node, "states")):
+        _known(child(body, "cri"), cri_enums[_STATE_ENUM[noun]], "CRI state", problems)
+    created = child(node, "created")
+    _known(child(created, "state"), [state.name for state in states], "state", problems)
+    for value in values(child(created, "emits")):
         _known(value, cri_enums[_EVENT_ENUM], "CRI event", problems)
     events = tuple(
-        Event(name, _text(_child(body, "why"))) for name, body in _items(_child(node, "events"))
+        Event(name, text(child(body, "why"))) for name, body in items(child(node, "events"))
     )
     transitions: list[Transition] = []
-    for event, (_, body) in zip(events, _items(_child(node, "events")), strict=True):
-        for row in _values(_child(body, "transitions")):
+    for event, (_, body) in zip(events, items(child(node, "events")), strict=True):
+        for row in values(child(body, "transitions")):
             transitions += _transitions(row, event, states, transitions, cri_enums, problems)
-    _unreachable(
-        noun, _child(node, "states"), _text(_child(created, "state")), transitions, problems
-    )
+    _unreachable(noun, child(node, "states"), text(child(created, "state")), transitions, problems)
     return Machine(
         noun=noun,
         states=states,
         events=events,
         transitions=tuple(transitions),
-        created=_text(_child(created, "state")),
-        created_emits=tuple(_text(value) for value in _values(_child(created, "emits"))),
+        created=text(child(created, "state")),
+        created_emits=tuple(text(value) for value in values(child(created, "emits"))),
     )
 
 
@@ -151,27 +160,27 @@ def _transitions(
     problems: Problems,
 ) -> Iterator[Transition]:
     names = [state.name for state in states]
-    target = _child(row, "to")
+    target = child(row, "to")
     emits = row.get("emits") if isinstance(row, MappingNode) else None
     persists = row.get("persists") if isinstance(row, MappingNode) else None
     _known(target, [*names, GONE], "state", problems)
     if emits is not None:
         _known(emits, cri_enums[_EVENT_ENUM], "CRI event", problems)
-    for source in _values(_child(row, "from")):
+    for source in values(child(row, "from")):
         _known(source, names, "state", problems)
-        if any(move.source == _text(source) and move.event == event for move in before):
+        if any(move.source == text(source) and move.event == event for move in before):
             problems.add(
-                f"two transitions say what {event.name} does in {_text(source)}",
+                f"two transitions say what {event.name} does in {text(source)}",
                 source.place,
                 "keep one of them",
             )
             continue
         yield Transition(
-            source=_text(source),
+            source=text(source),
             event=event,
-            target=None if _text(target) == GONE else _text(target),
-            emits=_text(emits) if emits is not None else None,
-            persists=_text(persists) if persists is not None else None,
+            target=None if text(target) == GONE else text(target),
+            emits=text(emits) if emits is not None else None,
+            persists=text(persists) if persists is not None else None,
         )
 
 
@@ -189,33 +198,8 @@ def _unreachable(
 
 
 def _known(node: Node, known: Collection[str], what: str, problems: Problems) -> None:
-    word = _text(node)
+    word = text(node)
     if word not in known:
         problems.add(
             f"{word!r} is no {what}", node.place, nearest(word, known) or one_of(sorted(known))
         )
-
-
-# The schema has been checked before these are used: what they assert is true.
-
-
-def _child(node: Node, name: str) -> Node:
-    assert isinstance(node, MappingNode)
-    child = node.get(name)
-    assert child is not None
-    return child
-
-
-def _items(node: Node) -> Iterator[tuple[str, Node]]:
-    assert isinstance(node, MappingNode)
-    return ((key.value, value) for key, value in node.items())
-
-
-def _values(node: Node) -> tuple[Node, ...]:
-    assert isinstance(node, ListNode)
-    return node.values
-
-
-def _text(node: Node) -> str:
-    assert isinstance(node, ScalarNode)
-    return str(node.value)

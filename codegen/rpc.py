@@ -1,0 +1,421 @@
+"""spec/rpc.yaml as a model: every RPC of the CRI, each served, batched or refused on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen import load
+from codegen.errors import Problems, nearest, one_of
+from codegen.lifecycle import Lifecycle
+from codegen.load import MappingNode, Node
+from codegen.model import Api, Field, Message, Method, Service, snake
+from codegen.nodes import child, items, optional, text, values
+
+FILE = "spec/rpc.yaml"
+SCHEMA = "spec/rpc.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The hand-written method that does the work: ``noun.method``."""
+
+    noun: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.noun}.{self.method}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The object that a field of the request names."""
+
+    kind: str
+    """``sandbox`` or ``container``."""
+    field: str
+    absent_is_ok: bool
+
+    @property
+    def type_variable(self) -> str:
+        """The type of the object in the generated code, e.g. ``SandboxT``."""
+        return f"{self.kind.capitalize()}T"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The states in which the work is done, and what the others answer."""
+
+    states: tuple[str, ...]
+    otherwise: str
+
+    @property
+    def otherwise_is_ok(self) -> bool:
+        return self.otherwise == "ok"
+
+    @property
+    def error(self) -> str:
+        """The class of runtime.errors that refuses."""
+        return "".join(word.capitalize() for word in self.otherwise.split("_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """A streaming list, cut from the answer of a unary one."""
+
+    of: Rpc
+    shared: tuple[str, ...]
+    """Request fields that both have."""
+    source: str
+    """The repeated field of the unary answer."""
+    target: str
+    """The repeated field of each message of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One RPC and how it is answered; exactly one of the three ways is set."""
+
+    method: Method
+    operation: Operation | None
+    batches: Batches | None
+    issue: str | None
+    """Where an unserved RPC will be served."""
+    subject: Subject | None
+    allowed: Allowed | None
+    mutates: bool
+    repeatable: bool
+    log: tuple[str, ...]
+    deadline: str
+    why: str
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def constant(self) -> str:
+        """The prefix of its constants, e.g. ``STOP_POD_SANDBOX``."""
+        return snake(self.name).upper()
+
+    @property
+    def validator(self) -> str:
+        """The module of generated.validators that checks its request, if it has a rule."""
+        return snake(self.method.request)
+
+    @property
+    def frame(self) -> str:
+        """The decorator that wraps its handler, with what that needs to know."""
+        shown = [*([self.subject.field] if self.subject else []), *self.log]
+        arguments = [
+            *(["mutates=True"] if self.mutates else []),
+            *([f"shown=[{', '.join(repr(path) for path in shown)}]"] if shown else []),
+        ]
+        return f"{'stream' if self.method.streams else 'unary'}({', '.join(arguments)})"
+
+    @property
+    def errors(self) -> Iterator[str]:
+        """The classes of runtime.errors that its handler raises."""
+        if self.issue:
+            yield "Unimplemented"
+        if self.subject and not self.subject.absent_is_ok:
+            yield "NotFound"
+        if self.allowed and not self.allowed.otherwise_is_ok:
+            yield self.allowed.error
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """The operations of one hand-written class."""
+
+    name: str
+    rpcs: tuple[Rpc, ...]
+
+    @property
+    def protocol(self) -> str:
+        return f"{_singular(self.name).capitalize()}Operations"
+
+    @property
+    def python_class(self) -> str:
+        """The hand-written class."""
+        return self.name.capitalize()
+
+    @property
+    def type_variables(self) -> tuple[str, ...]:
+        """The types of the objects that its methods receive, sorted."""
+        return tuple(sorted({r.subject.type_variable for r in self.rpcs if r.subject}))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRpcs:
+    """One gRPC service with all its RPCs, in the order of the proto."""
+
+    service: Service
+    rpcs: tuple[Rpc, ...]
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """One for each kind of object that it looks up, sorted by kind."""
+        found = {rpc.subject.kind: rpc.subject for rpc in self.rpcs if rpc.subject}
+        return tuple(found[kind] for kind in sorted(found))
+
+    @property
+    def state_classes(self) -> tuple[str, ...]:
+        """The enums of the states that it tests, sorted."""
+        tested = {r.subject.kind for r in self.rpcs if r.subject and r.allowed}
+        return tuple(f"{kind.capitalize()}State" for kind in sorted(tested))
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The classes of runtime.errors that it raises, sorted."""
+        return tuple(sorted({error for rpc in self.rpcs for error in rpc.errors}))
+
+    def nouns(self, rpcs: Rpcs) -> tuple[Noun, ...]:
+        """The nouns that it calls, sorted."""
+        called = {rpc.operation.noun for rpc in self.rpcs if rpc.operation}
+        return tuple(noun for noun in rpcs.nouns if noun.name in called)
+
+    def protocols(self, rpcs: Rpcs) -> tuple[str, ...]:
+        """What it takes from generated/handlers/protocols.py, sorted."""
+        return tuple(
+            sorted(
+                {noun.protocol for noun in self.nouns(rpcs)}
+                | {subject.type_variable for subject in self.subjects}
+                | ({"Lookup"} if self.subjects else set())
+            )
+        )
+
+    def validators(self, validated: Collection[str]) -> tuple[str, ...]:
+        """The modules of generated.validators that it calls, sorted."""
+        return tuple(sorted({r.validator for r in self.rpcs if not r.issue} & set(validated)))
+
+    def frame_names(self, validated: Collection[str]) -> tuple[str, ...]:
+        """What it takes from generated/handlers/frame.py, sorted."""
+        names = {"Frame"} | {rpc.frame.partition("(")[0] for rpc in self.rpcs}
+        if any(rpc.batches for rpc in self.rpcs):
+            names.add("batches")
+        if self.validators(validated):
+            names.add("refuse_if_any")
+        return tuple(sorted(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Rpcs:
+    """All RPCs."""
+
+    services: tuple[ServiceRpcs, ...]
+    redacted: Mapping[str, tuple[str, ...]]
+    """For each request message that holds ``debug_redact`` fields: their paths."""
+
+    @property
+    def nouns(self) -> tuple[Noun, ...]:
+        """Every noun with its operations, sorted by name."""
+        every = [rpc for service in self.services for rpc in service.rpcs if rpc.operation]
+        names = sorted({rpc.operation.noun for rpc in every if rpc.operation})
+        return tuple(
+            Noun(n, tuple(r for r in every if r.operation and r.operation.noun == n)) for n in names
+        )
+
+    def find(self, name: str) -> Rpc | None:
+        """The RPC of this name in any service."""
+        every = (rpc for service in self.services for rpc in service.rpcs)
+        return next((rpc for rpc in every if rpc.name == name), None)
+
+
+def read(root: Path, api: Api, lifecycle: Lifecycle, problems: Problems) -> Rpcs:
+    """The RPCs of ``api`` as rpc.yaml in ``root`` says; faults of meaning go to ``problems``.
+
+    A file that breaks its schema raises, as no more can be said of it.
+    """
+    node = load.yaml_file(root, FILE)
+    schema_faults = Problems()
+    load.check_schema(node, load.json_file(root, SCHEMA), schema_faults)
+    schema_faults.stop_if_any()
+    entries = dict(items(node))
+    methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
+    _same_names(node, methods, problems)
+    reader = _Reader(api, lifecycle, problems)
+    unary = {
+        name: reader.rpc(methods[name], entry, {})
+        for name, entry in entries.items()
+        if name in methods and optional(entry, "batches_of") is None
+    }
+    rpcs = unary | {
+        name: reader.rpc(methods[name], entry, unary)
+        for name, entry in entries.items()
+        if name in methods and name not in unary
+    }
+    services = tuple(
+        ServiceRpcs(service, tuple(rpcs[name] for name in service.methods if name in rpcs))
+        for service in api.services.values()
+    )
+    redacted = {
+        method.request: paths
+        for method in methods.values()
+        if (paths := tuple(_redacted(api, api.messages[method.request])))
+    }
+    return Rpcs(services, redacted)
+
+
+def _same_names(node: Node, methods: Collection[str], problems: Problems) -> None:
+    assert isinstance(node, MappingNode)
+    named = {key.value: key for key, _ in node.items()}
+    for name, key in named.items():
+        if name not in methods:
+            problems.add(f"the CRI has no RPC {name}", key.place, nearest(name, methods))
+    for name in methods:
+        if name not in named:
+            problems.add(
+                f"the RPC {name} has no entry",
+                node.place,
+                "say who serves it, or that it is unserved and in which issue it will be",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Turns entries into RPCs, given what they may refer to."""
+
+    api: Api
+    lifecycle: Lifecycle
+    problems: Problems
+
+    def rpc(self, method: Method, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
+        subject = optional(entry, "object")
+        states = optional(entry, "states")
+        served_by = optional(entry, "served_by")
+        unserved = optional(entry, "unserved")
+        mutates = optional(entry, "mutates")
+        request = self.api.messages[method.request]
+        for path in values(optional(entry, "log")):
+            self._loggable(request, path)
+        return Rpc(
+            method=method,
+            operation=Operation(*text(served_by).split(".")) if served_by else None,
+            batches=self._batches(method, entry, unary),
+            issue=text(child(unserved, "issue")) if unserved else None,
+            subject=self._subject(request, subject) if subject else None,
+            allowed=(
+                self._allowed(child(child(entry, "object"), "kind"), states) if states else None
+            ),
+            mutates=mutates is not None and mutates.plain() is True,
+            repeatable=child(entry, "repeatable").plain() is True,
+            log=tuple(text(path) for path in values(optional(entry, "log"))),
+            deadline=text(child(entry, "deadline")),
+            why=text(child(entry, "why")),
+        )
+
+    def _subject(self, request: Message, node: Node) -> Subject:
+        path = child(node, "field")
+        field = self._field(request, path)
+        if field is not None and field.kind.name != "str":
+            self.problems.add(f"{text(path)} holds no id: it is {field.kind}", path.place)
+        return Subject(
+            kind=text(child(node, "kind")),
+            field=text(path),
+            absent_is_ok=text(child(node, "absent")) == "ok",
+        )
+
+    def _allowed(self, kind: Node, node: Node) -> Allowed:
+        machine = next(m for m in self.lifecycle.machines if m.noun == text(kind))
+        known = [state.name for state in machine.states]
+        for state in values(child(node, "allowed")):
+            if text(state) not in known:
+                self.problems.add(
+                    f"{text(state)} is no state of a {machine.noun}",
+                    state.place,
+                    nearest(text(state), known) or one_of(known),
+                )
+        return Allowed(
+            states=tuple(text(state) for state in values(child(node, "allowed"))),
+            otherwise=text(child(node, "otherwise")),
+        )
+
+    def _batches(self, method: Method, entry: Node, unary: Mapping[str, Rpc]) -> Batches | None:
+        node = optional(entry, "batches_of")
+        if node is None:
+            return None
+        of = unary.get(text(node))
+        if of is None or of.operation is None or of.subject is not None:
+            lists = [name for name, r in unary.items() if r.operation and name.startswith("List")]
+            self.problems.add(
+                f"{text(node)} is no served list",
+                node.place,
+                nearest(text(node), lists) or one_of(lists),
+            )
+            return None
+        source = self._only_list(of.method.response)
+        target = self._only_list(method.response)
+        if source is None or target is None or source.kind != target.kind or not method.streams:
+            self.problems.add(
+                f"{method.response} cannot carry parts of {of.method.response}",
+                node.place,
+                "both must hold one repeated field of the same type, and the RPC must stream",
+            )
+            return None
+        ours, theirs = (
+            self.api.messages[name].fields for name in (method.request, of.method.request)
+        )
+        shared = tuple(
+            name for name, f in ours.items() if name in theirs and theirs[name].kind == f.kind
+        )
+        return Batches(of=of, shared=shared, source=source.name, target=target.name)
+
+    def _only_list(self, message: str) -> Field | None:
+        fields = list(self.api.messages[message].fields.values())
+        return fields[0] if len(fields) == 1 and fields[0].repeated else None
+
+    def _loggable(self, request: Message, path: Node) -> None:
+        field = self._field(request, path)
+        if field is None:
+            return
+        if field.redacted:
+            self.problems.add(
+                f"{text(path)} must never reach a log", path.place, "it is debug_redact in the CRI"
+            )
+        elif field.message or field.repeated or field.mapped:
+            self.problems.add(
+                f"{text(path)} is no single value", path.place, "name a field below it"
+            )
+
+    def _field(self, message: Message, path: Node) -> Field | None:
+        """The field at a dotted path, or None after saying where the path breaks."""
+        steps = text(path).split(".")
+        found: Field | None = None
+        for number, step in enumerate(steps):
+            found = message.fields.get(step)
+            if found is None:
+                self.problems.add(
+                    f"{message.name} has no field {step}",
+                    path.place,
+                    nearest(step, message.fields) or one_of(message.fields),
+                )
+                return None
+            if number + 1 < len(steps):
+                if found.message is None or found.repeated or found.mapped:
+                    self.problems.add(f"{step} of {message.name} is no message", path.place)
+                    return None
+                message = self.api.messages[found.message]
+        return found
+
+
+def _redacted(api: Api, message: Message, seen: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of the ``debug_redact`` fields below ``message``; of a list that holds one, its own."""
+    for field in message.fields.values():
+        if field.redacted:
+            yield field.name
+        elif field.message and field.message not in seen:
+            below = list(_redacted(api, api.messages[field.message], (*seen, message.name)))
+            if below and (field.repeated or field.mapped):
+                yield field.name
+            else:
+                yield from (f"{field.name}.{path}" for path in below)
+
+
+def _singular(noun: str) -> str:
+    return {"sandboxes": "sandbox", "stats": "stats"}.get(noun, noun.removesuffix("s"))
