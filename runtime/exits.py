@@ -123,7 +123,9 @@ class Exits:
         """
         wait = self._waits.get(task_id)
         if wait is None:
-            wait = asyncio.create_task(self._wait(task_id), name=f"wait {task_id}")
+            # The call begins here and not in the task, so that it is on its way before the next one.
+            answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
+            wait = asyncio.create_task(self._wait(task_id, answer), name=f"wait {task_id}")
             self._waits[task_id] = wait
         return wait
 
@@ -174,21 +176,20 @@ class Exits:
 
     # Waiting
 
-    async def _wait(self, task_id: str) -> Exit:
+    async def _wait(self, task_id: str, answer: Awaitable[tasks_pb2.WaitResponse]) -> Exit:
         pause = _RECONNECT_PAUSE
         while True:
             try:
-                answer = await self._containerd.tasks.Wait(
-                    tasks_pb2.WaitRequest(container_id=task_id)
-                )
-                return Exit.told(answer.exit_status, answer.exited_at)
+                ended = await answer
+                return Exit.told(ended.exit_status, ended.exited_at)
             except aio.AioRpcError as error:
                 log.debug("wait broke", id=task_id, code=error.code().name, error=error.details())
-            ended = await self._ended(task_id)
-            if ended is not None:
-                return ended
+            found = await self._ended(task_id)
+            if found is not None:
+                return found
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_RECONNECT_PAUSE)
+            answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
 
     async def _ended(self, task_id: str) -> Exit | None:
         """The exit, if containerd says that the task ended; None while it runs or nobody knows."""

@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.any_pb2 import Any as ProtoAny
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
@@ -83,7 +84,7 @@ def from_go(kind: type[M], value: object, path: str = "") -> M:
     """
     message = kind()
     for key, item in _items(value, path):
-        field = kind.DESCRIPTOR.fields_by_name.get(key)
+        field = _field(kind.DESCRIPTOR, key)
         if field is None or item is None:
             continue
         try:
@@ -93,6 +94,11 @@ def from_go(kind: type[M], value: object, path: str = "") -> M:
                 raise
             raise RecordError(f"{path}.{key}: {error}" if path else f"{key}: {error}") from error
     return message
+
+
+def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    found: FieldDescriptor | None = message.fields_by_name.get(name)
+    return found
 
 
 def _items(value: object, path: str) -> Iterator[tuple[str, Any]]:
@@ -107,7 +113,7 @@ def _set(message: Message, field: FieldDescriptor, item: Any, path: str) -> None
         for key, value in _items(item, path):
             target[key] = value
     elif field.message_type is not None:
-        nested = field.message_type._concrete_class
+        nested = GetMessageClass(field.message_type)
         if field.is_repeated:
             for index, value in enumerate(item):
                 target.append(from_go(nested, value, f"{path}[{index}]"))

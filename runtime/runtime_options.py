@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd import proto_any
 from runtime.transforms import facts
 
+_RUNC: Final = "io.containerd.runc."
+
 
 def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtime:
-    """The shim's name and, for runc, its options."""
-    return containers_pb2.Container.Runtime(
-        name=handler.runtime_type, options=proto_any(runc_options(handler))
-    )
+    """The shim's name and, for runc's, its options: another shim's options are not known here."""
+    runtime = containers_pb2.Container.Runtime(name=handler.runtime_type)
+    if handler.runtime_type.startswith(_RUNC):
+        runtime.options.CopyFrom(proto_any(runc_options(handler)))
+    return runtime
 
 
 def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:

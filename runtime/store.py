@@ -38,6 +38,8 @@ from runtime.transforms import facts
 _PLUGIN_DIR: Final = "io.containerd.grpc.v1.cri"
 """The directory that the built-in plugin uses below its root and its state."""
 
+_HOST_SHM: Final = "/dev/shm"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -53,17 +55,18 @@ class Layout:
         """The layout for the configured ``root`` and ``state``."""
         return cls(root=Path(root) / _PLUGIN_DIR, state=Path(state) / _PLUGIN_DIR)
 
-    def sandbox(self, sandbox_id: str) -> facts.SandboxFiles:
+    def sandbox(self, metadata: facts.SandboxMetadata) -> facts.SandboxFiles:
         """The files of a sandbox; nothing is created."""
-        root = self.root / "sandboxes" / sandbox_id
-        state = self.state / "sandboxes" / sandbox_id
+        root = self.root / "sandboxes" / metadata.id
+        state = self.state / "sandboxes" / metadata.id
+        namespaces = metadata.config.linux.security_context.namespace_options
         return facts.SandboxFiles(
             root_dir=str(root),
             state_dir=str(state),
             hostname=str(root / "hostname"),
             hosts=str(root / "hosts"),
             resolv_conf=str(root / "resolv.conf"),
-            shm=str(state / "shm"),
+            shm=_HOST_SHM if namespaces.ipc == api_pb2.NODE else str(state / "shm"),
         )
 
     def container_root(self, container_id: str) -> Path:
@@ -175,9 +178,11 @@ class Sandbox:
         self._listed: api_pb2.PodSandbox | None = None
         self.metadata = metadata
         self.status = status
-        self.files = store.layout.sandbox(metadata.id)
+        self.files = store.layout.sandbox(metadata)
         self.exited = asyncio.Event()
         """Set once the end of the pause container is dealt with (or there was none)."""
+        self.network_is_down = False
+        """Set once CNI DEL has gone through and the namespace is gone: nothing is left to retry."""
         self._note_exit()
 
     @property
