@@ -1,0 +1,355 @@
+"""CNI network lists: read from a directory, checked, and read again when the directory changes.
+
+Files ``*.conf``, ``*.conflist`` and ``*.json`` count, in the order of their names; the first
+``max_conf_num`` of them become the interfaces eth0, eth1, … of every pod.
+
+Loading is all or nothing over the files that would be used: a bad file is never skipped for the
+next one, because pods would then silently come up in another network than the one meant.  A failed
+load leaves the lists of the last good one in use (they are complete, pods keep coming up) and is
+reported with file, line and remedy until it is mended; without an earlier good load, and once no
+file is left, the network is not ready.  A directory that is removed is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from json.decoder import JSONObject  # type: ignore[attr-defined]
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import structlog
+from asyncinotify import Event, Inotify, Mask
+
+log = structlog.get_logger(__name__)
+
+Json: TypeAlias = dict[str, Any]
+
+SUFFIXES: Final = (".conf", ".conflist", ".json")
+VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""Versions of the CNI specification that this runtime speaks, oldest first."""
+
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_SETTLE_SECONDS: Final = 0.05
+"""Changes that follow each other this closely are read as one."""
+
+_CHANGES: Final = (
+    Mask.CLOSE_WRITE
+    | Mask.CREATE
+    | Mask.DELETE
+    | Mask.MOVED_FROM
+    | Mask.MOVED_TO
+    | Mask.DELETE_SELF
+    | Mask.MOVE_SELF
+    | Mask.ONLYDIR
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CniPlugin:
+    """One plugin of a network list."""
+
+    kind: str
+    """The name of its executable (``type``)."""
+    config: Json
+    capabilities: frozenset[str]
+    """Keys of ``runtimeConfig`` that it wants to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class CniList:
+    """One network: plugins that are called one after the other for each pod."""
+
+    name: str
+    version: str
+    plugins: tuple[CniPlugin, ...]
+    disable_check: bool
+    source: bytes
+    """The list as it goes into the result cache, from which DEL reads it back."""
+    path: str = ""
+
+    def speaks(self, version: str) -> bool:
+        """Return whether the list's version is at least ``version``."""
+        return VERSIONS.index(self.version) >= VERSIONS.index(version)
+
+
+class CniConfigError(Exception):
+    """A network list that cannot be used: where, what, and what to do about it."""
+
+    def __init__(self, problem: str, remedy: str, *, path: str = "", line: int = 0) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        place = f"{path}:{line}: " if line else f"{path}: " if path else ""
+        super().__init__(f"{place}{problem}; {remedy}")
+
+
+def load(directory: str, max_conf_num: int) -> tuple[CniList, ...]:
+    """Return the networks of a directory, in order; raises CniConfigError.
+
+    ``max_conf_num`` 0 takes them all.
+    """
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIXES))
+    except OSError as error:
+        raise CniConfigError(
+            f"cannot read the CNI directory: {error.strerror}",
+            "make it, or set cni.conf_dir to where the network's DaemonSet puts its file",
+            path=directory,
+        ) from None
+    paths = [path for name in names if (path := Path(directory, name)).is_file()]
+    if not paths:
+        raise CniConfigError(
+            "no network config found",
+            "install a pod network; until then only pods in the host's network can run",
+            path=directory,
+        )
+    return tuple(load_file(path) for path in paths[: max_conf_num or None])
+
+
+def load_file(path: Path) -> CniList:
+    """Return the network of one file, single plugins made lists of one; raises CniConfigError."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise CniConfigError(
+            f"cannot read it: {error.strerror}", "mend or remove the file", path=str(path)
+        ) from None
+    return parse(source, path=str(path), is_list=path.suffix == ".conflist")
+
+
+def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
+    """Return the network that a file's text means; raises CniConfigError."""
+    text = _Text(path, source.decode("utf-8", "replace"))
+    whole = text.whole()
+    if not is_list:
+        if "plugins" in whole:
+            raise text.error(whole, "a list of plugins", "rename the file to *.conflist", "plugins")
+        version = _version(text, whole)
+        name = _network_name(text, whole)
+        plugin = _plugin(text, whole)
+        listed = {"name": name, "cniVersion": version, "plugins": [whole]}
+        source = json.dumps(listed, separators=(",", ":")).encode()
+        return CniList(name, version, (plugin,), False, source, path)
+    version = _version(text, whole)
+    name = _network_name(text, whole)
+    inlined = whole.get("plugins", [])
+    if not isinstance(inlined, list):
+        raise text.error(
+            whole, "plugins must be a list", "write plugins: [{type: …}, …]", "plugins"
+        )
+    plugins = [_plugin(text, each) for each in inlined]
+    if not _switch(text, whole, "loadOnlyInlinedPlugins") and path:
+        plugins += _plugins_of_directory(Path(path).parent / name)
+    if not plugins:
+        raise text.error(whole, "no plugins", "list at least one plugin", "plugins")
+    return CniList(
+        name, version, tuple(plugins), _switch(text, whole, "disableCheck"), source, path
+    )
+
+
+class _Text:
+    """A JSON text whose objects know their line."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._text = text
+        self._starts: dict[int, int] = {}
+
+    def whole(self) -> Json:
+        decoder = json.JSONDecoder()
+        decoder.parse_object = self._parse_object  # type: ignore[attr-defined]
+        decoder.scan_once = py_make_scanner(decoder)  # type: ignore[attr-defined]
+        try:
+            whole = decoder.decode(self._text)
+        except json.JSONDecodeError as error:
+            raise CniConfigError(
+                f"not JSON: {error.msg}", "mend it", path=self._path, line=error.lineno
+            ) from None
+        if not isinstance(whole, dict):
+            raise CniConfigError("not a JSON object", "write {…}", path=self._path, line=1)
+        return whole
+
+    def error(self, where: object, problem: str, remedy: str, key: str = "") -> CniConfigError:
+        """Return an error at the line of ``key`` in an object, or at the object's own."""
+        start = self._starts.get(id(where), 0)
+        if key and (found := re.compile(rf'"{re.escape(key)}"\s*:').search(self._text, start)):
+            start = found.start()
+        line = self._text.count("\n", 0, start) + 1
+        return CniConfigError(problem, remedy, path=self._path, line=line)
+
+    def _parse_object(self, text_and_end: tuple[str, int], *arguments: Any) -> tuple[Json, int]:
+        parsed, end = JSONObject(text_and_end, *arguments)
+        self._starts[id(parsed)] = text_and_end[1] - 1
+        return parsed, end
+
+
+def _version(text: _Text, whole: Json) -> str:
+    """Return the newest version that the list allows and this runtime speaks."""
+    stated = whole.get("cniVersion") or "0.1.0"
+    offered = whole.get("cniVersions", [])
+    if not isinstance(offered, list) or not all(isinstance(each, str) for each in offered):
+        raise text.error(
+            whole, "cniVersions must be a list of strings", "write them in quotes", "cniVersions"
+        )
+    known = [version for version in VERSIONS if version in (stated, *offered)]
+    if not known:
+        raise text.error(
+            whole,
+            f"cniVersion {stated!r} is unknown here",
+            f"use one of {', '.join(VERSIONS)}",
+            "cniVersion",
+        )
+    return known[-1]
+
+
+def _network_name(text: _Text, whole: Json) -> str:
+    name = whole.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        problem = "the network has no name" if name is None else f"{name!r} is no network name"
+        remedy = "name: letters, digits, and after the first also _ . -"
+        raise text.error(whole, problem, remedy, "name")
+    return name
+
+
+def _plugin(text: _Text, config: object) -> CniPlugin:
+    if not isinstance(config, dict):
+        raise text.error(config, "a plugin must be an object", "write {type: …}", "plugins")
+    kind = config.get("type")
+    if not isinstance(kind, str) or not kind or "/" in kind:
+        problem = "a plugin has no type" if kind is None else f"{kind!r} is no plugin's type"
+        raise text.error(config, problem, "type: the name of an executable in cni.bin_dirs")
+    capabilities = config.get("capabilities", {})
+    if not isinstance(capabilities, dict):
+        raise text.error(
+            config,
+            f"capabilities of {kind} must be an object",
+            "write capabilities: {portMappings: true}",
+            "capabilities",
+        )
+    wanted = frozenset(name for name, wants in capabilities.items() if wants is True)
+    return CniPlugin(kind, config, wanted)
+
+
+def _plugins_of_directory(directory: Path) -> list[CniPlugin]:
+    """Return the plugins that stand in files of their own, ``<conf_dir>/<network>/*.conf``."""
+    plugins = []
+    for path in sorted(directory.glob("*.conf")):
+        text = _Text(str(path), path.read_text("utf-8", "replace"))
+        plugins.append(_plugin(text, text.whole()))
+    return plugins
+
+
+def _switch(text: _Text, whole: Json, key: str) -> bool:
+    """Return a boolean that may be written as a string, as libcni allows."""
+    value = whole.get(key, False)
+    known = {True: True, False: False, "true": True, "false": False}
+    value = value.lower() if isinstance(value, str) else value
+    if not isinstance(value, bool | str) or value not in known:
+        raise text.error(whole, f"{key} must be true or false", f"{key}: true", key)
+    return known[value]
+
+
+class CniDirectory:
+    """The networks of one directory, kept up to date while it is watched."""
+
+    def __init__(self, directory: str, max_conf_num: int) -> None:
+        self._directory = directory
+        self._max_conf_num = max_conf_num
+        self._watching: asyncio.Task[None] | None = None
+        self.networks: tuple[CniList, ...] = ()
+        """What pods get now; empty: not ready."""
+        self.problem: CniConfigError | None = CniConfigError("not read yet", "start the server")
+        """What is wrong with the files, even where earlier networks are still in use."""
+
+    async def start(self) -> None:
+        """Make the directory if it lacks, read it, and keep watching it."""
+        self._make()
+        self.reload()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Stop watching; the networks stay as they are."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+
+    def reload(self) -> None:
+        """Read the directory now."""
+        try:
+            networks = load(self._directory, self._max_conf_num)
+        except CniConfigError as error:
+            if str(error) != str(self.problem):
+                log.error("CNI config", error=str(error), in_use=_names(self.networks))
+            self.problem = error
+            if not self._has_files():
+                self.networks = ()
+            return
+        if networks != self.networks:
+            log.info("CNI config", networks=_names(networks), directory=self._directory)
+        self.networks, self.problem = networks, None
+
+    def _make(self) -> None:
+        directory = Path(self._directory)
+        with contextlib.suppress(OSError):  # then reading it says why, and it is waited for
+            directory.parent.mkdir(0o755, parents=True, exist_ok=True)
+            directory.mkdir(0o700, exist_ok=True)
+
+    def _has_files(self) -> bool:
+        with contextlib.suppress(OSError):
+            return any(name.endswith(SUFFIXES) for name in os.listdir(self._directory))
+        return False
+
+    async def _watch(self) -> None:
+        """Read the directory after every change to it.
+
+        The watch is made anew each time and before the reading, so that no change falls between;
+        while the directory is missing, its nearest ancestor that exists is watched for it.
+        """
+        while True:
+            with Inotify() as inotify:
+                place = self._nearest()
+                try:
+                    for each in self._places(place):
+                        inotify.add_watch(each, _CHANGES)
+                except OSError:  # it went away just now
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                    continue
+                self.reload()
+                if self._nearest() != place:
+                    continue
+                while not self._matters(place, await inotify.get()):
+                    pass
+            await asyncio.sleep(_SETTLE_SECONDS)
+
+    def _nearest(self) -> Path:
+        place = Path(self._directory)
+        while not place.is_dir() and place != place.parent:
+            place = place.parent
+        return place
+
+    def _places(self, place: Path) -> list[Path]:
+        """Return what to watch: the directory and those of single networks, or the ancestor."""
+        if place != Path(self._directory):
+            return [place]
+        return [place, *(each for each in place.iterdir() if each.is_dir())]
+
+    def _matters(self, place: Path, event: Event) -> bool:
+        """Return whether an event can change the networks; one without a name is of the place."""
+        name = event.name
+        return (
+            name is None
+            or place != Path(self._directory)
+            or name.suffix in SUFFIXES
+            or Mask.ISDIR in event.mask
+        )
+
+
+def _names(networks: Sequence[CniList]) -> list[str]:
+    return [network.name for network in networks]
