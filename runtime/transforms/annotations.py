@@ -1,0 +1,82 @@
+"""Annotations of OCI specs: what shims, tools and other runtimes read from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from generated.cri import api_pb2
+
+_SANDBOX = "io.kubernetes.cri.sandbox"
+
+
+def passed_to_sandbox(
+    *, annotations: Mapping[str, str], pod_annotations: Iterable[str]
+) -> dict[str, str]:
+    """The pod's annotations that match the handler's patterns."""
+    return _matching(annotations, pod_annotations)
+
+
+def passed_to_container(
+    *,
+    annotations: Mapping[str, str],
+    container_annotations: Iterable[str],
+    of_pod: Mapping[str, str],
+    pod_annotations: Iterable[str],
+) -> dict[str, str]:
+    """The same for a container; its own annotations win over the pod's."""
+    return _matching(of_pod, pod_annotations) | _matching(annotations, container_annotations)
+
+
+def sandbox_resources(*, resources: api_pb2.LinuxContainerResources | None) -> dict[str, str]:
+    """The sum of the pod's resources, for runtimes that size a virtual machine by it."""
+    if resources is None:
+        return {}
+    return {
+        f"{_SANDBOX}-cpu-period": str(resources.cpu_period),
+        f"{_SANDBOX}-cpu-quota": str(resources.cpu_quota),
+        f"{_SANDBOX}-cpu-shares": str(resources.cpu_shares),
+        f"{_SANDBOX}-memory": str(resources.memory_limit_in_bytes),
+    }
+
+
+def image_name(*, user_specified_image: str, image_name: str) -> str:
+    """The image as the pod's author wrote it, else as containerd stores it."""
+    return user_specified_image or image_name
+
+
+def _matching(annotations: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:
+    matchers = [_matcher(pattern) for pattern in patterns]
+    return {
+        key: value
+        for key, value in annotations.items()
+        if any(matcher.fullmatch(key) for matcher in matchers)
+    }
+
+
+@lru_cache(maxsize=256)
+def _matcher(pattern: str) -> re.Pattern[str]:
+    """A pattern of Go's path.Match, in which * and ? do not match a slash.
+
+    A pattern that Go would call malformed matches nothing.
+    """
+    parts, rest = [], pattern
+    while rest:
+        head, rest = rest[0], rest[1:]
+        if head in "*?":
+            parts.append("[^/]*" if head == "*" else "[^/]")
+        elif head == "[":
+            found = re.match(r"(\^?)((?:\\.|[^\]\\])+)\]", rest)
+            if found is None:
+                return re.compile(r"(?!)")
+            parts.append(f"[{found[1]}{found[2].replace('[', chr(92) + '[')}]")
+            rest = rest[found.end() :]
+        elif head == "\\":
+            if not rest:
+                return re.compile(r"(?!)")
+            parts.append(re.escape(rest[0]))
+            rest = rest[1:]
+        else:
+            parts.append(re.escape(head))
+    return re.compile("".join(parts), re.DOTALL)

@@ -1,0 +1,69 @@
+"""Device nodes of a container, and the rules by which its cgroup lets it use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.transforms.facts import DeviceNode
+
+
+def container_devices(
+    *,
+    requested: Sequence[DeviceNode],
+    host_devices: Sequence[types.LinuxDevice],
+    privileged: bool,
+    privileged_without_host_devices: bool,
+    device_ownership_from_security_context: bool,
+    run_as_user: api_pb2.Int64Value | None,
+    run_as_group: api_pb2.Int64Value | None,
+) -> list[types.LinuxDevice]:
+    """The nodes to make: those that were asked for, over all of the host's for a privileged
+    container.
+
+    With the config key, nodes that were asked for belong to the container's user: otherwise a
+    process that is not root could not open what its pod was given.
+    """
+    uid = run_as_user if device_ownership_from_security_context else None
+    gid = run_as_group if device_ownership_from_security_context else None
+    inherited = host_devices if privileged and not privileged_without_host_devices else ()
+    by_path = {device.path: device for device in inherited}
+    by_path |= {node.device.path: _owned(node.device, uid, gid) for node in requested}
+    return list(by_path.values())
+
+
+def device_rules(
+    *,
+    requested: Sequence[DeviceNode],
+    privileged: bool,
+    privileged_without_host_devices: bool,
+    privileged_without_host_devices_all_devices_allowed: bool,
+) -> list[types.LinuxDeviceCgroup]:
+    """The exceptions from the default spec's rule that denies everything, in order."""
+    everything = privileged and (
+        not privileged_without_host_devices or privileged_without_host_devices_all_devices_allowed
+    )
+    rules = [types.LinuxDeviceCgroup(allow=True, access="rwm")] if everything else []
+    return rules + [
+        types.LinuxDeviceCgroup(
+            allow=True,
+            type=node.device.type,
+            major=node.device.major,
+            minor=node.device.minor,
+            access=node.permissions,
+        )
+        for node in requested
+    ]
+
+
+def _owned(
+    device: types.LinuxDevice, uid: api_pb2.Int64Value | None, gid: api_pb2.Int64Value | None
+) -> types.LinuxDevice:
+    """The node with the given owner; root, like absence, leaves what the host has."""
+    return replace(
+        device,
+        uid=uid.value if uid is not None and uid.value else device.uid,
+        gid=gid.value if gid is not None and gid.value else device.gid,
+    )

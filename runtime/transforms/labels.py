@@ -1,0 +1,52 @@
+"""Labels of containerd's container records: by them this server finds its own again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runtime.errors import InvalidArgument
+
+KIND = "io.cri-containerd.kind"
+"""Which of the two kinds a container is; the built-in plugin writes and looks for the same."""
+SANDBOX = "sandbox"
+CONTAINER = "container"
+
+_MAX_LENGTH = 4096
+"""Of key and value together; containerd refuses more."""
+
+_RESERVED = ("containerd.io/", "io.cri-containerd")
+"""What an image may not say about its containers: it would steer containerd and this server."""
+
+
+def sandbox_labels(*, labels: Mapping[str, str], image_labels: Mapping[str, str]) -> dict[str, str]:
+    """The pod's labels over the pause image's, and the kind."""
+    return _labels(labels, image_labels, SANDBOX)
+
+
+def container_labels(
+    *, labels: Mapping[str, str], image_labels: Mapping[str, str]
+) -> dict[str, str]:
+    """The container's labels over its image's, and the kind."""
+    return _labels(labels, image_labels, CONTAINER)
+
+
+def _labels(
+    labels: Mapping[str, str], image_labels: Mapping[str, str], kind: str
+) -> dict[str, str]:
+    too_long = [key for key, value in labels.items() if not _fits(key, value)]
+    if too_long:
+        raise InvalidArgument(
+            f"key and value together must be {_MAX_LENGTH} bytes or less",
+            field=f"config.labels[{too_long[0][:64]}]",
+        )
+    # an image's author cannot know the limits, so what does not fit is left out
+    from_image = {
+        key: value
+        for key, value in image_labels.items()
+        if not key.startswith(_RESERVED) and _fits(key, value)
+    }
+    return {**from_image, **labels, KIND: kind}
+
+
+def _fits(key: str, value: str) -> bool:
+    return len(key.encode()) + len(value.encode()) <= _MAX_LENGTH

@@ -1,0 +1,185 @@
+"""Which namespaces a container makes and which it joins; the kernel parameters that go with
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import InvalidArgument
+
+_USERNS_FIELD = "linux.security_context.namespace_options.userns_options"
+
+_SYSCTLS_SINCE = (4, 11)
+"""The first kernel with both parameters."""
+_ALL_PORTS = ("net.ipv4.ip_unprivileged_port_start", "0")
+_ALL_GROUPS_PING = ("net.ipv4.ping_group_range", "0 2147483647")
+
+
+def sandbox_namespaces(
+    *,
+    namespace_options: api_pb2.NamespaceOption | None,
+    netns_path: str,
+    userns_path: str,
+    user_namespaces: bool,
+) -> list[types.LinuxNamespace]:
+    """The pause container's namespaces, which are the pod's: new ones unless the node's are asked
+    for.
+
+    A pod on the node's network also keeps the node's host name, as its UTS namespace: a name of
+    its own would point nowhere.
+    """
+    options = namespace_options or api_pb2.NamespaceOption()
+    found = []
+    if options.pid != api_pb2.NODE:
+        found.append(types.LinuxNamespace(type="pid"))
+    if options.ipc != api_pb2.NODE:
+        found.append(types.LinuxNamespace(type="ipc"))
+    if options.network != api_pb2.NODE:
+        found.append(types.LinuxNamespace(type="uts"))
+        found.append(types.LinuxNamespace(type="network", path=netns_path or None))
+    found.append(types.LinuxNamespace(type="mount"))
+    if _in_user_namespace(options, user_namespaces):
+        found.append(types.LinuxNamespace(type="user", path=userns_path or None))
+    return found
+
+
+def container_namespaces(
+    *,
+    namespace_options: api_pb2.NamespaceOption | None,
+    sandbox_options: api_pb2.NamespaceOption | None,
+    pid: int,
+    target_pid: int,
+    privileged: bool,
+    cgroup_unified: bool,
+) -> list[types.LinuxNamespace]:
+    """An application container's namespaces: the pod's, but its own mounts and perhaps processes.
+
+    ``pid`` is the pause process. One that shares a namespace of the node is in it itself, so
+    joining the pause is right for NODE too. A privileged container manages the node's cgroups, so
+    it gets no view of its own.
+    """
+    options = namespace_options or api_pb2.NamespaceOption()
+    pod = sandbox_options or api_pb2.NamespaceOption()
+    found = [
+        _pid_namespace(options, pid, target_pid),
+        types.LinuxNamespace(type="ipc", path=f"/proc/{pid}/ns/ipc"),
+        types.LinuxNamespace(type="uts", path=f"/proc/{pid}/ns/uts"),
+        types.LinuxNamespace(type="mount"),
+        types.LinuxNamespace(type="network", path=f"/proc/{pid}/ns/net"),
+    ]
+    if _user_mappings(options) != _user_mappings(pod):
+        raise InvalidArgument(
+            "must be the pod's: a container cannot have a user namespace of its own",
+            field=f"config.{_USERNS_FIELD}",
+        )
+    if _user_mappings(pod):
+        found.append(types.LinuxNamespace(type="user", path=f"/proc/{pid}/ns/user"))
+    if cgroup_unified and not privileged:
+        found.append(types.LinuxNamespace(type="cgroup"))
+    return found
+
+
+def uid_mappings(
+    *, namespace_options: api_pb2.NamespaceOption | None
+) -> list[types.LinuxIDMapping] | None:
+    """The user ids of the pod's user namespace; None without one."""
+    mappings = _user_mappings(namespace_options or api_pb2.NamespaceOption())
+    return mappings[0] if mappings else None
+
+
+def gid_mappings(
+    *, namespace_options: api_pb2.NamespaceOption | None
+) -> list[types.LinuxIDMapping] | None:
+    """The group ids of the pod's user namespace; None without one."""
+    mappings = _user_mappings(namespace_options or api_pb2.NamespaceOption())
+    return mappings[1] if mappings else None
+
+
+def id_mappings(mappings: Sequence[api_pb2.IDMapping]) -> list[types.LinuxIDMapping]:
+    """The CRI's ranges as the OCI runtime spec writes them."""
+    return [
+        types.LinuxIDMapping(
+            containerID=mapping.container_id, hostID=mapping.host_id, size=mapping.length
+        )
+        for mapping in mappings
+    ]
+
+
+def sysctls(
+    *,
+    sysctls: Mapping[str, str],
+    namespace_options: api_pb2.NamespaceOption | None,
+    kernel: tuple[int, int],
+    unprivileged_ports: bool,
+    unprivileged_icmp: bool,
+) -> dict[str, str]:
+    """The request's parameters, and two that spare containers a capability in a network of their
+    own: low ports and ping.
+
+    The range of groups that may ping counts in the pod's user namespace, where that many do not
+    exist.
+    """
+    options = namespace_options or api_pb2.NamespaceOption()
+    found: dict[str, str] = {}
+    if options.network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
+        if unprivileged_ports:
+            found.update([_ALL_PORTS])
+        if unprivileged_icmp and not _user_mappings(options):
+            found.update([_ALL_GROUPS_PING])
+    return {**found, **sysctls}
+
+
+def _pid_namespace(
+    options: api_pb2.NamespaceOption, pid: int, target_pid: int
+) -> types.LinuxNamespace:
+    if options.pid == api_pb2.CONTAINER:
+        return types.LinuxNamespace(type="pid")
+    if options.pid != api_pb2.TARGET:
+        return types.LinuxNamespace(type="pid", path=f"/proc/{pid}/ns/pid")
+    if not target_pid:
+        raise InvalidArgument(
+            f"container {options.target_id!r} must be running in the same pod",
+            field="config.linux.security_context.namespace_options.target_id",
+        )
+    return types.LinuxNamespace(type="pid", path=f"/proc/{target_pid}/ns/pid")
+
+
+_Mappings = tuple[list[types.LinuxIDMapping], list[types.LinuxIDMapping]]
+
+
+def _in_user_namespace(options: api_pb2.NamespaceOption, supported: bool) -> bool:
+    if not _user_mappings(options):
+        return False
+    if not supported:
+        raise InvalidArgument(
+            "this runtime handler cannot make user namespaces (its features say so in Status)",
+            field=f"config.{_USERNS_FIELD}",
+        )
+    return True
+
+
+def _user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
+    """The id ranges of a pod's user namespace, None for the node's; InvalidArgument for what the
+    CRI does not allow."""
+    if not options.HasField("userns_options"):
+        return None
+    userns = options.userns_options
+    uids, gids = id_mappings(userns.uids), id_mappings(userns.gids)
+    if userns.mode == api_pb2.NODE:
+        if uids or gids:
+            raise InvalidArgument("mode NODE has no mappings", field=f"config.{_USERNS_FIELD}.uids")
+        return None
+    if userns.mode != api_pb2.POD:
+        raise InvalidArgument(
+            "must be POD or NODE: a user namespace is the whole pod's",
+            field=f"config.{_USERNS_FIELD}.mode",
+        )
+    for name, ranges in (("uids", uids), ("gids", gids)):
+        if len(ranges) != 1 or ranges[0].size == 0 or ranges[0].containerID != 0:
+            raise InvalidArgument(
+                "must be one range that starts at container_id 0 and has a length of 1 or more",
+                field=f"config.{_USERNS_FIELD}.{name}",
+            )
+    return uids, gids

@@ -1,0 +1,94 @@
+"""The first process of a container: arguments, environment, directory, user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import FailedPrecondition, InvalidArgument
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def args(
+    *, command: Sequence[str], args: Sequence[str], entrypoint: Sequence[str], cmd: Sequence[str]
+) -> list[str]:
+    """What is executed: the request's words, the image's where the request has none.
+
+    As in Docker, a command replaces the image's entrypoint *and* its cmd, while args alone replace
+    only the cmd. An entrypoint of one empty string is an image's way to say that it has none.
+    """
+    if command:
+        return [*command, *args]
+    first = [] if list(entrypoint) == [""] else list(entrypoint)
+    words = [*first, *(args or cmd)]
+    if not words:
+        raise InvalidArgument(
+            "the image has no entrypoint and no cmd, so a command is needed", field="config.command"
+        )
+    return words
+
+
+def sandbox_args(*, entrypoint: Sequence[str], cmd: Sequence[str]) -> list[str]:
+    """What the pause image says."""
+    words = [*entrypoint, *cmd]
+    if not words:
+        raise FailedPrecondition(
+            "the pause image has neither entrypoint nor cmd; name another one as"
+            " images.pinned_images.sandbox"
+        )
+    return words
+
+
+def cwd(*, working_dir: str, image_working_dir: str) -> str:
+    """The request's directory, else the image's, else the root; absolute, as runc wants it."""
+    directory = working_dir or image_working_dir
+    return directory if directory.startswith("/") else f"/{directory}"
+
+
+def env(
+    *,
+    envs: Sequence[api_pb2.KeyValue],
+    tty: bool,
+    hostname: str,
+    node_hostname: str,
+    image_env: Sequence[str],
+) -> list[str]:
+    """The environment, later writers over earlier ones: defaults, image, request.
+
+    A pod on the node's network has no host name of its own, so it shows the node's. A value of
+    the CRI is bytes; a spec is JSON, which holds text only, so what is not UTF-8 is replaced.
+    """
+    return _merged(
+        DEFAULT_PATH,
+        *(["TERM=xterm"] if tty else []),
+        f"HOSTNAME={hostname or node_hostname}",
+        *image_env,
+        *(f"{one.key}={one.value.decode('utf-8', 'replace')}" for one in envs),
+    )
+
+
+def sandbox_env(*, env: Sequence[str]) -> list[str]:
+    """The pause image's own, over a PATH to find its program in."""
+    return _merged(DEFAULT_PATH, *env)
+
+
+def user(*, uid: int, gid: int, additional_gids: Sequence[int]) -> types.User:
+    """The user that was found in the image's user database."""
+    return types.User(uid=uid, gid=gid, additionalGids=list(additional_gids))
+
+
+def _merged(*entries: str) -> list[str]:
+    """One entry for each name, in the place where the name came first, with the last value.
+
+    An entry without = takes the name out again, as an image may do.
+    """
+    by_name: dict[str, str] = {}
+    for entry in entries:
+        name, equals, _ = entry.partition("=")
+        if equals:
+            by_name[name] = entry
+        else:
+            by_name.pop(name, None)
+    return list(by_name.values())

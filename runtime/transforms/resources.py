@@ -1,0 +1,93 @@
+"""Limits of a cgroup: what CRI fields become in ``linux.resources``, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import InvalidArgument
+
+SANDBOX_OOM_SCORE_ADJ = -998
+"""The pause process dies last: with it the pod's namespaces go, and every container with them."""
+
+
+def swap_limit(
+    *, memory_limit_in_bytes: int, memory_swap_limit_in_bytes: int, swap_controller: bool
+) -> int | None:
+    """Memory and swap together; without a wish the memory limit, so a limited container does not
+    swap.
+
+    Without a swap controller nothing is written: runc would refuse the container.
+    """
+    if not swap_controller:
+        return None
+    limit = memory_swap_limit_in_bytes or memory_limit_in_bytes
+    if 0 < limit < memory_limit_in_bytes:
+        raise InvalidArgument(
+            f"must be {memory_limit_in_bytes} (memory_limit_in_bytes) or more, not {limit}: it"
+            " counts memory and swap together",
+            field="linux.resources.memory_swap_limit_in_bytes",
+        )
+    return limit or None
+
+
+def swap_limit_of(*, swap: int | None) -> int:
+    """The limit as it was applied; 0 where none was."""
+    return swap or 0
+
+
+def oom_score_adj(*, oom_score_adj: int, oom_score_adj_floor: int | None) -> int:
+    """The wish, raised to what this process may give its children.
+
+    A process without CAP_SYS_RESOURCE cannot lower the value; runc would fail the container.
+    """
+    return oom_score_adj if oom_score_adj_floor is None else max(oom_score_adj, oom_score_adj_floor)
+
+
+def oom_score_adj_of(*, oomScoreAdj: int | None) -> int:
+    """The value as it was applied; 0 is also the kernel's own."""
+    return oomScoreAdj or 0
+
+
+def sandbox_oom_score_adj(*, oom_score_adj_floor: int | None) -> int:
+    """The pause process's value, as low as this process may set it."""
+    return oom_score_adj(
+        oom_score_adj=SANDBOX_OOM_SCORE_ADJ, oom_score_adj_floor=oom_score_adj_floor
+    )
+
+
+def hugepage_limits(
+    *, hugepage_limits: Sequence[api_pb2.HugepageLimit], hugetlb_controller: bool
+) -> list[types.LinuxHugepageLimit] | None:
+    """A limit for each page size; nothing without the controller that would enforce it.
+
+    The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so
+    refusing them would refuse every pod.
+    """
+    if not hugetlb_controller or not hugepage_limits:
+        return None
+    return [
+        types.LinuxHugepageLimit(pageSize=limit.page_size, limit=limit.limit)
+        for limit in hugepage_limits
+    ]
+
+
+def hugepage_limits_of(
+    *, hugepageLimits: list[types.LinuxHugepageLimit]
+) -> list[api_pb2.HugepageLimit]:
+    """The limits as they were applied."""
+    return [
+        api_pb2.HugepageLimit(page_size=limit.pageSize, limit=limit.limit)
+        for limit in hugepageLimits
+    ]
+
+
+def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, str] | None:
+    """Files of cgroup v2; runc refuses them on v1, but only when the container starts."""
+    if unified and not cgroup_unified:
+        raise InvalidArgument(
+            f"needs cgroup v2, and this node has v1; set without it: {', '.join(sorted(unified))}",
+            field="linux.resources.unified",
+        )
+    return dict(unified) or None

@@ -1,0 +1,272 @@
+"""What a container's processes may do: capabilities, system calls, AppArmor, hidden paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from generated.oci.defaults import SECCOMP_PROFILE, container_spec
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import InvalidArgument
+
+DEFAULT_CAPABILITIES = tuple(container_spec().process.capabilities.bounding)
+"""What an application container has when its request says nothing; Docker's set."""
+
+DEFAULT_APPARMOR_PROFILE = "cri-containerd.apparmor.d"
+"""The name in spec/oci/apparmor.profile; the runtime loads it before it is used."""
+
+_CONTEXT = "config.linux.security_context"
+_ALL = "ALL"
+_LOCALHOST = "localhost/"
+_RUNTIME_DEFAULTS = ("runtime/default", "docker/default")
+_UNCONFINED = ("", "unconfined")
+
+
+def capabilities(
+    *,
+    capabilities: api_pb2.Capability | None,
+    privileged: bool,
+    sandbox_privileged: bool,
+    host_capabilities: Sequence[str],
+) -> types.LinuxCapabilities:
+    """The default set, then additions, then removals; everything that this process has for a
+    privileged container.
+
+    "ALL" to add is everything that this process has, "ALL" to drop takes the defaults away before
+    anything is added. Ambient capabilities are what a program without file capabilities keeps
+    as a user other than root; the kernel wants them permitted and inheritable too. Names that the
+    kernel does not know are left to the OCI runtime, which ignores them.
+    """
+    if privileged and not sandbox_privileged:
+        raise InvalidArgument(
+            "a privileged container needs a pod whose sandbox is privileged too",
+            field=f"{_CONTEXT}.privileged",
+        )
+    held = list(host_capabilities) if privileged else _held(capabilities, host_capabilities)
+    ambient = [] if privileged else _ambient(capabilities, host_capabilities)
+    return types.LinuxCapabilities(
+        bounding=held,
+        effective=list(held),
+        permitted=list(held),
+        inheritable=list(ambient),
+        ambient=list(ambient),
+    )
+
+
+def seccomp(
+    *,
+    seccomp: api_pb2.SecurityProfile | None,
+    seccomp_profile_path: str,
+    unset_seccomp_profile: str,
+    localhost_seccomp: types.LinuxSeccomp | None,
+    capabilities: api_pb2.Capability | None,
+    privileged: bool,
+    available: bool,
+    architecture: str,
+    kernel: tuple[int, int],
+    host_capabilities: Sequence[str],
+) -> types.LinuxSeccomp | None:
+    """The filter that the request names, fitted to the container; None runs it without one.
+
+    The message wins over the deprecated path, and that over the config. A privileged container
+    has none. What a capability allows, the default filter must not forbid, so it depends on them.
+    """
+    wanted = wanted_seccomp(
+        seccomp=seccomp,
+        seccomp_profile_path=seccomp_profile_path,
+        unset_seccomp_profile=unset_seccomp_profile,
+    )
+    if privileged or wanted.unconfined:
+        return None
+    if not available:
+        raise InvalidArgument(
+            "the kernel of this node has no seccomp; ask for Unconfined",
+            field=f"{_CONTEXT}.seccomp",
+        )
+    if not wanted.localhost:
+        held = _held(capabilities, host_capabilities)
+        return default_seccomp(bounding=held, architecture=architecture, kernel=kernel)
+    if localhost_seccomp is None:
+        # never fall back to no filter: the pod's author asked for one
+        raise InvalidArgument(
+            f"no profile was read from {wanted.localhost!r}", field=f"{_CONTEXT}.seccomp"
+        )
+    return localhost_seccomp
+
+
+def default_seccomp(
+    *, bounding: Iterable[str], architecture: str, kernel: tuple[int, int]
+) -> types.LinuxSeccomp:
+    """The default filter of spec/oci/seccomp.json, as far as it concerns a container."""
+    held = frozenset(bounding)
+    rules = (
+        rule for rule in SECCOMP_PROFILE["rules"] if _concerns(rule, held, architecture, kernel)
+    )
+    return types.LinuxSeccomp(
+        defaultAction=SECCOMP_PROFILE["default_action"],
+        architectures=list(SECCOMP_PROFILE["architectures"].get(architecture, ())),
+        syscalls=[_syscall(rule) for rule in rules],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WantedProfile:
+    """The profile that a request names, by whichever of its fields."""
+
+    unconfined: bool = False
+    localhost: str = ""
+    """Name or path of a profile on the node; with neither this nor ``unconfined``, the runtime's
+    own is meant."""
+
+
+def wanted_seccomp(
+    *,
+    seccomp: api_pb2.SecurityProfile | None,
+    seccomp_profile_path: str,
+    unset_seccomp_profile: str,
+) -> WantedProfile:
+    """The seccomp profile that is meant; a localhost one is the path of a file."""
+    if seccomp is not None:
+        return _by_message(seccomp, f"{_CONTEXT}.seccomp")
+    name = seccomp_profile_path or unset_seccomp_profile
+    if name in _UNCONFINED:
+        return WantedProfile(unconfined=True)
+    return _by_name(name, f"{_CONTEXT}.seccomp_profile_path")
+
+
+def apparmor_profile(
+    *,
+    apparmor: api_pb2.SecurityProfile | None,
+    apparmor_profile: str,
+    privileged: bool,
+    available: bool,
+    localhost_apparmor_loaded: bool,
+) -> str | None:
+    """The profile that the first process changes to; None where AppArmor has no say.
+
+    A request that names none gets the default where the node has AppArmor. One that names a
+    profile is refused where the node cannot enforce it. A privileged container escapes the
+    default, not a profile that is named for it.
+    """
+    wanted = wanted_apparmor(apparmor=apparmor, apparmor_profile=apparmor_profile)
+    named = apparmor is not None or apparmor_profile != ""
+    field = f"{_CONTEXT}.{'apparmor' if apparmor is not None else 'apparmor_profile'}"
+    if wanted.unconfined:
+        return None
+    if not available:
+        if not named or (privileged and not wanted.localhost):
+            return None
+        raise InvalidArgument(
+            "AppArmor is off on this node, or apparmor_parser is missing; ask for Unconfined",
+            field=field,
+        )
+    if wanted.localhost:
+        if not localhost_apparmor_loaded:
+            raise InvalidArgument(
+                f"profile {wanted.localhost!r} is not loaded on this node; load it with"
+                " apparmor_parser",
+                field=field,
+            )
+        return wanted.localhost
+    return None if privileged else DEFAULT_APPARMOR_PROFILE
+
+
+def wanted_apparmor(
+    *, apparmor: api_pb2.SecurityProfile | None, apparmor_profile: str
+) -> WantedProfile:
+    """The AppArmor profile that is meant; a localhost one is a loaded profile's name."""
+    if apparmor is not None:
+        return _by_message(apparmor, f"{_CONTEXT}.apparmor")
+    if apparmor_profile == "":
+        return WantedProfile()
+    if apparmor_profile in _UNCONFINED:
+        return WantedProfile(unconfined=True)
+    return _by_name(apparmor_profile, f"{_CONTEXT}.apparmor_profile")
+
+
+def hidden_paths(*, paths: Sequence[str], privileged: bool) -> list[str] | None:
+    """The given paths; none are hidden from a privileged container.
+
+    The kubelet sends the defaults for procMount: Default, so an empty list means that everything
+    may be seen.
+    """
+    return None if privileged else list(paths) or None
+
+
+def _held(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
+    """The bounding set of a container that is not privileged."""
+    if wanted is None:
+        return list(DEFAULT_CAPABILITIES)
+    add, drop = _names(wanted.add_capabilities), _names(wanted.drop_capabilities)
+    base: Sequence[str] = all_capabilities if _ALL in add else DEFAULT_CAPABILITIES
+    if _ALL in drop:
+        base = ()
+    held = [*base, *add, *_ambient(wanted, all_capabilities)]
+    return list(dict.fromkeys(_without(held, [*drop, _ALL])))
+
+
+def _ambient(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
+    if wanted is None:
+        return []
+    add, drop = _names(wanted.add_ambient_capabilities), _names(wanted.drop_capabilities)
+    return _without(all_capabilities if _ALL in add else add, drop)
+
+
+def _names(capabilities: Iterable[str]) -> list[str]:
+    """As the OCI runtime spec writes them; requests may leave out CAP_."""
+    upper = (name.upper() for name in capabilities)
+    return [name if name == _ALL or name.startswith("CAP_") else f"CAP_{name}" for name in upper]
+
+
+def _without(names: Iterable[str], drop: Iterable[str]) -> list[str]:
+    dropped = frozenset(drop)
+    return [name for name in names if name not in dropped]
+
+
+def _by_message(profile: api_pb2.SecurityProfile, field: str) -> WantedProfile:
+    reference = profile.localhost_ref.removeprefix(_LOCALHOST)
+    if profile.profile_type == api_pb2.SecurityProfile.Localhost:
+        if not reference:
+            raise InvalidArgument(
+                "must name a profile, as profile_type is Localhost", field=f"{field}.localhost_ref"
+            )
+        return WantedProfile(localhost=reference)
+    if reference:
+        raise InvalidArgument("is only for profile_type Localhost", field=f"{field}.localhost_ref")
+    return WantedProfile(unconfined=profile.profile_type == api_pb2.SecurityProfile.Unconfined)
+
+
+def _by_name(name: str, field: str) -> WantedProfile:
+    """A profile in the notation of the deprecated fields."""
+    if name in _RUNTIME_DEFAULTS:
+        return WantedProfile()
+    reference = name.removeprefix(_LOCALHOST)
+    if name.startswith(_LOCALHOST) and reference:
+        return WantedProfile(localhost=reference)
+    raise InvalidArgument(
+        f"must be runtime/default, unconfined or localhost/<profile>, not {name!r}", field=field
+    )
+
+
+def _concerns(
+    rule: Mapping[str, Any], held: frozenset[str], architecture: str, kernel: tuple[int, int]
+) -> bool:
+    return (
+        kernel >= tuple(rule.get("kernel", (0, 0)))
+        and architecture in rule.get("architectures", (architecture,))
+        and architecture not in rule.get("not_architectures", ())
+        and ("capability" not in rule or rule["capability"] in held)
+        and ("without_capability" not in rule or rule["without_capability"] not in held)
+    )
+
+
+def _syscall(rule: Mapping[str, Any]) -> types.LinuxSyscall:
+    return types.LinuxSyscall(
+        names=list(rule["names"]),
+        action=rule.get("action", "SCMP_ACT_ALLOW"),
+        errnoRet=rule.get("errno"),
+        args=[types.LinuxSeccompArg.from_dict(condition) for condition in rule.get("args", ())],
+    )

@@ -1,0 +1,65 @@
+"""Signals by the names of three worlds: the CRI's enum, image configs, and the kernel's numbers."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
+
+_REAL_TIME = re.compile(r"SIG(RTMIN|RTMAX)(?:([+-])([0-9]+))?")
+
+
+def number(name: str) -> int:
+    """The number of the signal that an image or a record names: SIGTERM, TERM, 15 or SIGRTMIN+3.
+
+    Raises InvalidArgument for a name that is no signal of this platform.
+    """
+    if name.isascii() and name.isdecimal():
+        known = 1 <= int(name) <= signal.SIGRTMAX
+        if known:
+            return int(name)
+    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
+    real_time = _REAL_TIME.fullmatch(full)
+    if real_time:
+        base, sign, distance = real_time.groups()
+        found = signal.SIGRTMIN if base == "RTMIN" else signal.SIGRTMAX
+        value = found + int(f"{sign}{distance}") if distance else int(found)
+        if signal.SIGRTMIN <= value <= signal.SIGRTMAX:
+            return value
+    elif full in signal.Signals.__members__:
+        return int(signal.Signals[full])
+    raise InvalidArgument(
+        f"{name!r} is no signal: give a name as in SIGTERM or SIGRTMIN+3, or a number from 1 to"
+        f" {int(signal.SIGRTMAX)}"
+    )
+
+
+def stop_signal_number(*, requested: api_pb2.Signal, from_image: str) -> int:
+    """The number of the signal that asks a container to end: the request's, else the image's, else
+    SIGTERM."""
+    if requested != api_pb2.RUNTIME_DEFAULT:
+        return _NUMBERS[requested]
+    return number(from_image) if from_image else int(signal.SIGTERM)
+
+
+def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
+    """The same signal as the CRI names it."""
+    if requested != api_pb2.RUNTIME_DEFAULT:
+        return requested
+    return _CRI[stop_signal_number(requested=requested, from_image=from_image)]
+
+
+def _kernel_name(cri_name: str) -> str:
+    """The CRI cannot have + and - in a name, so it spells them."""
+    return cri_name.replace("PLUS", "+").replace("MINUS", "-")
+
+
+_NUMBERS: dict[api_pb2.Signal, int] = {
+    api_pb2.Signal.Value(name): number(_kernel_name(name))
+    for name in api_pb2.Signal.keys()
+    if name != "RUNTIME_DEFAULT"
+}
+# reversed, as the old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in the enum
+_CRI = {found: value for value, found in reversed(_NUMBERS.items())}

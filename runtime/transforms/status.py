@@ -1,0 +1,52 @@
+"""What the CRI shows of a container where the record says it otherwise."""
+
+from __future__ import annotations
+
+from generated import lifecycle
+from generated.cri import api_pb2
+from runtime.transforms import signals
+from runtime.transforms.facts import Image
+
+
+def container_state(*, state: lifecycle.ContainerState) -> api_pb2.ContainerState:
+    """One of the CRI's four states, by spec/lifecycle.yaml."""
+    return lifecycle.CRI_CONTAINER_STATE[state]
+
+
+def exit_reason(*, state: lifecycle.ContainerState, exit_code: int, reason: str) -> str:
+    """Why an ended container ended: what was recorded, else Completed or Error by its exit code.
+
+    The kubelet shows the word to users and counts restarts by it.
+    """
+    if reason or lifecycle.CRI_CONTAINER_STATE[state] != api_pb2.CONTAINER_EXITED:
+        return reason
+    return "Completed" if exit_code == 0 else "Error"
+
+
+def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
+    """The signal that a graceful stop sends; never the default, which says nothing."""
+    return signals.stop_signal(requested=requested, from_image=from_image)
+
+
+def image_name(*, image: Image | None, requested: str) -> str:
+    """The image as people know it: its first tag, else what the request named.
+
+    ``image`` is None once the image has been removed under a container.
+    """
+    return image.tags[0] if image and image.tags else requested
+
+
+def image_ref(*, image: Image | None, image_id: str) -> str:
+    """The image as a registry knows it: its first digest, else the id that the container was made
+    from."""
+    return image.digests[0] if image and image.digests else image_id
+
+
+def supplemental_groups(*, additionalGids: list[int]) -> list[int]:
+    """The groups of a process as the kernel has them; the CRI's list is wider in type only."""
+    return list(additionalGids)
+
+
+def value_or_zero(*, value: int | None) -> int:
+    """The CRI has no absence for a number: 0 means "not set"."""
+    return value or 0
