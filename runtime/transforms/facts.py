@@ -299,11 +299,8 @@ class Sandbox:
     metadata: SandboxMetadata
     status: SandboxStatus
     files: SandboxFiles = field(default_factory=SandboxFiles)
-    image: Image = field(default_factory=Image)
-    """The pause image; only needed while the pause container's spec is built, as the rest."""
-
     security: Security = field(default_factory=Security)
-    """For the pause container itself."""
+    """For the pause container itself; only needed while its spec is built."""
 
     userns_path: str = ""
     """The file that pins the pod's user namespace, which owns its network namespace; "" without a
@@ -421,9 +418,6 @@ class Container:
 
     metadata: ContainerMetadata
     status: ContainerStatus
-    image: Image = field(default_factory=Image)
-    """The image that it is made from."""
-
     mounts: tuple[MountSource, ...] = ()
     """One for each entry of ``config.mounts``, in the same order."""
 

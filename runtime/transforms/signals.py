@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import cast
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
@@ -56,10 +57,10 @@ def _kernel_name(cri_name: str) -> str:
     return cri_name.replace("PLUS", "+").replace("MINUS", "-")
 
 
-_NUMBERS: dict[api_pb2.Signal, int] = {
-    api_pb2.Signal.Value(name): number(_kernel_name(name))
-    for name in api_pb2.Signal.keys()
-    if name != "RUNTIME_DEFAULT"
+_NUMBERS: dict[int, int] = {
+    value: number(_kernel_name(name))
+    for name, value in api_pb2.Signal.items()
+    if value != api_pb2.RUNTIME_DEFAULT
 }
 # reversed, as the old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in the enum
-_CRI = {found: value for value, found in reversed(_NUMBERS.items())}
+_CRI = {found: cast(api_pb2.Signal, value) for value, found in reversed(_NUMBERS.items())}
