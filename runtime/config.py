@@ -216,9 +216,15 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     return config
 
 
+def as_builtins(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain tables, every default written out."""
+    tables: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_encode)
+    return tables
+
+
 def as_toml(config: Config) -> str:
-    """The effective configuration, every default written out."""
-    return "\n".join(_toml_lines(msgspec.to_builtins(config, enc_hook=_encode), ())) + "\n"
+    """The effective configuration as a file that ``load`` reads."""
+    return "\n".join(_toml_lines(as_builtins(config), ())) + "\n"
 
 
 def _read(path: Path) -> str:
