@@ -1,0 +1,265 @@
+"""CreateContainer: from a request to a container in containerd that can be started.
+
+What the request names is looked up first (image, mount sources, devices, profiles, the user in the
+image's files); then the OCI spec is built from these facts without any more I/O. The snapshot is
+prepared beside the looking up. What was made is undone in reverse when a step fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import aio
+
+from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from generated.oci import container_config, defaults, types
+from runtime import device_nodes, image_volumes, mount_sources, rootfs_user, security_profiles
+from runtime.container_remove import remove_directories, remove_record_and_snapshot
+from runtime.container_services import both
+from runtime.containerd import oci_any
+from runtime.errors import FailedPrecondition, NotFound, from_rpc
+from runtime.records import CONTAINER_EXTENSION, container_extension
+from runtime.rollback import Rollback
+from runtime.runtime_options import container_runtime
+from runtime.snapshot_view import open_snapshot
+from runtime.transforms import facts
+
+if TYPE_CHECKING:
+    from runtime.container_services import Services
+    from runtime.store import Sandbox
+
+log = structlog.get_logger(__name__)
+
+
+async def create(
+    services: Services, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
+) -> api_pb2.CreateContainerResponse:
+    """Create a container in a ready pod; the answer names it by its id.
+
+    Raises NotFound for an image that is not on the node, FailedPrecondition for a name that is
+    taken, InvalidArgument for what the request names and the node or the image does not have.
+    """
+    config = request.config
+    container_id = secrets.token_hex(32)
+    name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
+    async with Rollback() as undo:
+        services.store.names.reserve(name, container_id)
+        undo.push("free the name", services.store.names.release, name)
+        image = await _image(services, config.image)
+        metadata = facts.ContainerMetadata(
+            id=container_id,
+            name=name,
+            sandbox_id=sandbox.id,
+            config=config,
+            image_ref=image.id,
+            image_name=image.reference,
+            log_path=_log_path(sandbox.metadata.config.log_directory, config.log_path),
+            stop_signal=image.stop_signal,
+        )
+        undo.push("remove the directories", remove_directories, services, container_id)
+        snapshotter = services.handler(sandbox).snapshotter
+        undo.push(
+            "remove record and snapshot",
+            remove_record_and_snapshot,
+            services,
+            container_id,
+            sandbox.id,
+            snapshotter,
+        )
+        try:
+            spec, mounts = await _make(services, sandbox, metadata, image)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"create container {config.metadata.name}") from error
+        created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
+        services.store.containers.add(metadata, created)
+    services.specs.remember(container_id, spec)
+    services.prepared[container_id] = mounts
+    return api_pb2.CreateContainerResponse(container_id=container_id)
+
+
+def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxMetadata) -> str:
+    """The name that at most one container of the node has; the built-in plugin's form."""
+    parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
+    return "_".join(parts)
+
+
+def target_pid(services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> int:
+    """The first process of the container whose PID namespace is to be joined; 0 when none is.
+
+    Raises FailedPrecondition unless it runs, in the same pod.
+    """
+    options = config.linux.security_context.namespace_options
+    if options.pid != api_pb2.TARGET:
+        return 0
+    target = services.store.containers.find(options.target_id)
+    if target is None or target.metadata.sandbox_id != sandbox.id:
+        raise NotFound(
+            f"pod {sandbox.id} has no container {options.target_id!r}",
+            field="config.linux.security_context.namespace_options.target_id",
+        )
+    if target.state is not ContainerState.RUNNING:
+        raise FailedPrecondition(
+            f"the target container {target.id} is {target.state.name}; it must be RUNNING",
+            field="config.linux.security_context.namespace_options.target_id",
+        )
+    return target.status.pid
+
+
+async def _image(services: Services, wanted: api_pb2.ImageSpec) -> facts.Image:
+    image = await services.images.resolve(wanted.image)
+    if image is None:
+        raise NotFound(
+            f"image {wanted.image!r} is not on this node; pull it first",
+            field="config.image.image",
+        )
+    return image
+
+
+def _log_path(directory: str, path: str) -> str:
+    return os.path.normpath(f"{directory}/{path}") if directory and path else ""
+
+
+async def _make(
+    services: Services, sandbox: Sandbox, metadata: facts.ContainerMetadata, image: facts.Image
+) -> tuple[types.Spec, list[types_pb2.Mount]]:
+    """Everything in containerd and on disk; the OCI spec and the mounts of the root file system."""
+    handler = services.handler(sandbox)
+    root = services.store.layout.container_root(metadata.id)
+    for directory in (root, services.store.layout.container_state(metadata.id)):
+        directory.mkdir(mode=0o755, parents=True)
+    container, (parent, mounts) = await both(
+        _look_up(services, sandbox, metadata, image, root),
+        _prepare(services, sandbox, metadata.id, image, handler.snapshotter),
+    )
+    user = await _user(services, metadata, image, parent, mounts, root)
+    if container.volumes:
+        await asyncio.to_thread(_fill_volumes, container.volumes, mounts, root)
+    host = services.host
+    if metadata.config.linux.security_context.privileged:
+        host = replace(host, devices=await asyncio.to_thread(device_nodes.host_devices))
+    record = containers_pb2.Container(
+        id=metadata.id,
+        image=image.reference,
+        runtime=container_runtime(handler),
+        snapshotter=handler.snapshotter,
+        snapshot_key=metadata.id,
+        extensions={CONTAINER_EXTENSION: container_extension(metadata)},
+    )
+    spec = _spec(container, handler, host, image, record, sandbox.facts, user)
+    record.spec.CopyFrom(oci_any(spec))
+    await services.containerd.containers.Create(
+        containers_pb2.CreateContainerRequest(container=record),
+        metadata=services.containerd.with_lease(sandbox.id),
+    )
+    return spec, mounts
+
+
+async def _look_up(
+    services: Services,
+    sandbox: Sandbox,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    root: Path,
+) -> facts.Container:
+    """Everything of the node that the request names."""
+    config = metadata.config
+    volumes = () if services.config.ignore_image_defined_volumes else image.volumes
+    wanted = security_profiles.wanted_by_container(config.linux.security_context, services.host)
+    sources: tuple[facts.MountSource, ...] = ()
+    devices: tuple[facts.DeviceNode, ...] = ()
+    if config.mounts or config.devices:
+        # in a thread: the path may lie on a network mount that hangs
+        sources, devices = await asyncio.to_thread(
+            lambda: (
+                mount_sources.host_sources(config.mounts),
+                device_nodes.requested(config.devices),
+            )
+        )
+    return facts.Container(
+        metadata=metadata,
+        status=facts.ContainerStatus(ContainerState.CREATED),
+        mounts=sources,
+        volumes=image_volumes.uncovered(volumes, config.mounts, root),
+        devices=devices,
+        target_pid=target_pid(services, sandbox, config),
+        security=await security_profiles.look_up(wanted),
+    )
+
+
+async def _prepare(
+    services: Services, sandbox: Sandbox, container_id: str, image: facts.Image, snapshotter: str
+) -> tuple[str, list[types_pb2.Mount]]:
+    """Make the root file system on top of the image; the image's chain id and the mounts."""
+    parent = await services.images.unpacked(image, snapshotter)
+    answer = await services.containerd.snapshots.Prepare(
+        snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=snapshotter, key=container_id, parent=parent
+        ),
+        metadata=services.containerd.with_lease(sandbox.id),
+    )
+    return parent, list(answer.mounts)
+
+
+async def _user(
+    services: Services,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    parent: str,
+    mounts: list[types_pb2.Mount],
+    root: Path,
+) -> facts.User:
+    wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
+    if not wanted.needs_database:
+        return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
+    database = services.users.known(parent)
+    if database is None:
+        database = await asyncio.to_thread(_read_users, services, parent, mounts, root)
+    return rootfs_user.resolve(wanted, database)
+
+
+def _read_users(
+    services: Services, parent: str, mounts: list[types_pb2.Mount], root: Path
+) -> rootfs_user.UserDatabase:
+    with open_snapshot(mounts, root) as layers:
+        return services.users.get(parent, lambda: rootfs_user.read_database(layers))
+
+
+def _fill_volumes(
+    volumes: tuple[facts.Volume, ...], mounts: list[types_pb2.Mount], root: Path
+) -> None:
+    with open_snapshot(mounts, root) as layers:
+        image_volumes.fill(volumes, layers)
+
+
+def _spec(
+    container: facts.Container,
+    handler: facts.Handler,
+    host: facts.Host,
+    image: facts.Image,
+    record: containers_pb2.Container,
+    sandbox: facts.Sandbox,
+    user: facts.User,
+) -> types.Spec:
+    """The OCI spec by the mapping, which writes into ``record`` as well."""
+    spec = defaults.container_spec()
+    container_config.apply(
+        container.metadata.config,
+        spec,
+        container=container,
+        handler=handler,
+        host=host,
+        image=image,
+        record=record,
+        sandbox=sandbox,
+        user=user,
+    )
+    return spec

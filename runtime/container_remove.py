@@ -1,0 +1,108 @@
+"""RemoveContainer: leave nothing of a container.
+
+Every step bears that there is nothing to do, so a removal that failed or was given up is repeated
+until it goes through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from generated.containerd import containers_pb2, snapshots_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerEvent
+from runtime.container_services import both
+from runtime.container_stop import stop
+from runtime.directories import remove_tree
+from runtime.errors import from_rpc
+from runtime.exits import delete_task
+
+if TYPE_CHECKING:
+    from runtime.container_services import Services
+    from runtime.store import Container
+
+
+async def remove(
+    services: Services, container: Container, request: api_pb2.RemoveContainerRequest
+) -> api_pb2.RemoveContainerResponse:
+    """Stop by force what runs, then remove task, record, snapshot, output and files."""
+    await stop(services, container, api_pb2.StopContainerRequest(timeout=0))
+    container.fire(ContainerEvent.REMOVE)
+    try:
+        await _remove(services, container)
+    except aio.AioRpcError as error:
+        container.fire(ContainerEvent.REMOVE_FAILED)
+        raise from_rpc(error, f"remove container {container.id}") from error
+    except BaseException:
+        container.fire(ContainerEvent.REMOVE_FAILED)
+        raise
+    services.specs.forget(container.id)
+    services.prepared.pop(container.id, None)
+    container.fire(ContainerEvent.REMOVED)
+    return api_pb2.RemoveContainerResponse()
+
+
+async def _remove(services: Services, container: Container) -> None:
+    await end_task(services, container.id)
+    await both(
+        remove_record_and_snapshot(
+            services,
+            container.id,
+            container.metadata.sandbox_id,
+            services.snapshotter(container.sandbox),
+        ),
+        services.log_keeper.close(container.id),
+    )
+    # last: while the directories are there, a restarted server knows that something is left
+    await remove_directories(services, container.id)
+
+
+async def end_task(services: Services, container_id: str) -> None:
+    """Delete what may be left of a task, alive if need be; usually there is none."""
+    try:
+        await delete_task(services.containerd, container_id)
+    except aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            raise
+        # it runs: a start that failed half way left it
+        await services.exits.end(container_id)
+
+
+async def remove_record_and_snapshot(
+    services: Services, container_id: str, sandbox_id: str, snapshotter: str
+) -> None:
+    """Have containerd forget the container and its root file system; gone is fine."""
+    containerd = services.containerd
+    # under the pod's lease, which otherwise keeps the name of every container that the pod ever had
+    metadata = containerd.with_lease(sandbox_id)
+
+    async def remove_snapshot() -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=container_id)
+        try:
+            await containerd.snapshots.Remove(request, metadata=metadata)
+        except aio.AioRpcError as error:
+            _must_be_gone(error)
+
+    async def delete_record() -> None:
+        request = containers_pb2.DeleteContainerRequest(id=container_id)
+        try:
+            await containerd.containers.Delete(request)
+        except aio.AioRpcError as error:
+            _must_be_gone(error)
+
+    await both(remove_snapshot(), delete_record())
+
+
+async def remove_directories(services: Services, container_id: str) -> None:
+    """Remove the files of a container, volumes included."""
+    layout = services.store.layout
+    await remove_tree(layout.container_state(container_id))
+    await remove_tree(layout.container_root(container_id))
+
+
+def _must_be_gone(error: aio.AioRpcError) -> None:
+    if error.code() is not grpc.StatusCode.NOT_FOUND:
+        raise error

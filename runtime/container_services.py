@@ -1,0 +1,111 @@
+"""What the work on containers needs from the rest of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from generated.containerd import types_pb2
+from runtime.config import Config
+from runtime.container_specs import Specs
+from runtime.containerd import Containerd
+from runtime.errors import FailedPrecondition
+from runtime.exits import Exits
+from runtime.log_keeper_client import Fifos
+from runtime.rootfs_user import UserDatabases
+from runtime.store import Container, Sandbox, Store
+from runtime.transforms import facts
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Images(Protocol):
+    """Images as containers use them; `runtime.images.Images`."""
+
+    async def resolve(self, reference: str) -> facts.Image | None: ...
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str: ...
+
+
+class LogKeeper(Protocol):
+    """The log keeper as containers use it; `runtime.log_keeper_client.LogKeeper`."""
+
+    async def open(
+        self,
+        container_id: str,
+        fifos: Fifos,
+        tty: bool,
+        log_path: str | None,
+        *,
+        line_limit: int,
+    ) -> object: ...
+
+    async def reopen(self, container_id: str) -> None: ...
+
+    async def close(self, container_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The joined parts, as `runtime.app` made them, and what containers share among themselves."""
+
+    containerd: Containerd
+    store: Store
+    exits: Exits
+    images: Images
+    log_keeper: LogKeeper
+    host: facts.Host
+    handlers: Mapping[str, facts.Handler]
+    """By name."""
+    config: Config
+    specs: Specs
+    users: UserDatabases = field(default_factory=UserDatabases)
+    prepared: dict[str, list[types_pb2.Mount]] = field(default_factory=dict)
+    """The root file systems of containers that were created and not started yet: their mounts, as
+    the snapshotter told them."""
+    updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
+    """Held while a container's resources change: the spec is read, changed and written back."""
+
+    def handler(self, sandbox: Sandbox) -> facts.Handler:
+        """The runtime handler of a pod."""
+        handler = self._handler(sandbox)
+        if handler is None:
+            raise FailedPrecondition(
+                f"pod {sandbox.id} was made by the runtime handler "
+                f'"{sandbox.metadata.runtime_handler}", which the config has no more'
+            )
+        return handler
+
+    def snapshotter(self, sandbox: Sandbox | None) -> str:
+        """Where the root file systems of a pod's containers are; the default when nobody knows."""
+        handler = None if sandbox is None else self._handler(sandbox)
+        return self.config.containerd.snapshotter if handler is None else handler.snapshotter
+
+    def _handler(self, sandbox: Sandbox) -> facts.Handler | None:
+        default = self.config.containerd.default_runtime_name
+        return self.handlers.get(sandbox.metadata.runtime_handler or default)
+
+
+_unfinished: set[asyncio.Task[None]] = set()
+"""Clean-ups at work: asyncio itself holds tasks weakly only."""
+
+
+async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``cleanup``, which goes on when the caller is cancelled meanwhile."""
+    task = asyncio.create_task(cleanup)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
+    await asyncio.shield(task)
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Run both at once and wait for both, whatever becomes of one: nothing works on behind the
+    back of the rollback. The first failure is raised."""
+    one = asyncio.ensure_future(first)
+    other = asyncio.ensure_future(second)
+    await asyncio.gather(one, other, return_exceptions=True)
+    return one.result(), other.result()

@@ -1,0 +1,70 @@
+"""Collect the output of one process from a FIFO, up to a limit, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+_CHUNK = 1 << 16
+"""Bytes: the size of a pipe."""
+
+
+class OutputPipe:
+    """A FIFO that the shim writes to and this process reads.
+
+    Both ends are opened at once: without a writer a read would report the end of an output that
+    has not begun. ``started`` lets go of that writer when the shim has its own.
+    """
+
+    def __init__(self, path: Path, *, limit: int) -> None:
+        """Make the FIFO at ``path`` and begin to read; at most ``limit`` bytes are kept."""
+        self.path = path
+        self._limit = limit
+        self._kept = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when every writer has closed its end."""
+        os.mkfifo(path, 0o600)
+        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._loop.add_reader(self._reader, self._read)
+
+    @property
+    def content(self) -> bytes:
+        """What was read, up to the limit."""
+        return bytes(self._kept)
+
+    def started(self) -> None:
+        """The process runs, so the shim holds the writing end."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def close(self) -> None:
+        """Stop reading, whoever still writes, and remove the FIFO. Repeatable."""
+        self.started()
+        self._end()
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self._end()
+            return
+        # what is beyond the limit is read all the same, so that the process is never blocked
+        room = self._limit - len(self._kept)
+        if room > 0:
+            self._kept += chunk[:room]
+
+    def _end(self) -> None:
+        if self._reader < 0:
+            return
+        self._loop.remove_reader(self._reader)
+        os.close(self._reader)
+        self._reader = -1
+        if not self.ended.done():
+            self.ended.set_result(None)
