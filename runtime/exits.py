@@ -18,6 +18,7 @@ ended must not stay RUNNING because a disk was full for a moment.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Exits:
         """
         wait = self._waits.get(task_id)
         if wait is None:
-            # The call begins here and not in the task, so that it is on its way before the next one.
+            # The call begins here, not in the task: it is on its way before the next one.
             answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
             wait = asyncio.create_task(self._wait(task_id, answer), name=f"wait {task_id}")
             self._waits[task_id] = wait
@@ -135,6 +136,13 @@ class Exits:
             task = tasks.pop(task_id, None)
             if task is not None:
                 task.cancel()
+
+    async def end(self, task_id: str) -> None:
+        """Kill and delete a task that nobody follows, whether it runs or not; none is fine."""
+        if await kill_task(self._containerd, task_id, signal.SIGKILL):
+            await asyncio.wait({self.wait(task_id)}, timeout=CALL_LIMIT)
+        await delete_task(self._containerd, task_id)
+        self.forget(task_id)
 
     def follow_sandbox(self, sandbox: Sandbox) -> None:
         """Deal with the end of this pause task, now or whenever it comes."""
@@ -299,13 +307,11 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
     return Exit.told(answer.exit_status, answer.exited_at)
 
 
-async def kill_task(
-    containerd: Containerd, task_id: str, signal: int, *, all: bool = False
-) -> bool:
-    """Send the signal to a task's first process, or to all of them; False when it has ended."""
+async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
+    """Send a signal to a task's first process; False when there is none any more."""
     try:
         await containerd.tasks.Kill(
-            tasks_pb2.KillRequest(container_id=task_id, signal=signal, all=all), timeout=CALL_LIMIT
+            tasks_pb2.KillRequest(container_id=task_id, signal=number), timeout=CALL_LIMIT
         )
     except aio.AioRpcError as error:
         if error.code() in _GONE or "process already finished" in (error.details() or ""):

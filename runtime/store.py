@@ -35,9 +35,6 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.events import Events
 from runtime.transforms import facts
 
-_PLUGIN_DIR: Final = "io.containerd.grpc.v1.cri"
-"""The directory that the built-in plugin uses below its root and its state."""
-
 _HOST_SHM: Final = "/dev/shm"
 
 
@@ -46,14 +43,9 @@ class Layout:
     """Where the files of every object are; both directories are the server's own."""
 
     root: Path
-    """Survives a reboot: ``<config root>/io.containerd.grpc.v1.cri``."""
+    """``Config.root_dir``: survives a reboot."""
     state: Path
-    """Gone after a reboot: ``<config state>/io.containerd.grpc.v1.cri``."""
-
-    @classmethod
-    def below(cls, root: str | Path, state: str | Path) -> Layout:
-        """The layout for the configured ``root`` and ``state``."""
-        return cls(root=Path(root) / _PLUGIN_DIR, state=Path(state) / _PLUGIN_DIR)
+    """``Config.state_dir``: gone after a reboot."""
 
     def sandbox(self, metadata: facts.SandboxMetadata) -> facts.SandboxFiles:
         """The files of a sandbox; nothing is created."""
@@ -256,6 +248,7 @@ class Container:
         """Set once the exit is dealt with: status saved, task deleted, output drained."""
         self.stop_signal_sent = False
         """A second graceful stop only waits: the signal is sent once."""
+        self._moved = asyncio.Event()
         self._note_exit()
 
     @property
@@ -275,6 +268,11 @@ class Container:
     def sandbox(self) -> Sandbox | None:
         """Its pod; None only when the pod's record was lost."""
         return self._store.sandboxes.get(self.metadata.sandbox_id)
+
+    async def start_ended(self) -> None:
+        """Return when no StartContainer is at work on it, however that ended."""
+        while self.state is ContainerState.STARTING:
+            await self._moved.wait()
 
     def listed(self) -> api_pb2.Container:
         """Its entry in ListContainers; kept until something changes, and not to be changed."""
@@ -320,6 +318,8 @@ class Container:
 
     def _changed(self) -> None:
         self._listed = None
+        self._moved.set()
+        self._moved = asyncio.Event()
         self._store.containers.changed()
 
 

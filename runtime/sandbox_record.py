@@ -1,0 +1,27 @@
+"""Keep the pause container's record in step with what is known of the sandbox."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from generated.containerd import containers_pb2
+from runtime import records
+from runtime.containerd import Containerd
+from runtime.transforms import facts
+
+_CALL_LIMIT: Final = 120.0
+"""Seconds; see `runtime.sandbox_run`."""
+
+
+async def save_metadata(containerd: Containerd, metadata: facts.SandboxMetadata) -> None:
+    """Write the sandbox's metadata into the extension of its pause container."""
+    container = containers_pb2.Container(id=metadata.id)
+    container.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
+    await containerd.containers.Update(
+        containers_pb2.UpdateContainerRequest(
+            container=container, update_mask=FieldMask(paths=["extensions"])
+        ),
+        timeout=_CALL_LIMIT,
+    )

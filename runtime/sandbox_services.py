@@ -1,0 +1,100 @@
+"""What the work on sandboxes needs from the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from generated.cri import api_pb2
+from runtime.config import Config
+from runtime.containerd import Containerd
+from runtime.errors import InvalidArgument
+from runtime.exits import Exits
+from runtime.store import Container, Store
+from runtime.transforms import facts
+
+
+class Attachment(Protocol):
+    """What CNI ADD gave a pod."""
+
+    @property
+    def ip(self) -> str: ...
+
+    @property
+    def additional_ips(self) -> tuple[str, ...]: ...
+
+    @property
+    def result(self) -> Mapping[str, Any]: ...
+
+
+class Network(Protocol):
+    """CNI as sandboxes use it; `runtime.cni.Network`."""
+
+    async def add(
+        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
+    ) -> Attachment: ...
+
+    async def delete(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        had_result: bool,
+    ) -> None: ...
+
+
+class Images(Protocol):
+    """Images as sandboxes use them; `runtime.images.Images`."""
+
+    async def ensure(self, reference: str) -> facts.Image: ...
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str: ...
+
+
+class ContainerWork(Protocol):
+    """What a pod's end does to its containers; `runtime.containers.Containers`."""
+
+    async def stop(
+        self, container: Container, request: api_pb2.StopContainerRequest
+    ) -> api_pb2.StopContainerResponse: ...
+
+    async def remove(
+        self, container: Container, request: api_pb2.RemoveContainerRequest
+    ) -> api_pb2.RemoveContainerResponse: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The joined parts, as `runtime.app` made them."""
+
+    containerd: Containerd
+    store: Store
+    exits: Exits
+    images: Images
+    network: Network
+    containers: ContainerWork
+    host: facts.Host
+    handlers: Mapping[str, facts.Handler]
+    """By name."""
+    config: Config
+
+    def handler(self, name: str) -> facts.Handler:
+        """The runtime handler that a pod asks for; the empty name is the default one.
+
+        Raises InvalidArgument naming those that the config has.
+        """
+        handler = self.handlers.get(name or self.config.containerd.default_runtime_name)
+        if handler is None:
+            known = ", ".join(sorted(filter(None, self.handlers)))
+            raise InvalidArgument(
+                f'no runtime handler "{name}" is configured; there are: {known}',
+                field="runtime_handler",
+            )
+        return handler
+
+    def snapshotter(self, handler_name: str) -> str:
+        """Where the handler's snapshots are; the default for one that has left the config since."""
+        handler = self.handlers.get(handler_name or self.config.containerd.default_runtime_name)
+        return handler.snapshotter if handler else self.config.containerd.snapshotter

@@ -1,0 +1,64 @@
+"""Steps that run beside each other without being torn apart.
+
+Cancelling a call to containerd does not undo it: it may take effect after the caller has begun to
+clean up. So steps that make something are always waited for, and only then is the failure, or the
+cancellation, passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+
+async def all_finished(*steps: Coroutine[Any, Any, object]) -> None:
+    """Return when every step has ended; raise the first failure among them then.
+
+    A cancellation is passed on after the steps have ended.
+    """
+    tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(step) for step in steps]
+    await _ended(tasks)
+    failures = [error for task in tasks if (error := task.exception()) is not None]
+    if failures:
+        raise failures[0]
+
+
+async def beside(
+    *, stoppable: Coroutine[Any, Any, None], finishing: Coroutine[Any, Any, None]
+) -> None:
+    """Return when both steps have ended well.
+
+    When ``finishing`` fails or the caller goes away, ``stoppable`` is cancelled. ``finishing`` is
+    always waited for. Its failure is the one that counts when both fail.
+    """
+    stopped, finished = asyncio.ensure_future(stoppable), asyncio.ensure_future(finishing)
+    finished.add_done_callback(lambda task: _stop_after_failure(task, stopped))
+    try:
+        await asyncio.wait({stopped, finished})
+    except asyncio.CancelledError:
+        stopped.cancel()
+        await _ended([stopped, finished])
+        raise
+    finished.result()
+    stopped.result()
+
+
+def _stop_after_failure(failed: asyncio.Future[None], other: asyncio.Future[None]) -> None:
+    if failed.cancelled() or failed.exception() is not None:
+        other.cancel()
+
+
+async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Return when every task has ended, also when cancelled meanwhile; then pass that on."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # seen: the cancellation counts
+        raise cancelled
