@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import posixpath
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from runtime.config import Duration
 from runtime.errors import FailedPrecondition
 from runtime.image_reference import DEFAULT_DOMAIN
 
@@ -33,7 +33,6 @@ RESOLVE: Final = "resolve"
 _CAPABILITIES: Final = frozenset({PULL, RESOLVE, "push", "referrers"})
 _API: Final = "/v2"
 _DOCKER_HUB: Final = "registry-1.docker.io"
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DEFAULT_DIAL_TIMEOUT: Final = 30.0
 """Seconds."""
 
@@ -237,22 +236,13 @@ def _read_header(value: Any, _: Path) -> Mapping[str, Any]:
 
 
 def _read_dial_timeout(value: Any, _: Path) -> Mapping[str, Any]:
-    return {"dial_timeout": duration(value)}
+    return {"dial_timeout": float(Duration.parse(value))}
 
 
 def _check_override_path(value: Any, _: Path) -> Mapping[str, Any]:
     """The value itself is obeyed where the URL is read (``_host_at``)."""
     _flag(value)
     return {}
-
-
-def duration(value: Any) -> float:
-    """Seconds of a duration as Go writes it: ``30s``, ``1m30s``, ``500ms``."""
-    text = value if isinstance(value, str) else ""
-    pieces = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
-    if not text or "".join(number + unit for number, unit in pieces) != text:
-        raise ValueError(f'must be a duration such as "30s" or "1m30s", not {value!r}')
-    return sum(float(number) * _UNITS[unit] for number, unit in pieces)
 
 
 _KEYS: Final = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import FailedPrecondition
-from runtime.registry_hosts import RegistryHost, duration, hosts_for, is_localhost
+from runtime.registry_hosts import RegistryHost, hosts_for, is_localhost
 
 
 def write(root: Path, directory: str, text: str) -> Path:
@@ -133,7 +133,7 @@ def test_http_with_tls_settings_tries_tls_first(tmp_path: Path) -> None:
         ("skip_verify = 1", "skip_verify: must be true or false, not 1"),
         ('override_path = "x"', "override_path: must be true or false"),
         ('client = [["a", "b", "c"]]', "client: a pair is a certificate and its key"),
-        ('dial_timeout = "soon"', 'dial_timeout: must be a duration such as "30s"'),
+        ('dial_timeout = "soon"', "dial_timeout: Expected a duration such as"),
         ("host = 1", "write mirrors as tables"),
     ],
 )
@@ -160,10 +160,6 @@ def test_mirrors_are_told_what_they_stand_for() -> None:
 def test_loopback_names() -> None:
     assert all(map(is_localhost, ["localhost", "localhost:1", "127.9.9.9:5000", "[::1]"]))
     assert not any(map(is_localhost, ["localhost.example.com", "10.0.0.1", "example.com:80"]))
-
-
-def test_duration_is_in_seconds() -> None:
-    assert duration("1h2m3.5s") == 3723.5
 
 
 def test_headers_are_not_shown() -> None:
