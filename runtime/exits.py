@@ -40,6 +40,7 @@ from generated.containerd import (
 )
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.containerd import Containerd
+from runtime.errors import CriError
 from runtime.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.store import Container, Sandbox, Store
 
@@ -170,15 +171,11 @@ class Exits:
         while True:
             try:
                 await handle(exit)
-            except (aio.AioRpcError, OSError, TimeoutError) as error:
-                log.warning("exit not dealt with", id=task_id, error=str(error), again_in=pause)
+                break
+            except Exception as error:
+                log.warning("exit not dealt with", id=task_id, error=repr(error), again_in=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            except Exception:
-                log.exception("exit cannot be dealt with", id=task_id)
-                break
-            else:
-                break
         self._waits.pop(task_id, None)
         self._followers.pop(task_id, None)
 
@@ -226,11 +223,7 @@ class Exits:
             reason = OOM_KILLED
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
         await delete_task(self._containerd, container.id)
-        try:
-            async with asyncio.timeout(CALL_LIMIT):
-                await self._log_keeper.drained(container.id)
-        except TimeoutError:
-            log.warning("output is still open after the exit", container=container.id)
+        await self._drain(container.id)
         if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
             container.fire(
                 ContainerEvent.EXITED,
@@ -239,6 +232,19 @@ class Exits:
                 exit_code=exit.code,
                 reason=reason,
             )
+
+    async def _drain(self, container_id: str) -> None:
+        """Have all output in the log before the exit is seen, but do not wait for ever.
+
+        A process that outlived the container's first one may hold the output open; it goes on being
+        drained until the container is removed.
+        """
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                await self._log_keeper.drained(container_id)
+                await self._log_keeper.close(container_id)
+        except (TimeoutError, CriError) as error:
+            log.warning("output not drained", container=container_id, error=str(error))
 
     async def _was_oom_killed(self, container_id: str, exit: Exit) -> bool:
         """Whether the cgroup counted a kill; asked for before the task, and the cgroup, go.

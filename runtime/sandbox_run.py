@@ -134,12 +134,13 @@ class _Creation:
         sandbox_id, config = self._metadata.id, self._metadata.config
         undo = self._undo
         undo.push("delete its directories", self._remove_directories)
+        self._write_unfinished()
         undo.push("delete the lease", self._delete_lease)
         self._lease = asyncio.create_task(self._create_lease())
         image = await self._pause_image()
         if config.linux.security_context.namespace_options.network != api_pb2.NODE:
             await self._make_namespace()
-        self._write_unfinished()
+            self._write_unfinished()
         undo.push("remove the snapshot", self._remove_snapshot)
         undo.push("delete the container", delete_container, self._containerd, sandbox_id)
         undo.push("end the pause task", self._services.exits.end, sandbox_id)
