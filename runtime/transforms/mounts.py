@@ -46,7 +46,7 @@ def container_mounts(
 ) -> list[types.Mount]:
     """Everything that an application container sees mounted."""
     asked = [
-        _requested(index, mount, source, recursive_read_only, user_namespaces)
+        requested_mount(index, mount, source, recursive_read_only, user_namespaces)
         for index, (mount, source) in enumerate(zip(requested, sources, strict=True))
     ]
     taken = {posixpath.normpath(mount.destination) for mount in asked}
@@ -110,7 +110,7 @@ def rootfs_propagation(*, requested: Sequence[api_pb2.Mount]) -> str | None:
     return "rslave" if api_pb2.PROPAGATION_HOST_TO_CONTAINER in wanted else None
 
 
-def _requested(
+def requested_mount(
     index: int,
     mount: api_pb2.Mount,
     source: MountSource,

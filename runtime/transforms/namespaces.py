@@ -63,18 +63,18 @@ def container_namespaces(
     options = namespace_options or api_pb2.NamespaceOption()
     pod = sandbox_options or api_pb2.NamespaceOption()
     found = [
-        _pid_namespace(options, pid, target_pid),
+        pid_namespace(options, pid, target_pid),
         types.LinuxNamespace(type="ipc", path=f"/proc/{pid}/ns/ipc"),
         types.LinuxNamespace(type="uts", path=f"/proc/{pid}/ns/uts"),
         types.LinuxNamespace(type="mount"),
         types.LinuxNamespace(type="network", path=f"/proc/{pid}/ns/net"),
     ]
-    if _user_mappings(options) != _user_mappings(pod):
+    if user_mappings(options) != user_mappings(pod):
         raise InvalidArgument(
             "must be the pod's: a container cannot have a user namespace of its own",
             field=f"config.{_USERNS_FIELD}",
         )
-    if _user_mappings(pod):
+    if user_mappings(pod):
         found.append(types.LinuxNamespace(type="user", path=f"/proc/{pid}/ns/user"))
     if cgroup_unified and not privileged:
         found.append(types.LinuxNamespace(type="cgroup"))
@@ -85,7 +85,7 @@ def uid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
     """The user ids of the pod's user namespace; None without one."""
-    mappings = _user_mappings(namespace_options or api_pb2.NamespaceOption())
+    mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
     return mappings[0] if mappings else None
 
 
@@ -93,7 +93,7 @@ def gid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
     """The group ids of the pod's user namespace; None without one."""
-    mappings = _user_mappings(namespace_options or api_pb2.NamespaceOption())
+    mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
     return mappings[1] if mappings else None
 
 
@@ -126,12 +126,12 @@ def sysctls(
     if options.network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
         if unprivileged_ports:
             found.update([_ALL_PORTS])
-        if unprivileged_icmp and not _user_mappings(options):
+        if unprivileged_icmp and not user_mappings(options):
             found.update([_ALL_GROUPS_PING])
     return {**found, **sysctls}
 
 
-def _pid_namespace(
+def pid_namespace(
     options: api_pb2.NamespaceOption, pid: int, target_pid: int
 ) -> types.LinuxNamespace:
     if options.pid == api_pb2.CONTAINER:
@@ -150,7 +150,7 @@ _Mappings = tuple[list[types.LinuxIDMapping], list[types.LinuxIDMapping]]
 
 
 def _in_user_namespace(options: api_pb2.NamespaceOption, supported: bool) -> bool:
-    if not _user_mappings(options):
+    if not user_mappings(options):
         return False
     if not supported:
         raise InvalidArgument(
@@ -160,7 +160,7 @@ def _in_user_namespace(options: api_pb2.NamespaceOption, supported: bool) -> boo
     return True
 
 
-def _user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
+def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
     """The id ranges of a pod's user namespace, None for the node's; InvalidArgument for what the
     CRI does not allow."""
     if not options.HasField("userns_options"):

@@ -69,6 +69,11 @@ def env(
     )
 
 
+def sandbox_cwd(*, working_dir: str) -> str:
+    """The pause image's directory, else the root."""
+    return cwd(working_dir="", image_working_dir=working_dir)
+
+
 def sandbox_env(*, env: Sequence[str]) -> list[str]:
     """The pause image's own, over a PATH to find its program in."""
     return _merged(DEFAULT_PATH, *env)

@@ -91,3 +91,8 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
             field="linux.resources.unified",
         )
     return dict(unified) or None
+
+
+def unified_of(*, unified: dict[str, str]) -> dict[str, str]:
+    """The files as they were applied."""
+    return dict(unified)

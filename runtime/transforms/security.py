@@ -45,8 +45,8 @@ def capabilities(
             "a privileged container needs a pod whose sandbox is privileged too",
             field=f"{_CONTEXT}.privileged",
         )
-    held = list(host_capabilities) if privileged else _held(capabilities, host_capabilities)
-    ambient = [] if privileged else _ambient(capabilities, host_capabilities)
+    held = list(host_capabilities) if privileged else bounding_set(capabilities, host_capabilities)
+    ambient = [] if privileged else ambient_set(capabilities, host_capabilities)
     return types.LinuxCapabilities(
         bounding=held,
         effective=list(held),
@@ -74,27 +74,46 @@ def seccomp(
     The message wins over the deprecated path, and that over the config. A privileged container
     has none. What a capability allows, the default filter must not forbid, so it depends on them.
     """
-    wanted = wanted_seccomp(
-        seccomp=seccomp,
-        seccomp_profile_path=seccomp_profile_path,
-        unset_seccomp_profile=unset_seccomp_profile,
+    return _fitted(
+        wanted_seccomp(
+            seccomp=seccomp,
+            seccomp_profile_path=seccomp_profile_path,
+            unset_seccomp_profile=unset_seccomp_profile,
+        ),
+        localhost_seccomp,
+        bounding_set(capabilities, host_capabilities),
+        privileged=privileged,
+        available=available,
+        architecture=architecture,
+        kernel=kernel,
     )
-    if privileged or wanted.unconfined:
-        return None
-    if not available:
-        raise InvalidArgument(
-            "the kernel of this node has no seccomp; ask for Unconfined",
-            field=f"{_CONTEXT}.seccomp",
-        )
-    if not wanted.localhost:
-        held = _held(capabilities, host_capabilities)
-        return default_seccomp(bounding=held, architecture=architecture, kernel=kernel)
-    if localhost_seccomp is None:
-        # never fall back to no filter: the pod's author asked for one
-        raise InvalidArgument(
-            f"no profile was read from {wanted.localhost!r}", field=f"{_CONTEXT}.seccomp"
-        )
-    return localhost_seccomp
+
+
+def sandbox_seccomp(
+    *,
+    seccomp: api_pb2.SecurityProfile | None,
+    seccomp_profile_path: str,
+    unset_seccomp_profile: str,
+    localhost_seccomp: types.LinuxSeccomp | None,
+    privileged: bool,
+    available: bool,
+    architecture: str,
+    kernel: tuple[int, int],
+) -> types.LinuxSeccomp | None:
+    """The same for the pause container, whose capabilities are always the default ones."""
+    return _fitted(
+        wanted_seccomp(
+            seccomp=seccomp,
+            seccomp_profile_path=seccomp_profile_path,
+            unset_seccomp_profile=unset_seccomp_profile,
+        ),
+        localhost_seccomp,
+        DEFAULT_CAPABILITIES,
+        privileged=privileged,
+        available=available,
+        architecture=architecture,
+        kernel=kernel,
+    )
 
 
 def default_seccomp(
@@ -130,7 +149,7 @@ def wanted_seccomp(
 ) -> WantedProfile:
     """The seccomp profile that is meant; a localhost one is the path of a file."""
     if seccomp is not None:
-        return _by_message(seccomp, f"{_CONTEXT}.seccomp")
+        return profile_by_message(seccomp, f"{_CONTEXT}.seccomp")
     name = seccomp_profile_path or unset_seccomp_profile
     if name in _UNCONFINED:
         return WantedProfile(unconfined=True)
@@ -179,7 +198,7 @@ def wanted_apparmor(
 ) -> WantedProfile:
     """The AppArmor profile that is meant; a localhost one is a loaded profile's name."""
     if apparmor is not None:
-        return _by_message(apparmor, f"{_CONTEXT}.apparmor")
+        return profile_by_message(apparmor, f"{_CONTEXT}.apparmor")
     if apparmor_profile == "":
         return WantedProfile()
     if apparmor_profile in _UNCONFINED:
@@ -196,7 +215,7 @@ def hidden_paths(*, paths: Sequence[str], privileged: bool) -> list[str] | None:
     return None if privileged else list(paths) or None
 
 
-def _held(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
+def bounding_set(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
     """The bounding set of a container that is not privileged."""
     if wanted is None:
         return list(DEFAULT_CAPABILITIES)
@@ -204,15 +223,43 @@ def _held(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) ->
     base: Sequence[str] = all_capabilities if _ALL in add else DEFAULT_CAPABILITIES
     if _ALL in drop:
         base = ()
-    held = [*base, *add, *_ambient(wanted, all_capabilities)]
+    held = [*base, *add, *ambient_set(wanted, all_capabilities)]
     return list(dict.fromkeys(_without(held, [*drop, _ALL])))
 
 
-def _ambient(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
+def ambient_set(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
     if wanted is None:
         return []
     add, drop = _names(wanted.add_ambient_capabilities), _names(wanted.drop_capabilities)
     return _without(all_capabilities if _ALL in add else add, drop)
+
+
+def _fitted(
+    wanted: WantedProfile,
+    localhost_seccomp: types.LinuxSeccomp | None,
+    bounding: Sequence[str],
+    *,
+    privileged: bool,
+    available: bool,
+    architecture: str,
+    kernel: tuple[int, int],
+) -> types.LinuxSeccomp | None:
+    """The wanted filter for a process with the capabilities ``bounding``."""
+    if privileged or wanted.unconfined:
+        return None
+    if not available:
+        raise InvalidArgument(
+            "the kernel of this node has no seccomp; ask for Unconfined",
+            field=f"{_CONTEXT}.seccomp",
+        )
+    if not wanted.localhost:
+        return default_seccomp(bounding=bounding, architecture=architecture, kernel=kernel)
+    if localhost_seccomp is None:
+        # never fall back to no filter: the pod's author asked for one
+        raise InvalidArgument(
+            f"no profile was read from {wanted.localhost!r}", field=f"{_CONTEXT}.seccomp"
+        )
+    return localhost_seccomp
 
 
 def _names(capabilities: Iterable[str]) -> list[str]:
@@ -226,7 +273,7 @@ def _without(names: Iterable[str], drop: Iterable[str]) -> list[str]:
     return [name for name in names if name not in dropped]
 
 
-def _by_message(profile: api_pb2.SecurityProfile, field: str) -> WantedProfile:
+def profile_by_message(profile: api_pb2.SecurityProfile, field: str) -> WantedProfile:
     reference = profile.localhost_ref.removeprefix(_LOCALHOST)
     if profile.profile_type == api_pb2.SecurityProfile.Localhost:
         if not reference:
