@@ -12,10 +12,9 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from generated.oci.defaults import container_spec, sandbox_spec
-
 from generated.cri import api_pb2
 from generated.oci import types
+from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import MountSource, SandboxFiles, Volume
 from runtime.transforms.namespaces import id_mappings

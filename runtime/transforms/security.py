@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from generated.oci.defaults import SECCOMP_PROFILE, container_spec
-
 from generated.cri import api_pb2
 from generated.oci import types
+from generated.oci.defaults import SECCOMP_PROFILE, container_spec
 from runtime.errors import InvalidArgument
 
 DEFAULT_CAPABILITIES = tuple(container_spec().process.capabilities.bounding)
