@@ -26,12 +26,12 @@ from runtime import device_nodes, image_volumes, mount_sources, rootfs_user, sec
 from runtime.container_remove import remove_directories, remove_record_and_snapshot
 from runtime.container_services import both
 from runtime.containerd import oci_any
-from runtime.errors import FailedPrecondition, NotFound, from_rpc
+from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.records import CONTAINER_EXTENSION, container_extension
 from runtime.rollback import Rollback
 from runtime.runtime_options import container_runtime
 from runtime.snapshot_view import open_snapshot
-from runtime.transforms import facts
+from runtime.transforms import facts, signals
 
 if TYPE_CHECKING:
     from runtime.container_services import Services
@@ -62,8 +62,8 @@ async def create(
             config=config,
             image_ref=image.id,
             image_name=image.reference,
-            log_path=_log_path(sandbox.metadata.config.log_directory, config.log_path),
-            stop_signal=image.stop_signal,
+            log_path=log_path(sandbox.metadata.config, config),
+            stop_signal=_stop_signal(image),
         )
         undo.push("remove the directories", remove_directories, services, container_id)
         snapshotter = services.handler(sandbox).snapshotter
@@ -90,6 +90,13 @@ def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxM
     """The name that at most one container of the node has; the built-in plugin's form."""
     parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
     return "_".join(parts)
+
+
+def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) -> str:
+    """The log file, in the pod's directory; "" when either is not given: no log is kept."""
+    if not (pod.log_directory and container.log_path):
+        return ""
+    return os.path.normpath(f"{pod.log_directory}/{container.log_path}")
 
 
 def target_pid(services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> int:
@@ -124,8 +131,15 @@ async def _image(services: Services, wanted: api_pb2.ImageSpec) -> facts.Image:
     return image
 
 
-def _log_path(directory: str, path: str) -> str:
-    return os.path.normpath(f"{directory}/{path}") if directory and path else ""
+def _stop_signal(image: facts.Image) -> str:
+    """The image's signal if it is one: a mistake of the image must not make containers that can
+    be neither stopped nor shown."""
+    try:
+        signals.stop_signal_number(requested=api_pb2.RUNTIME_DEFAULT, from_image=image.stop_signal)
+    except InvalidArgument as error:
+        log.warning("stop signal of the image ignored", image=image.reference, error=str(error))
+        return ""
+    return image.stop_signal
 
 
 async def _make(

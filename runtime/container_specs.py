@@ -41,7 +41,7 @@ class Specs:
         """The spec that containerd holds from now on."""
         self._kept[container_id] = _Kept(
             types.Spec(
-                process=types.Process(user=spec.process.user),
+                process=types.Process(user=spec.process.user, oomScoreAdj=spec.process.oomScoreAdj),
                 linux=types.Linux(resources=spec.linux.resources),
             ),
             msgspec.json.encode(spec.process.to_dict()),

@@ -54,20 +54,20 @@ def stop_signal(container: Container) -> int:
         return signal.SIGTERM
 
 
-async def _stop(services: Services, container: Container, timeout: int) -> None:
+async def _stop(services: Services, container: Container, grace: int) -> None:
     if container.state is ContainerState.UNKNOWN:
         # nobody follows such a task; a task that is gone counts as ended, code 255
         services.exits.follow_container(container)
-    if timeout > 0 and await _ask(services, container, timeout):
+    if grace > 0 and await _ask(services, container, grace):
         return
     await kill_task(services.containerd, container.id, signal.SIGKILL)
     await container.exited.wait()
 
 
-async def _ask(services: Services, container: Container, timeout: int) -> bool:
+async def _ask(services: Services, container: Container, grace: int) -> bool:
     """Send the stop signal, unless an earlier stop did, and wait; whether the container ended."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(grace):
             if not container.stop_signal_sent:
                 container.stop_signal_sent = True
                 await _send(services, container)

@@ -1,0 +1,122 @@
+"""What the CRI is told of figures: rates, absences, filters, interfaces."""
+
+from __future__ import annotations
+
+from generated.cri import api_pb2
+from runtime import container_stats, sandbox_stats
+from runtime.cgroup_files import Memory, Pressure, Stall, Swap, Usage
+from runtime.container_stats import CpuRates
+from runtime.sandbox_stats import Interface, network_usage, parse_net_dev
+from runtime.stats import _above_own_cgroups
+
+SECOND = 1_000_000_000
+
+
+def usage(at: int, cpu: int | None = None, **figures: object) -> Usage:
+    values: dict[str, object] = {"memory": None, "swap": None, "processes": None, **figures}
+    return Usage(timestamp=at, cpu=cpu, **values)  # type: ignore[arg-type]
+
+
+def test_a_rate_needs_two_readings_far_enough_apart() -> None:
+    rates = CpuRates()
+    assert rates.rate("c", usage(10 * SECOND, 0)) is None
+    # too soon: the noise of accounting
+    assert rates.rate("c", usage(10 * SECOND + 1, 900)) is None
+    assert rates.rate("c", usage(12 * SECOND, SECOND)) == SECOND // 2
+    # asked again at once: the last known rate, not a new window
+    assert rates.rate("c", usage(12 * SECOND + 5, SECOND + 5)) == SECOND // 2
+    assert rates.rate("c", usage(14 * SECOND, 3 * SECOND)) == SECOND
+
+
+def test_a_counter_that_went_back_starts_anew() -> None:
+    rates = CpuRates()
+    rates.rate("c", usage(1 * SECOND, 500))
+    assert rates.rate("c", usage(3 * SECOND, 400)) is None
+    assert rates.rate("c", usage(5 * SECOND, 400)) == 0
+
+
+def test_readings_of_the_gone_are_dropped() -> None:
+    rates = CpuRates()
+    rates.rate("c", usage(1 * SECOND, 500))
+    rates.forget_all_but({"d"})
+    assert rates.rate("c", usage(3 * SECOND, 600)) is None
+
+
+def test_what_nobody_measured_is_unset_and_not_zero() -> None:
+    cpu = container_stats.cpu_usage(usage(1, 5), None)
+    assert cpu is not None and not cpu.HasField("usage_nano_cores") and not cpu.HasField("psi")
+    assert container_stats.memory_usage(usage(1)) is None
+    assert container_stats.swap_usage(usage(1)) is None
+    assert container_stats.io_usage(usage(1)) is None
+    memory = container_stats.memory_usage(usage(1, memory=Memory(10, 4, 1, 2, 3, None)))
+    assert memory is not None and not memory.HasField("available_bytes")
+    assert memory.working_set_bytes.value == 6
+
+
+def test_available_memory_and_swap_never_fall_below_zero() -> None:
+    memory = container_stats.memory_usage(usage(1, memory=Memory(10, 0, 1, 2, 3, 8)))
+    assert memory is not None and memory.available_bytes.value == 0
+    assert memory.HasField("available_bytes")
+    swap = container_stats.swap_usage(usage(1, swap=Swap(5, 3)))
+    assert swap is not None and swap.swap_available_bytes.value == 0
+
+
+def test_pressure_is_told_for_some_and_full() -> None:
+    pressure = Pressure(Stall(1.0, 2.0, 3.0, 4), Stall(5.0, 6.0, 7.0, 8))
+    io = container_stats.io_usage(usage(1, io_pressure=pressure))
+    assert io is not None
+    assert io.psi.Some == api_pb2.PsiData(Avg10=1, Avg60=2, Avg300=3, Total=4)
+    assert io.psi.Full == api_pb2.PsiData(Avg10=5, Avg60=6, Avg300=7, Total=8)
+
+
+NET_DEV = """\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+  net1:      10       1    2    0    0     0          0         0       30       1    4    0    0     0       0          0
+  eth0:    1000       8    5    0    0     0          0         0     2000       9    6    0    0     0       0          0
+"""  # noqa: E501
+
+
+def test_the_default_interface_is_eth0_and_the_loopback_is_left_out() -> None:
+    interfaces = parse_net_dev(NET_DEV)
+    assert interfaces == [
+        Interface("net1", 10, 2, 30, 4),
+        Interface("eth0", 1000, 5, 2000, 6),
+    ]
+    network = network_usage(1, interfaces)
+    assert network is not None
+    assert network.default_interface.name == "eth0"
+    assert network.default_interface.tx_errors.value == 6
+    assert [i.name for i in network.interfaces] == ["net1"]
+
+
+def test_without_eth0_the_first_interface_is_the_default() -> None:
+    network = network_usage(1, [Interface("net1", 0, 0, 0, 0)])
+    assert network is not None and network.default_interface.name == "net1"
+    assert network_usage(1, []) is None
+
+
+def test_the_figures_are_those_of_the_whole_container() -> None:
+    # an init system in a container moves itself below the container's cgroup
+    assert _above_own_cgroups("/pods/abc123/init.scope", "abc123") == "/pods/abc123"
+    assert _above_own_cgroups("/k.slice/cri-containerd-abc123.scope", "abc123") == (
+        "/k.slice/cri-containerd-abc123.scope"
+    )
+    assert _above_own_cgroups("/elsewhere", "abc123") == "/elsewhere"
+
+
+def test_filters_of_figures_are_conjunctive(made_container, made_sandbox) -> None:  # type: ignore[no-untyped-def]
+    container = made_container("abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
+    wanted = api_pb2.ContainerStatsFilter
+    assert container_stats.matches(wanted(), container)
+    assert container_stats.matches(
+        wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"}), container
+    )
+    assert not container_stats.matches(wanted(id="b"), container)
+    assert not container_stats.matches(wanted(label_selector={"a": "2"}), container)
+    sandbox = made_sandbox("pod", labels={"a": "1"})
+    assert sandbox_stats.matches(api_pb2.PodSandboxStatsFilter(id="p"), sandbox)
+    assert not sandbox_stats.matches(
+        api_pb2.PodSandboxStatsFilter(label_selector={"c": "1"}), sandbox
+    )
