@@ -26,16 +26,20 @@ class Place:
 
 
 class SpecError(Exception):
-    """One fault of the specification: a sentence, its place, and a hint that says what to do."""
+    """One fault of the specification: a sentence, its place, a hint that says what to do, and the id
+    of the rule that it breaks."""
 
-    def __init__(self, message: str, place: Place, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, place: Place, hint: str | None = None, rule: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.place = place
         self.hint = hint
+        self.rule = rule
 
     def __str__(self) -> str:
-        text = f"{self.place}: {self.message}"
+        text = f"{self.place}: {self.message}" + (f" [{self.rule}]" if self.rule else "")
         return f"{text}\n    hint: {self.hint}" if self.hint else text
 
 
@@ -56,9 +60,11 @@ class Problems:
     def __init__(self) -> None:
         self._errors: list[SpecError] = []
 
-    def add(self, message: str, place: Place, hint: str | None = None) -> None:
+    def add(
+        self, message: str, place: Place, hint: str | None = None, rule: str | None = None
+    ) -> None:
         """Record one fault and go on."""
-        self._errors.append(SpecError(message, place, hint))
+        self._errors.append(SpecError(message, place, hint, rule))
 
     def take(self, error: SpecError | SpecErrors) -> None:
         """Record faults that a callee raised."""

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from codegen.errors import Place
+
 
 def snake(name: str) -> str:
     """The module name for a message: ``LinuxContainerResources`` -> ``linux_container_resources``."""
@@ -29,7 +31,7 @@ class Kind:
     """The type of a value, in whichever of the four worlds it lives.
 
     ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``), a container (``list`` ``map``
-    with ``of``), a named type (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
+    with ``of``, and ``ref`` the Python container where an annotation names one), a named type (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
     runtime/transforms/facts.py; ``class``: any other Python class) with ``ref``, or ``any``.
     """
 
@@ -226,3 +228,236 @@ class OciSpec:
     """All object types; the document's root is ``Spec``."""
 
     classes: Mapping[str, OciClass]
+
+
+# --- the mapping, as written ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One path of a ``from`` list and the keyword argument that it becomes."""
+
+    path: str
+    argument: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One validation rule: its word and what it was given."""
+
+    name: str
+    values: tuple[str | int, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """How a field of flow ``both`` is read back."""
+
+    by: str
+    inputs: tuple[Input, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as written: the fate of a field, or (under ``targets``) of a target."""
+
+    name: str
+    """The field, or the target."""
+    place: Place
+    fate: str
+    """``copy`` ``compute`` ``handled_by`` ``unmapped``."""
+    value: str
+    """What the fate's key says."""
+    value_place: Place
+    keys: Mapping[str, Place]
+    """Every key that was written, and where."""
+    why: str
+    when: str = "always"
+    by: str | None = None
+    inputs: tuple[Input, ...] = ()
+    partner: str | None = None
+    """``with``: the sibling whose entry takes this field as an input."""
+    merge: str | None = None
+    rules: tuple[Rule, ...] = ()
+    back: Back | None = None
+    if_set: str = "ignore"
+    issue: str | None = None
+    like: str | None = None
+
+    @property
+    def by_fields(self) -> bool:
+        """Whether the entries of the field's own message say its fate."""
+        return self.fate == "copy" and self.value == "fields"
+
+
+@dataclass(frozen=True, slots=True)
+class MappingFile:
+    """One file of spec/mapping."""
+
+    file: str
+    message: str
+    message_place: Place
+    flow: str
+    entries: Mapping[str, Entry]
+    targets: Mapping[str, Entry]
+
+    @property
+    def takes(self) -> bool:
+        """Whether the message is received."""
+        return self.flow in ("in", "both")
+
+    @property
+    def gives(self) -> bool:
+        """Whether the message is answered."""
+        return self.flow in ("out", "both")
+
+
+# --- the mapping, resolved ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from, as Python."""
+
+    path: str
+    expression: str
+    kind: Kind
+    root: str | None
+    """The context root it starts from; None for a field of the message itself."""
+    own: str | None
+    """The field of the message itself that it starts from."""
+    present: str | None
+    """The expression that says whether it is set, where unset differs from empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a value goes, as Python."""
+
+    path: str
+    expression: str
+    kind: Kind
+    whole: str
+    """The path without a map key: what other writers share."""
+    record: bool
+    """Whether it is a field of containerd's container record rather than of the OCI spec."""
+    element: bool
+    """Whether it is one key of a map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One keyword argument of a transform."""
+
+    name: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a transform."""
+
+    topic: str
+    function: str
+    arguments: tuple[Argument, ...]
+    returns: Kind
+    roots: frozenset[str]
+    """The context roots that its arguments use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One block of a builder, in the order of the proto."""
+
+    comment: str
+    entry: Entry
+    target: Target | None = None
+    condition: str | None = None
+    value: str | None = None
+    """The expression to be stored, when nothing is called."""
+    call: Call | None = None
+    local: str | None = None
+    """The variable that holds the call's result while it is tested for None."""
+    wrap: str | None = None
+    """``list`` or ``dict``, when the call returns another container."""
+    nested: str | None = None
+    """The message whose builder goes on."""
+    each: bool = False
+    """Whether the nested builder runs for each item of a list."""
+    roots: frozenset[str] = frozenset()
+
+    @property
+    def store(self) -> str:
+        """How the value reaches the target: ``assign`` ``extend`` ``update`` ``merge``."""
+        assert self.target is not None
+        if self.entry.merge:
+            return {"append": "extend", "update": "update", "by-key": "merge"}[self.entry.merge]
+        if self.target.record and self.target.kind.name in ("list", "map"):
+            return "extend" if self.target.kind.name == "list" else "update"
+        return "assign"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One field of a status reader, in the order of the proto."""
+
+    comment: str
+    field: str
+    entry: Entry
+    value: str | None = None
+    call: Call | None = None
+    nested: str | None = None
+    roots: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One test of a validator: when ``condition`` holds, the rule is broken."""
+
+    comment: str
+    field: str
+    rule: str
+    condition: str
+    detail: str
+    """A Python string expression that says what is allowed."""
+    each: bool = False
+    """Whether ``condition`` speaks of ``item``, each of a list or map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """A validator goes on into the message of a field."""
+
+    field: str
+    message: str
+    form: str
+    """``one`` ``each`` ``values``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One message with its resolved mapping."""
+
+    message: Message
+    file: MappingFile
+    writes: tuple[Write, ...]
+    reads: tuple[Read, ...]
+    tests: tuple[Test, ...]
+    descents: tuple[Descent, ...]
+
+    @property
+    def module(self) -> str:
+        return self.message.module
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One entry that decides a target, for ``explain``."""
+
+    field: str
+    """The whole path of the field; for an entry under ``targets``, of the message that it is in."""
+    entry: Entry
+    file: str

@@ -1,0 +1,200 @@
+"""The whole way from ``spec/`` to the texts of ``generated/``: load, resolve, render."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from codegen import (
+    cri_api,
+    lifecycle,
+    load,
+    mapping_file,
+    oci_schema,
+    plan,
+    protoc,
+    render,
+    resolve,
+    rpc,
+    rules,
+    stubs,
+)
+from codegen.errors import Problems
+from codegen.lifecycle import Lifecycle
+from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec
+from codegen.paths import Paths
+from codegen.python_source import Sources
+from codegen.render import Job
+from codegen.rpc import Rpcs
+
+_RECORD = "spec/containerd/containers.proto"
+_DEFAULTS = {
+    "sandbox_spec": "spec/oci/default_sandbox.json",
+    "container_spec": "spec/oci/default_container.json",
+    "seccomp_profile": "spec/oci/seccomp.json",
+}
+_SPEC_OF = {
+    "oci/types.py.j2": oci_schema.FILE,
+    "oci/defaults.py.j2": "spec/oci",
+    "provenance.py.j2": mapping_file.FOLDER,
+    "lifecycle.py.j2": lifecycle.FILE,
+}
+_TOOLS = ("black", "grpcio-tools", "jinja2", "protobuf")
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The mapping resolved: what builders, readers and validators are made of."""
+
+    api: Api
+    oci: OciSpec
+    files: Mapping[str, MappingFile]
+    mapped: Mapping[str, Mapped]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Everything that the specification says."""
+
+    root: Path
+    translation: Translation
+    lifecycle: Lifecycle
+    rpcs: Rpcs
+
+
+def load_project(root: Path) -> Project:
+    """The project in ``root``; raises SpecErrors with every fault that was found."""
+    problems = Problems()
+    api = read_api(root)
+    machines = lifecycle.read(root, {n: e.values for n, e in api.enums.items()}, problems)
+    rpcs = rpc.read(root, api, machines, problems)
+    found = translation(root, api, rpcs, problems)
+    problems.stop_if_any()
+    return Project(root, found, machines, rpcs)
+
+
+def read_api(root: Path) -> Api:
+    """The current CRI."""
+    return cri_api.load(cri_api.pinned(root), stubs.current_version(root))
+
+
+def translation(root: Path, api: Api, rpcs: Rpcs | None, problems: Problems) -> Translation:
+    """The mapping in ``root``, resolved and judged; ``rpcs`` is None where there is no rpc.yaml."""
+    oci = oci_schema.read(root)
+    files = mapping_file.read_all(root, problems)
+    paths = Paths(api, oci, Sources(root, api, oci), _record(root))
+    mapped = {
+        name: resolve.resolve(api.messages[name], file, files, paths, rpcs, problems)
+        for name, file in files.items()
+        if name in api.messages
+    }
+    found = Translation(api, oci, files, mapped)
+    rules.check(rules.Everything(api, files, mapped), problems)
+    return found
+
+
+def outputs(project: Project) -> dict[str, str]:
+    """{path under generated/: text} of everything, the manifest included."""
+    root, api = project.root, project.translation.api
+    files = stubs.render(
+        (root / f"spec/cri/{api.version}.proto").read_text(), stubs.containerd_protos(root)
+    )
+    files |= render.render(
+        jobs(project.translation) | {"handlers/%service.py.j2": _service_jobs(project.rpcs)},
+        shared(project),
+        _SPEC_OF,
+    )
+    files["MANIFEST.json"] = manifest(root, api, files)
+    return files
+
+
+def jobs(found: Translation) -> dict[str, list[Job]]:
+    """What fills the templates of builders, readers and validators."""
+
+    def job(name: str, planned: Any) -> Job:
+        return Job({"message": planned.mapped.module}, {name: planned}, planned.mapped.file.file)
+
+    return {
+        "oci/%message.py.j2": [job("builder", b) for b in plan.builders(found.mapped)],
+        "statuses/%message.py.j2": [job("reader", r) for r in plan.readers(found.mapped)],
+        "validators/%message.py.j2": [job("validator", v) for v in plan.validators(found.mapped)],
+    }
+
+
+def _service_jobs(rpcs: Rpcs) -> list[Job]:
+    return [
+        Job({"service": service.service.module}, {"service": service}, rpc.FILE)
+        for service in rpcs.services
+    ]
+
+
+def shared(project: Project) -> dict[str, Any]:
+    """What every template knows."""
+    found = project.translation
+    return {
+        "api": found.api,
+        "oci": found.oci,
+        "lifecycle": project.lifecycle,
+        "rpcs": project.rpcs,
+        "validated": frozenset(v.mapped.module for v in plan.validators(found.mapped)),
+        "messages": [found.mapped[name] for name in found.api.messages],
+        "counts": counts(found.files.values()),
+        "origins": plan.origins(found.mapped),
+        **_defaults(project.root, found.oci),
+    }
+
+
+def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
+    """How many fields there are, and how many of each fate."""
+    fates = Counter(render.fate(e) for file in files for e in file.entries.values())
+    return {"total": sum(fates.values()), "fates": dict(sorted(fates.items()))}
+
+
+def _defaults(root: Path, oci: OciSpec) -> dict[str, str]:
+    data = {name: load.json_file(root, file) for name, file in _DEFAULTS.items()}
+    spec = Kind("oci", "Spec")
+    return {
+        "sandbox_spec": plan.constructor(spec, data["sandbox_spec"], oci),
+        "container_spec": plan.constructor(spec, data["container_spec"], oci),
+        "seccomp_profile": plan.literal(data["seccomp_profile"]),
+    }
+
+
+def _record(root: Path) -> Message:
+    """containerd's container record, as a message that targets may name."""
+    protos = stubs.containerd_protos(root)
+    file = protoc.descriptors(
+        {"containerd/containers.proto": protos["containerd/containers.proto"]}
+    )
+    return cri_api.api(file.file[-1], "containerd").messages["Container"]
+
+
+def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
+    """MANIFEST.json: what was made, from what, with which tools."""
+    inputs = [*(root / "spec").rglob("*"), *render.TEMPLATES.rglob("*.j2")]
+    data = {
+        "cri": api.version,
+        "tools": {tool: version(tool) for tool in _TOOLS},
+        "inputs": {
+            _below(path, root): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(inputs)
+            if path.is_file()
+        },
+        "outputs": {
+            name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())
+        },
+    }
+    return json.dumps(data, indent=2) + "\n"
+
+
+def _below(path: Path, root: Path) -> str:
+    resolved = path.resolve()
+    if resolved.is_relative_to(render.TEMPLATES):
+        return f"codegen/templates/{resolved.relative_to(render.TEMPLATES).as_posix()}"
+    return resolved.relative_to(root.resolve()).as_posix()

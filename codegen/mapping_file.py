@@ -1,0 +1,119 @@
+"""One file of spec/mapping as a record; what it says is judged elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codegen import load
+from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.load import Key, MappingNode, Node, ScalarNode
+from codegen.model import Back, Entry, Input, MappingFile, Rule
+from codegen.nodes import child, optional, text, values
+
+FOLDER = "spec/mapping"
+SCHEMA = "spec/mapping.schema.json"
+_FATES = ("copy", "compute", "handled_by", "unmapped")
+
+
+def read_all(root: Path, problems: Problems) -> dict[str, MappingFile]:
+    """{message: file} of every file that obeys the schema; the others go to ``problems``."""
+    schema = load.json_file(root, SCHEMA)
+    found: dict[str, MappingFile] = {}
+    for path in sorted((root / FOLDER).glob("*.yaml")):
+        name = f"{FOLDER}/{path.name}"
+        try:
+            file = read(load.yaml_file(root, name), name, schema)
+        except (SpecError, SpecErrors) as error:
+            problems.take(error)
+            continue
+        if file.message in found:
+            problems.add(
+                f"{file.message} is mapped in {found[file.message].file} already",
+                file.message_place,
+                "keep one of the files",
+                "message-mapped-twice",
+            )
+            continue
+        found[file.message] = file
+    return found
+
+
+def read(node: Node, name: str, schema: Mapping[str, Any]) -> MappingFile:
+    """The file in ``node``; raises SpecErrors where it breaks the schema."""
+    faults = Problems()
+    load.check_schema(node, schema, faults)
+    faults.stop_if_any()
+    assert isinstance(node, MappingNode)
+    message = child(node, "message")
+    return MappingFile(
+        file=name,
+        message=text(message).removeprefix("runtime.v1."),
+        message_place=message.place,
+        flow=text(child(node, "flow")),
+        entries=_entries(child(node, "fields")),
+        targets=_entries(optional(node, "targets")),
+    )
+
+
+def _entries(node: Node | None) -> dict[str, Entry]:
+    if node is None:
+        return {}
+    assert isinstance(node, MappingNode)
+    return {key.value: _entry(key, body) for key, body in node.items()}
+
+
+def _entry(key: Key, node: Node) -> Entry:
+    assert isinstance(node, MappingNode)
+    fate = next((f for f in _FATES if node.get(f) is not None), "compute")
+    value = node.get(fate)
+    by = optional(node, "by")
+    back = optional(node, "back")
+    return Entry(
+        name=key.value,
+        place=key.place,
+        fate=fate,
+        value=text(value) if value is not None else key.value,
+        value_place=value.place if value is not None else key.place,
+        keys={k.value: v.place for k, v in node.items()},
+        why=text(child(node, "why")),
+        when=_word(node, "when") or "always",
+        by=text(by) if by is not None else None,
+        inputs=_inputs(optional(node, "from")),
+        partner=_word(node, "with"),
+        merge=_word(node, "merge"),
+        rules=tuple(_rule(rule) for rule in values(optional(node, "rules"))),
+        back=(
+            Back(text(child(back, "by")), _inputs(child(back, "from")), child(back, "by").place)
+            if back is not None
+            else None
+        ),
+        if_set=_word(node, "if_set") or "ignore",
+        issue=_word(node, "issue"),
+        like=_word(node, "like"),
+    )
+
+
+def _word(node: Node, key: str) -> str | None:
+    found = optional(node, key)
+    return text(found) if found is not None else None
+
+
+def _inputs(node: Node | None) -> tuple[Input, ...]:
+    return tuple(_input(value) for value in values(node))
+
+
+def _input(node: Node) -> Input:
+    path, _, argument = text(node).partition(" as ")
+    return Input(path, argument or path.rpartition(".")[2], node.place)
+
+
+def _rule(node: Node) -> Rule:
+    if isinstance(node, ScalarNode):
+        return Rule(text(node), (), node.place)
+    assert isinstance(node, MappingNode)
+    key, body = node.pairs[0]
+    given = body.plain()
+    listed = given if isinstance(given, list) else [given]
+    return Rule(key.value, tuple(v for v in listed if isinstance(v, str | int)), node.place)

@@ -1,0 +1,145 @@
+"""Paths of the mapping as Python expressions with kinds; a path that leads nowhere is an error that
+says which step is wrong."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from codegen.errors import Place, SpecError, nearest, one_of
+from codegen.model import Api, Kind, Message, OciSpec, Source, Target, snake
+from codegen.python_source import Sources
+
+_ELEMENT = re.compile(r"(?P<whole>[\w.]+)\[(?P<key>[^\[\]]+)\]\Z")
+_RECORD = "Container"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What paths may walk through."""
+
+    api: Api
+    oci: OciSpec
+    sources: Sources
+    record: Message
+    """containerd's container record."""
+
+    def roots(self, *, reading: bool) -> dict[str, Kind]:
+        """The context roots by name: one for each class of facts.py, and the OCI spec where a
+        status is read (a builder is still writing it)."""
+        facts = {snake(name): Kind("record", name) for name in self.sources.records}
+        return facts | ({"spec": Kind("oci", "Spec")} if reading else {})
+
+    def source(self, path: str, place: Place, own: Message | None) -> Source:
+        """The value at ``path``; with ``own``, fields of that message may begin it.
+
+        A context root wins over a field of the same name.
+        """
+        head, *rest = path.split(".")
+        roots = self.roots(reading=own is None)
+        if head in roots:
+            start = Source(head, head, roots[head], head, None, None)
+        elif own is not None and head in own.fields:
+            start = self._step(Source("", "src", Kind("message", own.name), None, head, None), head)
+        else:
+            known = [*roots, *(own.fields if own else ())]
+            raise SpecError(
+                f"{path} begins with {head}, which is neither "
+                + (f"a field of {own.name} nor " if own else "")
+                + "a context root",
+                place,
+                nearest(head, known) or one_of(sorted(roots)),
+                "unknown-source",
+            )
+        found = start
+        for step in rest:
+            if found.kind.optional:
+                raise SpecError(
+                    f"{found.path} may be None, so {path} may lead nowhere",
+                    place,
+                    f"give {found.path} to a transform and let it decide",
+                    "unknown-source",
+                )
+            known = self._members(found.kind)
+            if step not in known:
+                raise SpecError(
+                    f"{found.path} ({found.kind}) has no {step}",
+                    place,
+                    nearest(step, known) or (one_of(known) if known else "it has no parts"),
+                    "unknown-source",
+                )
+            found = self._step(found, step)
+        return found
+
+    def target(self, path: str, place: Place) -> Target:
+        """The place at ``path`` in the OCI spec, or in containerd's record after ``Container.``."""
+        element = _ELEMENT.match(path)
+        whole = element["whole"] if element else path
+        record = whole.startswith(f"{_RECORD}.")
+        steps = whole.split(".")[1:] if record else whole.split(".")
+        kind = Kind("message", _RECORD) if record else Kind("oci", "Spec")
+        walked = _RECORD if record else "the OCI spec"
+        expression = "record" if record else "out"
+        for step in steps:
+            known = self._record_members() if record else self._members(kind)
+            if step not in known:
+                raise SpecError(
+                    f"{walked} has no {step}" if known else f"{walked} ({kind}) has no parts",
+                    place,
+                    nearest(step, known) or (one_of(known) if known else None),
+                    "unknown-target",
+                )
+            kind = known[step]
+            walked = step if walked in ("the OCI spec", _RECORD) else f"{walked}.{step}"
+            expression += f".{self._attribute(step)}"
+        if element is None:
+            return Target(path, expression, kind, whole, record, False)
+        if kind.name != "map":
+            raise SpecError(
+                f"{whole} is {kind}, which has no keys",
+                place,
+                "only a map takes [key]",
+                "unknown-target",
+            )
+        return Target(path, f'{expression}["{element["key"]}"]', kind.of[1], whole, record, True)
+
+    def _record_members(self) -> Mapping[str, Kind]:
+        return {
+            name: field.kind
+            for name, field in self.record.fields.items()
+            if field.kind.scalar or field.kind.of and all(part.scalar for part in field.kind.of)
+        }
+
+    def _members(self, kind: Kind) -> Mapping[str, Kind]:
+        match kind.name:
+            case "record":
+                return self.sources.records[kind.ref].fields
+            case "message":
+                return {n: f.kind for n, f in self.api.messages[kind.ref].fields.items()}
+            case "oci":
+                return {n: f.kind for n, f in self.oci.classes[kind.ref].fields.items()}
+        return {}
+
+    def _step(self, before: Source, step: str) -> Source:
+        kind = self._members(before.kind)[step]
+        present = None
+        if before.kind.name == "oci":
+            optional = kind.scalar and not self.oci.classes[before.kind.ref].fields[step].required
+            kind = Kind(kind.name, kind.ref, kind.of, optional, kind.low, kind.high)
+        elif before.kind.name == "message":
+            if self.api.messages[before.kind.ref].fields[step].presence:
+                present = f'{before.expression}.HasField("{step}")'
+        return Source(
+            f"{before.path}.{step}" if before.path else step,
+            f"{before.expression}.{self._attribute(step)}",
+            kind,
+            before.root,
+            before.own,
+            present,
+        )
+
+    @staticmethod
+    def _attribute(step: str) -> str:
+        return f"{step}_" if keyword.iskeyword(step) else step

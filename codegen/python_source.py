@@ -1,0 +1,327 @@
+"""What the hand-written Python says, read from its syntax tree and never by importing it.
+
+The generator must run when ``runtime/`` does not import (a half-done change, a missing dependency), so
+functions, annotations and dataclasses are looked up in the source.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from codegen.errors import Place, SpecError
+from codegen.model import Api, Kind, OciSpec
+
+FACTS = "runtime/transforms/facts.py"
+_LISTS = {
+    "list", "tuple", "Sequence", "Iterable", "Collection", "set", "frozenset", "MutableSequence"
+}  # fmt: skip
+_MAPS = {"dict", "Mapping", "MutableMapping"}
+_SCALARS = {"str", "bytes", "bool", "float", "int"}
+_ANYTHING = {"Any", "object"}
+
+Callable = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a transform."""
+
+    name: str
+    kind: Kind
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A pure function of runtime/transforms."""
+
+    topic: str
+    name: str
+    parameters: Mapping[str, Parameter]
+    returns: Kind
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One dataclass of facts.py; its fields are what mapping paths walk through."""
+
+    name: str
+    fields: Mapping[str, Kind]
+
+
+@dataclass(slots=True)
+class Sources:
+    """The Python below one root; each file is parsed once."""
+
+    root: Path
+    api: Api
+    oci: OciSpec
+    _trees: dict[str, ast.Module | None] = field(default_factory=dict)
+    _records: dict[str, Record] | None = None
+
+    def tree(self, name: str) -> ast.Module | None:
+        """The syntax tree of ``root/name``; None when there is no such file."""
+        if name not in self._trees:
+            path = self.root / name
+            try:
+                self._trees[name] = ast.parse(path.read_text()) if path.is_file() else None
+            except SyntaxError as error:
+                raise SpecError(
+                    f"is not Python: {error.msg}", Place(name, error.lineno or 0, error.offset or 0)
+                ) from error
+        return self._trees[name]
+
+    # --- transforms
+
+    def transform(self, topic: str, name: str) -> Transform | None:
+        """``topic.name`` of runtime/transforms; None when it does not exist."""
+        file = f"runtime/transforms/{topic}.py"
+        tree = self.tree(file)
+        found = _function(tree, [name]) if tree else None
+        if tree is None or not isinstance(found, ast.FunctionDef):
+            return None
+        read = _Annotations(tree, self.api, self.oci, frozenset(self.records))
+        arguments = found.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        optional = len(positional) - len(arguments.defaults)
+        given = [(a, number < optional) for number, a in enumerate(positional)]
+        given += [
+            (a, default is None)
+            for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        ]
+        return Transform(
+            topic,
+            name,
+            {a.arg: Parameter(a.arg, read.kind(a.annotation), needed) for a, needed in given},
+            read.kind(found.returns),
+            Place(file, found.lineno, found.col_offset + 1),
+        )
+
+    def transforms(self, topic: str) -> list[str]:
+        """The public functions of a topic, for hints."""
+        tree = self.tree(f"runtime/transforms/{topic}.py")
+        return [
+            node.name
+            for node in (tree.body if tree else [])
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        ]
+
+    def topics(self) -> list[str]:
+        """The modules of runtime/transforms, for hints."""
+        folder = self.root / "runtime/transforms"
+        return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "facts"))
+
+    # --- facts
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """The dataclasses of facts.py by class name."""
+        if self._records is None:
+            self._records = {}  # the annotations below ask for the names while they are read
+            tree = self.tree(FACTS)
+            if tree is not None:
+                classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+                names = frozenset(node.name for node in classes)
+                read = _Annotations(tree, self.api, self.oci, names)
+                self._records = {node.name: _record(node, read) for node in classes}
+        return self._records
+
+    # --- hand-written functions of runtime/
+
+    def function(self, dotted: str) -> tuple[str, Callable] | None:
+        """(file, function) for ``module.function`` or ``module.Class.method`` below runtime/."""
+        parts = dotted.split(".")
+        for split in range(len(parts) - 1, 0, -1):
+            file = "/".join(["runtime", *parts[:split]]) + ".py"
+            tree = self.tree(file)
+            if tree is not None:
+                found = _function(tree, parts[split:])
+                return (file, found) if found is not None else None
+        return None
+
+    def functions(self, module: str) -> list[str]:
+        """What ``handled_by`` may name in a module of runtime/, for hints."""
+        tree = self.tree(f"runtime/{module}.py")
+        return [f"{module}.{name}" for name in (_callables(tree) if tree else ())]
+
+    def modules(self) -> list[str]:
+        """The modules of runtime/, for hints."""
+        return sorted(path.stem for path in (self.root / "runtime").glob("*.py"))
+
+
+def reads(function: Callable, name: str) -> bool:
+    """Whether the function's own text looks at an attribute ``name`` or asks HasField for it."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load))
+        or _asks_for(node, name)
+        for node in ast.walk(function)
+    )
+
+
+def sets(function: Callable, name: str) -> bool:
+    """Whether the function's own text gives ``name`` a value: a keyword argument, a store, or a
+    use of the attribute (``out.names.extend(...)``)."""
+    return any(
+        (isinstance(node, ast.keyword) and node.arg == name)
+        or (isinstance(node, ast.Attribute) and node.attr == name)
+        for node in ast.walk(function)
+    )
+
+
+def _asks_for(node: ast.AST, name: str) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("HasField", "WhichOneof")
+        and any(isinstance(a, ast.Constant) and a.value == name for a in node.args)
+    )
+
+
+def _function(tree: ast.Module, path: list[str]) -> Callable | None:
+    body: list[ast.stmt] = tree.body
+    for step in path[:-1]:
+        found = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == step), None)
+        if found is None:
+            return None
+        body = found.body
+    functions = (n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    return next((n for n in functions if n.name == path[-1]), None)
+
+
+def _callables(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.ClassDef):
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield f"{node.name}.{part.name}"
+
+
+def _record(node: ast.ClassDef, read: _Annotations) -> Record:
+    fields = {
+        part.target.id: read.kind(part.annotation)
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+    properties = {
+        part.name: read.kind(part.returns)
+        for part in node.body
+        if isinstance(part, ast.FunctionDef)
+        and any(isinstance(d, ast.Name) and d.id == "property" for d in part.decorator_list)
+    }
+    return Record(node.name, fields | properties)
+
+
+class _Annotations:
+    """Reads annotations of one module, whose imports and aliases it knows."""
+
+    def __init__(self, tree: ast.Module, api: Api, oci: OciSpec, records: frozenset[str]) -> None:
+        self._api = api
+        self._oci = oci
+        self._records = records
+        self._imported = dict(_imports(tree))
+        self._aliases = dict(_aliases(tree))
+        self._own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+    def kind(self, node: ast.expr | None) -> Kind:
+        """The kind an annotation stands for; ``any`` when there is none."""
+        match node:
+            case None:
+                return Kind("any")
+            case ast.Constant(value=None):
+                return Kind("any", optional=True)
+            case ast.Constant(value=str() as text):
+                return self.kind(ast.parse(text, mode="eval").body)
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return self._union([self.kind(left), self.kind(right)])
+            case ast.Subscript(value=value, slice=slice_):
+                return self._generic(_dotted(value).rpartition(".")[2], slice_)
+            case ast.Name() | ast.Attribute():
+                return self._named(_dotted(node))
+        return Kind("any")
+
+    def _union(self, kinds: list[Kind]) -> Kind:
+        optional = any(kind.optional for kind in kinds)
+        real = [kind for kind in kinds if kind != Kind("any", optional=True)]
+        if len({replace(kind, optional=False) for kind in real}) == 1:
+            return replace(real[0], optional=optional)
+        return Kind("any", optional=optional)
+
+    def _generic(self, name: str, inside: ast.expr) -> Kind:
+        parts = list(inside.elts) if isinstance(inside, ast.Tuple) else [inside]
+        if name == "Optional":
+            return replace(self.kind(parts[0]), optional=True)
+        if name == "Literal" and isinstance(parts[0], ast.Constant):
+            return Kind(type(parts[0].value).__name__)
+        if name in _MAPS:
+            return Kind("map", name, of=(self.kind(parts[0]), self.kind(parts[1])))
+        if name == "tuple" and not (
+            len(parts) == 2 and isinstance(parts[1], ast.Constant) and parts[1].value is Ellipsis
+        ):
+            return Kind("class", f"tuple[{', '.join(map(ast.unparse, parts))}]")
+        if name in _LISTS:
+            return Kind("list", name, of=(self.kind(parts[0]),))
+        return Kind("any")
+
+    def _named(self, dotted: str) -> Kind:
+        head, _, rest = dotted.partition(".")
+        if not rest and head in _SCALARS:
+            return Kind(head)
+        if not rest and head in self._aliases:
+            return self.kind(self._aliases[head])
+        if not rest and head in self._own:
+            return Kind("record" if head in self._records else "class", head)
+        home = self._imported.get(head, head)
+        full = f"{home}.{rest}" if rest else home
+        module, _, name = full.rpartition(".")
+        if name in _ANYTHING:
+            return Kind("any", optional=True)
+        if name in _LISTS:
+            return Kind("list", name, of=(Kind("any"),))
+        if name in _MAPS:
+            return Kind("map", name, of=(Kind("any"), Kind("any")))
+        if module == "generated.cri.api_pb2" and name in self._api.messages:
+            return Kind("message", name)
+        if module == "generated.cri.api_pb2" and name in self._api.enums:
+            return Kind("enum", name)
+        if module == "generated.oci.types" and name in self._oci.classes:
+            return Kind("oci", name)
+        if module == "runtime.transforms.facts" and name in self._records:
+            return Kind("record", name)
+        return Kind("class", full)
+
+
+def _dotted(node: ast.expr) -> str:
+    return ast.unparse(node)
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(local name, full name) of every import, those under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                yield name.asname or name.name, f"{node.module}.{name.name}"
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.asname or name.name.partition(".")[0], name.name
+
+
+def _aliases(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Module-level ``Name = annotation`` assignments that may be type aliases."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Subscript | ast.BinOp):
+                yield target.id, node.value
+        elif (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.value is not None
+            and _dotted(node.annotation).endswith("TypeAlias")
+        ):
+            yield node.target.id, node.value

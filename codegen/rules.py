@@ -1,0 +1,222 @@
+"""What only shows when all entries are seen together.
+
+Each rule is an id and a function that yields faults; ``check`` runs them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.model import Api, Mapped, MappingFile, Write
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """All files and, of those that could be resolved, all that they lead to."""
+
+    api: Api
+    files: Mapping[str, MappingFile]
+    mapped: Mapping[str, Mapped]
+
+
+Finding = tuple[str, Place, str | None]
+"""Message, place, hint."""
+
+
+def unmapped_message(all_: Everything) -> Iterator[Finding]:
+    """Every message of the CRI has a mapping file."""
+    for message in all_.api.messages.values():
+        if message.name not in all_.files:
+            file = f"spec/mapping/{message.module}.yaml"
+            fields = ", ".join(message.fields) or "none, so `fields: {}`"
+            yield f"{message.name} has no mapping file", Place(file), f"its fields: {fields}"
+
+
+def unknown_message(all_: Everything) -> Iterator[Finding]:
+    """Every mapping file speaks of a message of the CRI."""
+    for file in all_.files.values():
+        if file.message not in all_.api.messages:
+            yield (
+                f"CRI {all_.api.version} has no message {file.message}",
+                file.message_place,
+                nearest(file.message, all_.api.messages),
+            )
+
+
+def misnamed_file(all_: Everything) -> Iterator[Finding]:
+    """A mapping file is named after its message."""
+    for file in all_.files.values():
+        message = all_.api.messages.get(file.message)
+        if message and not file.file.endswith(f"/{message.module}.yaml"):
+            yield (
+                f"the mapping of {file.message} must be in {message.module}.yaml",
+                file.message_place,
+                "rename the file",
+            )
+
+
+def field_without_fate(all_: Everything) -> Iterator[Finding]:
+    """Every field of a message has an entry."""
+    for file in all_.files.values():
+        message = all_.api.messages.get(file.message)
+        for field in message.fields.values() if message else ():
+            if field.name not in file.entries:
+                yield (
+                    f"{file.message}.{field.name} ({field.kind}, since {field.since}) has no fate",
+                    Place(file.file, file.message_place.line, file.message_place.column),
+                    "give it an entry: copy, compute, handled_by or unmapped",
+                )
+
+
+def unknown_field(all_: Everything) -> Iterator[Finding]:
+    """Every entry speaks of a field of the message."""
+    for file in all_.files.values():
+        message = all_.api.messages.get(file.message)
+        for entry in file.entries.values() if message else ():
+            if message and entry.name not in message.fields:
+                yield (
+                    f"{file.message} has no field {entry.name}",
+                    entry.place,
+                    nearest(entry.name, message.fields) or one_of(message.fields),
+                )
+
+
+def with_without_input(all_: Everything) -> Iterator[Finding]:
+    """``with`` names an entry of the same target that lists the field in its ``from``."""
+    for mapped in all_.mapped.values():
+        for entry in mapped.file.entries.values():
+            if entry.partner is None:
+                continue
+            partner = mapped.file.entries.get(entry.partner) or mapped.file.targets.get(
+                entry.partner
+            )
+            place = entry.keys["with"]
+            if partner is None or partner.by is None:
+                known = [e.name for e in mapped.file.entries.values() if e.by]
+                yield (
+                    f"{entry.name} says with {entry.partner}, which is no computed entry of "
+                    f"{mapped.message.name}",
+                    place,
+                    nearest(entry.partner, known) or one_of([*known, *mapped.file.targets]),
+                )
+                continue
+            target = partner.name if entry.partner in mapped.file.targets else partner.value
+            if target != entry.value:
+                yield (
+                    f"{entry.name} computes {entry.value}, but {entry.partner} computes {target}",
+                    place,
+                    f"write compute: {target}",
+                )
+            if not any(entry.name in given.path.split(".") for given in partner.inputs):
+                yield (
+                    f"{entry.name} is said to be an input of {entry.partner}, whose from: does "
+                    "not list it",
+                    place,
+                    "list it there, or give it a fate of its own",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    path: str
+    write: Write
+
+
+def two_writers(all_: Everything) -> Iterator[Finding]:
+    """Within one builder and those it calls, a target has one writer, unless all state the same
+    merge."""
+    called = {w.nested for m in all_.mapped.values() for w in m.writes if w.nested}
+    reported: set[tuple[Place, Place]] = set()
+    for name in all_.mapped.keys() - called:
+        writers = sorted(_writers(all_.mapped, name, name, ()), key=lambda w: w.path)
+        for number, one in enumerate(writers):
+            for other in writers[:number]:
+                reason = _clash(one.write, other.write)
+                places = one.write.entry.place, other.write.entry.place
+                if reason and (same := tuple(sorted(places))) not in reported:
+                    reported.add((same[0], same[1]))
+                    first, second = sorted((one, other), key=lambda w: w.write.entry.place)
+                    yield (
+                        f"{second.path} writes {_path(second.write)}, which {first.path} "
+                        f"({first.write.entry.place}) writes too{reason}",
+                        second.write.entry.value_place,
+                        "keep one writer, or state the same merge in both",
+                    )
+
+
+def _path(write: Write) -> str:
+    assert write.target is not None
+    return write.target.path
+
+
+def _clash(one: Write, other: Write) -> str | None:
+    """Why two writes cannot both stand, as the end of a sentence; None when they can."""
+    if one.target is None or other.target is None or one.target.record != other.target.record:
+        return None
+    left, right = one.target, other.target
+    if left.path == right.path and one is other:
+        return " through another way"
+    if left.element or right.element:
+        if left.whole != right.whole:
+            return None
+        if left.element and right.element:
+            return "" if left.path == right.path else None
+        whole = right if left.element else left
+        merge = other.entry.merge if whole is right else one.entry.merge
+        return None if merge else ", as a whole and without merge"
+    if left.path == right.path:
+        if one.entry.merge and one.entry.merge == other.entry.merge:
+            return None
+        return "" if one.entry.merge is None else ", with another merge"
+    inside = left.path.startswith(f"{right.path}.") or right.path.startswith(f"{left.path}.")
+    return ", as a whole" if inside else None
+
+
+def _writers(
+    mapped: Mapping[str, Mapped], name: str, path: str, above: tuple[str, ...]
+) -> Iterator[_Writer]:
+    if name not in mapped or name in above:
+        return
+    for write in mapped[name].writes:
+        here = f"{path}.{write.entry.name}"
+        if write.nested:
+            yield from _writers(mapped, write.nested, here, (*above, name))
+        elif write.target is not None:
+            yield _Writer(here, write)
+
+
+def each_without_merge(all_: Everything) -> Iterator[Finding]:
+    """A builder that runs once for each item of a list may only add to its targets."""
+    for mapped in all_.mapped.values():
+        for write in mapped.writes:
+            if not write.each or write.nested is None:
+                continue
+            for writer in _writers(all_.mapped, write.nested, write.nested, ()):
+                if not writer.write.entry.merge:
+                    yield (
+                        f"{mapped.message.name}.{write.entry.name} is a list, so "
+                        f"{writer.path} would write {_path(writer.write)} once for each item",
+                        write.entry.value_place,
+                        "state a merge there, or compute the target from the whole list",
+                    )
+
+
+RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
+    "message-without-mapping": unmapped_message,
+    "unknown-message": unknown_message,
+    "misnamed-file": misnamed_file,
+    "field-without-fate": field_without_fate,
+    "unknown-field": unknown_field,
+    "with-without-input": with_without_input,
+    "two-writers": two_writers,
+    "each-without-merge": each_without_merge,
+}
+
+
+def check(everything: Everything, problems: Problems) -> None:
+    """Record every fault that any rule finds."""
+    for rule, find in RULES.items():
+        for message, place, hint in find(everything):
+            problems.take(SpecError(message, place, hint, rule))
