@@ -1,0 +1,79 @@
+"""What was done is undone in reverse, whatever becomes of the caller."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.rollback import Rollback
+
+
+async def test_a_call_that_goes_well_undoes_nothing() -> None:
+    done: list[str] = []
+    async with Rollback() as undo:
+        undo.push("undo a", done.append, "a")
+    assert done == []
+
+
+async def test_steps_are_undone_newest_first() -> None:
+    done: list[str] = []
+
+    async def later(what: str) -> None:
+        await asyncio.sleep(0)
+        done.append(what)
+
+    with pytest.raises(ValueError, match="the cause"):
+        async with Rollback() as undo:
+            undo.push("undo a", done.append, "a")
+            undo.push("undo b", later, "b")
+            raise ValueError("the cause")
+    assert done == ["b", "a"]
+
+
+async def test_a_failing_step_stops_the_rest_and_is_reported() -> None:
+    done: list[str] = []
+    reported: list[str] = []
+
+    def fail() -> None:
+        raise OSError("busy")
+
+    with pytest.raises(ValueError):
+        async with Rollback(reported.append) as undo:
+            undo.push("free the name", done.append, "name")
+            undo.push("give the network back", fail)
+            undo.push("end the task", done.append, "task")
+            raise ValueError
+    assert done == ["task"]
+    assert reported == ["cannot give the network back: busy"]
+
+
+async def test_a_cancelled_call_is_undone_even_when_cancelled_again() -> None:
+    done = asyncio.Event()
+
+    async def slow() -> None:
+        await asyncio.sleep(0.05)
+        done.set()
+
+    async def call() -> None:
+        async with Rollback() as undo:
+            undo.push("undo slowly", slow)
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(done.wait(), 1)
+
+
+async def test_a_step_that_hangs_is_given_up() -> None:
+    reported: list[str] = []
+    with pytest.raises(ValueError):
+        async with Rollback(reported.append, limit=0.02) as undo:
+            undo.push("hang", asyncio.sleep, 60)
+            raise ValueError
+    assert reported == ["cannot hang: TimeoutError"]

@@ -1,0 +1,63 @@
+"""Steps beside each other: none is torn apart, the failure that matters is raised."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.side_by_side import all_finished, beside
+
+
+async def step(log: list[str], name: str, seconds: float, fail: bool = False) -> None:
+    try:
+        await asyncio.sleep(seconds)
+        if fail:
+            raise ValueError(name)
+        log.append(name)
+    except asyncio.CancelledError:
+        log.append(f"{name} cancelled")
+        raise
+
+
+async def test_a_failure_waits_for_the_others() -> None:
+    log: list[str] = []
+    with pytest.raises(ValueError, match="a"):
+        await all_finished(step(log, "a", 0, fail=True), step(log, "b", 0.02))
+    assert log == ["b"]
+
+
+async def test_a_cancelled_caller_waits_for_its_steps() -> None:
+    log: list[str] = []
+    task = asyncio.create_task(all_finished(step(log, "a", 0.02), step(log, "b", 0.01)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["b", "a"]
+
+
+async def test_only_the_stoppable_step_is_cancelled() -> None:
+    log: list[str] = []
+    with pytest.raises(ValueError, match="task"):
+        await beside(stoppable=step(log, "cni", 60), finishing=step(log, "task", 0, fail=True))
+    assert log == ["cni cancelled"]
+
+
+async def test_a_failed_network_waits_for_the_task() -> None:
+    log: list[str] = []
+    with pytest.raises(ValueError, match="cni"):
+        await beside(stoppable=step(log, "cni", 0, fail=True), finishing=step(log, "task", 0.02))
+    assert log == ["task"]
+
+
+async def test_a_cancelled_creation_lets_the_task_be_made() -> None:
+    log: list[str] = []
+    call = asyncio.create_task(
+        beside(stoppable=step(log, "cni", 60), finishing=step(log, "task", 0.02))
+    )
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert log == ["cni cancelled", "task"]

@@ -1,0 +1,167 @@
+"""Changes are saved, then seen, then told; the lifecycle table decides what may change."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+
+from generated import lifecycle
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
+from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.events import Events
+from runtime.store import Container, Layout, Names, Sandbox, Store
+from runtime.transforms import facts
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(Layout(root=tmp_path / "root", state=tmp_path / "state"), Events())
+
+
+def a_sandbox(store: Store, state: SandboxState, sandbox_id: str = "s1") -> Sandbox:
+    metadata = facts.SandboxMetadata(
+        id=sandbox_id, name=f"name of {sandbox_id}", config=api_pb2.PodSandboxConfig()
+    )
+    return store.sandboxes.add(metadata, facts.SandboxStatus(state, created_at=1))
+
+
+def a_container(store: Store, state: ContainerState, container_id: str = "c1") -> Container:
+    metadata = facts.ContainerMetadata(
+        id=container_id,
+        name=f"name of {container_id}",
+        sandbox_id="s1",
+        config=api_pb2.ContainerConfig(),
+    )
+    status = facts.ContainerStatus(state, created_at=1)
+    return store.containers.add(metadata, status, recovered=True)
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(SandboxState, SandboxEvent)))
+def test_every_sandbox_event_in_every_state(
+    store: Store, state: SandboxState, event: SandboxEvent
+) -> None:
+    sandbox = a_sandbox(store, state)
+    with store.events.follow() as told:
+        move = lifecycle.SANDBOX_TRANSITIONS.get((state, event))
+        if move is None:
+            with pytest.raises(FailedPrecondition, match=f"{state.name}.*{event.value}"):
+                sandbox.fire(event)
+            assert sandbox.state is state
+            assert told.empty()
+            return
+        sandbox.fire(event)
+        assert (store.sandboxes.get("s1") is None) == (move.to is None)
+        assert move.to is None or sandbox.state is move.to
+        kinds = [told.get_nowait().kind for _ in range(told.qsize())]
+        assert kinds == ([move.emits] if move.emits else [])
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), list(itertools.product(ContainerState, ContainerEvent))
+)
+def test_every_container_event_in_every_state(
+    store: Store, state: ContainerState, event: ContainerEvent
+) -> None:
+    container = a_container(store, state)
+    file = store.layout.container_status("c1")
+    move = lifecycle.CONTAINER_TRANSITIONS.get((state, event))
+    if move is None:
+        with pytest.raises(FailedPrecondition, match=f"{state.name}.*{event.value}"):
+            container.fire(event)
+        assert container.state is state
+        assert not file.exists()
+        return
+    container.fire(event)
+    assert (store.containers.get("c1") is None) == (move.to is None)
+    assert file.exists() == (move.persists is not None)
+
+
+def test_a_move_that_cannot_be_saved_does_not_happen(store: Store) -> None:
+    container = a_container(store, ContainerState.RUNNING)
+    store.layout.root.parent.mkdir(exist_ok=True)
+    store.layout.root.write_text("in the way")
+    with store.events.follow() as told:
+        with pytest.raises(OSError):
+            container.fire(ContainerEvent.EXITED, exit_code=1)
+        assert container.state is ContainerState.RUNNING
+        assert container.status.exit_code == 0
+        assert not container.exited.is_set()
+        assert told.empty()
+
+
+def test_the_status_file_is_whole_and_private(store: Store) -> None:
+    container = a_container(store, ContainerState.STARTING)
+    container.fire(ContainerEvent.STARTED, pid=7, started_at=2)
+    file = store.layout.container_status("c1")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert store.checkpoints.load("c1") == container.status
+    assert [path.name for path in file.parent.iterdir()] == ["status"]
+
+
+def test_a_sandbox_tells_created_and_started(store: Store) -> None:
+    with store.events.follow() as told:
+        a_sandbox(store, SandboxState.READY)
+        a_sandbox(store, SandboxState.UNKNOWN, "s2")
+        kinds = [told.get_nowait().kind for _ in range(told.qsize())]
+    assert kinds == ["CONTAINER_CREATED_EVENT", "CONTAINER_STARTED_EVENT"]
+
+
+def test_an_id_is_found_by_a_unique_prefix(store: Store) -> None:
+    one, two = (a_sandbox(store, SandboxState.READY, name) for name in ("abc1", "abd2"))
+    assert store.sandboxes.find("abc") is one
+    assert store.sandboxes.find("abd2") is two
+    assert store.sandboxes.find("x") is None
+    with pytest.raises(InvalidArgument, match="empty"):
+        store.sandboxes.find("")
+    with pytest.raises(InvalidArgument, match='more than one sandbox id begins with "ab"'):
+        store.sandboxes.find("ab")
+    one.fire(SandboxEvent.STOPPED)
+    one.fire(SandboxEvent.REMOVE)
+    one.fire(SandboxEvent.REMOVED)
+    assert store.sandboxes.find("ab") is two
+
+
+def test_a_whole_id_that_begins_another_is_itself(store: Store) -> None:
+    one = a_sandbox(store, SandboxState.READY, "ab")
+    a_sandbox(store, SandboxState.READY, "abc")
+    assert store.sandboxes.find("ab") is one
+
+
+def test_a_name_is_free_again_when_its_holder_is_gone(store: Store) -> None:
+    sandbox = a_sandbox(store, SandboxState.NOTREADY)
+    assert store.names.holder("name of s1") == "s1"
+    sandbox.fire(SandboxEvent.REMOVE)
+    sandbox.fire(SandboxEvent.REMOVED)
+    assert store.names.holder("name of s1") is None
+
+
+def test_a_reserved_name_names_its_holder() -> None:
+    names = Names()
+    names.reserve("pod_ns_uid_0", "s1")
+    names.reserve("pod_ns_uid_0", "s1")
+    with pytest.raises(FailedPrecondition, match='name "pod_ns_uid_0" is reserved for "s1"'):
+        names.reserve("pod_ns_uid_0", "s2")
+    names.release("pod_ns_uid_0")
+    names.reserve("pod_ns_uid_0", "s2")
+
+
+def test_the_kept_listing_follows_every_change(store: Store) -> None:
+    sandbox = a_sandbox(store, SandboxState.READY)
+    first = store.sandboxes.listing()
+    assert store.sandboxes.listing() is first
+    sandbox.fire(SandboxEvent.STOPPED)
+    assert store.sandboxes.listing().items[0].state == api_pb2.SANDBOX_NOTREADY
+    assert first.items[0].state == api_pb2.SANDBOX_READY
+
+
+async def test_a_start_under_way_can_be_waited_for(store: Store) -> None:
+    container = a_container(store, ContainerState.STARTING)
+    waiting = asyncio.ensure_future(container.start_ended())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    container.fire(ContainerEvent.STARTED, pid=1, started_at=2)
+    await asyncio.wait_for(waiting, 1)
