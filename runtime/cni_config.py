@@ -145,7 +145,12 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
         )
     plugins = [_plugin(text, each) for each in inlined]
     if not _switch(text, whole, "loadOnlyInlinedPlugins") and path:
-        plugins += _plugins_of_directory(Path(path).parent / name)
+        further = _plugins_of_directory(Path(path).parent / name)
+        if further:
+            plugins += further
+            configs = [plugin.config for plugin in plugins]
+            inlined_all = {**whole, "plugins": configs, "loadOnlyInlinedPlugins": True}
+            source = json.dumps(inlined_all, separators=(",", ":")).encode()
     if not plugins:
         raise text.error(whole, "no plugins", "list at least one plugin", "plugins")
     return CniList(

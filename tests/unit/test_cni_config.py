@@ -75,6 +75,7 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
     (tmp_path / "net/1.conf").write_text('{"type": "tuning"}')
     (network,) = load(str(tmp_path), 1)
     assert [plugin.kind for plugin in network.plugins] == ["bridge", "tuning"]
+    assert parse(network.source).plugins == network.plugins  # DEL needs no directory
     (tmp_path / "10.conflist").write_text(conflist("net", loadOnlyInlinedPlugins="True"))
     (network,) = load(str(tmp_path), 1)
     assert [plugin.kind for plugin in network.plugins] == ["bridge"]

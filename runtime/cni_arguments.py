@@ -1,0 +1,115 @@
+"""What CNI plugins are told of a pod: CNI_ARGS and the capabilities of ``runtimeConfig``.
+
+Pure.  Keys are written as the CNI conventions spell them (lower camel case); plugins in Go take
+any case, others do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, Final
+
+from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
+
+POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
+"""Capability by which a plugin asks for all annotations of the pod."""
+
+INGRESS: Final = "kubernetes.io/ingress-bandwidth"
+EGRESS: Final = "kubernetes.io/egress-bandwidth"
+
+_BURST: Final = 2**32 - 1
+"""Bits that may pass at once: as much as the bandwidth plugin takes, so that only rates count."""
+_LEAST_RATE: Final = 1_000
+_MOST_RATE: Final = 1_000_000_000_000_000
+
+_QUANTITY: Final = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?"
+)
+_SCALE: Final = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "": Decimal(1),
+    "k": Decimal("1e3"),
+    **{suffix: Decimal(10) ** (6 + 3 * power) for power, suffix in enumerate("MGTPE")},
+    **{f"{suffix}i": Decimal(1024) ** (1 + power) for power, suffix in enumerate("KMGTPE")},
+}
+
+
+def cni_args(sandbox_id: str, metadata: api_pb2.PodSandboxMetadata) -> dict[str, str]:
+    """Return CNI_ARGS: which pod it is, and that plugins may pass over keys they do not know."""
+    return {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": metadata.namespace,
+        "K8S_POD_NAME": metadata.name,
+        "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
+        "K8S_POD_UID": metadata.uid,
+    }
+
+
+def capability_args(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
+    """Return everything a plugin may ask for by a capability; raises InvalidArgument."""
+    offered = {
+        "portMappings": port_mappings(config),
+        "bandwidth": bandwidth(config.annotations),
+        "dns": dns(config.dns_config) if config.HasField("dns_config") else None,
+        "cgroupPath": config.linux.cgroup_parent,
+        POD_ANNOTATIONS: dict(config.annotations),
+    }
+    return {name: value for name, value in offered.items() if value}
+
+
+def port_mappings(config: api_pb2.PodSandboxConfig) -> list[dict[str, Any]]:
+    """Return the ports that the node forwards; a mapping without a host port forwards nothing."""
+    return [
+        {
+            "hostPort": mapping.host_port,
+            "containerPort": mapping.container_port,
+            "protocol": api_pb2.Protocol.Name(mapping.protocol).lower(),
+        }
+        | ({"hostIP": mapping.host_ip} if mapping.host_ip else {})
+        for mapping in config.port_mappings
+        if mapping.host_port > 0
+    ]
+
+
+def dns(config: api_pb2.DNSConfig) -> dict[str, list[str]]:
+    """Return the pod's resolver settings."""
+    return {
+        "servers": list(config.servers),
+        "searches": list(config.searches),
+        "options": list(config.options),
+    }
+
+
+def bandwidth(annotations: Mapping[str, str]) -> dict[str, int] | None:
+    """Return rates in bits per second of a pod's annotations; None without any."""
+    limits: dict[str, int] = {}
+    for direction, annotation in (("ingress", INGRESS), ("egress", EGRESS)):
+        if annotation in annotations:
+            limits[f"{direction}Rate"] = _rate(annotation, annotations[annotation])
+            limits[f"{direction}Burst"] = _BURST
+    return limits or None
+
+
+def _rate(annotation: str, text: str) -> int:
+    field = f"config.annotations[{annotation}]"
+    bits = quantity(text)
+    if bits is None:
+        raise InvalidArgument(f"{text!r} is no quantity, as 10M is one", field=field)
+    if not _LEAST_RATE <= bits <= _MOST_RATE:
+        raise InvalidArgument(f"must be between 1k and 1P bits per second, not {text}", field=field)
+    return bits
+
+
+def quantity(text: str) -> int | None:
+    """Return a Kubernetes quantity rounded up to a whole number; None if it is none."""
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        return None
+    number, suffix, exponent = match.groups()
+    scale = Decimal(10) ** int(exponent) if exponent else _SCALE[suffix or ""]
+    return int((Decimal(number) * scale).to_integral_value(ROUND_CEILING))
