@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.any_pb2 import Any as ProtoAny
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -83,8 +83,9 @@ def from_go(kind: type[M], value: object, path: str = "") -> M:
     would lose the pod.
     """
     message = kind()
+    fields: Any = kind.DESCRIPTOR.fields_by_name
     for key, item in _items(value, path):
-        field = _field(kind.DESCRIPTOR, key)
+        field: FieldDescriptor | None = fields.get(key)
         if field is None or item is None:
             continue
         try:
@@ -94,11 +95,6 @@ def from_go(kind: type[M], value: object, path: str = "") -> M:
                 raise
             raise RecordError(f"{path}.{key}: {error}" if path else f"{key}: {error}") from error
     return message
-
-
-def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
-    found: FieldDescriptor | None = message.fields_by_name.get(name)
-    return found
 
 
 def _items(value: object, path: str) -> Iterator[tuple[str, Any]]:

@@ -35,16 +35,17 @@ from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2, task
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
-from runtime import netns, records, sandbox_files, security_profiles
+from runtime import netns, records, rootfs_user, sandbox_files, security_profiles
 from runtime.containerd import oci_any
 from runtime.directories import remove_tree
-from runtime.errors import from_rpc
+from runtime.errors import Unavailable, from_rpc
 from runtime.removals import delete_container, delete_lease, is_not_found, remove_snapshot
 from runtime.rollback import Rollback
 from runtime.runtime_options import container_runtime
 from runtime.sandbox_record import save_metadata
 from runtime.sandbox_services import Services
 from runtime.side_by_side import all_finished, beside
+from runtime.snapshot_view import open_snapshot
 from runtime.step_times import StepTimes
 from runtime.store import write_atomically
 from runtime.transforms import facts
@@ -76,6 +77,8 @@ async def run(
         runtime_handler=request.runtime_handler,
     )
     handler = services.handler(request.runtime_handler)
+    if not on_node_network(request.config):
+        _must_have_network(services)
     await _Creation(services, handler, metadata).run()
     return api_pb2.RunPodSandboxResponse(pod_sandbox_id=metadata.id)
 
@@ -83,6 +86,19 @@ async def run(
 def reserved_name(metadata: api_pb2.PodSandboxMetadata) -> str:
     """The name under which one sandbox may exist: that of the built-in plugin."""
     return f"{metadata.name}_{metadata.namespace}_{metadata.uid}_{metadata.attempt}"
+
+
+def on_node_network(config: api_pb2.PodSandboxConfig) -> bool:
+    """Whether the pod shares the node's network and gets no address of its own."""
+    network = config.linux.security_context.namespace_options.network
+    return network == api_pb2.NODE
+
+
+def _must_have_network(services: Services) -> None:
+    """Refuse before anything is made: a DEL for what no plugin ever saw would fail as well."""
+    problem = services.network.problem()
+    if problem is not None:
+        raise Unavailable(f"the pod network is not ready: {problem}")
 
 
 def names_interface(sysctls: Iterable[str]) -> bool:
@@ -105,6 +121,7 @@ class _Creation:
         self._undo = Rollback(self._keep)
         self._lease: asyncio.Task[None] | None = None
         self._recorded = asyncio.Event()
+        self._snapshot: asyncio.Task[None] | None = None
         self._rootfs: list[types_pb2.Mount] = []
         self._pid = 0
 
@@ -131,14 +148,14 @@ class _Creation:
     # The steps
 
     async def _make(self) -> None:
-        sandbox_id, config = self._metadata.id, self._metadata.config
+        sandbox_id = self._metadata.id
         undo = self._undo
         undo.push("delete its directories", self._remove_directories)
         self._write_unfinished()
         undo.push("delete the lease", self._delete_lease)
         self._lease = asyncio.create_task(self._create_lease())
         image = await self._pause_image()
-        if config.linux.security_context.namespace_options.network != api_pb2.NODE:
+        if not on_node_network(self._metadata.config):
             await self._make_namespace()
             self._write_unfinished()
         undo.push("remove the snapshot", self._remove_snapshot)
@@ -221,9 +238,8 @@ class _Creation:
 
     async def _prepare(self, image: facts.Image) -> None:
         """Make everything that the task needs, side by side."""
-        await all_finished(
-            self._prepare_snapshot(image), self._create_container(image), self._make_files()
-        )
+        self._snapshot = asyncio.ensure_future(self._prepare_snapshot(image))
+        await all_finished(self._snapshot, self._create_container(image), self._make_files())
 
     async def _make_files(self) -> None:
         with self._times.step("files"):
@@ -285,11 +301,34 @@ class _Creation:
         )
         spec = defaults.sandbox_spec()
         pod_sandbox_config.apply(
-            config, spec, handler=self._handler, host=host, image=image, sandbox=sandbox
+            config,
+            spec,
+            handler=self._handler,
+            host=host,
+            image=image,
+            record=record,
+            sandbox=sandbox,
+            user=await self._user(image),
         )
-        record.labels[records.KIND_LABEL] = records.KIND_SANDBOX
         record.spec.CopyFrom(oci_any(spec))
         return record
+
+    async def _user(self, image: facts.Image) -> facts.User:
+        """The pause process's user: by number, or as the image's own files know it."""
+        context = self._metadata.config.linux.security_context
+        wanted = rootfs_user.wanted_by_sandbox(context, image.user)
+        if not wanted.needs_database:
+            return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
+        database = self._services.users.known(image.chain_id)
+        if database is None:
+            if self._snapshot is not None:
+                await asyncio.shield(self._snapshot)
+            database = await asyncio.to_thread(self._read_users, image.chain_id)
+        return rootfs_user.resolve(wanted, database)
+
+    def _read_users(self, chain_id: str) -> rootfs_user.UserDatabase:
+        with open_snapshot(self._rootfs, Path(self._files.root_dir)) as layers:
+            return self._services.users.get(chain_id, lambda: rootfs_user.read_database(layers))
 
     # Undoing them
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from generated.cri import api_pb2
@@ -11,6 +11,7 @@ from runtime.config import Config
 from runtime.containerd import Containerd
 from runtime.errors import InvalidArgument
 from runtime.exits import Exits
+from runtime.rootfs_user import UserDatabases
 from runtime.store import Container, Store
 from runtime.transforms import facts
 
@@ -30,6 +31,8 @@ class Attachment(Protocol):
 
 class Network(Protocol):
     """CNI as sandboxes use it; `runtime.cni.Network`."""
+
+    def problem(self) -> str | None: ...
 
     async def add(
         self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
@@ -79,6 +82,8 @@ class Services:
     handlers: Mapping[str, facts.Handler]
     """By name."""
     config: Config
+    users: UserDatabases = field(default_factory=UserDatabases)
+    """Those of the pause images."""
 
     def handler(self, name: str) -> facts.Handler:
         """The runtime handler that a pod asks for; the empty name is the default one.

@@ -8,11 +8,11 @@ cancellation, passed on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 
-async def all_finished(*steps: Coroutine[Any, Any, object]) -> None:
+async def all_finished(*steps: Awaitable[object]) -> None:
     """Return when every step has ended; raise the first failure among them then.
 
     A cancellation is passed on after the steps have ended.
