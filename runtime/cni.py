@@ -221,7 +221,7 @@ class Network:
         except CniConfigError as error:
             raise Unknown(f"{_of(interface)}: the config in the result cache: {error}") from error
         previous = interface.result if network.speaks("0.4.0") else {}
-        for plugin in _undone(network):
+        for plugin in _undone(interface, network):
             try:
                 await self._call_for(interface, network, plugin, "DEL", previous)
             except PluginError as error:
@@ -272,9 +272,9 @@ def _plugin_config(network: CniList, plugin: CniPlugin) -> Json:
     return {**plugin.config, "name": network.name, "cniVersion": network.version}
 
 
-def _undone(network: CniList) -> Iterable[CniPlugin]:
+def _undone(interface: PodInterface, network: CniList) -> Iterable[CniPlugin]:
     """Return the plugins that DEL calls, in its order."""
-    return () if network.name == _LOOPBACK_NETWORK else reversed(network.plugins)
+    return () if interface.network == _LOOPBACK_NETWORK else reversed(network.plugins)
 
 
 def _of(interface: PodInterface) -> str:

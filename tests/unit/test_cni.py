@@ -1,0 +1,461 @@
+"""CNI calls as plugins see them, with a plugin that writes down every call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generated.cri import api_pb2
+from runtime import cni, cni_plugin
+from runtime.cni import Network, select_pod_ip, summarise
+from runtime.cni_cache import ResultCache
+from runtime.errors import InvalidArgument, Unavailable, Unknown
+from tests.harness import cni_recorder
+
+NETNS = "/proc/self/ns/net"
+"""A namespace that exists as long as this process: the recorder does nothing in it."""
+
+POD = api_pb2.PodSandboxConfig(
+    metadata=api_pb2.PodSandboxMetadata(name="web", namespace="default", uid="uid-1", attempt=1),
+    annotations={"a": "b"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    bin_dirs: tuple[str, ...]
+    conf_dir: str
+    max_conf_num: int = 1
+    setup_serially: bool = False
+    ip_pref: str = ""
+
+
+class Lab:
+    """A CNI directory, a bin directory full of recorders, a result cache."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bin, self.conf, self.state = directory / "bin", directory / "conf", directory / "lib"
+        self.record = directory / "calls"
+        self.conf.mkdir()
+        cni_recorder.install(self.bin, ("first", "second", "third"))
+
+    def write(self, file: str, *plugins: dict[str, Any], **keys: Any) -> None:
+        listed = [{"record": str(self.record)} | plugin for plugin in plugins]
+        whole = {"cniVersion": "1.0.0", "name": file.split(".")[0], "plugins": listed} | keys
+        (self.conf / file).write_text(json.dumps(whole))
+
+    @asynccontextmanager
+    async def network(self, **settings: Any) -> AsyncIterator[Network]:
+        network = Network(
+            Settings((str(self.bin),), str(self.conf), **settings),
+            cache=ResultCache(str(self.state)),
+        )
+        await network.start()
+        try:
+            yield network
+        finally:
+            await network.stop()
+
+    def calls(self) -> list[dict[str, Any]]:
+        return cni_recorder.calls(self.record)
+
+    def order(self) -> list[tuple[str, str]]:
+        return [(call["command"], call["plugin"]) for call in self.calls()]
+
+    def cached(self) -> list[str]:
+        return sorted(path.name for path in self.state.glob("results/*"))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+async def test_add_chains_results_and_del_goes_back(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "key": 1}, {"type": "second"})
+    async with lab.network() as network:
+        got = await network.add("sb1", NETNS, POD)
+        assert (got.ip, got.additional_ips) == ("10.9.8.7", ())
+        assert lab.cached() == ["net-sb1-eth0"]
+        await network.delete("sb1", NETNS, POD, had_result=True)
+    assert lab.cached() == []
+    assert lab.order() == [
+        ("ADD", "first"),
+        ("ADD", "second"),
+        ("DEL", "second"),
+        ("DEL", "first"),
+    ]
+    first, second, *undone = (call["stdin"] for call in lab.calls())
+    assert (first["name"], first["cniVersion"], first["key"]) == ("net", "1.0.0", 1)
+    assert "prevResult" not in first
+    result = cni_recorder.ADDRESS | {"cniVersion": "1.0.0"}
+    assert second["prevResult"] == result
+    assert [each["prevResult"] for each in undone] == [result, result]
+
+
+async def test_environment_is_the_specified_and_little_else(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    lab.write("net.conflist", {"type": "first"})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+    (call,) = lab.calls()
+    env = {
+        key: value for key, value in call["env"].items() if key not in ("HOME", "TZ", "LC_CTYPE")
+    }
+    assert env == {
+        "PATH": os.environ["PATH"],
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "sb1",
+        "CNI_NETNS": NETNS,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(lab.bin),
+        "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;"
+        "K8S_POD_INFRA_CONTAINER_ID=sb1;K8S_POD_UID=uid-1",
+    }
+
+
+async def test_a_plugin_is_told_only_what_it_asks_for(lab: Lab) -> None:
+    lab.write(
+        "net.conflist",
+        {"type": "first", "capabilities": {"portMappings": True, "dns": False, "ips": True}},
+        {"type": "second"},
+    )
+    pod = api_pb2.PodSandboxConfig()
+    pod.CopyFrom(POD)
+    pod.port_mappings.add(container_port=80, host_port=8080)
+    pod.dns_config.servers.append("1.1.1.1")
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, pod)
+        await network.delete("sb1", NETNS, POD, had_result=True)
+    first, second, _, undone = (call["stdin"] for call in lab.calls())
+    mappings = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+    assert first["runtimeConfig"] == {"portMappings": mappings}
+    assert "runtimeConfig" not in second
+    assert undone["runtimeConfig"] == first["runtimeConfig"]  # from the cache
+
+
+async def test_the_cache_is_libcnis(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+    file = lab.state / "results/net-sb1-eth0"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    cached = json.loads(file.read_text())
+    assert {
+        key: cached[key] for key in ("kind", "containerId", "ifName", "networkName", "netns")
+    } == {
+        "kind": "cniCacheV1",
+        "containerId": "sb1",
+        "ifName": "eth0",
+        "networkName": "net",
+        "netns": NETNS,
+    }
+    assert ["K8S_POD_NAME", "web"] in cached["cniArgs"]
+    assert cached["capabilityArgs"] == {"io.kubernetes.cri.pod-annotations": {"a": "b"}}
+    assert cached["result"]["ips"][0]["address"] == "10.9.8.7/24"
+
+
+async def test_del_undoes_what_add_did_when_the_config_has_changed(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "key": "old"})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+    (lab.conf / "net.conflist").unlink()
+    lab.write("other.conflist", {"type": "second"})
+    async with lab.network() as network:
+        await network.delete("sb1", NETNS, POD, had_result=True)
+        await network.delete("sb1", NETNS, POD, had_result=False)  # nothing known: today's config
+    calls = lab.calls()
+    assert lab.order() == [("ADD", "first"), ("DEL", "first"), ("DEL", "second")]
+    assert calls[1]["stdin"]["key"] == "old"
+
+
+async def test_a_pod_of_the_builtin_plugin_can_be_deleted(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        cached = json.loads((lab.state / "results/net-sb1-eth0").read_text())
+        cached |= {"networkName": "cni-loopback", "ifName": "lo"}
+        (lab.state / "results/cni-loopback-sb1-lo").write_text(json.dumps(cached))
+        (lab.state / "results/broken-sb1-eth7").write_text("{")
+        await network.delete("sb1", NETNS, POD, had_result=True)
+    assert lab.order() == [("ADD", "first"), ("DEL", "first")]
+    assert lab.cached() == ["broken-sb1-eth7"]
+
+
+async def test_a_gone_namespace_is_an_empty_one(lab: Lab, tmp_path: Path) -> None:
+    lab.write(
+        "net.conflist",
+        {"type": "first", "fail": {"DEL": {"code": 5, "msg": "no such file or directory"}}},
+    )
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        await network.delete("sb1", str(tmp_path / "gone"), POD, had_result=True)
+    assert lab.calls()[1]["env"]["CNI_NETNS"] == ""
+    assert lab.cached() == []
+
+
+async def test_a_failed_add_names_the_plugin_and_is_undone_by_delete(lab: Lab) -> None:
+    failure = {"code": 111, "msg": "no addresses left", "details": "10.0.0.0/30"}
+    failures = {"ADD": failure, "DEL": {"code": 1, "msg": "never heard of it"}}
+    lab.write("net.conflist", {"type": "first"}, {"type": "second", "fail": failures})
+    async with lab.network() as network:
+        with pytest.raises(
+            Unknown,
+            match="^network net of pod sb1: CNI plugin second failed at ADD: "
+            r"no addresses left; 10.0.0.0/30 \(code 111\)$",
+        ):
+            await network.add("sb1", NETNS, POD)
+        assert lab.cached() == []
+        await network.delete("sb1", NETNS, POD, had_result=False)
+    assert lab.order()[2:] == [("DEL", "second"), ("DEL", "first")]
+    assert "prevResult" not in lab.calls()[2]["stdin"]
+
+
+async def test_a_failed_del_is_raised_and_can_be_repeated(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "fail": {"DEL": {"code": 5, "msg": "disk"}}})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        for _ in range(2):
+            with pytest.raises(Unknown, match="CNI plugin first failed at DEL: disk"):
+                await network.delete("sb1", NETNS, POD, had_result=True)
+    assert lab.cached() == ["net-sb1-eth0"]
+
+
+async def test_a_del_that_finds_nothing_is_done(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "fail": {"DEL": {"code": 3, "msg": "not found"}}})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        await network.delete("sb1", NETNS, POD, had_result=True)
+    assert lab.cached() == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ({"print": {"ADD": ""}}, r"its result is not a JSON object: '\\n'"),
+        ({"print": {"ADD": "[]"}}, "its result is not a JSON object"),
+        ({"print": {"ADD": "oops"}, "exit": {"ADD": 3}}, r"oops \(exit code 3\)"),
+        ({"print": {"ADD": ""}, "exit": {"ADD": 1}}, r"it gave no reason \(exit code 1\)"),
+    ],
+)
+async def test_odd_answers_are_told(lab: Lab, behaviour: dict[str, Any], message: str) -> None:
+    lab.write("net.conflist", {"type": "first", **behaviour})
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match=f"CNI plugin first failed at ADD: {message}"):
+            await network.add("sb1", NETNS, POD)
+
+
+async def test_try_again_later_is_unavailable(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "fail": {"ADD": {"code": 11, "msg": "soon"}}})
+    async with lab.network() as network:
+        with pytest.raises(Unavailable, match=r"soon \(code 11\)"):
+            await network.add("sb1", NETNS, POD)
+
+
+async def test_a_hanging_plugin_is_killed_with_its_children(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cni.PLUGIN_SECONDS, "ADD", 0.3)
+    lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match=r"killed after 0.3 s without an end"):
+            await network.add("sb1", NETNS, POD)
+    await gone(lab.calls()[0]["pid"])
+
+
+async def test_a_cancelled_add_kills_its_plugin(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
+    async with lab.network() as network:
+        adding = asyncio.create_task(network.add("sb1", NETNS, POD))
+        while not lab.calls():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        adding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+    await gone(lab.calls()[0]["pid"])
+
+
+async def gone(group: int) -> None:
+    """Return when no process of the group is left, the plugin itself being reaped."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+    os.killpg(group, signal.SIGKILL)
+    raise AssertionError("the plugin or its child lives on")
+
+
+async def test_networks_become_interfaces_in_order(lab: Lab) -> None:
+    other = {"ips": [{"address": "fd00::7/64"}], "interfaces": [{"name": "eth1"}]}
+    other["ips"][0]["interface"] = 0  # type: ignore[assignment]
+    lab.write("a.conflist", {"type": "first"})
+    lab.write("b.conflist", {"type": "second", "answer": {"ADD": other}})
+    for serially in (False, True):
+        async with lab.network(max_conf_num=0, setup_serially=serially) as network:
+            got = await network.add("sb1", NETNS, POD)
+            await network.delete("sb1", NETNS, POD, had_result=True)
+        assert got.ip == "10.9.8.7"
+        assert got.additional_ips == ()
+        assert got.result["Interfaces"]["eth1"]["IPConfigs"] == [{"IP": "fd00::7", "Gateway": ""}]
+    added = [call for call in lab.calls() if call["command"] == "ADD"]
+    assert sorted((each["plugin"], each["env"]["CNI_IFNAME"]) for each in added) == [
+        ("first", "eth0"),
+        ("first", "eth0"),
+        ("second", "eth1"),
+        ("second", "eth1"),
+    ]
+
+
+async def test_a_failure_of_one_network_waits_for_the_others(lab: Lab) -> None:
+    lab.write("a.conflist", {"type": "first", "fail": {"ADD": {"code": 7, "msg": "no"}}})
+    lab.write("b.conflist", {"type": "second"})
+    async with lab.network(max_conf_num=0) as network:
+        with pytest.raises(Unknown, match="CNI plugin first failed at ADD"):
+            await network.add("sb1", NETNS, POD)
+        assert lab.cached() == ["b-sb1-eth1"]
+        await network.delete("sb1", NETNS, POD, had_result=False)
+    assert lab.cached() == []
+    assert {("DEL", "first"), ("DEL", "second")} <= set(lab.order())
+
+
+async def test_not_ready_without_config_or_plugin(lab: Lab) -> None:
+    async with lab.network() as network:
+        assert "no network config found" in str(network.problem())
+        with pytest.raises(Unavailable, match=r"the pod network is not ready: .*no network"):
+            await network.add("sb1", NETNS, POD)
+        with pytest.raises(Unavailable, match="network of pod sb1 cannot be given back"):
+            await network.delete("sb1", NETNS, POD, had_result=True)
+        await network.delete("sb1", NETNS, POD, had_result=False)
+    lab.write("net.conflist", {"type": "missing"})
+    async with lab.network() as network:
+        assert network.problem() == (
+            f"{lab.conf}/net.conflist: CNI plugin missing is in none of {lab.bin}; install it there"
+        )
+
+
+async def test_status_is_asked_of_lists_that_know_it(lab: Lab) -> None:
+    fail = {"STATUS": {"code": 50, "msg": "agent is not up"}}
+    lab.write("net.conflist", {"type": "first", "fail": fail})
+    async with lab.network() as network:
+        assert await network.status() is None
+        assert lab.order() == []
+    lab.write(
+        "net.conflist", {"type": "second"}, {"type": "first", "fail": fail}, cniVersion="1.1.0"
+    )
+    async with lab.network() as network:
+        assert await network.status() == (
+            "CNI plugin first failed at STATUS: agent is not up (code 50)"
+        )
+    assert lab.order() == [("STATUS", "second"), ("STATUS", "first")]
+    assert "CNI_CONTAINERID" not in lab.calls()[0]["env"]
+
+
+async def test_check_asks_with_the_cached_result(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "fail": {"CHECK": {"code": 9, "msg": "moved"}}})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        with pytest.raises(Unknown, match="CNI plugin first failed at CHECK: moved"):
+            await network.check("sb1", NETNS)
+    assert lab.calls()[1]["stdin"]["prevResult"]["ips"]
+
+
+async def test_bad_bandwidth_is_refused_by_add_and_no_obstacle_for_delete(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"})
+    pod = api_pb2.PodSandboxConfig(annotations={"kubernetes.io/ingress-bandwidth": "lots"})
+    async with lab.network() as network:
+        with pytest.raises(InvalidArgument, match="'lots' is no quantity"):
+            await network.add("sb1", NETNS, pod)
+        await network.delete("sb1", NETNS, pod, had_result=False)
+    assert lab.order() == [("DEL", "first")]
+
+
+async def test_a_pod_without_address_is_refused(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first", "answer": {"ADD": {}}})
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match="gave pod sb1 no address on eth0"):
+            await network.add("sb1", NETNS, POD)
+
+
+async def test_a_plugin_being_replaced_is_tried_again(lab: Lab) -> None:
+    busy = lab.bin / "busy"
+    shutil.copy("/bin/true", busy)
+    busy.chmod(0o755)
+    writer = os.open(busy, os.O_WRONLY)
+    asyncio.get_running_loop().call_later(0.3, os.close, writer)
+    assert await cni_plugin.call("busy", [str(lab.bin)], "VERSION", {}, {}, 5) == b""
+
+
+@pytest.mark.parametrize(
+    ("found", "preference", "expected"),
+    [
+        (["10.0.0.1"], "ipv6", ("10.0.0.1", ())),
+        (["fd00::1", "10.0.0.1", "10.0.0.2"], "", ("10.0.0.1", ("fd00::1", "10.0.0.2"))),
+        (["10.0.0.1", "fd00::1"], "ipv6", ("fd00::1", ("10.0.0.1",))),
+        (["fd00::1", "10.0.0.1"], "cni", ("fd00::1", ("10.0.0.1",))),
+        (["fd00::1", "fd00::2"], "ipv4", ("fd00::1", ("fd00::2",))),
+    ],
+)
+def test_pod_ip_is_the_first_of_the_preferred_family(
+    found: list[str], preference: str, expected: tuple[str, tuple[str, ...]]
+) -> None:
+    assert select_pod_ip(found, preference) == expected
+
+
+def test_results_are_summed_up_as_the_builtin_plugin_does() -> None:
+    assert summarise([cni_recorder.ADDRESS]) == {
+        "Interfaces": {
+            "eth0": {
+                "IPConfigs": [{"IP": "10.9.8.7", "Gateway": "10.9.8.1"}],
+                "Mac": "",
+                "Sandbox": "x",
+                "PciID": "",
+                "SocketPath": "",
+            },
+            "veth1": {
+                "IPConfigs": None,
+                "Mac": "02:00:00:00:00:02",
+                "Sandbox": "",
+                "PciID": "",
+                "SocketPath": "",
+            },
+        },
+        "DNS": [{}],
+        "Routes": [{"dst": "0.0.0.0/0"}],
+    }
+
+
+def test_results_of_old_versions_are_understood() -> None:
+    old = {"ip4": {"ip": "10.1.2.3/24", "gateway": "10.1.2.1"}, "ip6": {"ip": "FD00::1/64"}}
+    assert summarise([old])["Interfaces"]["eth0"]["IPConfigs"] == [
+        {"IP": "10.1.2.3", "Gateway": "10.1.2.1"},
+        {"IP": "fd00::1", "Gateway": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"ips": [{"address": "10.0.0.1/24", "interface": 3}]}, "to interface 3 of 0"),
+        ({"ips": [{"address": "somewhere"}]}, "an address that is none: 'somewhere'"),
+    ],
+)
+def test_impossible_results_are_refused(result: dict[str, Any], error: str) -> None:
+    with pytest.raises(Unknown, match=error):
+        summarise([result])
