@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ from generated.lifecycle import ContainerState
 from generated.oci import container_config, defaults, types
 from runtime import device_nodes, image_volumes, mount_sources, rootfs_user, security_profiles
 from runtime.container_remove import remove_directories, remove_record_and_snapshot
-from runtime.container_services import both
 from runtime.containerd import oci_any
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.records import CONTAINER_EXTENSION, container_extension
 from runtime.rollback import Rollback
 from runtime.runtime_options import container_runtime
+from runtime.side_by_side import all_finished, beside
 from runtime.snapshot_view import open_snapshot
 from runtime.transforms import facts, signals
 
@@ -38,6 +38,15 @@ if TYPE_CHECKING:
     from runtime.store import Sandbox
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The root file system of a container that is not started yet."""
+
+    parent: str
+    """Chain id of the image's layers."""
+    mounts: list[types_pb2.Mount]
 
 
 async def create(
@@ -150,13 +159,10 @@ async def _make(
     root = services.store.layout.container_root(metadata.id)
     for directory in (root, services.store.layout.container_state(metadata.id)):
         directory.mkdir(mode=0o755, parents=True)
-    container, (parent, mounts) = await both(
-        _look_up(services, sandbox, metadata, image, root),
-        _prepare(services, sandbox, metadata.id, image, handler.snapshotter),
-    )
-    user = await _user(services, metadata, image, parent, mounts, root)
+    container, snapshot = await _look_up_and_prepare(services, sandbox, metadata, image, root)
+    user = await _user(services, metadata, image, snapshot, root)
     if container.volumes:
-        await asyncio.to_thread(_fill_volumes, container.volumes, mounts, root)
+        await asyncio.to_thread(_fill_volumes, container.volumes, snapshot, root)
     host = services.host
     if metadata.config.linux.security_context.privileged:
         host = replace(host, devices=await asyncio.to_thread(device_nodes.host_devices))
@@ -170,11 +176,42 @@ async def _make(
     )
     spec = _spec(container, handler, host, image, record, sandbox.facts, user)
     record.spec.CopyFrom(oci_any(spec))
+    await all_finished(_create_record(services, sandbox, record))
+    return spec, snapshot.mounts
+
+
+async def _create_record(
+    services: Services, sandbox: Sandbox, record: containers_pb2.Container
+) -> None:
     await services.containerd.containers.Create(
         containers_pb2.CreateContainerRequest(container=record),
         metadata=services.containerd.with_lease(sandbox.id),
     )
-    return spec, mounts
+
+
+async def _look_up_and_prepare(
+    services: Services,
+    sandbox: Sandbox,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    root: Path,
+) -> tuple[facts.Container, _Snapshot]:
+    """Both at once. A look at the node may hang, on a network mount, and is given up with the call;
+    the snapshot is waited for, so that the rollback finds it."""
+    container: facts.Container | None = None
+    snapshot: _Snapshot | None = None
+
+    async def look_up() -> None:
+        nonlocal container
+        container = await _look_up(services, sandbox, metadata, image, root)
+
+    async def prepare() -> None:
+        nonlocal snapshot
+        snapshot = await _prepare(services, sandbox, metadata.id, image)
+
+    await beside(stoppable=look_up(), finishing=prepare())
+    assert container is not None and snapshot is not None
+    return container, snapshot
 
 
 async def _look_up(
@@ -210,9 +247,10 @@ async def _look_up(
 
 
 async def _prepare(
-    services: Services, sandbox: Sandbox, container_id: str, image: facts.Image, snapshotter: str
-) -> tuple[str, list[types_pb2.Mount]]:
-    """Make the root file system on top of the image; the image's chain id and the mounts."""
+    services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
+) -> _Snapshot:
+    """Make the root file system on top of the image."""
+    snapshotter = services.handler(sandbox).snapshotter
     parent = await services.images.unpacked(image, snapshotter)
     answer = await services.containerd.snapshots.Prepare(
         snapshots_pb2.PrepareSnapshotRequest(
@@ -220,37 +258,34 @@ async def _prepare(
         ),
         metadata=services.containerd.with_lease(sandbox.id),
     )
-    return parent, list(answer.mounts)
+    return _Snapshot(parent, list(answer.mounts))
 
 
 async def _user(
     services: Services,
     metadata: facts.ContainerMetadata,
     image: facts.Image,
-    parent: str,
-    mounts: list[types_pb2.Mount],
+    snapshot: _Snapshot,
     root: Path,
 ) -> facts.User:
     wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
     if not wanted.needs_database:
         return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
-    database = services.users.known(parent)
+    database = services.users.known(snapshot.parent)
     if database is None:
-        database = await asyncio.to_thread(_read_users, services, parent, mounts, root)
+        database = await asyncio.to_thread(_read_users, services.users, snapshot, root)
     return rootfs_user.resolve(wanted, database)
 
 
 def _read_users(
-    services: Services, parent: str, mounts: list[types_pb2.Mount], root: Path
+    users: rootfs_user.UserDatabases, snapshot: _Snapshot, root: Path
 ) -> rootfs_user.UserDatabase:
-    with open_snapshot(mounts, root) as layers:
-        return services.users.get(parent, lambda: rootfs_user.read_database(layers))
+    with open_snapshot(snapshot.mounts, root) as layers:
+        return users.get(snapshot.parent, lambda: rootfs_user.read_database(layers))
 
 
-def _fill_volumes(
-    volumes: tuple[facts.Volume, ...], mounts: list[types_pb2.Mount], root: Path
-) -> None:
-    with open_snapshot(mounts, root) as layers:
+def _fill_volumes(volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path) -> None:
+    with open_snapshot(snapshot.mounts, root) as layers:
         image_volumes.fill(volumes, layers)
 
 

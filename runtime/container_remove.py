@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc import aio
 
-from generated.containerd import containers_pb2, snapshots_pb2
+from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
-from runtime.container_services import both
 from runtime.container_stop import stop
 from runtime.directories import remove_tree
 from runtime.errors import from_rpc
 from runtime.exits import delete_task
+from runtime.removals import delete_container, is_not_found
+from runtime.side_by_side import all_finished
 
 if TYPE_CHECKING:
     from runtime.container_services import Services
@@ -47,7 +48,7 @@ async def remove(
 
 async def _remove(services: Services, container: Container) -> None:
     await end_task(services, container.id)
-    await both(
+    await all_finished(
         remove_record_and_snapshot(
             services,
             container.id,
@@ -84,16 +85,10 @@ async def remove_record_and_snapshot(
         try:
             await containerd.snapshots.Remove(request, metadata=metadata)
         except aio.AioRpcError as error:
-            _must_be_gone(error)
+            if not is_not_found(error):
+                raise
 
-    async def delete_record() -> None:
-        request = containers_pb2.DeleteContainerRequest(id=container_id)
-        try:
-            await containerd.containers.Delete(request)
-        except aio.AioRpcError as error:
-            _must_be_gone(error)
-
-    await both(remove_snapshot(), delete_record())
+    await all_finished(remove_snapshot(), delete_container(containerd, container_id))
 
 
 async def remove_directories(services: Services, container_id: str) -> None:
@@ -101,8 +96,3 @@ async def remove_directories(services: Services, container_id: str) -> None:
     layout = services.store.layout
     await remove_tree(layout.container_state(container_id))
     await remove_tree(layout.container_root(container_id))
-
-
-def _must_be_gone(error: aio.AioRpcError) -> None:
-    if error.code() is not grpc.StatusCode.NOT_FOUND:
-        raise error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from generated.containerd import types_pb2
@@ -18,9 +18,6 @@ from runtime.log_keeper_client import Fifos
 from runtime.rootfs_user import UserDatabases
 from runtime.store import Container, Sandbox, Store
 from runtime.transforms import facts
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Images(Protocol):
@@ -100,12 +97,3 @@ async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
     await asyncio.shield(task)
-
-
-async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """Run both at once and wait for both, whatever becomes of one: nothing works on behind the
-    back of the rollback. The first failure is raised."""
-    one = asyncio.ensure_future(first)
-    other = asyncio.ensure_future(second)
-    await asyncio.gather(one, other, return_exceptions=True)
-    return one.result(), other.result()

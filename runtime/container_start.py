@@ -6,25 +6,34 @@ container starts once, and the kubelet makes a new one.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import structlog
 from grpc import aio
 
 from generated.containerd import snapshots_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent, SandboxState
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
 from runtime.container_create import target_pid
+from runtime.container_services import to_the_end
 from runtime.errors import FailedPrecondition, from_rpc
 from runtime.log_keeper_client import Fifos
 from runtime.rollback import Rollback
+from runtime.side_by_side import all_finished
 
 if TYPE_CHECKING:
     from runtime.container_services import Services
     from runtime.store import Container, Sandbox
 
+log = structlog.get_logger(__name__)
+
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
+
+_SAVE_PAUSE = 1.0
+"""Seconds until a status that could not be saved is saved again."""
 
 
 async def start(
@@ -37,10 +46,10 @@ async def start(
         await _start(services, sandbox, container)
     except aio.AioRpcError as error:
         translated = from_rpc(error, f"start container {container.id}")
-        _note_failure(container, str(translated))
+        await to_the_end(_note_failure(container, str(translated)))
         raise translated from error
     except BaseException as error:
-        _note_failure(container, str(error) or "the caller gave the start up")
+        await to_the_end(_note_failure(container, str(error) or "the caller gave the start up"))
         raise
     finally:
         services.prepared.pop(container.id, None)
@@ -76,7 +85,6 @@ async def _start(services: Services, sandbox: Sandbox, container: Container) -> 
     target_pid(services, sandbox, container.metadata.config)
     config = container.metadata.config
     fifos = fifos_of(services, container)
-    tasks = services.containerd.tasks
     async with Rollback() as undo:
         undo.push("close the output", services.log_keeper.close, container.id)
         await services.log_keeper.open(
@@ -86,22 +94,33 @@ async def _start(services: Services, sandbox: Sandbox, container: Container) -> 
             container.metadata.log_path or None,
             line_limit=services.config.max_container_log_line_size,
         )
-        rootfs = await _root_file_system(services, container)
-        undo.push("end the task", services.exits.end, container.id)
-        await tasks.Create(
-            tasks_pb2.CreateTaskRequest(
-                container_id=container.id,
-                rootfs=rootfs,
-                stdin=fifos.stdin or "",
-                stdout=fifos.stdout or "",
-                stderr=fifos.stderr or "",
-                terminal=config.tty,
-                runtime_path=services.handler(sandbox).runtime_path,
-            )
+        request = tasks_pb2.CreateTaskRequest(
+            container_id=container.id,
+            rootfs=await _root_file_system(services, container),
+            stdin=fifos.stdin or "",
+            stdout=fifos.stdout or "",
+            stderr=fifos.stderr or "",
+            terminal=config.tty,
+            runtime_path=services.handler(sandbox).runtime_path,
         )
-        services.exits.wait(container.id)
-        answer = await tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
-        container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=time.time_ns())
+        undo.push("end the task", services.exits.end, container.id)
+        # to their end even if the caller goes away: a task that appears later would be nobody's
+        try:
+            await all_finished(_run_task(services, container, request))
+        except asyncio.CancelledError:
+            if container.state is not ContainerState.RUNNING:
+                raise
+            # the caller went away too late: it runs, and whoever looks next sees that
+
+
+async def _run_task(
+    services: Services, container: Container, request: tasks_pb2.CreateTaskRequest
+) -> None:
+    tasks = services.containerd.tasks
+    await tasks.Create(request)
+    services.exits.wait(container.id)
+    answer = await tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
+    container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=time.time_ns())
 
 
 async def _root_file_system(services: Services, container: Container) -> list[types_pb2.Mount]:
@@ -116,11 +135,20 @@ async def _root_file_system(services: Services, container: Container) -> list[ty
     return list(answer.mounts)
 
 
-def _note_failure(container: Container, message: str) -> None:
-    container.fire(
-        ContainerEvent.START_FAILED,
-        exit_code=START_ERROR_CODE,
-        reason=START_ERROR,
-        message=message,
-        finished_at=time.time_ns(),
-    )
+async def _note_failure(container: Container, message: str) -> None:
+    finished_at = time.time_ns()
+    while True:
+        try:
+            container.fire(
+                ContainerEvent.START_FAILED,
+                exit_code=START_ERROR_CODE,
+                reason=START_ERROR,
+                message=message,
+                finished_at=finished_at,
+            )
+        except OSError as error:
+            # as STARTING it could never be removed, so a full disk is waited for
+            log.error("status not saved", container=container.id, error=str(error))
+            await asyncio.sleep(_SAVE_PAUSE)
+        else:
+            return

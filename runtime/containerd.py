@@ -201,19 +201,16 @@ class Containerd:
         if waited:
             log.info("containerd is there", after=f"{waited:.1f} s")
 
-    async def watch(
-        self, *, lost: Callable[[], object], back: Callable[[], Awaitable[object]]
-    ) -> None:
+    async def watch(self, back: Callable[[], Awaitable[object]]) -> None:
         """Follow the daemon's going and coming until cancelled; started after ``wait_ready``.
 
-        ``lost`` is called when the connection breaks. ``back`` is awaited when the daemon answers
-        again (subscriptions have no replay: reconcile there), and only then is ``connected`` true.
+        ``back`` is awaited when the daemon answers again (subscriptions have no replay: reconcile
+        there), and only then is ``connected`` true again.
         """
         while True:
             await self._until_lost()
             self._connected.clear()
             log.warning("containerd is gone", address=self.address)
-            lost()
             away = await self._until_answering(lambda _: None)
             await back()
             self._connected.set()
