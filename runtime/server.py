@@ -1,0 +1,76 @@
+"""The gRPC server on its unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from grpc import aio
+
+from runtime.config import ConfigError
+from runtime.containerd import MAX_MESSAGE
+
+GRACE: Final = 10.0
+"""Seconds that calls have to end after SIGTERM."""
+
+_OPTIONS: Final = [
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.so_reuseport", 0),
+    # The kubelet may keep the connection alive as often as it likes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> aio.Server:
+    """A started server on the unix socket ``path``, which only its owner may open (mode 0600).
+
+    Raises ConfigError when another server answers there or the socket cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _answers(path):
+        raise ConfigError(f"{path}: another server answers there; stop it or listen elsewhere")
+    server = aio.server(options=_OPTIONS)
+    add_services(server)
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix://{path}")
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot listen there: {error}") from error
+    finally:
+        os.umask(mask)
+    await server.start()
+    return server
+
+
+@contextlib.contextmanager
+def alone_in(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory: two servers on it would both adopt its pods.
+
+    Raises ConfigError when another server holds it.
+    """
+    state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{state_dir}: another cri-containerd uses this state directory; "
+                "stop it or give this one its own --state and --root"
+            ) from error
+        yield
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
