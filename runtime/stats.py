@@ -7,8 +7,8 @@ reading and works while containerd is away. The reading runs in a thread: the lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
@@ -18,21 +18,33 @@ from runtime.container_stats import CpuRates, LayerUsage
 from runtime.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from runtime.config import Config
     from runtime.store import Container, Sandbox, Store
+    from runtime.transforms import facts
 
 
-LayerUsageOf = Callable[["Container"], LayerUsage | None]
-"""The usage of a container's writable layer, from memory; None while nobody has measured it."""
+class Images(Protocol):
+    """What is asked of images here; `runtime.images.Images`."""
+
+    def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None: ...
 
 
 class Stats:
     """The operations on figures; needs nothing but the store and the files of the kernel."""
 
     def __init__(
-        self, *, store: Store, layer_usage: LayerUsageOf, cgroups: Cgroups | None = None
+        self,
+        *,
+        store: Store,
+        images: Images,
+        handlers: Mapping[str, facts.Handler],
+        config: Config,
+        cgroups: Cgroups | None = None,
     ) -> None:
         self._store = store
-        self._layer_usage = layer_usage
+        self._images = images
+        self._handlers = handlers
+        self._config = config
         self._cgroups = cgroups or Cgroups.probe()
         self._rates = CpuRates()
         self._paths: dict[str, tuple[int, str]] = {}
@@ -106,6 +118,13 @@ class Stats:
             container, usage, self._rates.rate(container.id, usage), self._layer_usage(container)
         )
         return stats, usage.processes or 0
+
+    def _layer_usage(self, container: Container) -> LayerUsage | None:
+        sandbox = container.sandbox
+        name = sandbox.metadata.runtime_handler if sandbox else ""
+        handler = self._handlers.get(name or self._config.containerd.default_runtime_name)
+        snapshotter = handler.snapshotter if handler else self._config.containerd.snapshotter
+        return self._images.layer_usage(snapshotter, container.id)
 
     def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> list[api_pb2.PodSandboxStats]:
         return [stats for stats in map(self._sandbox, sandboxes) if stats is not None]
