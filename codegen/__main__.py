@@ -7,8 +7,37 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from codegen import proto_import
-from codegen.errors import SpecError, SpecErrors
+from codegen import cri_api, diff, generate, proto_import, rpc, show, write
+from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.lifecycle import read as read_lifecycle
+
+
+def _generate(arguments: argparse.Namespace, root: Path) -> int:
+    recorded = _changes(root)
+    write.apply(root / "generated", recorded)
+    for change in recorded:
+        print(f"{change.verb:6} generated/{change.path}")
+    print(f"{len(recorded)} files written" if recorded else "generated/ is up to date")
+    return 0
+
+
+def _check(arguments: argparse.Namespace, root: Path) -> int:
+    recorded = _changes(root)
+    for change in recorded:
+        print(change.diff())
+    if recorded:
+        print(
+            f"{len(recorded)} files of generated/ are not what the spec makes: "
+            + ", ".join(f"{change.path} ({change.verb})" for change in recorded),
+            file=sys.stderr,
+        )
+        print("run: cri-codegen generate", file=sys.stderr)
+    return 1 if recorded else 0
+
+
+def _changes(root: Path) -> list[write.Change]:
+    outputs = generate.outputs(generate.load_project(root))
+    return write.changes(root / "generated", outputs)
 
 
 def _import(arguments: argparse.Namespace, root: Path) -> int:
@@ -28,12 +57,49 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+def _diff(arguments: argparse.Namespace, root: Path) -> int:
+    old, new = arguments.old, arguments.new
+    pinned = cri_api.pinned(root)
+    if old in pinned and new in pinned:
+        apis = [cri_api.api(cri_api.descriptor(v, pinned[v]), v) for v in (old, new)]
+        found = diff.of_apis(*apis)
+    else:
+        after = diff.mapping_at(root, new) if new else diff.mapping_in(root)
+        found = diff.of_mappings(diff.mapping_at(root, old), after)
+    print(diff.markdown(old, new or "the working tree", found))
+    return 0
+
+
+def _explain(arguments: argparse.Namespace, root: Path) -> int:
+    print(show.explain(_read(root), arguments.field))
+    return 0
+
+
+def _review(arguments: argparse.Namespace, root: Path) -> int:
+    print(show.review(_read(root)))
+    return 0
+
+
+def _read(root: Path) -> generate.Translation:
+    """What the mapping says, faulty or not: explain and review must work while it is mended."""
+    problems = Problems()
+    api = generate.read_api(root)
+    machines = read_lifecycle(root, {n: e.values for n, e in api.enums.items()}, problems)
+    return generate.translation(root, api, rpc.read(root, api, machines, problems), problems)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cri-codegen", description=__doc__)
     parser.add_argument(
         "--root", type=Path, default=Path(), help="the project's root (default: here)"
     )
     commands = parser.add_subparsers(dest="command", required=True)
+
+    made = commands.add_parser("generate", help="bring generated/ in line with spec/")
+    made.set_defaults(run=_generate)
+
+    checked = commands.add_parser("check", help="fail, with a diff, where generate would write")
+    checked.set_defaults(run=_check)
 
     taken = commands.add_parser("import", help="pin a published API under spec/, normalised")
     taken.add_argument("file", help="a descriptor set (.binpb) or a published .proto")
@@ -45,6 +111,18 @@ def _parser() -> argparse.ArgumentParser:
         "--containerd", action="store_true", help="write the containerd services in use"
     )
     taken.set_defaults(run=_import)
+
+    compared = commands.add_parser("diff", help="named changes, as Markdown")
+    compared.add_argument("old", help="a pinned CRI version, or a git revision of the mapping")
+    compared.add_argument("new", nargs="?", help="the same; default: the mapping as it is here")
+    compared.set_defaults(run=_diff)
+
+    explained = commands.add_parser("explain", help="what is decided about one field, and where")
+    explained.add_argument("field", metavar="FIELD", help="as in ContainerConfig.linux.resources")
+    explained.set_defaults(run=_explain)
+
+    reviewed = commands.add_parser("review", help="every entry in one line, and what is not yet")
+    reviewed.set_defaults(run=_review)
     return parser
 
 

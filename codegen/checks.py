@@ -1,5 +1,5 @@
-"""Validation rules as tests of a generated validator: a condition that is true when the rule is broken,
-and a detail that says what is allowed."""
+"""Validation rules as tests of a generated validator: a condition that is true when the rule is
+broken, and a detail that says what is allowed."""
 
 from __future__ import annotations
 

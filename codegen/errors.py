@@ -26,8 +26,8 @@ class Place:
 
 
 class SpecError(Exception):
-    """One fault of the specification: a sentence, its place, a hint that says what to do, and the id
-    of the rule that it breaks."""
+    """One fault of the specification: a sentence, its place, a hint that says what to do, and the
+    id of the rule that it breaks."""
 
     def __init__(
         self, message: str, place: Place, hint: str | None = None, rule: str | None = None

@@ -9,8 +9,8 @@ Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
         key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists
 
 YAML 1.1's traps are shut: a key written twice is an error, only ``true`` and ``false`` are
-booleans (``no``, ``on`` and ``yes`` are words), numbers are decimal, and tags, anchors and merges are
-refused because a reviewer should never have to look elsewhere to know what an entry says.
+booleans (``no``, ``on`` and ``yes`` are words), numbers are decimal, and tags, anchors and merges
+are refused because a reviewer should never have to look elsewhere to know what an entry says.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def _refuse_indirection(event: yaml.Event, name: str) -> None:
     if anchor is None and (tag is None or tag == "!"):
         return
     mark = event.start_mark
+    assert mark is not None
     raise SpecError(
         "uses an anchor, an alias or a tag",
         Place(name, mark.line + 1, mark.column + 1),
@@ -217,6 +218,7 @@ def _at(node: Node, path: list[str | int]) -> Node:
 def _report(error: ValidationError, document: Node, problems: Problems) -> None:
     """One schema fault in words, at the place of the word that is wrong."""
     node = _at(document, list(error.absolute_path))
+    wanted: Any = error.validator_value
     where = ".".join(str(step) for step in error.absolute_path) or "the file"
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     if error.validator == "additionalProperties" and isinstance(node, MappingNode):
@@ -230,17 +232,17 @@ def _report(error: ValidationError, document: Node, problems: Problems) -> None:
                     nearest(key.value, known) or (one_of(known) if known else None),
                 )
     elif error.validator == "required":
-        missing = [n for n in error.validator_value if n not in error.instance]
-        problems.add(f"{where} lacks the key {missing[0]!r}", node.place)
+        missing = error.message.split("'")[1]  # one error for each missing key
+        problems.add(f"{where} lacks the key {missing!r}", node.place)
     elif "x-says" in schema:
         problems.add(f"{where} {schema['x-says']}", node.place)
     elif error.validator == "enum":
         problems.add(
             f"{where} says {error.instance!r}",
             node.place,
-            one_of(str(v) for v in error.validator_value),
+            one_of(str(value) for value in wanted),
         )
     elif error.validator == "type":
-        problems.add(f"{where} must be of type {error.validator_value}", node.place)
+        problems.add(f"{where} must be of type {wanted}", node.place)
     else:
         problems.add(f"{where}: {error.message}", node.place)

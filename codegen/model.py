@@ -1,8 +1,8 @@
 """Every fact that a template may ask for, as frozen records.
 
-Three layers, each made by one module: the CRI itself (``Api``, from ``cri_api.py``), the OCI runtime
-spec (``OciSpec``, from ``oci_schema.py``), and the mapping resolved against both (``Mapping`` and below,
-from ``resolve.py``). Templates print these; they decide nothing.
+Each layer is made by one module: the CRI itself (``Api``, from ``cri_api.py``), the OCI runtime
+spec (``OciSpec``, from ``oci_schema.py``), the mapping as written (``MappingFile``, from
+``mapping_file.py``), and the mapping resolved against all three (``Mapped``, from ``resolve.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from codegen.errors import Place
 
 
 def snake(name: str) -> str:
-    """The module name for a message: ``LinuxContainerResources`` -> ``linux_container_resources``."""
+    """The module name for a message: ``LinuxContainerUser`` -> ``linux_container_user``."""
     spaced = re.sub(
         r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", name.replace("UInt", "Uint")
     )
@@ -30,9 +30,10 @@ def snake(name: str) -> str:
 class Kind:
     """The type of a value, in whichever of the four worlds it lives.
 
-    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``), a container (``list`` ``map``
-    with ``of``, and ``ref`` the Python container where an annotation names one), a named type (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
-    runtime/transforms/facts.py; ``class``: any other Python class) with ``ref``, or ``any``.
+    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
+    ``map`` with ``of``, and in ``ref`` the Python container where an annotation names one); a
+    named type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
+    runtime/transforms/facts.py; ``class``: any other Python class); or ``any``.
     """
 
     name: str

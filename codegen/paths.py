@@ -44,13 +44,12 @@ class Paths:
         elif own is not None and head in own.fields:
             start = self._step(Source("", "src", Kind("message", own.name), None, head, None), head)
         else:
-            known = [*roots, *(own.fields if own else ())]
             raise SpecError(
                 f"{path} begins with {head}, which is neither "
                 + (f"a field of {own.name} nor " if own else "")
                 + "a context root",
                 place,
-                nearest(head, known) or one_of(sorted(roots)),
+                nearest(head, [*roots, *(own.fields if own else ())]) or one_of(sorted(roots)),
                 "unknown-source",
             )
         found = start
@@ -109,7 +108,7 @@ class Paths:
         return {
             name: field.kind
             for name, field in self.record.fields.items()
-            if field.kind.scalar or field.kind.of and all(part.scalar for part in field.kind.of)
+            if field.kind.scalar or (field.kind.of and all(part.scalar for part in field.kind.of))
         }
 
     def _members(self, kind: Kind) -> Mapping[str, Kind]:
@@ -128,9 +127,11 @@ class Paths:
         if before.kind.name == "oci":
             optional = kind.scalar and not self.oci.classes[before.kind.ref].fields[step].required
             kind = Kind(kind.name, kind.ref, kind.of, optional, kind.low, kind.high)
-        elif before.kind.name == "message":
-            if self.api.messages[before.kind.ref].fields[step].presence:
-                present = f'{before.expression}.HasField("{step}")'
+        elif (
+            before.kind.name == "message"
+            and self.api.messages[before.kind.ref].fields[step].presence
+        ):
+            present = f'{before.expression}.HasField("{step}")'
         return Source(
             f"{before.path}.{step}" if before.path else step,
             f"{before.expression}.{self._attribute(step)}",

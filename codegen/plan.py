@@ -18,7 +18,6 @@ from codegen.model import (
     Mapped,
     OciSpec,
     Origin,
-    Read,
     Test,
     Write,
     snake,

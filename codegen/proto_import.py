@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -142,8 +143,12 @@ def without_foreign_options(text: str) -> str:
         (_LATER_OPTION, ""),
         (_FIRST_OPTION, "["),
     ):
-        text = pattern.sub(lambda m, r=replacement: r + "\n" * m[0].count("\n"), text)
+        text = pattern.sub(partial(_with_lines_kept, replacement), text)
     return text
+
+
+def _with_lines_kept(replacement: str, match: re.Match[str]) -> str:
+    return replacement + "\n" * match[0].count("\n")
 
 
 def _merge(
@@ -173,7 +178,7 @@ def _types_of_file(file: FileDescriptorProto) -> Iterator[str]:
 
 
 def _types_defined(
-    scope: str, messages: list[DescriptorProto], enums: list[EnumDescriptorProto]
+    scope: str, messages: Iterable[DescriptorProto], enums: Iterable[EnumDescriptorProto]
 ) -> Iterator[str]:
     for enum in enums:
         yield f"{scope}.{enum.name}"

@@ -10,16 +10,14 @@ from importlib import resources
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from codegen.errors import Place, SpecError, SpecErrors
 
 _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<message>.+)$", re.M)
 
 
-def descriptors(
-    protos: Mapping[str, str], shown_as: Mapping[str, str] = {}
-) -> FileDescriptorSet:  # noqa: B006 (never changed)
+def descriptors(protos: Mapping[str, str], shown_as: Mapping[str, str] = {}) -> FileDescriptorSet:
     """The descriptor set of ``protos`` ({import path: text}) and all that they import.
 
     ``shown_as`` gives, for an import path, the path that errors name. Raises SpecErrors with the

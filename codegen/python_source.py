@@ -1,7 +1,7 @@
 """What the hand-written Python says, read from its syntax tree and never by importing it.
 
-The generator must run when ``runtime/`` does not import (a half-done change, a missing dependency), so
-functions, annotations and dataclasses are looked up in the source.
+The generator must run when ``runtime/`` does not import (a half-done change, a missing dependency),
+so functions, annotations and dataclasses are looked up in the source.
 """
 
 from __future__ import annotations

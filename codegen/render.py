@@ -1,27 +1,28 @@
 """Renders the templates over the model: {path under generated/: text}, without touching a disk.
 
-A template's path is its output's path. ``%message`` in it stands for one file per message, ``%service``
-for one per service; a name that begins with ``_`` is a partial.
+A template's path is its output's path. ``%message`` in it stands for one file per message,
+``%service`` for one per service; a name that begins with ``_`` is a partial.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import black
 import jinja2
+from black.mode import TargetVersion
 
 from codegen.model import Entry, Kind, OciField, python_type
 from codegen.rpc import Rpc
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DEFAULT_SPEC = "spec/rpc.yaml"
-_MODE = black.Mode(line_length=100, target_versions={black.TargetVersion.PY311})
+_MODE = black.Mode(line_length=100, target_versions={TargetVersion.PY311})
 
 
 @dataclass(frozen=True, slots=True)

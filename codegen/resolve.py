@@ -1,7 +1,7 @@
 """The mapping as written, resolved against the CRI, the OCI spec and the hand-written Python.
 
-Each entry is resolved alone, here; what only shows when entries are seen together (two writers of one
-target, fields without a fate) is judged by ``rules.py``.
+Each entry is resolved alone, here; what only shows when entries are seen together (two writers of
+one target, fields without a fate) is judged by ``rules.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Message and gRPC stubs: protoc's output for the pinned protos, with import paths of this project."""
+"""Message and gRPC stubs: protoc's output for the pinned protos, importable from ``generated``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,111 @@
+"""``explain`` and ``review``: what the mapping says, for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+from codegen import plan
+from codegen.diff import fate_text, rule_text
+from codegen.errors import Place, SpecError, nearest
+from codegen.generate import Translation, counts
+from codegen.model import Api, Entry, Field, Mapped, Message
+
+
+def explain(found: Translation, path: str) -> str:
+    """Everything about one field: ``ContainerConfig.linux.resources.cpu_quota``,
+    ``LinuxContainerResources.cpu_quota``, or a bare field name (all that are called so)."""
+    fields = list(_find(found.api, path))
+    if not fields:
+        every = [f"{m.name}.{f}" for m in found.api.messages.values() for f in m.fields]
+        raise SpecError(
+            f"the CRI has no field {path}",
+            Place("explain"),
+            nearest(path, every) or "write Message.field, as in ContainerConfig.image",
+        )
+    return "\n\n".join(
+        _explained(found, message, field)
+        for message, field in fields
+        if message.name in found.mapped
+    )
+
+
+def review(found: Translation) -> str:
+    """Every entry in one line, with the counts by fate and what is not yet done."""
+    counted = counts(found.files.values())
+    lines = [f"{counted['total']} fields in {len(found.files)} messages, CRI {found.api.version}"]
+    lines += [f"{count:5} {fate}" for fate, count in counted["fates"].items()]
+    waiting = [
+        (mapped, entry)
+        for mapped in found.mapped.values()
+        for entry in mapped.file.entries.values()
+        if entry.value == "not-yet" and entry.fate == "unmapped"
+    ]
+    lines += ["", f"not yet ({len(waiting)}):"]
+    lines += [f"  {m.message.name}.{e.name}: {e.issue}" for m, e in waiting]
+    for mapped in found.mapped.values():
+        lines += ["", f"{mapped.message.name} ({mapped.file.flow}, {mapped.file.file})"]
+        lines += [_line(entry) for entry in mapped.file.entries.values()]
+        lines += [f"  → {entry.name}: {fate_text(entry)}" for entry in mapped.file.targets.values()]
+    return "\n".join(lines)
+
+
+def _line(entry: Entry) -> str:
+    rules = f"  [{'; '.join(map(rule_text, entry.rules))}]" if entry.rules else ""
+    return f"  {entry.name}: {fate_text(entry)}{rules}"
+
+
+def _find(api: Api, path: str) -> Iterator[tuple[Message, Field]]:
+    head, *rest = path.split(".")
+    if not rest:
+        for message in api.messages.values():
+            if head in message.fields:
+                yield message, message.fields[head]
+        return
+    at = api.messages.get(head)
+    for step, after in pairwise([*rest, ""]):
+        if at is None or step not in at.fields:
+            return
+        field = at.fields[step]
+        if not after:
+            yield at, field
+        at = api.messages.get(field.message or "")
+
+
+def _explained(found: Translation, message: Message, field: Field) -> str:
+    mapped = found.mapped[message.name]
+    entry = mapped.file.entries[field.name]
+    rows = {
+        "type": f"{field.kind}, number {field.number}, since CRI {field.since}"
+        + ", deprecated" * field.deprecated
+        + ", never logged" * field.redacted,
+        "fate": fate_text(entry),
+        "inputs": ", ".join(given.path for given in entry.inputs),
+        "merge": entry.merge or "",
+        "rules": "; ".join(map(rule_text, entry.rules)),
+        "read back": f"by {entry.back.by}" if entry.back else "",
+        "why": entry.why,
+        "like": entry.like or "",
+        "issue": entry.issue or "",
+        "entry": f"{entry.place.file}:{entry.place.line}",
+        "generated": ", ".join(_files(found.mapped, mapped)),
+    }
+    lines = [f"{message.name}.{field.name}"]
+    for name, value in rows.items():
+        if value:
+            lines += textwrap.wrap(
+                value, 100, initial_indent=f"  {name:10} ", subsequent_indent=" " * 13
+            )
+    return "\n".join(lines)
+
+
+def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
+    planned = {
+        "oci": [b.mapped for b in plan.builders(mapped)],
+        "statuses": [r.mapped for r in plan.readers(mapped)],
+        "validators": [v.mapped for v in plan.validators(mapped)],
+    }
+    for folder, messages in planned.items():
+        if any(m is one for m in messages):
+            yield f"generated/{folder}/{one.module}.py"
