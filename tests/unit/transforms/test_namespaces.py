@@ -1,0 +1,200 @@
+"""Namespaces of pods and containers, and the sysctls that go with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import InvalidArgument
+from runtime.transforms import namespaces
+
+CONTAINER, NODE, POD, TARGET = api_pb2.CONTAINER, api_pb2.NODE, api_pb2.POD, api_pb2.TARGET
+
+
+def options(**modes: int) -> api_pb2.NamespaceOption:
+    return api_pb2.NamespaceOption(**modes)
+
+
+def userns(
+    mode: api_pb2.NamespaceMode = POD, *lengths: int, first: int = 0
+) -> api_pb2.NamespaceOption:
+    ranges = [
+        api_pb2.IDMapping(container_id=first, host_id=65536, length=length) for length in lengths
+    ]
+    return api_pb2.NamespaceOption(
+        userns_options=api_pb2.UserNamespace(mode=mode, uids=ranges, gids=ranges)
+    )
+
+
+def shown(found: list[types.LinuxNamespace]) -> dict[str, str | None]:
+    return {namespace.type: namespace.path for namespace in found}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        pytest.param(
+            None,
+            {"pid": None, "ipc": None, "uts": None, "network": "/netns", "mount": None},
+            id="all of its own",
+        ),
+        pytest.param(
+            options(pid=CONTAINER),
+            {"pid": None, "ipc": None, "uts": None, "network": "/netns", "mount": None},
+            id="the pause process is always alone",
+        ),
+        pytest.param(
+            options(network=NODE), {"pid": None, "ipc": None, "mount": None}, id="no host name"
+        ),
+        pytest.param(options(network=NODE, pid=NODE, ipc=NODE), {"mount": None}, id="the node's"),
+        pytest.param(
+            userns(POD, 65536),
+            {
+                "pid": None,
+                "ipc": None,
+                "uts": None,
+                "network": "/netns",
+                "mount": None,
+                "user": "/userns",
+            },
+            id="user namespace",
+        ),
+    ],
+)
+def test_sandbox_namespaces(
+    asked: api_pb2.NamespaceOption | None, expected: dict[str, str | None]
+) -> None:
+    found = namespaces.sandbox_namespaces(
+        namespace_options=asked,
+        netns_path="/netns",
+        userns_path="/userns",
+        user_namespaces=True,
+    )
+    assert shown(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "supported", "message"),
+    [
+        (userns(POD, 65536), False, "this runtime handler cannot"),
+        (userns(POD), True, "uids: must be one range"),
+        (userns(POD, 1, 1), True, "uids: must be one range"),
+        (userns(POD, 0), True, "uids: must be one range"),
+        (userns(POD, 10, first=1), True, "starts at container_id 0"),
+        (userns(NODE, 10), True, "mode NODE has no mappings"),
+        (userns(CONTAINER, 10), True, "must be POD or NODE"),
+        (userns(TARGET, 10), True, "must be POD or NODE"),
+    ],
+)
+def test_user_namespaces_that_are_refused(
+    asked: api_pb2.NamespaceOption, supported: bool, message: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        namespaces.sandbox_namespaces(
+            namespace_options=asked, netns_path="", userns_path="", user_namespaces=supported
+        )
+
+
+def build_container(
+    asked: api_pb2.NamespaceOption | None = None,
+    pod: api_pb2.NamespaceOption | None = None,
+    *,
+    target_pid: int = 0,
+    privileged: bool = False,
+    cgroup_unified: bool = False,
+) -> dict[str, str | None]:
+    return shown(
+        namespaces.container_namespaces(
+            namespace_options=asked,
+            sandbox_options=pod,
+            pid=7,
+            target_pid=target_pid,
+            privileged=privileged,
+            cgroup_unified=cgroup_unified,
+        )
+    )
+
+
+JOINED = {
+    "ipc": "/proc/7/ns/ipc",
+    "uts": "/proc/7/ns/uts",
+    "mount": None,
+    "network": "/proc/7/ns/net",
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "pid"),
+    [
+        pytest.param(None, "/proc/7/ns/pid", id="the pod's by default"),
+        pytest.param(options(pid=POD), "/proc/7/ns/pid", id="the pod's"),
+        pytest.param(options(pid=NODE), "/proc/7/ns/pid", id="the node's, as the pause has it"),
+        pytest.param(options(pid=CONTAINER), None, id="one of its own"),
+        pytest.param(options(pid=TARGET), "/proc/9/ns/pid", id="another container's"),
+    ],
+)
+def test_container_namespaces(asked: api_pb2.NamespaceOption | None, pid: str | None) -> None:
+    assert build_container(asked, target_pid=9) == {"pid": pid} | JOINED
+
+
+def test_a_target_must_run() -> None:
+    asked = api_pb2.NamespaceOption(pid=TARGET, target_id="abc")
+    with pytest.raises(InvalidArgument, match=r"target_id: container 'abc' must be running"):
+        build_container(asked)
+
+
+@pytest.mark.parametrize(
+    ("privileged", "unified", "expected"),
+    [(False, True, True), (True, True, False), (False, False, False)],
+)
+def test_cgroup_namespace(privileged: bool, unified: bool, expected: bool) -> None:
+    found = build_container(privileged=privileged, cgroup_unified=unified)
+    assert ("cgroup" in found) is expected
+
+
+def test_a_container_has_its_pods_user_namespace() -> None:
+    pod = userns(POD, 65536)
+    assert build_container(pod, pod)["user"] == "/proc/7/ns/user"
+    assert namespaces.uid_mappings(namespace_options=pod) == [types.LinuxIDMapping(0, 65536, 65536)]
+    assert namespaces.gid_mappings(namespace_options=None) is None
+    with pytest.raises(InvalidArgument, match="must be the pod's"):
+        build_container(None, pod)
+
+
+PORTS = {"net.ipv4.ip_unprivileged_port_start": "0"}
+PING = {"net.ipv4.ping_group_range": "0 2147483647"}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "kernel", "expected"),
+    [
+        pytest.param({}, None, (6, 1), PORTS | PING, id="defaults"),
+        pytest.param(
+            {"net.ipv4.ip_unprivileged_port_start": "1024", "kernel.shm_rmid_forced": "1"},
+            None,
+            (6, 1),
+            {"net.ipv4.ip_unprivileged_port_start": "1024", "kernel.shm_rmid_forced": "1"} | PING,
+            id="the request wins",
+        ),
+        pytest.param({}, options(network=NODE), (6, 1), {}, id="not on the node's network"),
+        pytest.param({}, userns(POD, 65536), (6, 1), PORTS, id="no ping with mapped groups"),
+        pytest.param({}, None, (4, 10), {}, id="an old kernel"),
+    ],
+)
+def test_sysctls(
+    given: dict[str, str],
+    asked: api_pb2.NamespaceOption | None,
+    kernel: tuple[int, int],
+    expected: dict[str, str],
+) -> None:
+    assert (
+        namespaces.sysctls(
+            sysctls=given,
+            namespace_options=asked,
+            kernel=kernel,
+            unprivileged_ports=True,
+            unprivileged_icmp=True,
+        )
+        == expected
+    )

@@ -1,0 +1,88 @@
+"""Arguments, environment and directory of a process."""
+
+from __future__ import annotations
+
+import pytest
+
+from generated.cri import api_pb2
+from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.transforms import process
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "entrypoint", "cmd", "expected"),
+    [
+        pytest.param([], [], ["/e"], ["c"], ["/e", "c"], id="the image alone"),
+        pytest.param([], ["a"], ["/e"], ["c"], ["/e", "a"], id="args replace cmd only"),
+        pytest.param(["/x"], [], ["/e"], ["c"], ["/x"], id="a command replaces both"),
+        pytest.param(["/x"], ["a"], ["/e"], ["c"], ["/x", "a"], id="nothing of the image"),
+        pytest.param([], [], [], ["c"], ["c"], id="cmd alone is the command"),
+        pytest.param([], ["a"], [""], ["c"], ["a"], id="an empty entrypoint is none"),
+    ],
+)
+def test_args(
+    command: list[str], args: list[str], entrypoint: list[str], cmd: list[str], expected: list[str]
+) -> None:
+    assert process.args(command=command, args=args, entrypoint=entrypoint, cmd=cmd) == expected
+
+
+def test_an_image_that_says_nothing_needs_a_command() -> None:
+    with pytest.raises(InvalidArgument, match=r"config\.command: .* a command is needed"):
+        process.args(command=[], args=[], entrypoint=[], cmd=[])
+    with pytest.raises(FailedPrecondition, match=r"pinned_images\.sandbox"):
+        process.sandbox_args(entrypoint=[], cmd=[])
+
+
+@pytest.mark.parametrize(
+    ("working_dir", "image_working_dir", "expected"),
+    [("/a", "/b", "/a"), ("", "/b", "/b"), ("", "", "/"), ("", "app", "/app")],
+)
+def test_cwd(working_dir: str, image_working_dir: str, expected: str) -> None:
+    found = process.cwd(working_dir=working_dir, image_working_dir=image_working_dir)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("envs", "image_env", "tty", "expected"),
+    [
+        pytest.param([], [], False, [process.DEFAULT_PATH, "HOSTNAME=pod"], id="defaults"),
+        pytest.param(
+            [], [], True, [process.DEFAULT_PATH, "TERM=xterm", "HOSTNAME=pod"], id="terminal"
+        ),
+        pytest.param(
+            [("A", b"3"), ("B", b"4")],
+            ["A=1", "PATH=/bin"],
+            False,
+            ["PATH=/bin", "HOSTNAME=pod", "A=3", "B=4"],
+            id="the last writer wins in the first place",
+        ),
+        pytest.param(
+            [("A", b"1")], ["HOSTNAME"], False, [process.DEFAULT_PATH, "A=1"], id="taken out"
+        ),
+        pytest.param(
+            [("A", b"a=b\xff")],
+            [],
+            False,
+            [process.DEFAULT_PATH, "HOSTNAME=pod", "A=a=b\ufffd"],
+            id="what JSON cannot hold is replaced",
+        ),
+    ],
+)
+def test_env(
+    envs: list[tuple[str, bytes]], image_env: list[str], tty: bool, expected: list[str]
+) -> None:
+    assert (
+        process.env(
+            envs=[api_pb2.KeyValue(key=key, value=value) for key, value in envs],
+            tty=tty,
+            hostname="pod",
+            node_hostname="node",
+            image_env=image_env,
+        )
+        == expected
+    )
+
+
+def test_a_pod_on_the_nodes_network_shows_the_nodes_name() -> None:
+    found = process.env(envs=[], tty=False, hostname="", node_hostname="node", image_env=[])
+    assert "HOSTNAME=node" in found

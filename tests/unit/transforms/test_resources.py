@@ -1,0 +1,68 @@
+"""Limits of a cgroup, there and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
+from runtime.transforms import resources
+
+
+@pytest.mark.parametrize(
+    ("memory", "swap", "controller", "expected"),
+    [
+        pytest.param(100, 0, True, 100, id="unset follows memory"),
+        pytest.param(100, 150, True, 150, id="set"),
+        pytest.param(0, 150, True, 150, id="set alone"),
+        pytest.param(0, 0, True, None, id="neither"),
+        pytest.param(100, -1, True, -1, id="unlimited swap"),
+        pytest.param(100, 150, False, None, id="no controller"),
+    ],
+)
+def test_swap_limit(memory: int, swap: int, controller: bool, expected: int | None) -> None:
+    found = resources.swap_limit(
+        memory_limit_in_bytes=memory, memory_swap_limit_in_bytes=swap, swap_controller=controller
+    )
+    assert found == expected
+
+
+def test_swap_below_memory_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"memory_swap_limit_in_bytes: must be 100"):
+        resources.swap_limit(
+            memory_limit_in_bytes=100, memory_swap_limit_in_bytes=50, swap_controller=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("wish", "floor", "expected"),
+    [(-998, None, -998), (-998, 0, 0), (-998, -999, -998), (500, 0, 500)],
+)
+def test_oom_score_adj_is_raised_to_the_floor(wish: int, floor: int | None, expected: int) -> None:
+    found = resources.oom_score_adj(oom_score_adj=wish, oom_score_adj_floor=floor)
+    assert found == expected
+
+
+def test_the_pause_process_dies_last() -> None:
+    assert resources.sandbox_oom_score_adj(oom_score_adj_floor=None) == -998
+    assert resources.sandbox_oom_score_adj(oom_score_adj_floor=0) == 0
+
+
+def test_hugepage_limits_there_and_back() -> None:
+    limits = [api_pb2.HugepageLimit(page_size="2MB", limit=1 << 30)]
+    found = resources.hugepage_limits(hugepage_limits=limits, hugetlb_controller=True)
+    assert found is not None
+    assert resources.hugepage_limits_of(hugepageLimits=found) == limits
+
+
+def test_hugepage_limits_need_the_controller() -> None:
+    limits = [api_pb2.HugepageLimit(page_size="2MB", limit=0)]
+    assert resources.hugepage_limits(hugepage_limits=limits, hugetlb_controller=False) is None
+
+
+def test_unified_needs_cgroup_v2() -> None:
+    files = {"memory.high": "1"}
+    assert resources.unified(unified=files, cgroup_unified=True) == files
+    assert resources.unified(unified={}, cgroup_unified=False) is None
+    with pytest.raises(InvalidArgument, match=r"resources\.unified: needs cgroup v2.*memory\.high"):
+        resources.unified(unified=files, cgroup_unified=False)

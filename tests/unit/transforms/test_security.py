@@ -1,0 +1,253 @@
+"""Capabilities, seccomp, AppArmor and hidden paths."""
+
+from __future__ import annotations
+
+import pytest
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import InvalidArgument
+from runtime.transforms import security
+from runtime.transforms.security import DEFAULT_CAPABILITIES
+
+ALL = ("CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_NET_ADMIN")
+Profile = api_pb2.SecurityProfile
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "ambient", "bounding", "kept"),
+    [
+        pytest.param([], [], [], list(DEFAULT_CAPABILITIES), [], id="default"),
+        pytest.param(
+            ["sys_time"], [], [], [*DEFAULT_CAPABILITIES, "CAP_SYS_TIME"], [], id="add in any case"
+        ),
+        pytest.param(
+            ["CAP_CHOWN"], [], [], list(DEFAULT_CAPABILITIES), [], id="held already, with prefix"
+        ),
+        pytest.param([], ["CHOWN"], [], [*DEFAULT_CAPABILITIES[1:]], [], id="drop"),
+        pytest.param([], ["ALL"], [], [], [], id="drop all"),
+        pytest.param(["KILL"], ["all"], [], ["CAP_KILL"], [], id="drop all, add one"),
+        pytest.param(["ALL"], [], [], list(ALL), [], id="add all is what the server has"),
+        pytest.param(
+            ["ALL"], ["SYS_ADMIN"], [], ["CAP_CHOWN", "CAP_NET_ADMIN"], [], id="all but one"
+        ),
+        pytest.param(["KILL"], ["KILL", "ALL"], [], [], [], id="a removal comes last"),
+        pytest.param(
+            [], ["ALL"], ["NET_ADMIN"], ["CAP_NET_ADMIN"], ["CAP_NET_ADMIN"], id="ambient"
+        ),
+        pytest.param([], ["ALL"], ["ALL"], list(ALL), list(ALL), id="all ambient"),
+        pytest.param([], ["ALL", "KILL"], ["KILL"], [], [], id="ambient and dropped"),
+    ],
+)
+def test_capabilities(
+    add: list[str], drop: list[str], ambient: list[str], bounding: list[str], kept: list[str]
+) -> None:
+    found = security.capabilities(
+        capabilities=api_pb2.Capability(
+            add_capabilities=add, drop_capabilities=drop, add_ambient_capabilities=ambient
+        ),
+        privileged=False,
+        sandbox_privileged=False,
+        host_capabilities=ALL,
+    )
+    assert found == types.LinuxCapabilities(bounding, bounding, kept, bounding, kept)
+
+
+def test_a_privileged_container_has_what_the_server_has() -> None:
+    found = security.capabilities(
+        capabilities=api_pb2.Capability(drop_capabilities=["ALL"]),
+        privileged=True,
+        sandbox_privileged=True,
+        host_capabilities=ALL,
+    )
+    assert found == types.LinuxCapabilities([*ALL], [*ALL], [], [*ALL], [])
+
+
+def test_a_privileged_container_needs_a_privileged_pod() -> None:
+    with pytest.raises(InvalidArgument, match=r"security_context\.privileged: .* sandbox is"):
+        security.capabilities(
+            capabilities=None, privileged=True, sandbox_privileged=False, host_capabilities=ALL
+        )
+
+
+LOCALHOST = types.LinuxSeccomp(defaultAction="SCMP_ACT_LOG")
+
+
+def build_seccomp(
+    profile: Profile | None = None,
+    path: str = "",
+    unset: str = "",
+    *,
+    privileged: bool = False,
+    available: bool = True,
+    localhost: types.LinuxSeccomp | None = LOCALHOST,
+    add: tuple[str, ...] = (),
+) -> types.LinuxSeccomp | None:
+    return security.seccomp(
+        seccomp=profile,
+        seccomp_profile_path=path,
+        unset_seccomp_profile=unset,
+        localhost_seccomp=localhost,
+        capabilities=api_pb2.Capability(add_capabilities=add),
+        privileged=privileged,
+        available=available,
+        architecture="amd64",
+        kernel=(6, 1),
+        host_capabilities=ALL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "path", "unset", "expected"),
+    [
+        pytest.param(None, "", "", None, id="none given"),
+        pytest.param(None, "", "runtime/default", "default", id="the config's"),
+        pytest.param(None, "unconfined", "runtime/default", None, id="the path wins"),
+        pytest.param(None, "docker/default", "", "default", id="an old name"),
+        pytest.param(None, "localhost//a.json", "", "localhost", id="a file by the path"),
+        pytest.param(
+            Profile(profile_type=Profile.RuntimeDefault),
+            "unconfined",
+            "",
+            "default",
+            id="the message wins",
+        ),
+        pytest.param(Profile(profile_type=Profile.Unconfined), "", "", None, id="unconfined"),
+        pytest.param(
+            Profile(profile_type=Profile.Localhost, localhost_ref="/a.json"),
+            "",
+            "",
+            "localhost",
+            id="a file",
+        ),
+    ],
+)
+def test_which_filter(profile: Profile | None, path: str, unset: str, expected: str | None) -> None:
+    found = build_seccomp(profile, path, unset)
+    kind = None if found is None else "localhost" if found is LOCALHOST else "default"
+    assert kind == expected
+    assert build_seccomp(profile, path, unset, privileged=True) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": Profile(localhost_ref="x")}, "only for profile_type Localhost"),
+        ({"profile": Profile(profile_type=Profile.Localhost)}, "must name a profile"),
+        ({"path": "default"}, "must be runtime/default, unconfined or localhost/"),
+        ({"path": "localhost/"}, "must be runtime/default, unconfined or localhost/"),
+        ({"path": "runtime/default", "available": False}, "kernel of this node has no seccomp"),
+        ({"path": "localhost/a", "localhost": None}, "no profile was read from 'a'"),
+    ],
+)
+def test_filters_that_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        build_seccomp(**arguments)  # type: ignore[arg-type]
+
+
+def allowed(filter_: types.LinuxSeccomp, name: str) -> list[types.LinuxSyscall]:
+    return [rule for rule in filter_.syscalls if name in rule.names]
+
+
+def test_the_default_filter_follows_capabilities() -> None:
+    plain = security.default_seccomp(bounding=(), architecture="amd64", kernel=(6, 1))
+    admin = security.default_seccomp(
+        bounding=("CAP_SYS_ADMIN",), architecture="amd64", kernel=(6, 1)
+    )
+    assert not allowed(plain, "mount") and allowed(admin, "mount")
+    assert [rule.errnoRet for rule in allowed(plain, "clone3")] == [38]
+    assert [rule.action for rule in allowed(admin, "clone3")] == ["SCMP_ACT_ALLOW"]
+    assert [len(rule.args) for rule in allowed(plain, "clone")] == [1]
+    assert [rule.args[0].op for rule in allowed(plain, "socket")] == [
+        "SCMP_CMP_LT",
+        "SCMP_CMP_EQ",
+        "SCMP_CMP_GT",
+    ]
+
+
+def test_the_default_filter_follows_kernel_and_architecture() -> None:
+    old = security.default_seccomp(bounding=(), architecture="amd64", kernel=(4, 4))
+    arm = security.default_seccomp(bounding=(), architecture="arm64", kernel=(6, 1))
+    s390 = security.default_seccomp(bounding=(), architecture="s390x", kernel=(6, 1))
+    assert not allowed(old, "ptrace") and allowed(arm, "ptrace")
+    assert allowed(old, "arch_prctl") and not allowed(arm, "arch_prctl")
+    assert arm.architectures == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+    assert [rule.args[0].index for rule in allowed(s390, "clone")] == [1]
+
+
+def test_the_default_filter_never_allows_what_escapes_it() -> None:
+    everything = security.default_seccomp(
+        bounding=("CAP_SYS_ADMIN", "CAP_BPF"), architecture="amd64", kernel=(6, 1)
+    )
+    names = {name for rule in everything.syscalls for name in rule.names}
+    assert not {"io_uring_setup", "io_uring_enter", "keyctl", "kexec_load", "userfaultfd"} & names
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "privileged", "available", "expected"),
+    [
+        pytest.param(None, "", False, True, security.DEFAULT_APPARMOR_PROFILE, id="none given"),
+        pytest.param(None, "", False, False, None, id="none given, none there"),
+        pytest.param(None, "", True, True, None, id="privileged escapes the default"),
+        pytest.param(None, "localhost/mine", True, True, "mine", id="but no named one"),
+        pytest.param(None, "unconfined", False, True, None, id="unconfined by name"),
+        pytest.param(
+            None, "runtime/default", False, True, security.DEFAULT_APPARMOR_PROFILE, id="by name"
+        ),
+        pytest.param(
+            Profile(profile_type=Profile.Unconfined),
+            "localhost/mine",
+            False,
+            True,
+            None,
+            id="the message wins",
+        ),
+        pytest.param(
+            Profile(profile_type=Profile.Unconfined), "", False, False, None, id="nothing wanted"
+        ),
+        pytest.param(
+            Profile(profile_type=Profile.Localhost, localhost_ref="localhost/mine"),
+            "",
+            False,
+            True,
+            "mine",
+            id="a loaded profile",
+        ),
+    ],
+)
+def test_which_apparmor_profile(
+    profile: Profile | None, name: str, privileged: bool, available: bool, expected: str | None
+) -> None:
+    found = security.apparmor_profile(
+        apparmor=profile,
+        apparmor_profile=name,
+        privileged=privileged,
+        available=available,
+        localhost_apparmor_loaded=True,
+    )
+    assert found == expected
+
+
+def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="AppArmor is off on this node"):
+        security.apparmor_profile(
+            apparmor=Profile(),
+            apparmor_profile="",
+            privileged=False,
+            available=False,
+            localhost_apparmor_loaded=False,
+        )
+    with pytest.raises(InvalidArgument, match="'mine' is not loaded"):
+        security.apparmor_profile(
+            apparmor=None,
+            apparmor_profile="localhost/mine",
+            privileged=False,
+            available=True,
+            localhost_apparmor_loaded=False,
+        )
+
+
+def test_nothing_is_hidden_unless_asked_for() -> None:
+    assert security.hidden_paths(paths=["/proc/kcore"], privileged=False) == ["/proc/kcore"]
+    assert security.hidden_paths(paths=[], privileged=False) is None
+    assert security.hidden_paths(paths=["/proc/kcore"], privileged=True) is None

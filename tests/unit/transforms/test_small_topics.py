@@ -1,0 +1,204 @@
+"""Cgroups, devices, annotations, labels, signals and statuses."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from generated.oci import types
+from runtime.errors import InvalidArgument
+from runtime.transforms import annotations, cgroups, devices, labels, signals, status
+from runtime.transforms.facts import DeviceNode, Image
+
+
+@pytest.mark.parametrize(
+    ("parent", "systemd", "expected"),
+    [
+        ("/kubepods/pod1", False, "/kubepods/pod1/id"),
+        ("kubepods/pod1", False, "/kubepods/pod1/id"),
+        ("", False, "/k8s.io/id"),
+        ("/kubepods.slice/kubepods-pod1.slice", True, "kubepods-pod1.slice:cri-containerd:id"),
+        ("kubepods-pod1.slice", False, "kubepods-pod1.slice:cri-containerd:id"),
+        ("", True, "system.slice:cri-containerd:id"),
+    ],
+)
+def test_cgroups_path(parent: str, systemd: bool, expected: str) -> None:
+    found = cgroups.cgroups_path(cgroup_parent=parent, id="id", systemd_cgroup=systemd)
+    assert found == expected
+
+
+def test_a_kubelet_with_the_other_cgroup_driver_is_told() -> None:
+    with pytest.raises(InvalidArgument, match=r"cgroup_parent: must end in \.slice.*SystemdCgroup"):
+        cgroups.cgroups_path(cgroup_parent="/kubepods/pod1", id="id", systemd_cgroup=True)
+
+
+FUSE = types.LinuxDevice(path="/dev/fuse", type="c", major=10, minor=229, uid=0, gid=0)
+KVM = types.LinuxDevice(path="/dev/kvm", type="c", major=10, minor=232)
+NODE = DeviceNode(FUSE, "rw")
+
+
+def build_devices(**changes: Any) -> list[types.LinuxDevice]:
+    given: dict[str, Any] = {
+        "requested": [NODE],
+        "host_devices": [KVM],
+        "privileged": False,
+        "privileged_without_host_devices": False,
+        "device_ownership_from_security_context": False,
+        "run_as_user": api_pb2.Int64Value(value=1000),
+        "run_as_group": None,
+    }
+    return devices.container_devices(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [FUSE]),
+        ({"privileged": True}, [KVM, FUSE]),
+        ({"privileged": True, "privileged_without_host_devices": True}, [FUSE]),
+        ({"privileged": True, "requested": [DeviceNode(KVM, "r")]}, [KVM]),
+    ],
+)
+def test_container_devices(changes: dict[str, Any], expected: list[types.LinuxDevice]) -> None:
+    assert build_devices(**changes) == expected
+
+
+def test_devices_can_belong_to_the_containers_user() -> None:
+    (found,) = build_devices(device_ownership_from_security_context=True)
+    assert (found.uid, found.gid, FUSE.uid) == (1000, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("privileged", "without", "all_allowed", "everything"),
+    [
+        (False, False, False, False),
+        (True, False, False, True),
+        (True, True, False, False),
+        (True, True, True, True),
+    ],
+)
+def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everything: bool) -> None:
+    found = devices.device_rules(
+        requested=[NODE],
+        privileged=privileged,
+        privileged_without_host_devices=without,
+        privileged_without_host_devices_all_devices_allowed=all_allowed,
+    )
+    own = types.LinuxDeviceCgroup(allow=True, type="c", major=10, minor=229, access="rw")
+    every = types.LinuxDeviceCgroup(allow=True, access="rwm")
+    assert found == ([every, own] if everything else [own])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "matches"),
+    [
+        ("io.katacontainers.*", "io.katacontainers.config.hypervisor", True),
+        ("io.katacontainers.*", "io.katacontainers.x/y", False),
+        ("example.com/*", "example.com/key", True),
+        ("k?y", "key", True),
+        ("k[a-f]y", "key", True),
+        ("k[^a-f]y", "key", False),
+        (r"k\*y", "k*y", True),
+        (r"k\*y", "key", False),
+        ("k[ey", "k[ey", False),
+        ("key\\", "key\\", False),
+        ("key", "keys", False),
+    ],
+)
+def test_patterns_are_those_of_path_match(pattern: str, key: str, matches: bool) -> None:
+    found = annotations.passed_to_sandbox(annotations={key: "1"}, pod_annotations=[pattern])
+    assert (found == {key: "1"}) is matches
+
+
+def test_a_containers_annotation_wins_over_its_pods() -> None:
+    found = annotations.passed_to_container(
+        annotations={"a": "container", "b": "container"},
+        container_annotations=["a"],
+        of_pod={"a": "pod", "b": "pod", "c": "pod"},
+        pod_annotations=["a", "b"],
+    )
+    assert found == {"a": "container", "b": "pod"}
+
+
+def test_labels_of_an_image_cannot_steer_the_server() -> None:
+    found = labels.container_labels(
+        labels={"app": "x", labels.KIND: "sandbox"},
+        image_labels={
+            "app": "image",
+            "maintainer": "me",
+            "containerd.io/gc.root": "1",
+            "io.cri-containerd.image": "managed",
+            "long": "x" * 4093,
+        },
+    )
+    assert found == {"maintainer": "me", "app": "x", labels.KIND: "container"}
+
+
+def test_a_label_that_containerd_would_refuse_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"config\.labels\[key\]: .*4096"):
+        labels.sandbox_labels(labels={"key": "x" * 4094}, image_labels={})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("SIGTERM", 15),
+        ("term", 15),
+        ("9", 9),
+        ("SIGRTMIN", int(signal.SIGRTMIN)),
+        ("RTMIN+3", int(signal.SIGRTMIN) + 3),
+        ("SIGRTMAX-1", int(signal.SIGRTMAX) - 1),
+    ],
+)
+def test_signal_numbers(name: str, expected: int) -> None:
+    assert signals.number(name) == expected
+
+
+@pytest.mark.parametrize("name", ["", "0", "65", "SIGNOPE", "SIGRTMIN+99", "SIG_DFL", "-1", "²"])
+def test_what_is_no_signal(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="is no signal"):
+        signals.number(name)
+
+
+@pytest.mark.parametrize(
+    ("requested", "from_image", "cri", "number"),
+    [
+        (api_pb2.RUNTIME_DEFAULT, "", api_pb2.SIGTERM, 15),
+        (api_pb2.RUNTIME_DEFAULT, "SIGQUIT", api_pb2.SIGQUIT, 3),
+        (api_pb2.RUNTIME_DEFAULT, "17", api_pb2.SIGCHLD, 17),
+        (api_pb2.RUNTIME_DEFAULT, "SIGRTMIN+3", api_pb2.SIGRTMINPLUS3, 37),
+        (api_pb2.SIGUSR1, "SIGQUIT", api_pb2.SIGUSR1, 10),
+        (api_pb2.SIGRTMAXMINUS1, "", api_pb2.SIGRTMAXMINUS1, 63),
+    ],
+)
+def test_stop_signal(
+    requested: api_pb2.Signal, from_image: str, cri: api_pb2.Signal, number: int
+) -> None:
+    assert status.stop_signal(requested=requested, from_image=from_image) == cri
+    assert signals.stop_signal_number(requested=requested, from_image=from_image) == number
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "reason", "expected"),
+    [
+        (ContainerState.EXITED, 0, "", "Completed"),
+        (ContainerState.EXITED, 1, "", "Error"),
+        (ContainerState.EXITED, 137, "OOMKilled", "OOMKilled"),
+        (ContainerState.RUNNING, 0, "", ""),
+        (ContainerState.REMOVING, 0, "", "Completed"),
+    ],
+)
+def test_exit_reason(state: ContainerState, code: int, reason: str, expected: str) -> None:
+    assert status.exit_reason(state=state, exit_code=code, reason=reason) == expected
+
+
+def test_the_image_of_a_status() -> None:
+    image = Image(id="sha256:1", tags=("a:1", "b:1"), digests=("a@sha256:2",))
+    assert status.image_name(image=image, requested="x") == "a:1"
+    assert status.image_name(image=None, requested="x") == "x"
+    assert status.image_ref(image=image, image_id="sha256:1") == "a@sha256:2"
+    assert status.image_ref(image=Image(), image_id="sha256:1") == "sha256:1"
