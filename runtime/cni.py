@@ -16,6 +16,7 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import structlog
@@ -170,7 +171,7 @@ class Network:
         """Ask the plugins whether a pod's interfaces are as ADD left them; raises if not."""
         for cached in self._cache.of(sandbox_id):
             interface = replace(cached, netns=netns_path)
-            network = parse(interface.config)
+            network = _parsed(interface.config)
             if network.speaks("0.4.0") and not network.disable_check:
                 for plugin in network.plugins:
                     try:
@@ -203,7 +204,7 @@ class Network:
 
     async def _add_interface(self, interface: PodInterface) -> Json:
         """Call ADD of a network's plugins, first to last, and keep the result."""
-        network = parse(interface.config)
+        network = _parsed(interface.config)
         result: Json = {}
         for plugin in network.plugins:
             try:
@@ -217,7 +218,7 @@ class Network:
     async def _delete_interface(self, interface: PodInterface, *, best_effort: bool) -> None:
         """Call DEL of a network's plugins, last to first, and forget the result."""
         try:
-            network = parse(interface.config)
+            network = _parsed(interface.config)
         except CniConfigError as error:
             raise Unknown(f"{_of(interface)}: the config in the result cache: {error}") from error
         previous = interface.result if network.speaks("0.4.0") else {}
@@ -265,6 +266,12 @@ class Network:
             arguments,
             PLUGIN_SECONDS[command],
         )
+
+
+@lru_cache(maxsize=32)
+def _parsed(config: bytes) -> CniList:
+    """Return the network of a kept config; a node has few, and each is used for every pod."""
+    return parse(config)
 
 
 def _plugin_config(network: CniList, plugin: CniPlugin) -> Json:
