@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from generated.statuses import image as image_status
 
 from generated.cri import api_pb2
+from generated.statuses import image as image_status
 from runtime import image_content, image_reference
 from runtime.config import Config
 from runtime.container_stats import LayerUsage
@@ -22,8 +22,9 @@ from runtime.image_reference import Reference
 from runtime.image_store import ImageStore
 from runtime.image_unpack import snapshot_exists
 from runtime.image_usage import ImageUsage, filesystem_usage
-from runtime.registry import Activity, Registry
+from runtime.registry import Registry, open_registry
 from runtime.registry_auth import ANONYMOUS, Credentials, credentials
+from runtime.registry_host import Activity
 from runtime.registry_hosts import hosts_for
 from runtime.transforms.facts import Handler, Host, Image
 
@@ -97,9 +98,7 @@ class Images:
         """Fetch, unpack and record an image; what is here already is not fetched again."""
         reference = image_reference.parse(request.image.image)
         who = credentials(request.auth)
-        for_pod = request.HasField("sandbox_config")
-        snapshotter = self.snapshotter_for(request.image) if for_pod else self._snapshotter
-        image = await self._pull(reference, who, snapshotter)
+        image = await self._pull(reference, who, self.snapshotter_for(request.image))
         return api_pb2.PullImageResponse(image_ref=image.id)
 
     async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
@@ -185,7 +184,7 @@ class Images:
     async def _pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
         hosts = await asyncio.to_thread(hosts_for, reference.domain, self._config_path)
         activity = Activity()
-        async with Registry(reference, hosts, who, activity=activity) as registry:
+        async with open_registry(reference, hosts, who, activity) as registry:
             image = await self._unchanged(reference, registry, snapshotter)
             if image:
                 return image

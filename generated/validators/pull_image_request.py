@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.validators import pod_sandbox_config
 from runtime.errors import Violation
 
 
@@ -16,7 +15,4 @@ def check(message: api_pb2.PullImageRequest, path: str = "") -> list[Violation]:
     # image: required
     if not message.HasField("image"):
         found.append(Violation(f"{path}image", "required", "must be set"))
-    # sandbox_config: its fields
-    if message.HasField("sandbox_config"):
-        found += pod_sandbox_config.check(message.sandbox_config, f"{path}sandbox_config.")
     return found
