@@ -58,6 +58,9 @@ _PROBE_LIMIT: Final = 5.0
 """Seconds; a daemon that does not answer introspection within it counts as away."""
 
 _PROBE_INTERVAL: Final = 0.2
+_FIRST_INTERVAL: Final = 0.02
+_MOMENT: Final = 1.0
+"""Seconds; a daemon that starts together with us answers within it."""
 
 _AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -185,7 +188,7 @@ class Containerd:
     async def wait_ready(self) -> None:
         """Return once the daemon answers and its capabilities are known; wait without end.
 
-        A daemon that is not there yet is said once, in one line, and so is its coming.
+        A daemon that takes longer than a moment is said once, in one line, and so is its coming.
         """
 
         def say_waiting(error: aio.AioRpcError) -> None:
@@ -198,7 +201,7 @@ class Containerd:
 
         waited = await self._until_answering(say_waiting)
         self._connected.set()
-        if waited:
+        if waited > _MOMENT:
             log.info("containerd is there", after=f"{waited:.1f} s")
 
     async def watch(self, back: Callable[[], Awaitable[object]]) -> None:
@@ -211,7 +214,7 @@ class Containerd:
             await self._until_lost()
             self._connected.clear()
             log.warning("containerd is gone", address=self.address)
-            away = await self._until_answering(lambda _: None)
+            away = await self._until_answering(lambda error: None)
             await back()
             self._connected.set()
             log.info("containerd is back", address=self.address, after=f"{away:.1f} s")
@@ -243,22 +246,26 @@ class Containerd:
             # It expires by itself; the call that it served must not fail for it.
             log.warning("a temporary lease stays", lease=lease_id, error=error.details())
 
-    async def _until_answering(self, on_first_failure: Callable[[aio.AioRpcError], None]) -> float:
-        """Probe until the daemon answers; the seconds waited, 0 when it answered at once."""
+    async def _until_answering(self, say_waiting: Callable[[aio.AioRpcError], None]) -> float:
+        """Probe until the daemon answers; gives the seconds waited.
+
+        ``say_waiting`` is called once, when more than a moment has passed.
+        """
         began = time.monotonic()
-        failed = False
+        said = False
         while True:
             try:
                 self.capabilities = await self._probe()
             except aio.AioRpcError as error:
                 if error.code() not in _AWAY:
                     raise
-                if not failed:
-                    on_first_failure(error)
-                failed = True
-                await asyncio.sleep(_PROBE_INTERVAL)
+                waited = time.monotonic() - began
+                if waited > _MOMENT and not said:
+                    said = True
+                    say_waiting(error)
+                await asyncio.sleep(_PROBE_INTERVAL if said else _FIRST_INTERVAL)
             else:
-                return time.monotonic() - began if failed else 0.0
+                return time.monotonic() - began
 
     async def _until_lost(self) -> None:
         ready = grpc.ChannelConnectivity.READY
