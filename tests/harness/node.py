@@ -134,7 +134,7 @@ class Node:
         return (
             f"[containerd.runtimes.runc]\n"
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
-            f"[cni]\nbin_dirs = {json.dumps(CNI_BIN_DIRS)}\n"
+            f'[cni]\nbin_dirs = {json.dumps([f"{directory}/plugins", *CNI_BIN_DIRS])}\n'
             f'conf_dir = "{directory}/net.d"\n'
             f'[images]\n{pause}registry.config_path = "{directory}/certs.d"\n'
             f"{self.extra_config}"

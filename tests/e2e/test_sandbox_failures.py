@@ -1,0 +1,308 @@
+"""A pod that cannot be made or stopped leaves nothing behind, or stays to be stopped again.
+
+The node's network has a third plugin here, which fails or hangs on demand, and a runtime handler
+whose runc does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.containerd import (
+    containers_pb2,
+    containers_pb2_grpc,
+    leases_pb2,
+    leases_pb2_grpc,
+    snapshots_pb2,
+    snapshots_pb2_grpc,
+)
+from generated.cri import api_pb2
+from tests.harness import cni_recorder
+from tests.harness.cri import pod_config
+from tests.harness.leaks import Holdings
+from tests.harness.node import Containerd, Node, containerds
+
+_RUNC = """#!/bin/sh
+# runc, except for what the file beside it names
+for word in "$@"; do
+  if [ "$word" = "$(cat {fault})" ]; then echo "told to fail" >&2; exit 1; fi
+done
+exec {runc} "$@"
+"""
+
+
+_PLUGIN = """#!{python} -IS
+# the recording plugin, with the ways that the file beside it names
+import io, json, sys
+config = json.load(sys.stdin) | json.load(open({fault!r}))
+sys.stdin = io.StringIO(json.dumps(config))
+exec(compile(open({recorder!r}).read(), {recorder!r}, "exec"))
+"""
+
+
+class FaultyNode:
+    """A node, what its faulty parts are told, and what it held when it was idle."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.cri = node.cri
+        self._record = node.directory / "cni.log"
+        self._cni_fault = node.directory / "cni.fault"
+        self._runc_fault = node.directory / "runc.fault"
+        self._install_plugin()
+        self.work()
+        self._make_bridge()
+        self.idle = self.holdings()
+
+    def tell_cni(self, **how: object) -> None:
+        """Change the third plugin's ways: ``fail={"ADD": …}``, ``hang=["ADD"]``."""
+        self._cni_fault.write_text(json.dumps({"record": str(self._record), **how}))
+
+    def tell_runc(self, fault: str) -> None:
+        """Let the handler ``faulty`` fail its runc command of this name."""
+        self._runc_fault.write_text(fault)
+
+    def work(self) -> None:
+        """Let every part do what it should."""
+        self.tell_cni()
+        self.tell_runc("nothing")
+        self._record.unlink(missing_ok=True)
+
+    def called(self, command: str) -> bool:
+        """Whether the third plugin was called so."""
+        return any(call["command"] == command for call in cni_recorder.calls(self._record))
+
+    def holdings(self) -> tuple[Holdings, set[str]]:
+        """What the machine and the node's containerd hold."""
+        return Holdings.now(), _daemon_objects(self.node)
+
+    def assert_idle(self) -> None:
+        """Nothing is left; shims and namespaces may take a moment to go."""
+        deadline = time.monotonic() + 10
+        while True:
+            machine, daemon = self.holdings()
+            left = machine.since(self.idle[0]) | {"containerd": sorted(daemon - self.idle[1])}
+            if not any(left.values()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        assert not any(left.values()), left
+        listed = self.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+        assert not listed
+        for kind in ("root", "state"):
+            base = self.node.directory / kind / "io.containerd.grpc.v1.cri" / "sandboxes"
+            assert not base.exists() or not list(base.iterdir())
+
+    def _install_plugin(self) -> None:
+        directory = self.node.directory / "plugins"
+        directory.mkdir()
+        recorder = str(Path(cni_recorder.__file__).resolve())
+        program = _PLUGIN.format(
+            python=sys.executable, fault=str(self._cni_fault), recorder=recorder
+        )
+        (directory / "faulty").write_text(program)
+        (directory / "faulty").chmod(0o755)
+        path = self.node.directory / "net.d" / "10-test.conflist"
+        conflist = json.loads(path.read_text())
+        conflist["plugins"].append({"type": "faulty"})
+        path.with_suffix(".new").write_text(json.dumps(conflist))
+        path.with_suffix(".new").rename(path)
+        time.sleep(0.5)  # the server notices by inotify
+
+    def _make_bridge(self) -> None:
+        """The first pod makes the bridge and the image's files, which stay."""
+        pod = self.cri.run_pod(pod_config())
+        self.cri.stop_pod(pod)
+        self.cri.remove_pod(pod)
+
+
+def _daemon_objects(node: Node) -> set[str]:
+    """The containers, leases and active snapshots of the node's own containerd."""
+    socket = node.directory / "state" / "containerd" / "containerd.sock"
+    metadata = [("containerd-namespace", "k8s.io")]
+    with grpc.insecure_channel(f"unix://{socket}") as channel:
+        containers = containers_pb2_grpc.ContainersStub(channel).List(
+            containers_pb2.ListContainersRequest(), metadata=metadata
+        )
+        leases = leases_pb2_grpc.LeasesStub(channel).List(
+            leases_pb2.ListRequest(), metadata=metadata
+        )
+        snapshots = snapshots_pb2_grpc.SnapshotsStub(channel).List(
+            snapshots_pb2.ListSnapshotsRequest(snapshotter="overlayfs"), metadata=metadata
+        )
+        active = [
+            info.name
+            for page in snapshots
+            for info in page.info
+            if info.kind == snapshots_pb2.ACTIVE
+        ]
+    return {
+        *(f"container {item.id}" for item in containers.containers),
+        *(f"lease {item.id}" for item in leases.leases),
+        *(f"snapshot {name}" for name in active),
+    }
+
+
+@pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
+def faulty_node(request: pytest.FixtureRequest, nothing_is_left: None) -> Iterator[FaultyNode]:
+    containerd: Containerd = request.param
+    with Node(containerd=containerd) as node:
+        wrapper = node.directory / "runc"
+        fault = node.directory / "runc.fault"
+        wrapper.write_text(_RUNC.format(fault=fault, runc=containerd.runc))
+        wrapper.chmod(0o755)
+        fault.write_text("none")
+        node.stop()
+        options = (
+            f'{{ BinaryName = "{wrapper}", SystemdCgroup = {str(node.systemd_cgroup).lower()} }}'
+        )
+        node.extra_config = f"[containerd.runtimes.faulty]\noptions = {options}\n"
+        node.start()
+        yield FaultyNode(node)
+
+
+@pytest.fixture
+def faulty(faulty_node: FaultyNode) -> Iterator[FaultyNode]:
+    yield faulty_node
+    faulty_node.work()
+    faulty_node.node.remove_pods()
+
+
+FAIL = {"code": 999, "msg": "told to fail"}
+
+
+def refused(call: Callable[[], object]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+def test_a_failing_network_leaves_nothing(faulty: FaultyNode) -> None:
+    faulty.tell_cni(fail={"ADD": FAIL})
+    error = refused(lambda: faulty.cri.run_pod(pod_config()))
+    assert "told to fail" in error.details()
+    assert faulty.called("DEL")
+    faulty.assert_idle()
+
+
+@pytest.mark.parametrize("command", ["create", "start"])
+def test_a_failing_runc_leaves_nothing(faulty: FaultyNode, command: str) -> None:
+    faulty.tell_runc(command)
+    refused(lambda: faulty.cri.run_pod(pod_config(), handler="faulty"))
+    faulty.assert_idle()
+
+
+def test_the_same_attempt_works_after_a_failure(faulty: FaultyNode) -> None:
+    config = pod_config()
+    faulty.tell_runc("create")
+    refused(lambda: faulty.cri.run_pod(config, handler="faulty"))
+    faulty.work()
+    pod = faulty.cri.run_pod(config, handler="faulty")
+    assert faulty.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
+
+
+def test_a_pod_whose_network_cannot_be_given_back_stays_to_be_removed(faulty: FaultyNode) -> None:
+    config = pod_config()
+    faulty.tell_cni(fail={"ADD": FAIL, "DEL": FAIL})
+    refused(lambda: faulty.cri.run_pod(config))
+    (kept,) = faulty.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+    assert kept.state == api_pb2.SANDBOX_NOTREADY
+    assert kept.metadata == config.metadata
+    again = refused(lambda: faulty.cri.run_pod(config))
+    assert again.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert kept.id in again.details()
+    faulty.tell_cni()
+    faulty.cri.stop_pod(kept.id)
+    faulty.cri.remove_pod(kept.id)
+    faulty.assert_idle()
+
+
+def test_a_caller_that_goes_away_leaves_nothing(faulty: FaultyNode) -> None:
+    faulty.tell_cni(hang=["ADD"])
+    request = api_pb2.RunPodSandboxRequest(config=pod_config())
+    error = refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=1))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    faulty.tell_cni()
+    faulty.assert_idle()
+
+
+def test_a_killed_server_leaves_nothing_half_made(faulty: FaultyNode) -> None:
+    faulty.tell_cni(hang=["ADD"])
+    request = api_pb2.RunPodSandboxRequest(config=pod_config())
+    call = threading.Thread(
+        target=lambda: refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=30))
+    )
+    call.start()
+    wait_until(lambda: faulty.called("ADD"))
+    time.sleep(0.5)  # the pause task is started beside
+    faulty.node.stop(signal.SIGKILL)
+    call.join()
+    kill_hanging_plugins(faulty.node)
+    faulty.tell_cni()
+    faulty.node.start()
+    faulty.idle = (Holdings.now(), faulty.idle[1])  # the server has other processes now
+    faulty.assert_idle()
+    assert faulty.called("DEL")
+    leases = Path(f"/var/lib/cni/networks/net-{faulty.node.bridge}").glob("*.*.*.*")
+    assert not list(leases)
+
+
+def test_a_stop_whose_network_fails_is_repeated(faulty: FaultyNode) -> None:
+    pod = faulty.cri.run_pod(pod_config())
+    faulty.tell_cni(fail={"DEL": FAIL})
+    refused(lambda: faulty.cri.stop_pod(pod))
+    faulty.tell_cni()
+    faulty.cri.stop_pod(pod)
+    faulty.cri.stop_pod(pod)
+    faulty.cri.remove_pod(pod)
+    faulty.cri.remove_pod(pod)
+    faulty.assert_idle()
+
+
+def test_a_second_stop_does_not_wait_for_a_hanging_one(faulty: FaultyNode) -> None:
+    pod = faulty.cri.run_pod(pod_config())
+    faulty.tell_cni(hang=["DEL"])
+    request = api_pb2.StopPodSandboxRequest(pod_sandbox_id=pod)
+    first = refused(lambda: faulty.cri.runtime.StopPodSandbox(request, timeout=1))
+    assert first.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    faulty.tell_cni()
+    faulty.cri.stop_pod(pod)
+    assert faulty.cri.pod_status(pod).state == api_pb2.SANDBOX_NOTREADY
+    faulty.cri.remove_pod(pod)
+    faulty.assert_idle()
+
+
+def test_an_unknown_handler_is_refused_with_the_known_ones(faulty: FaultyNode) -> None:
+    error = refused(lambda: faulty.cri.run_pod(pod_config(), handler="kata"))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "runtime_handler" in error.details()
+    assert "faulty, runc" in error.details()
+
+
+def kill_hanging_plugins(node: Node) -> None:
+    """A killed server's plugins go on; the machine's owner would end them, too."""
+    for proc in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (proc / "cmdline").read_bytes().decode(errors="replace")
+            children = (proc / "task" / proc.name / "children").read_text().split()
+        except OSError:
+            continue
+        if f"{node.directory}/plugins/faulty" in command:
+            for pid in (*children, proc.name):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
