@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from itertools import chain, repeat
 from typing import Final
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -21,7 +22,7 @@ from runtime.containerd import Containerd, Metadata
 from runtime.errors import FailedPrecondition, NotFound, Unknown
 from runtime.image_manifest import DOCUMENT_LIMIT, INDEX_TYPES, MANIFEST_TYPES, Descriptor
 
-_PIECE: Final = 1 << 20
+_PIECE: Final = 1 << 18
 """Bytes of one write message: large enough to make calls few, small enough for memory."""
 _LABEL_LIMIT: Final = 4096
 """Characters of a label's key and value together (containerd's rule)."""
@@ -84,8 +85,8 @@ def missing_labels(have: Mapping[str, str], wanted: Mapping[str, str]) -> dict[s
 
 
 def source_label(domain: str, repository: str) -> dict[str, str]:
-    """The label that says which registry and repository a blob came from."""
-    return {_SOURCE_LABEL + domain: repository}
+    """The label that says which registry (without its port) and repository a blob came from."""
+    return {_SOURCE_LABEL + (urlsplit("//" + domain).hostname or domain): repository}
 
 
 def write_reference(descriptor: Descriptor) -> str:

@@ -29,7 +29,7 @@ from runtime.image_manifest import (
     parse_config,
 )
 from runtime.image_unpack import Unpacker, keep_in_lease
-from runtime.registry import Activity
+from runtime.registry_host import Activity
 from runtime.shared_tasks import SharedTasks
 
 _T = TypeVar("_T")

@@ -133,7 +133,7 @@ def test_http_with_tls_settings_tries_tls_first(tmp_path: Path) -> None:
         ("skip_verify = 1", "skip_verify: must be true or false, not 1"),
         ('override_path = "x"', "override_path: must be true or false"),
         ('client = [["a", "b", "c"]]', "client: a pair is a certificate and its key"),
-        ('dial_timeout = "soon"', "dial_timeout: Expected a duration such as"),
+        ('dial_timeout = "soon"', "dial_timeout: must be a duration such as"),
         ("host = 1", "write mirrors as tables"),
     ],
 )
