@@ -20,10 +20,14 @@ attach     from the answer on, this connection carries the container's live outp
 retire     flushes, lets go of everything and ends, so that a newer build can take over
 =========  ====================================================================================
 
+Whoever is connected also hears of a log file that cannot be written, and of its being mended:
+
+    {"seq": null, "id": ..., "lost": BYTES, "problem": "sentence, or empty"}
+
 Rules: draining never stops, whatever happens to a log file (what could not be written is counted
 and reported, and the file is tried again); one write per batch of lines; standard input is not kept
 here, since the shim itself holds a write end of that FIFO and an attached client can open it.
-The process ends by itself when it has had no container and no client for ``IDLE_SECONDS``.
+The process ends by itself as soon as it holds no open FIFO and its last client has left.
 
 FIFO facts this relies on (Linux): a non-blocking read end opens without a writer, and epoll reports
 a hang-up only after a writer has come and gone, so "nobody yet" is never taken for the end.
@@ -51,7 +55,9 @@ if TYPE_CHECKING:
     Request = dict[str, object]
     Facts = dict[str, object]
 
-IDLE_SECONDS = 60.0
+FIRST_CLIENT_SECONDS = 60.0
+"""How long a new keeper waits for whoever started it."""
+
 REOPEN_SECONDS = 1.0
 """How long a log file that could not be opened is left alone before the next attempt."""
 
@@ -205,13 +211,10 @@ class Keeper:
         self._epoll.register(listener, select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until retired, or until there has been nothing to do for ``IDLE_SECONDS``."""
+        """Serve until retired, or until there is nothing left to drain and nobody to serve."""
         listener = self._listener.fileno()
-        while not self._retired:
-            idle = not self._clients and not self._fifos
-            events = self._epoll.poll(IDLE_SECONDS if idle else None)
-            if idle and not events:
-                return
+        events = self._epoll.poll(FIRST_CLIENT_SECONDS)
+        while events and not self._retired:
             # Output first: a request of this turn may open a FIFO under a number that an event of
             # this turn was for, and reading a FIFO that has had no writer looks like its end.
             for fd, _ in events:
@@ -222,6 +225,7 @@ class Keeper:
                     self._serve(self._clients[fd], event)
                 elif fd == listener:
                     self._accept()
+            events = self._epoll.poll() if self._clients or self._fifos else []
 
     # containers' output
 
@@ -242,7 +246,7 @@ class Keeper:
                 stamp = self._clock.stamp(time.time_ns())
                 records = container.formatters[stream].feed(data, stamp)
                 if records:
-                    container.log.write(records)
+                    self._write(container, container.log, records)
             for client in list(container.feeds):
                 self._feed(client, stream, data)
             if len(data) < _READ_BYTES:
@@ -261,7 +265,16 @@ class Keeper:
         if container.log is not None:
             records = container.formatters[stream].flush(self._clock.stamp(time.time_ns()))
             if records:
-                container.log.write(records)
+                self._write(container, container.log, records)
+
+    def _write(self, container: Container, file: LogFile, records: bytes) -> None:
+        before = file.problem
+        file.write(records)
+        if file.problem != before:
+            news = {"seq": None, "id": container.identity, "lost": file.lost}
+            for client in list(self._clients.values()):
+                if client.attached is None:
+                    self._reply(client, {**news, "problem": file.problem})
 
     def _finish(self, container: Container) -> None:
         """All streams have ended: close the file, tell who waits and who listens."""

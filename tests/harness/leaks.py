@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Self
 
@@ -67,9 +68,7 @@ def _mounts() -> list[str]:
 
 
 def _cgroups() -> list[str]:
-    roots = (
-        [CGROUP_ROOT]
-        if (CGROUP_ROOT / "cgroup.procs").exists()
-        else [p for p in CGROUP_ROOT.glob("*") if p.is_dir() and not p.is_symlink()]
-    )
-    return [str(p) for root in roots for p in root.rglob("*") if p.is_dir()]
+    # os.walk, as cgroups of others come and go while we look
+    unified = (CGROUP_ROOT / "cgroup.procs").exists()
+    roots = [CGROUP_ROOT] if unified else [p for p in CGROUP_ROOT.iterdir() if not p.is_symlink()]
+    return [directory for root in roots for directory, _, _ in os.walk(root)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import stat
 import threading
 import time
@@ -162,7 +163,7 @@ async def test_log_that_cannot_be_opened_fails_the_open(keeper: LogKeeper, tmp_p
 
 
 async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
-    keeper: LogKeeper, tmp_path: Path
+    keeper: LogKeeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "logs"
     directory.write_text("a file where a directory should be")
@@ -185,6 +186,7 @@ async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
     await asyncio.wait_for(keeper.drained("c"), 5)
     assert texts(log) == ["stdout F kept"]
     assert (await facts()).problem == ""
+    assert "container log is written again" in capsys.readouterr().out
 
 
 async def test_a_full_disk_does_not_stop_the_container(keeper: LogKeeper, tmp_path: Path) -> None:
@@ -324,16 +326,21 @@ async def test_errors_of_requests_are_sentences(keeper: LogKeeper) -> None:
         await keeper._call("open")
 
 
-def test_keeper_ends_when_it_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    monkeypatch.setattr("runtime.log_keeper.IDLE_SECONDS", 0.05)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0log-keeper-test-" + str(os.getpid()))
+@pytest.mark.parametrize("somebody_came", [False, True])
+def test_keeper_ends_when_it_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch, somebody_came: bool
+) -> None:
+    monkeypatch.setattr("runtime.log_keeper.FIRST_CLIENT_SECONDS", 5.0 if somebody_came else 0.05)
+    name = f"\0log-keeper-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(name)
         listener.listen()
         run = threading.Thread(target=Keeper(os.dup(listener.fileno()), "test").run)
         run.start()
-        run.join(5)
+        if somebody_came:
+            client.connect(name)
+            client.close()
+        run.join(2)
         assert not run.is_alive()
 
 
