@@ -27,6 +27,7 @@ from generated.validators import (
     list_pod_sandbox_request,
     run_pod_sandbox_request,
     stream_containers_request,
+    stream_pod_sandboxes_request,
     update_container_resources_request,
 )
 from runtime.errors import FailedPrecondition, NotFound, Unavailable, Unimplemented
@@ -138,6 +139,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def StreamPodSandboxes(
         self, request: api_pb2.StreamPodSandboxesRequest
     ) -> AsyncIterator[api_pb2.StreamPodSandboxesResponse]:
+        refuse_if_any(stream_pod_sandboxes_request.check(request))
         whole = await self._sandboxes.list(api_pb2.ListPodSandboxRequest(filter=request.filter))
         for part in batches(whole.items):
             yield api_pb2.StreamPodSandboxesResponse(pod_sandboxes=part)
