@@ -77,6 +77,8 @@ class Network:
         self._settings = settings
         self._cache = cache or ResultCache()
         self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
+        self._half_added: set[str] = set()
+        """Pods whose ADD has begun and not ended well; what there is of them may be uncached."""
 
     async def start(self) -> None:
         """Read the config and keep up with it.  Without a usable one it is merely not ready."""
@@ -135,11 +137,14 @@ class Network:
         if problem is not None:
             raise Unavailable(f"the pod network is not ready: {problem}")
         wanted = self._wanted(sandbox_id, netns_path, config, capability_args(config))
+        self._half_added.add(sandbox_id)
         if self._settings.setup_serially:
             results = [await self._add_interface(interface) for interface in wanted]
         else:
             results = await _all_ended([self._add_interface(interface) for interface in wanted])
-        return _attachment(sandbox_id, results, self._settings.ip_pref)
+        attachment = _attachment(sandbox_id, results, self._settings.ip_pref)
+        self._half_added.discard(sandbox_id)
+        return attachment
 
     async def delete(
         self,
@@ -156,7 +161,7 @@ class Network:
         """
         path = netns_path if netns.is_alive(netns_path) else ""
         interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
-        if not (had_result and interfaces):
+        if not (had_result and interfaces) or sandbox_id in self._half_added:
             known = {interface.name for interface in interfaces}
             wanted = self._wanted(sandbox_id, path, config, _valid_capability_args(config))
             interfaces += [interface for interface in wanted if interface.name not in known]
@@ -166,6 +171,7 @@ class Network:
             )
         for interface in interfaces:
             await self._delete_interface(interface, best_effort=not had_result)
+        self._half_added.discard(sandbox_id)
 
     async def check(self, sandbox_id: str, netns_path: str) -> None:
         """Ask the plugins whether a pod's interfaces are as ADD left them; raises if not."""

@@ -347,6 +347,9 @@ class _Connection:
         try:
             while line := await self._reader.readline():
                 reply = json.loads(line)
+                if reply["seq"] is None:
+                    _tell(reply)
+                    continue
                 waiting = self._waiting.get(reply["seq"])
                 if waiting is not None and not waiting.done():
                     waiting.set_result(reply)
@@ -357,6 +360,14 @@ class _Connection:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionResetError("the log keeper is gone"))
+
+
+def _tell(news: Mapping[str, Any]) -> None:
+    """Log what the keeper says of a container's log file by itself."""
+    if news["problem"]:
+        log.error("container log", container=news["id"], problem=news["problem"])
+    else:
+        log.info("container log is written again", container=news["id"], bytes_lost=news["lost"])
 
 
 def _line(**request: Any) -> bytes:
