@@ -88,7 +88,7 @@ def mapping_at(root: Path, revision: str) -> dict[str, MappingFile]:
 def mapping_in(root: Path) -> dict[str, MappingFile]:
     """The mapping in a folder; raises SpecErrors where it breaks its schema."""
     problems = Problems()
-    files = mapping_file.read_all(root, problems)
+    files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()
     return files
 

@@ -87,7 +87,7 @@ def read_api(root: Path) -> Api:
 def translation(root: Path, api: Api, rpcs: Rpcs | None, problems: Problems) -> Translation:
     """The mapping in ``root``, resolved and judged; ``rpcs`` is None where there is no rpc.yaml."""
     oci = oci_schema.read(root)
-    files = mapping_file.read_all(root, problems)
+    files, broken = mapping_file.read_all(root, problems)
     paths = Paths(api, oci, Sources(root, api, oci), _record(root))
     mapped = {
         name: resolve.resolve(api.messages[name], file, files, paths, rpcs, problems)
@@ -95,7 +95,7 @@ def translation(root: Path, api: Api, rpcs: Rpcs | None, problems: Problems) -> 
         if name in api.messages
     }
     found = Translation(api, oci, files, mapped)
-    rules.check(rules.Everything(api, files, mapped), problems)
+    rules.check(rules.Everything(api, files, mapped, broken), problems)
     return found
 
 

@@ -17,16 +17,19 @@ SCHEMA = "spec/mapping.schema.json"
 _FATES = ("copy", "compute", "handled_by", "unmapped")
 
 
-def read_all(root: Path, problems: Problems) -> dict[str, MappingFile]:
-    """{message: file} of every file that obeys the schema; the others go to ``problems``."""
+def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], frozenset[str]]:
+    """{message: file} of every file that obeys the schema, and the names (without suffix) of the
+    others, whose faults go to ``problems``."""
     schema = load.json_file(root, SCHEMA)
     found: dict[str, MappingFile] = {}
+    broken = set()
     for path in sorted((root / FOLDER).glob("*.yaml")):
         name = f"{FOLDER}/{path.name}"
         try:
             file = read(load.yaml_file(root, name), name, schema)
         except (SpecError, SpecErrors) as error:
             problems.take(error)
+            broken.add(path.stem)
             continue
         if file.message in found:
             problems.add(
@@ -37,7 +40,7 @@ def read_all(root: Path, problems: Problems) -> dict[str, MappingFile]:
             )
             continue
         found[file.message] = file
-    return found
+    return found, frozenset(broken)
 
 
 def read(node: Node, name: str, schema: Mapping[str, Any]) -> MappingFile:

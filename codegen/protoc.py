@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def descriptors(protos: Mapping[str, str], shown_as: Mapping[str, str] = {}) -> 
         return FileDescriptorSet.FromString(out.read_bytes())
 
 
-def python_modules(protos: Mapping[str, str], *, grpc: Iterable[str]) -> dict[str, str]:
+def python_modules(protos: Mapping[str, str], *, grpc: Collection[str]) -> dict[str, str]:
     """What protoc writes for ``protos``: {path: text} of ``_pb2.py``, ``_pb2.pyi`` and, for the
     import paths in ``grpc``, ``_pb2_grpc.py``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,8 @@ def python_modules(protos: Mapping[str, str], *, grpc: Iterable[str]) -> dict[st
         out.mkdir()
         _lay_out(root, protos)
         _run(root, [f"--python_out={out}", f"--pyi_out={out}"], protos, {})
-        _run(root, [f"--grpc_python_out={out}"], grpc, {})
+        if grpc:
+            _run(root, [f"--grpc_python_out={out}"], grpc, {})
         return {
             str(path.relative_to(out)): path.read_text()
             for path in sorted(out.rglob("*"))

@@ -6,6 +6,7 @@ A template's path is its output's path. ``%message`` in it stands for one file p
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -41,20 +42,25 @@ def render(
     """Every output of every template.
 
     ``jobs`` says what fills each template whose path has a ``%word``; the others are rendered once,
-    and ``specs`` names what they are made from. ``shared`` is known to all. Python gets the header
-    that says where to change it, and black's format.
+    and ``specs`` names what they are made from. ``shared`` is known to all.
     """
-    environment = _environment()
     files: dict[str, str] = {}
     for name in template_names():
-        template = environment.get_template(name)
         alone = Job({}, {}, specs.get(name, DEFAULT_SPEC))
-        for job in jobs[name] if "%" in name else [alone]:
-            path = _filled(name.removesuffix(".j2"), job.words)
-            text = template.render(**shared, **job.variables)
-            files[path] = (
-                formatted(_header(name, job.spec) + text) if path.endswith(".py") else _tidied(text)
-            )
+        files |= render_template(name, jobs[name] if "%" in name else [alone], shared)
+    return files
+
+
+def render_template(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
+    """The outputs of one template. Python gets the header that says where to change it, and
+    black's format."""
+    template = _environment().get_template(name)
+    files: dict[str, str] = {}
+    for job in jobs:
+        path = _filled(name.removesuffix(".j2"), job.words)
+        text = template.render(**shared, **job.variables)
+        python = path.endswith(".py")
+        files[path] = formatted(_header(name, job.spec) + text) if python else _tidied(text)
     return files
 
 
@@ -89,6 +95,7 @@ def _filled(path: str, words: Mapping[str, str]) -> str:
     return re.sub(r"%(\w+)", lambda match: words[match[1]], path)
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -290,7 +290,7 @@ class _Whole:
                 "compute the target from the whole map",
                 "fields-do-not-fit",
             )
-        if not self.files[nested].takes:
+        if nested in self.files and not self.files[nested].takes:
             raise SpecError(
                 f"{entry.name} is received, but {self.files[nested].file} is of flow out",
                 entry.value_place,
@@ -312,13 +312,6 @@ class _Whole:
                 entry.value_place,
                 "name the target instead of `fields`",
                 "fields-do-not-fit",
-            )
-        if field.message not in self.files:
-            raise SpecError(
-                f"{entry.name} is left to the entries of {field.message}, which has no mapping",
-                entry.value_place,
-                f"write spec/mapping/{self.paths.api.messages[field.message].module}.yaml",
-                "message-without-mapping",
             )
         return field.message
 
@@ -482,7 +475,7 @@ class _Whole:
                 "compute it, or name the function that handles it",
                 "fields-do-not-fit",
             )
-        if not self.files[nested].gives:
+        if nested in self.files and not self.files[nested].gives:
             raise SpecError(
                 f"{entry.name} is answered, but {self.files[nested].file} is of flow in",
                 entry.value_place,

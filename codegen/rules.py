@@ -19,6 +19,8 @@ class Everything:
     api: Api
     files: Mapping[str, MappingFile]
     mapped: Mapping[str, Mapped]
+    broken: frozenset[str]
+    """Modules whose mapping file exists but could not be read."""
 
 
 Finding = tuple[str, Place, str | None]
@@ -28,7 +30,7 @@ Finding = tuple[str, Place, str | None]
 def unmapped_message(all_: Everything) -> Iterator[Finding]:
     """Every message of the CRI has a mapping file."""
     for message in all_.api.messages.values():
-        if message.name not in all_.files:
+        if message.name not in all_.files and message.module not in all_.broken:
             file = f"spec/mapping/{message.module}.yaml"
             fields = ", ".join(message.fields) or "none, so `fields: {}`"
             yield f"{message.name} has no mapping file", Place(file), f"its fields: {fields}"
@@ -87,7 +89,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
     """``with`` names an entry of the same target that lists the field in its ``from``."""
     for mapped in all_.mapped.values():
         for entry in mapped.file.entries.values():
-            if entry.partner is None:
+            if entry.partner is None or entry.by is not None:
                 continue
             partner = mapped.file.entries.get(entry.partner) or mapped.file.targets.get(
                 entry.partner
@@ -135,15 +137,16 @@ def two_writers(all_: Everything) -> Iterator[Finding]:
             for other in writers[:number]:
                 reason = _clash(one.write, other.write)
                 places = one.write.entry.place, other.write.entry.place
-                if reason and (same := tuple(sorted(places))) not in reported:
-                    reported.add((same[0], same[1]))
-                    first, second = sorted((one, other), key=lambda w: w.write.entry.place)
-                    yield (
-                        f"{second.path} writes {_path(second.write)}, which {first.path} "
-                        f"({first.write.entry.place}) writes too{reason}",
-                        second.write.entry.value_place,
-                        "keep one writer, or state the same merge in both",
-                    )
+                if reason is None or places in reported:
+                    continue
+                reported |= {places, places[::-1]}
+                first, second = sorted((one, other), key=lambda w: w.write.entry.place)
+                yield (
+                    f"{second.path} writes {_path(second.write)}, which {first.path} "
+                    f"({first.write.entry.place}) writes too{reason}",
+                    second.write.entry.value_place,
+                    "keep one writer, or state the same merge in both",
+                )
 
 
 def _path(write: Write) -> str:

@@ -1,0 +1,134 @@
+"""One golden case: a tiny specification, laid out as a project of its own, and what comes of it.
+
+A case file has the keys
+
+``why``         why the case exists, in a sentence;
+``proto``       messages of the CRI (services and enums too), without the head of the file;
+``mapping``     {file name: text} below spec/mapping;
+``transforms``  {file name: text} below runtime/transforms, optional;
+``runtime``     {file name: text} below runtime, optional;
+``examples``    calls of the generated functions and what they answer, optional;
+``python``      {path below generated/: text without its header}, or
+``error``       what the generator says instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from codegen import generate, oci_schema, protoc, render
+from codegen.errors import Problems, SpecErrors
+
+CASES = Path(__file__).parent / "cases"
+_ROOT = Path(__file__).parents[2]
+_HEAD = 'syntax = "proto3";\n\npackage runtime.v1;\n\n'
+_HEADER_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One file of ``cases/``."""
+
+    name: str
+    data: dict[str, Any]
+
+    @property
+    def python(self) -> dict[str, str]:
+        return self.data.get("python") or {}
+
+    @property
+    def error(self) -> str | None:
+        return self.data.get("error")
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        return self.data.get("examples") or []
+
+
+def load(path: Path) -> Case:
+    """The case in a file."""
+    return Case(path.stem, yaml.safe_load(path.read_text()))
+
+
+def all_cases() -> list[Case]:
+    """Every case, by name."""
+    return [load(path) for path in sorted(CASES.glob("*.yaml"))]
+
+
+def lay_out(case: Case, root: Path) -> None:
+    """Make ``root`` a project with the case's specification and our schemas."""
+    spec = root / "spec"
+    (spec / "cri").mkdir(parents=True)
+    (spec / "cri/current").write_text("1.0\n")
+    (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
+    for name in ("oci", "containerd", "mapping.schema.json"):
+        (spec / name).symlink_to(_ROOT / "spec" / name)
+    for folder, key in (
+        ("spec/mapping", "mapping"),
+        ("runtime/transforms", "transforms"),
+        ("runtime", "runtime"),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in case.data.get(key, {}).items():
+            (root / folder / name).write_text(text)
+
+
+def outcome(root: Path) -> tuple[dict[str, str], str | None]:
+    """What the generator makes of a laid out case: the files with their headers, or the error."""
+    problems = Problems()
+    try:
+        found = generate.translation(root, generate.read_api(root), None, problems)
+        problems.stop_if_any()
+    except SpecErrors as errors:
+        return {}, f"{errors}\n"
+    files: dict[str, str] = {}
+    for template, jobs in generate.jobs(found).items():
+        files |= render.render_template(template, jobs, {})
+    return files, None
+
+
+def without_header(text: str) -> str:
+    """A generated file without the lines that name its sources."""
+    return "".join(text.splitlines(keepends=True)[_HEADER_LINES:])
+
+
+def answers(case: Case, root: Path, files: dict[str, str]) -> list[Any]:
+    """What the generated functions answer to the case's examples, in a process of its own: their
+    packages have the names of the real ones."""
+    generated = root / "generated"
+    stubs = protoc.python_modules({"cri/api.proto": _HEAD + case.data["proto"]}, grpc=[])
+    for name, text in {**_same_for_all(), **stubs, **files}.items():
+        (generated / name).parent.mkdir(parents=True, exist_ok=True)
+        (generated / name).write_text(text)
+    shutil.copy(_ROOT / "runtime/errors.py", root / "runtime/errors.py")
+    made = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "run_examples.py")],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(case.examples),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    answered: list[Any] = json.loads(made.stdout)
+    return answered
+
+
+@functools.cache
+def _same_for_all() -> dict[str, str]:
+    """The generated files that no case changes: OCI types and containerd's container record."""
+    record = (_ROOT / "spec/containerd/containers.proto").read_text()
+    types = render.Job({}, {}, oci_schema.FILE)
+    return protoc.python_modules(
+        {"containerd/containers.proto": record}, grpc=[]
+    ) | render.render_template("oci/types.py.j2", [types], {"oci": oci_schema.read(_ROOT)})

@@ -1,0 +1,63 @@
+"""Runs the examples of one golden case inside the case's own project; started by ``case.answers``.
+
+Each example names a generated function in ``call`` (``oci.box``, ``statuses.box`` or
+``validators.box``), gives the message in ``message`` (JSON as protobuf reads it) and the context roots in
+``roots`` (``{host: {class: Host, …fields}}``), and says what comes out: in ``oci`` the OCI spec, in
+``record`` the labels of containerd's record, in ``answer`` the message, in ``violations`` lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+from google.protobuf import json_format
+
+
+def main() -> None:
+    sys.path[0] = ""  # this folder's own modules must not shadow the case's
+    examples = json.load(sys.stdin)
+    json.dump([_answer(example) for example in examples], sys.stdout)
+
+
+def _answer(example: dict[str, Any]) -> dict[str, Any]:
+    api = importlib.import_module("generated.cri.api_pb2")
+    module = importlib.import_module(f"generated.{example['call']}")
+    roots = {name: _root(fields) for name, fields in example.get("roots", {}).items()}
+    name = "".join(part.capitalize() for part in example["call"].rpartition(".")[2].split("_"))
+    message = json_format.ParseDict(
+        example.get("message", {}), getattr(api, name)(), ignore_unknown_fields=False
+    )
+    types = importlib.import_module("generated.oci.types")
+    match example["call"].partition(".")[0]:
+        case "validators":
+            return {"violations": [f"{v} [{v.rule}]" for v in module.check(message)]}
+        case "statuses":
+            if "spec" in roots:
+                roots["spec"] = types.Spec.from_dict(roots["spec"])
+            answer = json_format.MessageToDict(
+                module.read(**roots), preserving_proto_field_name=True
+            )
+            return {"answer": answer}
+    spec = types.Spec.from_dict(example.get("before", {}))
+    if "record" not in example:
+        module.apply(message, spec, **roots)
+        return {"oci": spec.to_dict()}
+    containers = importlib.import_module("generated.containerd.containers_pb2")
+    record = containers.Container()
+    module.apply(message, spec, record=record, **roots)
+    return {"record": json_format.MessageToDict(record)}
+
+
+def _root(fields: dict[str, Any]) -> Any:
+    if "class" not in fields:
+        return fields
+    facts = importlib.import_module("runtime.transforms.facts")
+    given = {name: value for name, value in fields.items() if name != "class"}
+    return getattr(facts, fields["class"])(**given)
+
+
+if __name__ == "__main__":
+    main()

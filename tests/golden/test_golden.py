@@ -1,0 +1,40 @@
+"""Every golden case: the generator makes the expected Python, which answers the examples as written,
+or it refuses with the expected words. `python -m tests.golden.update` rewrites what is expected."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from codegen import rules
+from tests.golden.case import Case, all_cases, answers, lay_out, outcome, without_header
+
+_CODEGEN = Path(__file__).parents[2] / "codegen"
+_LAST_ARGUMENT = re.compile(r'"([a-z]+(?:-[a-z]+)+)",?\n *\)')
+"""A rule id where SpecError takes it."""
+_RESULTS = ("oci", "record", "answer", "violations")
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
+def test_case(case: Case, tmp_path: Path) -> None:
+    assert case.data["why"]
+    lay_out(case, tmp_path)
+    files, error = outcome(tmp_path)
+    assert error == case.error
+    wanted = case.python
+    assert {name: without_header(text) for name, text in files.items() if name in wanted} == wanted
+    if case.examples:
+        expected = [{k: v for k, v in e.items() if k in _RESULTS} for e in case.examples]
+        assert answers(case, tmp_path, files) == expected
+
+
+def test_every_refusal_has_a_case() -> None:
+    said = "".join(case.error or "" for case in all_cases())
+    written = set(rules.RULES)
+    for module in ("checks", "mapping_file", "paths", "resolve"):
+        text = (_CODEGEN / f"{module}.py").read_text()
+        written |= set(_LAST_ARGUMENT.findall(text))
+    missing = sorted(rule for rule in written if f"[{rule}]" not in said)
+    assert missing == []
