@@ -123,6 +123,7 @@ class _Creation:
         self._recorded = asyncio.Event()
         self._snapshot: asyncio.Task[None] | None = None
         self._rootfs: list[types_pb2.Mount] = []
+        self._created_at = 0
         self._pid = 0
 
     async def run(self) -> None:
@@ -134,7 +135,7 @@ class _Creation:
                 await self._make()
             except aio.AioRpcError as error:
                 raise from_rpc(error, f"run sandbox {self._metadata.name}") from error
-        status = facts.SandboxStatus(SandboxState.READY, created_at=time.time_ns(), pid=self._pid)
+        status = facts.SandboxStatus(SandboxState.READY, created_at=self._created_at, pid=self._pid)
         sandbox = store.sandboxes.add(self._metadata, status)
         self._services.exits.follow_sandbox(sandbox)
         log.debug("sandbox steps", sandbox=sandbox.id, **self._times.spans())
@@ -274,9 +275,11 @@ class _Creation:
     async def _create_container(self, image: facts.Image) -> None:
         record = await self._record(image)
         with self._times.step("container"):
-            await self._containerd.containers.Create(
+            answer = await self._containerd.containers.Create(
                 containers_pb2.CreateContainerRequest(container=record), timeout=_CALL_LIMIT
             )
+        # The daemon's time, as recovery will read it from the record.
+        self._created_at = answer.container.created_at.ToNanoseconds()
         self._recorded.set()
 
     async def _record(self, image: facts.Image) -> containers_pb2.Container:
