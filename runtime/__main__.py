@@ -32,17 +32,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _serve(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import server_log
+    from runtime import embedded, server_log, state_lock
 
-    server_log.configure(config.log_level)
     if os.geteuid():
         raise ConfigError("serve needs root: it makes namespaces, mounts and cgroups")
-    from runtime import app
+    server_log.configure(config.log_level)
+    with state_lock.alone_in(config.state_dir):
+        # The daemon comes up while the server's larger modules are loaded.
+        daemon = embedded.started(config) if arguments.embedded else None
+        try:
+            from runtime import app
 
-    asyncio.run(app.serve(config, embed=arguments.embedded))
+            asyncio.run(app.serve(config, daemon))
+        finally:
+            if daemon:
+                daemon.stop()
     return 0
 
 
@@ -52,14 +63,16 @@ def _config(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _doctor(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import doctor
+    from runtime import doctor, server_log
 
+    server_log.configure("critical")
     return asyncio.run(doctor.report(config, embed=arguments.embedded))
 
 
 def _explain(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import explain
+    from runtime import explain, server_log
 
+    server_log.configure("critical")
     return asyncio.run(explain.report(config, arguments.container, arguments.path))
 
 
@@ -73,7 +86,12 @@ def _load(arguments: argparse.Namespace) -> Config:
     }
     if arguments.containerd is not None:
         over["containerd"] = {"address": arguments.containerd}
-    return configuration.load(path, over)
+    config = configuration.load(path, over)
+    if getattr(arguments, "embedded", False):
+        from runtime import embedded
+
+        config = embedded.configured(config)
+    return config
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,12 +117,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    embedded_help = "with a private containerd, started as a child, and an own pause image"
     serve = command("serve", _serve, "serve the CRI on a unix socket until SIGTERM")
-    serve.add_argument("--embedded", action="store_true", help=embedded_help)
     doctor = command("doctor", _doctor, "say what this node lacks to run pods, and the remedy")
-    doctor.add_argument("--embedded", action="store_true", help=embedded_help)
     explain = command("explain", _explain, "say which CRI field gave a container its OCI values")
+    for sub in (serve, doctor, explain):
+        sub.add_argument(
+            "--embedded",
+            action="store_true",
+            help="with a private containerd, started as a child, and a pause image of its own",
+        )
     explain.add_argument("container", help="id of a container or a pod, or a unique prefix")
     explain.add_argument("path", nargs="?", default="", help="OCI path, e.g. linux.resources")
     command("config", _config, "print the effective configuration with all defaults")

@@ -11,7 +11,6 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, Final
 
-import msgspec
 import structlog
 from grpc import aio
 
@@ -20,17 +19,18 @@ from generated.handlers import protocols
 from generated.handlers.frame import Frame
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
-from runtime import embedded, handlers, host, metrics, recovery, sandbox_services, server
+from runtime import handlers, host, metrics, recovery, sandbox_services, server
 from runtime.cni import Network
-from runtime.config import DEFAULT_PAUSE, Config
+from runtime.config import Config
 from runtime.containerd import Containerd
 from runtime.containers import Containers
+from runtime.embedded import OWN_PAUSE, Daemon
 from runtime.events import Events
 from runtime.exits import Exits
 from runtime.images import Images
 from runtime.log_keeper_client import LogKeeper
 from runtime.node import Node
-from runtime.pause_program import IMAGE as OWN_PAUSE
+from runtime.pause_program import PauseSource
 from runtime.sandboxes import Sandboxes
 from runtime.stats import Stats
 from runtime.store import Container, Layout, Sandbox, Store
@@ -43,24 +43,14 @@ _CRI_NAMESPACE_CLASH: Final = (
 )
 
 
-async def serve(config: Config, *, embed: bool) -> None:
+async def serve(config: Config, daemon: Daemon | None) -> None:
     """Serve until SIGTERM or SIGINT, then let running calls end; pods keep running.
 
-    ``embed`` starts a private containerd. Raises ConfigError for what the user must mend.
+    ``daemon`` is the private containerd, if there is one: it is kept alive meanwhile. Raises
+    ConfigError for what the user must mend.
     """
-    with server.alone_in(config.state_dir):
-        daemon = None
-        if embed:
-            at = embedded.places(config.root, config.state)
-            config = _embedded(config, at)
-            daemon = embedded.Daemon(at, snapshotter=config.containerd.snapshotter)
-            daemon.start()
-        try:
-            app = await App.joined(config)
-            await app.run(embed=daemon)
-        finally:
-            if daemon:
-                await daemon.stop()
+    app = await App.joined(config)
+    await app.run(daemon)
 
 
 class App:
@@ -125,18 +115,16 @@ class App:
         )
         return cls(config, containerd, await LogKeeper.start(str(config.state_dir)))
 
-    async def run(self, embed: embedded.Daemon | None = None) -> None:
+    async def run(self, daemon: Daemon | None) -> None:
         """Serve until a signal or until something failed that cannot be mended while running."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         listening = await server.listening(self.config.socket, self._add_services)
         log.info("listening", socket=str(self.config.socket))
-        self._spawn(
-            self._open(own_pause=embed is not None and self.config.pause_image == OWN_PAUSE)
-        )
-        if embed:
-            self._spawn(embed.keep_alive())
+        self._spawn(self._open())
+        if daemon:
+            self._spawn(daemon.keep_alive())
         try:
             await self._stop.wait()
             log.info("stopping: running calls may end", within=f"{server.GRACE:.0f} s")
@@ -176,7 +164,7 @@ class App:
         address = self.config.metrics.address
         return metrics.serve(address) if address else metrics.unobserved
 
-    async def _open(self, *, own_pause: bool) -> None:
+    async def _open(self) -> None:
         """Everything between the first answer of containerd and the first call that is served."""
         self._closed = f"waiting for containerd at {self.containerd.address}"
         await self.containerd.wait_ready()
@@ -186,8 +174,8 @@ class App:
             await handlers.with_features(self.handlers, self.containerd, self.host)
         )
         await asyncio.gather(self.network.start(), self.images.start(), self.exits.start())
-        if own_pause and await self.images.resolve(OWN_PAUSE) is None:
-            await self.images.install(OWN_PAUSE, embedded.PauseSource(self.host.architecture))
+        if self.config.pause_image == OWN_PAUSE and await self.images.resolve(OWN_PAUSE) is None:
+            await self.images.install(OWN_PAUSE, PauseSource(self.host.architecture))
         await recovery.recover(self._services(), self.log_keeper)
         self._spawn(self.containerd.watch(self.images.reconcile))
         self._closed = None
@@ -244,16 +232,6 @@ class App:
         await self.exits.stop()
         await asyncio.gather(self.images.close(), self.network.stop(), self.log_keeper.aclose())
         await self.containerd.close()
-
-
-def _embedded(config: Config, at: embedded.Places) -> Config:
-    """The configuration with the private daemon, and its own pause image unless one is named."""
-    images = config.images
-    if config.pause_image == DEFAULT_PAUSE:
-        pinned = {**images.pinned_images, "sandbox": OWN_PAUSE}
-        images = msgspec.structs.replace(images, pinned_images=pinned)
-    containerd = msgspec.structs.replace(config.containerd, address=at.address)
-    return msgspec.structs.replace(config, images=images, containerd=containerd)
 
 
 def _must_satisfy(part: object, protocol: type) -> None:

@@ -7,24 +7,28 @@ daemon that an earlier, killed server left behind is taken over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
-from runtime import pause_program
-from runtime.config import ConfigError
-from runtime.image_manifest import MANIFEST_TYPES, Descriptor
+from runtime.config import DEFAULT_PAUSE, Config, ConfigError
 
 log = structlog.get_logger(__name__)
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
+OWN_PAUSE: Final = "localhost/cri-containerd/pause:1"
+"""The name in containerd's image store of the pause image that the server brings with it."""
+
 _STOP_LIMIT: Final = 10.0
 """Seconds that the daemon has to end by itself."""
 _RESTART_DELAY: Final = 1.0
@@ -77,9 +81,19 @@ class Places:
         return self.state / "containerd.pid"
 
 
-def places(root: str, state: str) -> Places:
-    """The daemon's files for a server with these directories."""
-    return Places(Path(root, "containerd"), Path(state, "containerd"))
+def places(config: Config) -> Places:
+    """The daemon's files for a server with this configuration."""
+    return Places(Path(config.root, "containerd"), Path(config.state, "containerd"))
+
+
+def configured(config: Config) -> Config:
+    """The configuration with the private daemon, and its own pause image unless one is named."""
+    replace = msgspec.structs.replace
+    images = config.images
+    if config.pause_image == DEFAULT_PAUSE:
+        images = replace(images, pinned_images={**images.pinned_images, "sandbox": OWN_PAUSE})
+    containerd = replace(config.containerd, address=places(config).address)
+    return replace(config, images=images, containerd=containerd)
 
 
 class Daemon:
@@ -133,54 +147,55 @@ class Daemon:
             await asyncio.sleep(_RESTART_DELAY)
             self.start()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """End the daemon; shims and their containers stay."""
-        try:
-            os.kill(self._pid, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGKILL):
             try:
-                async with asyncio.timeout(_STOP_LIMIT):
-                    await self._end()
-            except TimeoutError:
-                os.kill(self._pid, signal.SIGKILL)
-                await self._end()
-        except ProcessLookupError:
-            pass
+                with _pidfd(self._pid) as handle:
+                    signal.pidfd_send_signal(handle, number)
+                    if select.select([handle], [], [], _STOP_LIMIT)[0]:
+                        break
+            except ProcessLookupError:
+                break
+        self._collect()
         self._places.pid.unlink(missing_ok=True)
 
     async def _end(self) -> None:
         """Return when the daemon has ended, whoever its parent is."""
-        try:
-            handle = os.pidfd_open(self._pid)
-        except ProcessLookupError:
-            return
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        loop.add_reader(handle, ended.set)
         try:
-            await ended.wait()
-        finally:
-            loop.remove_reader(handle)
-            os.close(handle)
+            with _pidfd(self._pid) as handle:
+                loop.add_reader(handle, ended.set)
+                try:
+                    await ended.wait()
+                finally:
+                    loop.remove_reader(handle)
+        except ProcessLookupError:
+            pass
+        self._collect()
+
+    def _collect(self) -> None:
+        """Take the exit status, so that an own child does not stay as a zombie."""
         if self._process is not None:
-            self._process.wait()  # so that it does not stay as a zombie
+            self._process.wait()
 
 
-class PauseSource:
-    """The own pause image as the pull sees it (``image_pull.ImageSource``)."""
+def started(config: Config) -> Daemon:
+    """The daemon of this configuration, on its way up; raises ConfigError when it cannot be."""
+    daemon = Daemon(places(config), snapshotter=config.containerd.snapshotter)
+    daemon.start()
+    return daemon
 
-    def __init__(self, architecture: str) -> None:
-        image = pause_program.image(architecture)
-        self._manifest = image.manifest
-        self._blobs = image.blobs
 
-    async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
-        """The one manifest, whatever is asked for."""
-        digest = pause_program.digest(self._manifest)
-        return Descriptor(MANIFEST_TYPES[0], digest, len(self._manifest)), self._manifest
-
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        """Config or layer."""
-        yield self._blobs[descriptor.digest][offset:]
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """A handle of the process that readers and signals cannot mistake for a later one."""
+    handle = os.pidfd_open(pid)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _living(at: Places) -> int:

@@ -12,13 +12,13 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-IMAGE: Final = "localhost/cri-containerd/pause:1"
-"""Its name in containerd's image store."""
+from runtime.image_manifest import Descriptor
 
+_MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 _ENTRY: Final = 0x40_0000
 _HEADERS: Final = 64 + 56
 """Bytes of the ELF header and of the one program header."""
@@ -124,12 +124,30 @@ def image(architecture: str) -> PauseImage:
     manifest = _json(
         {
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "mediaType": _MANIFEST_TYPE,
             "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
             "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
         }
     )
     return PauseImage(manifest, config, layer)
+
+
+class PauseSource:
+    """The own pause image as the pull sees it (``image_pull.ImageSource``)."""
+
+    def __init__(self, architecture: str) -> None:
+        made = image(architecture)
+        self._manifest = made.manifest
+        self._blobs = made.blobs
+
+    async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
+        """The one manifest, whatever is asked for."""
+        target = Descriptor(_MANIFEST_TYPE, digest(self._manifest), len(self._manifest))
+        return target, self._manifest
+
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """Config or layer."""
+        yield self._blobs[descriptor.digest][offset:]
 
 
 def program(architecture: str) -> bytes:

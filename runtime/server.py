@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -47,24 +45,6 @@ async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> a
         os.umask(mask)
     await server.start()
     return server
-
-
-@contextlib.contextmanager
-def alone_in(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory: two servers on it would both adopt its pods.
-
-    Raises ConfigError when another server holds it.
-    """
-    state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with (state_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"{state_dir}: another cri-containerd uses this state directory; "
-                "stop it or give this one its own --state and --root"
-            ) from error
-        yield
 
 
 def _answers(path: Path) -> bool:

@@ -9,7 +9,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Log from ``level`` up: ``debug``, ``info``, ``warning`` or ``error``."""
+    """Log from ``level`` up: ``debug``, ``info``, ``warning``, ``error`` or ``critical``."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [structlog.processors.add_log_level, stamp]
     on_terminal = sys.stderr.isatty()
