@@ -27,6 +27,7 @@ from runtime.container_remove import remove_directories, remove_record_and_snaps
 from runtime.containerd import oci_any
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.records import CONTAINER_EXTENSION, container_extension
+from runtime.removals import is_not_found
 from runtime.rollback import Rollback
 from runtime.runtime_options import container_runtime
 from runtime.side_by_side import all_finished, beside
@@ -154,15 +155,47 @@ def _stop_signal(image: facts.Image) -> str:
 async def _make(
     services: Services, sandbox: Sandbox, metadata: facts.ContainerMetadata, image: facts.Image
 ) -> tuple[types.Spec, list[types_pb2.Mount]]:
-    """Everything in containerd and on disk; the OCI spec and the mounts of the root file system."""
-    handler = services.handler(sandbox)
+    """Everything in containerd and on disk; the OCI spec and the mounts of the root file system.
+
+    The snapshot is prepared beside all the rest. A look at the node may hang, on a network
+    mount, and is given up with the call; what takes effect in containerd is waited for, so that
+    the rollback finds it.
+    """
     root = services.store.layout.container_root(metadata.id)
     for directory in (root, services.store.layout.container_state(metadata.id)):
         directory.mkdir(mode=0o755, parents=True)
-    container, snapshot = await _look_up_and_prepare(services, sandbox, metadata, image, root)
-    user = await _user(services, metadata, image, snapshot, root)
-    if container.volumes:
-        await asyncio.to_thread(_fill_volumes, container.volumes, snapshot, root)
+    snapshot: asyncio.Future[_Snapshot] = asyncio.get_running_loop().create_future()
+    spec: types.Spec | None = None
+
+    async def prepare() -> None:
+        snapshot.set_result(await _prepare(services, sandbox, metadata.id, image))
+
+    async def describe() -> None:
+        nonlocal spec
+        container = await _look_up(services, sandbox, metadata, image, root)
+        user = await _user(services, metadata, image, snapshot, root)
+        spec, record = await _described(services, sandbox, container, image, user)
+        await all_finished(_create_record(services, sandbox, record))
+        if container.volumes:
+            await asyncio.to_thread(
+                _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
+            )
+
+    await beside(stoppable=describe(), finishing=prepare())
+    assert spec is not None
+    return spec, snapshot.result().mounts
+
+
+async def _described(
+    services: Services,
+    sandbox: Sandbox,
+    container: facts.Container,
+    image: facts.Image,
+    user: facts.User,
+) -> tuple[types.Spec, containers_pb2.Container]:
+    """The OCI spec and the record in containerd, by the mapping."""
+    handler = services.handler(sandbox)
+    metadata = container.metadata
     host = services.host
     if metadata.config.linux.security_context.privileged:
         host = replace(host, devices=await asyncio.to_thread(device_nodes.host_devices))
@@ -174,10 +207,20 @@ async def _make(
         snapshot_key=metadata.id,
         extensions={CONTAINER_EXTENSION: container_extension(metadata)},
     )
-    spec = _spec(container, handler, host, image, record, sandbox.facts, user)
+    spec = defaults.container_spec()
+    container_config.apply(
+        metadata.config,
+        spec,
+        container=container,
+        handler=handler,
+        host=host,
+        image=image,
+        record=record,
+        sandbox=sandbox.facts,
+        user=user,
+    )
     record.spec.CopyFrom(oci_any(spec))
-    await all_finished(_create_record(services, sandbox, record))
-    return spec, snapshot.mounts
+    return spec, record
 
 
 async def _create_record(
@@ -187,31 +230,6 @@ async def _create_record(
         containers_pb2.CreateContainerRequest(container=record),
         metadata=services.containerd.with_lease(sandbox.id),
     )
-
-
-async def _look_up_and_prepare(
-    services: Services,
-    sandbox: Sandbox,
-    metadata: facts.ContainerMetadata,
-    image: facts.Image,
-    root: Path,
-) -> tuple[facts.Container, _Snapshot]:
-    """Both at once. A look at the node may hang, on a network mount, and is given up with the call;
-    the snapshot is waited for, so that the rollback finds it."""
-    container: facts.Container | None = None
-    snapshot: _Snapshot | None = None
-
-    async def look_up() -> None:
-        nonlocal container
-        container = await _look_up(services, sandbox, metadata, image, root)
-
-    async def prepare() -> None:
-        nonlocal snapshot
-        snapshot = await _prepare(services, sandbox, metadata.id, image)
-
-    await beside(stoppable=look_up(), finishing=prepare())
-    assert container is not None and snapshot is not None
-    return container, snapshot
 
 
 async def _look_up(
@@ -249,31 +267,43 @@ async def _look_up(
 async def _prepare(
     services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
 ) -> _Snapshot:
-    """Make the root file system on top of the image."""
+    """Make the root file system on top of the image, unpacking that again if it is not there."""
     snapshotter = services.handler(sandbox).snapshotter
-    parent = await services.images.unpacked(image, snapshotter)
-    answer = await services.containerd.snapshots.Prepare(
-        snapshots_pb2.PrepareSnapshotRequest(
-            snapshotter=snapshotter, key=container_id, parent=parent
-        ),
-        metadata=services.containerd.with_lease(sandbox.id),
-    )
-    return _Snapshot(parent, list(answer.mounts))
+
+    async def prepare(parent: str) -> _Snapshot:
+        answer = await services.containerd.snapshots.Prepare(
+            snapshots_pb2.PrepareSnapshotRequest(
+                snapshotter=snapshotter, key=container_id, parent=parent
+            ),
+            metadata=services.containerd.with_lease(sandbox.id),
+        )
+        return _Snapshot(parent, list(answer.mounts))
+
+    try:
+        # nearly always there, and asking first would cost every creation a call
+        return await prepare(image.chain_id)
+    except aio.AioRpcError as error:
+        if not is_not_found(error):
+            raise
+    return await prepare(await services.images.unpacked(image, snapshotter))
 
 
 async def _user(
     services: Services,
     metadata: facts.ContainerMetadata,
     image: facts.Image,
-    snapshot: _Snapshot,
+    snapshot: asyncio.Future[_Snapshot],
     root: Path,
 ) -> facts.User:
+    """The user by the files of the image, which are only read the first time."""
     wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
     if not wanted.needs_database:
         return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
-    database = services.users.known(snapshot.parent)
+    database = services.users.known(image.chain_id)
     if database is None:
-        database = await asyncio.to_thread(_read_users, services.users, snapshot, root)
+        database = await asyncio.to_thread(
+            _read_users, services.users, await asyncio.shield(snapshot), root
+        )
     return rootfs_user.resolve(wanted, database)
 
 
@@ -287,28 +317,3 @@ def _read_users(
 def _fill_volumes(volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path) -> None:
     with open_snapshot(snapshot.mounts, root) as layers:
         image_volumes.fill(volumes, layers)
-
-
-def _spec(
-    container: facts.Container,
-    handler: facts.Handler,
-    host: facts.Host,
-    image: facts.Image,
-    record: containers_pb2.Container,
-    sandbox: facts.Sandbox,
-    user: facts.User,
-) -> types.Spec:
-    """The OCI spec by the mapping, which writes into ``record`` as well."""
-    spec = defaults.container_spec()
-    container_config.apply(
-        container.metadata.config,
-        spec,
-        container=container,
-        handler=handler,
-        host=host,
-        image=image,
-        record=record,
-        sandbox=sandbox,
-        user=user,
-    )
-    return spec

@@ -21,7 +21,7 @@ from grpc import aio
 
 from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
-from runtime.container_services import Services, to_the_end
+from runtime.container_services import Services, in_background, to_the_end
 from runtime.containerd import MAX_MESSAGE
 from runtime.errors import DeadlineExceeded, Unknown, from_rpc
 from runtime.exec_output import OutputPipe
@@ -134,30 +134,39 @@ async def exec_sync(
     stdout = OutputPipe(_fifo(directory, exec_id, "stdout"), limit=MAX_OUTPUT)
     stderr = OutputPipe(_fifo(directory, exec_id, "stderr"), limit=MAX_OUTPUT)
     command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
-    running = True
     try:
-        async with asyncio.timeout(request.timeout or None):
-            process = await services.specs.process(container.id, list(request.cmd))
-            await command.create(process)
-            exit_code = await command.run()
-            running = False
-            await _drain(command, services.config.drain_exec_sync_io_timeout)
+        exit_code = await _run(services, command, request)
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"the command did not end within {request.timeout} s"
-            if running
-            else f"the command ended, but its output is still held open after {request.timeout} s"
+            f"the command, or what it left behind on its output, did not end within "
+            f"{request.timeout} s"
         ) from error
     except aio.AioRpcError as error:
         raise from_rpc(error, f"run a command in container {container.id}") from error
-    finally:
-        await to_the_end(command.end(running=running))
     kept = stdout.content[:_ROOM_FOR_OUTPUT]
     return api_pb2.ExecSyncResponse(
         stdout=kept,
         stderr=stderr.content[: _ROOM_FOR_OUTPUT - len(kept)],
         exit_code=exit_code,
     )
+
+
+async def _run(services: Services, command: _Exec, request: api_pb2.ExecSyncRequest) -> int:
+    """The exit code, once all output was read. Nothing is left when this fails."""
+    running = True
+    try:
+        async with asyncio.timeout(request.timeout or None):
+            process = await services.specs.process(command.container_id, list(request.cmd))
+            await command.create(process)
+            exit_code = await command.run()
+            running = False
+            await _drain(command, services.config.drain_exec_sync_io_timeout)
+    except BaseException:
+        await to_the_end(command.end(running=running))
+        raise
+    # an answer need not wait until the shim has forgotten a process that is no more
+    in_background(command.end(running=False))
+    return exit_code
 
 
 async def _drain(command: _Exec, limit: float) -> None:

@@ -47,15 +47,12 @@ async def remove(
 
 
 async def _remove(services: Services, container: Container) -> None:
-    await end_task(services, container.id)
-    await all_finished(
-        remove_record_and_snapshot(
-            services,
-            container.id,
-            container.metadata.sandbox_id,
-            services.snapshotter(container.sandbox),
-        ),
-        services.log_keeper.close(container.id),
+    await all_finished(end_task(services, container.id), services.log_keeper.close(container.id))
+    await remove_record_and_snapshot(
+        services,
+        container.id,
+        container.metadata.sandbox_id,
+        services.snapshotter(container.sandbox),
     )
     # last: while the directories are there, a restarted server knows that something is left
     await remove_directories(services, container.id)
@@ -94,5 +91,7 @@ async def remove_record_and_snapshot(
 async def remove_directories(services: Services, container_id: str) -> None:
     """Remove the files of a container, volumes included."""
     layout = services.store.layout
-    await remove_tree(layout.container_state(container_id))
-    await remove_tree(layout.container_root(container_id))
+    await all_finished(
+        remove_tree(layout.container_state(container_id)),
+        remove_tree(layout.container_root(container_id)),
+    )

@@ -91,9 +91,14 @@ _unfinished: set[asyncio.Task[None]] = set()
 """Clean-ups at work: asyncio itself holds tasks weakly only."""
 
 
-async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``cleanup``, which goes on when the caller is cancelled meanwhile."""
+def in_background(cleanup: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Let ``cleanup``, which must not fail, run beside what comes next."""
     task = asyncio.create_task(cleanup)
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
-    await asyncio.shield(task)
+    return task
+
+
+async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``cleanup``, which goes on when the caller is cancelled meanwhile."""
+    await asyncio.shield(in_background(cleanup))

@@ -16,6 +16,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
+from runtime import process_signal
 from runtime.errors import InvalidArgument, from_rpc
 from runtime.exits import kill_task
 from runtime.transforms import signals
@@ -60,7 +61,7 @@ async def _stop(services: Services, container: Container, grace: int) -> None:
         services.exits.follow_container(container)
     if grace > 0 and await _ask(services, container, grace):
         return
-    await kill_task(services.containerd, container.id, signal.SIGKILL)
+    await _signal(services, container, signal.SIGKILL)
     await container.exited.wait()
 
 
@@ -79,8 +80,13 @@ async def _ask(services: Services, container: Container, grace: int) -> bool:
 
 async def _send(services: Services, container: Container) -> None:
     try:
-        await kill_task(services.containerd, container.id, stop_signal(container))
+        await _signal(services, container, stop_signal(container))
     except BaseException:
         # it may not have arrived: the next stop sends it again
         container.stop_signal_sent = False
         raise
+
+
+async def _signal(services: Services, container: Container, number: int) -> None:
+    if not process_signal.send(container.status.pid, container.id, number):
+        await kill_task(services.containerd, container.id, number)
