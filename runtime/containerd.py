@@ -43,7 +43,7 @@ from generated.containerd import (
     tasks_pb2_grpc,
     version_pb2_grpc,
 )
-from runtime.errors import Unavailable
+from runtime.errors import CriError
 
 log = structlog.get_logger(__name__)
 
@@ -208,21 +208,25 @@ class Containerd:
         """Follow the daemon's going and coming until cancelled; started after ``wait_ready``.
 
         ``back`` is awaited when the daemon answers again (subscriptions have no replay: reconcile
-        there), and only then is ``connected`` true again.
+        there), and only then is ``connected`` true again. When ``back`` fails, it is awaited
+        again.
         """
         while True:
             await self._until_lost()
             self._connected.clear()
             log.warning("containerd is gone", address=self.address)
-            away = await self._until_answering(lambda error: None)
-            await back()
-            self._connected.set()
-            log.info("containerd is back", address=self.address, after=f"{away:.1f} s")
-
-    def must_be_connected(self) -> None:
-        """Raise Unavailable, with the daemon's address, while the daemon is away."""
-        if not self._connected.is_set():
-            raise Unavailable(f"containerd at {self.address} does not answer; waiting for it")
+            began = time.monotonic()
+            while not self.connected:
+                await self._until_answering(lambda error: None)
+                try:
+                    await back()
+                except (aio.AioRpcError, CriError) as error:
+                    log.warning("could not catch up with containerd", error=str(error))
+                    await asyncio.sleep(_PROBE_INTERVAL)
+                else:
+                    self._connected.set()
+            away = f"{time.monotonic() - began:.1f} s"
+            log.info("containerd is back", address=self.address, after=away)
 
     @asynccontextmanager
     async def temporary_lease(self) -> AsyncIterator[Metadata]:

@@ -1,0 +1,125 @@
+"""The configuration file: what it means, and what stops the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime import config
+from runtime.config import ConfigError, Duration
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_without_a_file_everything_has_its_default() -> None:
+    found = config.load(None)
+    assert found.containerd.runtimes["runc"].runtime_type == "io.containerd.runc.v2"
+    assert found.cni.bin_dirs == ("/opt/cni/bin", "/usr/lib/cni")
+    assert found.pause_image == "registry.k8s.io/pause:3.10.2"
+
+
+def test_the_example_of_the_design_is_understood(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        listen = "unix:///run/cri-containerd/cri-containerd.sock"
+        [containerd]
+        snapshotter = "native"
+        [containerd.runtimes.runc]
+        runtime_type = "io.containerd.runc.v2"
+        options = { SystemdCgroup = true, BinaryName = "/x/runc" }
+        [images]
+        pinned_images.sandbox = "example.com/pause:1"
+        registry.config_path = "/x/certs.d"
+        image_pull_progress_timeout = "1m30s"
+        """,
+    )
+    found = config.load(path)
+    assert found.containerd.runtimes["runc"].options.SystemdCgroup
+    assert found.containerd.snapshotter == "native"
+    assert found.pause_image == "example.com/pause:1"
+    assert found.images.registry.config_path == "/x/certs.d"
+    assert found.images.image_pull_progress_timeout == 90
+
+
+def test_the_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:
+    text = """
+        drain_exec_sync_io_timeout = "1.5s"
+        [containerd.runtimes.runc]
+        pod_annotations = ["a.b/*"]
+        [containerd.runtimes."with.dot"]
+    """
+    found = config.load(written(tmp_path, text))
+    assert config.load(written(tmp_path, config.as_toml(found))) == found
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[containerd]\naddress = "unix:///a"\nsnapshotter = "native"\n')
+    found = config.load(path, {"containerd": {"address": "unix:///b"}, "root": "/r"})
+    assert found.containerd.address == "unix:///b"
+    assert found.containerd.snapshotter == "native"
+    assert str(found.root_dir) == "/r/io.containerd.grpc.v1.cri"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[containerd]\nsnapshoter = "x"\n',
+            ":2: containerd.snapshoter: unknown key; did you mean snapshotter? allowed here: "
+            "address, namespace, snapshotter, default_runtime_name, runtimes",
+        ),
+        ("[cni]\n\nconf_dir = 3\n", ":3: cni.conf_dir: must be a string, not an integer"),
+        (
+            "[containerd.runtimes.runc]\noptions = { Systemd = true }\n",
+            ":2: containerd.runtimes.NAME.options.Systemd: unknown key; did you mean SystemdCgroup?",
+        ),
+        ('[cni]\nip_pref = "v6"\n', ":2: cni.ip_pref: must be one of '', 'cni', 'ipv4', 'ipv6'"),
+        ("cni.bin_dirs = [1]\n", ":1: cni.bin_dirs[0]: must be a string, not an integer"),
+        ("cni.bin_dirs = []\n", ":1: cni.bin_dirs: must name at least one directory"),
+        (
+            'listen = "tcp://x"\n',
+            ':1: listen: must be a unix socket such as "unix:///run/x.sock", not "tcp://x"',
+        ),
+        (f'listen = "unix:///{"x" * 200}"\n', ":1: listen: a socket's path may have 107 bytes"),
+        (
+            "[containerd.runtimes.kata]\n",
+            ": containerd.default_runtime_name: names no table [containerd.runtimes.NAME]; "
+            "known: kata",
+        ),
+        ('[metrics]\naddress = "x"\n', ':2: metrics.address: must be "host:port", not "x"'),
+        (
+            'drain_exec_sync_io_timeout = "3"\n',
+            ':1: drain_exec_sync_io_timeout: must be a duration such as "1m30s" or "500ms"',
+        ),
+        ("a = [\n", ": this is not TOML:"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}{said}")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        config.load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("0s", 0), ("1h2m3s", 3723), ("500ms", 0.5), ("1.5s", 1.5)]
+)
+def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
+    assert Duration.parse(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "3", "1x", "s", "1s 2s", 3])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a duration"):
+        Duration.parse(text)

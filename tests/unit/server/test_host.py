@@ -1,0 +1,64 @@
+"""What is read from the kernel's files."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime import host
+from runtime.config import Config
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [("6.1.0-18-amd64", (6, 1)), ("5.15.0", (5, 15)), ("4.19-custom", (4, 19)), ("odd", (0, 0))],
+)
+def test_the_kernel_version_is_major_and_minor(release: str, version: tuple[int, int]) -> None:
+    assert host.kernel_version(release) == version
+
+
+def test_capabilities_are_named_in_the_kernels_order() -> None:
+    assert list(host.capability_names(0b1001)) == ["CAP_CHOWN", "CAP_FOWNER"]
+    assert list(host.capability_names(1 << 21 | 1 << 40)) == [
+        "CAP_SYS_ADMIN",
+        "CAP_CHECKPOINT_RESTORE",
+    ]
+
+
+def test_cgroup_v2_is_told_by_the_file_system() -> None:
+    line = (
+        "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 "
+        "rw,nsdelegate,memory_recursiveprot\n"
+    )
+    mount = host.cgroup_mount(line)
+    assert mount.unified
+    assert "nsdelegate" in mount.options
+
+
+def test_hybrid_cgroups_count_as_v1() -> None:
+    lines = (
+        "29 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755\n"
+        "30 29 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n"
+    )
+    assert not host.cgroup_mount(lines).unified
+
+
+def test_of_mounts_upon_one_another_the_last_counts() -> None:
+    lines = (
+        "29 23 0:26 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro\n"
+        "31 29 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
+    )
+    assert host.cgroup_mount(lines).unified
+
+
+def test_this_node_can_be_probed() -> None:
+    facts = host.probe(Config(restrict_oom_score_adj=True, enable_unprivileged_ports=False))
+    assert facts.hostname
+    assert facts.kernel > (3, 0)
+    assert facts.oom_score_adj_floor == host.own_oom_score_adj()
+    assert not facts.unprivileged_ports
+
+
+def test_probing_leaves_the_oom_score_as_it_was() -> None:
+    before = host.own_oom_score_adj()
+    host.probe(Config())
+    assert host.own_oom_score_adj() == before

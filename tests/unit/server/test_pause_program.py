@@ -1,0 +1,114 @@
+"""The pause program that is assembled here, and its image."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import pause_program
+from runtime.pause_program import PauseSource
+
+needs_amd64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program is for amd64")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "pause"
+    path.write_bytes(pause_program.program("amd64"))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def paused(program: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([program])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def wait_until_it_waits(pid: int) -> None:
+    """Return when the process is in its system call rt_sigtimedwait."""
+    for _ in range(500):
+        if Path(f"/proc/{pid}/syscall").read_text().startswith("128 "):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the program does not wait for signals")
+
+
+@needs_amd64
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_well_on_a_signal(paused: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    wait_until_it_waits(paused.pid)
+    paused.send_signal(number)
+    assert paused.wait(5) == 0
+
+
+@needs_amd64
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
+def test_as_first_process_it_collects_orphans_and_obeys(program: Path) -> None:
+    script = f"(sleep 0.05 & sleep 0.1 &) ; exec {program}"
+    command = ["unshare", "--fork", "--pid", "--kill-child", "/bin/sh", "-c", script]
+    with subprocess.Popen(command) as outer:
+        try:
+            first = 0
+            for _ in range(500):
+                children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+                if children and b"pause" in Path(f"/proc/{children[0]}/cmdline").read_bytes():
+                    first = int(children[0])
+                    break
+                time.sleep(0.01)
+            assert first
+            wait_until_it_waits(first)
+            kids = Path(f"/proc/{first}/task/{first}/children")
+            for _ in range(500):
+                if not kids.read_text().split():
+                    break
+                time.sleep(0.01)
+            assert kids.read_text().split() == []
+            os.kill(first, signal.SIGTERM)
+            assert outer.wait(5) == 0
+        finally:
+            outer.kill()
+
+
+def test_jumps_are_counted_from_the_next_instruction() -> None:
+    code = (
+        pause_program.Label("a"),
+        b"\x90",
+        pause_program.Jump(b"\xeb", "b", 1),
+        pause_program.Jump(b"\xeb", "a", 1),
+        pause_program.Label("b"),
+    )
+    assert pause_program.assembled(code) == b"\x90\xeb\x02\xeb\xfb"
+
+
+def test_an_architecture_without_a_program_is_named_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"riscv64.*images\.pinned_images\.sandbox"):
+        pause_program.image("riscv64")
+
+
+async def test_the_image_is_whole_and_the_same_every_time() -> None:
+    source = PauseSource("amd64")
+    target, text = await source.manifest()
+    assert target == (await PauseSource("amd64").manifest())[0]
+    manifest = json.loads(text)
+    image = pause_program.image("amd64")
+    for part in (manifest["config"], *manifest["layers"]):
+        blob = image.blobs[part["digest"]]
+        assert len(blob) == part["size"]
+        assert pause_program.digest(blob) == part["digest"]
+    config = json.loads(image.config)
+    assert config["rootfs"]["diff_ids"] == [pause_program.digest(image.layer)]
+    with tarfile.open(fileobj=io.BytesIO(image.layer)) as tar:
+        assert [(member.name, member.mode) for member in tar] == [("pause", 0o755)]
