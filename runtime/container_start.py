@@ -119,8 +119,10 @@ async def _run_task(
     tasks = services.containerd.tasks
     await tasks.Create(request)
     services.exits.wait(container.id)
+    # before the call: a short process ends before it returns, and must not end before it started
+    started_at = time.time_ns()
     answer = await tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
-    container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=time.time_ns())
+    container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=started_at)
 
 
 async def _root_file_system(services: Services, container: Container) -> list[types_pb2.Mount]:
