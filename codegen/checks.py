@@ -3,7 +3,7 @@ broken, and a detail that says what is allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from codegen.errors import SpecError, nearest, one_of
 from codegen.model import Api, Descent, Entry, Field, Kind, MappingFile, Message, Rule, Test
@@ -101,7 +101,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
         value += ".value"
     condition, detail = _BROKEN[rule.name](value, field, rule)
     if wrapped and not each:
-        condition = f"{is_set(field)} and ({condition})"
+        condition = f"{is_set(field)} and {condition}"
     shown = "" if field.redacted or rule.name in _OF_THE_WHOLE else f", not {{{value}!r}}"
     yield Test(
         _comment(rule),
@@ -115,7 +115,13 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
 
 def _comment(rule: Rule) -> str:
     words = rule.name.replace("_", " ")
-    return f"{words} {', '.join(map(str, rule.values))}".strip()
+    shown = map(repr if rule.name == "one_of" else str, rule.values)
+    return f"{words} {', '.join(shown)}".strip()
+
+
+def _tuple(values: Iterable[str]) -> str:
+    listed = list(values)
+    return f"({', '.join(listed)}{',' * (len(listed) == 1)})"
 
 
 def _wrapped(kind: Kind, api: Api) -> Kind | None:
@@ -146,7 +152,7 @@ def _range(value: str, field: Field, rule: Rule) -> tuple[str, str]:
 
 def _listed(value: str, field: Field, rule: Rule) -> tuple[str, str]:
     allowed = ", ".join(map(repr, rule.values))
-    return f"{value} not in ({allowed},)", f"must be one of {allowed}"
+    return f"{value} not in {_tuple(map(repr, rule.values))}", f"must be one of {allowed}"
 
 
 def _length(value: str, field: Field, rule: Rule) -> tuple[str, str]:
@@ -187,12 +193,12 @@ def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
 def _enum(field: Field, kind: Kind, names: list[str], rule: str, api: Api) -> Test:
     each = bool(field.kind.of)
     value = "item" if each else f"message.{field.name}"
-    numbers = ", ".join(str(api.enums[kind.ref].values[name]) for name in names)
+    numbers = _tuple(str(api.enums[kind.ref].values[name]) for name in names)
     return Test(
         f"{kind.ref}" if rule == "known_enum" else f"only {', '.join(names)}",
         field.name,
         rule,
-        f"{value} not in ({numbers},)",
+        f"{value} not in {numbers}",
         f'f"must be one of {", ".join(names)}, not {{{value}}}"',
         each,
     )

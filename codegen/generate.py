@@ -184,7 +184,7 @@ def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
         "inputs": {
             _below(path, root): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(inputs)
-            if path.is_file()
+            if path.is_file() and path.suffix != ".md"
         },
         "outputs": {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())

@@ -62,17 +62,11 @@ def _run(root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping
     status, said = _with_stderr_caught(arguments)
     if status == 0:
         return
-    errors = [
-        SpecError(
-            match["message"],
-            Place(
-                shown_as.get(match["file"], match["file"]),
-                int(match["line"]),
-                int(match["column"]),
-            ),
-        )
-        for match in _ERROR.finditer(said)
-    ]
+    errors = []
+    for match in _ERROR.finditer(said):
+        name = match["file"].removeprefix(f"{root}/")
+        place = Place(shown_as.get(name, name), int(match["line"]), int(match["column"]))
+        errors.append(SpecError(match["message"], place))
     raise SpecErrors(errors or [SpecError(f"protoc failed: {said.strip()}", Place("protoc"))])
 
 

@@ -22,7 +22,7 @@ class Entry:
     by: str | None
     """The transform, a function below runtime/transforms."""
     inputs: tuple[str, ...]
-    """What the transform is given."""
+    """What the transform is given, or what is copied where no field decides."""
     when: str
     """The condition of a copy."""
     why: str
@@ -124,7 +124,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="PodSandboxConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("image.reference",),
             when="always",
             why="As the name; sandboxes in virtual machines also look the pause image up by it.",
             file="spec/mapping/pod_sandbox_config.yaml",
@@ -135,7 +135,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="ContainerConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("sandbox.metadata.id",),
             when="always",
             why="The shim puts all tasks of a pod into one process by it.",
             file="spec/mapping/container_config.yaml",
@@ -144,7 +144,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="PodSandboxConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("sandbox.metadata.id",),
             when="always",
             why="The shim puts all tasks of a pod into one process by it.",
             file="spec/mapping/pod_sandbox_config.yaml",
@@ -166,7 +166,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="ContainerConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("sandbox.metadata.config.metadata.name",),
             when="always",
             why="For tools on the node that see OCI specs, not the CRI.",
             file="spec/mapping/container_config.yaml",
@@ -175,7 +175,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="PodSandboxConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("metadata.name",),
             when="always",
             why="For tools on the node that see OCI specs, not the CRI.",
             file="spec/mapping/pod_sandbox_config.yaml",
@@ -186,7 +186,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="ContainerConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("sandbox.metadata.config.metadata.namespace",),
             when="always",
             why="As the name.",
             file="spec/mapping/container_config.yaml",
@@ -195,7 +195,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="PodSandboxConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("metadata.namespace",),
             when="always",
             why="As the name.",
             file="spec/mapping/pod_sandbox_config.yaml",
@@ -206,7 +206,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="ContainerConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("sandbox.metadata.config.metadata.uid",),
             when="always",
             why="As the name.",
             file="spec/mapping/container_config.yaml",
@@ -215,7 +215,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             field="PodSandboxConfig",
             fate="copy",
             by=None,
-            inputs=(),
+            inputs=("metadata.uid",),
             when="always",
             why="As the name.",
             file="spec/mapping/pod_sandbox_config.yaml",

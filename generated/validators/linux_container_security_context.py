@@ -17,7 +17,7 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
     # run_as_user: range 0, 2147483647
-    if message.HasField("run_as_user") and (not 0 <= message.run_as_user.value <= 2147483647):
+    if message.HasField("run_as_user") and not 0 <= message.run_as_user.value <= 2147483647:
         found.append(
             Violation(
                 f"{path}run_as_user",
@@ -35,7 +35,7 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
             )
         )
     # run_as_group: range 0, 2147483647
-    if message.HasField("run_as_group") and (not 0 <= message.run_as_group.value <= 2147483647):
+    if message.HasField("run_as_group") and not 0 <= message.run_as_group.value <= 2147483647:
         found.append(
             Violation(
                 f"{path}run_as_group",
@@ -52,10 +52,7 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
         if not 0 <= item <= 2147483647
     ]
     # supplemental_groups_policy: SupplementalGroupsPolicy
-    if message.supplemental_groups_policy not in (
-        0,
-        1,
-    ):
+    if message.supplemental_groups_policy not in (0, 1):
         found.append(
             Violation(
                 f"{path}supplemental_groups_policy",

@@ -17,7 +17,7 @@ def check(message: api_pb2.LinuxSandboxSecurityContext, path: str = "") -> list[
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
     # run_as_user: range 0, 2147483647
-    if message.HasField("run_as_user") and (not 0 <= message.run_as_user.value <= 2147483647):
+    if message.HasField("run_as_user") and not 0 <= message.run_as_user.value <= 2147483647:
         found.append(
             Violation(
                 f"{path}run_as_user",
@@ -26,7 +26,7 @@ def check(message: api_pb2.LinuxSandboxSecurityContext, path: str = "") -> list[
             )
         )
     # run_as_group: range 0, 2147483647
-    if message.HasField("run_as_group") and (not 0 <= message.run_as_group.value <= 2147483647):
+    if message.HasField("run_as_group") and not 0 <= message.run_as_group.value <= 2147483647:
         found.append(
             Violation(
                 f"{path}run_as_group",

@@ -1,9 +1,10 @@
 """Runs the examples of one golden case inside the case's own project; started by ``case.answers``.
 
 Each example names a generated function in ``call`` (``oci.box``, ``statuses.box`` or
-``validators.box``), gives the message in ``message`` (JSON as protobuf reads it) and the context roots in
-``roots`` (``{host: {class: Host, …fields}}``), and says what comes out: in ``oci`` the OCI spec, in
-``record`` the labels of containerd's record, in ``answer`` the message, in ``violations`` lines.
+``validators.box``), gives the message in ``message`` (JSON as protobuf reads it), what the OCI spec
+has already in ``before``, and the context roots in ``roots`` (``{host: {class: Host, …fields}}``).
+It says what comes out: the OCI spec in ``oci``, containerd's record in ``record``, the message in
+``answer``, the violations as lines.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every golden case: the generator makes the expected Python, which answers the examples as written,
-or it refuses with the expected words. `python -m tests.golden.update` rewrites what is expected."""
+"""Every golden case: the generator makes the expected Python, which answers the examples as
+written, or it refuses in the expected words. ``python -m tests.golden.update`` rewrites them."""
 
 from __future__ import annotations
 

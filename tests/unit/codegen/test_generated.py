@@ -1,0 +1,70 @@
+"""generated/ is what spec/ makes, and a change of one entry is seen in one place."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from codegen import generate, render, write
+from codegen.errors import Problems, SpecErrors
+from tests.unit.codegen.project import ROOT, api, copy_of_spec, project
+
+_RESOURCES = "spec/mapping/linux_container_resources.yaml"
+
+
+def test_generated_is_up_to_date_and_deterministic() -> None:
+    outputs = generate.outputs(project())
+    stale = [f"{c.verb} {c.path}" for c in write.changes(ROOT / "generated", outputs)]
+    assert stale == [], "run: cri-codegen generate"
+    assert generate.outputs(project()) == outputs
+
+
+def test_every_template_made_something() -> None:
+    made = (ROOT / "generated").rglob("*.py")
+    headers = {
+        line.removeprefix("#   template: codegen/templates/")
+        for path in made
+        for line in path.read_text().splitlines()[:3]
+        if line.startswith("#   template: ")
+    }
+    templates = {name for name in render.template_names() if name.endswith(".py.j2")}
+    assert templates == headers
+
+
+def test_an_entry_that_is_deleted_is_missed_by_name(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / _RESOURCES
+    text = path.read_text()
+    start = text.index("  cpu_quota:\n")
+    path.write_text(text[:start] + text[text.index("\n\n", start) + 2 :])
+    with pytest.raises(SpecErrors) as raised:
+        generate.load_project(tmp_path)
+    assert [error.rule for error in raised.value.errors] == ["field-without-fate"]
+    assert "LinuxContainerResources.cpu_quota" in str(raised.value)
+    assert _RESOURCES in str(raised.value)
+
+
+def test_an_entry_that_changes_changes_one_block(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / _RESOURCES
+    text = path.read_text()
+    entry = "    copy: linux.resources.cpu.quota\n"
+    assert entry in text
+    path.write_text(text.replace(entry, "    copy: linux.resources.cpu.realtimeRuntime\n"))
+    before, after = _builders(ROOT), _builders(tmp_path)
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["oci/linux_container_resources.py"]
+    assert before.keys() == after.keys()
+    one, other = (files[changed[0]].splitlines() for files in (before, after))
+    hunks = difflib.SequenceMatcher(None, one, other).get_grouped_opcodes(1)
+    assert len(list(hunks)) == 1
+
+
+def _builders(root: Path) -> dict[str, str]:
+    problems = Problems()
+    found = generate.translation(root, api(), project().rpcs, problems)
+    problems.stop_if_any()
+    template = "oci/%message.py.j2"
+    return render.render_template(template, generate.jobs(found)[template], {})

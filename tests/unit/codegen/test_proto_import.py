@@ -1,0 +1,207 @@
+"""Importing an API gives text that means the same and never changes when it is imported again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+from codegen import proto_import, proto_text, protoc
+from codegen.__main__ import main
+from codegen.errors import SpecError, SpecErrors
+from tests.unit.codegen.project import ROOT
+
+_PUBLISHED = """\
+// Copyright holders and a licence.
+syntax = 'proto3';
+package runtime.v1;
+option go_package = "k8s.io/cri-api/pkg/apis/runtime/v1";
+
+import "github.com/gogo/protobuf/gogoproto/gogo.proto";
+
+option (gogoproto.goproto_stringer_all) = false;
+option (gogoproto.marshaler_all) = true;
+
+/* The service; a url: https://kubernetes.io and a "quote". */
+service Runtime {
+    // Version returns.
+    rpc Version(VersionRequest) returns (VersionResponse) {}
+}
+
+message VersionRequest {
+    // The "version" // of it.
+    string version = 1 [(gogoproto.customname) = "V"];
+    string old = 2 [deprecated = true, (gogoproto.nullable) = false];
+    string both = 3 [(gogoproto.nullable) = false, debug_redact = true];
+    string last = 4 [ debug_redact=true ];
+}
+
+message VersionResponse {
+    reserved 2, 4 to 6;
+    reserved "gone";
+    string CDI_devices = 1;
+}
+"""
+_NORMALISED = """\
+syntax = "proto3";
+
+package runtime.v1;
+
+service Runtime {
+    rpc Version(VersionRequest) returns (VersionResponse) {}
+}
+
+message VersionRequest {
+    string version = 1;
+    string old = 2 [deprecated = true];
+    string both = 3 [debug_redact = true];
+    string last = 4 [debug_redact = true];
+}
+
+message VersionResponse {
+    reserved 2, 4 to 6;
+    reserved "gone";
+    string CDI_devices = 1;
+}
+"""
+_EVERY_FORM = """\
+syntax = "proto3";
+
+package example.v1;
+
+import "google/protobuf/any.proto";
+
+service Boxes {
+    rpc Watch(stream Box) returns (stream Lid) {}
+
+    rpc Old(Box) returns (Lid) {
+        option deprecated = true;
+    }
+}
+
+message Box {
+    enum Kind {
+        KIND_A = 0;
+        KIND_B = 1 [deprecated = true];
+    }
+
+    message Inner {
+        map<string, Lid> lids = 1;
+    }
+
+    reserved 20 to max;
+    reserved "gone", "lost";
+    Box.Kind kind = 1;
+    optional int64 limit = 2;
+    repeated sint32 numbers = 3 [packed = false];
+    string renamed = 4 [json_name = "other"];
+
+    oneof either {
+        Box.Inner inner = 5;
+        google.protobuf.Any any = 6;
+    }
+
+    map<uint64, bytes> data = 7;
+}
+
+message Lid {}
+
+enum Color {
+    option allow_alias = true;
+    reserved 5 to max;
+    COLOR_RED = 0;
+    COLOR_ROT = 0;
+}
+"""
+
+
+def _descriptor(text: str) -> FileDescriptorProto:
+    return protoc.descriptors({"api.proto": text}).file[-1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "spec/cri").glob("*.proto")), ids=lambda p: p.stem)
+def test_a_pinned_cri_is_what_importing_it_again_gives(path: Path) -> None:
+    text = path.read_text()
+    assert proto_import.cri(path) == text
+    descriptor = _descriptor(text)
+    assert _descriptor(proto_text.file_text(descriptor)) == descriptor
+
+
+def test_the_pinned_containerd_is_what_importing_it_again_gives(tmp_path: Path) -> None:
+    protos = {
+        f"containerd/{path.name}": path.read_text()
+        for path in (ROOT / "spec/containerd").glob("*.proto")
+    }
+    files = protoc.descriptors(protos)
+    for file in files.file:  # as the publisher names them
+        _rename(file)
+    source = tmp_path / "set.binpb"
+    source.write_bytes(files.SerializeToString())
+    taken = proto_import.containerd(source)
+    assert {f"containerd/{name}.proto": text for name, text in taken.items()} == protos
+
+
+def _rename(file: FileDescriptorProto) -> None:
+    chosen = {name: s for name, s in proto_import.CONTAINERD.items() if s.package == file.package}
+    name = Path(file.name).stem
+    if name in chosen:
+        file.name = f"published/{chosen[name].suffix.removeprefix('.proto') or name + '.proto'}"
+
+
+def test_a_published_proto_loses_comments_and_foreign_options(tmp_path: Path) -> None:
+    source = tmp_path / "api.proto"
+    source.write_text(_PUBLISHED)
+    assert proto_import.cri(source) == _NORMALISED
+
+
+def test_every_form_of_the_language_survives() -> None:
+    descriptor = _descriptor(_EVERY_FORM)
+    text = proto_text.file_text(descriptor)
+    assert text == _EVERY_FORM
+    assert _descriptor(text) == descriptor
+
+
+def test_a_fault_in_a_published_proto_has_its_line(tmp_path: Path) -> None:
+    source = tmp_path / "api.proto"
+    source.write_text(
+        "// one\n/* two\nthree */\nsyntax = 'proto3';\nmessage A { Missing m = 1; }\n"
+    )
+    with pytest.raises(SpecErrors) as raised:
+        proto_import.cri(source)
+    assert str(raised.value) == f'{source}:5:13: "Missing" is not defined.'
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xff", "is not a descriptor set"),
+        (b"", "holds 0 files with services"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_api_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
+    source = tmp_path / "set.binpb"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(SpecError, match=says):
+        proto_import.cri(source)
+
+
+def test_a_set_without_containerd_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "set.binpb"
+    source.write_bytes(FileDescriptorSet(file=[_descriptor(_NORMALISED)]).SerializeToString())
+    with pytest.raises(SpecError, match="none of the containerd packages"):
+        proto_import.containerd(source)
+
+
+def test_the_command_writes_below_its_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "api.proto"
+    source.write_text(_PUBLISHED)
+    assert main(["--root", str(tmp_path), "import", str(source), "--as", "1.99"]) == 0
+    assert (tmp_path / "spec/cri/1.99.proto").read_text() == _NORMALISED
+    assert capsys.readouterr().out == "spec/cri/1.99.proto\n"
+    assert main(["--root", str(tmp_path), "import", "missing.binpb", "--as", "1.99"]) == 1
+    assert "missing.binpb: cannot be read" in capsys.readouterr().err

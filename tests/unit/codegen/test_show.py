@@ -1,0 +1,48 @@
+"""explain and review: one field wholly, and all fields on one page."""
+
+from __future__ import annotations
+
+import pytest
+
+from codegen import show
+from codegen.errors import SpecError
+from tests.unit.codegen.project import api, project
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "cpu_quota",
+        "LinuxContainerResources.cpu_quota",
+        "ContainerConfig.linux.resources.cpu_quota",
+    ],
+)
+def test_explain_finds_a_field_by_each_of_its_names(path: str) -> None:
+    told = show.explain(project().translation, path)
+    assert told.startswith("LinuxContainerResources.cpu_quota\n")
+    for part in (
+        "int64, number 2, since CRI 1.25",
+        "copy linux.resources.cpu.quota when nonzero",
+        "spec/mapping/linux_container_resources.yaml:",
+        "generated/oci/linux_container_resources.py",
+    ):
+        assert part in told
+
+
+def test_explain_tells_what_is_never_logged() -> None:
+    assert "never logged" in show.explain(project().translation, "AuthConfig.password")
+
+
+def test_explain_refuses_with_the_nearest_name() -> None:
+    with pytest.raises(SpecError) as raised:
+        show.explain(project().translation, "ContainerConfig.imag")
+    assert raised.value.hint is not None
+    assert "ContainerConfig.image" in raised.value.hint
+
+
+def test_review_has_every_field() -> None:
+    lines = show.review(project().translation).splitlines()
+    fields = sum(len(message.fields) for message in api().messages.values())
+    assert lines[0] == f"{fields} fields in {len(api().messages)} messages, CRI {api().version}"
+    listed = [line for line in lines if line.startswith("  ") and ": " in line]
+    assert len(listed) >= fields
