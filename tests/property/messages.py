@@ -1,0 +1,135 @@
+"""Hypothesis strategies for CRI messages, made from their descriptors.
+
+Values are small and often alike, so that fields meet: the same path mounted twice, the same
+capability added and dropped. ``valid`` draws what the generated validator lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import strategies as st
+
+from generated.cri import api_pb2
+from runtime.errors import Violation
+
+_WORDS = st.sampled_from(["a", "b", "io.example/key", "SYS_ADMIN", "chown", "x.y", "value 1", "ü"])
+_PATHS = st.sampled_from(["/a", "/a/b", "/dev", "/dev/shm", "/etc/hosts", "/proc/sys", "/a/"])
+
+_INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
+
+_ID_RANGE = st.builds(
+    api_pb2.IDMapping,
+    container_id=st.sampled_from([0, 0, 0, 1]),
+    host_id=st.just(65536),
+    length=st.sampled_from([0, 1, 65536]),
+)
+
+# what random values would never hit: the rest of a field's values come from its type
+_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "Capability.add_ambient_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME"]),
+    "Capability.add_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME", "CHOWN"]),
+    "Capability.drop_capabilities": st.sampled_from(["ALL", "KILL", "CHOWN"]),
+    "ContainerConfig.working_dir": st.one_of(st.just(""), _PATHS),
+    "Device.host_path": _PATHS,
+    "Device.permissions": st.sampled_from(["r", "rw", "rwm"]),
+    "HugepageLimit.page_size": st.sampled_from(["2MB", "1GB"]),
+    "LinuxContainerResources.memory_limit_in_bytes": st.sampled_from([0, -1, 4096]),
+    "LinuxContainerResources.memory_swap_limit_in_bytes": st.sampled_from([0, -1, 4096, 8192]),
+    "LinuxContainerResources.oom_score_adj": st.integers(-1000, 1000),
+    "LinuxContainerSecurityContext.apparmor_profile": st.sampled_from(
+        ["", "runtime/default", "unconfined", "localhost/x"]
+    ),
+    "LinuxContainerSecurityContext.seccomp_profile_path": st.sampled_from(
+        ["", "runtime/default", "unconfined", "localhost/x", "nonsense"]
+    ),
+    "LinuxPodSandboxConfig.cgroup_parent": st.sampled_from(["", "/pods/a", "a.slice"]),
+    "LinuxSandboxSecurityContext.seccomp_profile_path": st.sampled_from(
+        ["", "runtime/default", "unconfined"]
+    ),
+    "LinuxContainerSecurityContext.supplemental_groups": st.integers(0, 2**31 - 1),
+    "LinuxSandboxSecurityContext.supplemental_groups": st.integers(0, 2**31 - 1),
+    "Int64Value.value": st.integers(0, 2**31 - 1),
+    "Mount.container_path": _PATHS,
+    "Mount.host_path": _PATHS,
+    "NamespaceOption.ipc": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
+    "NamespaceOption.network": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
+    "PortMapping.container_port": st.integers(0, 65535),
+    "PortMapping.host_port": st.integers(0, 65535),
+    "UserNamespace.gids": _ID_RANGE,
+    "UserNamespace.mode": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
+    "UserNamespace.uids": _ID_RANGE,
+}
+
+# of another platform, or refused: never set in a valid message
+LEFT_OUT = {
+    "ContainerConfig.CDI_devices",
+    "ContainerConfig.windows",
+    "Mount.image",
+    "Mount.image_sub_path",
+    "PodSandboxConfig.windows",
+}
+
+Check = Callable[[Any], list[Violation]]
+
+
+# without them nearly every random message would be refused
+_REQUIRED = {
+    "ContainerConfig": ("metadata", "image"),
+    "ContainerMetadata": ("name",),
+    "KeyValue": ("key",),
+    "HugepageLimit": ("page_size",),
+    "Mount": ("container_path",),
+    "Device": ("host_path",),
+    "PodSandboxConfig": ("metadata",),
+    "PodSandboxMetadata": ("name", "namespace", "uid"),
+}
+
+
+def valid(message: type[Message], check: Check) -> st.SearchStrategy[Any]:
+    """Messages that the validator has nothing against."""
+    return messages(message).filter(lambda drawn: not check(drawn))
+
+
+def messages(message: type[Message]) -> st.SearchStrategy[Any]:
+    """Messages with any of their fields set."""
+    fields = {
+        field.name: values(field)
+        for field in message.DESCRIPTOR.fields
+        if field.full_name.removeprefix("runtime.v1.") not in LEFT_OUT
+    }
+    required = {name: fields.pop(name) for name in _REQUIRED.get(message.DESCRIPTOR.name, ())}
+    return st.fixed_dictionaries(required, optional=fields).map(lambda given: message(**given))
+
+
+def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    """Values of one field, as its message's constructor takes them."""
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        value = field.message_type.fields_by_name["value"]
+        return st.dictionaries(_WORDS, _one(value), max_size=2)
+    name = field.full_name.removeprefix("runtime.v1.")
+    one = _FIELDS[name] if name in _FIELDS else _one(field)
+    return st.lists(one, max_size=2) if field.is_repeated else one
+
+
+def _one(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    if field.message_type is not None:
+        return st.deferred(lambda: messages(getattr(api_pb2, field.message_type.name)))
+    if field.enum_type is not None:
+        return st.sampled_from([value.number for value in field.enum_type.values])
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return st.booleans()
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return st.sampled_from([b"", b"1", b"\xff"])
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _WORDS
+    low, high = _INTEGERS[field.cpp_type]
+    return st.one_of(st.integers(max(low, 0), 3), st.integers(max(low, -(2**20)), min(high, 2**20)))
