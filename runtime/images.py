@@ -16,6 +16,7 @@ from runtime.config import Config
 from runtime.container_stats import LayerUsage
 from runtime.containerd import Containerd
 from runtime.errors import InvalidArgument, NotFound
+from runtime.image_leases import PullLeases
 from runtime.image_manifest import Descriptor, Platform
 from runtime.image_pull import ImageSource, Puller
 from runtime.image_reference import Reference
@@ -57,6 +58,7 @@ class Images:
             max_concurrent_downloads=settings.max_concurrent_downloads,
             progress_timeout=settings.image_pull_progress_timeout,
         )
+        self._leases = PullLeases(containerd)
         others = {handler.snapshotter for handler in handlers.values()} - {self._snapshotter}
         self._snapshotters = (self._snapshotter, *sorted(others))
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
@@ -68,11 +70,15 @@ class Images:
 
     async def close(self) -> None:
         """End what runs in the background."""
-        await asyncio.gather(self._store.close(), self._usage.close())
+        await asyncio.gather(self._store.close(), self._usage.close(), self._leases.close())
 
     async def reconcile(self) -> None:
         """Compare with containerd, which was away."""
         await self._store.reconcile()
+
+    async def measure(self) -> None:
+        """Take new figures of the disk now."""
+        await self._usage.walk()
 
     # What the CRI asks for
 
@@ -219,7 +225,7 @@ class Images:
         snapshotter: str,
         source_label: Mapping[str, str],
     ) -> Image:
-        async with self._containerd.temporary_lease() as lease:
+        async with self._leases.hold(str(reference)) as lease:
             pulled = await self._puller.pull(
                 source,
                 activity,

@@ -1,0 +1,127 @@
+"""Pulls with real parts: Debian's docker-registry and a private containerd for each package.
+
+Root is needed, as snapshots are mounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from generated.cri import api_pb2
+from runtime import config
+from runtime.containerd import Containerd
+from runtime.images import Images
+from runtime.transforms.facts import Handler, Host
+from tests.harness import images as build
+from tests.harness.daemon import Daemon
+from tests.harness.node import containerds
+from tests.harness.registry import Registry
+
+MEBIBYTE = 1 << 20
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="needs root: snapshots are mounts"))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def image() -> build.Image:
+    """Three layers of a size that takes several reads, of bytes that do not compress."""
+    random = [os.urandom(MEBIBYTE) for _ in range(3)]
+    tars = [build.layer_tar({f"file{i}": data}) for i, data in enumerate(random)]
+    return build.image(tars, {"User": "1000:1000", "Labels": {"made": "for a test"}})
+
+
+@pytest.fixture(scope="session", params=containerds(), ids=lambda containerd: containerd.name)
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    with Daemon(request.param) as daemon:
+        yield daemon
+
+
+MakeImages = Callable[..., Awaitable[Images]]
+
+
+@pytest.fixture
+async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImages]:
+    """Makes ``Images`` on the daemon; keywords go into the table ``[images]``. What the test pulled
+    is removed after it, and nothing else may be left."""
+    containerd = await Containerd.connect(daemon.address)
+    await containerd.wait_ready()
+    made: list[Images] = []
+
+    async def make(**table: object) -> Images:
+        table = {"registry": {"config_path": str(tmp_path / "certs.d")}, **table}
+        images = Images(
+            containerd=containerd,
+            config=config.load(None, {"images": table}),
+            host=Host(hostname="test"),
+            handlers={"runc": Handler("runc")},
+        )
+        await images.start()
+        made.append(images)
+        return images
+
+    yield make
+    for images in made:
+        await images.reconcile()
+        for image in (await images.list(api_pb2.ListImagesRequest())).images:
+            await images.remove(removal(image.id))
+        await images.close()
+    await containerd.close()
+    assert daemon.ctr("leases", "list", "--quiet") == ""
+    assert daemon.ctr("images", "list", "--quiet") == ""
+
+
+@pytest.fixture
+async def images(make_images: MakeImages) -> Images:
+    return await make_images()
+
+
+def removal(name: str) -> api_pb2.RemoveImageRequest:
+    return api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=name))
+
+
+async def pull(images: Images, name: str, **auth: str) -> str:
+    """The id of the pulled image."""
+    answer = await images.pull(
+        api_pb2.PullImageRequest(
+            image=api_pb2.ImageSpec(image=name), auth=api_pb2.AuthConfig(**auth)
+        )
+    )
+    return answer.image_ref
+
+
+async def status(images: Images, name: str) -> api_pb2.Image:
+    """The image, empty when it is not here."""
+    spec = api_pb2.ImageSpec(image=name)
+    return (await images.status(api_pb2.ImageStatusRequest(image=spec))).image
+
+
+def write_hosts(tmp_path: Path, host: str, text: str) -> None:
+    """A ``hosts.toml`` for a registry."""
+    directory = tmp_path / "certs.d" / host
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "hosts.toml").write_text(text)
+
+
+async def until(true: Callable[[], object], limit: float = 10) -> None:
+    """Return once it is true; fail after ``limit`` seconds."""
+    deadline = asyncio.get_running_loop().time() + limit
+    while not true():
+        assert asyncio.get_running_loop().time() < deadline, "it did not come true"
+        await asyncio.sleep(0.01)
