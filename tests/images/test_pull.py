@@ -294,9 +294,10 @@ async def test_image_of_another_client_is_seen_and_gets_its_id(
     images: Images, daemon: Daemon, pushed: str, image: build.Image
 ) -> None:
     daemon.ctr("images", "pull", "--plain-http", pushed)
-    await until(lambda: image.config.digest in daemon.ctr("images", "list", "-q"))
+    managed = "io.cri-containerd.image=managed"
+    await until(lambda: managed in daemon.ctr("images", "list", f"name=={pushed}"))
+    assert image.config.digest in daemon.ctr("images", "list", "-q")
     assert (await status(images, pushed)).id == image.config.digest
-    assert "io.cri-containerd.image=managed" in daemon.ctr("images", "list", f"name=={pushed}")
     daemon.ctr("images", "rm", pushed, image.config.digest)
     await until(lambda: not images._store.images())
     assert (await status(images, pushed)).id == ""

@@ -1,0 +1,68 @@
+"""Work wanted by several is done once, and nobody suffers from another's failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.shared_tasks import SharedTasks
+
+
+class Work:
+    """Counts its runs; each ends when told, or fails."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.go_on = asyncio.Event()
+        self.failures: list[Exception] = []
+
+    async def __call__(self) -> None:
+        self.runs += 1
+        await self.go_on.wait()
+        if self.failures:
+            raise self.failures.pop()
+
+
+async def started(count: int, work: Work, shared: SharedTasks) -> list[asyncio.Task[bool]]:
+    tasks = [asyncio.create_task(shared.run("key", work)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_done_once_and_only_the_first_is_its_owner() -> None:
+    work = Work()
+    tasks = await started(3, work, SharedTasks())
+    work.go_on.set()
+    assert await asyncio.gather(*tasks) == [True, False, False]
+    assert work.runs == 1
+
+
+async def test_failure_is_the_owners_and_another_tries_itself() -> None:
+    work = Work()
+    work.failures = [ValueError("the owner's")]
+    first, second = await started(2, work, SharedTasks())
+    work.go_on.set()
+    with pytest.raises(ValueError, match="the owner's"):
+        await first
+    assert await second is True
+    assert work.runs == 2
+
+
+async def test_cancelled_owner_leaves_the_work_to_the_others() -> None:
+    work = Work()
+    first, second = await started(2, work, SharedTasks())
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    work.go_on.set()
+    assert await second is False
+    assert work.runs == 1
+
+
+async def test_work_that_nobody_wants_ends() -> None:
+    work, shared = Work(), SharedTasks()
+    tasks = await started(2, work, shared)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert shared._running == {}
