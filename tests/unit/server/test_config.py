@@ -77,7 +77,8 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("[cni]\n\nconf_dir = 3\n", ":3: cni.conf_dir: must be a string, not an integer"),
         (
             "[containerd.runtimes.runc]\noptions = { Systemd = true }\n",
-            ":2: containerd.runtimes.NAME.options.Systemd: unknown key; did you mean SystemdCgroup?",
+            ":2: containerd.runtimes.NAME.options.Systemd: unknown key; "
+            "did you mean SystemdCgroup? allowed here: BinaryName, Root, ",
         ),
         ('[cni]\nip_pref = "v6"\n', ":2: cni.ip_pref: must be one of '', 'cni', 'ipv4', 'ipv6'"),
         ("cni.bin_dirs = [1]\n", ":1: cni.bin_dirs[0]: must be a string, not an integer"),

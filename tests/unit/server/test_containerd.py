@@ -1,0 +1,198 @@
+"""The containerd client against a small daemon that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from grpc import aio
+
+from generated.containerd import (
+    introspection_pb2,
+    introspection_pb2_grpc,
+    leases_pb2,
+    leases_pb2_grpc,
+    rpc_status_pb2,
+    runc_options_pb2,
+    version_pb2,
+    version_pb2_grpc,
+)
+from generated.oci import types
+from runtime import containerd
+from runtime.containerd import Containerd
+from runtime.errors import Unknown
+
+
+def plugin(kind: str, name: str, **fields: Any) -> introspection_pb2.Plugin:
+    return introspection_pb2.Plugin(type=f"io.containerd.{kind}.v1", id=name, **fields)
+
+
+class Daemon(
+    introspection_pb2_grpc.IntrospectionServicer,
+    version_pb2_grpc.VersionServicer,
+    leases_pb2_grpc.LeasesServicer,
+):
+    """Answers introspection, version and leases, and remembers the metadata of every call."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.tells_runtimes = False
+        self.metadata: list[dict[str, str]] = []
+        self.leases: list[str] = []
+        self.expiring = False
+        self.plugins = [
+            plugin("snapshotter", "overlayfs", exports={"root": "/r"}, capabilities=["rebase"]),
+            plugin("snapshotter", "zfs", init_err=rpc_status_pb2.Status(message="no zfs")),
+            plugin("grpc", "content"),
+        ]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        server = aio.server()
+        introspection_pb2_grpc.add_IntrospectionServicer_to_server(self, server)
+        version_pb2_grpc.add_VersionServicer_to_server(self, server)
+        leases_pb2_grpc.add_LeasesServicer_to_server(self, server)
+        server.add_insecure_port(self.address)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(0)
+
+    def _note(self, context: Any) -> None:
+        self.metadata.append(dict(context.invocation_metadata()))
+
+    async def Plugins(self, request: Any, context: Any) -> introspection_pb2.PluginsResponse:
+        self._note(context)
+        return introspection_pb2.PluginsResponse(plugins=self.plugins)
+
+    async def PluginInfo(self, request: Any, context: Any) -> introspection_pb2.PluginInfoResponse:
+        known = grpc.StatusCode.NOT_FOUND
+        await context.abort(known if self.tells_runtimes else grpc.StatusCode.UNIMPLEMENTED, "")
+        raise AssertionError
+
+    async def Version(self, request: Any, context: Any) -> version_pb2.VersionResponse:
+        self._note(context)
+        return version_pb2.VersionResponse(version="9.9")
+
+    async def Create(self, request: Any, context: Any) -> leases_pb2.CreateResponse:
+        self.leases.append(request.id)
+        self.expiring = "containerd.io/gc.expire" in request.labels
+        return leases_pb2.CreateResponse()
+
+    async def Delete(self, request: Any, context: Any) -> Empty:
+        self.leases.remove(request.id)
+        return Empty()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    return Daemon(f"unix://{tmp_path}/containerd.sock")
+
+
+@pytest.fixture
+async def client(daemon: Daemon) -> AsyncIterator[Containerd]:
+    made = await Containerd.connect(daemon.address)
+    yield made
+    await made.close()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (no event tells of it)
+            await asyncio.sleep(0.01)
+
+
+async def test_every_call_carries_the_namespace(daemon: Daemon, client: Containerd) -> None:
+    async with daemon.running():
+        assert await containerd.daemon_version(client) == "9.9"
+        await client.version.Version(Empty(), metadata=client.with_lease("l1"))
+    plain, leased = daemon.metadata
+    assert plain["containerd-namespace"] == leased["containerd-namespace"] == "k8s.io"
+    assert leased["containerd-lease"] == "l1"
+
+
+async def test_capabilities_are_those_that_were_loaded(daemon: Daemon, client: Containerd) -> None:
+    async with daemon.running():
+        await client.wait_ready()
+    able = client.capabilities
+    assert able.snapshotters.keys() == {"overlayfs"}
+    assert able.snapshotters["overlayfs"].root == "/r"
+    assert able.snapshotters["overlayfs"].capabilities == {"rebase"}
+    assert able.services == {"content"}
+    assert not able.runtime_info
+    assert not able.builtin_cri
+
+
+async def test_newer_daemons_tell_about_runtimes(daemon: Daemon, client: Containerd) -> None:
+    daemon.tells_runtimes = True
+    async with daemon.running():
+        await client.wait_ready()
+    assert client.capabilities.runtime_info
+
+
+@pytest.mark.parametrize("name", ["cri"])
+async def test_a_rival_is_noticed(daemon: Daemon, client: Containerd, name: str) -> None:
+    daemon.plugins.append(plugin("grpc", name))
+    async with daemon.running():
+        await client.wait_ready()
+    assert client.capabilities.builtin_cri
+
+
+async def test_a_missing_daemon_is_waited_for(daemon: Daemon, client: Containerd) -> None:
+    waiting = asyncio.create_task(client.wait_ready())
+    await asyncio.sleep(0.1)
+    assert not client.connected
+    assert not waiting.done()
+    async with daemon.running(), asyncio.timeout(10):
+        await waiting
+    assert client.connected
+
+
+async def test_a_daemon_that_goes_is_noticed_and_caught_up_with(
+    daemon: Daemon, client: Containerd
+) -> None:
+    caught_up: list[bool] = []
+
+    async def back() -> None:
+        caught_up.append(client.connected)
+        if len(caught_up) == 1:
+            raise Unknown("not yet")
+
+    async with daemon.running():
+        await client.wait_ready()
+        watching = asyncio.create_task(client.watch(back))
+        await asyncio.sleep(0.05)
+        assert client.connected
+    await until(lambda: not client.connected)
+    async with daemon.running():
+        await until(lambda: client.connected)
+    watching.cancel()
+    # The first try failed and was repeated; nobody saw the daemon as there before it succeeded.
+    assert caught_up == [False, False]
+
+
+async def test_a_temporary_lease_ends_with_its_block(daemon: Daemon, client: Containerd) -> None:
+    async with daemon.running():
+        async with client.temporary_lease() as metadata:
+            assert [("containerd-lease", daemon.leases[0])] == [
+                pair for pair in metadata if pair[0] == "containerd-lease"
+            ]
+            assert daemon.expiring
+        assert daemon.leases == []
+
+
+def test_any_messages_have_the_names_that_containerd_knows() -> None:
+    options = runc_options_pb2.Options(systemd_cgroup=True)
+    packed = containerd.proto_any(options)
+    assert packed.type_url == "containerd.runc.v1.Options"
+    assert runc_options_pb2.Options.FromString(packed.value) == options
+    spec = containerd.oci_any(types.Spec(hostname="h"))
+    assert spec.type_url == "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+    assert b'"hostname":"h"' in spec.value

@@ -1,0 +1,266 @@
+"""The generated servicers over a real socket: what happens around the hand-written work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from generated.cri import api_pb2
+from generated.handlers import frame
+from generated.lifecycle import ContainerState, SandboxState
+from runtime import errors
+from runtime.config import ConfigError
+from tests.unit.server.fakes import Line, Thing, World, empty, world
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "cri.sock"
+
+
+@pytest.fixture
+async def cri(socket: Path) -> AsyncIterator[World]:
+    async with world(socket) as made:
+        yield made
+
+
+async def code_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+def stop(container: str) -> api_pb2.StopContainerRequest:
+    return api_pb2.StopContainerRequest(container_id=container, timeout=3)
+
+
+async def test_the_socket_is_for_its_owner_only(cri: World, socket: Path) -> None:
+    assert os.stat(socket).st_mode & 0o777 == 0o600
+
+
+async def test_a_second_server_does_not_take_the_socket(cri: World, socket: Path) -> None:
+    with pytest.raises(ConfigError, match="another server answers there"):
+        async with world(socket):
+            pass
+
+
+async def test_the_work_gets_the_object_and_the_request(cri: World) -> None:
+    cri.operations.answers["stop"] = lambda *_: api_pb2.StopContainerResponse()
+    await cri.runtime.StopContainer(stop("running"))
+    (call,) = cri.operations.calls
+    assert call == ("stop", cri.containers.things[0], stop("running"))
+
+
+async def test_what_is_gone_is_stopped_already(cri: World) -> None:
+    await cri.runtime.StopContainer(stop("none"))
+    assert cri.operations.calls == []
+
+
+async def test_the_status_of_what_is_gone_is_not_found(cri: World) -> None:
+    call = cri.runtime.ContainerStatus(api_pb2.ContainerStatusRequest(container_id="none"))
+    assert await code_of(call) == (grpc.StatusCode.NOT_FOUND, "there is no container none")
+
+
+async def test_what_does_not_run_is_stopped_already(cri: World) -> None:
+    await cri.runtime.StopContainer(stop(cri.add_container(ContainerState.EXITED)))
+    assert cri.operations.calls == []
+
+
+async def test_a_wrong_state_is_refused_with_what_is_needed(cri: World) -> None:
+    call = cri.runtime.StartContainer(api_pb2.StartContainerRequest(container_id="running"))
+    assert await code_of(call) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "container running is RUNNING; StartContainer needs CREATED",
+    )
+
+
+async def test_figures_of_a_stopped_pod_are_unavailable(cri: World) -> None:
+    cri.sandboxes.things.append(Thing("stopped", SandboxState.NOTREADY))
+    call = cri.runtime.PodSandboxStats(api_pb2.PodSandboxStatsRequest(pod_sandbox_id="stopped"))
+    assert (await code_of(call))[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_while_closed_every_call_says_why(cri: World) -> None:
+    cri.closed = "recovering"
+    unary = cri.runtime.Version(api_pb2.VersionRequest())
+    assert await code_of(unary) == (grpc.StatusCode.UNAVAILABLE, "recovering")
+    stream = cri.runtime.StreamContainers(api_pb2.StreamContainersRequest())
+    assert await code_of(stream.read()) == (grpc.StatusCode.UNAVAILABLE, "recovering")
+
+
+async def test_a_wrong_request_names_every_field(cri: World) -> None:
+    call = cri.runtime.RunPodSandbox(api_pb2.RunPodSandboxRequest())
+    code, details = await code_of(call)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "config: must be set"
+    assert cri.operations.calls == []
+
+
+@pytest.mark.parametrize("kind", errors.CriError.__subclasses__(), ids=lambda kind: kind.__name__)
+async def test_an_error_keeps_its_code_and_its_words(
+    cri: World, kind: type[errors.CriError]
+) -> None:
+    def fail(*_: object) -> None:
+        raise kind("it is so", field="config.x")
+
+    cri.operations.answers["list"] = fail
+    call = cri.images.ListImages(api_pb2.ListImagesRequest())
+    assert await code_of(call) == (kind.code, "config.x: it is so")
+
+
+async def test_an_error_of_containerd_keeps_its_code(cri: World) -> None:
+    def fail(*_: object) -> None:
+        raise aio.AioRpcError(grpc.StatusCode.NOT_FOUND, aio.Metadata(), aio.Metadata(), "gone")
+
+    cri.operations.answers["list"] = fail
+    call = cri.images.ListImages(api_pb2.ListImagesRequest())
+    assert await code_of(call) == (grpc.StatusCode.NOT_FOUND, "cannot serve ListImages: gone")
+
+
+async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> None:
+    cri.operations.answers["list"] = lambda *_: {}["x"]
+    code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
+    assert code is grpc.StatusCode.INTERNAL
+    assert details == "ListImages failed inside the server: KeyError: 'x'"
+    (line,) = cri.log.lines
+    assert line.level == "error"
+    assert isinstance(line.fields["exc_info"], KeyError)
+
+
+async def test_unserved_calls_say_where_they_will_be_served(cri: World) -> None:
+    code, details = await code_of(cri.runtime.Exec(api_pb2.ExecRequest()))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert details == 'Exec is not served yet; see the issue "Streaming"'
+    events = cri.runtime.GetContainerEvents(api_pb2.GetEventsRequest())
+    assert (await code_of(events.read()))[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_every_rpc_is_overridden(cri: World) -> None:
+    """grpc's own default answer must never be given."""
+    for service in api_pb2.DESCRIPTOR.services_by_name.values():
+        stub = cri.images if service.name == "ImageService" else cri.runtime
+        for method in service.methods:
+            request = getattr(api_pb2, method.input_type.name)()
+            call = getattr(stub, method.name)(request)
+            cri.operations.any = lambda *_, name=method.name: empty(name)
+            try:
+                await (call.read() if method.server_streaming else call)
+            except aio.AioRpcError as error:
+                assert "Method not implemented" not in (error.details() or ""), method.name
+
+
+async def test_a_streamed_list_comes_in_parts(cri: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame, "BATCH", 2)
+    listed = api_pb2.ListContainersResponse(
+        containers=[api_pb2.Container(id=str(number)) for number in range(5)]
+    )
+    cri.operations.answers["list"] = lambda *_: listed
+    wanted = api_pb2.ContainerFilter(id="x")
+    stream = cri.runtime.StreamContainers(api_pb2.StreamContainersRequest(filter=wanted))
+    parts = [[container.id for container in part.containers] async for part in stream]
+    assert parts == [["0", "1"], ["2", "3"], ["4"]]
+    assert cri.operations.calls == [("list", api_pb2.ListContainersRequest(filter=wanted))]
+
+
+async def test_an_empty_streamed_list_ends_at_once(cri: World) -> None:
+    cri.operations.answers["list"] = lambda *_: api_pb2.ListPodSandboxResponse()
+    stream = cri.runtime.StreamPodSandboxes(api_pb2.StreamPodSandboxesRequest())
+    assert [part async for part in stream] == []
+
+
+async def test_what_changes_something_is_logged_with_its_object(cri: World) -> None:
+    cri.operations.answers["stop"] = lambda *_: api_pb2.StopContainerResponse()
+    await cri.runtime.StopContainer(stop("running"))
+    (line,) = cri.log.lines
+    assert (line.level, line.event) == ("info", "StopContainer")
+    assert line.fields.pop("ms") >= 0
+    assert line.fields == {"container_id": "running", "timeout": 3, "code": "OK"}
+
+
+async def test_what_only_reads_is_not_logged(cri: World) -> None:
+    cri.operations.answers["list"] = lambda *_: api_pb2.ListContainersResponse()
+    await cri.runtime.ListContainers(api_pb2.ListContainersRequest())
+    assert cri.log.lines == []
+
+
+async def test_secrets_reach_no_log(socket: Path) -> None:
+    secret = "hunter2"
+    auth = api_pb2.AuthConfig(
+        username="me",
+        password=secret,
+        auth=secret,
+        identity_token=secret,
+        registry_token=secret,
+    )
+    request = api_pb2.PullImageRequest(image=api_pb2.ImageSpec(image="x"), auth=auth)
+    async with world(socket, debugging=True) as cri:
+        cri.operations.answers["pull"] = lambda *_: api_pb2.PullImageResponse()
+        await cri.images.PullImage(request)
+        (line,) = cri.log.lines
+    assert secret not in repr(line)
+    assert 'username: "me"' in line.fields["request"]
+
+
+async def test_every_redacted_field_of_the_cri_is_known() -> None:
+    """Whoever adds a request with such a field finds it in the table: the generator walks all."""
+
+    def holds(message: Any, seen: tuple[str, ...] = ()) -> bool:
+        return any(
+            field.GetOptions().debug_redact
+            or (
+                field.message_type is not None
+                and field.message_type.name not in seen
+                and holds(field.message_type, (*seen, message.name))
+            )
+            for field in message.fields
+        )
+
+    services = api_pb2.DESCRIPTOR.services_by_name.values()
+    requests = {m.input_type.name for s in services for m in s.methods if holds(m.input_type)}
+    assert frame.REDACTED.keys() == requests
+
+
+async def test_every_call_is_observed_once(cri: World) -> None:
+    cri.operations.answers["list"] = lambda *_: api_pb2.ListImagesResponse()
+    await cri.images.ListImages(api_pb2.ListImagesRequest())
+    await code_of(cri.runtime.Exec(api_pb2.ExecRequest()))
+    assert cri.observed == [
+        ("ListImages", grpc.StatusCode.OK),
+        ("Exec", grpc.StatusCode.UNIMPLEMENTED),
+    ]
+
+
+async def test_a_caller_that_gives_up_cancels_the_work(cri: World) -> None:
+    cancelled = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    cri.operations.answers["stop"] = hang
+    call = cri.runtime.StopContainer(stop("running"), timeout=0.1)
+    assert (await code_of(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(5):
+        await cancelled.wait()
+    await asyncio.sleep(0.01)  # one turn of the loop is enough for the frame around it
+    assert cri.observed == [("StopContainer", grpc.StatusCode.CANCELLED)]
+    assert cri.log.lines[-1] == Line("info", "StopContainer", cri.log.lines[-1].fields)
+
+
+async def test_messages_of_16_mib_pass(cri: World) -> None:
+    big = api_pb2.ExecSyncResponse(stdout=b"x" * (15 << 20))
+    cri.operations.answers["exec_sync"] = lambda *_: big
+    request = api_pb2.ExecSyncRequest(container_id="running", cmd=["true"])
+    code, details = await code_of(cri.runtime.ExecSync(request))
+    # This client keeps gRPC's own limit of 4 MiB: the server has sent all of it.
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "15728" in details

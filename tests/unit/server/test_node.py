@@ -1,0 +1,151 @@
+"""What the server says of its node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from generated.containerd import introspection_pb2
+from generated.cri import api_pb2
+from runtime.config import CniTable, Config
+from runtime.errors import Unknown
+from runtime.node import Node
+from runtime.transforms.facts import Handler
+
+
+class Network:
+    """A network with or without a problem."""
+
+    def __init__(self, problem: str | None = None) -> None:
+        self._problem = problem
+
+    def problem(self) -> str | None:
+        return self._problem
+
+    async def status(self) -> str | None:
+        return self._problem
+
+
+def containerd(**deprecations: str) -> Any:
+    async def server(request: object, **_: float) -> introspection_pb2.ServerResponse:
+        warnings = [
+            introspection_pb2.DeprecationWarning(id=name, message=message)
+            for name, message in deprecations.items()
+        ]
+        return introspection_pb2.ServerResponse(deprecations=warnings)
+
+    return SimpleNamespace(introspection=SimpleNamespace(Server=server))
+
+
+def node(
+    *,
+    daemon: Any = None,
+    network: Network | None = None,
+    handler: Handler | None = None,
+    config: Config | None = None,
+) -> Node:
+    default = handler or Handler("runc")
+    return Node(
+        containerd=daemon or containerd(),
+        network=network or Network(),
+        handlers={"": default, default.name: default},
+        config=config or Config(),
+    )
+
+
+async def conditions(of: Node) -> dict[str, api_pb2.RuntimeCondition]:
+    answer = await of.status(api_pb2.StatusRequest())
+    return {condition.type: condition for condition in answer.status.conditions}
+
+
+async def test_all_is_well() -> None:
+    found = await conditions(node())
+    assert {name: condition.status for name, condition in found.items()} == {
+        "RuntimeReady": True,
+        "NetworkReady": True,
+        "ContainerdHasNoDeprecationWarnings": True,
+    }
+    assert not any(condition.reason or condition.message for condition in found.values())
+
+
+async def test_the_network_says_what_it_lacks() -> None:
+    found = (await conditions(node(network=Network("no config"))))["NetworkReady"]
+    assert not found.status
+    assert found.reason == "NetworkPluginNotReady"
+    assert found.message == "Network plugin returns error: no config"
+
+
+async def test_deprecations_of_the_daemon_are_passed_on() -> None:
+    found = await conditions(node(daemon=containerd(old="use new")))
+    condition = found["ContainerdHasNoDeprecationWarnings"]
+    assert not condition.status
+    assert json.loads(condition.message) == {"old": "use new"}
+
+
+async def test_handlers_are_sorted_and_the_default_has_no_name() -> None:
+    handler = Handler("runc", recursive_read_only=True)
+    answer = await node(handler=handler).status(api_pb2.StatusRequest())
+    assert [entry.name for entry in answer.runtime_handlers] == ["", "runc"]
+    assert all(entry.features.recursive_read_only_mounts for entry in answer.runtime_handlers)
+    assert answer.features.supplemental_groups_policy
+
+
+async def test_only_the_verbose_status_has_configurations() -> None:
+    assert not (await node().status(api_pb2.StatusRequest())).info
+    info = (await node().status(api_pb2.StatusRequest(verbose=True))).info
+    assert json.loads(info["config"])["containerd"]["snapshotter"] == "overlayfs"
+    assert json.loads(info["lastCNILoadStatus"]) == "OK"
+
+
+@pytest.mark.parametrize(
+    ("systemd", "driver"), [(True, api_pb2.SYSTEMD), (False, api_pb2.CGROUPFS)]
+)
+async def test_the_cgroup_driver_is_that_of_the_default_handler(
+    systemd: bool, driver: api_pb2.CgroupDriver
+) -> None:
+    made = node(handler=Handler("runc", systemd_cgroup=systemd))
+    answer = await made.runtime_config(api_pb2.RuntimeConfigRequest())
+    assert answer.linux.cgroup_driver == driver
+
+
+def update(pod_cidr: str) -> api_pb2.UpdateRuntimeConfigRequest:
+    network = api_pb2.NetworkConfig(pod_cidr=pod_cidr)
+    return api_pb2.UpdateRuntimeConfigRequest(
+        runtime_config=api_pb2.RuntimeConfig(network_config=network)
+    )
+
+
+def with_template(tmp_path: Path, text: str) -> Config:
+    template = tmp_path / "template"
+    template.write_text(text)
+    cni = CniTable(conf_dir=str(tmp_path / "net.d"), conf_template=str(template))
+    return Config(cni=cni)
+
+
+async def test_the_template_is_filled_in_while_the_network_is_missing(tmp_path: Path) -> None:
+    config = with_template(tmp_path, "{{.PodCIDR}}")
+    await node(config=config, network=Network("no config")).update_runtime_config(
+        update("10.0.0.0/8,fd00::/64")
+    )
+    written = tmp_path / "net.d" / "10-containerd-net.conflist"
+    assert written.read_text() == "10.0.0.0/8"
+
+
+@pytest.mark.parametrize(
+    ("problem", "cidr"), [(None, "10.0.0.0/8"), ("no config", "")], ids=["ready", "no CIDR"]
+)
+async def test_the_template_is_left_alone(tmp_path: Path, problem: str | None, cidr: str) -> None:
+    config = with_template(tmp_path, "{{.PodCIDR}}")
+    await node(config=config, network=Network(problem)).update_runtime_config(update(cidr))
+    assert not (tmp_path / "net.d").exists()
+
+
+async def test_a_wrong_template_is_named(tmp_path: Path) -> None:
+    config = with_template(tmp_path, "{{.Foo}}")
+    made = node(config=config, network=Network("no config"))
+    with pytest.raises(Unknown, match=r"template.*\.Foo"):
+        await made.update_runtime_config(update("10.0.0.0/8"))
