@@ -25,7 +25,7 @@ from codegen import (
     rules,
     stubs,
 )
-from codegen.errors import Problems
+from codegen.errors import Problems, SpecError, SpecErrors
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec
 from codegen.paths import Paths
@@ -75,6 +75,7 @@ def load_project(root: Path) -> Project:
     machines = lifecycle.read(root, {n: e.values for n, e in api.enums.items()}, problems)
     rpcs = rpc.read(root, api, machines, problems)
     found = translation(root, api, rpcs, problems)
+    check_defaults(root, problems)
     problems.stop_if_any()
     return Project(root, found, machines, rpcs)
 
@@ -148,6 +149,16 @@ def shared(project: Project) -> dict[str, Any]:
         "origins": plan.origins(found.mapped),
         **_defaults(project.root, found.oci),
     }
+
+
+def check_defaults(root: Path, problems: Problems) -> None:
+    """The default specs must be OCI specs; JSON is read as YAML, so that faults have a line."""
+    schema = load.json_file(root, oci_schema.FILE)
+    for name in ("sandbox_spec", "container_spec"):
+        try:
+            load.check_schema(load.yaml_file(root, _DEFAULTS[name]), schema, problems)
+        except (SpecError, SpecErrors) as error:
+            problems.take(error)
 
 
 def counts(files: Iterable[MappingFile]) -> dict[str, Any]:

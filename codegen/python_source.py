@@ -121,13 +121,12 @@ class Sources:
     def records(self) -> Mapping[str, Record]:
         """The dataclasses of facts.py by class name."""
         if self._records is None:
-            self._records = {}  # the annotations below ask for the names while they are read
             tree = self.tree(FACTS)
-            if tree is not None:
-                classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-                names = frozenset(node.name for node in classes)
-                read = _Annotations(tree, self.api, self.oci, names)
-                self._records = {node.name: _record(node, read) for node in classes}
+            body = tree.body if tree is not None else []
+            classes = [node for node in body if isinstance(node, ast.ClassDef)]
+            names = frozenset(node.name for node in classes)
+            read = _Annotations(tree or ast.Module([], []), self.api, self.oci, names)
+            self._records = {node.name: _record(node, read) for node in classes}
         return self._records
 
     # --- hand-written functions of runtime/

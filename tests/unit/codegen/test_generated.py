@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codegen import generate, render, write
-from codegen.errors import Problems, SpecErrors
+from codegen.errors import Problems, SpecError, SpecErrors
 from tests.unit.codegen.project import ROOT, api, copy_of_spec, project
 
 _RESOURCES = "spec/mapping/linux_container_resources.yaml"
@@ -68,3 +68,36 @@ def _builders(root: Path) -> dict[str, str]:
     problems.stop_if_any()
     template = "oci/%message.py.j2"
     return render.render_template(template, generate.jobs(found)[template], {})
+
+
+def test_a_default_spec_that_is_none_is_refused_with_its_line(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / "spec/oci/default_container.json"
+    path.write_text('{\n  "ociVersion": "1.2.0",\n  "mounts": "none"\n}\n')
+    with pytest.raises(SpecErrors) as raised:
+        generate.load_project(tmp_path)
+    assert [str(error) for error in raised.value.errors] == [
+        "spec/oci/default_container.json:3:13: mounts must be of type array"
+    ]
+
+
+def test_attributes_name_files_that_exist() -> None:
+    lines = (ROOT / ".gitattributes").read_text().splitlines()
+    patterns = [line.split()[0] for line in lines if line and not line.startswith("#")]
+    assert patterns
+    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
+
+
+def test_a_bump_asks_for_the_new_fields_only(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    text = (tmp_path / f"spec/cri/{api().version}.proto").read_text()
+    new = text.replace("message ImageSpec {", "message ImageSpec {\n    string newest = 99;")
+    (tmp_path / "spec/cri/9.99.proto").write_text(new)
+    (tmp_path / "spec/cri/current").write_text("9.99\n")
+    with pytest.raises(SpecErrors) as raised:
+        generate.load_project(tmp_path)
+    [error] = raised.value.errors
+    assert error.message == "ImageSpec.newest (str, since 9.99) has no fate"
+    (tmp_path / "spec/cri/current").write_text("8.88\n")
+    with pytest.raises(SpecError, match=r"names version 8\.88"):
+        generate.load_project(tmp_path)
