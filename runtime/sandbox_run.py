@@ -23,7 +23,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -57,6 +57,9 @@ UNFINISHED: Final = "unfinished"
 
 _CALL_LIMIT: Final = 120.0
 """Seconds for one containerd call: long, because a call that is given up may still take effect."""
+
+_SNAPSHOT_LABELS: Final = "containerd.io/snapshot/"
+_SNAPSHOT_REFERENCE: Final = "containerd.io/snapshot.ref"
 
 _INTERFACE_SYSCTL: Final = re.compile(r"net[./]\w+[./](conf|neigh)[./](?!(all|default|lo)[./])")
 """Sysctls of one interface, which exists only after CNI ADD."""
@@ -104,6 +107,15 @@ def _must_have_network(services: Services) -> None:
 def names_interface(sysctls: Iterable[str]) -> bool:
     """Whether a sysctl belongs to one network interface, which must be there first."""
     return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)
+
+
+def snapshot_labels(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The pod annotations that a snapshotter understands, as in the built-in plugin."""
+    return {
+        key: value
+        for key, value in annotations.items()
+        if key.startswith(_SNAPSHOT_LABELS) or key == _SNAPSHOT_REFERENCE
+    }
 
 
 class _Creation:
@@ -187,7 +199,7 @@ class _Creation:
 
     async def _make_namespace(self) -> None:
         with self._times.step("netns"):
-            path = await netns.create()
+            path = await netns.create(self._services.netns_directory)
         self._metadata = replace(self._metadata, netns_path=path)
         self._undo.push("remove the network namespace", netns.remove, path)
 
@@ -265,7 +277,10 @@ class _Creation:
     async def _prepare_on(self, parent: str) -> list[types_pb2.Mount]:
         answer = await self._containerd.snapshots.Prepare(
             snapshots_pb2.PrepareSnapshotRequest(
-                snapshotter=self._handler.snapshotter, key=self._metadata.id, parent=parent
+                snapshotter=self._handler.snapshotter,
+                key=self._metadata.id,
+                parent=parent,
+                labels=snapshot_labels(self._metadata.config.annotations),
             ),
             metadata=self._containerd.with_lease(self._metadata.id),
             timeout=_CALL_LIMIT,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from generated.cri import api_pb2
+from runtime import netns
 from runtime.config import Config
 from runtime.containerd import Containerd
 from runtime.errors import InvalidArgument
@@ -98,6 +99,13 @@ class Services:
                 field="runtime_handler",
             )
         return handler
+
+    @property
+    def netns_directory(self) -> str:
+        """Where the files that hold the pods' network namespaces are."""
+        if self.config.netns_mounts_under_state_dir:
+            return str(self.config.state_dir / "netns")
+        return netns.DIRECTORY
 
     def snapshotter(self, handler_name: str) -> str:
         """Where the handler's snapshots are; the default for one that has left the config since."""
