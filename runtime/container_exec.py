@@ -1,7 +1,7 @@
 """ExecSync: run a command in a container and answer with its output.
 
 Nothing of a command stays: whatever happens to the call, its process is killed, its record in the
-shim deleted, its FIFOs removed, in a task that the caller's cancellation does not reach.
+shim deleted, its FIFOs removed, in tasks that the caller's cancellation does not reach.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
@@ -25,6 +24,7 @@ from runtime.container_services import Services, in_background, to_the_end
 from runtime.containerd import MAX_MESSAGE
 from runtime.errors import DeadlineExceeded, Unknown, from_rpc
 from runtime.exec_output import OutputPipe
+from runtime.removals import is_not_found
 
 if TYPE_CHECKING:
     from runtime.containerd import Containerd
@@ -86,38 +86,37 @@ class _Exec:
         )
         return int(answer.exit_status)
 
-    async def end(self, *, running: bool) -> None:
-        """Kill the process if it may run, have the shim forget it, remove the FIFOs."""
-        try:
-            async with asyncio.timeout(_CLEANUP_LIMIT):
-                if running:
-                    await self._kill()
-                await self.containerd.tasks.DeleteProcess(
-                    tasks_pb2.DeleteProcessRequest(
-                        container_id=self.container_id, exec_id=self.exec_id
-                    )
-                )
-        except (aio.AioRpcError, TimeoutError) as error:
-            if not (isinstance(error, aio.AioRpcError) and _is_gone(error)):
-                log.warning(
-                    "a command may be left behind", container=self.container_id, error=str(error)
-                )
-        finally:
-            self.stdout.close()
-            self.stderr.close()
-
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """Return when the process has ended; it may have done so, or never have started."""
         request = tasks_pb2.KillRequest(
             container_id=self.container_id, exec_id=self.exec_id, signal=signal.SIGKILL
         )
         try:
-            await self.containerd.tasks.Kill(request)
+            async with asyncio.timeout(_CLEANUP_LIMIT):
+                await self.containerd.tasks.Kill(request)
+                await self._wait()
+        except (aio.AioRpcError, TimeoutError) as error:
+            log.debug("command not killed", container=self.container_id, error=str(error))
+
+    async def forget(self) -> None:
+        """Have the shim forget a process that ended, and remove the FIFOs.
+
+        The shim first waits, for some seconds, for whatever else holds the output open.
+        """
+        self.stdout.close()
+        self.stderr.close()
+        try:
+            await self.containerd.tasks.DeleteProcess(
+                tasks_pb2.DeleteProcessRequest(
+                    container_id=self.container_id, exec_id=self.exec_id
+                ),
+                timeout=_CLEANUP_LIMIT,
+            )
         except aio.AioRpcError as error:
-            # it has ended by itself, or was never started
-            log.debug("nothing to kill", container=self.container_id, error=error.details())
-            return
-        # the shim refuses to forget a process that it has not seen ending
-        await self._wait()
+            if not is_not_found(error):
+                log.warning(
+                    "a command may be left behind", container=self.container_id, error=str(error)
+                )
 
 
 async def exec_sync(
@@ -162,10 +161,12 @@ async def _run(services: Services, command: _Exec, request: api_pb2.ExecSyncRequ
             running = False
             await _drain(command, services.config.drain_exec_sync_io_timeout)
     except BaseException:
-        await to_the_end(command.end(running=running))
+        if running:
+            await to_the_end(command.kill())
         raise
-    # an answer need not wait until the shim has forgotten a process that is no more
-    in_background(command.end(running=False))
+    finally:
+        # an answer need not wait until the shim has forgotten a process that is no more
+        in_background(command.forget())
     return exit_code
 
 
@@ -182,7 +183,3 @@ async def _drain(command: _Exec, limit: float) -> None:
 
 def _fifo(directory: Path, exec_id: str, stream: str) -> Path:
     return directory / f"{exec_id}-{stream}"
-
-
-def _is_gone(error: aio.AioRpcError) -> bool:
-    return error.code() is grpc.StatusCode.NOT_FOUND

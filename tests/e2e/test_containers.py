@@ -1,0 +1,464 @@
+"""Containers beyond the walk: stops that meet, commands given up, failures that leave nothing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from tests.harness import images
+from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.node import Node
+from tests.harness.registry import Registry
+
+from .conftest import BUSYBOX, HOST
+
+APP = f"{HOST}/app:1"
+"""An image with users, a volume and a stop signal of its own."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A running pod, and what most tests do in it."""
+
+    cri: Cri
+    node: Node
+    id: str
+    config: api_pb2.PodSandboxConfig
+
+    def created(self, *command: str, image: str = BUSYBOX, **fields: object) -> str:
+        config = container_config(image, *command, **fields)
+        return self.cri.create(self.id, config, self.config)
+
+    def running(self, *command: str, image: str = BUSYBOX, **fields: object) -> str:
+        container = self.created(*command, image=image, **fields)
+        self.cri.start(container)
+        return container
+
+    def directory(self, container: str, below: str = "root") -> Path:
+        return self.node.directory / below / "io.containerd.grpc.v1.cri/containers" / container
+
+
+@pytest.fixture(scope="session", autouse=True)
+def app_image(registry: Registry) -> None:
+    files: dict[str, bytes | str | None] = {
+        **images.busybox_files(),
+        "etc/passwd": b"root:x:0:0::/:\nweb:x:1000:1001::/:\n",
+        "etc/group": b"root:x:0:\nweb:x:1001:\nlogs:x:50:web\n",
+        "data": None,
+        "data/seed": b"from the image",
+    }
+    config = {"Volumes": {"/data": {}}, "User": "web", "StopSignal": "SIGUSR1"}
+    image = images.image([images.layer_tar(files)], config)
+    images.push(registry.url, "app:1", {"amd64": image})
+
+
+@pytest.fixture
+def pod(cri: Cri, node: Node) -> Iterator[Pod]:
+    for file in node.logs.glob("*.log"):
+        file.unlink()
+    config = pod_config(log_directory=str(node.logs))
+    yield Pod(cri, node, cri.run_pod(config), config)
+
+
+def refused(code: grpc.StatusCode, call: Callable[[], object]) -> str:
+    """Run the call, which must be refused with ``code``; what was said."""
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    assert error.value.code() is code, error.value
+    return str(error.value.details())
+
+
+# Stopping
+
+
+def test_the_signal_of_the_request_wins_over_that_of_the_image(pod: Pod) -> None:
+    pod.cri.pull(APP)
+    script = "trap 'exit 31' USR1; trap 'exit 32' INT; echo ready; while :; do sleep 0.05; done"
+    by_image = pod.running("sh", "-c", script, image=APP, name="a")
+    by_request = pod.running("sh", "-c", script, image=APP, name="b", stop_signal=api_pb2.SIGINT)
+    for name in ("a", "b"):
+        wait_for_log(pod, name, "ready")
+    for container in (by_image, by_request):
+        pod.cri.stop(container, 10)
+    assert pod.cri.status(by_image).exit_code == 31
+    assert pod.cri.status(by_image).stop_signal == api_pb2.SIGUSR1
+    assert pod.cri.status(by_request).exit_code == 32
+
+
+def test_a_shorter_timeout_ends_a_longer_stop(pod: Pod) -> None:
+    container = pod.running("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        began = time.monotonic()
+        long = pool.submit(pod.cri.stop, container, 60)
+        time.sleep(0.3)
+        pool.submit(pod.cri.stop, container, 1).result()
+        long.result()
+    assert time.monotonic() - began < 10
+    assert pod.cri.status(container).exit_code == 137
+
+
+def test_the_signal_is_sent_once(pod: Pod) -> None:
+    script = "n=0; trap 'n=$((n+1)); echo got $n' TERM; echo ready; while :; do sleep 0.05; done"
+    container = pod.running("sh", "-c", script)
+    wait_for_log(pod, "app", "ready")
+    for _ in range(2):
+        request = api_pb2.StopContainerRequest(container_id=container, timeout=60)
+        refused(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            lambda r=request: pod.cri.runtime.StopContainer(r, timeout=0.5),  # type: ignore[misc]
+        )
+    # a caller that gave up kills nothing
+    assert pod.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    assert log_text(pod, "app").count("got") == 1
+
+
+def test_a_container_in_the_pods_pid_namespace_stops(pod: Pod) -> None:
+    config = container_config(BUSYBOX, "sh", "-c", "sleep 1000 & exec sleep 1000")
+    config.linux.security_context.namespace_options.pid = api_pb2.POD
+    container = pod.cri.create(pod.id, config, pod.config)
+    pod.cri.start(container)
+    began = time.monotonic()
+    pod.cri.stop(container, 0)
+    assert time.monotonic() - began < 5
+
+
+# Removing
+
+
+def test_a_running_container_is_removed_by_force(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    assert pod.directory(container).is_dir()
+    pod.cri.remove(container)
+    refused(grpc.StatusCode.NOT_FOUND, lambda: pod.cri.status(container))
+    assert not pod.directory(container).exists()
+    assert not pod.directory(container, "state").exists()
+    # its name is free again
+    pod.cri.remove(pod.created("true"))
+
+
+def test_a_name_is_taken_while_its_container_exists(pod: Pod) -> None:
+    container = pod.created("true")
+    said = refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true"))
+    assert container in said
+
+
+# Creating
+
+
+def test_user_and_groups_come_from_the_image(pod: Pod) -> None:
+    pod.cri.pull(APP)
+    container = pod.running("sleep", "1000", image=APP)
+    assert pod.cri.exec_sync(container, "id", "-u").stdout == b"1000\n"
+    assert pod.cri.exec_sync(container, "id", "-G").stdout.split() == [b"1001", b"50"]
+    user = pod.cri.status(container).user.linux
+    assert (user.uid, user.gid, list(user.supplemental_groups)) == (1000, 1001, [50, 1001])
+
+
+def test_a_volume_of_the_image_has_its_content(pod: Pod) -> None:
+    pod.cri.pull(APP)
+    container = pod.running("sleep", "1000", image=APP)
+    seen = pod.cri.exec_sync(container, "cat", "/data/seed")
+    assert seen.stdout == b"from the image"
+    assert b" /data " in pod.cri.exec_sync(container, "cat", "/proc/mounts").stdout
+
+
+def test_sources_of_mounts_are_made_and_resolved(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_text("here")
+    (tmp_path / "link").symlink_to("real")
+    mounts = [
+        api_pb2.Mount(host_path=str(tmp_path / "link"), container_path="/a", readonly=True),
+        api_pb2.Mount(host_path=str(tmp_path / "missing/deep"), container_path="/b"),
+    ]
+    container = pod.running("sleep", "1000", mounts=mounts)
+    assert pod.cri.exec_sync(container, "cat", "/a/file").stdout == b"here"
+    assert pod.cri.exec_sync(container, "touch", "/a/no").exit_code != 0
+    assert pod.cri.exec_sync(container, "touch", "/b/yes").exit_code == 0
+    assert (tmp_path / "missing/deep/yes").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        pytest.param(
+            {"image": "nowhere.example/nothing:1"},
+            grpc.StatusCode.NOT_FOUND,
+            "pull it first",
+            id="image",
+        ),
+        pytest.param(
+            {
+                "linux": api_pb2.LinuxContainerConfig(
+                    security_context=api_pb2.LinuxContainerSecurityContext(
+                        run_as_username="nobody-here"
+                    )
+                )
+            },
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "no user 'nobody-here'",
+            id="user",
+        ),
+        pytest.param(
+            {"devices": [api_pb2.Device(host_path="/etc/passwd", permissions="r")]},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            r"config.devices[0].host_path",
+            id="device",
+        ),
+        pytest.param(
+            {
+                "linux": api_pb2.LinuxContainerConfig(
+                    security_context=api_pb2.LinuxContainerSecurityContext(
+                        seccomp=api_pb2.SecurityProfile(
+                            profile_type=api_pb2.SecurityProfile.Localhost,
+                            localhost_ref="/no/such/profile.json",
+                        )
+                    )
+                )
+            },
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "/no/such/profile.json",
+            id="seccomp",
+        ),
+    ],
+)
+def test_a_creation_that_fails_leaves_nothing(
+    pod: Pod, changes: dict[str, Any], code: grpc.StatusCode, says: str
+) -> None:
+    said = refused(code, lambda: pod.created("true", **changes))
+    assert says in said
+    assert list(pod.directory("").iterdir()) == []
+    assert list(pod.directory("", "state").iterdir()) == []
+    # the name was freed
+    pod.created("true")
+
+
+def test_a_pod_that_was_stopped_takes_no_containers(pod: Pod) -> None:
+    waiting = pod.created("true", name="waiting")
+    pod.cri.stop_pod(pod.id)
+    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true"))
+    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.cri.start(waiting))
+    assert pod.cri.status(waiting).state == api_pb2.CONTAINER_CREATED
+
+
+def test_a_target_container_shares_its_processes(pod: Pod) -> None:
+    target = pod.running("sleep", "12345", name="target")
+    config = container_config(BUSYBOX, "sleep", "1000", name="debug")
+    options = config.linux.security_context.namespace_options
+    options.pid, options.target_id = api_pb2.TARGET, target
+    debug = pod.cri.create(pod.id, config, pod.config)
+    pod.cri.start(debug)
+    assert b"sleep 12345" in pod.cri.exec_sync(debug, "ps", "-o", "args").stdout
+    pod.cri.stop(target)
+    config.metadata.name = "late"
+    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.cri.create(pod.id, config, pod.config))
+
+
+def test_a_container_without_a_log_path_runs(pod: Pod) -> None:
+    container = pod.created("sh", "-c", "head -c 1000000 /dev/zero")
+    request = container_config(BUSYBOX, "sh", "-c", "head -c 1000000 /dev/zero", name="silent")
+    request.log_path = ""
+    silent = pod.cri.create(pod.id, request, pod.config)
+    pod.cri.start(silent)
+    assert pod.cri.wait_for_state(silent, api_pb2.CONTAINER_EXITED).exit_code == 0
+    assert pod.cri.status(silent).log_path == ""
+    assert pod.cri.status(container).log_path == str(pod.node.logs / "app.log")
+
+
+def test_a_terminal_has_one_output(pod: Pod) -> None:
+    container = pod.running("sh", "-c", "test -t 1 && echo out; echo err >&2", tty=True, stdin=True)
+    pod.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
+    lines = [line.split(" ", 3)[1:] for line in log_text(pod, "app").splitlines()]
+    assert lines == [["stdout", "F", "out"], ["stdout", "F", "err"]]
+
+
+# Running commands
+
+
+def test_output_beyond_the_limit_is_read_and_dropped(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    answer = pod.cri.exec_sync(
+        container, "sh", "-c", "head -c 20000000 /dev/zero; head -c 100 /dev/zero >&2; exit 4"
+    )
+    assert 16_000_000 < len(answer.stdout) <= 16 << 20
+    assert answer.exit_code == 4
+
+
+def test_a_command_that_ran_too_long_is_gone(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    refused(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        lambda: pod.cri.exec_sync(container, "sleep", "4321", timeout=1),
+    )
+    assert b"4321" not in pod.cri.exec_sync(container, "ps", "-o", "args").stdout
+    assert_no_exec_is_left(pod, container)
+
+
+def test_a_command_ends_with_the_call_that_wanted_it(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    request = api_pb2.ExecSyncRequest(container_id=container, cmd=["sleep", "4321"])
+    call = pod.cri.runtime.ExecSync.future(request, timeout=60)
+    wait_until(lambda: b"4321" in pod.cri.exec_sync(container, "ps", "-o", "args").stdout)
+    call.cancel()
+    wait_until(lambda: b"4321" not in pod.cri.exec_sync(container, "ps", "-o", "args").stdout)
+    assert_no_exec_is_left(pod, container)
+
+
+def test_what_a_command_leaves_behind_does_not_hold_a_timed_call(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    began = time.monotonic()
+    refused(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        lambda: pod.cri.exec_sync(container, "sh", "-c", "sleep 1000 &", timeout=1),
+    )
+    assert time.monotonic() - began < 10
+    assert_no_exec_is_left(pod, container)
+
+
+def test_a_command_that_does_not_exist_is_an_error(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    said = refused(grpc.StatusCode.UNKNOWN, lambda: pod.cri.exec_sync(container, "/no/program"))
+    assert "/no/program" in said
+    assert_no_exec_is_left(pod, container)
+
+
+def test_many_commands_at_once(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda i: pod.cri.exec_sync(container, "echo", str(i)), range(16))
+        assert [answer.stdout for answer in answers] == [f"{i}\n".encode() for i in range(16)]
+    assert_no_exec_is_left(pod, container)
+
+
+def test_commands_need_a_running_container(pod: Pod) -> None:
+    created = pod.created("true")
+    refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.cri.exec_sync(created, "true"))
+
+
+# Changing and showing
+
+
+def test_resources_that_the_kernel_refuses_are_put_back(pod: Pod) -> None:
+    resources = api_pb2.LinuxContainerResources(cpu_shares=512)
+    container = pod.running(
+        "sleep", "1000", linux=api_pb2.LinuxContainerConfig(resources=resources)
+    )
+    bad = api_pb2.LinuxContainerResources(cpu_shares=1024, cpuset_cpus="9999")
+    request = api_pb2.UpdateContainerResourcesRequest(container_id=container, linux=bad)
+    refused(grpc.StatusCode.UNKNOWN, lambda: pod.cri.runtime.UpdateContainerResources(request))
+    shown = pod.cri.status(container).resources.linux
+    assert (shown.cpu_shares, shown.cpuset_cpus) == (512, "")
+    good = api_pb2.LinuxContainerResources(cpu_shares=256)
+    request = api_pb2.UpdateContainerResourcesRequest(container_id=container, linux=good)
+    pod.cri.runtime.UpdateContainerResources(request)
+    assert pod.cri.status(container).resources.linux.cpu_shares == 256
+
+
+def test_resources_of_a_created_container_change_before_it_starts(pod: Pod) -> None:
+    container = pod.created("sh", "-c", "cat /sys/fs/cgroup/cpu*/cpu.shares || sleep 1000")
+    wanted = api_pb2.LinuxContainerResources(memory_limit_in_bytes=48 << 20)
+    request = api_pb2.UpdateContainerResourcesRequest(container_id=container, linux=wanted)
+    pod.cri.runtime.UpdateContainerResources(request)
+    assert pod.cri.status(container).resources.linux.memory_limit_in_bytes == 48 << 20
+
+
+def test_the_log_of_an_ended_container_is_not_reopened(pod: Pod) -> None:
+    container = pod.running("true")
+    pod.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
+    (pod.node.logs / "app.log").unlink()
+    request = api_pb2.ReopenContainerLogRequest(container_id=container)
+    refused(
+        grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.cri.runtime.ReopenContainerLog(request)
+    )
+    assert not (pod.node.logs / "app.log").exists()
+
+
+def test_a_verbose_status_shows_the_final_spec(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    request = api_pb2.ContainerStatusRequest(container_id=container, verbose=True)
+    info = pod.cri.runtime.ContainerStatus(request).info["info"]
+    assert '"runtimeSpec":{"ociVersion"' in info
+    assert f'"sandboxID":"{pod.id}"' in info
+
+
+def test_lists_filter_by_state(pod: Pod) -> None:
+    created, running = pod.created("true", name="c"), pod.running("sleep", "1000", name="r")
+    for state, container in (
+        (api_pb2.CONTAINER_CREATED, created),
+        (api_pb2.CONTAINER_RUNNING, running),
+    ):
+        wanted = api_pb2.ContainerFilter(state=api_pb2.ContainerStateValue(state=state))
+        request = api_pb2.ListContainersRequest(filter=wanted)
+        found = pod.cri.runtime.ListContainers(request).containers
+        assert [item.id for item in found] == [container]
+
+
+# Figures
+
+
+def test_figures_of_a_container(pod: Pod) -> None:
+    limit = api_pb2.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
+    container = pod.running(
+        *("sh", "-c", "while :; do :; done"), linux=api_pb2.LinuxContainerConfig(resources=limit)
+    )
+    request = api_pb2.ContainerStatsRequest(container_id=container)
+    first = pod.cri.runtime.ContainerStats(request).stats
+    assert first.attributes.id == container
+    assert not first.cpu.HasField("usage_nano_cores")
+    assert 0 < first.memory.working_set_bytes.value < 64 << 20
+    available = first.memory.available_bytes.value
+    assert available == (64 << 20) - first.memory.working_set_bytes.value
+    time.sleep(1.5)
+    second = pod.cri.runtime.ContainerStats(request).stats
+    assert second.cpu.usage_core_nano_seconds.value > first.cpu.usage_core_nano_seconds.value
+    assert 0 < second.cpu.usage_nano_cores.value < 2_000_000_000
+
+
+def test_figures_of_a_pod(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    request = api_pb2.PodSandboxStatsRequest(pod_sandbox_id=pod.id)
+    stats = pod.cri.runtime.PodSandboxStats(request).stats
+    assert stats.attributes.id == pod.id
+    assert stats.linux.network.default_interface.name == "eth0"
+    assert [c.attributes.id for c in stats.linux.containers] == [container]
+    listed = pod.cri.runtime.ListPodSandboxStats(api_pb2.ListPodSandboxStatsRequest()).stats
+    assert [s.attributes.id for s in listed] == [pod.id]
+
+
+def test_figures_are_filtered_and_leave_out_what_does_not_run(pod: Pod) -> None:
+    pod.created("true", name="c", labels={"app": "a"})
+    running = pod.running("sleep", "1000", name="r", labels={"app": "a"})
+    for label, expected in (("a", [running]), ("b", [])):
+        wanted = api_pb2.ContainerStatsFilter(label_selector={"app": label})
+        request = api_pb2.ListContainerStatsRequest(filter=wanted)
+        found = pod.cri.runtime.ListContainerStats(request).stats
+        assert [item.attributes.id for item in found] == expected
+
+
+def assert_no_exec_is_left(pod: Pod, container: str) -> None:
+    """Neither FIFOs of the server nor processes in the shim."""
+    fifos = pod.directory(container, "state") / "exec"
+    wait_until(lambda: list(fifos.iterdir()) == [])
+
+
+def log_text(pod: Pod, name: str) -> str:
+    return (pod.node.logs / f"{name}.log").read_text()
+
+
+def wait_for_log(pod: Pod, name: str, text: str) -> None:
+    file = pod.node.logs / f"{name}.log"
+    wait_until(lambda: file.exists() and text in file.read_text())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
