@@ -63,6 +63,8 @@ async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:
 
 async def set_labels(containerd: Containerd, digest: str, labels: Mapping[str, str]) -> None:
     """Set these labels of a blob and leave its others."""
+    if not labels:  # an empty mask would mean: replace all
+        return
     await containerd.content.Update(
         content_pb2.UpdateRequest(
             info=content_pb2.Info(digest=digest, labels=dict(labels)),

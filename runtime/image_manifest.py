@@ -175,6 +175,12 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
     return chain
 
 
+def digest_of(data: bytes, like: str = "") -> str:
+    """The digest of bytes, by the algorithm of ``like`` (sha256 without one)."""
+    algorithm = like.partition(":")[0] or "sha256"
+    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+
+
 def child_labels(parent: Index | Manifest) -> dict[str, str]:
     """Labels that keep the parts of an index or manifest from containerd's garbage collector."""
     prefix = "containerd.io/gc.ref.content"

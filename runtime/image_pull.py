@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from runtime import image_content
 from runtime.containerd import Containerd, Metadata
-from runtime.errors import FailedPrecondition, Unavailable
+from runtime.errors import FailedPrecondition, Unavailable, Unknown
 from runtime.image_manifest import (
+    DOCUMENT_LIMIT,
     Config,
     Descriptor,
     Index,
     Manifest,
     Platform,
+    chain_ids,
     child_labels,
     choose,
+    digest_of,
     parse,
     parse_config,
 )
@@ -109,14 +113,9 @@ class Puller:
             lease=lease,
             fetched=must_be_there,
         )
-        await self.hold_snapshot(manifest.config, snapshotter, chain_id)
+        label = snapshot_label(snapshotter, config)
+        await image_content.set_labels(self.containerd, manifest.config.digest, label)
         return chain_id
-
-    async def hold_snapshot(self, config: Descriptor, snapshotter: str, chain_id: str) -> None:
-        """Make the config's blob hold the snapshots, as long as the image is there."""
-        if chain_id:
-            label = {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain_id}
-            await image_content.set_labels(self.containerd, config.digest, label)
 
 
 class _Pull:
@@ -137,29 +136,53 @@ class _Pull:
         self._source_label = source_label
         self._lease = lease
         self._slots = asyncio.Semaphore(puller.max_downloads)
+        self._writes: list[asyncio.Task[None]] = []
 
     async def run(self) -> Pulled:
-        target, data = await self._source.manifest()
-        top = parse(data, target.media_type, target.digest)
-        await self._keep_document(target, data, child_labels(top))
-        manifest = await self._manifest_of(top)
-        await self._keep_blob(manifest.config)
-        config = parse_config(
-            await image_content.read(self._containerd, manifest.config.digest),
-            manifest.config.digest,
-        )
-        chain_id = await self._layers(manifest, config)
-        await self._puller.hold_snapshot(manifest.config, self._snapshotter, chain_id)
-        return Pulled(target, manifest.config, chain_id)
+        """The whole pull. Documents are written beside the rest: containerd takes its time."""
+        try:
+            target, manifest = await self._manifest()
+            config = await self._config(manifest.config)
+            chain_id = await self._layers(manifest, config)
+            await asyncio.gather(*self._writes)
+            return Pulled(target, manifest.config, chain_id)
+        finally:
+            await _end(self._writes)
 
-    async def _manifest_of(self, top: Index | Manifest) -> Manifest:
-        """The manifest itself, or the one of an index that fits this host."""
+    async def _manifest(self) -> tuple[Descriptor, Manifest]:
+        """What the reference names, and the manifest that it leads to on this host."""
+        target, data = descriptor, _ = await self._source.manifest()
+        top = self._parsed(descriptor, data)
         while isinstance(top, Index):
-            chosen = choose(top, self._puller.platform)
-            descriptor, data = await self._source.manifest(chosen.digest)
-            top = parse(data, descriptor.media_type, descriptor.digest)
-            await self._keep_document(descriptor, data, child_labels(top))
-        return top
+            descriptor, data = await self._source.manifest(
+                choose(top, self._puller.platform).digest
+            )
+            top = self._parsed(descriptor, data)
+        return target, top
+
+    def _parsed(self, descriptor: Descriptor, data: bytes) -> Index | Manifest:
+        parsed = parse(data, descriptor.media_type, descriptor.digest)
+        self._keep_document(descriptor, data, child_labels(parsed))
+        return parsed
+
+    async def _config(self, descriptor: Descriptor) -> Config:
+        """The image config. Its blob holds the snapshots that are about to be made."""
+        data = await self._small_blob(descriptor)
+        config = parse_config(data, descriptor.digest)
+        labels = snapshot_label(self._snapshotter, config)
+        self._keep_document(descriptor, data, labels)
+        return config
+
+    async def _small_blob(self, descriptor: Descriptor) -> bytes:
+        if await image_content.info(self._containerd, descriptor.digest):
+            return await image_content.read(self._containerd, descriptor.digest)
+        if descriptor.size > DOCUMENT_LIMIT:
+            raise FailedPrecondition(f"config {descriptor.digest} is larger than {DOCUMENT_LIMIT}")
+        async with aclosing(self._source.blob(descriptor)) as pieces:
+            data = b"".join([piece async for piece in pieces])
+        if digest_of(data, descriptor.digest) != descriptor.digest:
+            raise Unknown(f"the bytes of {descriptor.digest} are wrong")
+        return data
 
     async def _layers(self, manifest: Manifest, config: Config) -> str:
         """Fetch and unpack side by side; returns the chain id.
@@ -184,24 +207,21 @@ class _Pull:
                 fetched=fetched,
             )
         finally:
-            for task in downloads.values():
-                task.cancel()
-            await asyncio.gather(*downloads.values(), return_exceptions=True)
+            await _end(downloads.values())
 
     async def _download(self, layer: Descriptor) -> None:
         async with self._slots:
-            await self._keep_blob(layer)
+            await self._keep(layer, partial(self._source.blob, layer), {})
 
-    async def _keep_document(
+    def _keep_document(
         self, descriptor: Descriptor, data: bytes, labels: Mapping[str, str]
     ) -> None:
+        """Begin to write what we have in hand."""
+
         async def source(offset: int) -> AsyncGenerator[bytes, None]:
             yield data[offset:]
 
-        await self._keep(descriptor, source, labels)
-
-    async def _keep_blob(self, descriptor: Descriptor) -> None:
-        await self._keep(descriptor, partial(self._source.blob, descriptor), {})
+        self._writes.append(asyncio.ensure_future(self._keep(descriptor, source, labels)))
 
     async def _keep(
         self, descriptor: Descriptor, source: image_content.Source, labels: Mapping[str, str]
@@ -223,8 +243,20 @@ class _Pull:
             there = await image_content.info(self._containerd, descriptor.digest)
         await keep_in_lease(self._containerd, self._lease, "content", descriptor.digest)
         missing = image_content.missing_labels(there.labels if there else {}, wanted)
-        if missing:
-            await image_content.set_labels(self._containerd, descriptor.digest, missing)
+        await image_content.set_labels(self._containerd, descriptor.digest, missing)
+
+
+def snapshot_label(snapshotter: str, config: Config) -> dict[str, str]:
+    """The label by which the config's blob holds its snapshots, as long as the image is there."""
+    chain = chain_ids(config.diff_ids)
+    return {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain[-1]} if chain else {}
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel what still runs, and wait for it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _unless_one_fails(task: asyncio.Task[None], all_: Iterable[asyncio.Task[None]]) -> None:

@@ -140,13 +140,14 @@ class Unpacker:
                     f"layer {step.layer.digest} unpacks to {applied.applied.digest}, "
                     f"but its image says {step.diff_id}"
                 )
-            await self._commit(step, key)
+            label = {"containerd.io/uncompressed": step.diff_id}
+            await asyncio.gather(
+                self._commit(step, key),
+                set_labels(self._containerd, step.layer.digest, label),
+            )
         except BaseException:
             await asyncio.shield(self._discard(step.snapshotter, key))
             raise
-        await set_labels(
-            self._containerd, step.layer.digest, {"containerd.io/uncompressed": step.diff_id}
-        )
 
     async def _prepare(self, step: _Step) -> tuple[str, Sequence[types_pb2.Mount]] | None:
         """Key and mounts of a new snapshot to unpack into; None: the layer is there already."""

@@ -235,8 +235,8 @@ class Images:
             )
             labels = self._store.labels_for(str(reference))
             image_id = pulled.config.digest
-            for name in self._record_names(reference, pulled.target, image_id):
-                await self._store.put(name, pulled.target, labels)
+            names = self._record_names(reference, pulled.target, image_id)
+            await asyncio.gather(*(self._store.put(n, pulled.target, labels) for n in names))
         image = self._store.find(image_id)
         if image is None:
             raise NotFound(f"image {reference} was removed while it was pulled")
