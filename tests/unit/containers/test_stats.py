@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
 from generated.cri import api_pb2
+from generated.lifecycle import ContainerState, SandboxState
 from runtime import container_stats, sandbox_stats
-from runtime.cgroup_files import Memory, Pressure, Stall, Swap, Usage
-from runtime.container_stats import CpuRates
+from runtime.cgroup_files import Cgroups, Memory, Pressure, Stall, Swap, Usage
+from runtime.config import Config
+from runtime.container_stats import CpuRates, LayerUsage
+from runtime.errors import NotFound, Unavailable
 from runtime.sandbox_stats import Interface, network_usage, parse_net_dev
-from runtime.stats import _above_own_cgroups
+from runtime.stats import Stats, _above_own_cgroups
+
+from . import made
 
 SECOND = 1_000_000_000
 
@@ -106,8 +117,9 @@ def test_the_figures_are_those_of_the_whole_container() -> None:
     assert _above_own_cgroups("/elsewhere", "abc123") == "/elsewhere"
 
 
-def test_filters_of_figures_are_conjunctive(made_container, made_sandbox) -> None:  # type: ignore[no-untyped-def]
-    container = made_container("abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
+def test_filters_of_figures_are_conjunctive(tmp_path: Path) -> None:
+    store = made.store(tmp_path)
+    container = made.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
     wanted = api_pb2.ContainerStatsFilter
     assert container_stats.matches(wanted(), container)
     assert container_stats.matches(
@@ -115,8 +127,70 @@ def test_filters_of_figures_are_conjunctive(made_container, made_sandbox) -> Non
     )
     assert not container_stats.matches(wanted(id="b"), container)
     assert not container_stats.matches(wanted(label_selector={"a": "2"}), container)
-    sandbox = made_sandbox("pod", labels={"a": "1"})
+    sandbox = made.sandbox(store, "pod", labels={"a": "1"})
     assert sandbox_stats.matches(api_pb2.PodSandboxStatsFilter(id="p"), sandbox)
     assert not sandbox_stats.matches(
         api_pb2.PodSandboxStatsFilter(label_selector={"c": "1"}), sandbox
     )
+
+
+async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
+    """The container's cgroup is found through its process, here this test's own."""
+    store = made.store(tmp_path)
+    made.sandbox(store, "pod")
+    made.container(store, "runs", pid=os.getpid())
+    made.container(store, "waits", state=ContainerState.CREATED)
+    layer = LayerUsage(timestamp=7, size=4096, inodes=3, root="/var/lib/snapshots")
+    stats = Stats(
+        store=store,
+        images=FakeImages(layer),
+        handlers={},
+        config=Config(),
+        cgroups=FakeCgroups(None, {}, usage(5, 1000, memory=Memory(10, 4, 1, 2, 3, None))),
+    )
+    answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
+    (found,) = answer.stats
+    assert found.attributes.id == "runs"
+    assert found.cpu.usage_core_nano_seconds.value == 1000
+    assert found.writable_layer.used_bytes.value == 4096
+    assert found.writable_layer.fs_id.mountpoint == "/var/lib/snapshots"
+
+
+async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
+    store = made.store(tmp_path)
+    container = made.container(store, "c", state=ContainerState.EXITED)
+    sandbox = made.sandbox(store, "pod", state=SandboxState.NOTREADY)
+    stats = Stats(
+        store=store,
+        images=FakeImages(None),
+        handlers={},
+        config=Config(),
+        cgroups=FakeCgroups(None, {}),
+    )
+    with pytest.raises(NotFound, match="EXITED"):
+        await stats.container(container, api_pb2.ContainerStatsRequest())
+    with pytest.raises(Unavailable, match="NOTREADY"):
+        await stats.sandbox(sandbox, api_pb2.PodSandboxStatsRequest())
+
+
+class FakeImages:
+    def __init__(self, layer: LayerUsage | None) -> None:
+        self._layer = layer
+
+    def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None:
+        return self._layer
+
+
+@dataclass(frozen=True)
+class FakeCgroups(Cgroups):
+    """One answer for every cgroup; None: all are gone."""
+
+    answer: Usage | None = None
+
+    def of_process(self, pid: int) -> str | None:
+        return "/somewhere"
+
+    def usage(self, path: str) -> Usage:
+        if self.answer is None:
+            raise FileNotFoundError(path)
+        return self.answer

@@ -1,0 +1,69 @@
+"""The output of commands: the end that is told from the beginning, the limit, the clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.exec_output import OutputPipe
+
+
+async def written(pipe: OutputPipe, content: bytes) -> None:
+    """Write as the shim does: from outside the loop, and then close."""
+
+    def write() -> None:
+        with open(pipe.path, "wb") as file:
+            file.write(content)
+
+    await asyncio.to_thread(write)
+
+
+async def test_an_output_that_has_not_begun_has_not_ended(tmp_path: Path) -> None:
+    pipe = OutputPipe(tmp_path / "fifo", limit=100)
+    await asyncio.sleep(0.05)
+    assert not pipe.ended.done()
+    await written(pipe, b"out")
+    await asyncio.sleep(0.05)
+    # the shim of the next process of the same container may still come
+    assert not pipe.ended.done()
+    pipe.started()
+    await asyncio.wait_for(pipe.ended, 5)
+    assert pipe.content == b"out"
+    pipe.close()
+
+
+async def test_a_process_without_output_ends_it_at_once(tmp_path: Path) -> None:
+    pipe = OutputPipe(tmp_path / "fifo", limit=100)
+    pipe.started()
+    await asyncio.wait_for(pipe.ended, 5)
+    assert pipe.content == b""
+    pipe.close()
+
+
+async def test_what_is_beyond_the_limit_is_read_and_dropped(tmp_path: Path) -> None:
+    pipe = OutputPipe(tmp_path / "fifo", limit=10)
+    # far more than a pipe holds: the writer would block if nobody read
+    await asyncio.wait_for(written(pipe, b"0123456789" * 100_000), 10)
+    pipe.started()
+    await asyncio.wait_for(pipe.ended, 5)
+    assert pipe.content == b"0123456789"
+    pipe.close()
+
+
+async def test_closing_leaves_neither_file_nor_descriptor(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    pipe = OutputPipe(tmp_path / "fifo", limit=10)
+    pipe.close()
+    pipe.close()
+    assert not pipe.path.exists()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert pipe.ended.done()
+
+
+async def test_a_path_that_exists_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "fifo").write_text("somebody's")
+    with pytest.raises(FileExistsError):
+        OutputPipe(tmp_path / "fifo", limit=10)

@@ -1,0 +1,41 @@
+"""A signal reaches only a process of the container that is meant."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import process_signal
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def own_cgroup() -> str:
+    """Any part of the path of this process's cgroup, which its children share."""
+    return Path("/proc/self/cgroup").read_text().splitlines()[-1].rpartition(":")[2]
+
+
+def test_a_process_of_the_container_is_signalled(process: subprocess.Popen[bytes]) -> None:
+    assert process_signal.send(process.pid, own_cgroup(), signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_process_of_another_cgroup_is_left_alone(process: subprocess.Popen[bytes]) -> None:
+    assert not process_signal.send(process.pid, "f" * 64, signal.SIGKILL)
+    assert process.poll() is None
+
+
+def test_a_process_that_is_gone_is_for_containerd_to_tell() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert not process_signal.send(process.pid, own_cgroup(), signal.SIGKILL)
+    assert not process_signal.send(0, own_cgroup(), signal.SIGKILL)
