@@ -1,4 +1,4 @@
-"""One session for each job, run in the project's own ``.venv``; ``./dev NAME`` is the same as ``nox -s NAME``."""
+"""One session for each job, run in the project's ``.venv``; ``./dev NAME`` is ``nox -s NAME``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(session: nox.Session) -> None:
 
 @nox.session
 def diff(session: nox.Session) -> None:
-    """Named changes between two CRI versions or two revisions of the mapping: ``-- OLD NEW``."""
+    """Named changes between two CRI versions or revisions of the mapping: ``-- OLD NEW``."""
     _run(session, "cri-codegen", "diff", *session.posargs)
 
 
@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """critest against our server, where critest is on PATH: ``-- [--streaming] [critest flags]``."""
+    """critest on our server, where it is on PATH: ``-- [--streaming] [critest flags]``."""
     _run(session, "python", "-m", "tests.conformance", *session.posargs)
 
 

@@ -1,4 +1,4 @@
-"""``nox -s conformance``: the field's own tests (critest of kubernetes-sigs/cri-tools) on this server.
+"""``nox -s conformance``: the field's own tests (critest of cri-tools) on this server.
 
 critest pulls its images from the registries that it names. A machine that reaches none of them can
 send these pulls elsewhere: CRI_TEST_HOSTS_TOML names a folder of ``hosts.toml`` files.

@@ -1,4 +1,4 @@
-"""``./dev demo``: one pod walks through the architecture, step by step, as the kubelet would lead it."""
+"""``./dev demo``: one pod walks through the architecture, led as the kubelet would lead it."""
 
 from __future__ import annotations
 

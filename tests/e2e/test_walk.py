@@ -1,4 +1,4 @@
-"""The walk that everything serves: a pod with one container, from RunPodSandbox to RemovePodSandbox."""
+"""The walk that everything serves: a pod and a container, from RunPodSandbox to its removal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One small Kubernetes node in a folder: containerd, a CRI server on it, CNI and a registry mirror.
 
-``Node(kind="ours")`` runs ``cri-containerd serve --embedded``; ``Node(kind="builtin")`` runs the same
-containerd package with its own CRI plugin, which the benchmark and the differential tests compare with.
+``Node(kind="ours")`` runs ``cri-containerd serve --embedded``; ``Node(kind="builtin")`` runs the
+same containerd package with its own CRI plugin, which the benchmark compares with.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Node:
         return (self.directory / "server.log").read_text(errors="replace")
 
     def processes(self) -> dict[int, str]:
-        """Pid → command of everything that runs for this node: server, keeper, containerd, shims."""
+        """Pid → command of all that runs for this node: server, keeper, containerd, shims."""
         found = {}
         for proc in Path("/proc").glob("[0-9]*"):
             try:

@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 class Registry:
-    """A registry process; ``settings`` is appended to its YAML configuration (``auth``, ``http.tls``)."""
+    """A registry process; ``http`` and ``auth`` are parts of its YAML configuration."""
 
     def __init__(self, directory: Path, *, http: str = "", auth: str = "", scheme: str = "http"):
         self.port = free_port()
@@ -28,7 +28,7 @@ class Registry:
         config = directory / "config.yml"
         config.write_text(
             "version: 0.1\nlog: {accesslog: {disabled: true}, level: error}\n"
-            f"storage: {{filesystem: {{rootdirectory: {directory}/data}}, delete: {{enabled: true}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
             f"http:\n  addr: {self.host}\n{http}{auth}"
         )
         self._log = (directory / "registry.log").open("wb")

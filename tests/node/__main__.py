@@ -1,4 +1,4 @@
-"""``nox -s node``: the demo and the e2e tests on a production-like node, a Debian 13 machine under QEMU.
+"""``nox -s node``: the demo and the e2e tests on a Debian 13 machine under QEMU.
 
 ``-- COMMAND`` runs another command there, in a copy of this checkout.
 """

@@ -1,7 +1,7 @@
 """A Debian 13 node as a virtual machine: systemd, cgroup v2, AppArmor, swap, containerd 1.7.
 
-QEMU emulates the processor, so no hardware virtualisation is needed: a boot takes about 15 s, and
-everything in it is some ten times slower than on the host. The machine has no network beyond itself.
+QEMU emulates the processor, so no hardware virtualisation is needed: a boot takes about 15 s,
+and all in it is some ten times slower than on the host. It has no network beyond itself.
 """
 
 from __future__ import annotations
@@ -23,26 +23,45 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 TOOLS = ("mmdebstrap", "qemu-system-x86_64", "mke2fs", "debugfs", "mkswap")
 
-PACKAGES = (
+PACKAGES = [
     # the machine
-    "systemd-sysv dbus udev kmod procps linux-image-cloud-amd64 ca-certificates apparmor iproute2 sudo"
+    *("systemd-sysv", "dbus", "udev", "kmod", "procps", "linux-image-cloud-amd64"),
+    *("ca-certificates", "apparmor", "iproute2", "sudo"),
     # what ./dev setup asks for
-    " containerd runc containernetworking-plugins docker-registry skopeo busybox-static"
-    " apache2-utils iptables python3-venv"
-).split()
+    *("containerd", "runc", "containernetworking-plugins", "docker-registry", "skopeo"),
+    *("busybox-static", "apache2-utils", "iptables", "python3-venv"),
+]
 
 # What a throw-away machine without logins, other disks or devices to find does not need.
-MASKED_UNITS = (
-    "tmp.mount getty.target systemd-logind.service systemd-user-sessions.service"
-    " systemd-ask-password-console.path systemd-ask-password-wall.path apt-daily.timer"
-    " apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer systemd-tmpfiles-clean.timer"
-    " remote-fs.target systemd-pstore.service systemd-firstboot.service"
-    " systemd-hwdb-update.service systemd-journal-catalog-update.service"
-    " systemd-machine-id-commit.service systemd-random-seed.service systemd-remount-fs.service"
-    " systemd-update-done.service systemd-binfmt.service systemd-udev-trigger.service"
-    " ldconfig.service proc-sys-fs-binfmt_misc.automount sys-kernel-config.mount"
-    " sys-kernel-debug.mount sys-kernel-tracing.mount"
-).split()
+MASKED_UNITS = [
+    "tmp.mount",
+    "getty.target",
+    "systemd-logind.service",
+    "systemd-user-sessions.service",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "fstrim.timer",
+    "systemd-tmpfiles-clean.timer",
+    "remote-fs.target",
+    "systemd-pstore.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-machine-id-commit.service",
+    "systemd-random-seed.service",
+    "systemd-remount-fs.service",
+    "systemd-update-done.service",
+    "systemd-binfmt.service",
+    "systemd-udev-trigger.service",
+    "ldconfig.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+]
 
 SERVICE = """\
 [Service]
@@ -136,7 +155,7 @@ class Machine:
             (units / unit).symlink_to("/dev/null")
 
     def _install_project(self, tree: Path) -> None:
-        """A .venv with the pinned packages, made here at the host's speed, for the node's Python."""
+        """A .venv with the pinned packages for the node's Python, made at the host's speed."""
         home, wheels = tree / "root/project", tree / "root/wheels"
         home.mkdir()
         for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -160,7 +179,8 @@ class Machine:
         steps = (
             "cd /root/project && python3 -m venv .venv"
             " && .venv/bin/pip -q install --upgrade pip==26.2"
-            " && .venv/bin/pip -q install -e . --group codegen --group test --group lint --group nox"
+            " && .venv/bin/pip -q install -e ."
+            " --group codegen --group test --group lint --group nox"
             " && touch .venv/.installed && .venv/bin/python -m compileall -q .venv"
         )
         environment = {
@@ -177,9 +197,9 @@ class Machine:
     ) -> int:
         """Boot a throw-away copy, run ``command`` in it as root, and return its exit status.
 
-        Output comes to our standard output as it is written. ``shares`` maps a path inside to the folder
-        that is there, read-only, as it was at the start; what the command leaves in /out comes back
-        as ``directory/out``.
+        Output comes to our standard output as it is written. ``shares`` maps a path inside to the
+        folder that is there, read-only, as it was at the start; what the command leaves in /out
+        comes back as ``directory/out``.
         """
         with tempfile.TemporaryDirectory(dir=self.directory) as folder:
             scratch = Path(folder)
