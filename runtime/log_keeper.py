@@ -561,8 +561,11 @@ def encode(value: Facts) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a keeper; arguments: inherited listening socket, inherited lock, build."""
-    listener, _lock, build = arguments
+    """Run a keeper; arguments: number of the inherited listening socket, build, state directory.
+
+    The last is for those who read the list of processes; nothing is opened by it.
+    """
+    listener, build, _ = arguments
     with open("/proc/self/comm", "w") as name:
         name.write("log-keeper")
     os.chdir("/")

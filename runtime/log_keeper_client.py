@@ -42,7 +42,7 @@ _LINE_BYTES = 64 << 20
 
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 _PROGRAM = (
-    "import sys; sys.path.append({root!r}); from runtime.log_keeper import main; main({args})"
+    "import sys; sys.path.append({root!r}); from runtime.log_keeper import main; main(sys.argv[1:])"
 )
 
 
@@ -294,11 +294,11 @@ class LogKeeper:
             listener.bind(self._socket_path)
             os.chmod(self._socket_path, 0o600)
             listener.listen(64)
-            arguments = [str(listener.fileno()), str(lock), self._build]
-            program = _PROGRAM.format(root=str(_PACKAGE_ROOT), args=arguments)
+            arguments = [str(listener.fileno()), self._build, self._state_dir]
+            program = _PROGRAM.format(root=str(_PACKAGE_ROOT))
             return subprocess.Popen(
                 # no site (-S), no environment (-I): that halves the imports of an interpreter
-                [sys.executable, "-I", "-S", "-c", program],
+                [sys.executable, "-I", "-S", "-c", program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
