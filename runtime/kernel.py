@@ -17,23 +17,12 @@ MS_RDONLY: Final = 0x1
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
-MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
-MS_UNBINDABLE: Final = 1 << 17
-MS_PRIVATE: Final = 1 << 18
-MS_SLAVE: Final = 1 << 19
-MS_SHARED: Final = 1 << 20
 
-MNT_FORCE: Final = 0x1
 MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 
-CLONE_NEWNS: Final = 0x0002_0000
-CLONE_NEWUTS: Final = 0x0400_0000
-CLONE_NEWIPC: Final = 0x0800_0000
-CLONE_NEWUSER: Final = 0x1000_0000
-CLONE_NEWPID: Final = 0x2000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,18 +48,10 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         raise _failure(f"cannot mount {kind}{source} on {target}", target)
 
 
-def mount_tmpfs(target: str, size: int, mode: int = 0o1777) -> None:
+def mount_tmpfs(target: str, size: int) -> None:
     """Mount an empty tmpfs of at most ``size`` bytes, as /dev/shm: no suid, device or program."""
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    mount("shm", target, "tmpfs", flags, f"mode={mode:o},size={size}")
-
-
-def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None:
-    """Make ``source`` appear at ``target``, which must exist."""
-    flags = MS_BIND | (MS_REC if recursive else 0)
-    mount(source, target, flags=flags)
-    if read_only:  # a bind takes the source's flags; only a remount changes them
-        mount("none", target, flags=MS_REMOUNT | MS_BIND | MS_RDONLY)
+    mount("shm", target, "tmpfs", flags, f"mode=1777,size={size}")
 
 
 def umount2(target: str, flags: int = 0) -> None:
@@ -79,8 +60,8 @@ def umount2(target: str, flags: int = 0) -> None:
         raise _failure(f"cannot unmount {target}", target)
 
 
-def setns(fd: int, kind: int = 0) -> None:
-    """Move the calling thread into the namespace ``fd`` is open on; ``kind`` is CLONE_NEW* or 0."""
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into the namespace ``fd`` is open on; ``kind`` is CLONE_NEW*."""
     if _libc.setns(fd, kind) != 0:
         raise _failure("cannot enter the namespace")
 

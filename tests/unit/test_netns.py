@@ -89,7 +89,7 @@ def test_mounts_are_listed_deepest_first_and_unmounted_in_that_order(tmp_path: P
     top.mkdir()
     kernel.mount_tmpfs(str(top), 1 << 20)
     (top / "deep").mkdir()
-    kernel.bind(str(tmp_path), str(top / "deep"), read_only=True)
+    kernel.mount("tmpfs", str(top / "deep"), "tmpfs", kernel.MS_RDONLY)
     kernel.mount_tmpfs(str(top), 1 << 20)  # covers the first
     assert os.statvfs(top).f_blocks * os.statvfs(top).f_frsize == 1 << 20
     assert kernel.mounts_below(str(top)) == [str(top / "deep"), str(top), str(top)]
@@ -108,4 +108,4 @@ def test_failures_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot mount nofs x on /nowhere: No such"):
         kernel.mount("x", "/nowhere", "nofs")
     with pytest.raises(OSError, match="cannot enter the namespace: Bad file descriptor"):
-        kernel.setns(-1)
+        kernel.setns(-1, kernel.CLONE_NEWNET)
