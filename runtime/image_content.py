@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from itertools import chain, repeat
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import grpc
@@ -29,6 +29,14 @@ _LABEL_LIMIT: Final = 4096
 _SOURCE_LABEL: Final = "containerd.io/distribution.source."
 _LOCKED_DELAYS: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds between looks at a blob that another process is writing; the last one repeats."""
+
+_WRITE: Final = content_pb2.WriteAction.WRITE
+_UNANSWERED: Final = 1
+"""Messages of a write that may wait for their answer while the next one is sent."""
+
+_WriteStream: TypeAlias = (
+    "aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse]"
+)
 
 Source = Callable[[int], AsyncGenerator[bytes, None]]
 """Gives the bytes of a blob from an offset to its end."""
@@ -168,40 +176,42 @@ async def _try_write(
     return True
 
 
-async def _copy(
-    stream: aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse],
-    source: Source,
-    offset: int,
-) -> int:
-    """Write everything that the source gives; returns the offset after it."""
+async def _copy(stream: _WriteStream, source: Source, offset: int) -> int:
+    """Write everything that the source gives; returns the offset after it.
+
+    A piece is sent before the one ahead of it is confirmed: waiting for each takes twice the time.
+    """
     pending = bytearray()
+    unanswered = 0
     async with aclosing(source(offset)) as pieces:
         async for piece in pieces:
             pending += piece
-            if len(pending) >= _PIECE:
-                offset = await _write(stream, pending, offset)
-    return await _write(stream, pending, offset) if pending else offset
+            if len(pending) < _PIECE:
+                continue
+            await _ask(stream, action=_WRITE, offset=offset, data=bytes(pending))
+            offset += len(pending)
+            unanswered += 1
+            pending.clear()
+            if unanswered > _UNANSWERED:
+                await _answer(stream)
+                unanswered -= 1
+    for _ in range(unanswered):
+        await _answer(stream)
+    return await _send(stream, action=_WRITE, offset=offset, data=bytes(pending))
 
 
-async def _write(
-    stream: aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse],
-    pending: bytearray,
-    offset: int,
-) -> int:
-    written = await _send(
-        stream, action=content_pb2.WriteAction.WRITE, offset=offset, data=bytes(pending)
-    )
-    pending.clear()
-    return written
-
-
-async def _send(
-    stream: aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse],
-    **fields: object,
-) -> int:
+async def _send(stream: _WriteStream, **fields: object) -> int:
     """One message and its answer: the offset that the store has reached."""
-    with suppress(asyncio.InvalidStateError):  # the call has ended: reading says why
+    await _ask(stream, **fields)
+    return await _answer(stream)
+
+
+async def _ask(stream: _WriteStream, **fields: object) -> None:
+    with suppress(asyncio.InvalidStateError):  # the call has ended: the answer says why
         await stream.write(content_pb2.WriteContentRequest(**fields))  # type: ignore[arg-type]
+
+
+async def _answer(stream: _WriteStream) -> int:
     answer = await stream.read()
     if not isinstance(answer, content_pb2.WriteContentResponse):
         raise Unknown("containerd ended a write without an answer")
