@@ -232,7 +232,7 @@ async def _container_status(
             pid=process.pid,
             started_at=saved.started_at or time.time_ns(),
             exit_code=0,
-            reason="" if saved.reason == records.UNKNOWN_REASON else saved.reason,
+            reason=_known_reason(saved),
         )
     if process.status == task_types_pb2.STOPPED:
         exit = Exit.told(process.exit_status, process.exited_at)
@@ -246,6 +246,11 @@ async def _container_status(
     raise RecordError(f"its task is {task_types_pb2.Status.Name(process.status)}")
 
 
+def _known_reason(saved: facts.ContainerStatus) -> str:
+    """The saved reason, e.g. of an earlier OOM; not the one that stands in for a lost file."""
+    return "" if saved.reason == records.UNKNOWN_REASON else saved.reason
+
+
 def _ended(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:
     return replace(
         saved,
@@ -254,7 +259,7 @@ def _ended(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:
         started_at=saved.started_at or exit.at,
         finished_at=exit.at,
         exit_code=exit.code,
-        reason=saved.reason or exit.reason,
+        reason=_known_reason(saved) or exit.reason,
     )
 
 

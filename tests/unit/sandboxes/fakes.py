@@ -1,0 +1,345 @@
+"""A containerd, a network and images that live in memory, write down what is asked, and fail on
+demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from grpc import aio
+
+from generated.containerd import (
+    containers_pb2,
+    leases_pb2,
+    snapshots_pb2,
+    task_types_pb2,
+    tasks_pb2,
+)
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerEvent
+from runtime.config import Config
+from runtime.errors import Unknown
+from runtime.events import Events
+from runtime.exits import Exits
+from runtime.sandbox_services import Services
+from runtime.store import Container, Layout, Store
+from runtime.transforms import facts
+
+
+def rpc_error(code: grpc.StatusCode, details: str = "told to fail") -> aio.AioRpcError:
+    return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), details=details)
+
+
+class FakeTask:
+    """One task; ``ended`` is resolved with its exit code."""
+
+    def __init__(self) -> None:
+        self.status = task_types_pb2.CREATED
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def end(self, code: int) -> None:
+        self.status = task_types_pb2.STOPPED
+        if not self.ended.done():
+            self.ended.set_result(code)
+
+
+class FakeContainerd:
+    """The calls that sandboxes make; each awaits once, so that steps really run beside others."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: dict[str, grpc.StatusCode] = {}
+        self.hold: dict[str, asyncio.Event] = {}
+        self.records: dict[str, containers_pb2.Container] = {}
+        self.held_leases: set[str] = set()
+        self.held_snapshots: set[str] = set()
+        self.running: dict[str, FakeTask] = {}
+        self.away = asyncio.Event()
+        self._next: asyncio.Future[None] | None = None
+        self.containers = _Calls(self, "containers")
+        self.leases = _Calls(self, "leases")
+        self.snapshots = _Calls(self, "snapshots")
+        self.tasks = _Calls(self, "tasks")
+
+    def with_lease(self, lease: str) -> tuple[tuple[str, str], ...]:
+        return (("containerd-lease", lease),)
+
+    async def called(self, call: str) -> None:
+        """Return once it was called so."""
+        while call not in self.calls:
+            self._next = asyncio.get_running_loop().create_future()
+            await self._next
+
+    def note(self, call: str) -> None:
+        """Write down a call and wake who waits for it."""
+        self.calls.append(call)
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    @property
+    def holdings(self) -> tuple[set[str], set[str], set[str], set[str]]:
+        return set(self.records), self.held_leases, self.held_snapshots, set(self.running)
+
+    # What each call does
+
+    def containers_create(self, request: containers_pb2.CreateContainerRequest) -> Any:
+        self.records[request.container.id] = request.container
+        return containers_pb2.CreateContainerResponse(container=request.container)
+
+    def containers_update(self, request: containers_pb2.UpdateContainerRequest) -> Any:
+        for key, value in request.container.extensions.items():
+            self.records[request.container.id].extensions[key].CopyFrom(value)
+        return containers_pb2.UpdateContainerResponse()
+
+    def containers_list(self, request: containers_pb2.ListContainersRequest) -> Any:
+        kind = request.filters[0].partition("==")[2]
+        found = [r for r in self.records.values() if r.labels["io.cri-containerd.kind"] == kind]
+        return containers_pb2.ListContainersResponse(containers=found)
+
+    def containers_delete(self, request: containers_pb2.DeleteContainerRequest) -> Any:
+        _must_be(self.records.pop(request.id, None))
+        return Empty()
+
+    def leases_create(self, request: leases_pb2.CreateRequest) -> Any:
+        self.held_leases.add(request.id)
+        return leases_pb2.CreateResponse()
+
+    def leases_delete(self, request: leases_pb2.DeleteRequest) -> Any:
+        _must_be(request.id in self.held_leases)
+        self.held_leases.discard(request.id)
+        return Empty()
+
+    def snapshots_prepare(self, request: snapshots_pb2.PrepareSnapshotRequest) -> Any:
+        self.held_snapshots.add(request.key)
+        return snapshots_pb2.PrepareSnapshotResponse()
+
+    def snapshots_remove(self, request: snapshots_pb2.RemoveSnapshotRequest) -> Any:
+        _must_be(request.key in self.held_snapshots)
+        self.held_snapshots.discard(request.key)
+        return Empty()
+
+    def tasks_create(self, request: tasks_pb2.CreateTaskRequest) -> Any:
+        self.running[request.container_id] = FakeTask()
+        return tasks_pb2.CreateTaskResponse(pid=7)
+
+    def tasks_start(self, request: tasks_pb2.StartRequest) -> Any:
+        self.running[request.container_id].status = task_types_pb2.RUNNING
+        return tasks_pb2.StartResponse(pid=7)
+
+    def tasks_get(self, request: tasks_pb2.GetRequest) -> Any:
+        task = self._task(request.container_id)
+        code = task.ended.result() if task.ended.done() else 0
+        process = task_types_pb2.Process(
+            id=request.container_id, pid=7, status=task.status, exit_status=code
+        )
+        return tasks_pb2.GetResponse(process=process)
+
+    def tasks_kill(self, request: tasks_pb2.KillRequest) -> Any:
+        self._task(request.container_id).end(128 + request.signal)
+        return Empty()
+
+    def tasks_delete(self, request: tasks_pb2.DeleteTaskRequest) -> Any:
+        task = self._task(request.container_id)
+        if task.status == task_types_pb2.RUNNING:
+            raise rpc_error(grpc.StatusCode.FAILED_PRECONDITION, "the task must be stopped")
+        del self.running[request.container_id]
+        return tasks_pb2.DeleteResponse(exit_status=0)
+
+    def tasks_metrics(self, request: tasks_pb2.MetricsRequest) -> Any:
+        return tasks_pb2.MetricsResponse()
+
+    async def wait(self, task_id: str) -> tasks_pb2.WaitResponse:
+        code = await self._or_away(asyncio.shield(self._task(task_id).ended))
+        return tasks_pb2.WaitResponse(exit_status=code)
+
+    async def _or_away(self, ended: asyncio.Future[int]) -> int:
+        away = asyncio.ensure_future(self.away.wait())
+        await asyncio.wait({ended, away}, return_when=asyncio.FIRST_COMPLETED)
+        away.cancel()
+        if ended.done():
+            return ended.result()
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, "connection lost")
+
+    def _task(self, task_id: str) -> FakeTask:
+        _must_be(task_id in self.running)
+        return self.running[task_id]
+
+
+class _Calls:
+    """The stub of one service."""
+
+    def __init__(self, daemon: FakeContainerd, service: str) -> None:
+        self._daemon = daemon
+        self._service = service
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = f"{self._service}.{name}"
+
+        def begin(request: Any, **_: object) -> Any:
+            self._daemon.note(call)
+            return answer(request)
+
+        async def answer(request: Any) -> Any:
+            daemon = self._daemon
+            if call in daemon.hold:
+                await daemon.hold[call].wait()
+            await asyncio.sleep(0)
+            if call in daemon.fail:
+                raise rpc_error(daemon.fail[call])
+            if daemon.away.is_set():
+                raise rpc_error(grpc.StatusCode.UNAVAILABLE, "connection lost")
+            if call == "tasks.Wait":
+                return await daemon.wait(request.container_id)
+            return getattr(daemon, f"{self._service}_{name.lower()}")(request)
+
+        return begin
+
+
+def _must_be(there: object) -> None:
+    if not there:
+        raise rpc_error(grpc.StatusCode.NOT_FOUND, "not found")
+
+
+class FakeNetwork:
+    """CNI in memory."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.attached: set[str] = set()
+        self.fail: set[str] = set()
+        self.not_ready: str | None = None
+        self.hang = False
+
+    def problem(self) -> str | None:
+        return self.not_ready
+
+    async def add(self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig) -> Any:
+        self.calls.append("ADD")
+        self.attached.add(sandbox_id)
+        if self.hang:
+            await asyncio.sleep(60)
+        await asyncio.sleep(0)
+        if "ADD" in self.fail:
+            raise Unknown("told to fail")
+
+        class Attachment:
+            ip = "10.0.0.2"
+            additional_ips = ("fd00::2",)
+            result: Mapping[str, Any] = {"Interfaces": {}}
+
+        return Attachment()
+
+    async def delete(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        had_result: bool,
+    ) -> None:
+        self.calls.append(f"DEL {'strict' if had_result else 'lenient'}")
+        if "DEL" in self.fail and had_result:
+            raise Unknown("told to fail")
+        self.attached.discard(sandbox_id)
+
+
+class FakeImages:
+    """One pause image."""
+
+    image = facts.Image(
+        id="sha256:1", reference="pause:1", chain_id="sha256:2", entrypoint=("/pause",), user="1:1"
+    )
+
+    async def ensure(self, reference: str) -> facts.Image:
+        return self.image
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str:
+        return image.chain_id
+
+
+class FakeLogKeeper:
+    """A keeper whose output is always drained."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def open(self, container_id: str, *_: object, **__: object) -> None:
+        self.calls.append(f"open {container_id}")
+
+    async def drained(self, container_id: str) -> None:
+        self.calls.append(f"drained {container_id}")
+
+    async def close(self, container_id: str) -> None:
+        self.calls.append(f"close {container_id}")
+
+
+class FakeContainers:
+    """Containers that stop and go at once."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def stop(
+        self, container: Container, request: api_pb2.StopContainerRequest
+    ) -> api_pb2.StopContainerResponse:
+        self.calls.append(f"stop {container.id} {request.timeout}")
+        container.fire(ContainerEvent.EXITED, finished_at=1)
+        return api_pb2.StopContainerResponse()
+
+    async def remove(
+        self, container: Container, request: api_pb2.RemoveContainerRequest
+    ) -> api_pb2.RemoveContainerResponse:
+        self.calls.append(f"remove {container.id}")
+        container.fire(ContainerEvent.REMOVE)
+        container.fire(ContainerEvent.REMOVED)
+        return api_pb2.RemoveContainerResponse()
+
+
+class World:
+    """Everything that sandboxes need, none of it real but the directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self.containerd = FakeContainerd()
+        self.network = FakeNetwork()
+        self.containers = FakeContainers()
+        self.log_keeper = FakeLogKeeper()
+        self.store = Store(Layout(directory / "root", directory / "state"), Events())
+        self.exits = Exits(
+            containerd=self.containerd,  # type: ignore[arg-type]
+            store=self.store,
+            log_keeper=self.log_keeper,
+        )
+        self.services = Services(
+            containerd=self.containerd,  # type: ignore[arg-type]
+            store=self.store,
+            exits=self.exits,
+            images=FakeImages(),
+            network=self.network,
+            containers=self.containers,
+            host=facts.Host(hostname="node"),
+            handlers={"runc": facts.Handler(name="runc")},
+            config=Config(),
+        )
+
+    @property
+    def directories(self) -> list[str]:
+        """What sandboxes have on disk."""
+        layout = self.store.layout
+        bases = (layout.root / "sandboxes", layout.state / "sandboxes")
+        return [str(path) for base in bases if base.exists() for path in base.iterdir()]
+
+
+def run_request(network: Any = api_pb2.POD, **fields: Any) -> api_pb2.RunPodSandboxRequest:
+    config = api_pb2.PodSandboxConfig(
+        metadata=api_pb2.PodSandboxMetadata(name="pod", namespace="ns", uid="u", attempt=1),
+        dns_config=api_pb2.DNSConfig(servers=["10.0.0.10"]),
+    )
+    options = config.linux.security_context.namespace_options
+    options.network = network
+    options.ipc = api_pb2.NODE  # no tmpfs: these tests need no root
+    config.MergeFrom(api_pb2.PodSandboxConfig(**fields))
+    return api_pb2.RunPodSandboxRequest(config=config)

@@ -1,0 +1,134 @@
+"""A task's end is learnt once, never from a broken call, and dealt with until that went through."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from generated.containerd import cgroup1_metrics_pb2, cgroup2_metrics_pb2, task_types_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from runtime import exits
+from runtime.exits import oom_kills
+from runtime.store import Container
+from runtime.transforms import facts
+
+from .fakes import FakeTask, World
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(exits, "_RECONNECT_PAUSE", 0.001)
+    monkeypatch.setattr(exits, "_FIRST_PAUSE", 0.001)
+    return World(tmp_path)
+
+
+def running(world: World) -> tuple[Container, FakeTask]:
+    """A running container that is followed."""
+    task = FakeTask()
+    task.status = task_types_pb2.RUNNING
+    world.containerd.running["c1"] = task
+    metadata = facts.ContainerMetadata(
+        id="c1", name="c1", sandbox_id="s1", config=api_pb2.ContainerConfig()
+    )
+    status = facts.ContainerStatus(ContainerState.RUNNING, pid=7, created_at=1, started_at=2)
+    container = world.store.containers.add(metadata, status)
+    world.exits.follow_container(container)
+    return container, task
+
+
+async def ended(container: Container) -> facts.ContainerStatus:
+    await asyncio.wait_for(container.exited.wait(), 5)
+    return container.status
+
+
+async def test_an_exit_is_saved_with_its_code(world: World) -> None:
+    container, task = running(world)
+    task.end(3)
+    status = await ended(container)
+    assert (status.state, status.exit_code, status.pid) == (ContainerState.EXITED, 3, 0)
+    assert status.finished_at > 0
+    assert world.store.checkpoints.load("c1") == status
+    assert world.containerd.running == {}
+    assert world.log_keeper.calls == ["drained c1", "close c1"]
+
+
+async def test_a_daemon_that_goes_away_is_no_exit(world: World) -> None:
+    container, task = running(world)
+    await asyncio.sleep(0)
+    world.containerd.away.set()
+    await asyncio.sleep(0.02)
+    assert container.state is ContainerState.RUNNING
+    world.containerd.away.clear()
+    await asyncio.sleep(0.02)
+    assert container.state is ContainerState.RUNNING
+    task.end(4)
+    assert (await ended(container)).exit_code == 4
+
+
+async def test_an_exit_while_the_daemon_was_away_is_found(world: World) -> None:
+    container, task = running(world)
+    await asyncio.sleep(0)
+    world.containerd.away.set()
+    await asyncio.sleep(0.01)
+    task.end(5)
+    world.containerd.away.clear()
+    assert (await ended(container)).exit_code == 5
+
+
+async def test_a_task_that_the_daemon_forgot_ended_unseen(world: World) -> None:
+    container, _ = running(world)
+    await asyncio.sleep(0)
+    world.containerd.away.set()
+    await asyncio.sleep(0.01)
+    del world.containerd.running["c1"]
+    world.containerd.away.clear()
+    status = await ended(container)
+    assert (status.exit_code, status.reason) == (255, "Unknown")
+
+
+async def test_dealing_with_an_exit_is_repeated(world: World) -> None:
+    container, task = running(world)
+    world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
+    task.end(6)
+    await asyncio.sleep(0.02)
+    assert container.state is ContainerState.RUNNING
+    del world.containerd.fail["tasks.Delete"]
+    assert (await ended(container)).exit_code == 6
+    assert world.containerd.calls.count("tasks.Delete") > 2
+
+
+async def test_an_oom_event_gives_the_reason(world: World) -> None:
+    container, task = running(world)
+    world.exits._note_oom("c1")
+    assert world.store.checkpoints.load("c1").reason == "OOMKilled"
+    task.end(1)
+    assert (await ended(container)).reason == "OOMKilled"
+
+
+async def test_a_task_that_never_started_is_forgotten(world: World) -> None:
+    task = FakeTask()
+    world.containerd.running["c1"] = task
+    wait = world.exits.wait("c1")
+    assert world.exits.wait("c1") is wait
+    await world.exits.end("c1")
+    assert world.containerd.running == {}
+    assert world.exits.wait("c1") is not wait
+
+
+def test_oom_kills_are_counted_on_both_cgroup_versions() -> None:
+    v1 = cgroup1_metrics_pb2.Metrics(
+        memory_oom_control=cgroup1_metrics_pb2.MemoryOomControl(oom_kill=2)
+    )
+    v2 = cgroup2_metrics_pb2.Metrics(memory_events=cgroup2_metrics_pb2.MemoryEvents(oom_kill=3))
+    for metrics, count in ((v1, 2), (v2, 3)):
+        version = "v1" if count == 2 else "v2"
+        data = AnyMessage(
+            type_url=f"io.containerd.cgroups.{version}.Metrics", value=metrics.SerializeToString()
+        )
+        assert oom_kills(data) == count
+    assert oom_kills(AnyMessage(type_url="something.else")) == 0

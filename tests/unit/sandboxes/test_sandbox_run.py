@@ -1,0 +1,198 @@
+"""RunPodSandbox: what runs beside what, and that every failure undoes all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from generated.lifecycle import SandboxState
+from runtime import netns, records, sandbox_run
+from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
+
+from .fakes import World, run_request
+
+NOTHING: tuple[set[str], set[str], set[str], set[str]] = (set(), set(), set(), set())
+
+
+@pytest.fixture
+def namespaces(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The network namespaces that exist; none is real."""
+    existing: set[str] = set()
+
+    async def create(directory: str) -> str:
+        existing.add(f"{directory}/cni-1")
+        return f"{directory}/cni-1"
+
+    async def remove(path: str) -> None:
+        existing.discard(path)
+
+    monkeypatch.setattr(netns, "create", create)
+    monkeypatch.setattr(netns, "remove", remove)
+    return existing
+
+
+@pytest.fixture
+async def world(tmp_path: Path, namespaces: set[str]) -> World:
+    return World(tmp_path)
+
+
+async def test_a_pod_becomes_ready(world: World) -> None:
+    answer = await sandbox_run.run(world.services, run_request())
+    sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert sandbox is not None
+    assert (sandbox.state, sandbox.status.pid) == (SandboxState.READY, 7)
+    assert (sandbox.metadata.ip, sandbox.metadata.additional_ips) == ("10.0.0.2", ("fd00::2",))
+    assert files_in(sandbox.files.root_dir) == {
+        "hostname": "node\n",
+        "hosts": files_in("/etc")["hosts"],
+        "resolv.conf": "nameserver 10.0.0.10\n",
+    }
+    record = world.containerd.records[sandbox.id]
+    saved = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
+    assert saved == sandbox.metadata
+
+
+async def test_the_network_comes_beside_the_task(world: World) -> None:
+    world.containerd.hold["tasks.Create"] = asyncio.Event()
+    run = asyncio.ensure_future(sandbox_run.run(world.services, run_request()))
+    await world.containerd.called("containers.Update")
+    assert "tasks.Start" not in world.containerd.calls
+    world.containerd.hold["tasks.Create"].set()
+    await run
+
+
+async def test_the_wait_is_issued_before_the_start(world: World) -> None:
+    await sandbox_run.run(world.services, run_request())
+    calls = world.containerd.calls
+    assert calls.index("tasks.Wait") < calls.index("tasks.Start")
+
+
+async def test_an_interface_sysctl_waits_for_the_interface(world: World) -> None:
+    request = run_request()
+    request.config.linux.sysctls["net.ipv4.conf.eth0.arp_filter"] = "1"
+    world.network.fail.add("ADD")
+    with pytest.raises(CriError):
+        await sandbox_run.run(world.services, request)
+    assert "tasks.Create" not in world.containerd.calls
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("net.ipv4.conf.eth0.arp_filter", True),
+        ("net/ipv6/conf/eth1/disable_ipv6", True),
+        ("net.ipv4.neigh.eth0.gc_stale_time", True),
+        ("net.ipv4.conf.all.arp_filter", False),
+        ("net.ipv6.conf.default.disable_ipv6", False),
+        ("net.ipv4.conf.lo.arp_filter", False),
+        ("net.ipv4.ip_forward", False),
+        ("kernel.shm_rmid_forced", False),
+    ],
+)
+def test_which_sysctls_name_an_interface(key: str, named: bool) -> None:
+    assert sandbox_run.names_interface([key]) is named
+
+
+async def test_a_pod_on_the_nodes_network_needs_no_cni(world: World, namespaces: set[str]) -> None:
+    world.network.not_ready = "no config"
+    answer = await sandbox_run.run(world.services, run_request(api_pb2.NODE))
+    sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert sandbox is not None
+    assert sandbox.metadata.netns_path == ""
+    assert (world.network.calls, namespaces) == ([], set())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "leases.Create",
+        "snapshots.Prepare",
+        "containers.Create",
+        "containers.Update",
+        "tasks.Create",
+        "tasks.Start",
+    ],
+)
+async def test_a_failing_call_undoes_everything(
+    world: World, namespaces: set[str], call: str
+) -> None:
+    world.containerd.fail[call] = grpc.StatusCode.INTERNAL
+    with pytest.raises(CriError, match="told to fail"):
+        await sandbox_run.run(world.services, run_request())
+    assert_nothing_is_left(world, namespaces)
+    del world.containerd.fail[call]
+    await sandbox_run.run(world.services, run_request())
+
+
+async def test_a_failing_network_undoes_everything(world: World, namespaces: set[str]) -> None:
+    world.network.fail.add("ADD")
+    with pytest.raises(CriError, match="told to fail"):
+        await sandbox_run.run(world.services, run_request())
+    assert world.network.calls == ["ADD", "DEL strict"]
+    assert_nothing_is_left(world, namespaces)
+
+
+async def test_a_caller_that_goes_away_undoes_everything(
+    world: World, namespaces: set[str]
+) -> None:
+    world.network.hang = True
+    run = asyncio.ensure_future(sandbox_run.run(world.services, run_request()))
+    await world.containerd.called("tasks.Start")
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert_nothing_is_left(world, namespaces)
+
+
+async def test_what_cannot_be_undone_stays_known(world: World, namespaces: set[str]) -> None:
+    world.network.fail = {"ADD", "DEL"}
+    with pytest.raises(CriError):
+        await sandbox_run.run(world.services, run_request())
+    (kept,) = world.store.sandboxes
+    assert kept.state is SandboxState.UNKNOWN
+    assert kept.metadata.netns_path in namespaces
+    with pytest.raises(FailedPrecondition, match=kept.id):
+        await sandbox_run.run(world.services, run_request())
+
+
+async def test_a_repeated_request_is_refused_with_the_holder(world: World) -> None:
+    answer = await sandbox_run.run(world.services, run_request())
+    with pytest.raises(FailedPrecondition, match=f'reserved for "{answer.pod_sandbox_id}"'):
+        await sandbox_run.run(world.services, run_request())
+
+
+async def test_a_missing_network_is_refused_before_anything_is_made(
+    world: World, namespaces: set[str]
+) -> None:
+    world.network.not_ready = "no config in /etc/cni/net.d"
+    with pytest.raises(Unavailable, match=r"no config in /etc/cni/net\.d"):
+        await sandbox_run.run(world.services, run_request())
+    assert world.containerd.calls == []
+    assert_nothing_is_left(world, namespaces)
+
+
+async def test_an_unknown_handler_names_the_known(world: World) -> None:
+    request = run_request()
+    request.runtime_handler = "kata"
+    with pytest.raises(InvalidArgument, match="there are: runc"):
+        await sandbox_run.run(world.services, request)
+
+
+def files_in(directory: str) -> dict[str, str]:
+    """The text files there by name; no note of an unfinished creation is among them."""
+    return {
+        path.name: path.read_text(errors="replace")
+        for path in Path(directory).iterdir()
+        if path.is_file()
+    }
+
+
+def assert_nothing_is_left(world: World, namespaces: set[str]) -> None:
+    assert world.containerd.holdings == NOTHING
+    assert (world.network.attached, namespaces, world.directories) == (set(), set(), [])
+    assert len(world.store.sandboxes) == 0
+    assert world.store.names.holder("pod_ns_u_1") is None

@@ -1,0 +1,152 @@
+"""Stop and remove: repeatable, each part tried, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
+from runtime import netns
+from runtime.errors import CriError, FailedPrecondition
+from runtime.sandboxes import Sandboxes
+from runtime.store import Container, Sandbox
+from runtime.transforms import facts
+
+from .fakes import World, run_request
+from .test_sandbox_run import assert_nothing_is_left, namespaces, world
+
+__all__ = ["namespaces", "world"]
+
+STOP = api_pb2.StopPodSandboxRequest()
+REMOVE = api_pb2.RemovePodSandboxRequest()
+
+
+def operations(world: World) -> Sandboxes:
+    services = world.services
+    return Sandboxes(
+        containerd=services.containerd,
+        store=services.store,
+        exits=services.exits,
+        images=services.images,
+        network=services.network,
+        containers=services.containers,
+        host=services.host,
+        handlers=services.handlers,
+        config=services.config,
+    )
+
+
+@pytest.fixture
+async def sandbox(world: World, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A running pod."""
+    answer = await operations(world).run(run_request())
+    found = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert found is not None
+    monkeypatch.setattr(netns, "is_alive", lambda path: True)
+    return found
+
+
+def add_container(world: World, sandbox: Sandbox, state: ContainerState) -> Container:
+    metadata = facts.ContainerMetadata(
+        id=f"c-{state.value}",
+        name=f"c-{state.value}",
+        sandbox_id=sandbox.id,
+        config=api_pb2.ContainerConfig(),
+    )
+    return world.store.containers.add(metadata, facts.ContainerStatus(state), recovered=True)
+
+
+async def test_every_container_ends_and_the_network_is_given_back(
+    world: World, sandbox: Sandbox, namespaces: set[str]
+) -> None:
+    for state in (ContainerState.RUNNING, ContainerState.UNKNOWN, ContainerState.CREATED):
+        add_container(world, sandbox, state)
+    await operations(world).stop(sandbox, STOP)
+    assert sorted(world.containers.calls) == ["stop c-RUNNING 0", "stop c-UNKNOWN 0"]
+    assert sandbox.state is SandboxState.NOTREADY
+    assert (world.network.attached, namespaces) == (set(), set())
+    assert world.containerd.running == {}
+
+
+async def test_a_second_stop_does_nothing(world: World, sandbox: Sandbox) -> None:
+    await operations(world).stop(sandbox, STOP)
+    calls = list(world.network.calls), len(world.containerd.calls)
+    await operations(world).stop(sandbox, STOP)
+    assert (world.network.calls, len(world.containerd.calls)) == calls
+
+
+async def test_a_failed_teardown_is_tried_again_by_the_next_stop(
+    world: World, sandbox: Sandbox, namespaces: set[str]
+) -> None:
+    world.network.fail.add("DEL")
+    with pytest.raises(CriError, match="told to fail"):
+        await operations(world).stop(sandbox, STOP)
+    assert namespaces
+    assert world.containerd.running == {}
+    world.network.fail.clear()
+    await operations(world).stop(sandbox, STOP)
+    assert not namespaces
+
+
+async def test_a_container_that_is_starting_is_waited_for(world: World, sandbox: Sandbox) -> None:
+    container = add_container(world, sandbox, ContainerState.STARTING)
+    stop = asyncio.ensure_future(operations(world).stop(sandbox, STOP))
+    await asyncio.sleep(0.01)
+    assert not stop.done()
+    container.fire(ContainerEvent.STARTED, pid=8, started_at=1)
+    await stop
+    assert container.state is ContainerState.EXITED
+
+
+async def test_stops_that_come_together_share_the_work(world: World, sandbox: Sandbox) -> None:
+    sandboxes = operations(world)
+    await asyncio.gather(*(sandboxes.stop(sandbox, STOP) for _ in range(5)))
+    assert world.network.calls == ["ADD", "DEL strict"]
+
+
+async def test_nothing_is_left_of_a_removed_pod(
+    world: World, sandbox: Sandbox, namespaces: set[str]
+) -> None:
+    add_container(world, sandbox, ContainerState.RUNNING)
+    await operations(world).remove(sandbox, REMOVE)
+    assert_nothing_is_left(world, namespaces)
+    assert len(world.store.containers) == 0
+
+
+@pytest.mark.parametrize("call", ["leases.Delete", "snapshots.Remove", "containers.Delete"])
+async def test_a_failed_removal_is_repeated(
+    world: World, sandbox: Sandbox, namespaces: set[str], call: str
+) -> None:
+    world.containerd.fail[call] = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(CriError, match="told to fail"):
+        await operations(world).remove(sandbox, REMOVE)
+    assert sandbox.state is SandboxState.NOTREADY
+    assert world.store.sandboxes.get(sandbox.id) is sandbox
+    world.containerd.fail.clear()
+    await operations(world).remove(sandbox, REMOVE)
+    assert_nothing_is_left(world, namespaces)
+
+
+async def test_a_removal_under_way_refuses_another(world: World, sandbox: Sandbox) -> None:
+    results = await asyncio.gather(
+        *(operations(world).remove(sandbox, REMOVE) for _ in range(2)), return_exceptions=True
+    )
+    assert sum(isinstance(result, FailedPrecondition) for result in results) == 1
+
+
+async def test_a_pod_that_was_never_whole_is_removed(
+    world: World, namespaces: set[str], tmp_path: Path
+) -> None:
+    world.network.fail = {"ADD", "DEL"}
+    with pytest.raises(CriError):
+        await operations(world).run(run_request())
+    (kept,) = world.store.sandboxes
+    await operations(world).stop(kept, STOP)
+    await operations(world).remove(kept, REMOVE)
+    assert world.network.calls == ["ADD", "DEL strict", "DEL lenient"]
+    world.network.attached.clear()
+    assert_nothing_is_left(world, namespaces)
