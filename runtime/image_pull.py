@@ -9,15 +9,15 @@ can take a part. Blobs and layers that two pulls want at once are fetched and un
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Protocol
 
 from runtime import image_content
 from runtime.containerd import Containerd, Metadata
-from runtime.errors import FailedPrecondition, Unavailable, Unknown
+from runtime.errors import FailedPrecondition, Unknown
 from runtime.image_manifest import (
     DOCUMENT_LIMIT,
     Config,
@@ -33,13 +33,7 @@ from runtime.image_manifest import (
     parse_config,
 )
 from runtime.image_unpack import Unpacker, keep_in_lease
-from runtime.registry_host import Activity
 from runtime.shared_tasks import SharedTasks
-
-_T = TypeVar("_T")
-
-_STALL_LOOKS: Final = 10.0
-"""Seconds between looks at whether bytes still come; half the limit if that is less."""
 
 
 class ImageSource(Protocol):
@@ -72,30 +66,23 @@ class Puller:
         platform: Platform,
         *,
         max_concurrent_downloads: int,
-        progress_timeout: float,
     ) -> None:
         self.containerd = containerd
         self.platform = platform
         self.max_downloads = max_concurrent_downloads
-        self._progress_timeout = progress_timeout
         self.unpacker = Unpacker(containerd)
         self.writes = SharedTasks()
 
     async def pull(
         self,
         source: ImageSource,
-        activity: Activity,
         *,
         snapshotter: str,
         source_label: Mapping[str, str],
         lease: Metadata,
     ) -> Pulled:
-        """Bring the image of ``source`` into content store and snapshotter, under ``lease``.
-
-        ``activity`` is that of the source: without a byte for the progress timeout the pull fails.
-        """
-        work = _Pull(self, source, snapshotter, source_label, lease)
-        return await _unless_stalled(work.run(), activity, self._progress_timeout)
+        """Bring the image of ``source`` into content store and snapshotter, under ``lease``."""
+        return await _Pull(self, source, snapshotter, source_label, lease).run()
 
     async def unpack(
         self, manifest: Manifest, config: Config, *, snapshotter: str, lease: Metadata
@@ -267,21 +254,3 @@ async def _unless_one_fails(task: asyncio.Task[None], all_: Iterable[asyncio.Tas
         for one in done:
             one.result()
     task.result()
-
-
-async def _unless_stalled(work: Awaitable[_T], activity: Activity, limit: float) -> _T:
-    """The result of ``work``; Unavailable when no byte came for ``limit`` seconds (0: never)."""
-    task = asyncio.ensure_future(work)
-    interval = min(_STALL_LOOKS, limit / 2) if limit else None
-    try:
-        while not (await asyncio.wait({task}, timeout=interval))[0]:
-            if activity.stalled() > limit:
-                raise Unavailable(
-                    f"RegistryUnavailable: no byte came for {limit:g} s "
-                    "(images.image_pull_progress_timeout)"
-                )
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})

@@ -84,8 +84,8 @@ def why_invalid(text: str) -> str | None:
     """What keeps ``text`` from being a reference, as the end of a sentence; None when it is one."""
     if not text:
         return "it is empty"
-    if _BARE_HEX.fullmatch(text):
-        return "64 hexadecimal digits are an image id, not a name"
+    if _BARE_HEX.fullmatch(text) or is_digest(text):
+        return "it is an image id, not a name"
     domain, path, tag, digest = _split(text)
     if not _DOMAIN.fullmatch(domain):
         return f"{domain!r} is not a registry's host and port"

@@ -18,6 +18,7 @@ from runtime.containerd import Containerd
 from runtime.errors import InvalidArgument, NotFound
 from runtime.image_leases import PullLeases
 from runtime.image_manifest import Descriptor, Platform
+from runtime.image_progress import Activity, unless_stalled
 from runtime.image_pull import ImageSource, Puller
 from runtime.image_reference import Reference
 from runtime.image_store import ImageStore
@@ -25,7 +26,6 @@ from runtime.image_unpack import snapshot_exists
 from runtime.image_usage import ImageUsage, filesystem_usage
 from runtime.registry import Registry, open_registry
 from runtime.registry_auth import ANONYMOUS, Credentials, credentials
-from runtime.registry_host import Activity
 from runtime.registry_hosts import hosts_for
 from runtime.transforms.facts import Handler, Host, Image
 
@@ -56,8 +56,8 @@ class Images:
             containerd,
             platform,
             max_concurrent_downloads=settings.max_concurrent_downloads,
-            progress_timeout=settings.image_pull_progress_timeout,
         )
+        self._progress_timeout = settings.image_pull_progress_timeout
         self._leases = PullLeases(containerd)
         others = {handler.snapshotter for handler in handlers.values()} - {self._snapshotter}
         self._snapshotters = (self._snapshotter, *sorted(others))
@@ -162,7 +162,7 @@ class Images:
     async def install(self, reference: str, source: ImageSource) -> Image:
         """Take an image from a source of our own, such as the pause image of an embedded server."""
         name = image_reference.parse(reference)
-        return await self._take(name, source, Activity(), self._snapshotter, {})
+        return await self._take(name, source, self._snapshotter, {})
 
     def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None:
         """What a container wrote, as last measured; None when that has not happened yet."""
@@ -188,14 +188,20 @@ class Images:
     # Inside
 
     async def _pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
-        hosts = await asyncio.to_thread(hosts_for, reference.domain, self._config_path)
         activity = Activity()
+        work = self._ask_registry(reference, who, snapshotter, activity)
+        return await unless_stalled(work, activity, self._progress_timeout)
+
+    async def _ask_registry(
+        self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
+    ) -> Image:
+        hosts = await asyncio.to_thread(hosts_for, reference.domain, self._config_path)
         async with open_registry(reference, hosts, who, activity) as registry:
             image = await self._unchanged(reference, registry, snapshotter)
             if image:
                 return image
             source = image_content.source_label(reference.domain, reference.path)
-            return await self._take(reference, registry, activity, snapshotter, source)
+            return await self._take(reference, registry, snapshotter, source)
 
     async def _unchanged(
         self, reference: Reference, registry: Registry, snapshotter: str
@@ -221,14 +227,12 @@ class Images:
         self,
         reference: Reference,
         source: ImageSource,
-        activity: Activity,
         snapshotter: str,
         source_label: Mapping[str, str],
     ) -> Image:
         async with self._leases.hold(str(reference)) as lease:
             pulled = await self._puller.pull(
                 source,
-                activity,
                 snapshotter=snapshotter,
                 source_label=source_label,
                 lease=lease,

@@ -20,9 +20,10 @@ import structlog
 
 from runtime.errors import CriError, FailedPrecondition, Unavailable, Unknown
 from runtime.image_manifest import DOCUMENT_LIMIT, Descriptor, digest_of, sniff
+from runtime.image_progress import Activity
 from runtime.image_reference import Reference
 from runtime.registry_auth import Credentials
-from runtime.registry_host import Activity, HostClient, HostError, Visit
+from runtime.registry_host import HostClient, HostError, Visit
 from runtime.registry_hosts import PULL, RESOLVE, RegistryHost
 from runtime.registry_network import network_errors, why
 
@@ -38,6 +39,7 @@ _HEADERS: Final = {
 }
 _READ_BUFFER: Final = 1 << 16
 """Bytes that a connection reads ahead: larger ones cost memory and gain no time."""
+_HEADER_LIMIT: Final = 1 << 15
 _FRUITLESS_TRIES: Final = 3
 """Tries in a row at one blob and host that gave no byte."""
 
@@ -67,6 +69,10 @@ async def open_registry(
         auto_decompress=False,
         headers=_HEADERS,
         read_bufsize=_READ_BUFFER,
+        # a redirect to storage is signed: its address must not be touched, however long it is
+        requote_redirect_url=False,
+        max_line_size=_HEADER_LIMIT,
+        max_field_size=_HEADER_LIMIT,
     ) as session:
         visit = Visit(session, reference.domain, reference.path, who, activity)
         yield Registry(reference, [HostClient(host, visit) for host in hosts], activity)

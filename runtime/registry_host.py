@@ -20,6 +20,7 @@ from runtime.errors import (
     Unknown,
 )
 from runtime.image_manifest import INDEX_TYPES, MANIFEST_TYPES
+from runtime.image_progress import Activity
 from runtime.image_reference import DEFAULT_DOMAIN
 from runtime.registry_auth import Authorizer, Credentials, TokenError, TokenRequest
 from runtime.registry_hosts import RegistryHost
@@ -49,33 +50,6 @@ _RETRY_DELAYS: Final = {
 """Status → seconds before each further try at the same host."""
 _RETRY_AFTER_LIMIT: Final = 30.0
 """Seconds; a server that wants a longer pause is left to the kubelet's back-off."""
-
-
-class Activity:
-    """Whether bytes still come: counts requests under way and remembers the last byte."""
-
-    def __init__(self) -> None:
-        self._active = 0
-        self._last = 0.0
-
-    @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """The length of one request; the clock starts anew when one begins after a silence."""
-        if not self._active:
-            self.moved()
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-
-    def moved(self) -> None:
-        """Bytes have come."""
-        self._last = asyncio.get_running_loop().time()
-
-    def stalled(self) -> float:
-        """Seconds since the last byte; 0 while nothing is asked for (layers are unpacked)."""
-        return asyncio.get_running_loop().time() - self._last if self._active else 0.0
 
 
 class HostError(Exception):

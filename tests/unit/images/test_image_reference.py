@@ -41,6 +41,7 @@ def test_reference_is_completed(written: str, complete: str) -> None:
     [
         ("", "it is empty"),
         ("a" * 64, "an image id, not a name"),
+        (DIGEST, "an image id, not a name"),
         ("Nginx", "'library/Nginx' has capital letters"),
         ("host:5000/", "'' is not a repository"),
         ("nginx:", "'' is not a tag"),
