@@ -88,6 +88,7 @@ class ImageStore:
         self._contents: dict[str, Content] = {}
         self._images: dict[str, Image] = {}
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+        self._adopting = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -311,19 +312,42 @@ class ImageStore:
     async def _adopt(self, names: Iterable[str]) -> None:
         """Give images that others pulled an id record and our label, as the built-in plugin does:
         the id then holds the image while its tags move."""
-        for name in names:
-            record = self._records.get(name)
-            image = self._image_of(record) if record else None
-            if record is None or image is None:
-                continue
-            labels = self.labels_for(name)
-            if labels.items() <= dict(record.labels).items():
-                continue
-            try:
-                await self.put(image.id, record.target, labels)
-                await self.put(name, record.target, labels)
-            except aio.AioRpcError as error:
-                log.warning("an image was not labelled", image=name, why=error.details())
+        async with self._adopting:
+            for name in names:
+                record = self._records.get(name)
+                image = self._image_of(record) if record else None
+                if record is None or image is None:
+                    continue
+                labels = self.labels_for(name)
+                if labels.items() <= dict(record.labels).items():
+                    continue
+                try:
+                    await self._adopt_one(record, image.id, labels)
+                except aio.AioRpcError as error:
+                    log.warning("an image was not labelled", image=name, why=error.details())
+
+    async def _adopt_one(self, record: Record, image_id: str, labels: Mapping[str, str]) -> None:
+        """The id first, as the label says that it is there; taken back when the record is gone."""
+        known = image_id in self._records
+        await self.put(image_id, record.target, labels)
+        if not await self._label(record.name, labels) and not known:
+            await self.delete(image_id, sync=False)
+
+    async def _label(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Label a record; False: somebody has deleted it, and it must not come back."""
+        request = images_pb2.UpdateImageRequest(
+            image=images_pb2.Image(name=name, labels=dict(labels)),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        try:
+            answer = await self._containerd.images.Update(request)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            self._drop(name)
+            return False
+        await self._take(answer.image)
+        return True
 
 
 async def read_content(containerd: Containerd, target: Descriptor, platform: Platform) -> Content:
