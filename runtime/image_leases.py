@@ -45,7 +45,11 @@ class PullLeases:
         try:
             yield self._containerd.with_lease(lease)
         except (Unavailable, asyncio.CancelledError):
-            self._keep(reference, lease)
+            if reference in self._kept:  # that of a pull beside this one is enough
+                await asyncio.shield(self._delete(lease))
+            else:
+                later = self._delete_later(reference, lease)
+                self._kept[reference] = asyncio.create_task(later, name=lease)
             raise
         except BaseException:
             await asyncio.shield(self._delete(lease))
@@ -71,17 +75,7 @@ class PullLeases:
         await self._containerd.leases.Create(leases_pb2.CreateRequest(id=lease, labels=labels))
         return lease
 
-    def _keep(self, reference: str, lease: str) -> None:
-        earlier = self._kept.get(reference)
-        self._kept[reference] = asyncio.create_task(
-            self._delete_later(reference, lease, earlier.get_name() if earlier else ""), name=lease
-        )
-        if earlier:
-            earlier.cancel()
-
-    async def _delete_later(self, reference: str, lease: str, earlier: str) -> None:
-        if earlier:
-            await self._delete(earlier)
+    async def _delete_later(self, reference: str, lease: str) -> None:
         await asyncio.sleep(_KEPT)
         del self._kept[reference]
         await self._delete(lease)

@@ -1,0 +1,83 @@
+"""The lease of a pull ends with it, unless the network broke it off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runtime.errors import NotFound, Unavailable
+from runtime.image_leases import PullLeases
+
+
+class FakeLeases:
+    """The ids of all leases that exist."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    async def Create(self, request: Any) -> None:
+        assert request.labels["containerd.io/gc.expire"].endswith("Z")
+        self.ids.add(request.id)
+
+    async def Delete(self, request: Any) -> None:
+        self.ids.remove(request.id)
+
+
+@pytest.fixture
+def fake() -> FakeLeases:
+    return FakeLeases()
+
+
+@pytest.fixture
+def leases(fake: FakeLeases) -> PullLeases:
+    containerd: Any = SimpleNamespace(
+        leases=fake, with_lease=lambda lease: (("containerd-lease", lease),)
+    )
+    return PullLeases(containerd)
+
+
+async def hold(leases: PullLeases, failure: BaseException | None = None) -> str:
+    """The id of the lease that a pull got, which then ended so."""
+    lease = ""
+    with contextlib.suppress(NotFound, Unavailable, asyncio.CancelledError):
+        async with leases.hold("docker.io/library/a:1") as metadata:
+            lease = dict(metadata)["containerd-lease"]
+            await asyncio.sleep(0)
+            if failure:
+                raise failure
+    return lease
+
+
+@pytest.mark.parametrize("failure", [None, NotFound("no such image")])
+async def test_lease_ends_with_the_pull(
+    leases: PullLeases, fake: FakeLeases, failure: BaseException | None
+) -> None:
+    await hold(leases, failure)
+    assert fake.ids == set()
+
+
+@pytest.mark.parametrize("failure", [Unavailable("it broke"), asyncio.CancelledError()])
+async def test_next_try_goes_on_under_the_same_lease(
+    leases: PullLeases, fake: FakeLeases, failure: BaseException
+) -> None:
+    broken = await hold(leases, failure)
+    assert fake.ids == {broken}
+    assert await hold(leases) == broken
+    assert fake.ids == set()
+
+
+async def test_of_two_broken_pulls_one_lease_stays(leases: PullLeases, fake: FakeLeases) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(hold(leases, Unavailable("it broke")))
+    assert len(fake.ids) == 1
+
+
+async def test_nothing_stays_after_the_server(leases: PullLeases, fake: FakeLeases) -> None:
+    await hold(leases, Unavailable("it broke"))
+    await leases.close()
+    assert fake.ids == set()
