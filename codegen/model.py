@@ -200,6 +200,8 @@ class OciField:
     required: bool
     """Whether the constructor demands it; only classes that live in lists and maps do."""
     doc: str
+    empty_counts: bool = False
+    """Whether an empty object says something else than an absent one, so that None is absence."""
 
     @property
     def attribute(self) -> str:
@@ -210,7 +212,8 @@ class OciField:
     def annotation(self) -> str:
         """The type of the attribute."""
         text = python_type(self.kind)
-        return text if self.required or not self.kind.scalar else f"{text} | None"
+        absent = self.empty_counts or (self.kind.scalar and not self.required)
+        return f"{text} | None" if absent else text
 
 
 @dataclass(frozen=True, slots=True)

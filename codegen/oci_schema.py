@@ -72,7 +72,11 @@ def _fields(
         part = properties[name]
         kind = _kind(part, definitions, f"{owner}.{name}")
         yield OciField(
-            name, kind, name in required and kind.name != "oci", part.get("description", "")
+            name,
+            kind,
+            name in required and kind.name != "oci",
+            part.get("description", ""),
+            part.get("x-empty-counts", False),
         )
 
 

@@ -173,6 +173,9 @@ def _taken(part: OciField) -> str:
         return f'rest.pop("{part.name}")'
     value = f'rest.pop("{part.name}", None)'
     match part.kind.name:
+        case "oci" if part.empty_counts:
+            found = f'{part.kind.ref}.from_dict(rest.pop("{part.name}"))'
+            return f'{found} if rest.get("{part.name}") is not None else {value}'
         case "oci":
             return f"{part.kind.ref}.from_dict({value})"
         case "list" if part.kind.of[0].name == "oci":

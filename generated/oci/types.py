@@ -5,7 +5,8 @@
 
 Attributes carry the names of the JSON keys, so a target of the mapping is an attribute path.
 Objects, lists and maps are always there and vanish when they are written empty; an absent scalar is
-None. Keys that the schema does not know are kept in ``extra`` and written back.
+None, and so is an absent object of which an empty one would say something else. Keys that the
+schema does not know are kept in ``extra`` and written back.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ class Process:
     cwd: str | None = None
     """Working directory, absolute in the container."""
 
-    capabilities: LinuxCapabilities = field(default_factory=lambda: LinuxCapabilities())
-    """Capability sets of the process; absent sets are empty."""
+    capabilities: LinuxCapabilities | None = None
+    """Capability sets of the process; an absent set is empty. Without this object the process keeps what the runtime has, so an empty object is not nothing."""
 
     rlimits: list[POSIXRlimit] = field(default_factory=list)
     """Resource limits of the process, one for each type."""
@@ -168,7 +169,11 @@ class Process:
             args=list(rest.pop("args", None) or ()),
             env=list(rest.pop("env", None) or ()),
             cwd=rest.pop("cwd", None),
-            capabilities=LinuxCapabilities.from_dict(rest.pop("capabilities", None)),
+            capabilities=(
+                LinuxCapabilities.from_dict(rest.pop("capabilities"))
+                if rest.get("capabilities") is not None
+                else rest.pop("capabilities", None)
+            ),
             rlimits=[POSIXRlimit.from_dict(item) for item in rest.pop("rlimits", None) or ()],
             noNewPrivileges=rest.pop("noNewPrivileges", None),
             apparmorProfile=rest.pop("apparmorProfile", None),
@@ -195,8 +200,8 @@ class Process:
             data["env"] = list(self.env)
         if self.cwd is not None:
             data["cwd"] = self.cwd
-        if capabilities := self.capabilities.to_dict():
-            data["capabilities"] = capabilities
+        if self.capabilities is not None:
+            data["capabilities"] = self.capabilities.to_dict()
         if self.rlimits:
             data["rlimits"] = [item.to_dict() for item in self.rlimits]
         if self.noNewPrivileges is not None:

@@ -11,7 +11,9 @@ from generated.oci import types
 from generated.oci.defaults import SECCOMP_PROFILE, container_spec
 from runtime.errors import InvalidArgument
 
-DEFAULT_CAPABILITIES = tuple(container_spec().process.capabilities.bounding)
+DEFAULT_CAPABILITIES = tuple(
+    (container_spec().process.capabilities or types.LinuxCapabilities()).bounding
+)
 """What an application container has when its request says nothing; Docker's set."""
 
 DEFAULT_APPARMOR_PROFILE = "cri-containerd.apparmor.d"

@@ -66,6 +66,17 @@ def test_the_spec_survives_json() -> None:
     assert types.Spec.from_json(spec.to_json()) == spec
 
 
+def test_a_container_without_capabilities_says_so() -> None:
+    """runc gives a process everything it has itself where the object is missing."""
+    config = api_pb2.ContainerConfig(command=["sh"])
+    config.linux.security_context.capabilities.drop_capabilities.append("ALL")
+    spec = oci_specs.build_container(config).spec
+    assert spec.to_dict()["process"]["capabilities"] == {}
+    again = types.Spec.from_json(spec.to_json())
+    assert again.to_dict()["process"]["capabilities"] == {}
+    assert "capabilities" not in types.Process.from_dict({"capabilities": None}).to_dict()
+
+
 def test_the_status_says_what_was_asked_for() -> None:
     spec = container().spec
     asked = CONTAINER.linux.resources
