@@ -1,0 +1,220 @@
+"""rpc.yaml and lifecycle.yaml: every refusal, each with its text, and what a good one means."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from codegen import cri_api, lifecycle, rpc
+from codegen.errors import Problems, SpecErrors
+from codegen.model import Api
+
+ROOT = Path(__file__).parents[3]
+
+PROTO = """
+syntax = "proto3";
+
+package runtime.v1;
+
+service RuntimeService {
+    rpc Stop(StopRequest) returns (StopResponse) {}
+    rpc ListThings(ListRequest) returns (ListResponse) {}
+    rpc StreamThings(ListRequest) returns (stream StreamResponse) {}
+}
+
+message Metadata {
+    string name = 1;
+}
+
+message StopRequest {
+    string id = 1;
+    Metadata metadata = 2;
+    string secret = 3 [debug_redact = true];
+    repeated string words = 4;
+}
+
+message StopResponse {}
+message ListRequest {
+    string filter = 1;
+}
+message ListResponse {
+    repeated Metadata items = 1;
+}
+message StreamResponse {
+    repeated Metadata things = 1;
+}
+
+enum PodSandboxState {
+    SANDBOX_READY = 0;
+    SANDBOX_NOTREADY = 1;
+}
+
+enum ContainerState {
+    CONTAINER_CREATED = 0;
+    CONTAINER_EXITED = 1;
+}
+
+enum ContainerEventType {
+    CREATED_EVENT = 0;
+    DELETED_EVENT = 1;
+}
+"""
+
+LIFECYCLE = """
+sandbox:
+  states:
+    READY: {cri: SANDBOX_READY, why: w}
+    NOTREADY: {cri: SANDBOX_NOTREADY, why: w}
+  created: {state: READY, emits: [CREATED_EVENT], why: w}
+  events:
+    stopped:
+      why: w
+      transitions:
+        - {from: [READY, NOTREADY], to: NOTREADY}
+    removed:
+      why: w
+      transitions:
+        - {from: [NOTREADY], to: GONE, emits: DELETED_EVENT}
+container:
+  states:
+    CREATED: {cri: CONTAINER_CREATED, why: w}
+  created: {state: CREATED, emits: [], why: w}
+  events:
+    removed:
+      why: w
+      transitions:
+        - {from: [CREATED], to: GONE}
+"""
+
+RPC = """
+Stop:
+  served_by: sandboxes.stop
+  object: {kind: sandbox, field: id, absent: ok}
+  states: {allowed: [READY], otherwise: ok}
+  repeatable: true
+  mutates: true
+  log: [metadata.name]
+  deadline: T
+  why: w
+ListThings:
+  served_by: sandboxes.list
+  repeatable: true
+  deadline: T
+  why: w
+StreamThings:
+  batches_of: ListThings
+  repeatable: true
+  deadline: T
+  why: w
+"""
+
+
+@pytest.fixture(scope="module")
+def api() -> Api:
+    return cri_api.api(cri_api.descriptor("9.9", PROTO), "9.9")
+
+
+def read(
+    tmp_path: Path, api: Api, *, lifecycle_text: str = LIFECYCLE, rpc_text: str = RPC
+) -> rpc.Rpcs:
+    """Both files as models; raises SpecErrors with every fault."""
+    (tmp_path / "spec").mkdir()
+    for name in (lifecycle.SCHEMA, rpc.SCHEMA):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / lifecycle.FILE).write_text(lifecycle_text)
+    (tmp_path / rpc.FILE).write_text(rpc_text)
+    problems = Problems()
+    machines = lifecycle.read(tmp_path, {n: e.values for n, e in api.enums.items()}, problems)
+    rpcs = rpc.read(tmp_path, api, machines, problems)
+    problems.stop_if_any()
+    return rpcs
+
+
+def test_a_good_specification_is_read(tmp_path: Path, api: Api) -> None:
+    rpcs = read(tmp_path, api)
+    stop, listed, streamed = rpcs.services[0].rpcs
+    assert stop.frame == "unary(mutates=True, shown=['id', 'metadata.name'])"
+    assert stop.subject == rpc.Subject("sandbox", "id", absent_is_ok=True)
+    assert listed.frame == "unary()"
+    assert streamed.frame == "stream()"
+    assert streamed.batches
+    assert (streamed.batches.source, streamed.batches.target) == ("items", "things")
+    assert rpcs.redacted == {"StopRequest": ("secret",)}
+    assert [noun.protocol for noun in rpcs.nouns] == ["SandboxOperations"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("ListThings:\n", "ListThing:\n", "the CRI has no RPC ListThing"),
+        ("ListThings:\n", "ListThing:\n", "the RPC ListThings has no entry"),
+        ("field: id", "field: idd", "StopRequest has no field idd"),
+        ("field: id", "field: words", "words holds no id: it is list of str"),
+        ("allowed: [READY]", "allowed: [READE]", "READE is no state of a sandbox"),
+        ("otherwise: ok", "otherwise: maybe", "Stop.states.otherwise says 'maybe'"),
+        ("log: [metadata.name]", "log: [metadata]", "metadata is no single value"),
+        ("log: [metadata.name]", "log: [words]", "words is no single value"),
+        ("log: [metadata.name]", "log: [id.name]", "id of StopRequest is no message"),
+        ("log: [metadata.name]", "log: [secret]", "secret must never reach a log"),
+        ("batches_of: ListThings", "batches_of: Stop", "Stop is no served list"),
+        (
+            "batches_of: ListThings",
+            "batches_of: ListThings\n  served_by: sandboxes.stream",
+            "needs exactly one of served_by, batches_of and unserved",
+        ),
+        ("served_by: sandboxes.list", "served_by: list", "must be noun.method"),
+        ("  mutates: true\n", "  mutate: true\n", "unknown key 'mutate' in Stop"),
+        ("  mutates: true\n", "  mutates: true\n  mutates: true\n", "is written twice"),
+    ],
+)
+def test_a_faulty_rpc_is_refused(tmp_path: Path, api: Api, old: str, new: str, said: str) -> None:
+    assert old in RPC
+    with pytest.raises(SpecErrors) as caught:
+        read(tmp_path, api, rpc_text=RPC.replace(old, new))
+    assert any(said in str(error) for error in caught.value.errors), str(caught.value)
+    assert all(error.place.file == rpc.FILE and error.place.line for error in caught.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cri: SANDBOX_READY", "cri: SANDBOX_READ", "'SANDBOX_READ' is no CRI state"),
+        ("emits: [CREATED_EVENT]", "emits: [CREATE]", "'CREATE' is no CRI event"),
+        ("emits: DELETED_EVENT", "emits: DELETED", "'DELETED' is no CRI event"),
+        ("state: READY", "state: READI", "'READI' is no state"),
+        ("to: NOTREADY", "to: NOTREDY", "'NOTREDY' is no state"),
+        (
+            "from: [READY, NOTREADY]",
+            "from: [READY, READY]",
+            "two transitions say what stopped does in READY",
+        ),
+        (
+            "    NOTREADY: {",
+            "    LOST: {cri: SANDBOX_NOTREADY, why: w}\n    NOTREADY: {",
+            "no transition leads to the sandbox state LOST",
+        ),
+        ("to: GONE, emits", "to: GONE, emit", "unknown key 'emit'"),
+        ("    READY: {", "    Ready: {", "must be written in capitals"),
+    ],
+)
+def test_a_faulty_lifecycle_is_refused(
+    tmp_path: Path, api: Api, old: str, new: str, said: str
+) -> None:
+    assert old in LIFECYCLE
+    with pytest.raises(SpecErrors) as caught:
+        read(tmp_path, api, lifecycle_text=LIFECYCLE.replace(old, new))
+    assert any(said in str(error) for error in caught.value.errors), str(caught.value)
+
+
+def test_the_diagram_shows_every_move_once(tmp_path: Path, api: Api) -> None:
+    read(tmp_path, api)
+    problems = Problems()
+    enums = {name: enum.values for name, enum in api.enums.items()}
+    assert lifecycle.read(tmp_path, enums, problems).sandbox.mermaid().splitlines() == [
+        "stateDiagram-v2",
+        "    [*] --> READY: created",
+        "    READY --> NOTREADY: stopped",
+        "    NOTREADY --> [*]: removed",
+    ]
