@@ -32,7 +32,8 @@ async def beside(
     When ``finishing`` fails or the caller goes away, ``stoppable`` is cancelled. ``finishing`` is
     always waited for. Its failure is the one that counts when both fail.
     """
-    stopped, finished = asyncio.ensure_future(stoppable), asyncio.ensure_future(finishing)
+    # In this order: the step that is waited for is the one that takes longer, so it begins first.
+    finished, stopped = asyncio.ensure_future(finishing), asyncio.ensure_future(stoppable)
     finished.add_done_callback(lambda task: _stop_after_failure(task, stopped))
     try:
         await asyncio.wait({stopped, finished})
