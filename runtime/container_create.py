@@ -22,7 +22,14 @@ from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
 from generated.oci import container_config, defaults, types
-from runtime import device_nodes, image_volumes, mount_sources, rootfs_user, security_profiles
+from runtime import (
+    device_nodes,
+    image_volumes,
+    mount_sources,
+    rootfs_user,
+    security_profiles,
+    shared_shim,
+)
 from runtime.container_remove import remove_directories, remove_record_and_snapshot
 from runtime.containerd import oci_any
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
@@ -205,6 +212,7 @@ async def _described(
         runtime=container_runtime(handler),
         snapshotter=handler.snapshotter,
         snapshot_key=metadata.id,
+        sandbox=sandbox.id if shared_shim.offered(services.containerd) else "",
         extensions={CONTAINER_EXTENSION: container_extension(metadata)},
     )
     spec = defaults.container_spec()

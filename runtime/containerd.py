@@ -39,6 +39,7 @@ from generated.containerd import (
     leases_pb2,
     leases_pb2_grpc,
     namespaces_pb2_grpc,
+    sandbox_pb2_grpc,
     snapshots_pb2_grpc,
     tasks_pb2_grpc,
     version_pb2_grpc,
@@ -162,6 +163,7 @@ class Containerd:
         self.introspection = service(introspection_pb2_grpc.IntrospectionStub(channel))
         self.leases = service(leases_pb2_grpc.LeasesStub(channel))
         self.namespaces = service(namespaces_pb2_grpc.NamespacesStub(channel))
+        self.sandboxes = service(sandbox_pb2_grpc.StoreStub(channel))
         self.snapshots = service(snapshots_pb2_grpc.SnapshotsStub(channel))
         self.tasks = service(tasks_pb2_grpc.TasksStub(channel))
         self.version = service(version_pb2_grpc.VersionStub(channel))

@@ -26,7 +26,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import netns, records
+from runtime import netns, records, shared_shim
 from runtime.directories import remove_tree
 from runtime.errors import CriError
 from runtime.exits import Exit, delete_task, task
@@ -161,6 +161,7 @@ async def _undo(services: Services, metadata: facts.SandboxMetadata) -> None:
     """What the rollback of RunPodSandbox does, for one that had no time to do it."""
     containerd = services.containerd
     await services.exits.end(metadata.id)
+    await shared_shim.withdraw(containerd, metadata.id)
     await delete_container(containerd, metadata.id)
     await remove_snapshot(containerd, services.snapshotter(metadata.runtime_handler), metadata.id)
     if metadata.netns_path:

@@ -7,6 +7,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxEvent
+from runtime import shared_shim
 from runtime.directories import remove_tree
 from runtime.errors import from_rpc
 from runtime.exits import delete_task
@@ -61,8 +62,9 @@ async def _remove_container(services: Services, container: Container) -> None:
 async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     containerd = services.containerd
     snapshotter = services.snapshotter(sandbox.metadata.runtime_handler)
-    # An unreferenced snapshot is collected, so the two may go in either order.
+    # An unreferenced snapshot is collected, so these may go in any order.
     await all_finished(
         remove_snapshot(containerd, snapshotter, sandbox.id),
         delete_container(containerd, sandbox.id),
+        shared_shim.withdraw(containerd, sandbox.id),
     )

@@ -35,7 +35,7 @@ from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2, task
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
-from runtime import netns, records, rootfs_user, sandbox_files, security_profiles
+from runtime import netns, records, rootfs_user, sandbox_files, security_profiles, shared_shim
 from runtime.containerd import oci_any
 from runtime.directories import remove_tree
 from runtime.errors import Unavailable, from_rpc
@@ -173,6 +173,9 @@ class _Creation:
             self._write_unfinished()
         undo.push("remove the snapshot", self._remove_snapshot)
         undo.push("delete the container", delete_container, self._containerd, sandbox_id)
+        undo.push(
+            "withdraw the record of its shim", shared_shim.withdraw, self._containerd, sandbox_id
+        )
         undo.push("end the pause task", self._services.exits.end, sandbox_id)
         await self._make_network_and_pause(image)
         self._clear_unfinished()
@@ -233,15 +236,7 @@ class _Creation:
     async def _start_pause(self, image: facts.Image) -> None:
         await self._prepare(image)
         sandbox_id = self._metadata.id
-        with self._times.step("task"):
-            await self._containerd.tasks.Create(
-                tasks_pb2.CreateTaskRequest(
-                    container_id=sandbox_id,
-                    rootfs=self._rootfs,
-                    runtime_path=self._handler.runtime_path,
-                ),
-                timeout=_CALL_LIMIT,
-            )
+        await all_finished(self._create_task(), self._share_shim())
         self._services.exits.wait(sandbox_id)
         with self._times.step("start"):
             started = await self._containerd.tasks.Start(
@@ -249,10 +244,27 @@ class _Creation:
             )
         self._pid = started.pid
 
+    async def _create_task(self) -> None:
+        with self._times.step("task"):
+            await self._containerd.tasks.Create(
+                tasks_pb2.CreateTaskRequest(
+                    container_id=self._metadata.id,
+                    rootfs=self._rootfs,
+                    runtime_path=self._handler.runtime_path,
+                ),
+                timeout=_CALL_LIMIT,
+            )
+
     async def _prepare(self, image: facts.Image) -> None:
         """Make everything that the task needs, side by side."""
         self._snapshot = asyncio.ensure_future(self._prepare_snapshot(image))
         await all_finished(self._snapshot, self._create_container(image), self._make_files())
+
+    async def _share_shim(self) -> None:
+        """Tell containerd of the pod, so that its containers start in the pause task's shim."""
+        if shared_shim.offered(self._containerd):
+            with self._times.step("shim"):
+                await shared_shim.announce(self._containerd, self._handler, self._metadata)
 
     async def _make_files(self) -> None:
         with self._times.step("files"):

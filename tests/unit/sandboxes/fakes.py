@@ -15,6 +15,7 @@ from grpc import aio
 from generated.containerd import (
     containers_pb2,
     leases_pb2,
+    sandbox_pb2,
     snapshots_pb2,
     task_types_pb2,
     tasks_pb2,
@@ -22,6 +23,7 @@ from generated.containerd import (
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
 from runtime.config import Config
+from runtime.containerd import Capabilities
 from runtime.errors import Unknown
 from runtime.events import Events
 from runtime.exits import Exits
@@ -57,11 +59,14 @@ class FakeContainerd:
         self.records: dict[str, containers_pb2.Container] = {}
         self.held_leases: set[str] = set()
         self.held_snapshots: set[str] = set()
+        self.announced: set[str] = set()
+        self.capabilities = Capabilities(services=frozenset({"sandboxes"}))
         self.running: dict[str, FakeTask] = {}
         self.away = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
         self.containers = _Calls(self, "containers")
         self.leases = _Calls(self, "leases")
+        self.sandboxes = _Calls(self, "sandboxes")
         self.snapshots = _Calls(self, "snapshots")
         self.tasks = _Calls(self, "tasks")
 
@@ -81,8 +86,10 @@ class FakeContainerd:
             self._next.set_result(None)
 
     @property
-    def holdings(self) -> tuple[set[str], set[str], set[str], set[str]]:
-        return set(self.records), self.held_leases, self.held_snapshots, set(self.running)
+    def holdings(self) -> set[str]:
+        """Every id that something is held under."""
+        held = self.held_leases | self.held_snapshots | self.announced
+        return held | set(self.records) | set(self.running)
 
     # What each call does
 
@@ -121,6 +128,15 @@ class FakeContainerd:
         _must_be(request.key in self.held_snapshots)
         self.held_snapshots.discard(request.key)
         return Empty()
+
+    def sandboxes_create(self, request: sandbox_pb2.StoreCreateRequest) -> Any:
+        self.announced.add(request.sandbox.sandbox_id)
+        return sandbox_pb2.StoreCreateResponse()
+
+    def sandboxes_delete(self, request: sandbox_pb2.StoreDeleteRequest) -> Any:
+        _must_be(request.sandbox_id in self.announced)
+        self.announced.discard(request.sandbox_id)
+        return sandbox_pb2.StoreDeleteResponse()
 
     def tasks_create(self, request: tasks_pb2.CreateTaskRequest) -> Any:
         self.running[request.container_id] = FakeTask()

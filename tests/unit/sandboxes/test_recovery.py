@@ -160,7 +160,7 @@ async def test_a_half_made_pod_is_undone(world: World) -> None:
     world.containerd.held_snapshots.add(SANDBOX)
     leave_note(world, metadata)
     await recovered(world)
-    assert world.containerd.holdings == (set(), set(), set(), set())
+    assert world.containerd.holdings == set()
     assert world.directories == []
     assert len(world.store.sandboxes) == 0
 

@@ -15,7 +15,7 @@ from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavai
 
 from .fakes import World, run_request
 
-NOTHING: tuple[set[str], set[str], set[str], set[str]] = (set(), set(), set(), set())
+NOTHING: set[str] = set()
 
 
 @pytest.fixture

@@ -1,0 +1,59 @@
+"""Pods are told to daemons that can be told, and the record is gone with the pod."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import grpc
+import pytest
+from grpc import aio
+
+from generated.cri import api_pb2
+from runtime import records, shared_shim
+from runtime.containerd import Capabilities, Containerd
+from runtime.transforms import facts
+
+from .fakes import FakeContainerd
+
+POD = facts.SandboxMetadata(id="pod", name="a_b_c_0", config=api_pb2.PodSandboxConfig())
+
+
+def real(fake: FakeContainerd) -> Containerd:
+    return cast(Containerd, fake)
+
+
+async def test_a_pod_is_announced_and_withdrawn() -> None:
+    daemon = FakeContainerd()
+    await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
+    assert daemon.announced == {"pod"}
+    for _ in range(2):  # what is gone stays gone
+        await shared_shim.withdraw(real(daemon), "pod")
+    assert daemon.announced == set()
+
+
+async def test_the_record_is_that_of_the_builtin_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeContainerd()
+    seen = []
+    monkeypatch.setattr(daemon, "sandboxes_create", seen.append)
+    await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
+    (request,) = seen
+    assert request.sandbox.sandboxer == "podsandbox"
+    assert request.sandbox.runtime.name == "io.containerd.runc.v2"
+    assert records.sandbox_metadata(request.sandbox.extensions["metadata"].value) == POD
+
+
+async def test_announcing_again_is_fine() -> None:
+    daemon = FakeContainerd()
+    daemon.fail["sandboxes.Create"] = grpc.StatusCode.ALREADY_EXISTS
+    await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
+    daemon.fail["sandboxes.Create"] = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(aio.AioRpcError):
+        await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
+
+
+async def test_a_daemon_without_the_store_is_not_asked() -> None:
+    daemon = FakeContainerd()
+    daemon.capabilities = Capabilities()
+    assert not shared_shim.offered(real(daemon))
+    await shared_shim.withdraw(real(daemon), "pod")
+    assert daemon.calls == []
