@@ -47,17 +47,15 @@ async def remove(
 
 
 async def _remove(services: Services, container: Container) -> None:
+    await all_finished(end_task(services, container.id), services.log_keeper.close(container.id))
     await all_finished(
-        end_task(services, container.id),
-        services.log_keeper.close(container.id),
+        remove_record_and_snapshot(
+            services,
+            container.id,
+            container.metadata.sandbox_id,
+            services.snapshotter(container.sandbox),
+        ),
         remove_directories(services, container.id),
-    )
-    # last: while the record is there, a restarted server lists what is left to be removed
-    await remove_record_and_snapshot(
-        services,
-        container.id,
-        container.metadata.sandbox_id,
-        services.snapshotter(container.sandbox),
     )
 
 
