@@ -69,9 +69,6 @@ class Host:
     apparmor: bool = False
     """Whether AppArmor is enabled, its parser installed and the node not itself a container."""
 
-    selinux: bool = False
-    """Whether SELinux is enabled in the kernel and in the config."""
-
     oom_score_adj_floor: int | None = None
     """The lowest oom_score_adj that this process may give its children, -1000..1000; None when
     there is no bound (CAP_SYS_RESOURCE is held and ``restrict_oom_score_adj`` is off). Source:

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from generated import provenance
 from generated.cri import api_pb2
+from generated.oci import linux_container_resources, types
+from generated.statuses import linux_container_resources as shown_resources
 from generated.validators import container_config as container_validator
+from generated.validators import linux_container_resources as resources_validator
 from generated.validators import pod_sandbox_config as pod_validator
 from runtime.errors import CriError, InvalidArgument
 from tests import oci_specs
@@ -52,6 +55,35 @@ def test_a_valid_container_is_refused_with_a_field_or_fits_the_schema(
         assert error.field
         return
     oci_specs.check_schema(built.spec)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
+@given(
+    asked=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
+    earlier=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
+)
+def test_an_update_can_be_seen_in_the_status(
+    asked: api_pb2.LinuxContainerResources, earlier: api_pb2.LinuxContainerResources
+) -> None:
+    """What a request sets is shown; what it leaves out stays as it was."""
+    spec = types.Spec()
+    try:
+        linux_container_resources.apply(earlier, spec, host=oci_specs.HOST)
+        before = shown_resources.read(spec=spec)
+        linux_container_resources.apply(asked, spec, host=oci_specs.HOST)
+    except InvalidArgument as error:
+        assert error.field
+        return
+    after = shown_resources.read(spec=spec)
+    for name in ("cpu_period", "cpu_quota", "cpu_shares", "memory_limit_in_bytes"):
+        assert getattr(after, name) == (getattr(asked, name) or getattr(before, name))
+    assert after.oom_score_adj == asked.oom_score_adj
+    assert dict(after.unified) == {**before.unified, **asked.unified}
+    limits = {limit.page_size: limit.limit for limit in before.hugepage_limits}
+    limits |= {limit.page_size: limit.limit for limit in asked.hugepage_limits}
+    assert {limit.page_size: limit.limit for limit in after.hugepage_limits} == limits
+    swap = asked.memory_swap_limit_in_bytes or asked.memory_limit_in_bytes
+    assert after.memory_swap_limit_in_bytes == (swap or before.memory_swap_limit_in_bytes)
 
 
 def fields(message: type[Message], path: str = "") -> Iterator[str]:
