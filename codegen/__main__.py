@@ -64,8 +64,8 @@ def _diff(arguments: argparse.Namespace, root: Path) -> int:
         apis = [cri_api.api(cri_api.descriptor(v, pinned[v]), v) for v in (old, new)]
         found = diff.of_apis(*apis)
     else:
-        after = diff.mapping_at(root, new) if new else diff.mapping_in(root)
-        found = diff.of_mappings(diff.mapping_at(root, old), after)
+        after = diff.at_revision(root, new) if new else diff.in_folder(root)
+        found = diff.of_specifications(diff.at_revision(root, old), after)
     print(diff.markdown(old, new or "the working tree", found))
     return 0
 
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     taken.set_defaults(run=_import)
 
     compared = commands.add_parser("diff", help="named changes, as Markdown")
-    compared.add_argument("old", help="a pinned CRI version, or a git revision of the mapping")
-    compared.add_argument("new", nargs="?", help="the same; default: the mapping as it is here")
+    compared.add_argument("old", help="a pinned CRI version, or a git revision")
+    compared.add_argument("new", nargs="?", help="the same; default: spec/ as it is here")
     compared.set_defaults(run=_diff)
 
     explained = commands.add_parser("explain", help="what is decided about one field, and where")

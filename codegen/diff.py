@@ -1,4 +1,4 @@
-"""Named changes between two versions of the CRI or of the mapping, as Markdown."""
+"""Named changes between two versions of the CRI or of the whole specification, as Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from codegen import mapping_file
+from codegen import cri_api, lifecycle, load, mapping_file, rpc, stubs
 from codegen.errors import Place, Problems, SpecError
 from codegen.model import Api, Entry, Field, MappingFile, Method, Rule
 
@@ -69,8 +69,32 @@ def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) 
     return found
 
 
-def mapping_at(root: Path, revision: str) -> dict[str, MappingFile]:
-    """The mapping as it stood in a git revision; raises SpecError where there is none."""
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What a reviewer compares."""
+
+    api: Api
+    mapping: Mapping[str, MappingFile]
+    tables: Mapping[str, str]
+    """Every value of rpc.yaml and lifecycle.yaml, by its dotted path."""
+
+
+def of_specifications(old: Specification, new: Specification) -> list[Named]:
+    """What changed from one state of spec/ to another."""
+    return [
+        *of_apis(old.api, new.api),
+        *of_mappings(old.mapping, new.mapping),
+        *_keys("table", old.tables, new.tables, detail=str),
+        *(
+            change
+            for path in _both(old.tables, new.tables)
+            for change in _changed("table-changed", path, old.tables[path], new.tables[path])
+        ),
+    ]
+
+
+def at_revision(root: Path, revision: str) -> Specification:
+    """The specification as it stood in a git revision; raises SpecError where there is none."""
     asked = ["git", "-C", str(root), "archive", revision, "spec"]
     made = subprocess.run(asked, capture_output=True, check=False)
     if made.returncode:
@@ -82,15 +106,34 @@ def mapping_at(root: Path, revision: str) -> dict[str, MappingFile]:
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
             archive.extractall(folder, filter="data")
-        return mapping_in(Path(folder))
+        return in_folder(Path(folder))
 
 
-def mapping_in(root: Path) -> dict[str, MappingFile]:
-    """The mapping in a folder; raises SpecErrors where it breaks its schema."""
+def in_folder(root: Path) -> Specification:
+    """The specification in a folder; raises SpecErrors where the mapping breaks its schema."""
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()
-    return files
+    version = stubs.current_version(root)
+    api = cri_api.api(cri_api.descriptor(version, cri_api.pinned(root)[version]), version)
+    tables = {
+        path: value
+        for name in (rpc.FILE, lifecycle.FILE)
+        for path, value in _flat(load.yaml_file(root, name).plain(), Path(name).stem)
+    }
+    return Specification(api, files, tables)
+
+
+def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
+    """Every scalar below ``value``, and every list of scalars, with its dotted path."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}")
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{path}.{number}")
+    elif not path.endswith(".why"):
+        yield path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def markdown(old: str, new: str, changes: Iterable[Named]) -> str:

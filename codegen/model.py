@@ -209,11 +209,15 @@ class OciField:
         return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
 
     @property
+    def absent_is_none(self) -> bool:
+        """Whether the attribute is None when the key is absent."""
+        return self.empty_counts or (self.kind.scalar and not self.required)
+
+    @property
     def annotation(self) -> str:
         """The type of the attribute."""
         text = python_type(self.kind)
-        absent = self.empty_counts or (self.kind.scalar and not self.required)
-        return f"{text} | None" if absent else text
+        return f"{text} | None" if self.absent_is_none else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.model import Api, Kind, Message, OciSpec, Source, Target, snake
@@ -14,6 +14,7 @@ from codegen.python_source import Sources
 
 _ELEMENT = re.compile(r"(?P<whole>[\w.]+)\[(?P<key>[^\[\]]+)\]\Z")
 _RECORD = "Container"
+_RECORD_KIND = Kind("record", "containerd's Container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +79,33 @@ class Paths:
         whole = element["whole"] if element else path
         record = whole.startswith(f"{_RECORD}.")
         steps = whole.split(".")[1:] if record else whole.split(".")
-        kind = Kind("message", _RECORD) if record else Kind("oci", "Spec")
+        kind = _RECORD_KIND if record else Kind("oci", "Spec")
         walked = _RECORD if record else "the OCI spec"
         expression = "record" if record else "out"
         for step in steps:
-            known = self._record_members() if record else self._members(kind)
+            known = self._members(kind)
             if step not in known:
                 raise SpecError(
-                    f"{walked} has no {step}" if known else f"{walked} ({kind}) has no parts",
+                    (
+                        f"{walked} has no {step}"
+                        if known
+                        else f"{walked} ({replace(kind, optional=False)}) has no parts"
+                    ),
                     place,
                     nearest(step, known) or (one_of(known) if known else None),
+                    "unknown-target",
+                )
+            if kind.optional:
+                raise SpecError(
+                    f"{walked} may be absent, so {path} may lead nowhere",
+                    place,
+                    f"compute the whole of {walked}",
                     "unknown-target",
                 )
             kind = known[step]
             walked = step if walked in ("the OCI spec", _RECORD) else f"{walked}.{step}"
             expression += f".{self._attribute(step)}"
+        kind = replace(kind, optional=False)
         if element is None:
             return Target(path, expression, kind, whole, record, False)
         if kind.name != "map":
@@ -112,22 +125,24 @@ class Paths:
         }
 
     def _members(self, kind: Kind) -> Mapping[str, Kind]:
+        if kind == _RECORD_KIND:
+            return self._record_members()
         match kind.name:
             case "record":
                 return self.sources.records[kind.ref].fields
             case "message":
                 return {n: f.kind for n, f in self.api.messages[kind.ref].fields.items()}
             case "oci":
-                return {n: f.kind for n, f in self.oci.classes[kind.ref].fields.items()}
+                return {
+                    name: replace(field.kind, optional=field.absent_is_none)
+                    for name, field in self.oci.classes[kind.ref].fields.items()
+                }
         return {}
 
     def _step(self, before: Source, step: str) -> Source:
         kind = self._members(before.kind)[step]
         present = None
-        if before.kind.name == "oci":
-            optional = kind.scalar and not self.oci.classes[before.kind.ref].fields[step].required
-            kind = Kind(kind.name, kind.ref, kind.of, optional, kind.low, kind.high)
-        elif (
+        if (
             before.kind.name == "message"
             and self.api.messages[before.kind.ref].fields[step].presence
         ):

@@ -115,10 +115,13 @@ def test_a_revision_is_compared_with_the_working_tree(
         subprocess.run([*git, *words], check=True)
     path = tmp_path / "spec/mapping/linux_container_resources.yaml"
     path.write_text(path.read_text().replace("cpu.quota\n    when: nonzero", "cpu.quota"))
+    rpcs = tmp_path / "spec/rpc.yaml"
+    rpcs.write_text(rpcs.read_text().replace("served_by: node.version", "served_by: node.versions"))
     assert main(["--root", str(tmp_path), "diff", "HEAD"]) == 0
     assert capsys.readouterr().out == (
         "## HEAD → the working tree\n\n"
         "- **condition-changed** `LinuxContainerResources.cpu_quota`: nonzero → always\n"
+        "- **table-changed** `rpc.Version.served_by`: node.version → node.versions\n"
     )
     assert main(["--root", str(tmp_path), "diff", "no-such-revision"]) == 1
     assert "is no revision that holds spec/" in capsys.readouterr().err
@@ -126,7 +129,7 @@ def test_a_revision_is_compared_with_the_working_tree(
 
 def test_no_repository_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is no revision"):
-        diff.mapping_at(tmp_path, "HEAD")
+        diff.at_revision(tmp_path, "HEAD")
 
 
 def test_pinned_versions_are_compared_by_name(capsys: pytest.CaptureFixture[str]) -> None:
