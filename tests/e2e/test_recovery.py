@@ -179,6 +179,8 @@ def remove_pods(cri: Cri) -> None:
 def started(cri: Cri, machine: Machine, script: str, name: str = "app") -> tuple[str, str]:
     """A running pod and container."""
     spec = pod_config(name=f"pod-{name}", log_directory=str(machine.logs))
+    if systemd_is_init():  # without a slice the built-in plugin asks systemd for a path
+        spec.linux.cgroup_parent = "/test.slice"
     pod = cri.run_pod(spec)
     container = cri.create(pod, container_config(BUSYBOX, "sh", "-c", script, name=name), spec)
     cri.start(container)

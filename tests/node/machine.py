@@ -29,7 +29,7 @@ PACKAGES = [
     *("ca-certificates", "apparmor", "iproute2", "sudo"),
     # what ./dev setup asks for
     *("containerd", "runc", "containernetworking-plugins", "docker-registry", "skopeo"),
-    *("busybox-static", "apache2-utils", "iptables", "python3-venv"),
+    *("busybox-static", "apache2-utils", "iptables", "openssl", "python3-venv"),
 ]
 
 # What a throw-away machine without logins, other disks or devices to find does not need.
