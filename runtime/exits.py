@@ -41,6 +41,7 @@ from generated.containerd import (
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.containerd import Containerd
 from runtime.errors import CriError
+from runtime.oom_log import OomLog
 from runtime.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.store import Container, Sandbox, Store
 
@@ -104,9 +105,11 @@ class Exits:
         self._waits: dict[str, asyncio.Task[Exit]] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._oom_watch: asyncio.Task[None] | None = None
+        self._oom_log = OomLog()
 
     async def start(self) -> None:
         """Begin to listen to out-of-memory events; called once, before recovery."""
+        await asyncio.to_thread(self._oom_log.read)
         self._oom_watch = asyncio.create_task(self._watch_oom(), name="oom events")
 
     async def stop(self) -> None:
@@ -117,6 +120,7 @@ class Exits:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._oom_log.close()
 
     def wait(self, task_id: str) -> asyncio.Task[Exit]:
         """The one wait for the end of a task, issued now if it is not open yet.
@@ -219,7 +223,7 @@ class Exits:
 
     async def _container_exited(self, container: Container, exit: Exit) -> None:
         reason = exit.reason
-        if container.status.reason == OOM_KILLED or await self._was_oom_killed(container.id, exit):
+        if container.status.reason == OOM_KILLED or await self._was_oom_killed(container, exit):
             reason = OOM_KILLED
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
         await delete_task(self._containerd, container.id)
@@ -246,19 +250,23 @@ class Exits:
         except (TimeoutError, CriError) as error:
             log.warning("output not drained", container=container_id, error=str(error))
 
-    async def _was_oom_killed(self, container_id: str, exit: Exit) -> bool:
-        """Whether the cgroup counted a kill; asked for before the task, and the cgroup, go.
+    async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
+        """Whether the kernel killed in the container for want of memory.
 
-        The event may come after the exit, hence this second look.
+        The event may come after the exit, hence this second look: at the kernel's log, then at the
+        cgroup's count, before the task goes and, under systemd, if the cgroup is still there.
         """
         if exit.code != _SIGKILL_CODE:
             return False
+        status = container.status
+        if self._oom_log.killed(container.id, status.pid, since=status.started_at):
+            return True
         try:
             answer = await self._containerd.tasks.Metrics(
-                tasks_pb2.MetricsRequest(filters=[f"id=={container_id}"]), timeout=CALL_LIMIT
+                tasks_pb2.MetricsRequest(filters=[f"id=={container.id}"]), timeout=CALL_LIMIT
             )
         except aio.AioRpcError as error:
-            log.debug("no metrics", container=container_id, error=error.details())
+            log.debug("no metrics", container=container.id, error=error.details())
             return False
         return any(oom_kills(metric.data) > 0 for metric in answer.metrics)
 
