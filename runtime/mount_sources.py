@@ -27,7 +27,7 @@ class MountPoint:
 
 
 def host_sources(mounts: Sequence[api_pb2.Mount]) -> tuple[MountSource, ...]:
-    """The sources of ``mounts``, in order; image volumes get an empty one, to be filled in later.
+    """The sources of ``mounts``, in order.
 
     Raises InvalidArgument for a source that can neither be found nor made.
     """
@@ -66,8 +66,6 @@ def mount_point_of(path: str, table: Sequence[MountPoint]) -> MountPoint | None:
 
 
 def _host_source(index: int, mount: api_pb2.Mount, table: Sequence[MountPoint]) -> MountSource:
-    if mount.HasField("image"):
-        return MountSource("")
     try:
         # makedirs and not a look first: a source that appears meanwhile is as good
         if not os.path.exists(mount.host_path):

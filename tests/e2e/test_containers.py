@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
-from tests.harness import images
+from tests.harness import containerd_objects, images
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node
 from tests.harness.registry import Registry
@@ -232,8 +232,10 @@ def test_sources_of_mounts_are_made_and_resolved(pod: Pod, tmp_path: Path) -> No
 def test_a_creation_that_fails_leaves_nothing(
     pod: Pod, changes: dict[str, Any], code: grpc.StatusCode, says: str
 ) -> None:
+    held = containerd_objects.of(pod.node)
     said = refused(code, lambda: pod.created("true", **changes))
     assert says in said
+    assert containerd_objects.of(pod.node) == held
     assert list(pod.directory("").iterdir()) == []
     assert list(pod.directory("", "state").iterdir()) == []
     # the name was freed

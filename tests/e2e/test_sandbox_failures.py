@@ -18,16 +18,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from generated.containerd import (
-    containers_pb2,
-    containers_pb2_grpc,
-    leases_pb2,
-    leases_pb2_grpc,
-    snapshots_pb2,
-    snapshots_pb2_grpc,
-)
 from generated.cri import api_pb2
-from tests.harness import cni_recorder
+from tests.harness import cni_recorder, containerd_objects
 from tests.harness.cri import pod_config
 from tests.harness.leaks import Holdings
 from tests.harness.node import Containerd, Node, containerds
@@ -84,7 +76,7 @@ class FaultyNode:
 
     def holdings(self) -> tuple[Holdings, set[str]]:
         """What the machine and the node's containerd hold."""
-        return Holdings.now(), _daemon_objects(self.node)
+        return Holdings.now(), containerd_objects.of(self.node)
 
     def assert_idle(self) -> None:
         """Nothing is left; shims and namespaces may take a moment to go."""
@@ -123,33 +115,6 @@ class FaultyNode:
         pod = self.cri.run_pod(pod_config())
         self.cri.stop_pod(pod)
         self.cri.remove_pod(pod)
-
-
-def _daemon_objects(node: Node) -> set[str]:
-    """The containers, leases and active snapshots of the node's own containerd."""
-    socket = node.directory / "state" / "containerd" / "containerd.sock"
-    metadata = [("containerd-namespace", "k8s.io")]
-    with grpc.insecure_channel(f"unix://{socket}") as channel:
-        containers = containers_pb2_grpc.ContainersStub(channel).List(
-            containers_pb2.ListContainersRequest(), metadata=metadata
-        )
-        leases = leases_pb2_grpc.LeasesStub(channel).List(
-            leases_pb2.ListRequest(), metadata=metadata
-        )
-        snapshots = snapshots_pb2_grpc.SnapshotsStub(channel).List(
-            snapshots_pb2.ListSnapshotsRequest(snapshotter="overlayfs"), metadata=metadata
-        )
-        active = [
-            info.name
-            for page in snapshots
-            for info in page.info
-            if info.kind == snapshots_pb2.ACTIVE
-        ]
-    return {
-        *(f"container {item.id}" for item in containers.containers),
-        *(f"lease {item.id}" for item in leases.leases),
-        *(f"snapshot {name}" for name in active),
-    }
 
 
 @pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)

@@ -52,8 +52,3 @@ def test_propagation_is_looked_up_when_it_is_asked_for(tmp_path: Path) -> None:
     )
     (source,) = host_sources([mount])
     assert source.path == str(tmp_path)
-
-
-def test_an_image_volume_has_no_source_on_the_host() -> None:
-    mount = api_pb2.Mount(image=api_pb2.ImageSpec(image="data"))
-    assert host_sources([mount]) == (MountSource(""),)
