@@ -1,0 +1,116 @@
+"""Containers on a containerd in memory: everything that they need, none of it real but files."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
+from generated.cri import api_pb2
+from runtime.config import Config
+from runtime.containers import Containers
+from runtime.exits import Exits
+from runtime.store import Container, Sandbox
+from runtime.transforms import facts
+from tests.unit.sandboxes.fakes import FakeContainerd, FakeLogKeeper, rpc_error
+
+from . import made
+
+IMAGE = facts.Image(id="sha256:1", reference="app:1", chain_id="sha256:2", cmd=("run",))
+
+
+class Daemon(FakeContainerd):
+    """The calls that containers make besides those of sandboxes."""
+
+    def __init__(self, rootfs: Path) -> None:
+        super().__init__()
+        self.rootfs = rootfs
+        self.signals: list[int] = []
+        self.stubborn = False
+        """Processes end by SIGKILL alone."""
+
+    def fail_now(self, code: grpc.StatusCode) -> None:
+        raise rpc_error(code)
+
+    def tasks_kill(self, request: tasks_pb2.KillRequest) -> Any:
+        task = self._task(request.container_id)
+        self.signals.append(request.signal)
+        if request.signal == signal.SIGKILL or not self.stubborn:
+            task.end(128 + request.signal)
+        return Empty()
+
+    def snapshots_prepare(self, request: snapshots_pb2.PrepareSnapshotRequest) -> Any:
+        super().snapshots_prepare(request)
+        mount = types_pb2.Mount(type="bind", source=str(self.rootfs))
+        return snapshots_pb2.PrepareSnapshotResponse(mounts=[mount])
+
+    def containers_get(self, request: containers_pb2.GetContainerRequest) -> Any:
+        return containers_pb2.GetContainerResponse(container=self.records[request.id])
+
+    def containers_update(self, request: containers_pb2.UpdateContainerRequest) -> Any:
+        assert list(request.update_mask.paths) == ["spec"]
+        self.records[request.container.id].spec.CopyFrom(request.container.spec)
+        return containers_pb2.UpdateContainerResponse()
+
+    def tasks_update(self, request: tasks_pb2.UpdateTaskRequest) -> Any:
+        self._task(request.container_id)
+        return Empty()
+
+
+class FakeImages:
+    """One image, unpacked."""
+
+    async def resolve(self, reference: str) -> facts.Image | None:
+        return IMAGE if reference == IMAGE.reference else None
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str:
+        return image.chain_id
+
+
+class World:
+    """A ready pod, and what containers need to live in it."""
+
+    def __init__(self, directory: Path) -> None:
+        rootfs = directory / "rootfs"
+        rootfs.mkdir()
+        self.daemon = Daemon(rootfs)
+        self.log_keeper = FakeLogKeeper()
+        self.store = made.store(directory)
+        self.exits = Exits(
+            containerd=self.daemon,  # type: ignore[arg-type]
+            store=self.store,
+            log_keeper=self.log_keeper,
+        )
+        self.containers = Containers(
+            containerd=self.daemon,  # type: ignore[arg-type]
+            store=self.store,
+            exits=self.exits,
+            images=FakeImages(),
+            log_keeper=self.log_keeper,
+            host=facts.Host(hostname="node"),
+            handlers={"runc": facts.Handler(name="runc")},
+            config=Config(),
+        )
+        self.pod: Sandbox = made.sandbox(self.store, "pod")
+
+    async def created(self, image: str = IMAGE.reference, **config: Any) -> Container:
+        request = api_pb2.CreateContainerRequest(
+            config=api_pb2.ContainerConfig(
+                metadata=api_pb2.ContainerMetadata(name="app"),
+                image=api_pb2.ImageSpec(image=image),
+                **config,
+            )
+        )
+        answer = await self.containers.create(self.pod, request)
+        container = self.store.containers.get(answer.container_id)
+        assert container is not None
+        return container
+
+    async def running(self, **config: Any) -> Container:
+        container = await self.created(**config)
+        await self.containers.start(container, api_pb2.StartContainerRequest())
+        return container
