@@ -65,6 +65,12 @@ OOM_KILLED: Final = "OOMKilled"
 
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
 
+_SHIM_GONE: Final = "ttrpc: closed"
+"""What containerd says when a shim ended during a call; it has no code of its own."""
+_SHIM_ATTEMPTS: Final = 5
+_SHIM_PAUSE: Final = 0.05
+"""Seconds until the daemon has noticed the end of a shim."""
+
 
 class LogDrain(Protocol):
     """What is asked of the log keeper here."""
@@ -310,15 +316,21 @@ async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process |
 
 async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
     """Delete an ended task and end its shim; None when there is none. Safe to repeat."""
-    try:
-        answer = await containerd.tasks.Delete(
-            tasks_pb2.DeleteTaskRequest(container_id=task_id), timeout=CALL_LIMIT
-        )
-    except aio.AioRpcError as error:
-        if error.code() in _GONE:
-            return None
-        raise
-    return Exit.told(answer.exit_status, answer.exited_at)
+    request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
+    attempts = _SHIM_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            answer = await containerd.tasks.Delete(request, timeout=CALL_LIMIT)
+        except aio.AioRpcError as error:
+            if error.code() in _GONE:
+                return None
+            if not attempts or _SHIM_GONE not in (error.details() or ""):
+                raise
+        else:
+            return Exit.told(answer.exit_status, answer.exited_at)
+        # the shim of a pod may end with another task of it, while it answers for this one
+        await asyncio.sleep(_SHIM_PAUSE)
 
 
 async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:

@@ -13,11 +13,11 @@ from generated.containerd import cgroup1_metrics_pb2, cgroup2_metrics_pb2, task_
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
 from runtime import exits
-from runtime.exits import oom_kills
+from runtime.exits import delete_task, oom_kills
 from runtime.store import Container
 from runtime.transforms import facts
 
-from .fakes import FakeTask, World
+from .fakes import FakeTask, World, rpc_error
 
 
 @pytest.fixture
@@ -132,3 +132,17 @@ def test_oom_kills_are_counted_on_both_cgroup_versions() -> None:
         )
         assert oom_kills(data) == count
     assert oom_kills(AnyMessage(type_url="something.else")) == 0
+
+
+async def test_a_shim_that_ends_during_a_delete_is_asked_about_again(world: World) -> None:
+    answers = ["failed to delete task: ttrpc: closed", "not found"]
+
+    def delete(request: object) -> object:
+        details = answers.pop(0)
+        gone = details == "not found"
+        code = grpc.StatusCode.NOT_FOUND if gone else grpc.StatusCode.UNKNOWN
+        raise rpc_error(code, details)
+
+    world.containerd.tasks_delete = delete  # type: ignore[method-assign,assignment]
+    assert await delete_task(world.services.containerd, "c1") is None
+    assert answers == []
