@@ -26,6 +26,9 @@ _SANDBOXER = "podsandbox"
 _EXTENSION = "metadata"
 """As the built-in plugin writes them, so that it can take the node over."""
 
+_NO_RECORD = "bucket not found"
+"""How containerd 1.7 says that there is no such record, with the code UNKNOWN."""
+
 _CALL_LIMIT = 30.0
 """Seconds."""
 
@@ -63,5 +66,5 @@ async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
     try:
         await containerd.sandboxes.Delete(request, timeout=_CALL_LIMIT)
     except aio.AioRpcError as error:
-        if not is_not_found(error):
+        if not (is_not_found(error) or _NO_RECORD in (error.details() or "")):
             raise

@@ -72,17 +72,25 @@ class Machine:
             process.kill()
             process.wait()
 
+    def clear(self) -> None:
+        """Remove every pod by whoever serves, and end both."""
+        remove_pods(self.cri if "server" in self._running else self.builtin)
+        self._end_all()
+
     def close(self) -> None:
         """End everything and delete it."""
-        for what in ("server", "containerd"):
-            if what in self._running:
-                self.end(what)
+        self._end_all()
         for pid, command in _processes(str(self.directory)):
             if "containerd-shim" in command:
                 os.kill(pid, signal.SIGKILL)
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
         shutil.rmtree(f"/var/lib/cni/networks/{self._bridge}", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end_all(self) -> None:
+        for what in ("server", "containerd"):
+            if what in self._running:
+                self.end(what)
 
     def _start(self, what: str, *command: str) -> None:
         with (self.directory / f"{what}.log").open("ab") as log:
@@ -165,9 +173,14 @@ def served(machine: Machine) -> Iterator[Machine]:
     machine.start_server()
     machine.cri.pull(BUSYBOX)
     yield machine
-    remove_pods(machine.cri)
-    for what in ("server", "containerd"):
-        machine.end(what)
+    machine.clear()
+
+
+@pytest.fixture
+def idle(machine: Machine) -> Iterator[Machine]:
+    """The machine with nothing running, before and after."""
+    yield machine
+    machine.clear()
 
 
 def remove_pods(cri: Cri) -> None:
@@ -272,41 +285,38 @@ def test_states_survive_the_server(served: Machine) -> None:
     assert served.cri.wait_for_state(created, api_pb2.CONTAINER_EXITED).exit_code == 0
 
 
-def test_pods_of_the_built_in_plugin_are_taken_over(machine: Machine) -> None:
-    machine.start_containerd(with_cri=True)
-    machine.builtin.pull(BUSYBOX)
-    pod, container = started(machine.builtin, machine, TICK, name="before")
-    _, waiting = started(machine.builtin, machine, WAIT_FOR_FILE, name="waiting-before")
-    before = machine.builtin.pod_status(pod)
-    machine.end("containerd")
-    machine.start_containerd()
-    machine.start_server()
-    after = machine.cri.pod_status(pod)
+def test_pods_of_the_built_in_plugin_are_taken_over(idle: Machine) -> None:
+    idle.start_containerd(with_cri=True)
+    idle.builtin.pull(BUSYBOX)
+    pod, container = started(idle.builtin, idle, TICK, name="before")
+    _, waiting = started(idle.builtin, idle, WAIT_FOR_FILE, name="waiting-before")
+    before = idle.builtin.pod_status(pod)
+    idle.end("containerd")
+    idle.start_containerd()
+    idle.start_server()
+    after = idle.cri.pod_status(pod)
     assert after.state == api_pb2.SANDBOX_READY
     assert (after.network, after.metadata) == (before.network, before.metadata)
-    assert machine.cri.status(container).state == api_pb2.CONTAINER_RUNNING
-    seen = len(log_text(machine, "before"))
-    wait_until(lambda: len(log_text(machine, "before")) > seen)
-    machine.cri.exec_sync(waiting, "touch", "/tmp/end")
-    status = machine.cri.wait_for_state(waiting, api_pb2.CONTAINER_EXITED)
+    assert idle.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    seen = len(log_text(idle, "before"))
+    wait_until(lambda: len(log_text(idle, "before")) > seen)
+    idle.cri.exec_sync(waiting, "touch", "/tmp/end")
+    status = idle.cri.wait_for_state(waiting, api_pb2.CONTAINER_EXITED)
     assert (status.exit_code, status.reason) == (7, "Error")
-    remove_pods(machine.cri)
-    for what in ("server", "containerd"):
-        machine.end(what)
+    remove_pods(idle.cri)
 
 
-def test_pods_of_ours_are_taken_over_by_the_built_in_plugin(machine: Machine) -> None:
-    machine.start_containerd()
-    machine.start_server()
-    machine.cri.pull(BUSYBOX)
-    pod, container = started(machine.cri, machine, TICK, name="ours")
-    before = machine.cri.pod_status(pod)
-    machine.end("server")
-    machine.end("containerd")
-    machine.start_containerd(with_cri=True)
-    after = machine.builtin.pod_status(pod)
+def test_pods_of_ours_are_taken_over_by_the_built_in_plugin(idle: Machine) -> None:
+    idle.start_containerd()
+    idle.start_server()
+    idle.cri.pull(BUSYBOX)
+    pod, container = started(idle.cri, idle, TICK, name="ours")
+    before = idle.cri.pod_status(pod)
+    idle.end("server")
+    idle.end("containerd")
+    idle.start_containerd(with_cri=True)
+    after = idle.builtin.pod_status(pod)
     assert after.state == api_pb2.SANDBOX_READY
     assert (after.network, after.metadata) == (before.network, before.metadata)
-    assert machine.builtin.status(container).state == api_pb2.CONTAINER_RUNNING
-    remove_pods(machine.builtin)
-    machine.end("containerd")
+    assert idle.builtin.status(container).state == api_pb2.CONTAINER_RUNNING
+    remove_pods(idle.builtin)

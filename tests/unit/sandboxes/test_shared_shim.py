@@ -13,7 +13,7 @@ from runtime import records, shared_shim
 from runtime.containerd import Capabilities, Containerd
 from runtime.transforms import facts
 
-from .fakes import FakeContainerd
+from .fakes import FakeContainerd, rpc_error
 
 POD = facts.SandboxMetadata(id="pod", name="a_b_c_0", config=api_pb2.PodSandboxConfig())
 
@@ -57,3 +57,19 @@ async def test_a_daemon_without_the_store_is_not_asked() -> None:
     assert not shared_shim.offered(real(daemon))
     await shared_shim.withdraw(real(daemon), "pod")
     assert daemon.calls == []
+
+
+async def test_the_words_of_containerd_1_7_for_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeContainerd()
+
+    def refuse(details: str) -> None:
+        def delete(_: object) -> None:
+            raise rpc_error(grpc.StatusCode.UNKNOWN, details)
+
+        monkeypatch.setattr(daemon, "sandboxes_delete", delete)
+
+    refuse('failed to delete sandbox "pod": bucket not found')
+    await shared_shim.withdraw(real(daemon), "pod")
+    refuse("the disk is full")
+    with pytest.raises(aio.AioRpcError, match="the disk is full"):
+        await shared_shim.withdraw(real(daemon), "pod")
