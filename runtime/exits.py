@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -64,6 +64,9 @@ _SIGKILL_CODE: Final = 137
 OOM_KILLED: Final = "OOMKilled"
 
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
+
+_STOPPED_TOGETHER: Final = 0.5
+"""Seconds that the tasks of a pod which is stopped may take to end one after the other."""
 
 _SHIM_GONE: Final = "ttrpc: closed"
 """What containerd says when a shim ended during a call; it has no code of its own."""
@@ -221,8 +224,25 @@ class Exits:
     # Dealing with exits
 
     async def _sandbox_exited(self, sandbox: Sandbox, exit: Exit) -> None:
+        """Delete the pause task after those of the pod's containers.
+
+        Its deletion ends the shim that they share, which refuses while it holds another task and
+        is then never asked again. When a pod is stopped they all end within some milliseconds;
+        when the pause container died alone, its pod is not ready long before they end.
+        """
         log.info("sandbox exited", sandbox=sandbox.id, code=exit.code)
+        containers = asyncio.ensure_future(_ended(sandbox.containers))
+        try:
+            await asyncio.wait({containers}, timeout=_STOPPED_TOGETHER)
+            if not containers.done():
+                self._sandbox_ended(sandbox)
+            await containers
+        finally:
+            containers.cancel()
         await delete_task(self._containerd, sandbox.id)
+        self._sandbox_ended(sandbox)
+
+    def _sandbox_ended(self, sandbox: Sandbox) -> None:
         if sandbox.state in (SandboxState.READY, SandboxState.UNKNOWN):
             sandbox.fire(SandboxEvent.EXITED, pid=0)
         sandbox.exited.set()
@@ -298,6 +318,14 @@ class Exits:
             container.amend(reason=OOM_KILLED)
         except OSError as error:
             log.warning("oom not saved", container=container_id, error=str(error))
+
+
+async def _ended(containers: Iterable[Container]) -> None:
+    """Return when no task of these containers is left."""
+    for container in containers:
+        await container.start_ended()
+        if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+            await container.exited.wait()
 
 
 async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process | None:

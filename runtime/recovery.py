@@ -128,7 +128,9 @@ async def _sandbox_status(
     process = await task(services.containerd, sandbox_id)
     if process is not None and process.status in _ALIVE:
         return facts.SandboxStatus(SandboxState.READY, created_at=created_at, pid=process.pid)
-    if process is not None:
+    # The task of a pause container that ended stays until the pod is removed: to delete it ends the
+    # shim, which is refused while containers run in it, and not tried again.
+    if process is not None and process.status != task_types_pb2.STOPPED:
         await services.exits.end(sandbox_id)
     return facts.SandboxStatus(SandboxState.NOTREADY, created_at=created_at)
 

@@ -43,9 +43,9 @@ async def remove(services: Services, sandbox: Sandbox) -> None:
 
 
 async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
+    # Before the pause task, with which the shim of them all ends.
+    await all_finished(*(_remove_container(services, item) for item in sandbox.containers))
     await all_finished(
-        *(_remove_container(services, item) for item in sandbox.containers),
-        # Also ends a shim that outlived its task.
         delete_task(services.containerd, sandbox.id),
         delete_lease(services.containerd, sandbox.id),
         remove_tree(sandbox.files.state_dir),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,6 +151,27 @@ def test_a_name_is_taken_while_its_container_exists(pod: Pod) -> None:
     container = pod.created("true")
     said = refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true"))
     assert container in said
+
+
+def test_the_shim_ends_with_the_last_task_of_its_pod(pod: Pod) -> None:
+    for name in ("a", "b", "c"):
+        pod.running("sleep", "1000", name=name)
+    assert shims(pod)
+    pod.cri.stop_pod(pod.id)
+    pod.cri.remove_pod(pod.id)
+    wait_until(lambda: not shims(pod))
+
+
+def test_the_shim_of_a_pod_whose_pause_container_died_ends_too(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    request = api_pb2.PodSandboxStatusRequest(pod_sandbox_id=pod.id, verbose=True)
+    info = pod.cri.runtime.PodSandboxStatus(request).info["info"]
+    os.kill(json.loads(info)["pid"], signal.SIGKILL)
+    wait_until(lambda: pod.cri.pod_status(pod.id).state == api_pb2.SANDBOX_NOTREADY)
+    assert pod.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    pod.cri.stop_pod(pod.id)
+    pod.cri.remove_pod(pod.id)
+    wait_until(lambda: not shims(pod))
 
 
 # Creating
@@ -448,6 +472,12 @@ def assert_no_exec_is_left(pod: Pod, container: str) -> None:
     """Neither FIFOs of the server nor processes in the shim."""
     fifos = pod.directory(container, "state") / "exec"
     wait_until(lambda: list(fifos.iterdir()) == [])
+
+
+def shims(pod: Pod) -> list[str]:
+    """The command lines of the shims of this pod."""
+    commands = pod.node.processes().values()
+    return [c for c in commands if "containerd-shim" in c and pod.id in c]
 
 
 def log_text(pod: Pod, name: str) -> str:

@@ -9,12 +9,17 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from generated.containerd import cgroup1_metrics_pb2, cgroup2_metrics_pb2, task_types_pb2
+from generated.containerd import (
+    cgroup1_metrics_pb2,
+    cgroup2_metrics_pb2,
+    task_types_pb2,
+    tasks_pb2,
+)
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState
+from generated.lifecycle import ContainerState, SandboxState
 from runtime import exits
 from runtime.exits import delete_task, oom_kills
-from runtime.store import Container
+from runtime.store import Container, Sandbox
 from runtime.transforms import facts
 
 from .fakes import FakeTask, World, rpc_error
@@ -146,3 +151,51 @@ async def test_a_shim_that_ends_during_a_delete_is_asked_about_again(world: Worl
     world.containerd.tasks_delete = delete  # type: ignore[method-assign,assignment]
     assert await delete_task(world.services.containerd, "c1") is None
     assert answers == []
+
+
+def ready(world: World) -> tuple[Sandbox, FakeTask]:
+    """The pod of that container, followed."""
+    task = FakeTask()
+    task.status = task_types_pb2.RUNNING
+    world.containerd.running["s1"] = task
+    metadata = facts.SandboxMetadata(id="s1", name="s1", config=api_pb2.PodSandboxConfig())
+    status = facts.SandboxStatus(SandboxState.READY, created_at=1, pid=6)
+    sandbox = world.store.sandboxes.add(metadata, status)
+    world.exits.follow_sandbox(sandbox)
+    return sandbox, task
+
+
+async def test_the_pause_task_is_deleted_after_those_of_the_containers(world: World) -> None:
+    container, task = running(world)
+    sandbox, pause = ready(world)
+    deleted: list[str] = []
+    delete = world.containerd.tasks_delete
+
+    def noted(request: tasks_pb2.DeleteTaskRequest) -> object:
+        deleted.append(request.container_id)
+        return delete(request)
+
+    world.containerd.tasks_delete = noted  # type: ignore[method-assign]
+    pause.end(137)
+    await asyncio.sleep(0.02)
+    task.end(137)
+    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    assert deleted == ["c1", "s1"]
+    assert (await ended(container)).exit_code == 137
+
+
+async def test_a_pod_whose_pause_container_died_alone_is_not_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "_STOPPED_TOGETHER", 0.01)
+    container, task = running(world)
+    sandbox, pause = ready(world)
+    pause.end(137)
+    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    assert sandbox.state is SandboxState.NOTREADY
+    assert container.state is ContainerState.RUNNING
+    assert "s1" in world.containerd.running
+    task.end(0)
+    await ended(container)
+    await asyncio.sleep(0.02)
+    assert world.containerd.running == {}

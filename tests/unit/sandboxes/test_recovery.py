@@ -97,7 +97,8 @@ async def recovered(world: World) -> None:
     ("task", "state", "left"),
     [
         (task_types_pb2.RUNNING, SandboxState.READY, True),
-        (task_types_pb2.STOPPED, SandboxState.NOTREADY, False),
+        # its deletion ends the shim, so it waits until the pod is removed
+        (task_types_pb2.STOPPED, SandboxState.NOTREADY, True),
         (task_types_pb2.CREATED, SandboxState.NOTREADY, False),
         (None, SandboxState.NOTREADY, False),
     ],
