@@ -278,6 +278,9 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     ):
         if not path.startswith("/"):
             yield key, f'must be an absolute path, not "{path}"'
+    room = _MAX_SOCKET_PATH - len(f"/{PLUGIN_DIR}/log-keeper.sock")
+    if len(config.state.encode()) > room:
+        yield ("state",), f"may have {room} bytes, as sockets lie below it"
     runtimes = config.containerd.runtimes
     if config.containerd.default_runtime_name not in runtimes:
         yield (

@@ -88,6 +88,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
             ':1: listen: must be a unix socket such as "unix:///run/x.sock", not "tcp://x"',
         ),
         (f'listen = "unix:///{"x" * 200}"\n', ":1: listen: a socket's path may have 107 bytes"),
+        (f'state = "/{"x" * 80}"\n', ":1: state: may have "),
         (
             "[containerd.runtimes.kata]\n",
             ": containerd.default_runtime_name: names no table [containerd.runtimes.NAME]; "

@@ -1,0 +1,124 @@
+"""The server as a process: its start, its end, and what it says of itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.node import SERVER, Node
+
+from .conftest import BUSYBOX
+
+
+def running(cri: Cri, *command: str) -> str:
+    """A running container in a pod of its own."""
+    config = pod_config("server")
+    pod = cri.run_pod(config)
+    container = cri.create(pod, container_config(BUSYBOX, *command), config)
+    cri.start(container)
+    return container
+
+
+def test_running_calls_end_before_the_server_does(cri: Cri, node: Node) -> None:
+    container = running(cri, "sleep", "1000")
+    answers: list[api_pb2.ExecSyncResponse] = []
+    call = threading.Thread(
+        target=lambda: answers.append(cri.exec_sync(container, "sh", "-c", "sleep 1; echo done"))
+    )
+    call.start()
+    time.sleep(0.3)  # the call is under way
+    try:
+        assert node.stop() == 0
+        call.join(10)
+        assert [answer.stdout for answer in answers] == [b"done\n"]
+    finally:
+        node.start()
+    assert cri.status(container).state == api_pb2.CONTAINER_RUNNING
+
+
+def test_the_socket_is_for_root_only(cri: Cri, node: Node) -> None:
+    assert Path(node.socket).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_server_on_the_same_state_is_refused(cri: Cri, node: Node) -> None:
+    command = [
+        *(SERVER, "serve", "--root", node.directory / "root", "--state", node.directory / "state"),
+        *("--listen", f"unix://{node.directory}/second.sock"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 1
+    assert "another cri-containerd uses this state directory" in done.stderr
+
+
+def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: Node) -> None:
+    container = running(cri, "sleep", "1000")
+    daemon = int((node.directory / "state/containerd/containerd.pid").read_text())
+    os.kill(daemon, signal.SIGKILL)
+    codes = set()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if cri.exec_sync(container, "true").exit_code == 0 and codes:
+                break
+        except grpc.RpcError as error:
+            codes.add(error.code())
+        time.sleep(0.05)
+    # Meanwhile calls said "later", and nothing took the daemon's end for the container's.
+    assert codes == {grpc.StatusCode.UNAVAILABLE}
+    assert cri.status(container).state == api_pb2.CONTAINER_RUNNING
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a name that leaves room for sockets."""
+    with tempfile.TemporaryDirectory(prefix="cri-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
+    socket = short_path / "cri.sock"
+    command = [
+        *(SERVER, "serve", "--containerd", f"unix://{short_path}/none.sock"),
+        *("--listen", f"unix://{socket}"),
+        *("--root", short_path / "root", "--state", short_path / "state"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 10
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        cri = Cri(str(socket))
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                cri.runtime.Version(api_pb2.VersionRequest(), timeout=5)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "waiting for containerd at unix://" in caught.value.details()
+            time.sleep(1.2)  # it says so when it has waited for more than a moment
+        finally:
+            cri.close()
+            process.terminate()
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert said.count('event="waiting for containerd"') == 1
+    assert "start containerd, or name its socket with --containerd" in said
+
+
+def test_explain_answers_from_the_running_container(cri: Cri, node: Node) -> None:
+    container = running(cri, "sleep", "1000")
+    command = [
+        *(SERVER, "explain", "--embedded", container[:12], "process.args"),
+        *("--root", node.directory / "root", "--state", node.directory / "state"),
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 'process.args = ["sleep", "1000"]' in said
+    assert "ContainerConfig.command: process.args(" in said

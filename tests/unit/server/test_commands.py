@@ -1,0 +1,199 @@
+"""What is around the server: config, doctor, explain, metrics, the private containerd."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.oci import defaults
+from runtime import embedded, explain, metrics, state_lock
+from runtime.__main__ import main
+from runtime.config import Config, ConfigError
+from runtime.doctor import Finding
+
+
+def test_config_prints_what_the_command_line_and_the_file_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[containerd]\nsnapshotter = "native"\n')
+    assert main(["config", "--config", str(file), "--root", "/r", "--log-level", "debug"]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert (printed["root"], printed["log_level"]) == ("/r", "debug")
+    assert printed["containerd"]["snapshotter"] == "native"
+
+
+def test_a_wrong_config_ends_every_command_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("foo = 1\n")
+    assert main(["serve", "--config", str(file)]) == 1
+    assert capsys.readouterr().err.startswith(f"cri-containerd: {file}:1: foo: unknown key")
+
+
+def test_explain_without_a_daemon_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"unix://{tmp_path}/none.sock"
+    assert main(["explain", "--containerd", address, "c1"]) == 1
+    assert f"containerd at {address} does not answer" in capsys.readouterr().err
+
+
+def test_only_one_server_holds_a_state_directory(tmp_path: Path) -> None:
+    with (
+        state_lock.alone_in(tmp_path),
+        pytest.raises(ConfigError, match="another cri-containerd uses"),
+        state_lock.alone_in(tmp_path),
+    ):
+        pass
+    with state_lock.alone_in(tmp_path):
+        pass
+
+
+# explain
+
+
+def spec() -> dict[str, object]:
+    whole = defaults.container_spec().to_dict()
+    whole["linux"]["resources"]["memory"] = {"limit": 5, "swap": 5}
+    return whole
+
+
+def test_a_value_is_explained_by_the_entry_that_wrote_it() -> None:
+    found = list(explain.explained(spec(), "ContainerConfig", "linux.resources.memory"))
+    by_target = {explanation.target: explanation for explanation in found}
+    swap = by_target["linux.resources.memory.swap"]
+    assert swap.value == 5
+    (entry,) = (e for e in swap.entries if e.by)
+    assert entry.by == "resources.swap_limit"
+    assert entry.field == "ContainerConfig.linux.resources.memory_swap_limit_in_bytes"
+    assert "spec/mapping/linux_container_resources.yaml" in "".join(swap.lines())
+
+
+def test_a_path_below_a_target_finds_the_target() -> None:
+    found = explain.explained(spec(), "ContainerConfig", "mounts[0].destination")
+    assert [explanation.target for explanation in found] == ["mounts"]
+
+
+def test_the_pause_container_is_explained_by_the_pods_config_only() -> None:
+    found = explain.explained(spec(), "PodSandboxConfig", "")
+    fields = {entry.field for explanation in found for entry in explanation.entries}
+    assert fields
+    assert all(field.startswith("PodSandboxConfig") for field in fields)
+
+
+def test_an_absent_value_is_said_to_be_absent() -> None:
+    found = explain.explained({}, "ContainerConfig", "linux.resources.memory.limit")
+    assert next(iter(next(found).lines())) == "linux.resources.memory.limit = (absent)"
+
+
+def test_keys_with_dots_are_one_step() -> None:
+    whole = {"annotations": {"a.b/c": "x"}}
+    assert explain.value_at(whole, "annotations[a.b/c]") == "x"
+
+
+# doctor
+
+
+def test_a_finding_tells_its_remedy() -> None:
+    assert Finding("a", "fine").mark == "ok"
+    assert Finding("a", "odd", "mend it").mark == "warn"
+    fatal = Finding("a", "bad", "mend it", stops_pods=True)
+    assert fatal.mark == "FAIL"
+    assert [line.split() for line in fatal.lines()] == [
+        ["FAIL", "a", "bad"],
+        ["->", "mend", "it"],
+    ]
+
+
+def test_doctor_fails_where_pods_cannot_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'[containerd]\naddress = "unix://{tmp_path}/none.sock"\n'
+        f'[cni]\nconf_dir = "{tmp_path}/net.d"\n'
+    )
+    assert main(["doctor", "--config", str(file)]) == 1
+    printed = capsys.readouterr().out
+    assert "does not answer" in printed
+    assert "serve --embedded" in printed
+    assert "no usable network config" in printed
+    assert not (tmp_path / "net.d").exists()  # it only looks
+
+
+# metrics
+
+
+def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import prometheus_client
+
+    servers = []
+
+    def start(*arguments: object, **fields: object) -> object:
+        made = started(*arguments, **fields)
+        servers.append(made)
+        return made
+
+    started = prometheus_client.start_http_server
+    monkeypatch.setattr(prometheus_client, "start_http_server", start)
+    observe = metrics.serve("127.0.0.1:0")
+    observe("Version", grpc.StatusCode.OK, 0.002)
+    observe("Version", grpc.StatusCode.OK, 0.002)
+    server, thread = servers[0]
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/metrics"
+        with urllib.request.urlopen(address) as answer:
+            text = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert 'cri_containerd_rpc_duration_seconds_count{code="OK",rpc="Version"} 2.0' in text
+
+
+# the private containerd
+
+
+def test_the_private_daemon_brings_its_address_and_pause_image() -> None:
+    config = embedded.configured(Config(root="/r", state="/s"))
+    assert config.containerd.address == "unix:///s/containerd/containerd.sock"
+    assert config.pause_image == embedded.OWN_PAUSE
+
+
+def test_a_pause_image_that_is_named_is_used() -> None:
+    named = embedded.configured(Config())
+    images = Config().images
+    config = Config(images=type(images)(pinned_images={"sandbox": "example.com/pause:1"}))
+    assert embedded.configured(config).pause_image == "example.com/pause:1"
+    assert named.pause_image == embedded.OWN_PAUSE
+
+
+def test_without_a_binary_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(ConfigError, match="apt-get install containerd"):
+        embedded.started(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
+
+
+def test_a_stranger_with_the_pid_of_the_daemon_is_left_alone(tmp_path: Path) -> None:
+    at = embedded.places(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
+    at.state.mkdir(parents=True)
+    at.pid.write_text("1")
+    assert embedded._living(at) == 0
+
+
+def test_the_daemons_config_disables_what_would_clash(tmp_path: Path) -> None:
+    at = embedded.places(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
+    config = tomllib.loads(embedded._config(at, "btrfs"))
+    disabled = config["disabled_plugins"]
+    assert "io.containerd.grpc.v1.cri" in disabled
+    assert "io.containerd.snapshotter.v1.btrfs" not in disabled  # the one that is wanted
+    assert json.dumps(config["grpc"]) == json.dumps({"address": str(at.socket)})
