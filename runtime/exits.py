@@ -363,15 +363,21 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
 
 async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
     """Send a signal to a task's first process; False when there is none any more."""
-    try:
-        await containerd.tasks.Kill(
-            tasks_pb2.KillRequest(container_id=task_id, signal=number), timeout=CALL_LIMIT
-        )
-    except aio.AioRpcError as error:
-        if error.code() in _GONE or "process already finished" in (error.details() or ""):
-            return False
-        raise
-    return True
+    request = tasks_pb2.KillRequest(container_id=task_id, signal=number)
+    attempts = _SHIM_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            await containerd.tasks.Kill(request, timeout=CALL_LIMIT)
+        except aio.AioRpcError as error:
+            if error.code() in _GONE or "process already finished" in (error.details() or ""):
+                return False
+            if not attempts or _SHIM_GONE not in (error.details() or ""):
+                raise
+        else:
+            return True
+        # as for a deletion: the shim ends while it answers
+        await asyncio.sleep(_SHIM_PAUSE)
 
 
 def oom_kills(metrics: AnyMessage) -> int:
