@@ -39,6 +39,7 @@ from generated.containerd import (
     tasks_pb2,
 )
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
+from runtime import dead_shim
 from runtime.containerd import Containerd
 from runtime.errors import CriError
 from runtime.oom_log import OomLog
@@ -239,7 +240,8 @@ class Exits:
             await containers
         finally:
             containers.cancel()
-        await delete_task(self._containerd, sandbox.id)
+        if await delete_task(self._containerd, sandbox.id) is None:
+            await dead_shim.clean_up(self._containerd, sandbox.id)
         self._sandbox_ended(sandbox)
 
     def _sandbox_ended(self, sandbox: Sandbox) -> None:
@@ -252,7 +254,8 @@ class Exits:
         if container.status.reason == OOM_KILLED or await self._was_oom_killed(container, exit):
             reason = OOM_KILLED
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
-        await delete_task(self._containerd, container.id)
+        if await delete_task(self._containerd, container.id) is None:
+            await dead_shim.clean_up(self._containerd, container.id)
         await self._drain(container.id)
         if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
             container.fire(

@@ -52,6 +52,8 @@ class FakeTask:
 class FakeContainerd:
     """The calls that sandboxes make; each awaits once, so that steps really run beside others."""
 
+    namespace = "k8s.io"
+
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, grpc.StatusCode] = {}
@@ -96,6 +98,10 @@ class FakeContainerd:
     def containers_create(self, request: containers_pb2.CreateContainerRequest) -> Any:
         self.records[request.container.id] = request.container
         return containers_pb2.CreateContainerResponse(container=request.container)
+
+    def containers_get(self, request: containers_pb2.GetContainerRequest) -> Any:
+        _must_be(request.id in self.records)
+        return containers_pb2.GetContainerResponse(container=self.records[request.id])
 
     def containers_update(self, request: containers_pb2.UpdateContainerRequest) -> Any:
         for key, value in request.container.extensions.items():
