@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 DEFAULT_INTERFACE: Final = "eth0"
 """The interface whose addresses are the pod's."""
 
-PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "CHECK": 30.0, "STATUS": 10.0}
+PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
 """How long one plugin may take: below the kubelet's deadlines of the calls that wait for it."""
 
 _PASSING: Final = frozenset({11, 50})
@@ -172,18 +172,6 @@ class Network:
         for interface in interfaces:
             await self._delete_interface(interface, best_effort=not had_result)
         self._half_added.discard(sandbox_id)
-
-    async def check(self, sandbox_id: str, netns_path: str) -> None:
-        """Ask the plugins whether a pod's interfaces are as ADD left them; raises if not."""
-        for cached in self._cache.of(sandbox_id):
-            interface = replace(cached, netns=netns_path)
-            network = _parsed(interface.config)
-            if network.speaks("0.4.0") and not network.disable_check:
-                for plugin in network.plugins:
-                    try:
-                        await self._call_for(interface, network, plugin, "CHECK", interface.result)
-                    except PluginError as error:
-                        raise _failure(interface, error) from error
 
     def _wanted(
         self,

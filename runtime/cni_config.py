@@ -69,7 +69,6 @@ class CniList:
     name: str
     version: str
     plugins: tuple[CniPlugin, ...]
-    disable_check: bool
     source: bytes
     """The list as it goes into the result cache, from which DEL reads it back."""
     path: str = ""
@@ -135,7 +134,7 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
         plugin = _plugin(text, whole)
         listed = {"name": name, "cniVersion": version, "plugins": [whole]}
         source = json.dumps(listed, separators=(",", ":")).encode()
-        return CniList(name, version, (plugin,), False, source, path)
+        return CniList(name, version, (plugin,), source, path)
     version = _version(text, whole)
     name = _network_name(text, whole)
     inlined = whole.get("plugins", [])
@@ -153,9 +152,7 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
             source = json.dumps(inlined_all, separators=(",", ":")).encode()
     if not plugins:
         raise text.error(whole, "no plugins", "list at least one plugin", "plugins")
-    return CniList(
-        name, version, tuple(plugins), _switch(text, whole, "disableCheck"), source, path
-    )
+    return CniList(name, version, tuple(plugins), source, path)
 
 
 class _Text:

@@ -367,15 +367,6 @@ async def test_status_is_asked_of_lists_that_know_it(lab: Lab) -> None:
     assert "CNI_CONTAINERID" not in lab.calls()[0]["env"]
 
 
-async def test_check_asks_with_the_cached_result(lab: Lab) -> None:
-    lab.write("net.conflist", {"type": "first", "fail": {"CHECK": {"code": 9, "msg": "moved"}}})
-    async with lab.network() as network:
-        await network.add("sb1", NETNS, POD)
-        with pytest.raises(Unknown, match="CNI plugin first failed at CHECK: moved"):
-            await network.check("sb1", NETNS)
-    assert lab.calls()[1]["stdin"]["prevResult"]["ips"]
-
-
 async def test_bad_bandwidth_is_refused_by_add_and_no_obstacle_for_delete(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first"})
     pod = api_pb2.PodSandboxConfig(annotations={"kubernetes.io/ingress-bandwidth": "lots"})

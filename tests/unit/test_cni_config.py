@@ -108,8 +108,8 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
             "x.conflist:3: capabilities of x must be an object; write",
         ),
         (
-            '{"name": "a",\n "disableCheck": 1, "plugins": [{"type": "x"}]}',
-            "x.conflist:2: disableCheck must be true or false; disableCheck: true",
+            '{"name": "a",\n "loadOnlyInlinedPlugins": 1, "plugins": [{"type": "x"}]}',
+            "x.conflist:2: loadOnlyInlinedPlugins must be true or false; loadOnlyInlinedPlugins: true",
         ),
     ],
 )
