@@ -109,7 +109,7 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
         ),
         (
             '{"name": "a",\n "loadOnlyInlinedPlugins": 1, "plugins": [{"type": "x"}]}',
-            "x.conflist:2: loadOnlyInlinedPlugins must be true or false; loadOnlyInlinedPlugins: true",
+            "x.conflist:2: loadOnlyInlinedPlugins must be true or false; loadOnlyInlinedPlugins",
         ),
     ],
 )
