@@ -26,6 +26,7 @@ from tests.harness.registry import Registry
 from .conftest import BUSYBOX, HOST
 
 PAUSE = f"{HOST}/recovery-pause:1"
+SLICE = "test.slice"
 
 _DISABLED = (
     '"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"'
@@ -84,6 +85,8 @@ class Machine:
             if "containerd-shim" in command:
                 os.kill(pid, signal.SIGKILL)
         subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
+        if systemd_is_init():  # as the kubelet does with the slices of its pods
+            subprocess.run(["systemctl", "stop", SLICE], check=True)
         shutil.rmtree(f"/var/lib/cni/networks/{self._bridge}", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -193,7 +196,7 @@ def started(cri: Cri, machine: Machine, script: str, name: str = "app") -> tuple
     """A running pod and container."""
     spec = pod_config(name=f"pod-{name}", log_directory=str(machine.logs))
     if systemd_is_init():  # without a slice the built-in plugin asks systemd for a path
-        spec.linux.cgroup_parent = "/test.slice"
+        spec.linux.cgroup_parent = f"/{SLICE}"
     pod = cri.run_pod(spec)
     container = cri.create(pod, container_config(BUSYBOX, "sh", "-c", script, name=name), spec)
     cri.start(container)

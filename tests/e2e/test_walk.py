@@ -229,11 +229,17 @@ def test_host_network_pod_is_in_the_host_namespace(cri: Cri, node: Node) -> None
 
 
 def test_a_restart_keeps_pods_logs_and_exit_codes(cri: Cri, node: Node) -> None:
-    script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 5"
+    # it ends when it is told to: an end while the private daemon is away too has no code
+    script = (
+        "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done;"
+        "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 5"
+    )
     pod, container = started(cri, node, "sh", "-c", script)
     node.stop()
     node.start()
     assert cri.pod_status(pod).state == api_pb2.SANDBOX_READY
+    wait_until(lambda: log_lines(node)[-1][2] == "line 39")
+    cri.exec_sync(container, "touch", "/tmp/end")
     status = cri.wait_for_state(container, api_pb2.CONTAINER_EXITED, 30)
     assert status.exit_code == 5
     numbers = [int(re.sub(r"\D", "", text)) for _, _, text in log_lines(node)]
