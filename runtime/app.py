@@ -19,7 +19,7 @@ from generated.handlers import protocols
 from generated.handlers.frame import Frame
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
-from runtime import handlers, host, metrics, recovery, sandbox_services, server
+from runtime import handlers, host, metrics, recovery, server
 from runtime.cni import Network
 from runtime.config import Config
 from runtime.containerd import Containerd
@@ -176,23 +176,10 @@ class App:
         await asyncio.gather(self.network.start(), self.images.start(), self.exits.start())
         if self.config.pause_image == OWN_PAUSE and await self.images.resolve(OWN_PAUSE) is None:
             await self.images.install(OWN_PAUSE, PauseSource(self.host.architecture))
-        await recovery.recover(self._services(), self.log_keeper)
+        await recovery.recover(self.sandboxes.services, self.log_keeper)
         self._spawn(self.containerd.watch(self.images.reconcile))
         self._closed = None
         log.info("serving", socket=str(self.config.socket))
-
-    def _services(self) -> sandbox_services.Services:
-        return sandbox_services.Services(
-            containerd=self.containerd,
-            store=self.store,
-            exits=self.exits,
-            images=self.images,
-            network=self.network,
-            containers=self.containers,
-            host=self.host,
-            handlers=self.handlers,
-            config=self.config,
-        )
 
     def _why_closed(self) -> str | None:
         if self._closed:

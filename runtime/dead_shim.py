@@ -17,10 +17,10 @@ from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd import Containerd
 from runtime.errors import Unknown
 from runtime.removals import is_not_found
+from runtime.runtime_options import is_runc
 
 log = structlog.get_logger(__name__)
 
-_RUNC: Final = "io.containerd.runc."
 _DEFAULT_ROOT: Final = "/run/containerd/runc"
 """Where the shim has runc keep its state when the options name no other place."""
 
@@ -42,7 +42,7 @@ async def clean_up(containerd: Containerd, container_id: str) -> None:
             return
         raise
     runtime = answer.container.runtime
-    if not runtime.name.startswith(_RUNC):
+    if not is_runc(runtime.name):
         return
     options = runc_options_pb2.Options.FromString(runtime.options.value)
     root = Path(options.root or _DEFAULT_ROOT) / containerd.namespace

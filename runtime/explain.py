@@ -17,19 +17,19 @@ from grpc import aio
 
 from generated.containerd import containers_pb2
 from generated.provenance import TARGETS, Entry
-from runtime import records
 from runtime.config import Config, ConfigError
 from runtime.containerd import Containerd
+from runtime.transforms import labels
 
 _WIDTH: Final = 96
 _ABSENT: Final = object()
 _CONFIG_OF: Final = {
-    records.KIND_CONTAINER: "ContainerConfig",
-    records.KIND_SANDBOX: "PodSandboxConfig",
+    labels.CONTAINER: "ContainerConfig",
+    labels.SANDBOX: "PodSandboxConfig",
 }
 _DEFAULTS_OF: Final = {
-    records.KIND_CONTAINER: "spec/oci/default_container.json",
-    records.KIND_SANDBOX: "spec/oci/default_sandbox.json",
+    labels.CONTAINER: "spec/oci/default_container.json",
+    labels.SANDBOX: "spec/oci/default_sandbox.json",
 }
 
 
@@ -73,7 +73,7 @@ async def report(config: Config, prefix: str, path: str) -> int:
         ) from error
     finally:
         await containerd.close()
-    kind = record.labels.get(records.KIND_LABEL, "")
+    kind = record.labels.get(labels.KIND, "")
     if kind not in _CONFIG_OF:
         raise ConfigError(f"container {record.id} was not made by a CRI server")
     spec = json.loads(record.spec.value)

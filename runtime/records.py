@@ -31,11 +31,6 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
 from runtime.transforms import facts
 
-KIND_LABEL = "io.cri-containerd.kind"
-"""Label of every container record of the CRI; its value is one of the two below."""
-KIND_SANDBOX = "sandbox"
-KIND_CONTAINER = "container"
-
 SANDBOX_EXTENSION = "io.cri-containerd.sandbox.metadata"
 CONTAINER_EXTENSION = "io.cri-containerd.container.metadata"
 

@@ -36,7 +36,7 @@ from runtime.removals import delete_container, delete_lease, remove_snapshot
 from runtime.sandbox_run import UNFINISHED
 from runtime.sandbox_services import Services
 from runtime.store import Container
-from runtime.transforms import facts
+from runtime.transforms import facts, labels
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +68,8 @@ class LogKeeper(Protocol):
 async def recover(services: Services, log_keeper: LogKeeper) -> None:
     """Fill the store and follow every running task; raises when containerd cannot be asked."""
     began = time.monotonic()
-    sandboxes = await _records(services, records.KIND_SANDBOX)
-    containers = await _records(services, records.KIND_CONTAINER)
+    sandboxes = await _records(services, labels.SANDBOX)
+    containers = await _records(services, labels.CONTAINER)
     await _undo_unfinished(services, sandboxes)
     await _each(sandboxes, lambda record: _recover_sandbox(services, record))
     await _each(containers, lambda record: _recover_container(services, log_keeper, record))
@@ -84,7 +84,7 @@ async def recover(services: Services, log_keeper: LogKeeper) -> None:
 
 async def _records(services: Services, kind: str) -> list[containers_pb2.Container]:
     answer = await services.containerd.containers.List(
-        containers_pb2.ListContainersRequest(filters=[f'labels."{records.KIND_LABEL}"=={kind}']),
+        containers_pb2.ListContainersRequest(filters=[f'labels."{labels.KIND}"=={kind}']),
         timeout=_LIST_LIMIT,
     )
     return list(answer.containers)

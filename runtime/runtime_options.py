@@ -14,9 +14,14 @@ _RUNC: Final = "io.containerd.runc."
 def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtime:
     """The shim's name and, for runc's, its options: another shim's options are not known here."""
     runtime = containers_pb2.Container.Runtime(name=handler.runtime_type)
-    if handler.runtime_type.startswith(_RUNC):
+    if is_runc(handler.runtime_type):
         runtime.options.CopyFrom(proto_any(runc_options(handler)))
     return runtime
+
+
+def is_runc(runtime_type: str) -> bool:
+    """Whether the shim is runc's, whose options this module knows."""
+    return runtime_type.startswith(_RUNC)
 
 
 def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:

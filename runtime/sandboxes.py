@@ -31,7 +31,7 @@ class Sandboxes:
         handlers: Mapping[str, facts.Handler],
         config: Config,
     ) -> None:
-        self._services = Services(
+        self.services = Services(
             containerd=containerd,
             store=store,
             exits=exits,
@@ -46,7 +46,7 @@ class Sandboxes:
 
     async def run(self, request: api_pb2.RunPodSandboxRequest) -> api_pb2.RunPodSandboxResponse:
         """Make a pod and start it."""
-        return await sandbox_run.run(self._services, request)
+        return await sandbox_run.run(self.services, request)
 
     async def stop(
         self, sandbox: Sandbox, request: api_pb2.StopPodSandboxRequest
@@ -60,18 +60,18 @@ class Sandboxes:
     ) -> api_pb2.RemovePodSandboxResponse:
         """Stop the pod if need be, and leave nothing of it."""
         await self._stop(sandbox)
-        await sandbox_remove.remove(self._services, sandbox)
+        await sandbox_remove.remove(self.services, sandbox)
         return api_pb2.RemovePodSandboxResponse()
 
     async def status(
         self, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
     ) -> api_pb2.PodSandboxStatusResponse:
         """What is known of the pod."""
-        return await sandbox_status.status(self._services, sandbox, request)
+        return await sandbox_status.status(self.services, sandbox, request)
 
     async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
         """The pods that fit the filter."""
-        return sandbox_status.list_sandboxes(self._services.store, request)
+        return sandbox_status.list_sandboxes(self.services.store, request)
 
     async def _stop(self, sandbox: Sandbox) -> None:
-        await self._stops.run(sandbox.id, lambda: sandbox_stop.stop(self._services, sandbox))
+        await self._stops.run(sandbox.id, lambda: sandbox_stop.stop(self.services, sandbox))

@@ -10,13 +10,8 @@ from pathlib import Path
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.transforms import security
 from runtime.transforms.facts import Host, Security
-
-APPARMOR_DEFAULT = "cri-containerd.apparmor.d"
-"""The name in spec/oci/apparmor.profile, which is the built-in plugin's."""
-
-_LOCALHOST = "localhost/"
-_RUNTIME_DEFAULTS = ("runtime/default", "docker/default")
 
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _DEFAULT_PROFILE = Path(__file__).resolve().parent.parent / "spec" / "oci" / "apparmor.profile"
@@ -35,34 +30,37 @@ class Wanted:
     """The runtime's own profile is needed, which the runtime itself loads."""
 
 
-def wanted_seccomp(profile: api_pb2.SecurityProfile | None, legacy_path: str) -> str:
-    """The profile file that a request names, by message or by the deprecated field."""
-    if profile is not None:
-        if profile.profile_type == api_pb2.SecurityProfile.Localhost:
-            return profile.localhost_ref.removeprefix(_LOCALHOST)
-        return ""
-    if legacy_path.startswith(_LOCALHOST):
-        return legacy_path.removeprefix(_LOCALHOST)
-    return ""
-
-
 def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Host) -> Wanted:
     """The profiles of a container; a privileged one runs without seccomp and the default
     profile."""
-    seccomp = context.seccomp if context.HasField("seccomp") else None
-    legacy = context.seccomp_profile_path or host.unset_seccomp_profile
-    file = "" if context.privileged else wanted_seccomp(seccomp, legacy)
-    name, default = _wanted_apparmor(context)
+    apparmor = security.wanted_apparmor(
+        apparmor=context.apparmor if context.HasField("apparmor") else None,
+        apparmor_profile=context.apparmor_profile,
+    )
     # without AppArmor a transform refuses the wish with the field's name
-    default = default and host.apparmor and not context.privileged
-    return Wanted(file, name if host.apparmor else "", default)
+    return Wanted(
+        _seccomp_file(context, host),
+        apparmor.localhost if host.apparmor else "",
+        apparmor.default and host.apparmor and not context.privileged,
+    )
 
 
 def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, host: Host) -> Wanted:
     """The profiles of a pause container; it has no AppArmor profile."""
-    seccomp = context.seccomp if context.HasField("seccomp") else None
-    legacy = context.seccomp_profile_path or host.unset_seccomp_profile
-    return Wanted("" if context.privileged else wanted_seccomp(seccomp, legacy))
+    return Wanted(_seccomp_file(context, host))
+
+
+def _seccomp_file(
+    context: api_pb2.LinuxContainerSecurityContext | api_pb2.LinuxSandboxSecurityContext,
+    host: Host,
+) -> str:
+    if context.privileged:
+        return ""
+    return security.wanted_seccomp(
+        seccomp=context.seccomp if context.HasField("seccomp") else None,
+        seccomp_profile_path=context.seccomp_profile_path,
+        unset_seccomp_profile=host.unset_seccomp_profile,
+    ).localhost
 
 
 async def look_up(wanted: Wanted) -> Security:
@@ -106,7 +104,7 @@ def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
 
 async def load_default_apparmor() -> None:
     """Have the kernel know the runtime's own profile; does nothing when it does already."""
-    if APPARMOR_DEFAULT in await asyncio.to_thread(loaded_apparmor_profiles):
+    if security.DEFAULT_APPARMOR_PROFILE in await asyncio.to_thread(loaded_apparmor_profiles):
         return
     parser = await asyncio.create_subprocess_exec(
         _PARSER,
@@ -121,19 +119,6 @@ async def load_default_apparmor() -> None:
     if parser.returncode != 0:
         said = complaint.decode(errors="replace").strip()
         raise FailedPrecondition(
-            f"cannot load the AppArmor profile {APPARMOR_DEFAULT}: {said}; "
+            f"cannot load the AppArmor profile {security.DEFAULT_APPARMOR_PROFILE}: {said}; "
             "install the apparmor package, or set disable_apparmor = true"
         )
-
-
-def _wanted_apparmor(context: api_pb2.LinuxContainerSecurityContext) -> tuple[str, bool]:
-    """The named profile, and whether the default one is meant. Unset means the default."""
-    if context.HasField("apparmor"):
-        profile = context.apparmor
-        if profile.profile_type == api_pb2.SecurityProfile.Localhost:
-            return profile.localhost_ref.removeprefix(_LOCALHOST), False
-        return "", profile.profile_type == api_pb2.SecurityProfile.RuntimeDefault
-    legacy = context.apparmor_profile
-    if legacy.startswith(_LOCALHOST):
-        return legacy.removeprefix(_LOCALHOST), False
-    return "", legacy in ("", *_RUNTIME_DEFAULTS)

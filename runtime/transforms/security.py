@@ -138,8 +138,12 @@ class WantedProfile:
 
     unconfined: bool = False
     localhost: str = ""
-    """Name or path of a profile on the node; with neither this nor ``unconfined``, the runtime's
-    own is meant."""
+    """Name or path of a profile on the node."""
+
+    @property
+    def default(self) -> bool:
+        """Whether the runtime's own profile is meant."""
+        return not self.unconfined and not self.localhost
 
 
 def wanted_seccomp(

@@ -11,7 +11,7 @@ from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime import netns, records, recovery, sandbox_run
-from runtime.transforms import facts
+from runtime.transforms import facts, labels
 
 from .fakes import FakeTask, World
 
@@ -68,7 +68,7 @@ def leave_record(
 ) -> None:
     record = containers_pb2.Container(
         id=record_id,
-        labels={records.KIND_LABEL: kind},
+        labels={labels.KIND: kind},
         created_at=Timestamp(seconds=5),
         extensions=extensions,  # type: ignore[arg-type]
     )
