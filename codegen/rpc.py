@@ -195,7 +195,7 @@ class ServiceRpcs:
         return tuple(sorted({r.validator for r in self.rpcs if not r.issue} & set(validated)))
 
     def frame_names(self, validated: Collection[str]) -> tuple[str, ...]:
-        """What it takes from generated/handlers/frame.py, sorted."""
+        """What it takes from runtime/frame.py, sorted."""
         names = {"Frame"} | {rpc.frame.partition("(")[0] for rpc in self.rpcs}
         if any(rpc.batches for rpc in self.rpcs):
             names.add("batches")

@@ -16,7 +16,6 @@ from grpc import aio
 
 from generated.cri import api_pb2_grpc
 from generated.handlers import protocols
-from generated.handlers.frame import Frame
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from runtime import handlers, host, metrics, recovery, server
@@ -27,6 +26,7 @@ from runtime.containers import Containers
 from runtime.embedded import OWN_PAUSE, Daemon
 from runtime.events import Events
 from runtime.exits import Exits
+from runtime.frame import Frame
 from runtime.images import Images
 from runtime.log_keeper_client import LogKeeper
 from runtime.node import Node

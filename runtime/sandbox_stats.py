@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from generated.statuses import pod_sandbox_attributes
-
 from generated.cri import api_pb2
+from generated.statuses import pod_sandbox_attributes
 from runtime.cgroup_files import Usage
 from runtime.container_stats import cpu_usage, io_usage, memory_usage
 from runtime.store import Sandbox

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from generated.statuses import pod_sandbox_status
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
 from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
 from generated.cri import api_pb2
+from generated.statuses import pod_sandbox_status
 from runtime import netns, records
 from runtime.errors import InvalidArgument
 from runtime.exits import task

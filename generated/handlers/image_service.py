@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from generated.cri import api_pb2, api_pb2_grpc
-from generated.handlers.frame import Frame, batches, refuse_if_any, stream, unary
 from generated.handlers.protocols import (
     ImageOperations,
 )
@@ -16,6 +15,7 @@ from generated.validators import (
     pull_image_request,
     remove_image_request,
 )
+from runtime.frame import Frame, batches, refuse_if_any, stream, unary
 
 
 class ImageService(api_pb2_grpc.ImageServiceServicer):

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Generic
 
 from generated.cri import api_pb2, api_pb2_grpc
-from generated.handlers.frame import Frame, batches, refuse_if_any, stream, unary
 from generated.handlers.protocols import (
     ContainerOperations,
     ContainerT,
@@ -31,6 +30,7 @@ from generated.validators import (
     update_container_resources_request,
 )
 from runtime.errors import FailedPrecondition, NotFound, Unavailable, Unimplemented
+from runtime.frame import Frame, batches, refuse_if_any, stream, unary
 
 _STOP_POD_SANDBOX_STATES = frozenset(
     {SandboxState.READY, SandboxState.NOTREADY, SandboxState.UNKNOWN}

@@ -13,7 +13,7 @@ from tests.unit.codegen.project import ROOT
 _OURS = ("codegen", "generated", "runtime", "tests")
 _ALLOWED = {
     "codegen": ("codegen",),
-    "generated": ("generated", "runtime.transforms", "runtime.errors"),
+    "generated": ("generated", "runtime.transforms", "runtime.errors", "runtime.frame"),
     "runtime/transforms": (
         "runtime.transforms",
         "runtime.errors",

@@ -13,11 +13,11 @@ import grpc
 from grpc import aio
 
 from generated.cri import api_pb2, api_pb2_grpc
-from generated.handlers.frame import Frame
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from generated.lifecycle import ContainerState, SandboxState
 from runtime import server
+from runtime.frame import Frame
 
 Answer = Callable[..., Any]
 

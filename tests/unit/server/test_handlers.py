@@ -13,9 +13,9 @@ import pytest
 from grpc import aio
 
 from generated.cri import api_pb2
-from generated.handlers import frame
+from generated.handlers.redacted import REDACTED
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import errors
+from runtime import errors, frame
 from runtime.config import ConfigError
 from tests.unit.server.fakes import Line, Thing, World, empty, world
 
@@ -224,7 +224,7 @@ async def test_every_redacted_field_of_the_cri_is_known() -> None:
 
     services = api_pb2.DESCRIPTOR.services_by_name.values()
     requests = {m.input_type.name for s in services for m in s.methods if holds(m.input_type)}
-    assert frame.REDACTED.keys() == requests
+    assert REDACTED.keys() == requests
 
 
 async def test_every_call_is_observed_once(cri: World) -> None:

@@ -1,6 +1,6 @@
-"""What surrounds every call: readiness, translation of errors, log line and metrics.
+"""What surrounds every CRI call: readiness, translation of errors, log line and metrics.
 
-The handlers are written as if nothing of this existed; ``unary`` and ``stream`` wrap them.
+The generated handlers contain none of this; ``unary`` and ``stream`` wrap each of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import itertools
 import operator
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 from grpc import aio
 
+from generated.handlers.redacted import REDACTED
 from runtime.errors import CriError, InvalidArgument, Unavailable, Violation, from_rpc
 
 Q = TypeVar("Q", bound=Message)
@@ -27,17 +28,6 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 
 BATCH: Final = 5000
 """Objects in one message of a streaming list."""
-
-REDACTED: Final[Mapping[str, tuple[str, ...]]] = {
-{% for message, paths in rpcs.redacted.items() %}
-    "{{ message }}": (
-{% for path in paths %}
-        "{{ path }}",
-{% endfor %}
-    ),
-{% endfor %}
-}
-"""By request message: the fields that the CRI marks ``debug_redact``; they never reach a log."""
 
 
 class Log(Protocol):
@@ -51,8 +41,8 @@ class Log(Protocol):
 class Frame:
     """One for the server, shared by its services.
 
-    ``closed`` gives the reason why the server takes no calls now, None when it does. ``observe`` gets
-    RPC, code and seconds of every call that ended.
+    ``closed`` gives the reason why the server takes no calls now, None when it does. ``observe``
+    gets RPC, code and seconds of every call that ended.
     """
 
     def __init__(
