@@ -18,7 +18,7 @@ from generated.cri import api_pb2_grpc
 from generated.handlers import protocols
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
-from runtime import handlers, host, metrics, recovery, server
+from runtime import directories, handlers, host, metrics, recovery, server
 from runtime.cni import Network
 from runtime.config import Config
 from runtime.containerd import Containerd
@@ -109,7 +109,7 @@ class App:
     async def joined(cls, config: Config) -> App:
         """All parts for this configuration; nothing is asked of containerd yet."""
         for directory in (config.root_dir, config.state_dir):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directories.make_private(directory)
         containerd = await Containerd.connect(
             config.containerd.address, config.containerd.namespace
         )

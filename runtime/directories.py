@@ -11,9 +11,20 @@ from typing import Final
 
 from runtime import kernel
 
+_PRIVATE: Final = 0o700
 _BUSY_ATTEMPTS: Final = 50
 _BUSY_PAUSE: Final = 0.1
 """Seconds; a mount that is detached is let go of a little later."""
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that only this user can enter, or close an existing one to all others.
+
+    What lies below, such as the pods' world-writable /dev/shm, is out of reach of the node's other
+    users from the first moment. Raises OSError.
+    """
+    directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    directory.chmod(_PRIVATE)
 
 
 async def remove_tree(directory: str | Path) -> None:

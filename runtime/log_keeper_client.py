@@ -90,7 +90,7 @@ class LogKeeper:
     @classmethod
     async def start(cls, state_dir: str) -> LogKeeper:
         """Connect to the living keeper of ``state_dir``, or start one there (about 20 ms)."""
-        os.makedirs(state_dir, 0o711, exist_ok=True)
+        os.makedirs(state_dir, 0o700, exist_ok=True)
         keeper = cls(state_dir)
         await keeper._connected()
         return keeper

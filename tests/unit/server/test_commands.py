@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -48,7 +49,10 @@ def test_explain_without_a_daemon_says_so(
 def test_only_one_server_holds_a_state_directory(tmp_path: Path) -> None:
     with (
         state_lock.alone_in(tmp_path),
-        pytest.raises(ConfigError, match="another cri-containerd uses"),
+        pytest.raises(
+            ConfigError,
+            match=rf"another process uses .*: process {os.getpid()} \(.*, uid {os.getuid()}\)",
+        ),
         state_lock.alone_in(tmp_path),
     ):
         pass
