@@ -36,11 +36,11 @@ async def update(
     """Merge the given resources into those that the container has; zero leaves a value as it is."""
     lock = services.updates.setdefault(container, asyncio.Lock())
     async with lock:
-        before = (await read_record(services.containerd, container.id)).spec
-        spec = updated_spec(services, types.Spec.from_json(before.value), request.linux)
+        record = await read_record(services.containerd, container.id)
+        spec = updated_spec(services, types.Spec.from_json(record.spec.value), request.linux)
         try:
-            await _write_spec(services, container, oci_any(spec))
-            await _update_task(services, container, spec, before)
+            await _write_spec(services, record, oci_any(spec))
+            await _update_task(services, container, spec, record)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"update the resources of container {container.id}") from error
         services.specs.remember(container.id, spec)
@@ -60,7 +60,7 @@ def updated_spec(
 
 
 async def _update_task(
-    services: Services, container: Container, spec: types.Spec, before: AnyMessage
+    services: Services, container: Container, spec: types.Spec, before: containers_pb2.Container
 ) -> None:
     if container.state is not ContainerState.RUNNING:
         return
@@ -72,15 +72,20 @@ async def _update_task(
         if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
             # it has just ended
             return
-        await to_the_end(_write_spec(services, container, before))
+        await to_the_end(_write_spec(services, before, before.spec))
         raise
 
 
-async def _write_spec(services: Services, container: Container, spec: AnyMessage) -> None:
+async def _write_spec(
+    services: Services, record: containers_pb2.Container, spec: AnyMessage
+) -> None:
+    """Put the spec into the record; all of it is sent, as daemons may read more than the mask."""
+    changed = containers_pb2.Container()
+    changed.CopyFrom(record)
+    changed.spec.CopyFrom(spec)
     await services.containerd.containers.Update(
         containers_pb2.UpdateContainerRequest(
-            container=containers_pb2.Container(id=container.id, spec=spec),
-            update_mask=FieldMask(paths=["spec"]),
+            container=changed, update_mask=FieldMask(paths=["spec"])
         )
     )
 

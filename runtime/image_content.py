@@ -70,13 +70,16 @@ async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:
 
 
 async def set_labels(containerd: Containerd, digest: str, labels: Mapping[str, str]) -> None:
-    """Set these labels of a blob and leave its others."""
+    """Set these labels of a blob and leave its others; NotFound when the blob is not there."""
     if not labels:  # an empty mask would mean: replace all
         return
+    whole = await info(containerd, digest)
+    if whole is None:
+        raise NotFound(f"{digest} is not in containerd's content store")
+    whole.labels.update(labels)
     await containerd.content.Update(
         content_pb2.UpdateRequest(
-            info=content_pb2.Info(digest=digest, labels=dict(labels)),
-            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+            info=whole, update_mask=FieldMask(paths=[f"labels.{key}" for key in labels])
         )
     )
 

@@ -159,13 +159,7 @@ class ImageStore:
 
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
         """Have a record of this name, target and labels (others are left)."""
-        image = images_pb2.Image(
-            name=name,
-            labels=dict(labels),
-            target=types_pb2.Descriptor(
-                media_type=target.media_type, digest=target.digest, size=target.size
-            ),
-        )
+        image = _record_message(name, target, labels)
         try:
             answer = await self._containerd.images.Create(
                 images_pb2.CreateImageRequest(image=image)
@@ -330,13 +324,17 @@ class ImageStore:
         """The id first, as the label says that it is there; taken back when the record is gone."""
         known = image_id in self._records
         await self.put(image_id, record.target, labels)
-        if not await self._label(record.name, labels) and not known:
+        if not await self._label(record, labels) and not known:
             await self.delete(image_id, sync=False)
 
-    async def _label(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Label a record; False: somebody has deleted it, and it must not come back."""
+    async def _label(self, record: Record, labels: Mapping[str, str]) -> bool:
+        """Label a record; False: somebody has deleted it, and it must not come back.
+
+        The whole record is sent, although the mask names labels alone: containerd 2.x reads the
+        target of every update and panics without one.
+        """
         request = images_pb2.UpdateImageRequest(
-            image=images_pb2.Image(name=name, labels=dict(labels)),
+            image=_record_message(record.name, record.target, {**record.labels, **labels}),
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
         )
         try:
@@ -344,7 +342,7 @@ class ImageStore:
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
-            self._drop(name)
+            self._drop(record.name)
             return False
         await self._take(answer.image)
         return True
@@ -365,6 +363,16 @@ async def read_content(containerd: Containerd, target: Descriptor, platform: Pla
         assert isinstance(parsed, Index)
         descriptor = choose(parsed, platform)
     raise FailedPrecondition(f"{target.digest} is an index of indexes without end")
+
+
+def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) -> images_pb2.Image:
+    return images_pb2.Image(
+        name=name,
+        labels=dict(labels),
+        target=types_pb2.Descriptor(
+            media_type=target.media_type, digest=target.digest, size=target.size
+        ),
+    )
 
 
 def _kind(name: str) -> str:

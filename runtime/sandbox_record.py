@@ -15,9 +15,13 @@ _CALL_LIMIT: Final = 120.0
 """Seconds; see `runtime.sandbox_run`."""
 
 
-async def save_metadata(containerd: Containerd, metadata: facts.SandboxMetadata) -> None:
-    """Write the sandbox's metadata into the extension of its pause container."""
-    container = containers_pb2.Container(id=metadata.id)
+async def save_metadata(
+    containerd: Containerd, record: containers_pb2.Container, metadata: facts.SandboxMetadata
+) -> None:
+    """Write the sandbox's metadata into the extension of its pause container, whose ``record`` is
+    sent as a whole: daemons may read more of an update than its mask names."""
+    container = containers_pb2.Container()
+    container.CopyFrom(record)
     container.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
     await containerd.containers.Update(
         containers_pb2.UpdateContainerRequest(

@@ -135,7 +135,7 @@ class _Creation:
         self._recorded = asyncio.Event()
         self._snapshot: asyncio.Task[None] | None = None
         self._rootfs: list[types_pb2.Mount] = []
-        self._created_at = 0
+        self._kept_record = containers_pb2.Container()
         self._pid = 0
 
     async def run(self) -> None:
@@ -147,7 +147,11 @@ class _Creation:
                 await self._make()
             except aio.AioRpcError as error:
                 raise from_rpc(error, f"run sandbox {self._metadata.name}") from error
-        status = facts.SandboxStatus(SandboxState.READY, created_at=self._created_at, pid=self._pid)
+        status = facts.SandboxStatus(
+            SandboxState.READY,
+            created_at=self._kept_record.created_at.ToNanoseconds(),
+            pid=self._pid,
+        )
         sandbox = store.sandboxes.add(self._metadata, status)
         self._services.exits.follow_sandbox(sandbox)
         log.debug("sandbox steps", sandbox=sandbox.id, **self._times.spans())
@@ -231,7 +235,7 @@ class _Creation:
         if recorded:
             await self._recorded.wait()
             with self._times.step("update"):
-                await save_metadata(self._containerd, self._metadata)
+                await save_metadata(self._containerd, self._kept_record, self._metadata)
 
     async def _start_pause(self, image: facts.Image) -> None:
         await self._prepare(image)
@@ -300,13 +304,13 @@ class _Creation:
         return list(answer.mounts)
 
     async def _create_container(self, image: facts.Image) -> None:
-        record = await self._record(image)
+        wanted = await self._record(image)
         with self._times.step("container"):
             answer = await self._containerd.containers.Create(
-                containers_pb2.CreateContainerRequest(container=record), timeout=_CALL_LIMIT
+                containers_pb2.CreateContainerRequest(container=wanted), timeout=_CALL_LIMIT
             )
-        # The daemon's time, as recovery will read it from the record.
-        self._created_at = answer.container.created_at.ToNanoseconds()
+        # as the daemon keeps it, with the time that recovery will read
+        self._kept_record = answer.container
         self._recorded.set()
 
     async def _record(self, image: facts.Image) -> containers_pb2.Container:

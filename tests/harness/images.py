@@ -151,6 +151,18 @@ def index(images: Mapping[str, Image]) -> Blob:
     )
 
 
+def archive(one: Image, name: str) -> bytes:
+    """The image as ``ctr images import`` reads it (an OCI layout in a tar) under a full name."""
+    listed = one.manifest.descriptor | {"annotations": {"io.containerd.image.name": name}}
+    files: dict[str, bytes | str | None] = {
+        "oci-layout": _canonical({"imageLayoutVersion": "1.0.0"}),
+        "index.json": _canonical({"schemaVersion": 2, "manifests": [listed]}),
+    }
+    for blob in (one.manifest, one.config, *one.layers):
+        files["blobs/" + blob.digest.replace(":", "/")] = blob.data
+    return layer_tar(files)
+
+
 def push(
     base_url: str,
     name: str,

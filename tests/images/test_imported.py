@@ -1,0 +1,43 @@
+"""Images that somebody else put into containerd: before the server starts, and beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.images import Images
+from tests.harness import images as build
+from tests.harness.daemon import Daemon
+from tests.images.conftest import MakeImages, status, until
+
+NAME = "docker.io/library/imported:1"
+MANAGED = "io.cri-containerd.image=managed"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, image: build.Image) -> Path:
+    file = tmp_path / "image.tar"
+    file.write_bytes(build.archive(image, NAME))
+    return file
+
+
+async def test_image_imported_beside_a_running_server(
+    images: Images, daemon: Daemon, archive: Path, image: build.Image
+) -> None:
+    """containerd 2.x panics at an update of an image without its target: the daemon must live."""
+    daemon.ctr("images", "import", str(archive))
+    await until(lambda: MANAGED in daemon.ctr("images", "list", f"name=={NAME}"))
+    assert (await status(images, NAME)).id == image.config.digest
+    assert image.config.digest in daemon.ctr("images", "list", "-q")
+    assert daemon.process.poll() is None
+
+
+async def test_image_that_was_there_before_the_server(
+    make_images: MakeImages, daemon: Daemon, archive: Path, image: build.Image
+) -> None:
+    daemon.ctr("images", "import", str(archive))
+    images = await make_images()
+    assert MANAGED in daemon.ctr("images", "list", f"name=={NAME}")
+    assert (await status(images, NAME)).id == image.config.digest
+    assert daemon.process.poll() is None
