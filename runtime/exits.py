@@ -11,6 +11,10 @@ An error of the call is never an exit. When containerd goes away the wait is iss
 ``Tasks.Get`` tells what happened meanwhile. Only a daemon that is there and knows no such task
 makes an exit without a code: 255, reason Unknown.
 
+An exit is dealt with in this order: code and time on disk, task deleted (with it containerd forgets
+the code), output in the log, state visible, event. Wherever the server is ended, recovery finds the
+exit in the status file or in the task.
+
 Dealing with an exit is repeated, with growing pauses, until it has gone through: a container that
 ended must not stay RUNNING because a disk was full for a moment.
 """
@@ -44,7 +48,7 @@ from runtime.containerd import Containerd
 from runtime.errors import CriError
 from runtime.oom_log import OomLog
 from runtime.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
-from runtime.store import Container, Sandbox, Store
+from runtime.store import Container, Sandbox, SavedExit, Store
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +69,12 @@ _SIGKILL_CODE: Final = 137
 OOM_KILLED: Final = "OOMKilled"
 
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
+
+_FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
+"""States of a container whose task may end."""
+
+_OOM_STATES: Final = frozenset(ContainerState) - {ContainerState.REMOVING}
+"""The event of a kill for memory may come before the start is answered and after the exit."""
 
 _STOPPED_TOGETHER: Final = 0.5
 """Seconds that the tasks of a pod which is stopped may take to end one after the other."""
@@ -254,17 +264,13 @@ class Exits:
         if container.status.reason == OOM_KILLED or await self._was_oom_killed(container, exit):
             reason = OOM_KILLED
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
+        if container.state in _FOLLOWED:
+            container.save_exit(SavedExit(exit.code, exit.at, reason))
         if await delete_task(self._containerd, container.id) is None:
             await dead_shim.clean_up(self._containerd, container.id)
         await self._drain(container.id)
-        if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
-            container.fire(
-                ContainerEvent.EXITED,
-                pid=0,
-                finished_at=exit.at,
-                exit_code=exit.code,
-                reason=reason,
-            )
+        if container.state in _FOLLOWED:
+            container.fire(ContainerEvent.EXITED)
 
     async def _drain(self, container_id: str) -> None:
         """Have all output in the log before the exit is seen, but do not wait for ever.
@@ -315,7 +321,7 @@ class Exits:
     def _note_oom(self, container_id: str) -> None:
         """Remember that something in the container was killed, its first process or a child."""
         container = self._store.containers.get(container_id)
-        if container is None or container.state is not ContainerState.RUNNING:
+        if container is None or container.state not in _OOM_STATES:
             return
         try:
             container.amend(reason=OOM_KILLED)

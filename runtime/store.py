@@ -10,6 +10,12 @@ Rules that hold in this file:
 * Nothing here calls containerd or waits: one call of `fire` is one transaction because the event
   loop runs nothing else meanwhile.
 
+A container's exit is saved before it is seen: `Container.save_exit` writes the status file before
+the task is deleted, `fire` makes the state visible once the output is in the log. The file has the
+built-in plugin's form: ``FinishedAt`` is set, so it says EXITED, with ``ExitCode`` and ``Reason``.
+Recovery may trust such a file whatever containerd still holds: a task that is STOPPED is left to be
+deleted, and if there is none, it has been deleted already.
+
 The sandboxes' own status is in memory only, as the pause task tells it again after a restart; their
 metadata is saved with the pause container by those who create it.
 """
@@ -234,6 +240,27 @@ class Sandbox:
         self._store.sandboxes.changed()
 
 
+@dataclass(frozen=True, slots=True)
+class SavedExit:
+    """How a container's task ended, as its status file tells it."""
+
+    code: int
+    finished_at: int
+    """Nanoseconds since the epoch."""
+    reason: str = ""
+
+
+def _ended(status: facts.ContainerStatus, exit: SavedExit) -> facts.ContainerStatus:
+    return replace(
+        status,
+        state=ContainerState.EXITED,
+        pid=0,
+        finished_at=exit.finished_at,
+        exit_code=exit.code,
+        reason=exit.reason,
+    )
+
+
 class Container:
     """One container: its facts of the moment and the moves of its state."""
 
@@ -248,6 +275,7 @@ class Container:
         """Set once the exit is dealt with: status saved, task deleted, output drained."""
         self.stop_signal_sent = False
         """A second graceful stop only waits: the signal is sent once."""
+        self._saved_exit: SavedExit | None = None
         self._moved = asyncio.Event()
         self._note_exit()
 
@@ -282,10 +310,23 @@ class Container:
 
     def amend(self, **changes: Any) -> None:
         """Replace status fields outside a transition (resources, an OOM as reason), saved first."""
+        if self._saved_exit is not None and "reason" in changes:
+            self._saved_exit = replace(self._saved_exit, reason=changes["reason"])
         status = replace(self.status, **changes)
-        self._store.checkpoints.save(self.id, status)
+        exit = self._saved_exit
+        self._store.checkpoints.save(self.id, status if exit is None else _ended(status, exit))
         self.status = status
         self._changed()
+
+    def save_exit(self, exit: SavedExit) -> None:
+        """Save how the task ended while the state that clients see stays as it is.
+
+        Called before the task is deleted, because containerd forgets the exit code with the task;
+        `fire` with EXITED makes it visible once the output is in the log. A server that ends in
+        between leaves a status file that says EXITED, and recovery goes by it. Raises OSError.
+        """
+        self._saved_exit = exit
+        self._store.checkpoints.save(self.id, _ended(self.status, exit))
 
     def amend_config(self, config: api_pb2.ContainerConfig) -> None:
         """Replace the config that is echoed; saving it with the container is the caller's work."""
@@ -304,6 +345,8 @@ class Container:
             self._store.names.release(self.metadata.name)
         else:
             status = replace(self.status, state=transition.to, **changes)
+            if self._saved_exit is not None and transition.to is ContainerState.EXITED:
+                status = _ended(status, self._saved_exit)
             if transition.persists is not None:
                 self._store.checkpoints.save(self.id, status)
             self.status = status

@@ -107,6 +107,50 @@ async def test_dealing_with_an_exit_is_repeated(world: World) -> None:
     assert world.containerd.calls.count("tasks.Delete") > 2
 
 
+async def test_an_exit_is_on_disk_before_its_task_is_deleted(world: World) -> None:
+    container, task = running(world)
+    saved: list[facts.ContainerStatus] = []
+    delete = world.containerd.tasks_delete
+
+    def noted(request: tasks_pb2.DeleteTaskRequest) -> object:
+        saved.append(world.store.checkpoints.load("c1"))
+        assert container.state is ContainerState.RUNNING
+        return delete(request)
+
+    world.containerd.tasks_delete = noted  # type: ignore[method-assign]
+    task.end(3)
+    assert saved == [] and [await ended(container)] == saved
+
+
+async def test_an_exit_outlives_a_server_that_ends_while_the_output_drains(world: World) -> None:
+    container, task = running(world)
+    draining = asyncio.Event()
+
+    async def drained(container_id: str) -> None:
+        draining.set()
+        await asyncio.Event().wait()
+
+    world.log_keeper.drained = drained  # type: ignore[method-assign]
+    task.end(42)
+    await draining.wait()
+    assert container.state is ContainerState.RUNNING
+    # what comes while the output drains must not write the old state over the exit
+    container.amend(reason="OOMKilled")
+    await world.exits.stop()
+    assert world.containerd.running == {}
+    left = world.store.checkpoints.load("c1")
+    assert (left.state, left.exit_code, left.reason) == (ContainerState.EXITED, 42, "OOMKilled")
+
+
+async def test_an_oom_event_after_the_exit_gives_the_reason(world: World) -> None:
+    container, task = running(world)
+    task.end(1)
+    assert (await ended(container)).reason == ""
+    world.exits._note_oom("c1")
+    assert container.status.reason == "OOMKilled"
+    assert world.store.checkpoints.load("c1") == container.status
+
+
 async def test_an_oom_event_gives_the_reason(world: World) -> None:
     container, task = running(world)
     world.exits._note_oom("c1")
