@@ -20,7 +20,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState
+from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, types
 from runtime import (
     device_nodes,
@@ -96,6 +96,13 @@ async def create(
             spec, mounts = await _make(services, sandbox, metadata, image)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {config.metadata.name}") from error
+        if sandbox.state is not SandboxState.READY:
+            # a removal of the pod did not see this container, so nothing else would remove it
+            raise FailedPrecondition(
+                f"pod {sandbox.id} was stopped while container {config.metadata.name} was created; "
+                "create it in a pod that is READY",
+                field="pod_sandbox_id",
+            )
         created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
         services.store.containers.add(metadata, created)
     services.specs.remember(container_id, spec)

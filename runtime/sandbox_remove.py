@@ -48,6 +48,7 @@ async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
     await all_finished(
         delete_task(services.containerd, sandbox.id),
         delete_lease(services.containerd, sandbox.id),
+        shared_shim.withdraw(services.containerd, sandbox.id),
         remove_tree(sandbox.files.state_dir),
         remove_tree(sandbox.files.root_dir),
     )
@@ -66,5 +67,4 @@ async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     await all_finished(
         remove_snapshot(containerd, snapshotter, sandbox.id),
         delete_container(containerd, sandbox.id),
-        shared_shim.withdraw(containerd, sandbox.id),
     )

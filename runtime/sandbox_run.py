@@ -167,14 +167,16 @@ class _Creation:
     async def _make(self) -> None:
         sandbox_id = self._metadata.id
         undo = self._undo
+        if not on_node_network(self._metadata.config):
+            path = netns.new_path(self._services.netns_directory)
+            self._metadata = replace(self._metadata, netns_path=path)
         undo.push("delete its directories", self._remove_directories)
         self._write_unfinished()
         undo.push("delete the lease", self._delete_lease)
         self._lease = asyncio.create_task(self._create_lease())
         image = await self._pause_image()
-        if not on_node_network(self._metadata.config):
+        if self._metadata.netns_path:
             await self._make_namespace()
-            self._write_unfinished()
         undo.push("remove the snapshot", self._remove_snapshot)
         undo.push("delete the container", delete_container, self._containerd, sandbox_id)
         undo.push(
@@ -205,10 +207,10 @@ class _Creation:
             return await self._services.images.ensure(reference)
 
     async def _make_namespace(self) -> None:
-        with self._times.step("netns"):
-            path = await netns.create(self._services.netns_directory)
-        self._metadata = replace(self._metadata, netns_path=path)
+        path = self._metadata.netns_path
         self._undo.push("remove the network namespace", netns.remove, path)
+        with self._times.step("netns"):
+            await netns.create(path)
 
     def _write_unfinished(self) -> None:
         root = Path(self._files.root_dir)

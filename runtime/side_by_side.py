@@ -41,6 +41,7 @@ async def beside(
         stopped.cancel()
         await _ended([stopped, finished])
         raise
+    _see_failures([finished, stopped])
     finished.result()
     stopped.result()
 
@@ -58,8 +59,13 @@ async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
+    _see_failures(tasks)
     if cancelled is not None:
-        for task in tasks:
-            if not task.cancelled():
-                task.exception()  # seen: the cancellation counts
         raise cancelled
+
+
+def _see_failures(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Look at every failure: one is raised, and asyncio reports the others as never retrieved."""
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

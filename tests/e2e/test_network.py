@@ -149,7 +149,7 @@ def test_a_pod_is_reached_by_its_address_and_by_a_host_port(tmp_path: Path) -> N
     node = Node(tmp_path)
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         mapping = api_pb2.PortMapping(host_port=8080, container_port=80)
         config = pod("web", port_mappings=[mapping])
         got = await network.add("pod-web", path, config)
@@ -173,7 +173,7 @@ def test_bandwidth_shapes_the_pods_link(tmp_path: Path) -> None:
     node = Node(tmp_path, {"type": "bandwidth", "capabilities": {"bandwidth": True}})
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         annotations = {"kubernetes.io/ingress-bandwidth": "8M"}
         annotations["kubernetes.io/egress-bandwidth"] = "4M"
         config = pod("slow", annotations=annotations)
@@ -192,7 +192,7 @@ def test_ipv6_is_first_where_it_is_preferred(tmp_path: Path) -> None:
     node = Node(tmp_path, ip_pref="ipv6")
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         got = await network.add("pod-six", path, pod("six"))
         assert (got.ip, got.additional_ips) == ("fd77::2", ("10.77.0.2",))
         await network.delete("pod-six", path, pod("six"), had_result=True)
@@ -207,7 +207,7 @@ def test_nothing_is_left_when_the_last_plugin_fails(tmp_path: Path) -> None:
     node = Node(tmp_path, failing)
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         mapping = api_pb2.PortMapping(host_port=8080, container_port=80)
         config = pod("bad", port_mappings=[mapping])
         with pytest.raises(Unknown, match="CNI plugin recorder failed at ADD: no"):
@@ -225,7 +225,7 @@ def test_nothing_is_left_of_a_cancelled_add(tmp_path: Path, milliseconds: int) -
     node = Node(tmp_path)
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         adding = asyncio.create_task(network.add("pod-cut", path, pod("cut")))
         await asyncio.sleep(milliseconds / 1000)
         adding.cancel()
@@ -241,7 +241,7 @@ def test_a_pod_whose_namespace_is_gone_gives_its_address_back(tmp_path: Path) ->
     node = Node(tmp_path)
 
     async def scenario(network: Network) -> None:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         mapping = api_pb2.PortMapping(host_port=8080, container_port=80)
         config = pod("gone", port_mappings=[mapping])
         await network.add("pod-gone", path, config)
@@ -265,7 +265,7 @@ def test_many_pods_at_once_get_addresses_of_their_own(tmp_path: Path) -> None:
     node = Node(tmp_path)
 
     async def live(network: Network, name: str) -> str:
-        path = await netns.create()
+        path = await netns.create(netns.new_path())
         got = await network.add(name, path, pod(name))
         await network.delete(name, path, pod(name), had_result=True)
         await netns.remove(path)

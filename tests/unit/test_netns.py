@@ -21,7 +21,7 @@ def namespace_of_thread() -> int:
 
 
 async def test_a_namespace_has_its_loopback_up_and_nothing_else(tmp_path: Path) -> None:
-    path = await netns.create(str(tmp_path))
+    path = await netns.create(netns.new_path(str(tmp_path)))
     assert re.fullmatch(r"cni-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", Path(path).name)
     assert netns.is_alive(path)
 
@@ -42,7 +42,7 @@ async def test_a_namespace_has_its_loopback_up_and_nothing_else(tmp_path: Path) 
 
 async def test_no_thread_stays_in_a_namespace(tmp_path: Path) -> None:
     before = namespace_of_thread()
-    path = await netns.create(str(tmp_path))
+    path = await netns.create(netns.new_path(str(tmp_path)))
     assert await netns.inside(path, namespace_of_thread) == os.stat(path).st_ino != before
     assert namespace_of_thread() == before
     assert await asyncio.to_thread(namespace_of_thread) == before
@@ -70,17 +70,32 @@ async def test_a_failure_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(kernel, "mount", refuse)
     with pytest.raises(OSError, match="no mounts today"):
-        await netns.create(str(tmp_path))
+        await netns.create(netns.new_path(str(tmp_path)))
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_cancelled_create_leaves_nothing(tmp_path: Path) -> None:
-    creating = asyncio.create_task(netns.create(str(tmp_path)))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    creating.cancel()
+async def test_a_create_that_is_cancelled_again_and_again_ends_before_it_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_mount = threading.Event()
+    mount = kernel.mount
+
+    def slow_mount(source: str, target: str, **how: int) -> None:
+        may_mount.wait(10)
+        mount(source, target, **how)
+
+    monkeypatch.setattr(kernel, "mount", slow_mount)
+    path = netns.new_path(str(tmp_path))
+    creating = asyncio.create_task(netns.create(path))
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        creating.cancel()
+    assert not creating.done()
+    may_mount.set()
     with pytest.raises(asyncio.CancelledError):
         await creating
+    assert netns.is_alive(path)
+    await netns.remove(path)
     assert os.listdir(tmp_path) == []
 
 

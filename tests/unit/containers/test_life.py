@@ -54,6 +54,20 @@ async def test_a_creation_that_fails_leaves_nothing(world: World, call: str) -> 
     await world.created()
 
 
+async def test_a_creation_in_a_pod_that_ends_meanwhile_leaves_nothing(world: World) -> None:
+    world.daemon.hold["containers.Create"] = asyncio.Event()
+    creation = asyncio.create_task(world.created())
+    await world.daemon.called("containers.Create")
+    for event in (SandboxEvent.STOPPED, SandboxEvent.REMOVE, SandboxEvent.REMOVED):
+        world.pod.fire(event)
+    world.daemon.hold["containers.Create"].set()
+    with pytest.raises(FailedPrecondition, match="was stopped while container app was created"):
+        await creation
+    assert world.daemon.holdings == set()
+    assert files(world) == []
+    assert len(world.store.containers) == 0
+
+
 @pytest.mark.parametrize("call", ["snapshots.Prepare", "containers.Create"])
 async def test_a_creation_that_is_given_up_leaves_nothing(world: World, call: str) -> None:
     world.daemon.hold[call] = asyncio.Event()

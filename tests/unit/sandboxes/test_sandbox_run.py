@@ -12,6 +12,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from runtime import netns, records, sandbox_run
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
+from runtime.transforms import facts
 
 from .fakes import World, run_request
 
@@ -23,9 +24,9 @@ def namespaces(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The network namespaces that exist; none is real."""
     existing: set[str] = set()
 
-    async def create(directory: str) -> str:
-        existing.add(f"{directory}/cni-1")
-        return f"{directory}/cni-1"
+    async def create(path: str) -> str:
+        existing.add(path)
+        return path
 
     async def remove(path: str) -> None:
         existing.discard(path)
@@ -54,6 +55,25 @@ async def test_a_pod_becomes_ready(world: World) -> None:
     record = world.containerd.records[sandbox.id]
     saved = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
     assert saved == sandbox.metadata
+
+
+async def test_a_namespace_is_recorded_before_it_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[str] = []
+
+    def note() -> facts.SandboxMetadata:
+        (directory,) = world.directories
+        return records.sandbox_metadata(Path(directory, sandbox_run.UNFINISHED).read_bytes())
+
+    async def create(path: str) -> str:
+        recorded.append(note().netns_path)
+        assert recorded == [path]
+        return path
+
+    monkeypatch.setattr(netns, "create", create)
+    await sandbox_run.run(world.services, run_request())
+    assert recorded
 
 
 async def test_the_network_comes_beside_the_task(world: World) -> None:

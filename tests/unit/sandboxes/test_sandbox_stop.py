@@ -131,6 +131,14 @@ async def test_a_failed_removal_is_repeated(
     assert_nothing_is_left(world, namespaces)
 
 
+async def test_the_record_that_recovery_starts_from_is_deleted_last(
+    world: World, sandbox: Sandbox
+) -> None:
+    await operations(world).remove(sandbox, REMOVE)
+    calls = world.containerd.calls
+    assert calls.index("sandboxes.Delete") < calls.index("containers.Delete")
+
+
 async def test_a_removal_under_way_refuses_another(world: World, sandbox: Sandbox) -> None:
     results = await asyncio.gather(
         *(operations(world).remove(sandbox, REMOVE) for _ in range(2)), return_exceptions=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -61,3 +62,29 @@ async def test_a_cancelled_creation_lets_the_task_be_made() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert log == ["cni cancelled", "task"]
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_no_failure_is_reported_as_never_retrieved(cancel: bool) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    async def fail(name: str) -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            raise ValueError(name)
+
+    for steps in (
+        lambda: beside(stoppable=fail("stoppable"), finishing=fail("finishing")),
+        lambda: all_finished(fail("one"), fail("other")),
+    ):
+        call = asyncio.ensure_future(steps())
+        await asyncio.sleep(0)
+        if cancel:
+            call.cancel()
+        with pytest.raises((ValueError, asyncio.CancelledError)):
+            await call
+        del call
+    gc.collect()
+    assert reported == []
