@@ -142,14 +142,23 @@ class Sources:
                 return (file, found) if found is not None else None
         return None
 
+    def module_of(self, dotted: str) -> str:
+        """The longest leading part of ``dotted`` that is a module; its first part if none is."""
+        parts = dotted.split(".")
+        leading = (".".join(parts[:split]) for split in range(len(parts) - 1, 0, -1))
+        known = set(self.modules())
+        return next((name for name in leading if name in known), parts[0])
+
     def functions(self, module: str) -> list[str]:
         """What ``handled_by`` may name in a module of runtime/, for hints."""
-        tree = self.tree(f"runtime/{module}.py")
+        tree = self.tree(f"runtime/{module.replace('.', '/')}.py")
         return [f"{module}.{name}" for name in (_callables(tree) if tree else ())]
 
     def modules(self) -> list[str]:
-        """The modules of runtime/, for hints."""
-        return sorted(path.stem for path in (self.root / "runtime").glob("*.py"))
+        """The modules of runtime/, nested ones dotted, for hints."""
+        folder = self.root / "runtime"
+        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
+        return sorted(".".join(file.parts) for file in files if file.name != "__init__")
 
 
 def reads(function: Callable, name: str) -> bool:

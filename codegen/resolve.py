@@ -542,7 +542,7 @@ class _Whole:
         sources = self.paths.sources
         found = sources.function(entry.value)
         if found is None:
-            module = entry.value.partition(".")[0]
+            module = sources.module_of(entry.value)
             known = sources.functions(module)
             raise SpecError(
                 f"{entry.name} is handled by {entry.value}, which does not exist",

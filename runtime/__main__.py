@@ -15,8 +15,8 @@ from typing import Any
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from runtime import config as configuration
-from runtime.config import Config, ConfigError
+from runtime.config import file as configuration
+from runtime.config.file import Config, ConfigError
 
 _DEFAULT_FILE = Path("/etc/cri-containerd/config.toml")
 
@@ -39,16 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import embedded, server_log, state_lock
+    from runtime.server import embedded, log, state_lock
 
     if os.geteuid():
         raise ConfigError("serve needs root: it makes namespaces, mounts and cgroups")
-    server_log.configure(config.log_level)
+    log.configure(config.log_level)
     with state_lock.alone_in(config.state_dir):
         # The daemon comes up while the server's larger modules are loaded.
         daemon = embedded.started(config) if arguments.embedded else None
         try:
-            from runtime import app
+            from runtime.server import app
 
             asyncio.run(app.serve(config, daemon))
         finally:
@@ -63,16 +63,18 @@ def _config(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _doctor(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import doctor, server_log
+    from runtime.commands import doctor
+    from runtime.server import log
 
-    server_log.configure("critical")
+    log.configure("critical")
     return asyncio.run(doctor.report(config, embed=arguments.embedded))
 
 
 def _explain(arguments: argparse.Namespace, config: Config) -> int:
-    from runtime import explain, server_log
+    from runtime.commands import explain
+    from runtime.server import log
 
-    server_log.configure("critical")
+    log.configure("critical")
     return asyncio.run(explain.report(config, arguments.container, arguments.path))
 
 
@@ -88,7 +90,7 @@ def _load(arguments: argparse.Namespace) -> Config:
         over["containerd"] = {"address": arguments.containerd}
     config = configuration.load(path, over)
     if getattr(arguments, "embedded", False):
-        from runtime import embedded
+        from runtime.server import embedded
 
         config = embedded.configured(config)
     return config

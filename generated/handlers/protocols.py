@@ -3,7 +3,7 @@
 #   template: codegen/templates/handlers/protocols.py.j2
 """What the generated handlers call: one Protocol for each noun of spec/rpc.yaml.
 
-The classes of runtime/ satisfy them without inheriting; ``runtime/app.py`` joins both sides. A method
+The classes of runtime/ satisfy them without inheriting; ``runtime/server/app.py`` joins both sides. A method
 receives the object that the request names, already found and in an allowed state, never an id.
 """
 
@@ -55,7 +55,7 @@ ContainerT_contra = TypeVar("ContainerT_contra", bound=ContainerObject, contrava
 
 @runtime_checkable
 class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
-    """Satisfied by ``Containers`` of runtime/containers.py."""
+    """Satisfied by ``Containers`` of runtime/containers/operations.py."""
 
     async def create(
         self,
@@ -127,7 +127,7 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
 
 @runtime_checkable
 class ImageOperations(Protocol):
-    """Satisfied by ``Images`` of runtime/images.py."""
+    """Satisfied by ``Images`` of runtime/images/operations.py."""
 
     async def list(
         self,
@@ -162,7 +162,7 @@ class ImageOperations(Protocol):
 
 @runtime_checkable
 class NodeOperations(Protocol):
-    """Satisfied by ``Node`` of runtime/node.py."""
+    """Satisfied by ``Node`` of runtime/node/operations.py."""
 
     async def version(
         self,
@@ -191,7 +191,7 @@ class NodeOperations(Protocol):
 
 @runtime_checkable
 class SandboxOperations(Protocol[SandboxT_contra]):
-    """Satisfied by ``Sandboxes`` of runtime/sandboxes.py."""
+    """Satisfied by ``Sandboxes`` of runtime/sandboxes/operations.py."""
 
     async def run(
         self,
@@ -233,7 +233,7 @@ class SandboxOperations(Protocol[SandboxT_contra]):
 
 @runtime_checkable
 class StatsOperations(Protocol[ContainerT_contra, SandboxT_contra]):
-    """Satisfied by ``Stats`` of runtime/stats.py."""
+    """Satisfied by ``Stats`` of runtime/stats/operations.py."""
 
     async def container(
         self,

@@ -27,7 +27,7 @@ def apply(
     """Every block is one field, in the order of the proto, then what no field decides."""
     # metadata: by the entries of ContainerMetadata
     container_metadata.apply(src.metadata, out)
-    # image: handled by container_create.create
+    # image: handled by containers.create.create
     # command -> process.args
     out.process.args = process.args(
         command=src.command, args=src.args, entrypoint=image.entrypoint, cmd=image.cmd
@@ -91,8 +91,8 @@ def apply(
             pod_annotations=handler.pod_annotations,
         )
     )
-    # log_path: handled by container_create.log_path
-    # stdin: handled by container_start.fifos_of
+    # log_path: handled by containers.create.log_path
+    # stdin: handled by containers.start.fifos_of
     # stdin_once: unmapped, not-yet
     # tty -> process.terminal
     if src.tty:
@@ -101,7 +101,7 @@ def apply(
     linux_container_config.apply(src.linux, out, container=container, host=host, sandbox=sandbox)
     # windows: unmapped, other-platform
     # CDI_devices: unmapped, not-yet
-    # stop_signal: handled by container_stop.stop_signal
+    # stop_signal: handled by containers.stop.stop_signal
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- sandbox.metadata.config.metadata.name

@@ -41,14 +41,14 @@ def apply(
         cgroup_unified=host.cgroup_unified,
     )
     # selinux_options: unmapped, not-yet
-    # run_as_user: handled by rootfs_user.wanted_by_container
-    # run_as_group: handled by rootfs_user.wanted_by_container
-    # run_as_username: handled by rootfs_user.wanted_by_container
+    # run_as_user: handled by lookups.users.wanted_by_container
+    # run_as_group: handled by lookups.users.wanted_by_container
+    # run_as_username: handled by lookups.users.wanted_by_container
     # readonly_rootfs -> root.readonly
     if src.readonly_rootfs:
         out.root.readonly = src.readonly_rootfs
-    # supplemental_groups: handled by rootfs_user.wanted_by_container
-    # supplemental_groups_policy: handled by rootfs_user.wanted_by_container
+    # supplemental_groups: handled by lookups.users.wanted_by_container
+    # supplemental_groups_policy: handled by lookups.users.wanted_by_container
     # no_new_privs -> process.noNewPrivileges
     if src.no_new_privs:
         out.process.noNewPrivileges = src.no_new_privs

@@ -27,10 +27,10 @@ def apply(
         user_namespaces=handler.user_namespaces,
     )
     # selinux_options: unmapped, not-yet
-    # run_as_user: handled by rootfs_user.wanted_by_sandbox
-    # run_as_group: handled by rootfs_user.wanted_by_sandbox
+    # run_as_user: handled by lookups.users.wanted_by_sandbox
+    # run_as_group: handled by lookups.users.wanted_by_sandbox
     # readonly_rootfs: unmapped, informational
-    # supplemental_groups: handled by rootfs_user.wanted_by_sandbox
+    # supplemental_groups: handled by lookups.users.wanted_by_sandbox
     # supplemental_groups_policy: unmapped, informational
     # privileged -> mounts
     out.mounts = mounts.sandbox_mounts(

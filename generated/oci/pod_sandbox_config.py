@@ -24,15 +24,15 @@ def apply(
     user: facts.User,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
-    # metadata: handled by sandbox_run.run
+    # metadata: handled by sandboxes.run.run
     # hostname -> hostname
     if src.hostname:
         out.hostname = src.hostname
     # log_directory -> annotations[io.kubernetes.cri.sandbox-log-directory]
     if src.log_directory:
         out.annotations["io.kubernetes.cri.sandbox-log-directory"] = src.log_directory
-    # dns_config: handled by sandbox_files.resolv_conf
-    # port_mappings: handled by cni_arguments.port_mappings
+    # dns_config: handled by sandboxes.files.resolv_conf
+    # port_mappings: handled by cni.arguments.port_mappings
     # labels -> Container.labels
     record.labels.update(labels.sandbox_labels(labels=src.labels, image_labels=image.labels))
     # annotations -> annotations

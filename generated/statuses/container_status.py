@@ -36,8 +36,8 @@ def read(
         finished_at=container.status.finished_at,
         # exit_code <- container.status.exit_code
         exit_code=container.status.exit_code,
-        # image: handled by container_status.read
-        # image_ref: handled by container_status.read
+        # image: handled by containers.status.read
+        # image_ref: handled by containers.status.read
         # reason <- status.exit_reason
         reason=status.exit_reason(
             state=container.status.state,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the node is and allows; probed once at the start (``runtime/host.py``), with the
+    """What the node is and allows; probed once at the start (``runtime/lookups/host.py``), with the
     node-wide config keys."""
 
     hostname: str

@@ -142,7 +142,7 @@ def resident_mb(node: Node) -> tuple[float, float]:
         )
         if "shim" in command.split()[0]:
             continue
-        if "cri-containerd serve" in command or "runtime.log_keeper" in command:
+        if "cri-containerd serve" in command or "runtime.logs.keeper" in command:
             ours += size / 1000
         else:
             containerd += size / 1000

@@ -55,7 +55,7 @@ def numbers(log: Path) -> list[int]:
 
 
 def keeper(node: Node) -> int:
-    found = [pid for pid, command in node.processes().items() if "runtime.log_keeper" in command]
+    found = [pid for pid, command in node.processes().items() if "runtime.logs.keeper" in command]
     assert len(found) == 1
     return found[0]
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from generated.cri import api_pb2
-from runtime import kernel, netns
-from runtime.cni import Network
-from runtime.cni_cache import ResultCache
+from runtime.cni.cache import ResultCache
+from runtime.cni.network import Network
 from runtime.errors import Unknown
+from runtime.linux import kernel, netns
 from tests.harness import cni_recorder
 
 PLUGINS = "/usr/lib/cni"

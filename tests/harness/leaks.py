@@ -57,7 +57,7 @@ def _processes() -> list[str]:
             state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue  # it ended while we looked
-        ours = name.startswith(RUNTIME_PROCESSES) or "runtime.log_keeper" in command
+        ours = name.startswith(RUNTIME_PROCESSES) or "runtime.logs.keeper" in command
         if ours and state != "Z":
             found.append(f"{directory.name} {command or name}")
     return found

@@ -235,7 +235,7 @@ class Node:
     def _end_what_is_left(self) -> None:
         """The log keeper ends by itself after a while; a test folder does not wait for that."""
         for pid, command in self.processes().items():
-            if any(name in command for name in (*RUNTIME_PROCESSES, "runtime.log_keeper")):
+            if any(name in command for name in (*RUNTIME_PROCESSES, "runtime.logs.keeper")):
                 try:
                     os.kill(pid, signal.SIGTERM)
                 except ProcessLookupError:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
-from runtime import config
-from runtime.containerd import Containerd
-from runtime.images import Images
+from runtime.config import file
+from runtime.containerd.client import Containerd
+from runtime.images.operations import Images
 from runtime.transforms.facts import Handler, Host
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
@@ -68,7 +68,7 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
         table = {"registry": {"config_path": str(tmp_path / "certs.d")}, **table}
         images = Images(
             containerd=containerd,
-            config=config.load(None, {"images": table}),
+            config=file.load(None, {"images": table}),
             host=Host(hostname="test"),
             handlers={"runc": Handler("runc")},
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.images import Images
+from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.images.conftest import MakeImages, status, until

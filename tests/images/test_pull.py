@@ -11,7 +11,7 @@ import pytest
 
 from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from runtime.images import Images
+from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from runtime.errors import NotFound, Unauthenticated, Unavailable
-from runtime.images import Images
+from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy

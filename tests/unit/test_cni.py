@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from generated.cri import api_pb2
-from runtime import cni, cni_plugin
-from runtime.cni import Network, select_pod_ip, summarise
-from runtime.cni_cache import ResultCache
+from runtime.cni import network as cni
+from runtime.cni import plugin as cni_plugin
+from runtime.cni.cache import ResultCache
+from runtime.cni.network import Network, select_pod_ip, summarise
 from runtime.errors import InvalidArgument, Unavailable, Unknown
 from tests.harness import cni_recorder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from generated.cri import api_pb2
-from runtime.cni_arguments import (
+from runtime.cni.arguments import (
     EGRESS,
     INGRESS,
     POD_ANNOTATIONS,

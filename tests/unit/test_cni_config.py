@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cni_config import CniConfigError, CniDirectory, load, parse
+from runtime.cni.config import CniConfigError, CniDirectory, load, parse
 
 PLUGIN = {"type": "bridge"}
 

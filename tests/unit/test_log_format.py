@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.log_format import Clock, LineFormatter, zone_offset
+from runtime.logs.format import Clock, LineFormatter, zone_offset
 
 STAMP = b"2026-01-02T03:04:05.000000006Z"
 

@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 
 from runtime.errors import NotFound, Unknown
-from runtime.log_keeper import Keeper, RequestError, decode, encode
-from runtime.log_keeper_client import Fifos, KeptContainer, LogKeeper
+from runtime.logs.client import Fifos, KeptContainer, LogKeeper
+from runtime.logs.keeper import Keeper, RequestError, decode, encode
 
 
 @pytest_asyncio.fixture
@@ -168,7 +168,7 @@ async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
 ) -> None:
     # not the output: another test may have configured what is logged where
     log_of_server = Mock()
-    monkeypatch.setattr("runtime.log_keeper_client.log", log_of_server)
+    monkeypatch.setattr("runtime.logs.client.log", log_of_server)
     directory = tmp_path / "logs"
     directory.write_text("a file where a directory should be")
     fifos, log = fifos_in(tmp_path), directory / "0.log"
@@ -266,7 +266,7 @@ async def test_another_build_takes_over(tmp_path: Path, monkeypatch: pytest.Monk
     os.write(shim.out, b"hal")
     await asyncio.sleep(0.05)
     await first.aclose()
-    monkeypatch.setattr("runtime.log_keeper_client.build_of_keeper", lambda: "newer")
+    monkeypatch.setattr("runtime.logs.client.build_of_keeper", lambda: "newer")
     second = await LogKeeper.start(state)
     assert second.pid != first.pid
     os.write(shim.out, b"ves\n")
@@ -335,7 +335,7 @@ async def test_errors_of_requests_are_sentences(keeper: LogKeeper) -> None:
 def test_keeper_ends_when_it_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch, somebody_came: bool
 ) -> None:
-    monkeypatch.setattr("runtime.log_keeper.FIRST_CLIENT_SECONDS", 5.0 if somebody_came else 0.05)
+    monkeypatch.setattr("runtime.logs.keeper.FIRST_CLIENT_SECONDS", 5.0 if somebody_came else 0.05)
     name = f"\0log-keeper-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import kernel, netns
+from runtime.linux import kernel, netns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime.events import Events
-from runtime.store import Container, Layout, Sandbox, Store
+from runtime.store.events import Events
+from runtime.store.objects import Container, Layout, Sandbox, Store
 from runtime.transforms import facts
 
 

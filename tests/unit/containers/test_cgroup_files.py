@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroup_files import (
+from runtime.linux.cgroups import (
     Cgroups,
     Memory,
     Pressure,

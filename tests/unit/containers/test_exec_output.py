@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.exec_output import OutputPipe
+from runtime.containers.exec_output import OutputPipe
 
 
 async def written(pipe: OutputPipe, content: bytes) -> None:

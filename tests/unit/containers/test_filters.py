@@ -8,8 +8,8 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
-from runtime.container_status import list_containers
-from runtime.store import Store
+from runtime.containers.status import list_containers
+from runtime.store.objects import Store
 
 from . import made
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from generated.cri import api_pb2
-from runtime.image_volumes import fill, uncovered
-from runtime.rootfs_layers import Layers
+from runtime.lookups.layers import Layers
+from runtime.lookups.volumes import fill, uncovered
 from runtime.transforms.facts import Volume
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
-from runtime.mount_sources import MountPoint, host_sources, mount_point_of, parse_mount_points
+from runtime.lookups.mounts import MountPoint, host_sources, mount_point_of, parse_mount_points
 from runtime.transforms.facts import MountSource
 
 MOUNTINFO = (

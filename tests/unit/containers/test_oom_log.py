@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.oom_log import Kill, OomLog, parse
+from runtime.linux.oom_log import Kill, OomLog, parse
 
 SECOND = 1_000_000_000
 CGROUP = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import process_signal
+from runtime.linux import signals
 
 
 @pytest.fixture
@@ -25,17 +25,17 @@ def own_cgroup() -> str:
 
 
 def test_a_process_of_the_container_is_signalled(process: subprocess.Popen[bytes]) -> None:
-    assert process_signal.send(process.pid, own_cgroup(), signal.SIGTERM)
+    assert signals.send(process.pid, own_cgroup(), signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
 
 
 def test_a_process_of_another_cgroup_is_left_alone(process: subprocess.Popen[bytes]) -> None:
-    assert not process_signal.send(process.pid, "f" * 64, signal.SIGKILL)
+    assert not signals.send(process.pid, "f" * 64, signal.SIGKILL)
     assert process.poll() is None
 
 
 def test_a_process_that_is_gone_is_for_containerd_to_tell() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    assert not process_signal.send(process.pid, own_cgroup(), signal.SIGKILL)
-    assert not process_signal.send(0, own_cgroup(), signal.SIGKILL)
+    assert not signals.send(process.pid, own_cgroup(), signal.SIGKILL)
+    assert not signals.send(0, own_cgroup(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import pytest
 
 from generated.containerd import types_pb2
 from runtime.errors import FailedPrecondition
-from runtime.rootfs_layers import Layers, layers_of
+from runtime.lookups.layers import Layers, layers_of
 
 OPAQUE = "user.overlay.opaque"
 

@@ -8,8 +8,8 @@ import pytest
 
 from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition, InvalidArgument
-from runtime.rootfs_layers import Layers
-from runtime.rootfs_user import (
+from runtime.lookups.layers import Layers
+from runtime.lookups.users import (
     MAX_FILE_BYTES,
     GroupEntry,
     PasswdEntry,

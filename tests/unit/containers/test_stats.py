@@ -10,13 +10,14 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import container_stats, sandbox_stats
-from runtime.cgroup_files import Cgroups, Memory, Pressure, Stall, Swap, Usage
-from runtime.config import Config
-from runtime.container_stats import CpuRates, LayerUsage
+from runtime.config.file import Config
 from runtime.errors import NotFound, Unavailable
-from runtime.sandbox_stats import Interface, network_usage, parse_net_dev
-from runtime.stats import Stats, _above_own_cgroups
+from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
+from runtime.stats import container as container_stats
+from runtime.stats import sandbox as sandbox_stats
+from runtime.stats.container import CpuRates, LayerUsage
+from runtime.stats.operations import Stats, _above_own_cgroups
+from runtime.stats.sandbox import Interface, network_usage, parse_net_dev
 
 from . import made
 

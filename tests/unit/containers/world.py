@@ -11,10 +11,10 @@ from google.protobuf.empty_pb2 import Empty
 
 from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
-from runtime.config import Config
-from runtime.containers import Containers
-from runtime.exits import Exits
-from runtime.store import Container, Sandbox
+from runtime.config.file import Config
+from runtime.containers.operations import Containers
+from runtime.store.objects import Container, Sandbox
+from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 from tests.unit.sandboxes.fakes import FakeContainerd, FakeLogKeeper, rpc_error
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import NotFound, Unavailable
-from runtime.image_leases import PullLeases
+from runtime.images.leases import PullLeases
 
 
 class FakeLeases:

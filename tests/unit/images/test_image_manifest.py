@@ -8,7 +8,7 @@ import json
 import pytest
 
 from runtime.errors import CriError, NotFound
-from runtime.image_manifest import (
+from runtime.images.manifest import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     Descriptor,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import image_reference
 from runtime.errors import InvalidArgument
+from runtime.images import reference
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -33,7 +33,7 @@ DIGEST = "sha256:" + "a" * 64
     ],
 )
 def test_reference_is_completed(written: str, complete: str) -> None:
-    assert str(image_reference.parse(written)) == complete
+    assert str(reference.parse(written)) == complete
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_reference_is_completed(written: str, complete: str) -> None:
 )
 def test_refusal_says_why(written: str, reason: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        image_reference.parse(written)
+        reference.parse(written)
     assert reason in str(refused.value)
     assert refused.value.field == "image.image"
 
@@ -64,6 +64,6 @@ def test_refusal_says_why(written: str, reason: str) -> None:
 @given(st.text(max_size=80))
 def test_completion_is_final(written: str) -> None:
     """Whatever is accepted completes to something that completes to itself."""
-    if image_reference.why_invalid(written) is None:
-        complete = image_reference.parse(written)
-        assert image_reference.parse(str(complete)) == complete
+    if reference.why_invalid(written) is None:
+        complete = reference.parse(written)
+        assert reference.parse(str(complete)) == complete

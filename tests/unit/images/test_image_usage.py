@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from generated.containerd import snapshots_pb2
-from runtime.containerd import Capabilities, Snapshotter
-from runtime.image_usage import ImageUsage, Usage, filesystem_usage
+from runtime.containerd.client import Capabilities, Snapshotter
+from runtime.images.usage import ImageUsage, Usage, filesystem_usage
 
 
 class FakeSnapshots:

@@ -8,7 +8,7 @@ import pytest
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
-from runtime.registry_auth import (
+from runtime.images.registry.auth import (
     ANONYMOUS,
     Authorizer,
     Challenge,

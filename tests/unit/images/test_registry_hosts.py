@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import FailedPrecondition
-from runtime.registry_hosts import RegistryHost, hosts_for, is_localhost
+from runtime.images.registry.hosts import RegistryHost, hosts_for, is_localhost
 
 
 def write(root: Path, directory: str, text: str) -> Path:

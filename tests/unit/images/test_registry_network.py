@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import NotFound, Unauthenticated, Unavailable, Unknown
-from runtime.image_content import missing_labels, source_label, write_reference
-from runtime.image_manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
-from runtime.registry_host import kind_of_status
-from runtime.registry_network import proxy_for, registry_words
+from runtime.images.content import missing_labels, source_label, write_reference
+from runtime.images.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from runtime.images.registry.host import kind_of_status
+from runtime.images.registry.network import proxy_for, registry_words
 
 PROXIES = {"HTTPS_PROXY": "proxy.example:3128", "http_proxy": "http://plain.example"}
 

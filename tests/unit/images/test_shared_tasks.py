@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from runtime.shared_tasks import SharedTasks
+from runtime.steps.shared_tasks import SharedTasks
 
 
 class Work:

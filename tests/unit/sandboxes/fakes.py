@@ -22,13 +22,13 @@ from generated.containerd import (
 )
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
-from runtime.config import Config
-from runtime.containerd import Capabilities
+from runtime.config.file import Config
+from runtime.containerd.client import Capabilities
 from runtime.errors import Unknown
-from runtime.events import Events
-from runtime.exits import Exits
-from runtime.sandbox_services import Services
-from runtime.store import Container, Layout, Store
+from runtime.sandboxes.services import Services
+from runtime.store.events import Events
+from runtime.store.objects import Container, Layout, Store
+from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
 

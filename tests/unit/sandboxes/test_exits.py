@@ -17,9 +17,9 @@ from generated.containerd import (
 )
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import exits
-from runtime.exits import delete_task, oom_kills
-from runtime.store import Container, Sandbox
+from runtime.store.objects import Container, Sandbox
+from runtime.tasks import exits
+from runtime.tasks.exits import delete_task, oom_kills
 from runtime.transforms import facts
 
 from .fakes import FakeTask, World, rpc_error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
-from runtime import records
+from runtime.store import records
 from runtime.transforms import facts
 
 _SCALARS: dict[int, st.SearchStrategy[Any]] = {

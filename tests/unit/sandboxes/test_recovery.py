@@ -10,7 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import netns, records, recovery, sandbox_run
+from runtime.linux import netns
+from runtime.sandboxes import run
+from runtime.server import recovery
+from runtime.store import records
 from runtime.transforms import facts, labels
 
 from .fakes import FakeTask, World
@@ -85,7 +88,7 @@ def leave_note(world: World, metadata: facts.SandboxMetadata) -> None:
     """The note of a RunPodSandbox that never ended."""
     directory = Path(world.store.layout.sandbox(metadata).root_dir)
     directory.mkdir(parents=True)
-    note = directory / sandbox_run.UNFINISHED
+    note = directory / run.UNFINISHED
     note.write_bytes(records.sandbox_metadata_json(metadata))
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from runtime.rollback import Rollback
+from runtime.steps.rollback import Rollback
 
 
 async def test_a_call_that_goes_well_undoes_nothing() -> None:

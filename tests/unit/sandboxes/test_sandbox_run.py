@@ -10,8 +10,10 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
-from runtime import netns, records, sandbox_run
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
+from runtime.linux import netns
+from runtime.sandboxes import run as sandbox_run
+from runtime.store import records
 from runtime.transforms import facts
 
 from .fakes import World, run_request

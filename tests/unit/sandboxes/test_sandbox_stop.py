@@ -10,10 +10,10 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
-from runtime import netns
 from runtime.errors import CriError, FailedPrecondition
-from runtime.sandboxes import Sandboxes
-from runtime.store import Container, Sandbox
+from runtime.linux import netns
+from runtime.sandboxes.operations import Sandboxes
+from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts
 
 from .fakes import World, run_request

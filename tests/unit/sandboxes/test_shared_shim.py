@@ -9,8 +9,9 @@ import pytest
 from grpc import aio
 
 from generated.cri import api_pb2
-from runtime import records, shared_shim
-from runtime.containerd import Capabilities, Containerd
+from runtime.containerd.client import Capabilities, Containerd
+from runtime.store import records
+from runtime.tasks import shared_shim
 from runtime.transforms import facts
 
 from .fakes import FakeContainerd, rpc_error

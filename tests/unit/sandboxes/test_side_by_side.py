@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from runtime.side_by_side import all_finished, beside
+from runtime.steps.side_by_side import all_finished, beside
 
 
 async def step(log: list[str], name: str, seconds: float, fail: bool = False) -> None:

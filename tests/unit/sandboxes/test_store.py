@@ -12,8 +12,8 @@ from generated import lifecycle
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.errors import FailedPrecondition, InvalidArgument
-from runtime.events import Events
-from runtime.store import Container, Layout, Names, Sandbox, Store
+from runtime.store.events import Events
+from runtime.store.objects import Container, Layout, Names, Sandbox, Store
 from runtime.transforms import facts
 
 

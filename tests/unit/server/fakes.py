@@ -16,8 +16,8 @@ from generated.cri import api_pb2, api_pb2_grpc
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from generated.lifecycle import ContainerState, SandboxState
-from runtime import server
 from runtime.frame import Frame
+from runtime.server import listener
 
 Answer = Callable[..., Any]
 
@@ -139,7 +139,7 @@ async def world(socket: Path, *, debugging: bool = False) -> AsyncIterator[World
         api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, to)
         api_pb2_grpc.add_ImageServiceServicer_to_server(images, to)
 
-    listening = await server.listening(socket, add)
+    listening = await listener.listening(socket, add)
     try:
         async with aio.insecure_channel(f"unix://{socket}") as channel:
             made.runtime = api_pb2_grpc.RuntimeServiceStub(channel)

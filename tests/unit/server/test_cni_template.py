@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import cni_template
+from runtime.cni import template as cni_template
 
 CONTAINERD_EXAMPLE = """
 {

@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from generated.oci import defaults
-from runtime import embedded, explain, metrics, state_lock
 from runtime.__main__ import main
-from runtime.config import Config, ConfigError
-from runtime.doctor import Finding
+from runtime.commands import explain
+from runtime.commands.doctor import Finding
+from runtime.config.file import Config, ConfigError
+from runtime.server import embedded, metrics, state_lock
 
 
 def test_config_prints_what_the_command_line_and_the_file_say(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import config
-from runtime.config import ConfigError, Duration
+from runtime.config import file
+from runtime.config.file import ConfigError, Duration
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -17,7 +17,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_without_a_file_everything_has_its_default() -> None:
-    found = config.load(None)
+    found = file.load(None)
     assert found.containerd.runtimes["runc"].runtime_type == "io.containerd.runc.v2"
     assert found.cni.bin_dirs == ("/opt/cni/bin", "/usr/lib/cni")
     assert found.pause_image == "registry.k8s.io/pause:3.10.2"
@@ -39,7 +39,7 @@ def test_the_example_of_the_design_is_understood(tmp_path: Path) -> None:
         image_pull_progress_timeout = "1m30s"
         """,
     )
-    found = config.load(path)
+    found = file.load(path)
     assert found.containerd.runtimes["runc"].options.SystemdCgroup
     assert found.containerd.snapshotter == "native"
     assert found.pause_image == "example.com/pause:1"
@@ -54,13 +54,13 @@ def test_the_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:
         pod_annotations = ["a.b/*"]
         [containerd.runtimes."with.dot"]
     """
-    found = config.load(written(tmp_path, text))
-    assert config.load(written(tmp_path, config.as_toml(found))) == found
+    found = file.load(written(tmp_path, text))
+    assert file.load(written(tmp_path, file.as_toml(found))) == found
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, '[containerd]\naddress = "unix:///a"\nsnapshotter = "native"\n')
-    found = config.load(path, {"containerd": {"address": "unix:///b"}, "root": "/r"})
+    found = file.load(path, {"containerd": {"address": "unix:///b"}, "root": "/r"})
     assert found.containerd.address == "unix:///b"
     assert found.containerd.snapshotter == "native"
     assert str(found.root_dir) == "/r/io.containerd.grpc.v1.cri"
@@ -105,13 +105,13 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        config.load(path)
+        file.load(path)
     assert str(caught.value).startswith(f"{path}{said}")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file"):
-        config.load(tmp_path / "none.toml")
+        file.load(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from generated.containerd import (
     version_pb2_grpc,
 )
 from generated.oci import types
-from runtime import containerd
-from runtime.containerd import Containerd
+from runtime.containerd import client as containerd
+from runtime.containerd.client import Containerd
 from runtime.errors import Unknown
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import host
-from runtime.config import Config
+from runtime.config.file import Config
+from runtime.lookups import host
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from generated.containerd import introspection_pb2
 from generated.cri import api_pb2
-from runtime.config import CniTable, Config
+from runtime.config.file import CniTable, Config
 from runtime.errors import Unknown
-from runtime.node import Node
+from runtime.node.operations import Node
 from runtime.transforms.facts import Handler
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import pause_program
-from runtime.pause_program import PauseSource
+from runtime.images import pause
+from runtime.images.pause import PauseSource
 
 needs_amd64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program is for amd64")
 
@@ -24,7 +24,7 @@ needs_amd64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the pro
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "pause"
-    path.write_bytes(pause_program.program("amd64"))
+    path.write_bytes(pause.program("amd64"))
     path.chmod(0o755)
     return path
 
@@ -84,18 +84,18 @@ def test_as_first_process_it_collects_orphans_and_obeys(program: Path) -> None:
 
 def test_jumps_are_counted_from_the_next_instruction() -> None:
     code = (
-        pause_program.Label("a"),
+        pause.Label("a"),
         b"\x90",
-        pause_program.Jump(b"\xeb", "b", 1),
-        pause_program.Jump(b"\xeb", "a", 1),
-        pause_program.Label("b"),
+        pause.Jump(b"\xeb", "b", 1),
+        pause.Jump(b"\xeb", "a", 1),
+        pause.Label("b"),
     )
-    assert pause_program.assembled(code) == b"\x90\xeb\x02\xeb\xfb"
+    assert pause.assembled(code) == b"\x90\xeb\x02\xeb\xfb"
 
 
 def test_an_architecture_without_a_program_is_named_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"riscv64.*images\.pinned_images\.sandbox"):
-        pause_program.image("riscv64")
+        pause.image("riscv64")
 
 
 async def test_the_image_is_whole_and_the_same_every_time() -> None:
@@ -103,12 +103,12 @@ async def test_the_image_is_whole_and_the_same_every_time() -> None:
     target, text = await source.manifest()
     assert target == (await PauseSource("amd64").manifest())[0]
     manifest = json.loads(text)
-    image = pause_program.image("amd64")
+    image = pause.image("amd64")
     for part in (manifest["config"], *manifest["layers"]):
         blob = image.blobs[part["digest"]]
         assert len(blob) == part["size"]
-        assert pause_program.digest(blob) == part["digest"]
+        assert pause.digest(blob) == part["digest"]
     config = json.loads(image.config)
-    assert config["rootfs"]["diff_ids"] == [pause_program.digest(image.layer)]
+    assert config["rootfs"]["diff_ids"] == [pause.digest(image.layer)]
     with tarfile.open(fileobj=io.BytesIO(image.layer)) as tar:
         assert [(member.name, member.mode) for member in tar] == [("pause", 0o755)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import state_lock
-from runtime.directories import make_private
+from runtime.linux.directories import make_private
+from runtime.server import state_lock
 
 _NOBODY = 65534
 

@@ -1,0 +1,1 @@
+"""CNI: the network configuration, its plugins and what they answered."""

@@ -1,0 +1,398 @@
+"""The pods' network: CNI plugins, called for each pod as the CNI specification 1.1 says.
+
+ADD calls the plugins of a network one after the other, each with the result of the one before;
+DEL calls them in reverse.  The loopback is not CNI's business here (``netns`` sets it up).
+
+What DEL undoes is what ADD did: the config, arguments and result of an interface are read back
+from the result cache, so a changed or removed config file does not strand a pod.  For a network of
+which the cache knows nothing (ADD failed half-way, or the server was killed in it), DEL is called
+with today's config: plugins must take a DEL of what they never added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+import structlog
+
+from generated.cri import api_pb2
+from runtime.cni import plugin as cni_plugin
+from runtime.cni.arguments import capability_args, cni_args
+from runtime.cni.cache import PodInterface, ResultCache
+from runtime.cni.config import CniConfigError, CniDirectory, CniList, CniPlugin, Json, parse
+from runtime.cni.plugin import PluginError
+from runtime.errors import CriError, InvalidArgument, Unavailable, Unknown
+from runtime.linux import netns
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_INTERFACE: Final = "eth0"
+"""The interface whose addresses are the pod's."""
+
+PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
+"""How long one plugin may take: below the kubelet's deadlines of the calls that wait for it."""
+
+_PASSING: Final = frozenset({11, 50})
+"""CNI error codes that say "try again later" and "not available now"."""
+
+_LOOPBACK_NETWORK: Final = "cni-loopback"
+"""The network by which the built-in CRI plugin sets the loopback up; its pods may be ours now."""
+
+
+class Settings(Protocol):
+    """The keys of the ``[cni]`` table that are used here."""
+
+    @property
+    def bin_dirs(self) -> Sequence[str]: ...
+    @property
+    def conf_dir(self) -> str: ...
+    @property
+    def max_conf_num(self) -> int: ...
+    @property
+    def setup_serially(self) -> bool: ...
+    @property
+    def ip_pref(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a pod got of all its networks."""
+
+    ip: str
+    """The pod's address."""
+    additional_ips: tuple[str, ...]
+    result: Json
+    """In the built-in plugin's shape: Interfaces by name with IPConfigs, DNS, Routes."""
+
+
+class Network:
+    """All CNI networks of the node."""
+
+    def __init__(self, settings: Settings, *, cache: ResultCache | None = None) -> None:
+        self._settings = settings
+        self._cache = cache or ResultCache()
+        self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
+        self._half_added: set[str] = set()
+        """Pods whose ADD has begun and not ended well; what there is of them may be uncached."""
+
+    async def start(self) -> None:
+        """Read the config and keep up with it.  Without a usable one it is merely not ready."""
+        await self._directory.start()
+
+    async def stop(self) -> None:
+        """Stop watching the config."""
+        await self._directory.stop()
+
+    @property
+    def networks(self) -> tuple[CniList, ...]:
+        """The networks a pod would get now: eth0, eth1, …"""
+        return self._directory.networks
+
+    def problem(self) -> str | None:
+        """Return why a pod would get no network now, as far as files tell; None: it would."""
+        if not self.networks:
+            return str(self._directory.problem)
+        for network in self.networks:
+            for plugin in network.plugins:
+                if cni_plugin.find(plugin.kind, self._settings.bin_dirs) is None:
+                    return (
+                        f"{network.path}: CNI plugin {plugin.kind} is in none of "
+                        f"{', '.join(self._settings.bin_dirs)}; install it there"
+                    )
+        return None
+
+    def config_problem(self) -> str | None:
+        """Return what is wrong with the files, also where an earlier config is still in use."""
+        return str(self._directory.problem) if self._directory.problem else None
+
+    async def status(self) -> str | None:
+        """Return why a pod would get no network now, having asked plugins that can say (1.1.0)."""
+        problem = self.problem()
+        if problem is not None:
+            return problem
+        try:
+            for network in self.networks:
+                if network.speaks("1.1.0"):
+                    for plugin in network.plugins:
+                        config = _plugin_config(network, plugin)
+                        await self._call(plugin, "STATUS", config, {})
+        except PluginError as error:
+            return str(error)
+        return None
+
+    async def add(
+        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
+    ) -> Attachment:
+        """Attach a pod to every network.
+
+        When this fails or is cancelled, some of it may be done: the caller undoes it by ``delete``.
+        The networks are added side by side, or in order with ``setup_serially``.
+        """
+        problem = self.problem()
+        if problem is not None:
+            raise Unavailable(f"the pod network is not ready: {problem}")
+        wanted = self._wanted(sandbox_id, netns_path, config, capability_args(config))
+        self._half_added.add(sandbox_id)
+        if self._settings.setup_serially:
+            results = [await self._add_interface(interface) for interface in wanted]
+        else:
+            results = await _all_ended([self._add_interface(interface) for interface in wanted])
+        attachment = _attachment(sandbox_id, results, self._settings.ip_pref)
+        self._half_added.discard(sandbox_id)
+        return attachment
+
+    async def delete(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        had_result: bool,
+    ) -> None:
+        """Detach a pod from its networks.  Repeatable, and works when the namespace is gone.
+
+        A pod whose ADD never had a result (``had_result`` false) is detached as far as the plugins
+        do it; their failures are logged and not raised, as nobody knows what there is to undo.
+        """
+        path = netns_path if netns.is_alive(netns_path) else ""
+        interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
+        if not (had_result and interfaces) or sandbox_id in self._half_added:
+            known = {interface.name for interface in interfaces}
+            wanted = self._wanted(sandbox_id, path, config, _valid_capability_args(config))
+            interfaces += [interface for interface in wanted if interface.name not in known]
+        if had_result and not interfaces:
+            raise Unavailable(
+                f"the network of pod {sandbox_id} cannot be given back: {self.config_problem()}"
+            )
+        for interface in interfaces:
+            await self._delete_interface(interface, best_effort=not had_result)
+        self._half_added.discard(sandbox_id)
+
+    def _wanted(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        capabilities: Json,
+    ) -> list[PodInterface]:
+        """Return the interfaces that today's config gives a pod."""
+        arguments = cni_args(sandbox_id, config.metadata)
+        return [
+            PodInterface(
+                network=network.name,
+                container_id=sandbox_id,
+                name=f"eth{number}",
+                netns=netns_path,
+                config=network.source,
+                arguments=arguments,
+                capabilities=capabilities,
+                result={},
+            )
+            for number, network in enumerate(self.networks)
+        ]
+
+    async def _add_interface(self, interface: PodInterface) -> Json:
+        """Call ADD of a network's plugins, first to last, and keep the result."""
+        network = _parsed(interface.config)
+        result: Json = {}
+        for plugin in network.plugins:
+            try:
+                answer = await self._call_for(interface, network, plugin, "ADD", result)
+                result = _result(plugin, answer, network.version)
+            except PluginError as error:
+                raise _failure(interface, error) from error
+        self._cache.write(replace(interface, result=result))
+        return result
+
+    async def _delete_interface(self, interface: PodInterface, *, best_effort: bool) -> None:
+        """Call DEL of a network's plugins, last to first, and forget the result."""
+        try:
+            network = _parsed(interface.config)
+        except CniConfigError as error:
+            raise Unknown(f"{_of(interface)}: the config in the result cache: {error}") from error
+        previous = interface.result if network.speaks("0.4.0") else {}
+        for plugin in _undone(interface, network):
+            try:
+                await self._call_for(interface, network, plugin, "DEL", previous)
+            except PluginError as error:
+                if best_effort:
+                    log.warning("pod network", problem=str(_failure(interface, error)))
+                elif not _is_gone_already(error, interface.netns):
+                    raise _failure(interface, error) from error
+        self._cache.remove(interface)
+
+    async def _call_for(
+        self,
+        interface: PodInterface,
+        network: CniList,
+        plugin: CniPlugin,
+        command: str,
+        previous: Mapping[str, Any],
+    ) -> bytes:
+        config = _plugin_config(network, plugin)
+        if previous:
+            config["prevResult"] = previous
+        offered = interface.capabilities
+        asked = {name: offered[name] for name in sorted(plugin.capabilities) if name in offered}
+        if asked:
+            config["runtimeConfig"] = asked
+        arguments = {
+            "CNI_CONTAINERID": interface.container_id,
+            "CNI_NETNS": interface.netns,
+            "CNI_IFNAME": interface.name,
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in interface.arguments.items()),
+        }
+        return await self._call(plugin, command, config, arguments)
+
+    async def _call(
+        self, plugin: CniPlugin, command: str, config: Json, arguments: Mapping[str, str]
+    ) -> bytes:
+        return await cni_plugin.call(
+            plugin.kind,
+            self._settings.bin_dirs,
+            command,
+            config,
+            arguments,
+            PLUGIN_SECONDS[command],
+        )
+
+
+@lru_cache(maxsize=32)
+def _parsed(config: bytes) -> CniList:
+    """Return the network of a kept config; a node has few, and each is used for every pod."""
+    return parse(config)
+
+
+def _plugin_config(network: CniList, plugin: CniPlugin) -> Json:
+    """Return what a plugin reads: its own config under the list's name and version."""
+    return {**plugin.config, "name": network.name, "cniVersion": network.version}
+
+
+def _undone(interface: PodInterface, network: CniList) -> Iterable[CniPlugin]:
+    """Return the plugins that DEL calls, in its order."""
+    return () if interface.network == _LOOPBACK_NETWORK else reversed(network.plugins)
+
+
+def _of(interface: PodInterface) -> str:
+    return f"network {interface.network} of pod {interface.container_id}"
+
+
+def _failure(interface: PodInterface, error: PluginError) -> CriError:
+    kind = Unavailable if error.code in _PASSING else Unknown
+    return kind(f"{_of(interface)}: {error}")
+
+
+def _valid_capability_args(config: api_pb2.PodSandboxConfig) -> Json:
+    """Return what plugins may ask for; nothing of a config that ADD refused for this."""
+    try:
+        return capability_args(config)
+    except InvalidArgument:
+        return {}
+
+
+def _is_gone_already(error: PluginError, netns: str) -> bool:
+    """Return whether a failed DEL only says that there is nothing left to delete.
+
+    Plugins differ in this (containernetworking/plugins#210); containerd takes the same two.
+    """
+    return "not found" in str(error) or (netns == "" and "no such file or directory" in str(error))
+
+
+def _result(plugin: CniPlugin, answer: bytes, version: str) -> Json:
+    """Return a plugin's answer to ADD; one without a version has that of the list."""
+    try:
+        result = json.loads(answer)
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        said = answer[:200].decode("utf-8", "replace")
+        raise PluginError(plugin.kind, "ADD", f"its result is not a JSON object: {said!r}")
+    return {**result, "cniVersion": result.get("cniVersion") or version}
+
+
+async def _all_ended(steps: Sequence[Awaitable[Json]]) -> list[Json]:
+    """Return all results; the first error is raised when every step has ended."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _attachment(sandbox_id: str, results: Sequence[Json], preference: str) -> Attachment:
+    """Return the pod's addresses: those of its first interface."""
+    summary = summarise(results)
+    found = [each["IP"] for each in summary["Interfaces"][DEFAULT_INTERFACE]["IPConfigs"] or ()]
+    if not found:
+        raise Unknown(
+            f"the CNI plugins gave pod {sandbox_id} no address on {DEFAULT_INTERFACE}: "
+            "the network list lacks an address plugin (ipam)"
+        )
+    ip, additional = select_pod_ip(found, preference)
+    return Attachment(ip, additional, summary)
+
+
+def summarise(results: Sequence[Json]) -> Json:
+    """Return the results of several networks as one, in the shape of containerd's go-cni."""
+    interfaces: dict[str, Json] = {DEFAULT_INTERFACE: _interface({})}
+    dns: list[Json] = []
+    routes: list[Json] = []
+    for result in results:
+        listed = result.get("interfaces") or []
+        for each in listed:
+            interfaces[each["name"]] = _interface(each)
+        for address, gateway, number in _addresses(result):
+            if number is not None and not 0 <= number < len(listed):
+                raise Unknown(
+                    f"a CNI plugin gave an address to interface {number} of {len(listed)}"
+                )
+            name = DEFAULT_INTERFACE if number is None else listed[number]["name"]
+            entry = {"IP": address, "Gateway": gateway}
+            interfaces[name]["IPConfigs"] = [*(interfaces[name]["IPConfigs"] or ()), entry]
+        dns.append(result.get("dns") or {})
+        routes += result.get("routes") or []
+    return {"Interfaces": interfaces, "DNS": dns, "Routes": routes or None}
+
+
+def _interface(of_result: Mapping[str, Any]) -> Json:
+    return {
+        "IPConfigs": None,
+        "Mac": of_result.get("mac", ""),
+        "Sandbox": of_result.get("sandbox", ""),
+        "PciID": of_result.get("pciID", ""),
+        "SocketPath": of_result.get("socketPath", ""),
+    }
+
+
+def _addresses(result: Json) -> list[tuple[str, str, int | None]]:
+    """Return (address, gateway, number of the interface) of a result of any version."""
+    if "ips" in result:
+        listed = [(ip["address"], ip.get("gateway"), ip.get("interface")) for ip in result["ips"]]
+    else:  # versions before 0.3.0
+        old = [result[family] for family in ("ip4", "ip6") if result.get(family)]
+        listed = [(ip["ip"], ip.get("gateway"), None) for ip in old]
+    try:
+        return [
+            (str(ipaddress.ip_interface(address).ip), gateway or "", number)
+            for address, gateway, number in listed
+        ]
+    except ValueError as error:
+        raise Unknown(f"a CNI plugin gave an address that is none: {error}") from error
+
+
+def select_pod_ip(found: Sequence[str], preference: str) -> tuple[str, tuple[str, ...]]:
+    """Return the pod's address and the others: the first of the preferred family comes first.
+
+    ``cni`` keeps the plugins' order; anything but ``ipv6`` prefers IPv4.
+    """
+    version = 6 if preference == "ipv6" else 4
+    for number, address in enumerate(found):
+        if preference != "cni" and ipaddress.ip_address(address).version == version:
+            return address, (*found[:number], *found[number + 1 :])
+    return found[0], tuple(found[1:])

@@ -1,0 +1,1 @@
+"""The commands beside ``serve``: doctor and explain."""

@@ -1,0 +1,298 @@
+"""``cri-containerd doctor``: what this node lacks to run pods, and the remedy.
+
+Each check gives findings; a finding with a remedy is something to mend, and one that stops pods
+from running makes the command fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from grpc import aio
+
+from runtime.cni import config as cni_config
+from runtime.cni import plugin as cni_plugin
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd, daemon_version
+from runtime.lookups import handlers, host
+from runtime.transforms.facts import Host
+
+_NEEDED_CAPABILITIES: Final = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_CHOWN")
+_OLDEST_KERNEL: Final = (4, 11)
+"""The kernel that first lets pods have the sysctls for unprivileged ports and ping."""
+_ANSWER_LIMIT: Final = 3.0
+_COLUMN: Final = 23
+_SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    state: str
+    """What is there, in a few words."""
+    remedy: str = ""
+    """What to do; "" when all is well."""
+    stops_pods: bool = False
+
+    @property
+    def mark(self) -> str:
+        if not self.remedy:
+            return "ok"
+        return "FAIL" if self.stops_pods else "warn"
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.mark:4}  {self.subject:{_COLUMN}} {self.state}"
+        if self.remedy:
+            yield f"{'':6}{'':{_COLUMN}} -> {self.remedy}"
+
+
+async def report(config: Config, *, embed: bool) -> int:
+    """Print every finding; 1 when one of them stops pods from running."""
+    facts = host.probe(config)
+    findings = [
+        *_process(facts),
+        *_kernel(facts),
+        *_cgroups(facts, config),
+        *(_own_containerd() if embed else await _containerd(config, facts)),
+        *_programs(config),
+        _network(config),
+        *_places(config),
+    ]
+    for finding in findings:
+        print(*finding.lines(), sep="\n")
+    failed = sum(finding.mark == "FAIL" for finding in findings)
+    print(f"{failed} of {len(findings)} checks stop pods from running" if failed else "ready")
+    return 1 if failed else 0
+
+
+def _process(facts: Host) -> Iterator[Finding]:
+    if os.geteuid():
+        yield Finding("user", f"uid {os.geteuid()}", "run as root", stops_pods=True)
+    else:
+        yield Finding("user", "root")
+    missing = [name for name in _NEEDED_CAPABILITIES if name not in facts.capabilities]
+    if missing:
+        yield Finding(
+            "capabilities",
+            f"without {', '.join(missing)}",
+            "start the server outside a container, or in a privileged one",
+            stops_pods=True,
+        )
+    else:
+        yield Finding("capabilities", f"{len(facts.capabilities)} held")
+    if facts.oom_score_adj_floor is None:
+        yield Finding("oom_score_adj", "any value can be set")
+    else:
+        yield Finding(
+            "oom_score_adj",
+            f"cannot go below {facts.oom_score_adj_floor}",
+            "pods run, but the kernel may kill a pause container early; to mend it give the server "
+            "and containerd CAP_SYS_RESOURCE",
+        )
+
+
+def _kernel(facts: Host) -> Iterator[Finding]:
+    version = f"{facts.kernel[0]}.{facts.kernel[1]}"
+    if facts.kernel < _OLDEST_KERNEL:
+        yield Finding("kernel", version, "use Linux 4.11 or newer", stops_pods=True)
+    else:
+        yield Finding("kernel", f"{version} {facts.architecture}")
+    kinds = ("net", "mnt", "pid", "ipc", "uts")
+    missing = [kind for kind in kinds if not Path("/proc/self/ns", kind).exists()]
+    if missing:
+        yield Finding(
+            "namespaces", f"without {', '.join(missing)}", "use a kernel with them", stops_pods=True
+        )
+    else:
+        yield Finding("namespaces", ", ".join(kinds))
+    if not facts.seccomp:
+        yield Finding("seccomp", "absent", "use a kernel with CONFIG_SECCOMP_FILTER")
+    else:
+        yield Finding("seccomp", "present")
+    yield Finding("AppArmor", "used" if facts.apparmor else "not used on this node")
+
+
+def _cgroups(facts: Host, config: Config) -> Iterator[Finding]:
+    version = "v2" if facts.cgroup_unified else "v1"
+    swap = "with" if facts.swap_controller else "without"
+    systemd_runs = Path("/run/systemd/system").is_dir()
+    driver = handlers.configured(config)[""].systemd_cgroup
+    state = f"{version}, {swap} swap limits, driver {'systemd' if driver else 'cgroupfs'}"
+    if driver and not systemd_runs:
+        yield Finding(
+            "cgroups",
+            state,
+            "systemd is not init here: set SystemdCgroup = false in the options of the runtime",
+            stops_pods=True,
+        )
+    elif systemd_runs and not driver:
+        yield Finding(
+            "cgroups",
+            state,
+            "systemd is init: set SystemdCgroup = true in the options of the runtime, so that "
+            "only one of both manages cgroups",
+        )
+    else:
+        yield Finding("cgroups", state)
+    if not facts.cgroup_unified:
+        missing = [
+            name
+            for name in ("cpu", "memory", "pids", "devices")
+            if not Path("/sys/fs/cgroup", name).exists()
+        ]
+    else:
+        present = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
+        missing = [name for name in ("cpu", "memory", "pids") if name not in present]
+    if missing:
+        yield Finding(
+            "controllers",
+            f"without {', '.join(missing)}",
+            "mount them, or boot without cgroup_disable",
+            stops_pods=True,
+        )
+
+
+async def _containerd(config: Config, facts: Host) -> list[Finding]:
+    address = config.containerd.address
+    containerd = await Containerd.connect(address, config.containerd.namespace)
+    try:
+        try:
+            async with asyncio.timeout(_ANSWER_LIMIT):
+                await containerd.wait_ready()
+        except (TimeoutError, aio.AioRpcError):
+            return [
+                Finding(
+                    "containerd",
+                    f"does not answer at {address}",
+                    "start it (systemctl start containerd), name its socket with --containerd, "
+                    "or use serve --embedded",
+                    stops_pods=True,
+                )
+            ]
+        findings = [Finding("containerd", f"{await daemon_version(containerd)} at {address}")]
+        able = containerd.capabilities
+        if able.builtin_cri:
+            findings.append(
+                Finding(
+                    "built-in CRI",
+                    "loaded, and would fight with this server over every pod",
+                    'set disabled_plugins = ["io.containerd.grpc.v1.cri"] in '
+                    "/etc/containerd/config.toml and restart containerd",
+                    stops_pods=True,
+                )
+            )
+        for name in sorted({h.snapshotter for h in handlers.configured(config).values()}):
+            if name in able.snapshotters:
+                findings.append(Finding("snapshotter", name))
+            else:
+                findings.append(
+                    Finding(
+                        "snapshotter",
+                        f"{name} is not loaded",
+                        f"set containerd.snapshotter to one of: {', '.join(able.snapshotters)}",
+                        stops_pods=True,
+                    )
+                )
+        known = await handlers.with_features(handlers.configured(config), containerd, facts)
+        for name, handler in known.items():
+            if name:
+                rro = "with" if handler.recursive_read_only else "without"
+                findings.append(Finding("handler", f"{name}: {rro} recursive read-only mounts"))
+        return findings
+    finally:
+        await containerd.close()
+
+
+def _own_containerd() -> Iterator[Finding]:
+    for name, package in (("containerd", "containerd"), ("containerd-shim-runc-v2", "containerd")):
+        yield _program(name, package)
+
+
+def _programs(config: Config) -> Iterator[Finding]:
+    for binary in sorted(
+        {str(h.options.get("BinaryName") or "runc") for h in handlers.configured(config).values()}
+    ):
+        yield _program(binary, "runc")
+    if shutil.which("iptables", path=_SEARCH) or shutil.which("nft", path=_SEARCH):
+        yield Finding("firewall", "iptables or nft found")
+    else:
+        yield Finding(
+            "firewall",
+            "neither iptables nor nft on PATH",
+            "install iptables: CNI's bridge and portmap plugins need it for ipMasq and host ports",
+        )
+
+
+def _program(name: str, package: str) -> Finding:
+    found = shutil.which(name, path=_SEARCH)
+    if found:
+        return Finding(name, found)
+    return Finding(name, "not found", f"apt-get install {package}", stops_pods=True)
+
+
+def _network(config: Config) -> Finding:
+    cni = config.cni
+    without = "until then only pods on the node's own network run"
+    try:
+        networks = cni_config.load(cni.conf_dir, cni.max_conf_num)
+    except cni_config.CniConfigError as error:
+        return Finding("CNI", "no usable network config", f"{error}; {without}", stops_pods=True)
+    kinds = {plugin.kind for network in networks for plugin in network.plugins}
+    missing = sorted(kind for kind in kinds if cni_plugin.find(kind, cni.bin_dirs) is None)
+    if missing:
+        return Finding(
+            "CNI",
+            f"plugins {', '.join(missing)} are in none of {', '.join(cni.bin_dirs)}",
+            f"apt-get install containernetworking-plugins; {without}",
+            stops_pods=True,
+        )
+    return Finding("CNI", f"{', '.join(n.name for n in networks)} from {cni.conf_dir}")
+
+
+def _places(config: Config) -> Iterator[Finding]:
+    yield _listener(config.socket)
+    for name, address in (
+        ("metrics", config.metrics.address),
+        (
+            "streaming",
+            f"{config.streaming.stream_server_address}:{config.streaming.stream_server_port}",
+        ),
+    ):
+        if address:
+            yield _port(name, address)
+
+
+def _listener(path: Path) -> Finding:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return Finding("listen", f"{path} is free")
+    return Finding(
+        "listen", f"a server answers at {path}", "nothing to do if it is this one: it runs already"
+    )
+
+
+def _port(name: str, address: str) -> Finding:
+    node, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET6 if ":" in node else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((node.strip("[]"), int(port)))
+        except OSError as error:
+            return Finding(
+                name,
+                f"{address} cannot be had: {error.strerror}",
+                f"choose another address in the config's [{name}]",
+                stops_pods=True,
+            )
+    return Finding(name, f"{address} can be had")

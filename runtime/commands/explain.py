@@ -1,0 +1,138 @@
+"""``cri-containerd explain``: why a container has the OCI values that it has.
+
+The values are read from the spec that containerd holds, the reasons from the mapping by which it
+was written (generated/provenance.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from grpc import aio
+
+from generated.containerd import containers_pb2
+from generated.provenance import TARGETS, Entry
+from runtime.config.file import Config, ConfigError
+from runtime.containerd.client import Containerd
+from runtime.transforms import labels
+
+_WIDTH: Final = 96
+_ABSENT: Final = object()
+_CONFIG_OF: Final = {
+    labels.CONTAINER: "ContainerConfig",
+    labels.SANDBOX: "PodSandboxConfig",
+}
+_DEFAULTS_OF: Final = {
+    labels.CONTAINER: "spec/oci/default_container.json",
+    labels.SANDBOX: "spec/oci/default_sandbox.json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One target of the OCI spec, its value, and the entries that decide it."""
+
+    target: str
+    value: object
+    entries: tuple[Entry, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For people; the reason is wrapped."""
+        shown = "(absent)" if self.value is _ABSENT else json.dumps(self.value, ensure_ascii=False)
+        yield textwrap.shorten(f"{self.target} = {shown}", 4 * _WIDTH, placeholder=" …")
+        for entry in self.entries:
+            how = f"{entry.by}({', '.join(entry.inputs)})" if entry.by else entry.fate
+            when = "" if entry.when == "always" else f", when {entry.when}"
+            yield f"    {entry.field}: {how}{when}"
+            yield textwrap.fill(
+                f"{entry.why} [{entry.file}]",
+                _WIDTH,
+                initial_indent=" " * 8,
+                subsequent_indent=" " * 8,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+
+
+async def report(config: Config, prefix: str, path: str) -> int:
+    """Print why the container or pod ``prefix`` has its values at and below ``path``.
+
+    Raises ConfigError when containerd does not answer or knows no such container.
+    """
+    containerd = await Containerd.connect(config.containerd.address, config.containerd.namespace)
+    try:
+        record = await _record(containerd, prefix)
+    except aio.AioRpcError as error:
+        raise ConfigError(
+            f"containerd at {config.containerd.address} does not answer: {error.details()}"
+        ) from error
+    finally:
+        await containerd.close()
+    kind = record.labels.get(labels.KIND, "")
+    if kind not in _CONFIG_OF:
+        raise ConfigError(f"container {record.id} was not made by a CRI server")
+    spec = json.loads(record.spec.value)
+    explanations = list(explained(spec, _CONFIG_OF[kind], path))
+    print(f"{kind} {record.id}")
+    for explanation in explanations:
+        print(*explanation.lines(), sep="\n")
+    if not explanations:
+        value = value_at(spec, path)
+        known = "it is absent" if value is _ABSENT else f"its value is {json.dumps(value)}"
+        print(f"{path}: no entry of the mapping decides it; {known}")
+    print(f"What no entry decides comes from {_DEFAULTS_OF[kind]}.")
+    return 0
+
+
+def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Explanation]:
+    """Each target at, below or above ``path`` ("" for all) that the message ``config`` decides.
+
+    Without a path, only targets that the spec has.
+    """
+    for target, entries in TARGETS.items():
+        deciding = tuple(entry for entry in entries if entry.field.split(".")[0] == config)
+        if not deciding or target.startswith("Container."):
+            continue
+        if path and not (_covers(path, target) or _covers(target, path)):
+            continue
+        value = value_at(spec, target)
+        if path or value is not _ABSENT:
+            yield Explanation(target, value, deciding)
+
+
+def value_at(spec: Mapping[str, Any], target: str) -> object:
+    """The value of a target such as ``linux.resources.cpu.quota`` or ``annotations[a.b/c]``."""
+    found: Any = spec
+    for step in _steps(target):
+        if not isinstance(found, dict) or step not in found:
+            return _ABSENT
+        found = found[step]
+    return found
+
+
+def _covers(above: str, below: str) -> bool:
+    return below == above or below.startswith((f"{above}.", f"{above}["))
+
+
+def _steps(target: str) -> Iterator[str]:
+    for plain, element in re.findall(r"([^.\[\]]+)|\[([^\]]*)\]", target):
+        yield plain or element
+
+
+async def _record(containerd: Containerd, prefix: str) -> containers_pb2.Container:
+    answer = await containerd.containers.List(containers_pb2.ListContainersRequest(), timeout=10)
+    found = [container for container in answer.containers if container.id.startswith(prefix)]
+    if len(found) != 1:
+        raise ConfigError(
+            f'"{prefix}" fits {len(found)} containers and pods of containerd at '
+            f"{containerd.address}; give more of the id"
+            if found
+            else f'containerd at {containerd.address} has no container or pod "{prefix}"'
+        )
+    only: containers_pb2.Container = found[0]
+    return only

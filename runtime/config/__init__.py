@@ -1,0 +1,1 @@
+"""The configuration file: its keys, their types and defaults."""

@@ -1,0 +1,1 @@
+"""The containerd daemon: its client and what it can do."""

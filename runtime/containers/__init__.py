@@ -1,0 +1,1 @@
+"""What the container RPCs do, a file for each verb."""

@@ -1,0 +1,332 @@
+"""CreateContainer: from a request to a container in containerd that can be started.
+
+What the request names is looked up first (image, mount sources, devices, profiles, the user in the
+image's files); then the OCI spec is built from these facts without any more I/O. The snapshot is
+prepared beside the looking up. What was made is undone in reverse when a step fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import aio
+
+from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState, SandboxState
+from generated.oci import container_config, defaults, types
+from runtime.containerd.client import oci_any
+from runtime.containerd.removals import is_not_found
+from runtime.containerd.runtime_options import container_runtime
+from runtime.containers.remove import remove_directories, remove_record_and_snapshot
+from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
+from runtime.lookups import devices as device_nodes
+from runtime.lookups import mounts as mount_sources
+from runtime.lookups import security
+from runtime.lookups import users as rootfs_user
+from runtime.lookups import volumes as image_volumes
+from runtime.lookups.snapshot import open_snapshot
+from runtime.steps.rollback import Rollback
+from runtime.steps.side_by_side import all_finished, beside
+from runtime.store.records import CONTAINER_EXTENSION, container_extension
+from runtime.tasks import shared_shim
+from runtime.transforms import facts, signals
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Sandbox
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The root file system of a container that is not started yet."""
+
+    parent: str
+    """Chain id of the image's layers."""
+    mounts: list[types_pb2.Mount]
+
+
+async def create(
+    services: Services, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
+) -> api_pb2.CreateContainerResponse:
+    """Create a container in a ready pod; the answer names it by its id.
+
+    Raises NotFound for an image that is not on the node, FailedPrecondition for a name that is
+    taken, InvalidArgument for what the request names and the node or the image does not have.
+    """
+    config = request.config
+    container_id = secrets.token_hex(32)
+    name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
+    async with Rollback() as undo:
+        services.store.names.reserve(name, container_id)
+        undo.push("free the name", services.store.names.release, name)
+        image = await _image(services, config.image)
+        metadata = facts.ContainerMetadata(
+            id=container_id,
+            name=name,
+            sandbox_id=sandbox.id,
+            config=config,
+            image_ref=image.id,
+            image_name=image.reference,
+            log_path=log_path(sandbox.metadata.config, config),
+            stop_signal=_stop_signal(image),
+        )
+        undo.push("remove the directories", remove_directories, services, container_id)
+        snapshotter = services.handler(sandbox).snapshotter
+        undo.push(
+            "remove record and snapshot",
+            remove_record_and_snapshot,
+            services,
+            container_id,
+            sandbox.id,
+            snapshotter,
+        )
+        try:
+            spec, mounts = await _make(services, sandbox, metadata, image)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"create container {config.metadata.name}") from error
+        if sandbox.state is not SandboxState.READY:
+            # a removal of the pod did not see this container, so nothing else would remove it
+            raise FailedPrecondition(
+                f"pod {sandbox.id} was stopped while container {config.metadata.name} was created; "
+                "create it in a pod that is READY",
+                field="pod_sandbox_id",
+            )
+        created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
+        services.store.containers.add(metadata, created)
+    services.specs.remember(container_id, spec)
+    services.prepared[container_id] = mounts
+    return api_pb2.CreateContainerResponse(container_id=container_id)
+
+
+def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxMetadata) -> str:
+    """The name that at most one container of the node has; the built-in plugin's form."""
+    parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
+    return "_".join(parts)
+
+
+def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) -> str:
+    """The log file, in the pod's directory; "" when either is not given: no log is kept."""
+    if not (pod.log_directory and container.log_path):
+        return ""
+    return os.path.normpath(f"{pod.log_directory}/{container.log_path}")
+
+
+def target_pid(services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> int:
+    """The first process of the container whose PID namespace is to be joined; 0 when none is.
+
+    Raises FailedPrecondition unless it runs, in the same pod.
+    """
+    options = config.linux.security_context.namespace_options
+    if options.pid != api_pb2.TARGET:
+        return 0
+    target = services.store.containers.find(options.target_id)
+    if target is None or target.metadata.sandbox_id != sandbox.id:
+        raise NotFound(
+            f"pod {sandbox.id} has no container {options.target_id!r}",
+            field="config.linux.security_context.namespace_options.target_id",
+        )
+    if target.state is not ContainerState.RUNNING:
+        raise FailedPrecondition(
+            f"the target container {target.id} is {target.state.name}; it must be RUNNING",
+            field="config.linux.security_context.namespace_options.target_id",
+        )
+    return target.status.pid
+
+
+async def _image(services: Services, wanted: api_pb2.ImageSpec) -> facts.Image:
+    image = await services.images.resolve(wanted.image)
+    if image is None:
+        raise NotFound(
+            f"image {wanted.image!r} is not on this node; pull it first",
+            field="config.image.image",
+        )
+    return image
+
+
+def _stop_signal(image: facts.Image) -> str:
+    """The image's signal if it is one: a mistake of the image must not make containers that can
+    be neither stopped nor shown."""
+    try:
+        signals.stop_signal_number(requested=api_pb2.RUNTIME_DEFAULT, from_image=image.stop_signal)
+    except InvalidArgument as error:
+        log.warning("stop signal of the image ignored", image=image.reference, error=str(error))
+        return ""
+    return image.stop_signal
+
+
+async def _make(
+    services: Services, sandbox: Sandbox, metadata: facts.ContainerMetadata, image: facts.Image
+) -> tuple[types.Spec, list[types_pb2.Mount]]:
+    """Everything in containerd and on disk; the OCI spec and the mounts of the root file system.
+
+    The snapshot is prepared beside all the rest. A look at the node may hang, on a network
+    mount, and is given up with the call; what takes effect in containerd is waited for, so that
+    the rollback finds it.
+    """
+    root = services.store.layout.container_root(metadata.id)
+    for directory in (root, services.store.layout.container_state(metadata.id)):
+        directory.mkdir(mode=0o755, parents=True)
+    snapshot: asyncio.Future[_Snapshot] = asyncio.get_running_loop().create_future()
+    spec: types.Spec | None = None
+
+    async def prepare() -> None:
+        snapshot.set_result(await _prepare(services, sandbox, metadata.id, image))
+
+    async def describe() -> None:
+        nonlocal spec
+        container = await _look_up(services, sandbox, metadata, image, root)
+        user = await _user(services, metadata, image, snapshot, root)
+        spec, record = await _described(services, sandbox, container, image, user)
+        await all_finished(_create_record(services, sandbox, record))
+        if container.volumes:
+            await asyncio.to_thread(
+                _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
+            )
+
+    await beside(stoppable=describe(), finishing=prepare())
+    assert spec is not None
+    return spec, snapshot.result().mounts
+
+
+async def _described(
+    services: Services,
+    sandbox: Sandbox,
+    container: facts.Container,
+    image: facts.Image,
+    user: facts.User,
+) -> tuple[types.Spec, containers_pb2.Container]:
+    """The OCI spec and the record in containerd, by the mapping."""
+    handler = services.handler(sandbox)
+    metadata = container.metadata
+    host = services.host
+    if metadata.config.linux.security_context.privileged:
+        host = replace(host, devices=await asyncio.to_thread(device_nodes.host_devices))
+    record = containers_pb2.Container(
+        id=metadata.id,
+        image=image.reference,
+        runtime=container_runtime(handler),
+        snapshotter=handler.snapshotter,
+        snapshot_key=metadata.id,
+        sandbox=sandbox.id if shared_shim.offered(services.containerd) else "",
+        extensions={CONTAINER_EXTENSION: container_extension(metadata)},
+    )
+    spec = defaults.container_spec()
+    container_config.apply(
+        metadata.config,
+        spec,
+        container=container,
+        handler=handler,
+        host=host,
+        image=image,
+        record=record,
+        sandbox=sandbox.facts,
+        user=user,
+    )
+    record.spec.CopyFrom(oci_any(spec))
+    return spec, record
+
+
+async def _create_record(
+    services: Services, sandbox: Sandbox, record: containers_pb2.Container
+) -> None:
+    await services.containerd.containers.Create(
+        containers_pb2.CreateContainerRequest(container=record),
+        metadata=services.containerd.with_lease(sandbox.id),
+    )
+
+
+async def _look_up(
+    services: Services,
+    sandbox: Sandbox,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    root: Path,
+) -> facts.Container:
+    """Everything of the node that the request names."""
+    config = metadata.config
+    volumes = () if services.config.ignore_image_defined_volumes else image.volumes
+    wanted = security.wanted_by_container(config.linux.security_context, services.host)
+    sources: tuple[facts.MountSource, ...] = ()
+    devices: tuple[facts.DeviceNode, ...] = ()
+    if config.mounts or config.devices:
+        # in a thread: the path may lie on a network mount that hangs
+        sources, devices = await asyncio.to_thread(
+            lambda: (
+                mount_sources.host_sources(config.mounts),
+                device_nodes.requested(config.devices),
+            )
+        )
+    return facts.Container(
+        metadata=metadata,
+        status=facts.ContainerStatus(ContainerState.CREATED),
+        mounts=sources,
+        volumes=image_volumes.uncovered(volumes, config.mounts, root),
+        devices=devices,
+        target_pid=target_pid(services, sandbox, config),
+        security=await security.look_up(wanted),
+    )
+
+
+async def _prepare(
+    services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
+) -> _Snapshot:
+    """Make the root file system on top of the image, unpacking that again if it is not there."""
+    snapshotter = services.handler(sandbox).snapshotter
+
+    async def prepare(parent: str) -> _Snapshot:
+        answer = await services.containerd.snapshots.Prepare(
+            snapshots_pb2.PrepareSnapshotRequest(
+                snapshotter=snapshotter, key=container_id, parent=parent
+            ),
+            metadata=services.containerd.with_lease(sandbox.id),
+        )
+        return _Snapshot(parent, list(answer.mounts))
+
+    try:
+        # nearly always there, and asking first would cost every creation a call
+        return await prepare(image.chain_id)
+    except aio.AioRpcError as error:
+        if not is_not_found(error):
+            raise
+    return await prepare(await services.images.unpacked(image, snapshotter))
+
+
+async def _user(
+    services: Services,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    snapshot: asyncio.Future[_Snapshot],
+    root: Path,
+) -> facts.User:
+    """The user by the files of the image, which are only read the first time."""
+    wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
+    if not wanted.needs_database:
+        return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
+    database = services.users.known(image.chain_id)
+    if database is None:
+        database = await asyncio.to_thread(
+            _read_users, services.users, await asyncio.shield(snapshot), root
+        )
+    return rootfs_user.resolve(wanted, database)
+
+
+def _read_users(
+    users: rootfs_user.UserDatabases, snapshot: _Snapshot, root: Path
+) -> rootfs_user.UserDatabase:
+    with open_snapshot(snapshot.mounts, root) as layers:
+        return users.get(snapshot.parent, lambda: rootfs_user.read_database(layers))
+
+
+def _fill_volumes(volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path) -> None:
+    with open_snapshot(snapshot.mounts, root) as layers:
+        image_volumes.fill(volumes, layers)

@@ -1,0 +1,185 @@
+"""ExecSync: run a command in a container and answer with its output.
+
+Nothing of a command stays: whatever happens to the call, its process is killed, its record in the
+shim deleted, its FIFOs removed, in tasks that the caller's cancellation does not reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from generated.containerd import tasks_pb2
+from generated.cri import api_pb2
+from runtime.containerd.client import MAX_MESSAGE
+from runtime.containerd.removals import is_not_found
+from runtime.containers.exec_output import OutputPipe
+from runtime.containers.services import Services, in_background, to_the_end
+from runtime.errors import DeadlineExceeded, Unknown, from_rpc
+
+if TYPE_CHECKING:
+    from runtime.containerd.client import Containerd
+    from runtime.store.objects import Container
+
+log = structlog.get_logger(__name__)
+
+MAX_OUTPUT = MAX_MESSAGE
+"""Bytes kept of each stream; both together must fit one message of the CRI."""
+
+_ROOM_FOR_OUTPUT = MAX_MESSAGE - 64
+"""Bytes of output in an answer: the rest is for exit code, field tags and lengths."""
+
+_CLEANUP_LIMIT = 30.0
+"""Seconds for the killing and forgetting of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Exec:
+    """One command on its way."""
+
+    containerd: Containerd
+    container_id: str
+    exec_id: str
+    stdout: OutputPipe
+    stderr: OutputPipe
+
+    @property
+    def drained(self) -> Awaitable[Any]:
+        return asyncio.gather(self.stdout.ended, self.stderr.ended)
+
+    async def create(self, process: AnyMessage) -> None:
+        await self.containerd.tasks.Exec(
+            tasks_pb2.ExecProcessRequest(
+                container_id=self.container_id,
+                exec_id=self.exec_id,
+                stdout=str(self.stdout.path),
+                stderr=str(self.stderr.path),
+                spec=process,
+            )
+        )
+
+    async def run(self) -> int:
+        """Start the process and return its exit code."""
+        wait = asyncio.create_task(self._wait())
+        try:
+            await self.containerd.tasks.Start(
+                tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
+            )
+            self.stdout.started()
+            self.stderr.started()
+            return await wait
+        finally:
+            wait.cancel()
+
+    async def _wait(self) -> int:
+        answer = await self.containerd.tasks.Wait(
+            tasks_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
+        )
+        return int(answer.exit_status)
+
+    async def kill(self) -> None:
+        """Return when the process has ended; it may have done so, or never have started."""
+        request = tasks_pb2.KillRequest(
+            container_id=self.container_id, exec_id=self.exec_id, signal=signal.SIGKILL
+        )
+        try:
+            async with asyncio.timeout(_CLEANUP_LIMIT):
+                await self.containerd.tasks.Kill(request)
+                await self._wait()
+        except (aio.AioRpcError, TimeoutError) as error:
+            log.debug("command not killed", container=self.container_id, error=str(error))
+
+    async def forget(self) -> None:
+        """Have the shim forget a process that ended, and remove the FIFOs.
+
+        The shim first waits, for some seconds, for whatever else holds the output open.
+        """
+        self.stdout.close()
+        self.stderr.close()
+        try:
+            await self.containerd.tasks.DeleteProcess(
+                tasks_pb2.DeleteProcessRequest(
+                    container_id=self.container_id, exec_id=self.exec_id
+                ),
+                timeout=_CLEANUP_LIMIT,
+            )
+        except aio.AioRpcError as error:
+            if not is_not_found(error):
+                log.warning(
+                    "a command may be left behind", container=self.container_id, error=str(error)
+                )
+
+
+async def exec_sync(
+    services: Services, container: Container, request: api_pb2.ExecSyncRequest
+) -> api_pb2.ExecSyncResponse:
+    """Run ``cmd`` to its end.
+
+    Raises DeadlineExceeded when ``timeout`` seconds pass first, and Unknown when something that the
+    command left behind holds its output open for longer than the config allows.
+    """
+    exec_id = secrets.token_hex(16)
+    directory = services.store.layout.container_state(container.id) / "exec"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stdout = OutputPipe(_fifo(directory, exec_id, "stdout"), limit=MAX_OUTPUT)
+    stderr = OutputPipe(_fifo(directory, exec_id, "stderr"), limit=MAX_OUTPUT)
+    command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
+    try:
+        exit_code = await _run(services, command, request)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the command, or what it left behind on its output, did not end within "
+            f"{request.timeout} s"
+        ) from error
+    except aio.AioRpcError as error:
+        raise from_rpc(error, f"run a command in container {container.id}") from error
+    kept = stdout.content[:_ROOM_FOR_OUTPUT]
+    return api_pb2.ExecSyncResponse(
+        stdout=kept,
+        stderr=stderr.content[: _ROOM_FOR_OUTPUT - len(kept)],
+        exit_code=exit_code,
+    )
+
+
+async def _run(services: Services, command: _Exec, request: api_pb2.ExecSyncRequest) -> int:
+    """The exit code, once all output was read. Nothing is left when this fails."""
+    running = True
+    try:
+        async with asyncio.timeout(request.timeout or None):
+            process = await services.specs.process(command.container_id, list(request.cmd))
+            await command.create(process)
+            exit_code = await command.run()
+            running = False
+            await _drain(command, services.config.drain_exec_sync_io_timeout)
+    except BaseException:
+        if running:
+            await to_the_end(command.kill())
+        raise
+    finally:
+        # an answer need not wait until the shim has forgotten a process that is no more
+        in_background(command.forget())
+    return exit_code
+
+
+async def _drain(command: _Exec, limit: float) -> None:
+    try:
+        async with asyncio.timeout(limit or None):
+            await command.drained
+    except TimeoutError as error:
+        raise Unknown(
+            f"the command ended, but its output is still held open after {limit:g} s; "
+            "it seems to have left a process behind that writes there"
+        ) from error
+
+
+def _fifo(directory: Path, exec_id: str, stream: str) -> Path:
+    return directory / f"{exec_id}-{stream}"

@@ -1,0 +1,102 @@
+"""The operations on containers, one file each; this class only joins them with what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from generated.cri import api_pb2
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.containers import create as container_create
+from runtime.containers import exec as container_exec
+from runtime.containers import remove as container_remove
+from runtime.containers import start as container_start
+from runtime.containers import status as container_status
+from runtime.containers import stop as container_stop
+from runtime.containers import update
+from runtime.containers.services import Images, LogKeeper, Services
+from runtime.containers.specs import Specs
+from runtime.store.objects import Container, Sandbox, Store
+from runtime.tasks.exits import Exits
+from runtime.transforms import facts
+
+
+class Containers:
+    """The hand-written half of the container RPCs."""
+
+    def __init__(
+        self,
+        *,
+        containerd: Containerd,
+        store: Store,
+        exits: Exits,
+        images: Images,
+        log_keeper: LogKeeper,
+        host: facts.Host,
+        handlers: Mapping[str, facts.Handler],
+        config: Config,
+    ) -> None:
+        self._services = Services(
+            containerd=containerd,
+            store=store,
+            exits=exits,
+            images=images,
+            log_keeper=log_keeper,
+            host=host,
+            handlers=handlers,
+            config=config,
+            specs=Specs(containerd),
+        )
+
+    async def create(
+        self, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
+    ) -> api_pb2.CreateContainerResponse:
+        """CreateContainer."""
+        return await container_create.create(self._services, sandbox, request)
+
+    async def start(
+        self, container: Container, request: api_pb2.StartContainerRequest
+    ) -> api_pb2.StartContainerResponse:
+        """StartContainer."""
+        return await container_start.start(self._services, container, request)
+
+    async def stop(
+        self, container: Container, request: api_pb2.StopContainerRequest
+    ) -> api_pb2.StopContainerResponse:
+        """StopContainer."""
+        return await container_stop.stop(self._services, container, request)
+
+    async def remove(
+        self, container: Container, request: api_pb2.RemoveContainerRequest
+    ) -> api_pb2.RemoveContainerResponse:
+        """RemoveContainer."""
+        return await container_remove.remove(self._services, container, request)
+
+    async def list(self, request: api_pb2.ListContainersRequest) -> api_pb2.ListContainersResponse:
+        """ListContainers."""
+        return container_status.list_containers(self._services.store, request)
+
+    async def status(
+        self, container: Container, request: api_pb2.ContainerStatusRequest
+    ) -> api_pb2.ContainerStatusResponse:
+        """ContainerStatus."""
+        return await container_status.status(self._services, container, request)
+
+    async def update_resources(
+        self, container: Container, request: api_pb2.UpdateContainerResourcesRequest
+    ) -> api_pb2.UpdateContainerResourcesResponse:
+        """UpdateContainerResources."""
+        return await update.update(self._services, container, request)
+
+    async def reopen_log(
+        self, container: Container, request: api_pb2.ReopenContainerLogRequest
+    ) -> api_pb2.ReopenContainerLogResponse:
+        """ReopenContainerLog."""
+        await self._services.log_keeper.reopen(container.id)
+        return api_pb2.ReopenContainerLogResponse()
+
+    async def exec_sync(
+        self, container: Container, request: api_pb2.ExecSyncRequest
+    ) -> api_pb2.ExecSyncResponse:
+        """ExecSync."""
+        return await container_exec.exec_sync(self._services, container, request)

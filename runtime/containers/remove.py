@@ -1,0 +1,98 @@
+"""RemoveContainer: leave nothing of a container.
+
+Every step bears that there is nothing to do, so a removal that failed or was given up is repeated
+until it goes through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from generated.containerd import snapshots_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerEvent
+from runtime.containerd.removals import delete_container, is_not_found
+from runtime.containers.stop import stop
+from runtime.errors import from_rpc
+from runtime.linux.directories import remove_tree
+from runtime.steps.side_by_side import all_finished
+from runtime.tasks.exits import delete_task
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Container
+
+
+async def remove(
+    services: Services, container: Container, request: api_pb2.RemoveContainerRequest
+) -> api_pb2.RemoveContainerResponse:
+    """Stop by force what runs, then remove task, record, snapshot, output and files."""
+    await stop(services, container, api_pb2.StopContainerRequest(timeout=0))
+    container.fire(ContainerEvent.REMOVE)
+    try:
+        await _remove(services, container)
+    except aio.AioRpcError as error:
+        container.fire(ContainerEvent.REMOVE_FAILED)
+        raise from_rpc(error, f"remove container {container.id}") from error
+    except BaseException:
+        container.fire(ContainerEvent.REMOVE_FAILED)
+        raise
+    services.specs.forget(container.id)
+    services.prepared.pop(container.id, None)
+    container.fire(ContainerEvent.REMOVED)
+    return api_pb2.RemoveContainerResponse()
+
+
+async def _remove(services: Services, container: Container) -> None:
+    await all_finished(end_task(services, container.id), services.log_keeper.close(container.id))
+    await all_finished(
+        remove_record_and_snapshot(
+            services,
+            container.id,
+            container.metadata.sandbox_id,
+            services.snapshotter(container.sandbox),
+        ),
+        remove_directories(services, container.id),
+    )
+
+
+async def end_task(services: Services, container_id: str) -> None:
+    """Delete what may be left of a task, alive if need be; usually there is none."""
+    try:
+        await delete_task(services.containerd, container_id)
+    except aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+            raise
+        # it runs: a start that failed half way left it
+        await services.exits.end(container_id)
+
+
+async def remove_record_and_snapshot(
+    services: Services, container_id: str, sandbox_id: str, snapshotter: str
+) -> None:
+    """Have containerd forget the container and its root file system; gone is fine."""
+    containerd = services.containerd
+    # under the pod's lease, which otherwise keeps the name of every container that the pod ever had
+    metadata = containerd.with_lease(sandbox_id)
+
+    async def remove_snapshot() -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=container_id)
+        try:
+            await containerd.snapshots.Remove(request, metadata=metadata)
+        except aio.AioRpcError as error:
+            if not is_not_found(error):
+                raise
+
+    await all_finished(remove_snapshot(), delete_container(containerd, container_id))
+
+
+async def remove_directories(services: Services, container_id: str) -> None:
+    """Remove the files of a container, volumes included."""
+    layout = services.store.layout
+    await all_finished(
+        remove_tree(layout.container_state(container_id)),
+        remove_tree(layout.container_root(container_id)),
+    )

@@ -1,0 +1,104 @@
+"""What the work on containers needs from the rest of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from generated.containerd import types_pb2
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.containers.specs import Specs
+from runtime.errors import FailedPrecondition
+from runtime.logs.client import Fifos
+from runtime.lookups.users import UserDatabases
+from runtime.store.objects import Container, Sandbox, Store
+from runtime.tasks.exits import Exits
+from runtime.transforms import facts
+
+
+class Images(Protocol):
+    """Images as containers use them; `runtime.images.operations.Images`."""
+
+    async def resolve(self, reference: str) -> facts.Image | None: ...
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str: ...
+
+
+class LogKeeper(Protocol):
+    """The log keeper as containers use it; `runtime.logs.client.LogKeeper`."""
+
+    async def open(
+        self,
+        container_id: str,
+        fifos: Fifos,
+        tty: bool,
+        log_path: str | None,
+        *,
+        line_limit: int,
+    ) -> object: ...
+
+    async def reopen(self, container_id: str) -> None: ...
+
+    async def close(self, container_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts that `runtime.server.app` joined, and what containers share among themselves."""
+
+    containerd: Containerd
+    store: Store
+    exits: Exits
+    images: Images
+    log_keeper: LogKeeper
+    host: facts.Host
+    handlers: Mapping[str, facts.Handler]
+    """By name."""
+    config: Config
+    specs: Specs
+    users: UserDatabases = field(default_factory=UserDatabases)
+    prepared: dict[str, list[types_pb2.Mount]] = field(default_factory=dict)
+    """The root file systems of containers that were created and not started yet: their mounts, as
+    the snapshotter told them."""
+    updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
+    """Held while a container's resources change: the spec is read, changed and written back."""
+
+    def handler(self, sandbox: Sandbox) -> facts.Handler:
+        """The runtime handler of a pod."""
+        handler = self._handler(sandbox)
+        if handler is None:
+            raise FailedPrecondition(
+                f"pod {sandbox.id} was made by the runtime handler "
+                f'"{sandbox.metadata.runtime_handler}", which the config has no more'
+            )
+        return handler
+
+    def snapshotter(self, sandbox: Sandbox | None) -> str:
+        """Where the root file systems of a pod's containers are; the default when nobody knows."""
+        handler = None if sandbox is None else self._handler(sandbox)
+        return self.config.containerd.snapshotter if handler is None else handler.snapshotter
+
+    def _handler(self, sandbox: Sandbox) -> facts.Handler | None:
+        default = self.config.containerd.default_runtime_name
+        return self.handlers.get(sandbox.metadata.runtime_handler or default)
+
+
+_unfinished: set[asyncio.Task[None]] = set()
+"""Clean-ups at work: asyncio itself holds tasks weakly only."""
+
+
+def in_background(cleanup: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Let ``cleanup``, which must not fail, run beside what comes next."""
+    task = asyncio.create_task(cleanup)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
+    return task
+
+
+async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``cleanup``, which goes on when the caller is cancelled meanwhile."""
+    await asyncio.shield(in_background(cleanup))

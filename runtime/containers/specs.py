@@ -1,0 +1,89 @@
+"""What later calls want to know of the OCI specs of containers, without asking containerd again.
+
+A whole spec is large (its seccomp filter alone names 400 system calls), so only two small parts are
+kept: what a status shows, and the process as JSON, from which the processes of commands are made.
+After a restart both are read from containerd when they are first wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+from grpc import aio
+
+from generated.containerd import containers_pb2
+from generated.oci import types
+from runtime.containerd.client import PROCESS_TYPE_URL
+from runtime.errors import NotFound, from_rpc
+
+if TYPE_CHECKING:
+    from runtime.containerd.client import Containerd
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    shown: types.Spec
+    process: bytes
+
+
+class Specs:
+    """The kept parts of the specs of all containers."""
+
+    def __init__(self, containerd: Containerd) -> None:
+        self._containerd = containerd
+        self._kept: dict[str, _Kept] = {}
+
+    def remember(self, container_id: str, spec: types.Spec) -> None:
+        """The spec that containerd holds from now on."""
+        self._kept[container_id] = _Kept(
+            types.Spec(
+                process=types.Process(user=spec.process.user, oomScoreAdj=spec.process.oomScoreAdj),
+                linux=types.Linux(resources=spec.linux.resources),
+            ),
+            msgspec.json.encode(spec.process.to_dict()),
+        )
+
+    def forget(self, container_id: str) -> None:
+        """The container is gone."""
+        self._kept.pop(container_id, None)
+
+    async def shown(self, container_id: str) -> types.Spec:
+        """User and resources as the container has them; everything else is absent."""
+        return (await self._get(container_id)).shown
+
+    async def process(self, container_id: str, command: list[str]) -> AnyMessage:
+        """The OCI process that runs ``command`` as the container's first process would run it."""
+        kept = await self._get(container_id)
+        process: dict[str, Any] = msgspec.json.decode(kept.process)
+        process["args"] = command
+        process["terminal"] = False
+        process.pop("consoleSize", None)
+        return AnyMessage(type_url=PROCESS_TYPE_URL, value=msgspec.json.encode(process))
+
+    async def _get(self, container_id: str) -> _Kept:
+        kept = self._kept.get(container_id)
+        if kept is None:
+            record = await read_record(self._containerd, container_id)
+            self.remember(container_id, types.Spec.from_json(record.spec.value))
+            kept = self._kept[container_id]
+        return kept
+
+
+async def read_record(containerd: Containerd, container_id: str) -> containers_pb2.Container:
+    """What containerd holds of a container; NotFound when somebody else deleted it."""
+    try:
+        answer = await containerd.containers.Get(
+            containers_pb2.GetContainerRequest(id=container_id)
+        )
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise NotFound(
+                f"containerd holds no container {container_id} any more; remove the container"
+            ) from error
+        raise from_rpc(error, f"read container {container_id}") from error
+    record: containers_pb2.Container = answer.container
+    return record

@@ -1,0 +1,93 @@
+"""ContainerStatus and ListContainers: what is known of containers, from memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from generated.cri import api_pb2
+from generated.lifecycle import CRI_CONTAINER_STATE, ContainerState
+from generated.oci import types
+from generated.statuses import container_status
+from runtime.containers.specs import read_record
+from runtime.errors import NotFound
+from runtime.store.records import to_go
+from runtime.transforms.status import image_name, image_ref
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Container, Store
+
+
+async def status(
+    services: Services, container: Container, request: api_pb2.ContainerStatusRequest
+) -> api_pb2.ContainerStatusResponse:
+    """One container. containerd is asked for verbose answers, and once after a restart."""
+    return api_pb2.ContainerStatusResponse(
+        status=await read(services, container),
+        info={"info": await _info(services, container)} if request.verbose else None,
+    )
+
+
+async def read(services: Services, container: Container) -> api_pb2.ContainerStatus:
+    """The status of one container; it may be changed by the caller."""
+    metadata = container.metadata
+    try:
+        spec = await services.specs.shown(container.id)
+    except NotFound:
+        # deleted behind our back; the kubelet must still be able to see and remove it
+        spec = types.Spec()
+    message = container_status.read(container=container.facts, spec=spec)
+    image = await services.images.resolve(metadata.image_ref)
+    requested = metadata.config.image
+    message.image.CopyFrom(requested)
+    message.image.image = image_name(image=image, requested=requested.image)
+    message.image_ref = image_ref(image=image, image_id=metadata.image_ref)
+    return message
+
+
+def list_containers(
+    store: Store, request: api_pb2.ListContainersRequest
+) -> api_pb2.ListContainersResponse:
+    """The containers that pass the filter; all of them without one."""
+    if not request.filter.ByteSize():
+        return store.containers.listing()
+    return api_pb2.ListContainersResponse(
+        containers=[item.listed() for item in store.containers if matches(request.filter, item)]
+    )
+
+
+def matches(message: api_pb2.ContainerFilter, container: Container) -> bool:
+    """Whether the container passes a filter; its id fields may be prefixes."""
+    return (
+        container.id.startswith(message.id)
+        and container.metadata.sandbox_id.startswith(message.pod_sandbox_id)
+        and (
+            not message.HasField("state")
+            or message.state.state == CRI_CONTAINER_STATE[container.state]
+        )
+        and message.label_selector.items() <= container.metadata.config.labels.items()
+    )
+
+
+async def _info(services: Services, container: Container) -> str:
+    """The JSON that crictl inspect shows, with the built-in plugin's keys."""
+    record = await read_record(services.containerd, container.id)
+    info: dict[str, Any] = {
+        "sandboxID": container.metadata.sandbox_id,
+        "pid": container.status.pid,
+        "removing": container.state is ContainerState.REMOVING,
+        "snapshotKey": record.snapshot_key,
+        "snapshotter": record.snapshotter,
+        "runtimeType": record.runtime.name,
+        "runtimeOptions": _runtime_options(services, container),
+        "config": to_go(container.metadata.config),
+        "runtimeSpec": msgspec.Raw(record.spec.value),
+    }
+    return msgspec.json.encode(info).decode()
+
+
+def _runtime_options(services: Services, container: Container) -> dict[str, object]:
+    sandbox = container.sandbox
+    return {} if sandbox is None else dict(services.handler(sandbox).options)

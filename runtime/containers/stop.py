@@ -1,0 +1,92 @@
+"""StopContainer: ask a container to end, then make it.
+
+Nothing is held while waiting, so any number of stops may run at once, each with its own timeout:
+the first one asks, the first whose timeout passes kills, and all of them end with the container. A
+caller that gives up only stops waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import aio
+
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from runtime.errors import InvalidArgument, from_rpc
+from runtime.linux import signals as process_signal
+from runtime.tasks.exits import kill_task
+from runtime.transforms import signals
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Container
+
+log = structlog.get_logger(__name__)
+
+_STOPPABLE = (ContainerState.RUNNING, ContainerState.UNKNOWN)
+
+
+async def stop(
+    services: Services, container: Container, request: api_pb2.StopContainerRequest
+) -> api_pb2.StopContainerResponse:
+    """Return when the exit is dealt with: status saved, task deleted, output in the log."""
+    if container.state in _STOPPABLE:
+        try:
+            await _stop(services, container, request.timeout)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"stop container {container.id}") from error
+    return api_pb2.StopContainerResponse()
+
+
+def stop_signal(container: Container) -> int:
+    """The number of the signal that asks this container to end."""
+    metadata = container.metadata
+    try:
+        return signals.stop_signal_number(
+            requested=metadata.config.stop_signal, from_image=metadata.stop_signal
+        )
+    except InvalidArgument as error:
+        # the image's mistake; a container must be stoppable all the same
+        log.warning("stop signal unknown, SIGTERM instead", id=container.id, error=str(error))
+        return signal.SIGTERM
+
+
+async def _stop(services: Services, container: Container, grace: int) -> None:
+    if container.state is ContainerState.UNKNOWN:
+        # nobody follows such a task; a task that is gone counts as ended, code 255
+        services.exits.follow_container(container)
+    if grace > 0 and await _ask(services, container, grace):
+        return
+    await _signal(services, container, signal.SIGKILL)
+    await container.exited.wait()
+
+
+async def _ask(services: Services, container: Container, grace: int) -> bool:
+    """Send the stop signal, unless an earlier stop did, and wait; whether the container ended."""
+    try:
+        async with asyncio.timeout(grace):
+            if not container.stop_signal_sent:
+                container.stop_signal_sent = True
+                await _send(services, container)
+            await container.exited.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _send(services: Services, container: Container) -> None:
+    try:
+        await _signal(services, container, stop_signal(container))
+    except BaseException:
+        # it may not have arrived: the next stop sends it again
+        container.stop_signal_sent = False
+        raise
+
+
+async def _signal(services: Services, container: Container, number: int) -> None:
+    if not process_signal.send(container.status.pid, container.id, number):
+        await kill_task(services.containerd, container.id, number)

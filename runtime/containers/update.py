@@ -1,0 +1,96 @@
+"""UpdateContainerResources: change the limits of a container, running or not.
+
+The same mapping entries that wrote the resources at creation change the stored spec, so that a
+restarted task has them too; then the cgroup follows. When the cgroup refuses, the spec is put back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+
+from generated.containerd import containers_pb2, tasks_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from generated.oci import linux_container_resources, types
+from generated.statuses import container_resources
+from runtime.containerd.client import RESOURCES_TYPE_URL, oci_any
+from runtime.containers.services import to_the_end
+from runtime.containers.specs import read_record
+from runtime.errors import from_rpc
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Container
+
+
+async def update(
+    services: Services, container: Container, request: api_pb2.UpdateContainerResourcesRequest
+) -> api_pb2.UpdateContainerResourcesResponse:
+    """Merge the given resources into those that the container has; zero leaves a value as it is."""
+    lock = services.updates.setdefault(container, asyncio.Lock())
+    async with lock:
+        record = await read_record(services.containerd, container.id)
+        spec = updated_spec(services, types.Spec.from_json(record.spec.value), request.linux)
+        try:
+            await _write_spec(services, record, oci_any(spec))
+            await _update_task(services, container, spec, record)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"update the resources of container {container.id}") from error
+        services.specs.remember(container.id, spec)
+        container.amend(resources=container_resources.read(spec=spec))
+    return api_pb2.UpdateContainerResourcesResponse()
+
+
+def updated_spec(
+    services: Services, spec: types.Spec, resources: api_pb2.LinuxContainerResources
+) -> types.Spec:
+    """The spec with the resources merged in."""
+    oom_score_adj = spec.process.oomScoreAdj
+    linux_container_resources.apply(resources, spec, host=services.host)
+    # no OCI runtime changes it for a process that lives, and an unset one is a 0 like a wanted one
+    spec.process.oomScoreAdj = oom_score_adj
+    return spec
+
+
+async def _update_task(
+    services: Services, container: Container, spec: types.Spec, before: containers_pb2.Container
+) -> None:
+    if container.state is not ContainerState.RUNNING:
+        return
+    try:
+        await services.containerd.tasks.Update(
+            tasks_pb2.UpdateTaskRequest(container_id=container.id, resources=_resources(spec))
+        )
+    except BaseException as error:
+        if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
+            # it has just ended
+            return
+        await to_the_end(_write_spec(services, before, before.spec))
+        raise
+
+
+async def _write_spec(
+    services: Services, record: containers_pb2.Container, spec: AnyMessage
+) -> None:
+    """Put the spec into the record; all of it is sent, as daemons may read more than the mask."""
+    changed = containers_pb2.Container()
+    changed.CopyFrom(record)
+    changed.spec.CopyFrom(spec)
+    await services.containerd.containers.Update(
+        containers_pb2.UpdateContainerRequest(
+            container=changed, update_mask=FieldMask(paths=["spec"])
+        )
+    )
+
+
+def _resources(spec: types.Spec) -> AnyMessage:
+    return AnyMessage(
+        type_url=RESOURCES_TYPE_URL, value=msgspec.json.encode(spec.linux.resources.to_dict())
+    )

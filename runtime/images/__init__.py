@@ -1,0 +1,1 @@
+"""What the image RPCs do: pull, unpack, list, remove."""

@@ -1,0 +1,233 @@
+"""Blobs in containerd's content store: read, write (and go on writing), labels.
+
+Write references are those of containerd's own clients (``layer-sha256:…``), so that a half-written
+blob is continued by whoever pulls it next, and two pullers of one blob do not both write it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from itertools import chain, repeat
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+
+from generated.containerd import content_pb2
+from runtime.containerd.client import Containerd, Metadata
+from runtime.errors import FailedPrecondition, NotFound, Unknown
+from runtime.images.manifest import DOCUMENT_LIMIT, INDEX_TYPES, MANIFEST_TYPES, Descriptor
+
+_PIECE: Final = 1 << 18
+"""Bytes of one write message: large enough to make calls few, small enough for memory."""
+_LABEL_LIMIT: Final = 4096
+"""Characters of a label's key and value together (containerd's rule)."""
+_SOURCE_LABEL: Final = "containerd.io/distribution.source."
+_LOCKED_DELAYS: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Seconds between looks at a blob that another process is writing; the last one repeats."""
+
+_WRITE: Final = content_pb2.WriteAction.WRITE
+_UNANSWERED: Final = 1
+"""Messages of a write that may wait for their answer while the next one is sent."""
+
+_WriteStream: TypeAlias = (
+    "aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse]"
+)
+
+Source = Callable[[int], AsyncGenerator[bytes, None]]
+"""Gives the bytes of a blob from an offset to its end."""
+
+
+async def read(containerd: Containerd, digest: str, limit: int = DOCUMENT_LIMIT) -> bytes:
+    """A small blob; NotFound when it is not there."""
+    data = bytearray()
+    try:
+        async for answer in containerd.content.Read(content_pb2.ReadContentRequest(digest=digest)):
+            data += answer.data
+            if len(data) > limit:
+                raise FailedPrecondition(f"{digest} is larger than {limit} bytes")
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise NotFound(f"{digest} is not in containerd's content store") from error
+        raise
+    return bytes(data)
+
+
+async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:
+    """What the content store knows of a complete blob; None when it is not there."""
+    try:
+        answer = await containerd.content.Info(content_pb2.InfoRequest(digest=digest))
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise
+    found: content_pb2.Info = answer.info
+    return found
+
+
+async def set_labels(containerd: Containerd, digest: str, labels: Mapping[str, str]) -> None:
+    """Set these labels of a blob and leave its others; NotFound when the blob is not there."""
+    if not labels:  # an empty mask would mean: replace all
+        return
+    whole = await info(containerd, digest)
+    if whole is None:
+        raise NotFound(f"{digest} is not in containerd's content store")
+    whole.labels.update(labels)
+    await containerd.content.Update(
+        content_pb2.UpdateRequest(
+            info=whole, update_mask=FieldMask(paths=[f"labels.{key}" for key in labels])
+        )
+    )
+
+
+def missing_labels(have: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """The wanted labels that a blob lacks; its sources are added to, all else is replaced."""
+    missing = {}
+    for key, value in wanted.items():
+        if key.startswith(_SOURCE_LABEL):
+            sources = [*filter(None, have.get(key, "").split(",")), value]
+            joined = ",".join(sorted(set(sources)))
+            value = joined if len(key) + len(joined) <= _LABEL_LIMIT else value
+        if have.get(key) != value:
+            missing[key] = value
+    return missing
+
+
+def source_label(domain: str, repository: str) -> dict[str, str]:
+    """The label that says which registry (without its port) and repository a blob came from."""
+    return {_SOURCE_LABEL + (urlsplit("//" + domain).hostname or domain): repository}
+
+
+def write_reference(descriptor: Descriptor) -> str:
+    """The name of the write of a blob, as containerd's own clients name it."""
+    if descriptor.media_type in INDEX_TYPES:
+        kind = "index"
+    elif descriptor.media_type in MANIFEST_TYPES:
+        kind = "manifest"
+    elif ".layer." in descriptor.media_type or ".rootfs." in descriptor.media_type:
+        kind = "layer"
+    else:
+        kind = "config"
+    return f"{kind}-{descriptor.digest}"
+
+
+async def write(
+    containerd: Containerd,
+    descriptor: Descriptor,
+    source: Source,
+    *,
+    labels: Mapping[str, str],
+    metadata: Metadata,
+) -> None:
+    """Bring a blob into the store from where an earlier try left it; nothing when it is there."""
+    for delay in chain(_LOCKED_DELAYS, repeat(_LOCKED_DELAYS[-1])):
+        if await _try_write(containerd, descriptor, source, labels, metadata):
+            return
+        await asyncio.sleep(delay)
+
+
+async def _try_write(
+    containerd: Containerd,
+    descriptor: Descriptor,
+    source: Source,
+    labels: Mapping[str, str],
+    metadata: Metadata,
+) -> bool:
+    """False: another process is writing the blob; look again later."""
+    stream = containerd.content.Write(metadata=metadata)
+    reference = write_reference(descriptor)
+    try:
+        offset = await _send(
+            stream,
+            action=content_pb2.WriteAction.STAT,
+            ref=reference,
+            total=descriptor.size,
+            expected=descriptor.digest,
+        )
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+            return True
+        if await _is_locked(containerd, reference, error):
+            return False
+        raise
+    try:
+        offset = await _copy(stream, source, offset)
+        await _send(
+            stream,
+            action=content_pb2.WriteAction.COMMIT,
+            total=descriptor.size,
+            expected=descriptor.digest,
+            offset=offset,
+            labels=dict(labels),
+        )
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+            return True
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            # what is written can never become the blob: the next pull must begin anew
+            await containerd.content.Abort(content_pb2.AbortRequest(ref=reference))
+            raise Unknown(
+                f"the bytes of {descriptor.digest} are wrong: {error.details()}"
+            ) from error
+        raise
+    finally:
+        stream.cancel()  # nothing happens to a stream that has ended
+    return True
+
+
+async def _copy(stream: _WriteStream, source: Source, offset: int) -> int:
+    """Write everything that the source gives; returns the offset after it.
+
+    A piece is sent before the one ahead of it is confirmed: waiting for each takes twice the time.
+    """
+    pending = bytearray()
+    unanswered = 0
+    async with aclosing(source(offset)) as pieces:
+        async for piece in pieces:
+            pending += piece
+            if len(pending) < _PIECE:
+                continue
+            await _ask(stream, action=_WRITE, offset=offset, data=bytes(pending))
+            offset += len(pending)
+            unanswered += 1
+            pending.clear()
+            if unanswered > _UNANSWERED:
+                await _answer(stream)
+                unanswered -= 1
+    for _ in range(unanswered):
+        await _answer(stream)
+    return await _send(stream, action=_WRITE, offset=offset, data=bytes(pending))
+
+
+async def _send(stream: _WriteStream, **fields: object) -> int:
+    """One message and its answer: the offset that the store has reached."""
+    await _ask(stream, **fields)
+    return await _answer(stream)
+
+
+async def _ask(stream: _WriteStream, **fields: object) -> None:
+    with suppress(asyncio.InvalidStateError):  # the call has ended: the answer says why
+        await stream.write(content_pb2.WriteContentRequest(**fields))  # type: ignore[arg-type]
+
+
+async def _answer(stream: _WriteStream) -> int:
+    answer = await stream.read()
+    if not isinstance(answer, content_pb2.WriteContentResponse):
+        raise Unknown("containerd ended a write without an answer")
+    return int(answer.offset)
+
+
+async def _is_locked(containerd: Containerd, reference: str, error: aio.AioRpcError) -> bool:
+    """Whether a write could not begin as another one of the same blob is under way."""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return False
+    try:
+        await containerd.content.Status(content_pb2.StatusRequest(ref=reference))
+    except aio.AioRpcError as gone:
+        # the other write may have ended between the two calls
+        return gone.code() is grpc.StatusCode.NOT_FOUND
+    return True

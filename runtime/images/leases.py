@@ -1,0 +1,88 @@
+"""Leases of pulls: what a pull has fetched is safe from garbage collection until its records are.
+
+A pull that breaks off for want of a network leaves its lease for a while, and with it the blobs
+that it had fetched in part: the kubelet tries again within minutes, and then only the rest is
+fetched. Every lease expires by itself after a day, should this server end without notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+from grpc import aio
+
+from generated.containerd import leases_pb2
+from runtime.containerd.client import Containerd, Metadata
+from runtime.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+_EXPIRY: Final = timedelta(hours=24)
+_KEPT: Final = 600.0
+"""Seconds that the lease of a broken pull is kept: twice the kubelet's longest back-off."""
+
+
+class PullLeases:
+    """The leases of all pulls of this server."""
+
+    def __init__(self, containerd: Containerd) -> None:
+        self._containerd = containerd
+        self._kept: dict[str, asyncio.Task[None]] = {}
+        """Reference → the task that deletes its lease when its time has come; its name is the
+        lease's."""
+
+    @asynccontextmanager
+    async def hold(self, reference: str) -> AsyncIterator[Metadata]:
+        """A lease for a pull of ``reference``, with what an earlier try left under it; gives the
+        metadata that puts a call under it."""
+        lease = await self._take(reference)
+        try:
+            yield self._containerd.with_lease(lease)
+        except (Unavailable, asyncio.CancelledError):
+            if reference in self._kept:  # that of a pull beside this one is enough
+                await asyncio.shield(self._delete(lease))
+            else:
+                later = self._delete_later(reference, lease)
+                self._kept[reference] = asyncio.create_task(later, name=lease)
+            raise
+        except BaseException:
+            await asyncio.shield(self._delete(lease))
+            raise
+        await asyncio.shield(self._delete(lease))
+
+    async def close(self) -> None:
+        """Delete every lease that is kept."""
+        leases = [task.get_name() for task in self._kept.values()]
+        for task in self._kept.values():
+            task.cancel()
+        self._kept.clear()
+        await asyncio.gather(*map(self._delete, leases))
+
+    async def _take(self, reference: str) -> str:
+        kept = self._kept.pop(reference, None)
+        if kept:
+            kept.cancel()
+            return kept.get_name()
+        lease = f"cri-pull-{secrets.token_hex(8)}"
+        expires = (datetime.now(UTC) + _EXPIRY).strftime("%Y-%m-%dT%H:%M:%SZ")
+        labels = {"containerd.io/gc.expire": expires}
+        await self._containerd.leases.Create(leases_pb2.CreateRequest(id=lease, labels=labels))
+        return lease
+
+    async def _delete_later(self, reference: str, lease: str) -> None:
+        await asyncio.sleep(_KEPT)
+        del self._kept[reference]
+        await self._delete(lease)
+
+    async def _delete(self, lease: str) -> None:
+        try:
+            await self._containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease))
+        except aio.AioRpcError as error:
+            # it expires by itself; the pull that it served must not fail for it
+            log.warning("the lease of a pull stays", lease=lease, why=error.details())

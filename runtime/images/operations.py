@@ -1,0 +1,263 @@
+"""The images of the node: list, status, pull, remove, and the disk they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from generated.cri import api_pb2
+from generated.statuses import image as image_status
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.errors import InvalidArgument, NotFound
+from runtime.images import content as image_content
+from runtime.images import reference as image_reference
+from runtime.images.leases import PullLeases
+from runtime.images.manifest import Descriptor, Platform
+from runtime.images.progress import Activity, unless_stalled
+from runtime.images.pull import ImageSource, Puller
+from runtime.images.reference import Reference
+from runtime.images.registry.auth import ANONYMOUS, Credentials, credentials
+from runtime.images.registry.client import Registry, open_registry
+from runtime.images.registry.hosts import hosts_for
+from runtime.images.store import ImageStore
+from runtime.images.unpack import snapshot_exists
+from runtime.images.usage import ImageUsage, filesystem_usage
+from runtime.stats.container import LayerUsage
+from runtime.transforms.facts import Handler, Host, Image
+
+log = structlog.get_logger(__name__)
+
+_HANDLER_ANNOTATION: Final = "io.containerd.cri.runtime-handler"
+
+
+class Images:
+    """The ImageOperations, and what pods and containers need of images."""
+
+    def __init__(
+        self,
+        *,
+        containerd: Containerd,
+        config: Config,
+        host: Host,
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        settings = config.images
+        platform = Platform("linux", host.architecture)
+        self._containerd = containerd
+        self._config_path = settings.registry.config_path
+        self._snapshotter = config.containerd.snapshotter
+        self._handlers = handlers
+        self._store = ImageStore(containerd, platform, settings.pinned_images.values())
+        self._puller = Puller(
+            containerd,
+            platform,
+            max_concurrent_downloads=settings.max_concurrent_downloads,
+        )
+        self._progress_timeout = settings.image_pull_progress_timeout
+        self._leases = PullLeases(containerd)
+        others = {handler.snapshotter for handler in handlers.values()} - {self._snapshotter}
+        self._snapshotters = (self._snapshotter, *sorted(others))
+        self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
+
+    async def start(self) -> None:
+        """Know every image; then stay up to date until ``close``."""
+        await self._store.start()
+        self._usage.start()
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await asyncio.gather(self._store.close(), self._usage.close(), self._leases.close())
+
+    async def reconcile(self) -> None:
+        """Compare with containerd, which was away."""
+        await self._store.reconcile()
+
+    async def measure(self) -> None:
+        """Take new figures of the disk now."""
+        await self._usage.walk()
+
+    # What the CRI asks for
+
+    async def list(self, request: api_pb2.ListImagesRequest) -> api_pb2.ListImagesResponse:
+        """Every image, or the one that the filter names."""
+        name = request.filter.image.image
+        if name:
+            one = self._store.find(name)
+            images = [one] if one else []
+        else:
+            images = self._store.images()
+        return api_pb2.ListImagesResponse(images=[image_status.read(image=i) for i in images])
+
+    async def status(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
+        """One image; an empty answer when it is not here."""
+        image = self._store.find(request.image.image)
+        if image is None:
+            return api_pb2.ImageStatusResponse()
+        info = await self._verbose(image) if request.verbose else {}
+        return api_pb2.ImageStatusResponse(image=image_status.read(image=image), info=info)
+
+    async def pull(self, request: api_pb2.PullImageRequest) -> api_pb2.PullImageResponse:
+        """Fetch, unpack and record an image; what is here already is not fetched again."""
+        reference = image_reference.parse(request.image.image)
+        who = credentials(request.auth)
+        image = await self._pull(reference, who, self.snapshotter_for(request.image))
+        return api_pb2.PullImageResponse(image_ref=image.id)
+
+    async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
+        """Remove an image with all its names; one that is not here is removed already."""
+        image = self._store.find(request.image.image)
+        names = self._store.references(image) if image else []
+        for name in names:
+            # the last one waits until the space is free, as the kubelet measures it next
+            await self._store.delete(name, sync=name == names[-1])
+        return api_pb2.RemoveImageResponse()
+
+    async def fs_info(self, request: api_pb2.ImageFsInfoRequest) -> api_pb2.ImageFsInfoResponse:
+        """The disk that layers take, as last measured."""
+        roots = {name: self._root(name) for name in self._snapshotters}
+        return api_pb2.ImageFsInfoResponse(
+            image_filesystems=[
+                filesystem_usage(self._usage.total(name), root) for name, root in roots.items()
+            ],
+            container_filesystems=[
+                filesystem_usage(self._usage.writable(name), root) for name, root in roots.items()
+            ],
+        )
+
+    # What pods and containers need
+
+    async def resolve(self, name: str) -> Image | None:
+        """The local image of a reference, an id or a unique prefix of one."""
+        return self._store.find(name)
+
+    async def ensure(self, reference: str, *, auth: api_pb2.AuthConfig | None = None) -> Image:
+        """The image, pulled if it is not here."""
+        image = self._store.find(reference)
+        if image:
+            return image
+        who = credentials(auth) if auth else ANONYMOUS
+        return await self._pull(image_reference.parse(reference), who, self._snapshotter)
+
+    async def unpacked(self, image: Image, snapshotter: str) -> str:
+        """The chain id of an image, whose snapshots are there when this returns.
+
+        They are missing after a change of snapshotter, or when somebody fetched without unpacking.
+        """
+        if not image.chain_id or await snapshot_exists(
+            self._containerd, snapshotter, image.chain_id
+        ):
+            return image.chain_id
+        content = self._store.content(image)
+        if content is None:
+            raise NotFound(f"image {image.reference} was removed")
+        async with self._containerd.temporary_lease() as lease:
+            return await self._puller.unpack(
+                content.manifest, content.config, snapshotter=snapshotter, lease=lease
+            )
+
+    async def install(self, reference: str, source: ImageSource) -> Image:
+        """Take an image from a source of our own, such as the pause image of an embedded server."""
+        name = image_reference.parse(reference)
+        return await self._take(name, source, self._snapshotter, {})
+
+    def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None:
+        """What a container wrote, as last measured; None when that has not happened yet."""
+        usage = self._usage.of_snapshot(snapshotter, key)
+        if usage is None:
+            return None
+        return LayerUsage(usage.taken_at, usage.size, usage.inodes, self._root(snapshotter))
+
+    def snapshotter_for(self, spec: api_pb2.ImageSpec) -> str:
+        """The snapshotter of the handler that a pull is for."""
+        name = spec.runtime_handler or spec.annotations.get(_HANDLER_ANNOTATION, "")
+        if not name:
+            return self._snapshotter
+        handler = self._handlers.get(name)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            raise InvalidArgument(
+                f"there is no runtime handler {name!r}; there are: {known}",
+                field="image.runtime_handler",
+            )
+        return handler.snapshotter
+
+    # Inside
+
+    async def _pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
+        activity = Activity()
+        work = self._ask_registry(reference, who, snapshotter, activity)
+        return await unless_stalled(work, activity, self._progress_timeout)
+
+    async def _ask_registry(
+        self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
+    ) -> Image:
+        hosts = await asyncio.to_thread(hosts_for, reference.domain, self._config_path)
+        async with open_registry(reference, hosts, who, activity) as registry:
+            image = await self._unchanged(reference, registry, snapshotter)
+            if image:
+                return image
+            source = image_content.source_label(reference.domain, reference.path)
+            return await self._take(reference, registry, snapshotter, source)
+
+    async def _unchanged(
+        self, reference: Reference, registry: Registry, snapshotter: str
+    ) -> Image | None:
+        """The local image if the registry still means it, everything of it is here and its records
+        are complete: then nothing need be fetched."""
+        target = self._store.target_of(str(reference))
+        image = self._store.find(str(reference))
+        if target is None or image is None:
+            return None
+        if await registry.digest_of_tag() != target.digest:
+            return None
+        names = self._record_names(reference, target, image.id)
+        if any(self._store.target_of(name) != target for name in names):
+            return None
+        if image.chain_id and not await snapshot_exists(
+            self._containerd, snapshotter, image.chain_id
+        ):
+            return None
+        return image
+
+    async def _take(
+        self,
+        reference: Reference,
+        source: ImageSource,
+        snapshotter: str,
+        source_label: Mapping[str, str],
+    ) -> Image:
+        async with self._leases.hold(str(reference)) as lease:
+            pulled = await self._puller.pull(
+                source,
+                snapshotter=snapshotter,
+                source_label=source_label,
+                lease=lease,
+            )
+            labels = self._store.labels_for(str(reference))
+            image_id = pulled.config.digest
+            names = self._record_names(reference, pulled.target, image_id)
+            await asyncio.gather(*(self._store.put(n, pulled.target, labels) for n in names))
+        image = self._store.find(image_id)
+        if image is None:
+            raise NotFound(f"image {reference} was removed while it was pulled")
+        return image
+
+    def _record_names(
+        self, reference: Reference, target: Descriptor, image_id: str
+    ) -> tuple[str, ...]:
+        """The records of an image: its id, the tag if it was pulled by one, and the digest."""
+        by_tag = (str(reference),) if reference.tag else ()
+        return (image_id, *by_tag, reference.at(target.digest))
+
+    def _root(self, snapshotter: str) -> str:
+        known = self._containerd.capabilities.snapshotters.get(snapshotter)
+        return known.root if known else ""
+
+    async def _verbose(self, image: Image) -> dict[str, str]:
+        config = json.loads(await image_content.read(self._containerd, image.id))
+        return {"info": json.dumps({"chainID": image.chain_id, "imageSpec": config})}

@@ -1,0 +1,256 @@
+"""A pull: from a reference to content, snapshots and image records in containerd.
+
+The order of a pull: resolve the reference, choose the manifest for this host's platform, then
+fetch layers side by side while the lowest that is there is unpacked, then write the image records.
+Everything new is under one lease until the records hold it, so that no garbage collection between
+can take a part. Blobs and layers that two pulls want at once are fetched and unpacked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from runtime.containerd.client import Containerd, Metadata
+from runtime.errors import FailedPrecondition, Unknown
+from runtime.images import content
+from runtime.images.manifest import (
+    DOCUMENT_LIMIT,
+    Config,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    chain_ids,
+    child_labels,
+    choose,
+    digest_of,
+    parse,
+    parse_config,
+)
+from runtime.images.unpack import Unpacker, keep_in_lease
+from runtime.steps.shared_tasks import SharedTasks
+
+
+class ImageSource(Protocol):
+    """Where an image comes from: a registry, or what an embedded server brings with it."""
+
+    async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
+        """The document under a digest, or under the reference."""
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """The bytes of a blob from an offset on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull made, except for the records."""
+
+    target: Descriptor
+    """What the reference names: an index or a manifest."""
+    config: Descriptor
+    """Its digest is the image's id."""
+    chain_id: str
+
+
+class Puller:
+    """Fetches and unpacks; one for the whole server, as its pulls share work."""
+
+    def __init__(
+        self,
+        containerd: Containerd,
+        platform: Platform,
+        *,
+        max_concurrent_downloads: int,
+    ) -> None:
+        self.containerd = containerd
+        self.platform = platform
+        self.max_downloads = max_concurrent_downloads
+        self.unpacker = Unpacker(containerd)
+        self.writes = SharedTasks()
+
+    async def pull(
+        self,
+        source: ImageSource,
+        *,
+        snapshotter: str,
+        source_label: Mapping[str, str],
+        lease: Metadata,
+    ) -> Pulled:
+        """Bring the image of ``source`` into content store and snapshotter, under ``lease``."""
+        return await _Pull(self, source, snapshotter, source_label, lease).run()
+
+    async def unpack(
+        self, manifest: Manifest, config: Config, *, snapshotter: str, lease: Metadata
+    ) -> str:
+        """Unpack an image from blobs that are in the content store; returns the chain id."""
+
+        async def must_be_there(layer: Descriptor) -> None:
+            if await content.info(self.containerd, layer.digest) is None:
+                raise FailedPrecondition(f"layer {layer.digest} is gone: pull the image again")
+
+        chain_id = await self.unpacker.unpack(
+            manifest.layers,
+            config.diff_ids,
+            snapshotter=snapshotter,
+            lease=lease,
+            fetched=must_be_there,
+        )
+        label = snapshot_label(snapshotter, config)
+        await content.set_labels(self.containerd, manifest.config.digest, label)
+        return chain_id
+
+
+class _Pull:
+    """One pull under way."""
+
+    def __init__(
+        self,
+        puller: Puller,
+        source: ImageSource,
+        snapshotter: str,
+        source_label: Mapping[str, str],
+        lease: Metadata,
+    ) -> None:
+        self._puller = puller
+        self._containerd = puller.containerd
+        self._source = source
+        self._snapshotter = snapshotter
+        self._source_label = source_label
+        self._lease = lease
+        self._slots = asyncio.Semaphore(puller.max_downloads)
+        self._writes: list[asyncio.Task[None]] = []
+
+    async def run(self) -> Pulled:
+        """The whole pull. Documents are written beside the rest: containerd takes its time."""
+        try:
+            target, manifest = await self._manifest()
+            config = await self._config(manifest.config)
+            chain_id = await self._layers(manifest, config)
+            await asyncio.gather(*self._writes)
+            return Pulled(target, manifest.config, chain_id)
+        finally:
+            await _end(self._writes)
+
+    async def _manifest(self) -> tuple[Descriptor, Manifest]:
+        """What the reference names, and the manifest that it leads to on this host."""
+        target, data = descriptor, _ = await self._source.manifest()
+        top = self._parsed(descriptor, data)
+        while isinstance(top, Index):
+            descriptor, data = await self._source.manifest(
+                choose(top, self._puller.platform).digest
+            )
+            top = self._parsed(descriptor, data)
+        return target, top
+
+    def _parsed(self, descriptor: Descriptor, data: bytes) -> Index | Manifest:
+        parsed = parse(data, descriptor.media_type, descriptor.digest)
+        self._keep_document(descriptor, data, child_labels(parsed))
+        return parsed
+
+    async def _config(self, descriptor: Descriptor) -> Config:
+        """The image config. Its blob holds the snapshots that are about to be made."""
+        data = await self._small_blob(descriptor)
+        config = parse_config(data, descriptor.digest)
+        labels = snapshot_label(self._snapshotter, config)
+        self._keep_document(descriptor, data, labels)
+        return config
+
+    async def _small_blob(self, descriptor: Descriptor) -> bytes:
+        if await content.info(self._containerd, descriptor.digest):
+            return await content.read(self._containerd, descriptor.digest)
+        if descriptor.size > DOCUMENT_LIMIT:
+            raise FailedPrecondition(f"config {descriptor.digest} is larger than {DOCUMENT_LIMIT}")
+        async with aclosing(self._source.blob(descriptor)) as pieces:
+            data = b"".join([piece async for piece in pieces])
+        if digest_of(data, descriptor.digest) != descriptor.digest:
+            raise Unknown(f"the bytes of {descriptor.digest} are wrong")
+        return data
+
+    async def _layers(self, manifest: Manifest, config: Config) -> str:
+        """Fetch and unpack side by side; returns the chain id.
+
+        A layer's download starts when the unpacker first asks for one: it knows which are needed.
+        """
+        downloads: dict[str, asyncio.Task[None]] = {}
+
+        async def fetched(layer: Descriptor) -> None:
+            if not downloads:
+                for one in manifest.layers[manifest.layers.index(layer) :]:
+                    if one.digest not in downloads:
+                        downloads[one.digest] = asyncio.ensure_future(self._download(one))
+            await _unless_one_fails(downloads[layer.digest], downloads.values())
+
+        try:
+            return await self._puller.unpacker.unpack(
+                manifest.layers,
+                config.diff_ids,
+                snapshotter=self._snapshotter,
+                lease=self._lease,
+                fetched=fetched,
+            )
+        finally:
+            await _end(downloads.values())
+
+    async def _download(self, layer: Descriptor) -> None:
+        async with self._slots:
+            await self._keep(layer, partial(self._source.blob, layer), {})
+
+    def _keep_document(
+        self, descriptor: Descriptor, data: bytes, labels: Mapping[str, str]
+    ) -> None:
+        """Begin to write what we have in hand."""
+
+        async def source(offset: int) -> AsyncGenerator[bytes, None]:
+            yield data[offset:]
+
+        self._writes.append(asyncio.ensure_future(self._keep(descriptor, source, labels)))
+
+    async def _keep(
+        self, descriptor: Descriptor, source: content.Source, labels: Mapping[str, str]
+    ) -> None:
+        """Have a blob in the store, under our lease and with these labels."""
+        wanted = {**self._source_label, **labels}
+        there = await content.info(self._containerd, descriptor.digest)
+        if there is None:
+            write = partial(
+                content.write,
+                self._containerd,
+                descriptor,
+                source,
+                labels=wanted,
+                metadata=self._lease,
+            )
+            if await self._puller.writes.run(descriptor.digest, write):
+                return
+            there = await content.info(self._containerd, descriptor.digest)
+        await keep_in_lease(self._containerd, self._lease, "content", descriptor.digest)
+        missing = content.missing_labels(there.labels if there else {}, wanted)
+        await content.set_labels(self._containerd, descriptor.digest, missing)
+
+
+def snapshot_label(snapshotter: str, config: Config) -> dict[str, str]:
+    """The label by which the config's blob holds its snapshots, as long as the image is there."""
+    chain = chain_ids(config.diff_ids)
+    return {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain[-1]} if chain else {}
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel what still runs, and wait for it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _unless_one_fails(task: asyncio.Task[None], all_: Iterable[asyncio.Task[None]]) -> None:
+    """Return when ``task`` is done; raise as soon as any of ``all_`` fails."""
+    waiting = set(all_)
+    while not task.done():
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    task.result()

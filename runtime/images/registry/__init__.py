@@ -1,0 +1,1 @@
+"""The registry client: hosts, tokens, requests."""

@@ -1,0 +1,106 @@
+"""What registry requests need of the network: proxies, TLS, and words for what goes wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from runtime.images.registry.hosts import RegistryHost, is_localhost
+
+_MESSAGE_LIMIT: Final = 300
+"""Characters of a registry's own words in an error."""
+
+
+def tls_context(host: RegistryHost) -> ssl.SSLContext:
+    """Trust and client certificates for a host; blocks on files."""
+    if host.skip_verify:
+        # no authorities either: reading the system's takes 20 ms
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context()
+        for file in host.ca:
+            context.load_verify_locations(cafile=file)
+    for certificate, key in host.client:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def registry_words(body: bytes) -> str:
+    """What a registry says of its refusal (``errors`` of the distribution API), one short line."""
+    try:
+        errors = json.loads(body)["errors"]
+        words = "; ".join(
+            ": ".join(filter(None, (e.get("code"), e.get("message")))) for e in errors
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return " ".join(words.split())[:_MESSAGE_LIMIT]
+
+
+def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
+    """The proxy that the environment names for a URL, as Go reads it: never for loopback, and
+    ``NO_PROXY`` may hold names, suffixes, addresses and networks."""
+    parts = urlsplit(url)
+    values = {name.lower(): value for name, value in environment.items() if value}
+    proxy = values.get(f"{parts.scheme}_proxy")
+    host = parts.hostname or ""
+    if not proxy or is_localhost(parts.netloc) or _excepted(host, values.get("no_proxy", "")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _excepted(host: str, no_proxy: str) -> bool:
+    return any(
+        _matches(host, entry.strip().lower()) for entry in no_proxy.split(",") if entry.strip()
+    )
+
+
+def _matches(host: str, entry: str) -> bool:
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        name = urlsplit("//" + entry).hostname or ""
+        return host == name.lstrip(".") or host.endswith("." + name.removeprefix("*").lstrip("."))
+
+
+def network_errors() -> tuple[type[BaseException], ...]:
+    """What a request may raise when the network or the other side fails."""
+    import aiohttp
+
+    return (aiohttp.ClientError, OSError, TimeoutError)
+
+
+def is_not_tls(error: BaseException) -> bool:
+    """Whether TLS failed before any certificate was seen: the port does not speak it."""
+    import aiohttp
+
+    return isinstance(error, aiohttp.ClientSSLError) and not isinstance(
+        error, aiohttp.ClientConnectorCertificateError
+    )
+
+
+def why(error: BaseException) -> str:
+    """A network error in words, without URLs (their queries may hold secrets)."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return (
+            f"its certificate is not trusted ({error.certificate_error}); name its CA in hosts.toml"
+        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return str(error.os_error) or "cannot connect"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.message or f"answered {error.status}"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "redirected to something that is no URL"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__

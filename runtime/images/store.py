@@ -1,0 +1,414 @@
+"""The images of containerd's namespace, kept in memory so that lists and look-ups need no call.
+
+All records are read at the start; after that containerd's events say what changed, whoever changed
+it (this server, the built-in plugin, ``ctr -n k8s.io``). Events have no replay, so after a lost
+connection everything is compared once more. A record whose image cannot be read (content not
+fetched, another platform) is kept but makes no image.
+
+Records are named by tag, by digest and by image id; several records make one image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from generated.containerd import events_pb2, image_events_pb2, images_pb2, types_pb2
+from runtime.containerd.client import Containerd
+from runtime.errors import CriError, FailedPrecondition, InvalidArgument
+from runtime.images import content as image_content
+from runtime.images import reference as image_reference
+from runtime.images.manifest import (
+    Config,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    chain_ids,
+    choose,
+    parse,
+    parse_config,
+)
+from runtime.transforms.facts import Image
+
+log = structlog.get_logger(__name__)
+
+MANAGED: Final = {"io.cri-containerd.image": "managed"}
+PINNED: Final = {"io.cri-containerd.pinned": "pinned"}
+
+_ID_PREFIX: Final = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
+_RESUBSCRIBE_DELAY: Final = 0.5
+"""Seconds between tries to hear events again."""
+_SETTLE_DELAY: Final = 0.2
+"""Seconds after a subscription before everything is compared: gRPC does not say when it counts."""
+_READS_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of containerd's image store."""
+
+    name: str
+    target: Descriptor
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an image is, read from its blobs; the same for every record with that target."""
+
+    manifest: Manifest
+    config: Config
+    size: int
+    """Compressed bytes of index, manifest, config and layers of this platform."""
+
+    @property
+    def image_id(self) -> str:
+        return self.manifest.config.digest
+
+
+class ImageStore:
+    """The cache; ``start`` loads it and keeps it fresh until ``close``."""
+
+    def __init__(
+        self, containerd: Containerd, platform: Platform, pinned_references: Collection[str]
+    ) -> None:
+        self._containerd = containerd
+        self._platform = platform
+        self._pinned = frozenset(_complete(reference) for reference in pinned_references)
+        self._records: dict[str, Record] = {}
+        self._contents: dict[str, Content] = {}
+        self._images: dict[str, Image] = {}
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+        self._adopting = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load everything, then listen."""
+        await self.reconcile()
+        self._watcher = asyncio.create_task(self._watch(), name="image events")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    # Looking up
+
+    def images(self) -> list[Image]:
+        """Every image."""
+        return list(self._images.values())
+
+    def find(self, name: str) -> Image | None:
+        """The image of a reference, an image id or a unique prefix of one."""
+        if image_reference.why_invalid(name) is None:
+            record = self._records.get(str(image_reference.parse(name)))
+            if record and (image := self._image_of(record)):
+                return image
+        return self._by_id(name)
+
+    def content(self, image: Image) -> Content | None:
+        """Manifest and config of an image."""
+        record = self._records.get(image.reference)
+        return self._contents.get(record.target.digest) if record else None
+
+    def target_of(self, reference: str) -> Descriptor | None:
+        """What a complete reference names here."""
+        record = self._records.get(reference)
+        return record.target if record else None
+
+    def references(self, image: Image) -> list[str]:
+        """The names of all records of an image; that of its id comes last."""
+        names = [name for name, r in self._records.items() if self._id_of(r) == image.id]
+        return sorted(names, key=lambda name: (name == image.id, name))
+
+    def labels_for(self, reference: str) -> dict[str, str]:
+        """The labels of the records of an image that is pulled under ``reference``."""
+        return MANAGED | (PINNED if reference in self._pinned else {})
+
+    def _image_of(self, record: Record) -> Image | None:
+        return self._images.get(self._id_of(record) or "")
+
+    def _id_of(self, record: Record) -> str | None:
+        content = self._contents.get(record.target.digest)
+        return content.image_id if content else None
+
+    def _by_id(self, name: str) -> Image | None:
+        prefix = _ID_PREFIX.fullmatch(name)
+        if not prefix:
+            return None
+        wanted = "sha256:" + prefix[1]
+        found = [image for id_, image in self._images.items() if id_.startswith(wanted)]
+        if len(found) > 1:
+            raise InvalidArgument(
+                f"{name} is the beginning of {len(found)} image ids: give more of it",
+                field="image.image",
+            )
+        return found[0] if found else None
+
+    # Changing containerd's records
+
+    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
+        """Have a record of this name, target and labels (others are left)."""
+        image = _record_message(name, target, labels)
+        try:
+            answer = await self._containerd.images.Create(
+                images_pb2.CreateImageRequest(image=image)
+            )
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            paths = ["target", *(f"labels.{key}" for key in labels)]
+            answer = await self._containerd.images.Update(
+                images_pb2.UpdateImageRequest(image=image, update_mask=FieldMask(paths=paths))
+            )
+        await self._take(answer.image)
+
+    async def delete(self, name: str, *, sync: bool) -> None:
+        """Delete a record; ``sync`` waits until containerd has collected what it held."""
+        try:
+            await self._containerd.images.Delete(
+                images_pb2.DeleteImageRequest(name=name, sync=sync)
+            )
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        self._drop(name)
+
+    # Keeping fresh
+
+    async def reconcile(self) -> None:
+        """Compare with containerd and take what differs."""
+        answer = await self._containerd.images.List(images_pb2.ListImagesRequest())
+        for name in self._records.keys() - {image.name for image in answer.images}:
+            self._drop(name)
+        await asyncio.gather(*map(self._take, answer.images))
+        await self._adopt(image.name for image in answer.images)
+
+    async def _watch(self) -> None:
+        """Follow the events for ever; after a lost connection everything is compared again."""
+        while True:
+            try:
+                await self._follow()
+            except aio.AioRpcError as error:
+                log.debug("image events broke off", why=error.details())
+            await asyncio.sleep(_RESUBSCRIBE_DELAY)
+
+    async def _follow(self) -> None:
+        namespace = self._containerd.namespace
+        filters = [f'namespace=={namespace},topic~="^/images/"']
+        stream = self._containerd.events.Subscribe(events_pb2.SubscribeRequest(filters=filters))
+        try:
+            settling = asyncio.create_task(self._settle())
+            try:
+                async for envelope in stream:
+                    name = _event_name(envelope)
+                    if name:
+                        await self._refresh(name)
+            finally:
+                settling.cancel()
+                await asyncio.gather(settling, return_exceptions=True)
+        finally:
+            stream.cancel()
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(_SETTLE_DELAY)
+        try:
+            await self.reconcile()
+        except aio.AioRpcError as error:
+            log.debug("images were not compared", why=error.details())
+
+    async def _refresh(self, name: str) -> None:
+        """Look at one record again: an event says that it changed, not what it is now."""
+        try:
+            answer = await self._containerd.images.Get(images_pb2.GetImageRequest(name=name))
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            self._drop(name)
+            return
+        await self._take(answer.image)
+        await self._adopt([name])
+
+    async def _take(self, image: images_pb2.Image) -> None:
+        target = Descriptor(image.target.media_type, image.target.digest, image.target.size)
+        if target.digest not in self._contents:
+            content = await self._read(image.name, target)
+            if content:
+                self._contents[target.digest] = content
+        old = self._records.get(image.name)
+        self._records[image.name] = Record(image.name, target, dict(image.labels))
+        if old and old.target.digest != target.digest:
+            self._rebuild(old)
+        self._rebuild(self._records[image.name])
+
+    def _drop(self, name: str) -> None:
+        record = self._records.pop(name, None)
+        if record:
+            self._rebuild(record)
+
+    def _rebuild(self, record: Record) -> None:
+        """Make anew the image that a record belongs to."""
+        image_id = self._id_of(record)
+        if image_id is None:
+            return
+        records = [r for r in self._records.values() if self._id_of(r) == image_id]
+        if records:
+            self._images[image_id] = self._made(image_id, records)
+        else:
+            self._images.pop(image_id, None)
+        if not any(r.target.digest == record.target.digest for r in records):
+            self._contents.pop(record.target.digest, None)
+
+    def _made(self, image_id: str, records: Collection[Record]) -> Image:
+        tags = sorted(r.name for r in records if _kind(r.name) == "tag")
+        digests = sorted(r.name for r in records if _kind(r.name) == "digest")
+        reference = [*tags, *digests, *sorted(r.name for r in records)][0]
+        content = self._contents[next(r for r in records if r.name == reference).target.digest]
+        config = content.config
+        chain = chain_ids(config.diff_ids)
+        return Image(
+            id=image_id,
+            reference=reference,
+            chain_id=chain[-1] if chain else "",
+            tags=tuple(tags),
+            digests=tuple(digests),
+            size=content.size,
+            pinned=any(PINNED.items() <= dict(r.labels).items() for r in records),
+            user=config.user,
+            entrypoint=config.entrypoint,
+            cmd=config.cmd,
+            env=config.env,
+            working_dir=config.working_dir,
+            volumes=config.volumes,
+            stop_signal=config.stop_signal,
+            labels=config.labels,
+        )
+
+    async def _read(self, name: str, target: Descriptor) -> Content | None:
+        """The content of a record's target; None, said in the log, when it cannot be read."""
+        try:
+            async with self._reads:
+                return await read_content(self._containerd, target, self._platform)
+        except CriError as error:
+            log.debug("a record makes no image", record=name, why=error.message)
+            return None
+
+    async def _adopt(self, names: Iterable[str]) -> None:
+        """Give images that others pulled an id record and our label, as the built-in plugin does:
+        the id then holds the image while its tags move."""
+        async with self._adopting:
+            for name in names:
+                record = self._records.get(name)
+                image = self._image_of(record) if record else None
+                if record is None or image is None:
+                    continue
+                labels = self.labels_for(name)
+                if labels.items() <= dict(record.labels).items():
+                    continue
+                try:
+                    await self._adopt_one(record, image.id, labels)
+                except aio.AioRpcError as error:
+                    log.warning("an image was not labelled", image=name, why=error.details())
+
+    async def _adopt_one(self, record: Record, image_id: str, labels: Mapping[str, str]) -> None:
+        """The id first, as the label says that it is there; taken back when the record is gone."""
+        known = image_id in self._records
+        await self.put(image_id, record.target, labels)
+        if not await self._label(record, labels) and not known:
+            await self.delete(image_id, sync=False)
+
+    async def _label(self, record: Record, labels: Mapping[str, str]) -> bool:
+        """Label a record; False: somebody has deleted it, and it must not come back.
+
+        The whole record is sent, although the mask names labels alone: containerd 2.x reads the
+        target of every update and panics without one.
+        """
+        request = images_pb2.UpdateImageRequest(
+            image=_record_message(record.name, record.target, {**record.labels, **labels}),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        try:
+            answer = await self._containerd.images.Update(request)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            self._drop(record.name)
+            return False
+        await self._take(answer.image)
+        return True
+
+
+async def read_content(containerd: Containerd, target: Descriptor, platform: Platform) -> Content:
+    """Manifest and config behind a record's target; CriError says what is missing."""
+    size = 0
+    descriptor = target
+    for _ in range(3):  # an index may name an index
+        data = await image_content.read(containerd, descriptor.digest)
+        size += len(data)
+        parsed = parse(data, descriptor.media_type, descriptor.digest)
+        if isinstance(parsed, Manifest):
+            digest = parsed.config.digest
+            config = parse_config(await image_content.read(containerd, digest), digest)
+            return Content(parsed, config, size + parsed.size)
+        assert isinstance(parsed, Index)
+        descriptor = choose(parsed, platform)
+    raise FailedPrecondition(f"{target.digest} is an index of indexes without end")
+
+
+def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) -> images_pb2.Image:
+    return images_pb2.Image(
+        name=name,
+        labels=dict(labels),
+        target=types_pb2.Descriptor(
+            media_type=target.media_type, digest=target.digest, size=target.size
+        ),
+    )
+
+
+def _kind(name: str) -> str:
+    """What a record's name is: ``tag``, ``digest`` or (an id, or something foreign) ``other``."""
+    if image_reference.is_digest(name) or image_reference.why_invalid(name) is not None:
+        return "other"
+    return "digest" if "@" in name else "tag"
+
+
+def _complete(reference: str) -> str:
+    """The complete form, by which records are named; what is no reference stays as it is."""
+    if image_reference.why_invalid(reference) is not None:
+        return reference
+    return str(image_reference.parse(reference))
+
+
+_ImageEvent: TypeAlias = (
+    image_events_pb2.ImageCreate | image_events_pb2.ImageUpdate | image_events_pb2.ImageDelete
+)
+
+_EVENTS: Final[Mapping[str, type[_ImageEvent]]] = {
+    "/images/create": image_events_pb2.ImageCreate,
+    "/images/update": image_events_pb2.ImageUpdate,
+    "/images/delete": image_events_pb2.ImageDelete,
+}
+
+
+def _event_name(envelope: types_pb2.Envelope) -> str:
+    """The name of the image record that an event speaks of."""
+    kind = _EVENTS.get(envelope.topic)
+    if kind is None:
+        return ""
+    event = kind()
+    try:
+        event.ParseFromString(envelope.event.value)
+    except DecodeError:
+        return ""
+    return event.name

@@ -1,0 +1,203 @@
+"""Layers into snapshots: Prepare, Apply, Commit, one layer on the other.
+
+A snapshot is named by its chain id, so images share the layers they have in common, and a layer
+that somebody else has unpacked (the built-in plugin, ``ctr``, a pull beside this one) is taken as
+it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from generated.containerd import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
+from runtime.containerd.client import Containerd, Metadata
+from runtime.errors import FailedPrecondition, Unknown
+from runtime.images.content import set_labels
+from runtime.images.manifest import Descriptor, chain_ids
+from runtime.steps.shared_tasks import SharedTasks
+
+_PREPARE_TRIES: Final = 3
+_DOCKER_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+_OCI_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+
+Fetched = Callable[[Descriptor], Awaitable[None]]
+"""Returns when the layer's blob is in the content store."""
+
+
+async def snapshot_exists(containerd: Containerd, snapshotter: str, name: str) -> bool:
+    """Whether a snapshot (active or committed) has this name."""
+    try:
+        await containerd.snapshots.Stat(
+            snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
+        )
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+async def keep_in_lease(containerd: Containerd, lease: Metadata, kind: str, name: str) -> None:
+    """Put something that exists under a lease: ``content`` or ``snapshots/<snapshotter>``."""
+    resource = leases_pb2.Resource(id=name, type=kind)
+    request = leases_pb2.AddResourceRequest(id=dict(lease)["containerd-lease"], resource=resource)
+    await containerd.leases.AddResource(request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One layer to be unpacked on its parent's snapshot."""
+
+    layer: Descriptor
+    diff_id: str
+    parent: str
+    chain_id: str
+    snapshotter: str
+    lease: Metadata
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What snapshotters that fetch by themselves go by; ``snapshot.ref`` is what is made."""
+        return {
+            "containerd.io/snapshot.ref": self.chain_id,
+            "containerd.io/snapshot/diff-id": self.diff_id,
+            "containerd.io/snapshot/parent-chain-id": self.parent,
+        }
+
+
+class Unpacker:
+    """Unpacks layers; one for the whole server, as its pulls share work."""
+
+    def __init__(self, containerd: Containerd) -> None:
+        self._containerd = containerd
+        self._steps = SharedTasks()
+
+    async def unpack(
+        self,
+        layers: Sequence[Descriptor],
+        diff_ids: Sequence[str],
+        *,
+        snapshotter: str,
+        lease: Metadata,
+        fetched: Fetched,
+    ) -> str:
+        """Make the snapshots of all layers that lack theirs; returns the chain id of the last.
+
+        ``fetched`` is awaited for a layer before it is applied, and not called for others: the
+        layers below an existing snapshot need not be downloaded.
+        """
+        if len(layers) != len(diff_ids):
+            raise FailedPrecondition(
+                f"the manifest has {len(layers)} layers and the config {len(diff_ids)}"
+            )
+        chain = chain_ids(diff_ids)
+        first = await self._first_missing(snapshotter, chain)
+        if first:
+            await self._keep(lease, snapshotter, chain[first - 1])
+        for i in range(first, len(chain)):
+            await fetched(layers[i])
+            parent = chain[i - 1] if i else ""
+            step = _Step(layers[i], diff_ids[i], parent, chain[i], snapshotter, lease)
+            if not await self._steps.run((snapshotter, chain[i]), partial(self._apply, step)):
+                await self._keep(lease, snapshotter, chain[i])
+        return chain[-1] if chain else ""
+
+    async def _first_missing(self, snapshotter: str, chain: Sequence[str]) -> int:
+        """The number of layers that are unpacked, counted from the lowest."""
+        if not chain or await snapshot_exists(self._containerd, snapshotter, chain[-1]):
+            return len(chain)
+        for count, name in enumerate(chain):
+            if not await snapshot_exists(self._containerd, snapshotter, name):
+                return count
+        return len(chain)
+
+    async def _keep(self, lease: Metadata, snapshotter: str, name: str) -> None:
+        await keep_in_lease(self._containerd, lease, f"snapshots/{snapshotter}", name)
+
+    async def _apply(self, step: _Step) -> None:
+        prepared = await self._prepare(step)
+        if prepared is None:
+            return
+        key, mounts = prepared
+        try:
+            applied = await self._containerd.diff.Apply(
+                diff_pb2.ApplyRequest(diff=_descriptor(step.layer), mounts=mounts),
+                metadata=step.lease,
+            )
+            if applied.applied.digest != step.diff_id:
+                raise FailedPrecondition(
+                    f"layer {step.layer.digest} unpacks to {applied.applied.digest}, "
+                    f"but its image says {step.diff_id}"
+                )
+            label = {"containerd.io/uncompressed": step.diff_id}
+            await asyncio.gather(
+                self._commit(step, key),
+                set_labels(self._containerd, step.layer.digest, label),
+            )
+        except BaseException:
+            await asyncio.shield(self._discard(step.snapshotter, key))
+            raise
+
+    async def _prepare(self, step: _Step) -> tuple[str, Sequence[types_pb2.Mount]] | None:
+        """Key and mounts of a new snapshot to unpack into; None: the layer is there already."""
+        for _ in range(_PREPARE_TRIES):
+            key = _extraction_key(step.chain_id)
+            try:
+                answer = await self._containerd.snapshots.Prepare(
+                    snapshots_pb2.PrepareSnapshotRequest(
+                        snapshotter=step.snapshotter,
+                        key=key,
+                        parent=step.parent,
+                        labels=step.labels,
+                    ),
+                    metadata=step.lease,
+                )
+                return key, answer.mounts
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+            if await snapshot_exists(self._containerd, step.snapshotter, step.chain_id):
+                return None
+        raise Unknown(f"snapshotter {step.snapshotter} has and has not a snapshot {step.chain_id}")
+
+    async def _commit(self, step: _Step, key: str) -> None:
+        try:
+            await self._containerd.snapshots.Commit(
+                snapshots_pb2.CommitSnapshotRequest(
+                    snapshotter=step.snapshotter, name=step.chain_id, key=key, labels=step.labels
+                ),
+                metadata=step.lease,
+            )
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            await self._discard(step.snapshotter, key)  # another process was faster
+
+    async def _discard(self, snapshotter: str, key: str) -> None:
+        with suppress(aio.AioRpcError):  # the garbage collector takes what stays
+            await self._containerd.snapshots.Remove(
+                snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+            )
+
+
+def _descriptor(layer: Descriptor) -> types_pb2.Descriptor:
+    # daemons before 1.7 know zstd by OCI's name alone
+    media_type = _OCI_ZSTD if layer.media_type == _DOCKER_ZSTD else layer.media_type
+    return types_pb2.Descriptor(media_type=media_type, digest=layer.digest, size=layer.size)
+
+
+def _extraction_key(chain_id: str) -> str:
+    """A new key for unpacking, in the form of containerd's own clients."""
+    unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
+    return f"extract-{time.time_ns() % 10**9}-{unique} {chain_id}"

@@ -1,0 +1,150 @@
+"""How much disk images and containers take, from the snapshotters' own figures.
+
+A committed snapshot never changes, so its usage is asked for once; active ones (the writable layers
+of containers) are asked for at each walk. containerd answers by walking directories, so a walk that
+takes long is followed by a longer pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+from grpc import aio
+
+from generated.containerd import snapshots_pb2
+from generated.cri import api_pb2
+from runtime.containerd.client import Containerd
+
+log = structlog.get_logger(__name__)
+
+_IDLE_SHARE: Final = 20
+"""A walk may take one part in this many of the time."""
+_FIRST_WALK: Final = 0.5
+"""Seconds after the start: the first pods need the daemon more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotUsage:
+    """What one snapshot holds besides its parents."""
+
+    size: int
+    """Bytes."""
+    inodes: int
+    writable: bool
+    """Whether it is a container's layer rather than an image's."""
+    taken_at: int
+    """Nanoseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A sum over snapshots."""
+
+    size: int = 0
+    inodes: int = 0
+    taken_at: int = 0
+    """Of the oldest figure in the sum; 0 with none."""
+
+
+class ImageUsage:
+    """Figures of these snapshotters, walked every ``period`` seconds while started."""
+
+    def __init__(
+        self, containerd: Containerd, snapshotters: Collection[str], period: float
+    ) -> None:
+        self._containerd = containerd
+        self._period = period
+        self._snapshots: dict[str, dict[str, SnapshotUsage]] = {name: {} for name in snapshotters}
+        self._walker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to walk."""
+        self._walker = asyncio.create_task(self._walk_for_ever(), name="snapshot usage")
+
+    async def close(self) -> None:
+        """Stop walking."""
+        if self._walker:
+            self._walker.cancel()
+            await asyncio.gather(self._walker, return_exceptions=True)
+
+    def of_snapshot(self, snapshotter: str, key: str) -> SnapshotUsage | None:
+        """The last figure of one snapshot; None when it was not seen yet."""
+        return self._snapshots.get(snapshotter, {}).get(key)
+
+    def total(self, snapshotter: str) -> Usage:
+        """All snapshots of a snapshotter."""
+        return _sum(self._snapshots[snapshotter].values())
+
+    def writable(self, snapshotter: str) -> Usage:
+        """The writable layers of a snapshotter."""
+        return _sum(usage for usage in self._snapshots[snapshotter].values() if usage.writable)
+
+    async def walk(self) -> None:
+        """Take new figures."""
+        for snapshotter, known in self._snapshots.items():
+            if snapshotter in self._containerd.capabilities.snapshotters:
+                self._snapshots[snapshotter] = await self._figures(snapshotter, known)
+
+    async def _walk_for_ever(self) -> None:
+        await asyncio.sleep(_FIRST_WALK)
+        while True:
+            began = time.monotonic()
+            try:
+                await self.walk()
+            except aio.AioRpcError as error:
+                log.debug("snapshots were not measured", why=error.details())
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self._period, took * _IDLE_SHARE))
+
+    async def _figures(
+        self, snapshotter: str, known: dict[str, SnapshotUsage]
+    ) -> dict[str, SnapshotUsage]:
+        figures: dict[str, SnapshotUsage] = {}
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        async for answer in self._containerd.snapshots.List(request):
+            for info in answer.info:
+                old = known.get(info.name)
+                active = info.kind == snapshots_pb2.ACTIVE
+                if old and not active and not old.writable:
+                    figures[info.name] = old
+                    continue
+                figure = await self._figure(snapshotter, info.name, active)
+                if figure:
+                    figures[info.name] = figure
+        return figures
+
+    async def _figure(self, snapshotter: str, key: str, active: bool) -> SnapshotUsage | None:
+        try:
+            answer = await self._containerd.snapshots.Usage(
+                snapshots_pb2.UsageRequest(snapshotter=snapshotter, key=key)
+            )
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # removed since it was listed
+                return None
+            raise
+        return SnapshotUsage(answer.size, answer.inodes, active, time.time_ns())
+
+
+def filesystem_usage(usage: Usage, mountpoint: str) -> api_pb2.FilesystemUsage:
+    """A sum as CRI tells it, with the snapshotter's directory as the place."""
+    return api_pb2.FilesystemUsage(
+        timestamp=usage.taken_at or time.time_ns(),
+        fs_id=api_pb2.FilesystemIdentifier(mountpoint=mountpoint),
+        used_bytes=api_pb2.UInt64Value(value=usage.size),
+        inodes_used=api_pb2.UInt64Value(value=usage.inodes),
+    )
+
+
+def _sum(figures: Iterable[SnapshotUsage]) -> Usage:
+    figures = list(figures)
+    return Usage(
+        size=sum(figure.size for figure in figures),
+        inodes=sum(figure.inodes for figure in figures),
+        taken_at=min((figure.taken_at for figure in figures), default=0),
+    )

@@ -1,0 +1,1 @@
+"""The kernel and its file systems: calls, namespaces, cgroups, files."""

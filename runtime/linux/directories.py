@@ -1,0 +1,65 @@
+"""Directories of sandboxes and containers, whose contents other programs may have mounted over."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from runtime.linux import kernel
+
+_PRIVATE: Final = 0o700
+_BUSY_ATTEMPTS: Final = 50
+_BUSY_PAUSE: Final = 0.1
+"""Seconds; a mount that is detached is let go of a little later."""
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory that only this user can enter, or close an existing one to all others.
+
+    What lies below, such as the pods' world-writable /dev/shm, is out of reach of the node's other
+    users from the first moment. Raises OSError.
+    """
+    directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    directory.chmod(_PRIVATE)
+
+
+async def remove_tree(directory: str | Path) -> None:
+    """Unmount whatever is mounted in the directory, deepest first, and delete it; gone is fine.
+
+    Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
+    directory busy, which is waited out for 5 s at most.
+    """
+    await asyncio.to_thread(_remove_tree, str(directory))
+
+
+async def unmount(target: str | Path) -> None:
+    """Detach every mount at or below the path; none is fine."""
+    await asyncio.to_thread(_unmount, str(target))
+
+
+def _unmount(target: str) -> None:
+    for point in kernel.mounts_below(target):
+        try:
+            kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):  # another call was faster
+                raise
+
+
+def _remove_tree(directory: str) -> None:
+    for attempt in range(1, _BUSY_ATTEMPTS + 1):
+        _unmount(directory)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or attempt == _BUSY_ATTEMPTS:
+                raise
+            time.sleep(_BUSY_PAUSE)
+        else:
+            return

@@ -1,0 +1,136 @@
+"""Network namespaces of pods: files in /var/run/netns that hold a namespace by a bind mount.
+
+The place and the name are containerd's (``cni-<uuid>``), so that ``ip netns`` and other runtimes
+see them.  A namespace belongs to a thread until something else holds it: it is made in a thread of
+its own, which ends when the mount holds it, and no thread of the server is ever left in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from runtime.linux import kernel
+from runtime.steps.side_by_side import all_finished
+
+DIRECTORY: Final = "/var/run/netns"
+
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 0x1
+_INTERFACE_REQUEST: Final = struct.Struct("16sH14x")
+
+Result = TypeVar("Result")
+
+
+def new_path(directory: str = DIRECTORY) -> str:
+    """A path for a new namespace, which the caller can record before anything is there."""
+    return f"{directory}/cni-{uuid.uuid4()}"
+
+
+async def create(path: str) -> str:
+    """Make a network namespace at ``path`` with its loopback up; gives the path. Takes about 1 ms.
+
+    Raises OSError; nothing is left behind then. A cancellation, and any that follows it, is passed
+    on once the namespace is there or is known not to be: a caller that removes ``path`` afterwards
+    leaves nothing.
+    """
+    await all_finished(in_own_thread(_create, path))
+    return path
+
+
+async def remove(path: str) -> None:
+    """Let go of the namespace and delete its file; it ends with its last process.  Repeatable."""
+    if path:
+        await asyncio.to_thread(_remove, path)
+
+
+def is_alive(path: str) -> bool:
+    """Return whether ``path`` still is a namespace (a reboot leaves the file and no mount)."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+async def inside(path: str, work: Callable[[], Result]) -> Result:
+    """Run ``work`` in the namespace at ``path``, in a thread of its own, and return its result."""
+
+    def enter_and_work() -> Result:
+        with open(path, "rb") as namespace:
+            kernel.setns(namespace.fileno(), kernel.CLONE_NEWNET)
+        return work()
+
+    return await in_own_thread(enter_and_work)
+
+
+async def in_own_thread(work: Callable[..., Result], *arguments: object) -> Result:
+    """Run ``work`` in a new thread that ends with it; its namespaces end with it too.
+
+    Not ``asyncio.to_thread``: that thread would go on serving others from the wrong namespace.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Result] = loop.create_future()
+
+    def deliver(error: BaseException | None, result: Result | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            result = work(*arguments)
+        except BaseException as error:
+            loop.call_soon_threadsafe(deliver, error, None)
+        else:
+            loop.call_soon_threadsafe(deliver, None, result)
+
+    threading.Thread(target=run, name="netns", daemon=True).start()
+    return await answer
+
+
+def _create(path: str) -> None:
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    # The bind mount needs a file to stand on; made exclusively, so it is ours to delete.
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    try:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        raise_loopback()
+        kernel.mount("/proc/thread-self/ns/net", path, flags=kernel.MS_BIND)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def raise_loopback() -> None:
+    """Set ``lo`` of the calling thread's network namespace up; the kernel then gives it 127.0.0.1.
+
+    This replaces the loopback plugin, whose process costs more than all else in this file.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _INTERFACE_REQUEST.pack(b"lo", 0))
+        name, flags = _INTERFACE_REQUEST.unpack(answer)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _INTERFACE_REQUEST.pack(name, flags | _IFF_UP))
+
+
+def _remove(path: str) -> None:
+    try:
+        kernel.umount2(path, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # no mount there; no file there
+            raise
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

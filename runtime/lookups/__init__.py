@@ -1,0 +1,1 @@
+"""Questions to the node whose answers the OCI spec builders need."""

@@ -1,0 +1,193 @@
+"""What the node is and allows, found out once at the start (``runtime.transforms.facts.Host``)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.config.file import Config
+from runtime.transforms.facts import Host
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+_ARCHITECTURES: Final = {
+    "x86_64": "amd64",
+    "i386": "386",
+    "i686": "386",
+    "aarch64": "arm64",
+    "armv6l": "arm",
+    "armv7l": "arm",
+    "armv8l": "arm",
+    "loongarch64": "loong64",
+}
+"""From uname's machine to Go's name, where they differ."""
+
+# The kernel's order, include/uapi/linux/capability.h.
+_CAPABILITIES: Final = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMount:
+    """How /sys/fs/cgroup is mounted."""
+
+    unified: bool
+    options: tuple[str, ...]
+    """Options of the file system itself, e.g. ``nsdelegate``."""
+
+
+def probe(config: Config) -> Host:
+    """The facts of this node, with the node-wide keys of the configuration."""
+    status = _pairs(Path("/proc/self/status").read_text())
+    uname = os.uname()
+    cgroups = cgroup_mount(Path("/proc/self/mountinfo").read_text())
+    return Host(
+        hostname=uname.nodename,
+        kernel=kernel_version(uname.release),
+        architecture=_ARCHITECTURES.get(uname.machine, uname.machine),
+        capabilities=tuple(capability_names(int(status["CapEff"], 16))),
+        cgroup_unified=cgroups.unified,
+        cgroup_mount_options=tuple(
+            option for option in ("nsdelegate", "memory_recursiveprot") if option in cgroups.options
+        ),
+        swap_controller=_swap_controller(cgroups.unified),
+        hugetlb_controller=_hugetlb_controller(cgroups.unified),
+        seccomp="Seccomp" in status,
+        apparmor=not config.disable_apparmor and _apparmor(),
+        oom_score_adj_floor=_oom_score_adj_floor(config.restrict_oom_score_adj),
+        unprivileged_ports=config.enable_unprivileged_ports,
+        unprivileged_icmp=config.enable_unprivileged_icmp,
+        unset_seccomp_profile=config.unset_seccomp_profile,
+        device_ownership_from_security_context=config.device_ownership_from_security_context,
+    )
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """Major and minor of uname's release, e.g. ``6.1.0-18-amd64``; (0, 0) when it has none."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def capability_names(mask: int) -> Iterator[str]:
+    """``CAP_X`` for each bit of ``mask`` that this server knows, in the kernel's order."""
+    return (f"CAP_{name}" for bit, name in enumerate(_CAPABILITIES) if mask >> bit & 1)
+
+
+def cgroup_mount(mountinfo: str) -> CgroupMount:
+    """How cgroups are mounted, by the lines of /proc/self/mountinfo (proc(5))."""
+    mount = CgroupMount(unified=False, options=())
+    for line in mountinfo.splitlines():
+        fields, _, tail = line.partition(" - ")
+        kind, _, options = tail.partition(" ")
+        if fields.split()[4] == str(_CGROUPS):
+            # Several may lie on one another; the last is the one that is seen.
+            mount = CgroupMount(kind == "cgroup2", tuple(options.split()[-1].split(",")))
+    return mount
+
+
+def capable(host: Host, name: str) -> bool:
+    """Whether this process holds the capability ``CAP_X``."""
+    return name in host.capabilities
+
+
+def own_oom_score_adj() -> int:
+    """The value that children inherit."""
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def _oom_score_adj_floor(restricted: bool) -> int | None:
+    """The lowest value that children can have, None when there is no bound.
+
+    The kernel lets a process with CAP_SYS_RESOURCE in the first user namespace lower the value; no
+    file tells in which namespace we are for sure, so it is tried on this process and put back.
+    """
+    own = own_oom_score_adj()
+    if restricted:
+        return own
+    file = Path("/proc/self/oom_score_adj")
+    try:
+        file.write_text("-1000")
+    except OSError:
+        return own
+    file.write_text(str(own))
+    return None
+
+
+def _swap_controller(unified: bool) -> bool:
+    if not unified:
+        return (_CGROUPS / "memory" / "memory.memsw.limit_in_bytes").exists()
+    own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
+    if (_CGROUPS / own.lstrip("/") / "memory.swap.max").exists():
+        return True
+    # The root cgroup has no such file; any group below it tells as well.
+    return any(_CGROUPS.glob("*/memory.swap.max"))
+
+
+def _hugetlb_controller(unified: bool) -> bool:
+    if not unified:
+        return (_CGROUPS / "hugetlb").is_dir()
+    return "hugetlb" in (_CGROUPS / "cgroup.controllers").read_text().split()
+
+
+def _apparmor() -> bool:
+    """As containerd decides it: enabled, with a parser, and the node itself is no container."""
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    return (
+        "container" not in os.environ
+        and Path("/sys/kernel/security/apparmor").is_dir()
+        and shutil.which("apparmor_parser", path="/sbin:/usr/sbin") is not None
+        and enabled.exists()
+        and enabled.read_text().startswith("Y")
+    )
+
+
+def _pairs(status: str) -> dict[str, str]:
+    """``Key: value`` lines of /proc/self/status."""
+    lines = (line.partition(":") for line in status.splitlines())
+    return {key: value.strip() for key, _, value in lines}

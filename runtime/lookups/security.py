@@ -1,0 +1,124 @@
+"""What the security fields of a request name on this node: seccomp files, AppArmor profiles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from generated.cri import api_pb2
+from generated.oci import types
+from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.transforms import security
+from runtime.transforms.facts import Host, Security
+
+_LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
+_DEFAULT_PROFILE = Path(__file__).resolve().parents[2] / "spec" / "oci" / "apparmor.profile"
+_PARSER = "/sbin/apparmor_parser"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The profiles that a request names, whichever of its fields does so."""
+
+    seccomp_file: str = ""
+    """Path of a profile file on the host; "" when none is named."""
+    apparmor_name: str = ""
+    """Name of a profile that is loaded on the node."""
+    apparmor_default: bool = False
+    """The runtime's own profile is needed, which the runtime itself loads."""
+
+
+def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Host) -> Wanted:
+    """The profiles of a container; a privileged one runs without seccomp and the default
+    profile."""
+    apparmor = security.wanted_apparmor(
+        apparmor=context.apparmor if context.HasField("apparmor") else None,
+        apparmor_profile=context.apparmor_profile,
+    )
+    # without AppArmor a transform refuses the wish with the field's name
+    return Wanted(
+        _seccomp_file(context, host),
+        apparmor.localhost if host.apparmor else "",
+        apparmor.default and host.apparmor and not context.privileged,
+    )
+
+
+def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, host: Host) -> Wanted:
+    """The profiles of a pause container; it has no AppArmor profile."""
+    return Wanted(_seccomp_file(context, host))
+
+
+def _seccomp_file(
+    context: api_pb2.LinuxContainerSecurityContext | api_pb2.LinuxSandboxSecurityContext,
+    host: Host,
+) -> str:
+    if context.privileged:
+        return ""
+    return security.wanted_seccomp(
+        seccomp=context.seccomp if context.HasField("seccomp") else None,
+        seccomp_profile_path=context.seccomp_profile_path,
+        unset_seccomp_profile=host.unset_seccomp_profile,
+    ).localhost
+
+
+async def look_up(wanted: Wanted) -> Security:
+    """Read and load what is wanted; no I/O when nothing is."""
+    if wanted == Wanted():
+        return Security()
+    if wanted.apparmor_default:
+        await load_default_apparmor()
+    return await asyncio.to_thread(
+        lambda: Security(
+            localhost_seccomp=read_seccomp(wanted.seccomp_file) if wanted.seccomp_file else None,
+            localhost_apparmor_loaded=bool(wanted.apparmor_name)
+            and wanted.apparmor_name in loaded_apparmor_profiles(),
+        )
+    )
+
+
+def read_seccomp(path: str) -> types.LinuxSeccomp:
+    """The seccomp profile in the file ``path``; InvalidArgument says what is wrong with it."""
+    field = "config.linux.security_context.seccomp.localhost_ref"
+    try:
+        content = json.loads(Path(path).read_bytes())
+        return types.LinuxSeccomp.from_dict(content)
+    except OSError as error:
+        raise InvalidArgument(f"seccomp profile {path}: {error.strerror}", field=field) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidArgument(
+            f"{path} is not a seccomp profile of the OCI runtime spec: {error}", field=field
+        ) from error
+
+
+def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
+    """The names of the loaded profiles; empty on a node without AppArmor."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            # each line is "name (mode)", and a name may have spaces
+            return frozenset(line.rpartition(" (")[0] for line in file)
+    except FileNotFoundError:
+        return frozenset()
+
+
+async def load_default_apparmor() -> None:
+    """Have the kernel know the runtime's own profile; does nothing when it does already."""
+    if security.DEFAULT_APPARMOR_PROFILE in await asyncio.to_thread(loaded_apparmor_profiles):
+        return
+    parser = await asyncio.create_subprocess_exec(
+        _PARSER,
+        "--replace",
+        "--write-cache",
+        str(_DEFAULT_PROFILE),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await parser.communicate()
+    if parser.returncode != 0:
+        said = complaint.decode(errors="replace").strip()
+        raise FailedPrecondition(
+            f"cannot load the AppArmor profile {security.DEFAULT_APPARMOR_PROFILE}: {said}; "
+            "install the apparmor package, or set disable_apparmor = true"
+        )

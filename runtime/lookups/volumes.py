@@ -1,0 +1,104 @@
+"""The VOLUMEs of an image: a directory on the host for each, filled with what the image has there.
+
+Kubernetes does not manage them, so they live and die with the container, below its root directory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import structlog
+
+from generated.cri import api_pb2
+from runtime.lookups.layers import Layers
+from runtime.transforms.facts import Volume
+
+log = structlog.get_logger(__name__)
+
+_NOT_COPIED = ("security.selinux", "trusted.overlay.", "user.overlay.")
+"""Attributes that mean something only where they are: a label of the node's policy, the marks of
+overlayfs."""
+
+
+def uncovered(
+    volumes: Iterable[str], mounts: Iterable[api_pb2.Mount], container_root: Path
+) -> tuple[Volume, ...]:
+    """A directory below ``container_root`` for each volume that no requested mount covers.
+
+    Only named here; ``fill`` makes them.
+    """
+    covered = {os.path.normpath(mount.container_path) for mount in mounts}
+    paths = [os.path.normpath(f"/{path.lstrip('/')}") for path in volumes]
+    return tuple(
+        Volume(path, str(container_root / "volumes" / secrets.token_hex(16)))
+        for path in paths
+        if path not in covered
+    )
+
+
+def fill(volumes: Sequence[Volume], root: Layers) -> None:
+    """Make the directories and copy what the image has at their paths, owners and attributes
+    included. Blocking: files may be large."""
+    for volume in volumes:
+        os.makedirs(volume.host_path, mode=0o755)
+        _copy(volume, root)
+
+
+def _copy(volume: Volume, root: Layers) -> None:
+    linked: dict[tuple[int, int], str] = {}
+    directories: list[tuple[str, os.stat_result]] = []
+    for relative, source in root.tree(volume.container_path):
+        target = f"{volume.host_path}/{relative}".rstrip("/")
+        found = os.lstat(source)
+        inode = (found.st_dev, found.st_ino)
+        first = linked.get(inode)
+        if first is not None:
+            os.link(first, target, follow_symlinks=False)
+            continue
+        if not _make(source, target, found):
+            continue
+        _copy_owner_and_attributes(source, target, found)
+        if stat.S_ISDIR(found.st_mode):
+            directories.append((target, found))
+        elif found.st_nlink > 1:
+            linked[inode] = target
+    # filling a directory changes its times
+    for target, found in reversed(directories):
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _make(source: str, target: str, found: os.stat_result) -> bool:
+    """Make a file of the same kind and content; False for a socket, which nobody listens on."""
+    mode = found.st_mode
+    if stat.S_ISDIR(mode):
+        os.makedirs(target, exist_ok=True)
+    elif stat.S_ISREG(mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+    elif stat.S_ISLNK(mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISSOCK(mode):
+        return False
+    else:
+        os.mknod(target, mode, found.st_rdev)
+    return True
+
+
+def _copy_owner_and_attributes(source: str, target: str, found: os.stat_result) -> None:
+    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(found.st_mode):
+        # after chown, which clears the set-id bits
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+    for name in os.listxattr(source, follow_symlinks=False):
+        if name.startswith(_NOT_COPIED):
+            continue
+        try:
+            value = os.getxattr(source, name, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=False)
+        except OSError as error:
+            log.debug("attribute not copied", path=target, attribute=name, error=error.strerror)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)

@@ -1,0 +1,1 @@
+"""What the node RPCs do: version, status, runtime config."""

@@ -1,0 +1,1 @@
+"""What the pod sandbox RPCs do, a file for each verb."""

@@ -1,0 +1,80 @@
+"""Sandboxes for the generated handlers: each method is one RPC, its object found and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from generated.cri import api_pb2
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.sandboxes import remove as sandbox_remove
+from runtime.sandboxes import run as sandbox_run
+from runtime.sandboxes import status as sandbox_status
+from runtime.sandboxes import stop as sandbox_stop
+from runtime.sandboxes.services import ContainerWork, Images, Network, Services
+from runtime.steps.shared_tasks import SharedTasks
+from runtime.store.objects import Sandbox, Store
+from runtime.tasks.exits import Exits
+from runtime.transforms import facts
+
+
+class Sandboxes:
+    """Satisfies the generated ``SandboxOperations``."""
+
+    def __init__(
+        self,
+        *,
+        containerd: Containerd,
+        store: Store,
+        exits: Exits,
+        images: Images,
+        network: Network,
+        containers: ContainerWork,
+        host: facts.Host,
+        handlers: Mapping[str, facts.Handler],
+        config: Config,
+    ) -> None:
+        self.services = Services(
+            containerd=containerd,
+            store=store,
+            exits=exits,
+            images=images,
+            network=network,
+            containers=containers,
+            host=host,
+            handlers=handlers,
+            config=config,
+        )
+        self._stops = SharedTasks()
+
+    async def run(self, request: api_pb2.RunPodSandboxRequest) -> api_pb2.RunPodSandboxResponse:
+        """Make a pod and start it."""
+        return await sandbox_run.run(self.services, request)
+
+    async def stop(
+        self, sandbox: Sandbox, request: api_pb2.StopPodSandboxRequest
+    ) -> api_pb2.StopPodSandboxResponse:
+        """Stop the pod; calls that come together share the work, each with its own patience."""
+        await self._stop(sandbox)
+        return api_pb2.StopPodSandboxResponse()
+
+    async def remove(
+        self, sandbox: Sandbox, request: api_pb2.RemovePodSandboxRequest
+    ) -> api_pb2.RemovePodSandboxResponse:
+        """Stop the pod if need be, and leave nothing of it."""
+        await self._stop(sandbox)
+        await sandbox_remove.remove(self.services, sandbox)
+        return api_pb2.RemovePodSandboxResponse()
+
+    async def status(
+        self, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
+    ) -> api_pb2.PodSandboxStatusResponse:
+        """What is known of the pod."""
+        return await sandbox_status.status(self.services, sandbox, request)
+
+    async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
+        """The pods that fit the filter."""
+        return sandbox_status.list_sandboxes(self.services.store, request)
+
+    async def _stop(self, sandbox: Sandbox) -> None:
+        await self._stops.run(sandbox.id, lambda: sandbox_stop.stop(self.services, sandbox))

@@ -1,0 +1,70 @@
+"""RemovePodSandbox: nothing of the pod is left, here, in containerd or in the kernel."""
+
+from __future__ import annotations
+
+import structlog
+from grpc import aio
+
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState, SandboxEvent
+from runtime.containerd.removals import delete_container, delete_lease, remove_snapshot
+from runtime.errors import from_rpc
+from runtime.linux.directories import remove_tree
+from runtime.sandboxes.services import Services
+from runtime.steps.side_by_side import all_finished
+from runtime.steps.times import StepTimes
+from runtime.store.objects import Container, Sandbox
+from runtime.tasks import shared_shim
+from runtime.tasks.exits import delete_task
+
+log = structlog.get_logger(__name__)
+
+
+async def remove(services: Services, sandbox: Sandbox) -> None:
+    """Remove what is left of a pod that was just stopped, even if it had been before.
+
+    The pause container's record goes last: until then a failure, or a crash, leaves a pod that is
+    listed, and this may be called again.
+    """
+    sandbox.fire(SandboxEvent.REMOVE)
+    times = StepTimes()
+    try:
+        with times.step("parts"):
+            await _remove_parts(services, sandbox)
+        with times.step("record"):
+            await _remove_record(services, sandbox)
+    except BaseException as error:
+        sandbox.fire(SandboxEvent.REMOVE_FAILED)
+        if isinstance(error, aio.AioRpcError):
+            raise from_rpc(error, f"remove sandbox {sandbox.id}") from error
+        raise
+    sandbox.fire(SandboxEvent.REMOVED)
+    log.debug("sandbox remove steps", sandbox=sandbox.id, **times.spans())
+
+
+async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
+    # Before the pause task, with which the shim of them all ends.
+    await all_finished(*(_remove_container(services, item) for item in sandbox.containers))
+    await all_finished(
+        delete_task(services.containerd, sandbox.id),
+        delete_lease(services.containerd, sandbox.id),
+        shared_shim.withdraw(services.containerd, sandbox.id),
+        remove_tree(sandbox.files.state_dir),
+        remove_tree(sandbox.files.root_dir),
+    )
+
+
+async def _remove_container(services: Services, container: Container) -> None:
+    if container.state is not ContainerState.REMOVING:
+        request = api_pb2.RemoveContainerRequest(container_id=container.id)
+        await services.containers.remove(container, request)
+
+
+async def _remove_record(services: Services, sandbox: Sandbox) -> None:
+    containerd = services.containerd
+    snapshotter = services.snapshotter(sandbox.metadata.runtime_handler)
+    # An unreferenced snapshot is collected, so these may go in any order.
+    await all_finished(
+        remove_snapshot(containerd, snapshotter, sandbox.id),
+        delete_container(containerd, sandbox.id),
+    )

@@ -1,0 +1,113 @@
+"""What the work on sandboxes needs from the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from generated.cri import api_pb2
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.errors import InvalidArgument
+from runtime.linux import netns
+from runtime.lookups.users import UserDatabases
+from runtime.store.objects import Container, Store
+from runtime.tasks.exits import Exits
+from runtime.transforms import facts
+
+
+class Attachment(Protocol):
+    """What CNI ADD gave a pod."""
+
+    @property
+    def ip(self) -> str: ...
+
+    @property
+    def additional_ips(self) -> tuple[str, ...]: ...
+
+    @property
+    def result(self) -> Mapping[str, Any]: ...
+
+
+class Network(Protocol):
+    """CNI as sandboxes use it; `runtime.cni.network.Network`."""
+
+    def problem(self) -> str | None: ...
+
+    async def add(
+        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
+    ) -> Attachment: ...
+
+    async def delete(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        had_result: bool,
+    ) -> None: ...
+
+
+class Images(Protocol):
+    """Images as sandboxes use them; `runtime.images.operations.Images`."""
+
+    async def ensure(self, reference: str) -> facts.Image: ...
+
+    async def unpacked(self, image: facts.Image, snapshotter: str) -> str: ...
+
+
+class ContainerWork(Protocol):
+    """What a pod's end does to its containers; `runtime.containers.operations.Containers`."""
+
+    async def stop(
+        self, container: Container, request: api_pb2.StopContainerRequest
+    ) -> api_pb2.StopContainerResponse: ...
+
+    async def remove(
+        self, container: Container, request: api_pb2.RemoveContainerRequest
+    ) -> api_pb2.RemoveContainerResponse: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The joined parts, as `runtime.server.app` made them."""
+
+    containerd: Containerd
+    store: Store
+    exits: Exits
+    images: Images
+    network: Network
+    containers: ContainerWork
+    host: facts.Host
+    handlers: Mapping[str, facts.Handler]
+    """By name."""
+    config: Config
+    users: UserDatabases = field(default_factory=UserDatabases)
+    """Those of the pause images."""
+
+    def handler(self, name: str) -> facts.Handler:
+        """The runtime handler that a pod asks for; the empty name is the default one.
+
+        Raises InvalidArgument naming those that the config has.
+        """
+        handler = self.handlers.get(name or self.config.containerd.default_runtime_name)
+        if handler is None:
+            known = ", ".join(sorted(filter(None, self.handlers)))
+            raise InvalidArgument(
+                f'no runtime handler "{name}" is configured; there are: {known}',
+                field="runtime_handler",
+            )
+        return handler
+
+    @property
+    def netns_directory(self) -> str:
+        """Where the files that hold the pods' network namespaces are."""
+        if self.config.netns_mounts_under_state_dir:
+            return str(self.config.state_dir / "netns")
+        return netns.DIRECTORY
+
+    def snapshotter(self, handler_name: str) -> str:
+        """Where the handler's snapshots are; the default for one that has left the config since."""
+        handler = self.handlers.get(handler_name or self.config.containerd.default_runtime_name)
+        return handler.snapshotter if handler else self.config.containerd.snapshotter

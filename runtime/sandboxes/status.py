@@ -1,0 +1,121 @@
+"""PodSandboxStatus and ListPodSandbox: what is known of sandboxes, without asking containerd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from google.protobuf.json_format import MessageToDict
+from grpc import aio
+
+from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
+from generated.cri import api_pb2
+from generated.statuses import pod_sandbox_status
+from runtime.containerd.removals import is_not_found
+from runtime.errors import InvalidArgument
+from runtime.linux import netns
+from runtime.sandboxes.services import Services
+from runtime.store import records
+from runtime.store.objects import Sandbox, Store
+from runtime.tasks.exits import task
+
+_CALL_LIMIT = 10.0
+
+
+async def status(
+    services: Services, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
+) -> api_pb2.PodSandboxStatusResponse:
+    """The sandbox's status; verbose, also what containerd keeps of it."""
+    facts = sandbox.facts
+    if not netns.is_alive(sandbox.metadata.netns_path):
+        # The addresses belong to somebody else by now.
+        facts = replace(facts, metadata=replace(facts.metadata, ip="", additional_ips=()))
+    info = await _info(services, sandbox) if request.verbose else {}
+    return api_pb2.PodSandboxStatusResponse(
+        status=pod_sandbox_status.read(sandbox=facts), info=info
+    )
+
+
+def list_sandboxes(
+    store: Store, request: api_pb2.ListPodSandboxRequest
+) -> api_pb2.ListPodSandboxResponse:
+    """The sandboxes that fit every given part of the filter."""
+    if not request.HasField("filter") or request.filter == api_pb2.PodSandboxFilter():
+        return store.sandboxes.listing()
+    wanted = request.filter
+    candidates = _by_id(store, wanted.id) if wanted.id else list(store.sandboxes)
+    return api_pb2.ListPodSandboxResponse(
+        items=[item.listed() for item in candidates if matches(item.listed(), wanted)]
+    )
+
+
+def matches(listed: api_pb2.PodSandbox, wanted: api_pb2.PodSandboxFilter) -> bool:
+    """Whether a sandbox has the filter's state and labels."""
+    if wanted.HasField("state") and listed.state != wanted.state.state:
+        return False
+    labels = listed.labels
+    return all(labels.get(key) == value for key, value in wanted.label_selector.items())
+
+
+def _by_id(store: Store, prefix: str) -> list[Sandbox]:
+    """The sandbox of that id or prefix; a prefix that fits none or many lists nothing."""
+    try:
+        found = store.sandboxes.find(prefix)
+    except InvalidArgument:
+        return []
+    return [found] if found else []
+
+
+async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
+    """The JSON under the key ``info``: the names are the built-in plugin's, crictl shows them."""
+    container = await _container(services, sandbox.id)
+    process = await task(services.containerd, sandbox.id)
+    metadata = sandbox.metadata
+    told: dict[str, Any] = {
+        "pid": sandbox.status.pid,
+        "processStatus": _process_status(process),
+        "netNamespaceClosed": bool(metadata.netns_path) and not netns.is_alive(metadata.netns_path),
+        "image": container.image,
+        "snapshotKey": container.snapshot_key,
+        "snapshotter": container.snapshotter,
+        "runtimeHandler": metadata.runtime_handler,
+        "runtimeType": container.runtime.name,
+        "runtimeOptions": _runtime_options(container),
+        "config": records.to_go(metadata.config),
+        "runtimeSpec": msgspec.Raw(container.spec.value or b"null"),
+        "cniResult": metadata.cni_result,
+        "sandboxMetadata": msgspec.Raw(records.sandbox_metadata_json(metadata)),
+        "overhead": records.to_go(metadata.config.linux.overhead),
+        "resources": records.to_go(metadata.config.linux.resources),
+    }
+    return {"info": msgspec.json.encode(told).decode()}
+
+
+async def _container(services: Services, sandbox_id: str) -> containers_pb2.Container:
+    """The pause container's record; an empty one when a failed creation left none."""
+    try:
+        answer = await services.containerd.containers.Get(
+            containers_pb2.GetContainerRequest(id=sandbox_id), timeout=_CALL_LIMIT
+        )
+    except aio.AioRpcError as error:
+        if not is_not_found(error):
+            raise
+        return containers_pb2.Container()
+    container: containers_pb2.Container = answer.container
+    return container
+
+
+def _process_status(process: task_types_pb2.Process | None) -> str:
+    if process is None:
+        return "deleted"
+    return task_types_pb2.Status.Name(process.status).lower()
+
+
+def _runtime_options(container: containers_pb2.Container) -> Mapping[str, Any] | None:
+    options = runc_options_pb2.Options()
+    if not container.runtime.options.type_url.endswith(options.DESCRIPTOR.full_name):
+        return None
+    options.ParseFromString(container.runtime.options.value)
+    return MessageToDict(options, preserving_proto_field_name=True)

@@ -1,0 +1,1 @@
+"""The server process: the joined parts, the socket, logs, metrics, recovery."""

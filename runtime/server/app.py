@@ -1,0 +1,231 @@
+"""The only place where objects are joined: from the configuration to a server that takes calls.
+
+The socket is there at once and answers UNAVAILABLE, with the reason, until containerd is there and
+everything of an earlier run is recovered; it does so again whenever containerd goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+from grpc import aio
+
+from generated.cri import api_pb2_grpc
+from generated.handlers import protocols
+from generated.handlers.image_service import ImageService
+from generated.handlers.runtime_service import RuntimeService
+from runtime.cni.network import Network
+from runtime.config.file import Config
+from runtime.containerd.client import Containerd
+from runtime.containers.operations import Containers
+from runtime.frame import Frame
+from runtime.images.operations import Images
+from runtime.images.pause import PauseSource
+from runtime.linux import directories
+from runtime.logs.client import LogKeeper
+from runtime.lookups import handlers, host
+from runtime.node.operations import Node
+from runtime.sandboxes.operations import Sandboxes
+from runtime.server import listener, metrics, recovery
+from runtime.server.embedded import OWN_PAUSE, Daemon
+from runtime.stats.operations import Stats
+from runtime.store.events import Events
+from runtime.store.objects import Container, Layout, Sandbox, Store
+from runtime.tasks.exits import Exits
+
+log = structlog.get_logger(__name__)
+
+_CRI_NAMESPACE_CLASH: Final = (
+    "containerd's built-in CRI plugin runs in the same namespace and will fight over every pod; "
+    'set disabled_plugins = ["io.containerd.grpc.v1.cri"] in containerd\'s config and restart it'
+)
+
+
+async def serve(config: Config, daemon: Daemon | None) -> None:
+    """Serve until SIGTERM or SIGINT, then let running calls end; pods keep running.
+
+    ``daemon`` is the private containerd, if there is one: it is kept alive meanwhile. Raises
+    ConfigError for what the user must mend.
+    """
+    app = await App.joined(config)
+    await app.run(daemon)
+
+
+class App:
+    """All parts of a running server. Made by ``joined``."""
+
+    def __init__(
+        self,
+        config: Config,
+        containerd: Containerd,
+        log_keeper: LogKeeper,
+    ) -> None:
+        self.config = config
+        self.containerd = containerd
+        self.log_keeper = log_keeper
+        self.host = host.probe(config)
+        self.handlers = handlers.configured(config)
+        self.store = Store(Layout(config.root_dir, config.state_dir), Events())
+        self.network = Network(config.cni)
+        self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
+        self.images = Images(
+            containerd=containerd, config=config, host=self.host, handlers=self.handlers
+        )
+        self.containers = Containers(
+            containerd=containerd,
+            store=self.store,
+            exits=self.exits,
+            images=self.images,
+            log_keeper=log_keeper,
+            host=self.host,
+            handlers=self.handlers,
+            config=config,
+        )
+        self.sandboxes = Sandboxes(
+            containerd=containerd,
+            store=self.store,
+            exits=self.exits,
+            images=self.images,
+            network=self.network,
+            containers=self.containers,
+            host=self.host,
+            handlers=self.handlers,
+            config=config,
+        )
+        self.stats = Stats(
+            store=self.store, images=self.images, handlers=self.handlers, config=config
+        )
+        self.node = Node(
+            containerd=containerd, network=self.network, handlers=self.handlers, config=config
+        )
+        self._closed: str | None = "the server is starting"
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def joined(cls, config: Config) -> App:
+        """All parts for this configuration; nothing is asked of containerd yet."""
+        for directory in (config.root_dir, config.state_dir):
+            directories.make_private(directory)
+        containerd = await Containerd.connect(
+            config.containerd.address, config.containerd.namespace
+        )
+        return cls(config, containerd, await LogKeeper.start(str(config.state_dir)))
+
+    async def run(self, daemon: Daemon | None) -> None:
+        """Serve until a signal or until something failed that cannot be mended while running."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        listening = await listener.listening(self.config.socket, self._add_services)
+        log.info("listening", socket=str(self.config.socket))
+        self._spawn(self._open())
+        if daemon:
+            self._spawn(daemon.keep_alive())
+        try:
+            await self._stop.wait()
+            log.info("stopping: running calls may end", within=f"{listener.GRACE:.0f} s")
+        finally:
+            await listening.stop(listener.GRACE)
+            await self._close()
+        if self._failure:
+            raise self._failure
+
+    def _add_services(self, to: aio.Server) -> None:
+        frame = Frame(
+            closed=self._why_closed,
+            observe=self._observe(),
+            log=structlog.get_logger("cri"),
+            debugging=self.config.log_level == "debug",
+        )
+        _must_satisfy(self.sandboxes, protocols.SandboxOperations)
+        _must_satisfy(self.containers, protocols.ContainerOperations)
+        _must_satisfy(self.images, protocols.ImageOperations)
+        _must_satisfy(self.node, protocols.NodeOperations)
+        _must_satisfy(self.stats, protocols.StatsOperations)
+        runtime_service: RuntimeService[Container, Sandbox] = RuntimeService(
+            frame=frame,
+            find_container=self.store.containers,
+            find_sandbox=self.store.sandboxes,
+            containers=self.containers,
+            node=self.node,
+            sandboxes=self.sandboxes,
+            stats=self.stats,
+        )
+        api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime_service, to)
+        api_pb2_grpc.add_ImageServiceServicer_to_server(
+            ImageService(frame=frame, images=self.images), to
+        )
+
+    def _observe(self) -> metrics.Observe:
+        address = self.config.metrics.address
+        return metrics.serve(address) if address else metrics.unobserved
+
+    async def _open(self) -> None:
+        """Everything between the first answer of containerd and the first call that is served."""
+        self._closed = f"waiting for containerd at {self.containerd.address}"
+        await self.containerd.wait_ready()
+        self._closed = "recovering pods and containers of an earlier run"
+        self._say_what_is_odd()
+        self.handlers.update(
+            await handlers.with_features(self.handlers, self.containerd, self.host)
+        )
+        await asyncio.gather(self.network.start(), self.images.start(), self.exits.start())
+        if self.config.pause_image == OWN_PAUSE and await self.images.resolve(OWN_PAUSE) is None:
+            await self.images.install(OWN_PAUSE, PauseSource(self.host.architecture))
+        await recovery.recover(self.sandboxes.services, self.log_keeper)
+        self._spawn(self.containerd.watch(self.images.reconcile))
+        self._closed = None
+        log.info("serving", socket=str(self.config.socket))
+
+    def _why_closed(self) -> str | None:
+        if self._closed:
+            return self._closed
+        if not self.containerd.connected:
+            return f"waiting for containerd at {self.containerd.address} to come back"
+        return None
+
+    def _say_what_is_odd(self) -> None:
+        """What a person should know once, and not with every pod."""
+        if self.containerd.capabilities.builtin_cri:
+            log.error(_CRI_NAMESPACE_CLASH)
+        floor = self.host.oom_score_adj_floor
+        if floor is not None:
+            log.warning(
+                "oom_score_adj of pods and containers is raised where it asks for less",
+                floor=floor,
+                reason="this process lacks CAP_SYS_RESOURCE, or restrict_oom_score_adj is set",
+            )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` beside the calls; its failure ends the server."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception():
+            self._failure = task.exception()
+            self._stop.set()
+
+    async def _close(self) -> None:
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.exits.stop()
+        await asyncio.gather(self.images.close(), self.network.stop(), self.log_keeper.aclose())
+        await self.containerd.close()
+
+
+def _must_satisfy(part: object, protocol: type) -> None:
+    """mypy compares signatures; this finds a method that is missing, before the first call does."""
+    if not isinstance(part, protocol):
+        wanted = {name for name in vars(protocol) if not name.startswith("_")}
+        missing = ", ".join(sorted(name for name in wanted if not hasattr(part, name)))
+        raise TypeError(f"{type(part).__name__} lacks {missing} of {protocol.__name__}")

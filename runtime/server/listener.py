@@ -1,0 +1,56 @@
+"""The gRPC server on its unix socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from grpc import aio
+
+from runtime.config.file import ConfigError
+from runtime.containerd.client import MAX_MESSAGE
+
+GRACE: Final = 10.0
+"""Seconds that calls have to end after SIGTERM."""
+
+_OPTIONS: Final = [
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.so_reuseport", 0),
+    # The kubelet may keep the connection alive as often as it likes.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> aio.Server:
+    """A started server on the unix socket ``path``, which only its owner may open (mode 0600).
+
+    Raises ConfigError when another server answers there or the socket cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _answers(path):
+        raise ConfigError(f"{path}: another server answers there; stop it or listen elsewhere")
+    server = aio.server(options=_OPTIONS)
+    add_services(server)
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix://{path}")
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot listen there: {error}") from error
+    finally:
+        os.umask(mask)
+    await server.start()
+    return server
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""What the stats RPCs do: readings of cgroups and networks."""

@@ -1,0 +1,1 @@
+"""Ways to run asynchronous steps: beside each other, with undo, in the background."""

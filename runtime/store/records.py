@@ -1,0 +1,313 @@
+"""The records that outlive this process, in the shapes of containerd's built-in CRI plugin.
+
+A node can be moved between the built-in plugin and this server because both read the same places:
+
+* the extension ``io.cri-containerd.sandbox.metadata`` of the pause container,
+* the extension ``io.cri-containerd.container.metadata`` of a container,
+* the status file ``<root>/io.containerd.grpc.v1.cri/containers/<id>/status``.
+
+All three are what Go's ``encoding/json`` writes for the plugin's structs: CRI messages under their
+proto names, enums and 64-bit integers as numbers, bytes in base64, zero values left out. That is
+not protobuf's own JSON mapping, hence the pair `to_go` and `from_go`. Reading is tolerant of
+``null`` and of keys from newer plugins; anything else that does not fit raises `RecordError`.
+
+Only values are translated here; `runtime.store.objects` decides when they are written.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from google.protobuf.any_pb2 import Any as ProtoAny
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from generated.cri import api_pb2
+from generated.lifecycle import ContainerState
+from runtime.transforms import facts
+
+SANDBOX_EXTENSION = "io.cri-containerd.sandbox.metadata"
+CONTAINER_EXTENSION = "io.cri-containerd.container.metadata"
+
+SANDBOX_METADATA_URL = "github.com/containerd/cri/pkg/store/sandbox/Metadata"
+CONTAINER_METADATA_URL = "github.com/containerd/cri/pkg/store/container/Metadata"
+
+UNKNOWN_EXIT_CODE = 255
+"""The exit code of a process whose end nobody saw."""
+UNKNOWN_REASON = "Unknown"
+"""The reason that goes with it."""
+
+_VERSION = "v1"
+
+M = TypeVar("M", bound=Message)
+
+
+class RecordError(ValueError):
+    """A record that cannot be read; the message says which part of it."""
+
+
+def to_go(message: Message) -> dict[str, Any]:
+    """The message as Go's ``encoding/json`` prints the struct that cri-api generates for it.
+
+    Bytes stay bytes: msgspec writes them in base64, as Go does.
+    """
+    return {field.name: _go_value(field, value) for field, value in message.ListFields()}
+
+
+def _go_value(field: FieldDescriptor, value: Any) -> Any:
+    if _is_map(field):
+        return dict(value)
+    if field.message_type is None:
+        return list(value) if field.is_repeated else value
+    return [to_go(item) for item in value] if field.is_repeated else to_go(value)
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def from_go(kind: type[M], value: object, path: str = "") -> M:
+    """The message that ``value``, parsed JSON of Go's shape, stands for.
+
+    Keys that this CRI version lacks are left out: they come from a newer plugin, and refusing them
+    would lose the pod.
+    """
+    message = kind()
+    fields: Any = kind.DESCRIPTOR.fields_by_name
+    for key, item in _items(value, path):
+        field: FieldDescriptor | None = fields.get(key)
+        if field is None or item is None:
+            continue
+        try:
+            _set(message, field, item, f"{path}.{key}" if path else key)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, RecordError):
+                raise
+            raise RecordError(f"{path}.{key}: {error}" if path else f"{key}: {error}") from error
+    return message
+
+
+def _items(value: object, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        raise RecordError(f"{path or 'record'}: an object is expected, not {type(value).__name__}")
+    yield from value.items()
+
+
+def _set(message: Message, field: FieldDescriptor, item: Any, path: str) -> None:
+    target = getattr(message, field.name)
+    if _is_map(field):
+        for key, value in _items(item, path):
+            target[key] = value
+    elif field.message_type is not None:
+        nested = GetMessageClass(field.message_type)
+        if field.is_repeated:
+            for index, value in enumerate(item):
+                target.append(from_go(nested, value, f"{path}[{index}]"))
+        else:
+            target.SetInParent()
+            target.CopyFrom(from_go(nested, item, path))
+    elif field.is_repeated:
+        target.extend(item)
+    elif field.type == FieldDescriptor.TYPE_BYTES:
+        setattr(message, field.name, _bytes(item))
+    else:
+        setattr(message, field.name, item)
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes of a base64 string, or the text itself.
+
+    ``KeyValue.value`` was a string until cri-api 0.36.2, so the plugins of older containerd
+    releases wrote it plainly.
+    """
+    try:
+        return b64decode(text, validate=True)
+    except binascii.Error:
+        return text.encode()
+
+
+# Extensions
+
+
+def sandbox_metadata_json(metadata: facts.SandboxMetadata) -> bytes:
+    """The value of the pause container's extension."""
+    return _versioned(
+        {
+            "ID": metadata.id,
+            "Name": metadata.name,
+            "Config": to_go(metadata.config),
+            "NetNSPath": metadata.netns_path,
+            "IP": metadata.ip,
+            "AdditionalIPs": list(metadata.additional_ips) or None,
+            "RuntimeHandler": metadata.runtime_handler,
+            "CNIResult": metadata.cni_result,
+            "ProcessLabel": metadata.process_label,
+        }
+    )
+
+
+def sandbox_metadata(data: bytes) -> facts.SandboxMetadata:
+    """What `sandbox_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
+    found = _metadata(data)
+    return facts.SandboxMetadata(
+        id=_text(found, "ID", required=True),
+        name=_text(found, "Name", required=True),
+        config=from_go(api_pb2.PodSandboxConfig, found.get("Config") or {}, "Config"),
+        netns_path=_text(found, "NetNSPath"),
+        ip=_text(found, "IP"),
+        additional_ips=tuple(found.get("AdditionalIPs") or ()),
+        runtime_handler=_text(found, "RuntimeHandler"),
+        cni_result=found.get("CNIResult"),
+        process_label=_text(found, "ProcessLabel"),
+    )
+
+
+def sandbox_extension(metadata: facts.SandboxMetadata) -> ProtoAny:
+    """The extension `SANDBOX_EXTENSION` of the pause container."""
+    return ProtoAny(type_url=SANDBOX_METADATA_URL, value=sandbox_metadata_json(metadata))
+
+
+def container_metadata_json(metadata: facts.ContainerMetadata) -> bytes:
+    """The value of a container's extension."""
+    return _versioned(
+        {
+            "ID": metadata.id,
+            "Name": metadata.name,
+            "SandboxID": metadata.sandbox_id,
+            "Config": to_go(metadata.config),
+            "ImageRef": metadata.image_ref,
+            "ImageDigest": metadata.image_digest,
+            "ImageName": metadata.image_name,
+            "LogPath": metadata.log_path,
+            "StopSignal": metadata.stop_signal,
+            "ProcessLabel": metadata.process_label,
+        }
+    )
+
+
+def container_metadata(data: bytes) -> facts.ContainerMetadata:
+    """What `container_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
+    found = _metadata(data)
+    return facts.ContainerMetadata(
+        id=_text(found, "ID", required=True),
+        name=_text(found, "Name", required=True),
+        sandbox_id=_text(found, "SandboxID", required=True),
+        config=from_go(api_pb2.ContainerConfig, found.get("Config") or {}, "Config"),
+        image_ref=_text(found, "ImageRef"),
+        image_name=_text(found, "ImageName"),
+        image_digest=_text(found, "ImageDigest"),
+        log_path=_text(found, "LogPath"),
+        stop_signal=_text(found, "StopSignal"),
+        process_label=_text(found, "ProcessLabel"),
+    )
+
+
+def container_extension(metadata: facts.ContainerMetadata) -> ProtoAny:
+    """The extension `CONTAINER_EXTENSION` of a container."""
+    return ProtoAny(type_url=CONTAINER_METADATA_URL, value=container_metadata_json(metadata))
+
+
+def _versioned(metadata: Mapping[str, object]) -> bytes:
+    return msgspec.json.encode({"Version": _VERSION, "Metadata": metadata})
+
+
+def _metadata(data: bytes) -> Mapping[str, Any]:
+    record = _object(data)
+    found = record.get("Metadata")
+    if not isinstance(found, dict):
+        raise RecordError("Metadata: the record holds no such object")
+    return found
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
+    """A record's JSON object, its version checked."""
+    try:
+        record = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise RecordError(f"the record is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise RecordError(f"the record is {type(record).__name__}, not an object")
+    if record.get("Version") != _VERSION:
+        raise RecordError(f"Version: only {_VERSION} is known, not {record.get('Version')!r}")
+    return record
+
+
+def _text(found: Mapping[str, Any], key: str, *, required: bool = False) -> str:
+    value = found.get(key) or ""
+    if not isinstance(value, str):
+        raise RecordError(f"{key}: a string is expected, not {type(value).__name__}")
+    if required and not value:
+        raise RecordError(f"{key}: the record lacks it")
+    return value
+
+
+# The status file of a container
+
+
+def container_status_json(status: facts.ContainerStatus) -> bytes:
+    """The content of the status file.
+
+    The state itself is not written, for it follows from the times; STARTING, REMOVING and UNKNOWN
+    do not survive this process.
+    """
+    return msgspec.json.encode(
+        {
+            "Version": _VERSION,
+            "Pid": status.pid,
+            "CreatedAt": status.created_at,
+            "StartedAt": status.started_at,
+            "FinishedAt": status.finished_at,
+            "ExitCode": status.exit_code,
+            "Reason": status.reason,
+            "Message": status.message,
+            "Resources": None if status.resources is None else to_go(status.resources),
+        }
+    )
+
+
+def container_status(data: bytes) -> facts.ContainerStatus:
+    """What `container_status_json` or the built-in plugin wrote; raises `RecordError`.
+
+    The state follows the built-in plugin's rule: the last time that is set tells it, and none set
+    means UNKNOWN.
+    """
+    record = _object(data)
+    resources = record.get("Resources")
+    created, started, finished = (
+        _number(record, key) for key in ("CreatedAt", "StartedAt", "FinishedAt")
+    )
+    return facts.ContainerStatus(
+        state=_state(created=created, started=started, finished=finished),
+        pid=_number(record, "Pid"),
+        created_at=created,
+        started_at=started,
+        finished_at=finished,
+        exit_code=_number(record, "ExitCode"),
+        reason=_text(record, "Reason"),
+        message=_text(record, "Message"),
+        resources=(
+            None
+            if resources is None
+            else from_go(api_pb2.ContainerResources, resources, "Resources")
+        ),
+    )
+
+
+def _state(*, created: int, started: int, finished: int) -> ContainerState:
+    if finished:
+        return ContainerState.EXITED
+    if started:
+        return ContainerState.RUNNING
+    return ContainerState.CREATED if created else ContainerState.UNKNOWN
+
+
+def _number(record: Mapping[str, Any], key: str) -> int:
+    value = record.get(key) or 0
+    if not isinstance(value, int):
+        raise RecordError(f"{key}: a number is expected, not {type(value).__name__}")
+    return value

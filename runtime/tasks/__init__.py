@@ -1,0 +1,1 @@
+"""Tasks of containerd: their ends, kills and dead shims."""

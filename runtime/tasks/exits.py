@@ -1,0 +1,398 @@
+"""Learn how every task ends, once, and deal with it.
+
+One ``Tasks.Wait`` is open for each task. It is issued before ``Tasks.Start``, so that no exit is
+missed, and its answer is dealt with only from the moment that the start is saved:
+
+    exits.wait(container.id)                    # before Tasks.Start
+    …                                           # Tasks.Start, fire(STARTED)
+    exits.follow_container(container)           # from here on the exit is handled
+
+An error of the call is never an exit. When containerd goes away the wait is issued again, and
+``Tasks.Get`` tells what happened meanwhile. Only a daemon that is there and knows no such task
+makes an exit without a code: 255, reason Unknown.
+
+An exit is dealt with in this order: code and time on disk, task deleted (with it containerd forgets
+the code), output in the log, state visible, event. Wherever the server is ended, recovery finds the
+exit in the status file or in the task.
+
+Dealing with an exit is repeated, with growing pauses, until it has gone through: a container that
+ended must not stay RUNNING because a disk was full for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+
+from generated.containerd import (
+    cgroup1_metrics_pb2,
+    cgroup2_metrics_pb2,
+    events_pb2,
+    task_events_pb2,
+    task_types_pb2,
+    tasks_pb2,
+)
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
+from runtime.containerd.client import Containerd
+from runtime.errors import CriError
+from runtime.linux.oom_log import OomLog
+from runtime.store.objects import Container, Sandbox, SavedExit, Store
+from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
+from runtime.tasks import dead_shim
+
+log = structlog.get_logger(__name__)
+
+CALL_LIMIT: Final = 10.0
+"""Seconds for one containerd call, and for the draining of a container's output."""
+
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 300.0
+"""Seconds between attempts to deal with an exit: doubled from the first to the longest."""
+
+_RECONNECT_PAUSE: Final = 0.2
+"""Seconds before a broken wait is issued again."""
+_LONGEST_RECONNECT_PAUSE: Final = 5.0
+
+_SIGKILL_CODE: Final = 137
+"""128 + SIGKILL: what the kernel's out-of-memory killer leaves."""
+
+OOM_KILLED: Final = "OOMKilled"
+
+_GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
+
+_FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
+"""States of a container whose task may end."""
+
+_OOM_STATES: Final = frozenset(ContainerState) - {ContainerState.REMOVING}
+"""The event of a kill for memory may come before the start is answered and after the exit."""
+
+_STOPPED_TOGETHER: Final = 0.5
+"""Seconds that the tasks of a pod which is stopped may take to end one after the other."""
+
+_SHIM_GONE: Final = "ttrpc: closed"
+"""What containerd says when a shim ended during a call; it has no code of its own."""
+_SHIM_ATTEMPTS: Final = 5
+_SHIM_PAUSE: Final = 0.05
+"""Seconds until the daemon has noticed the end of a shim."""
+
+
+class LogDrain(Protocol):
+    """What is asked of the log keeper here."""
+
+    async def drained(self, container_id: str) -> None: ...
+
+    async def close(self, container_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a task ended."""
+
+    code: int
+    at: int
+    """Nanoseconds since the epoch."""
+    reason: str = ""
+    """`UNKNOWN_REASON` when nobody saw it end."""
+
+    @classmethod
+    def unseen(cls) -> Exit:
+        """The end of a task that containerd no longer knows."""
+        return cls(code=UNKNOWN_EXIT_CODE, at=time.time_ns(), reason=UNKNOWN_REASON)
+
+    @classmethod
+    def told(cls, code: int, at: Timestamp) -> Exit:
+        """The end as containerd tells it; a time that it lacks is now."""
+        return cls(code=code, at=at.ToNanoseconds() if at.seconds > 0 else time.time_ns())
+
+
+class Exits:
+    """The waits and followers of every task of this server."""
+
+    def __init__(self, *, containerd: Containerd, store: Store, log_keeper: LogDrain) -> None:
+        self._containerd = containerd
+        self._store = store
+        self._log_keeper = log_keeper
+        self._waits: dict[str, asyncio.Task[Exit]] = {}
+        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._oom_watch: asyncio.Task[None] | None = None
+        self._oom_log = OomLog()
+
+    async def start(self) -> None:
+        """Begin to listen to out-of-memory events; called once, before recovery."""
+        await asyncio.to_thread(self._oom_log.read)
+        self._oom_watch = asyncio.create_task(self._watch_oom(), name="oom events")
+
+    async def stop(self) -> None:
+        """End every wait; tasks and their exits are left for the next start."""
+        tasks = [*self._waits.values(), *self._followers.values()]
+        if self._oom_watch is not None:
+            tasks.append(self._oom_watch)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._oom_log.close()
+
+    def wait(self, task_id: str) -> asyncio.Task[Exit]:
+        """The one wait for the end of a task, issued now if it is not open yet.
+
+        Await it under ``asyncio.shield``: others may be waiting for the same.
+        """
+        wait = self._waits.get(task_id)
+        if wait is None:
+            # The call begins here, not in the task: it is on its way before the next one.
+            answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
+            wait = asyncio.create_task(self._wait(task_id, answer), name=f"wait {task_id}")
+            self._waits[task_id] = wait
+        return wait
+
+    def forget(self, task_id: str) -> None:
+        """End the wait of a task that never started; nothing is dealt with."""
+        for tasks in (self._followers, self._waits):
+            task = tasks.pop(task_id, None)
+            if task is not None:
+                task.cancel()
+
+    async def end(self, task_id: str) -> None:
+        """Kill and delete a task that nobody follows, whether it runs or not; none is fine."""
+        if await kill_task(self._containerd, task_id, signal.SIGKILL):
+            await asyncio.wait({self.wait(task_id)}, timeout=CALL_LIMIT)
+        await delete_task(self._containerd, task_id)
+        self.forget(task_id)
+
+    def follow_sandbox(self, sandbox: Sandbox) -> None:
+        """Deal with the end of this pause task, now or whenever it comes."""
+        self._follow(sandbox.id, lambda exit: self._sandbox_exited(sandbox, exit))
+
+    def follow_container(self, container: Container) -> None:
+        """Deal with the end of this container's task, now or whenever it comes."""
+        self._follow(container.id, lambda exit: self._container_exited(container, exit))
+
+    def _follow(self, task_id: str, handle: Callable[[Exit], Awaitable[None]]) -> None:
+        if task_id in self._followers:
+            return
+        wait = self.wait(task_id)
+        follower = asyncio.create_task(self._deal(task_id, wait, handle), name=f"exit {task_id}")
+        self._followers[task_id] = follower
+
+    async def _deal(
+        self,
+        task_id: str,
+        wait: asyncio.Task[Exit],
+        handle: Callable[[Exit], Awaitable[None]],
+    ) -> None:
+        exit = await asyncio.shield(wait)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await handle(exit)
+                break
+            except Exception as error:
+                log.warning("exit not dealt with", id=task_id, error=repr(error), again_in=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        self._waits.pop(task_id, None)
+        self._followers.pop(task_id, None)
+
+    # Waiting
+
+    async def _wait(self, task_id: str, answer: Awaitable[tasks_pb2.WaitResponse]) -> Exit:
+        pause = _RECONNECT_PAUSE
+        while True:
+            try:
+                ended = await answer
+                return Exit.told(ended.exit_status, ended.exited_at)
+            except aio.AioRpcError as error:
+                log.debug("wait broke", id=task_id, code=error.code().name, error=error.details())
+            found = await self._ended(task_id)
+            if found is not None:
+                return found
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_RECONNECT_PAUSE)
+            answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
+
+    async def _ended(self, task_id: str) -> Exit | None:
+        """The exit, if containerd says that the task ended; None while it runs or nobody knows."""
+        try:
+            process = await task(self._containerd, task_id)
+        except aio.AioRpcError:
+            return None
+        if process is None:
+            return Exit.unseen()
+        if process.status == task_types_pb2.STOPPED:
+            return Exit.told(process.exit_status, process.exited_at)
+        return None
+
+    # Dealing with exits
+
+    async def _sandbox_exited(self, sandbox: Sandbox, exit: Exit) -> None:
+        """Delete the pause task after those of the pod's containers.
+
+        Its deletion ends the shim that they share, which refuses while it holds another task and
+        is then never asked again. When a pod is stopped they all end within some milliseconds;
+        when the pause container died alone, its pod is not ready long before they end.
+        """
+        log.info("sandbox exited", sandbox=sandbox.id, code=exit.code)
+        containers = asyncio.ensure_future(_ended(sandbox.containers))
+        try:
+            await asyncio.wait({containers}, timeout=_STOPPED_TOGETHER)
+            if not containers.done():
+                self._sandbox_ended(sandbox)
+            await containers
+        finally:
+            containers.cancel()
+        if await delete_task(self._containerd, sandbox.id) is None:
+            await dead_shim.clean_up(self._containerd, sandbox.id)
+        self._sandbox_ended(sandbox)
+
+    def _sandbox_ended(self, sandbox: Sandbox) -> None:
+        if sandbox.state in (SandboxState.READY, SandboxState.UNKNOWN):
+            sandbox.fire(SandboxEvent.EXITED, pid=0)
+        sandbox.exited.set()
+
+    async def _container_exited(self, container: Container, exit: Exit) -> None:
+        reason = exit.reason
+        if container.status.reason == OOM_KILLED or await self._was_oom_killed(container, exit):
+            reason = OOM_KILLED
+        log.info("container exited", container=container.id, code=exit.code, reason=reason)
+        if container.state in _FOLLOWED:
+            container.save_exit(SavedExit(exit.code, exit.at, reason))
+        if await delete_task(self._containerd, container.id) is None:
+            await dead_shim.clean_up(self._containerd, container.id)
+        await self._drain(container.id)
+        if container.state in _FOLLOWED:
+            container.fire(ContainerEvent.EXITED)
+
+    async def _drain(self, container_id: str) -> None:
+        """Have all output in the log before the exit is seen, but do not wait for ever.
+
+        A process that outlived the container's first one may hold the output open; it goes on being
+        drained until the container is removed.
+        """
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                await self._log_keeper.drained(container_id)
+                await self._log_keeper.close(container_id)
+        except (TimeoutError, CriError) as error:
+            log.warning("output not drained", container=container_id, error=str(error))
+
+    async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
+        """Whether the kernel killed in the container for want of memory.
+
+        The event may come after the exit, hence this second look: at the kernel's log, then at the
+        cgroup's count, before the task goes and, under systemd, if the cgroup is still there.
+        """
+        if exit.code != _SIGKILL_CODE:
+            return False
+        status = container.status
+        if self._oom_log.killed(container.id, status.pid, since=status.started_at):
+            return True
+        try:
+            answer = await self._containerd.tasks.Metrics(
+                tasks_pb2.MetricsRequest(filters=[f"id=={container.id}"]), timeout=CALL_LIMIT
+            )
+        except aio.AioRpcError as error:
+            log.debug("no metrics", container=container.id, error=error.details())
+            return False
+        return any(oom_kills(metric.data) > 0 for metric in answer.metrics)
+
+    # Out-of-memory events
+
+    async def _watch_oom(self) -> None:
+        request = events_pb2.SubscribeRequest(filters=['topic=="/tasks/oom"'])
+        while True:
+            try:
+                async for envelope in self._containerd.events.Subscribe(request):
+                    oom = task_events_pb2.TaskOOM.FromString(envelope.event.value)
+                    self._note_oom(oom.container_id)
+            except aio.AioRpcError as error:
+                log.debug("oom events broke", code=error.code().name, error=error.details())
+            await asyncio.sleep(_RECONNECT_PAUSE)
+
+    def _note_oom(self, container_id: str) -> None:
+        """Remember that something in the container was killed, its first process or a child."""
+        container = self._store.containers.get(container_id)
+        if container is None or container.state not in _OOM_STATES:
+            return
+        try:
+            container.amend(reason=OOM_KILLED)
+        except OSError as error:
+            log.warning("oom not saved", container=container_id, error=str(error))
+
+
+async def _ended(containers: Iterable[Container]) -> None:
+    """Return when no task of these containers is left."""
+    for container in containers:
+        await container.start_ended()
+        if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+            await container.exited.wait()
+
+
+async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process | None:
+    """The task as containerd sees it; None when it knows none. Raises on every other error."""
+    try:
+        answer = await containerd.tasks.Get(
+            tasks_pb2.GetRequest(container_id=task_id), timeout=CALL_LIMIT
+        )
+    except aio.AioRpcError as error:
+        if error.code() in _GONE:
+            return None
+        raise
+    process: task_types_pb2.Process = answer.process
+    return process
+
+
+async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
+    """Delete an ended task and end its shim; None when there is none. Safe to repeat."""
+    request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
+    attempts = _SHIM_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            answer = await containerd.tasks.Delete(request, timeout=CALL_LIMIT)
+        except aio.AioRpcError as error:
+            if error.code() in _GONE:
+                return None
+            if not attempts or _SHIM_GONE not in (error.details() or ""):
+                raise
+        else:
+            return Exit.told(answer.exit_status, answer.exited_at)
+        # the shim of a pod may end with another task of it, while it answers for this one
+        await asyncio.sleep(_SHIM_PAUSE)
+
+
+async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
+    """Send a signal to a task's first process; False when there is none any more."""
+    request = tasks_pb2.KillRequest(container_id=task_id, signal=number)
+    attempts = _SHIM_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            await containerd.tasks.Kill(request, timeout=CALL_LIMIT)
+        except aio.AioRpcError as error:
+            if error.code() in _GONE or "process already finished" in (error.details() or ""):
+                return False
+            if not attempts or _SHIM_GONE not in (error.details() or ""):
+                raise
+        else:
+            return True
+        # as for a deletion: the shim ends while it answers
+        await asyncio.sleep(_SHIM_PAUSE)
+
+
+def oom_kills(metrics: AnyMessage) -> int:
+    """How many processes the kernel killed for memory in the cgroup that these metrics are of."""
+    if metrics.type_url.endswith("io.containerd.cgroups.v1.Metrics"):
+        return cgroup1_metrics_pb2.Metrics.FromString(metrics.value).memory_oom_control.oom_kill
+    if metrics.type_url.endswith("io.containerd.cgroups.v2.Metrics"):
+        return cgroup2_metrics_pb2.Metrics.FromString(metrics.value).memory_events.oom_kill
+    return 0
