@@ -14,6 +14,8 @@ from typing import ClassVar
 
 import grpc
 
+from runtime import text
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -31,17 +33,25 @@ class Violation:
 
 
 class CriError(Exception):
-    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault."""
+    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault.
+
+    The message may repeat what came from outside: it is made one line of valid text.
+    """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
+    word: ClassVar[str] = ""
+    """What the kubelet looks for at the very beginning of the text, and only under code UNKNOWN:
+    of any other code it sees ``rpc error: code = …`` first."""
+
     def __init__(self, message: str, *, field: str | None = None) -> None:
+        message = text.one_line(message)
         super().__init__(message)
         self.message = message
         self.field = field
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message
+        return ": ".join(filter(None, (self.word, self.field, self.message)))
 
 
 class InvalidArgument(CriError):
@@ -119,6 +129,18 @@ class Unknown(CriError):
     """A failure that is nobody's argument: containerd, a shim, runc or a plugin said no."""
 
     code = grpc.StatusCode.UNKNOWN
+
+
+class RegistryUnavailable(Unknown):
+    """No host of a registry could be asked; the kubelet shows it as the pod's reason."""
+
+    word = "RegistryUnavailable"
+
+
+class RecursiveReadOnlyUnsupported(Unknown):
+    """The kernel or the OCI runtime cannot make a mount and all below it read-only."""
+
+    word = "RROUnsupported"
 
 
 class Internal(CriError):

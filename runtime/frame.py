@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from generated.handlers.redacted import REDACTED
+from runtime import text
 from runtime.errors import CriError, InvalidArgument, Unavailable, Violation, from_rpc
 
 Q = TypeVar("Q", bound=Message)
@@ -88,6 +89,7 @@ class Frame:
             code = grpc.StatusCode.INTERNAL
             details = f"{call.rpc} failed inside the server: {type(error).__name__}: {error}"
             self._log.error("a call failed inside the server", rpc=call.rpc, exc_info=error)
+        details = text.status(details)  # text that cannot be encoded would leave the call open
         self.ended(call, code, details)
         await context.abort(code, details)
         raise AssertionError("abort always raises")

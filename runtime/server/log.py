@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from runtime import text
+
 
 def configure(level: str) -> None:
     """Log from ``level`` up: ``debug``, ``info``, ``warning``, ``error`` or ``critical``."""
@@ -17,12 +19,22 @@ def configure(level: str) -> None:
         processors=[
             *shared,
             structlog.processors.format_exc_info,
+            valid_text,
             _console() if on_terminal else structlog.processors.LogfmtRenderer(key_order=_FIRST),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def valid_text(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Make every text of an event fit for a terminal and a journal, whoever said it."""
+    return {
+        key: text.valid(value) if isinstance(value, str) else value for key, value in event.items()
+    }
 
 
 _FIRST = ["timestamp", "level", "event"]

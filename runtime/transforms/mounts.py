@@ -15,7 +15,7 @@ from dataclasses import replace
 from generated.cri import api_pb2
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
-from runtime.errors import InvalidArgument
+from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
 from runtime.transforms.facts import MountSource, SandboxFiles, Volume
 from runtime.transforms.namespaces import id_mappings
 
@@ -170,9 +170,8 @@ def mode(*, mount: api_pb2.Mount, supported: bool, field: str) -> str:
     if mount.propagation != api_pb2.PROPAGATION_PRIVATE:
         raise InvalidArgument("RROUnsupported: needs PROPAGATION_PRIVATE beside it", field=path)
     if not supported:
-        raise InvalidArgument(
-            "RROUnsupported: the kernel or the OCI runtime of this handler lacks it (see the"
-            " features in Status)",
+        raise RecursiveReadOnlyUnsupported(
+            "the kernel or the OCI runtime of this handler lacks it (see the features in Status)",
             field=path,
         )
     return "rro"

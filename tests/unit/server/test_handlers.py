@@ -124,6 +124,39 @@ async def test_an_error_of_containerd_keeps_its_code(cri: World) -> None:
     assert await code_of(call) == (grpc.StatusCode.NOT_FOUND, "cannot serve ListImages: gone")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [errors.NotFound("404 Objet non trouv\udce9\r\nx: y\x1b[31m"), ValueError("\ud800")],
+    ids=["judged", "bug"],
+)
+async def test_text_that_is_no_text_still_ends_the_call(cri: World, error: Exception) -> None:
+    """A status that cannot be encoded would leave the client waiting for ever."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    cri.operations.answers["list"] = fail
+    _, details = await asyncio.wait_for(
+        code_of(cri.images.ListImages(api_pb2.ListImagesRequest())), 5
+    )
+    assert "\ufffd" in details
+    assert details.isprintable()
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{CJK UNIFIED IDEOGRAPH-4E00}"])
+async def test_a_long_error_reaches_the_client_cut(cri: World, letter: str) -> None:
+    """Clients refuse headers beyond 8 KiB, and with them the code."""
+
+    def fail(*_: object) -> None:
+        raise errors.NotFound(letter * 100_000)
+
+    cri.operations.answers["list"] = fail
+    code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert details.startswith(letter * 600)
+    assert details.endswith(" […]")
+
+
 async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> None:
     cri.operations.answers["list"] = lambda *_: {}["x"]
     code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))

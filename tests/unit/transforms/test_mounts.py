@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.errors import InvalidArgument
+from runtime.errors import CriError, InvalidArgument
 from runtime.transforms import mounts
 from runtime.transforms.facts import MountSource, SandboxFiles, Volume
 from tests.oci_specs import FILES
@@ -128,12 +129,6 @@ def test_options(fields: dict[str, Any], expected: list[str]) -> None:
             "RROUnsupported: needs PROPAGATION_PRIVATE",
         ),
         (
-            {"recursive_read_only": True, "readonly": True},
-            MountSource("/x"),
-            {"recursive_read_only": False},
-            "RROUnsupported: the kernel",
-        ),
-        (
             {"uidMappings": [api_pb2.IDMapping(length=1)]},
             MountSource("/x"),
             {"user_namespaces": False},
@@ -146,6 +141,17 @@ def test_mounts_that_are_refused(
 ) -> None:
     with pytest.raises(InvalidArgument, match=rf"config\.mounts\[0\]\..*{message}"):
         build(mount(**fields), source=source, **changes)
+
+
+def test_the_kubelet_finds_its_word_first_where_recursive_read_only_is_not_supported() -> None:
+    """It looks at the beginning of the text, and only of an UNKNOWN error."""
+    asked = mount(recursive_read_only=True, readonly=True)
+    with pytest.raises(CriError) as refused:
+        build(asked, source=MountSource("/x"), recursive_read_only=False)
+    assert refused.value.code is grpc.StatusCode.UNKNOWN
+    assert str(refused.value).startswith(
+        "RROUnsupported: config.mounts[0].recursive_read_only: the kernel"
+    )
 
 
 def test_a_slave_source_can_propagate_to_the_container() -> None:

@@ -1,0 +1,71 @@
+"""The boundary for text from outside: what registries, images, plugins, shims and runc say.
+
+Such text may be no Unicode (an HTTP reason in Latin-1, a lone surrogate in JSON), may hold control
+characters that break a log line or paint a terminal, and may be longer than a gRPC status can
+carry. It goes through here before it reaches gRPC, JSON or a log; errors (``runtime.errors``), call
+statuses (``runtime.frame``) and the log do so by themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+REPLACEMENT: Final = "\ufffd"
+"""Stands for what is no character, as in Go's and Python's own decoders."""
+
+STATUS_LIMIT: Final = 6 << 10
+"""Bytes of a call's status text as it is sent: gRPC clients refuse headers beyond 8 KiB."""
+
+_CUT: Final = " […]"
+
+_BREAKS: Final = dict.fromkeys(map(ord, "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"), " ")
+
+_CONTROLS: Final = frozenset({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A})
+_SURROGATES: Final = range(0xD800, 0xE000)
+_BIDI: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Controls that show text in another order than it is read."""
+
+_UNFIT: Final = dict.fromkeys((*_CONTROLS, *_SURROGATES, *_BIDI), REPLACEMENT)
+_ONE_LINE: Final = {**_UNFIT, **_BREAKS}
+
+
+def valid(text: str) -> str:
+    """The text without lone surrogates and control characters; line breaks and tabs stay."""
+    return text if _is_plain(text) else text.translate(_UNFIT)
+
+
+def decoded(data: bytes) -> str:
+    """Bytes that claim to be UTF-8 as valid text."""
+    return valid(data.decode(errors="replace"))
+
+
+def one_line(text: str, limit: int = sys.maxsize) -> str:
+    """Valid text in one line of at most ``limit`` characters, the end cut off visibly."""
+    if not _is_plain(text):
+        text = text.translate(_ONE_LINE)
+    return text if len(text) <= limit else text[: limit - len(_CUT)] + _CUT
+
+
+def status(text: str) -> str:
+    """One line that every gRPC client accepts as a call's status text."""
+    text = one_line(text, STATUS_LIMIT)
+    if _sent_size(text) <= STATUS_LIMIT:
+        return text
+    room = STATUS_LIMIT - _sent_size(_CUT)
+    end = 0
+    while end < len(text) and (room := room - _sent_size(text[end])) >= 0:
+        end += 1
+    return text[:end] + _CUT
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing needs to be replaced, by the cheapest test that most text passes."""
+    return text.isascii() and text.isprintable()
+
+
+def _sent_size(text: str) -> int:
+    """Bytes of the text in ``grpc-message``: all but printable ASCII becomes %XX by byte."""
+    data = text.encode()
+    plain = sum(1 for byte in data if 0x20 <= byte <= 0x7E and byte != 0x25)
+    return plain + 3 * (len(data) - plain)
