@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import server_log, text
+from runtime import text
 from runtime.errors import InvalidArgument
+from runtime.server import log
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Lone surrogates included."""
@@ -56,5 +57,5 @@ def test_errors_hold_valid_text() -> None:
 
 
 def test_the_log_holds_valid_text() -> None:
-    made = server_log.valid_text(None, "info", {"event": "x", "why": "\x1b[2J\udce9", "n": 1})
+    made = log.valid_text(None, "info", {"event": "x", "why": "\x1b[2J\udce9", "n": 1})
     assert made == {"event": "x", "why": "\ufffd[2J\ufffd", "n": 1}
