@@ -27,8 +27,7 @@ from runtime.images.registry.hosts import hosts_for
 from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
 from runtime.images.usage import ImageUsage, filesystem_usage
-from runtime.stats.container import LayerUsage
-from runtime.transforms.facts import Handler, Host, Image
+from runtime.transforms.facts import Handler, Host, Image, LayerUsage
 
 log = structlog.get_logger(__name__)
 

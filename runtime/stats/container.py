@@ -12,22 +12,10 @@ from generated.cri import api_pb2
 from generated.statuses import container_attributes
 from runtime.linux.cgroups import Memory, Pressure, Stall, Swap, Usage
 from runtime.store.objects import Container
+from runtime.transforms.facts import LayerUsage
 
 _SHORTEST_WINDOW = 1_000_000_000
 """Nanoseconds. A shorter one would report the noise of the kernel's accounting."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerUsage:
-    """What a container wrote into its root file system, as containerd last measured it."""
-
-    timestamp: int
-    """Nanoseconds since the epoch."""
-    size: int
-    """Bytes."""
-    inodes: int
-    root: str
-    """The snapshotter's directory, which names the file system."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Usage, sandbox_cgroup
 from runtime.stats import container as container_stats
 from runtime.stats import sandbox as sandbox_stats
-from runtime.stats.container import CpuRates, LayerUsage
+from runtime.stats.container import CpuRates
 
 if TYPE_CHECKING:
     from runtime.config.file import Config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Images(Protocol):
     """What is asked of images here; `runtime.images.operations.Images`."""
 
-    def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None: ...
+    def layer_usage(self, snapshotter: str, key: str) -> facts.LayerUsage | None: ...
 
 
 class Stats:
@@ -120,7 +120,7 @@ class Stats:
         )
         return stats, usage.processes or 0
 
-    def _layer_usage(self, container: Container) -> LayerUsage | None:
+    def _layer_usage(self, container: Container) -> facts.LayerUsage | None:
         sandbox = container.sandbox
         name = sandbox.metadata.runtime_handler if sandbox else ""
         handler = self._handlers.get(name or self._config.containerd.default_runtime_name)

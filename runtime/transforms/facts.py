@@ -427,3 +427,16 @@ class Container:
     named. It must be running and in the same pod."""
 
     security: Security = field(default_factory=Security)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUsage:
+    """What a container wrote into its root file system, as containerd last measured it."""
+
+    timestamp: int
+    """Nanoseconds since the epoch."""
+    size: int
+    """Bytes."""
+    inodes: int
+    root: str
+    """The snapshotter's directory, which names the file system."""

@@ -1,4 +1,9 @@
-"""Imports point one way: spec ← codegen, generated → runtime.transforms → generated types."""
+"""Imports point one way: spec ← codegen, generated → runtime.transforms → generated types.
+
+Within ``runtime/`` a package imports packages of lower lines only, and of the nouns none imports
+another: what one needs of another is a Protocol in its own ``services.py``, joined in
+``server/app.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from tests.unit.codegen.project import ROOT
 _OURS = ("codegen", "generated", "runtime", "tests")
 _ALLOWED = {
     "codegen": ("codegen",),
-    "generated": ("generated", "runtime.transforms", "runtime.errors", "runtime.frame"),
+    "generated": ("generated", "runtime.transforms", "runtime.frame", "runtime.errors"),
     "runtime/transforms": (
         "runtime.transforms",
         "runtime.errors",
@@ -24,6 +29,22 @@ _ALLOWED = {
     ),
     "runtime": ("runtime", "generated"),
 }
+
+_NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node"}
+_HOUSE = (
+    {"text"},
+    {"errors"},
+    {"steps", "config", "frame"},
+    {"linux"},
+    {"transforms", "cni", "logs"},
+    {"containerd", "store"},
+    {"tasks", "lookups"},
+    _NOUNS,
+    {"commands"},
+    {"server"},
+    {"__main__"},
+)
+"""The packages and modules of ``runtime/``, from the bottom of the house to its top."""
 
 
 def _imported(path: Path) -> Iterator[str]:
@@ -56,3 +77,36 @@ def test_transforms_do_no_input_or_output() -> None:
         if name.partition(".")[0] in banned and not name.startswith("os.path")
     ]
     assert wrong == []
+
+
+def _line(name: str) -> int:
+    return next(number for number, line in enumerate(_HOUSE) if name in line)
+
+
+def test_every_package_of_runtime_stands_in_the_table() -> None:
+    parts = {
+        path.stem
+        for path in (ROOT / "runtime").iterdir()
+        if path.suffix == ".py" or any(path.glob("*.py"))
+    }
+    assert parts - {"__init__"} <= set().union(*_HOUSE)
+
+
+def test_a_package_of_runtime_imports_packages_of_lower_lines_only() -> None:
+    wrong = []
+    for path in sorted((ROOT / "runtime").rglob("*.py")):
+        own = path.relative_to(ROOT / "runtime").parts[0].removesuffix(".py")
+        for name in _imported(path):
+            if not name.startswith("runtime."):
+                continue
+            other = name.split(".")[1]
+            if other != own and _line(other) >= _line(own):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def test_the_log_keeper_imports_the_log_format_alone() -> None:
+    imported = _imported(ROOT / "runtime/logs/keeper.py")
+    ours = {name.rpartition(".")[0] for name in imported if name.partition(".")[0] in _OURS}
+    assert ours <= {"runtime.logs.format", "runtime.logs"}
+    assert (ROOT / "runtime/logs/__init__.py").read_text() == ""

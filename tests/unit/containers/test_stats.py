@@ -15,9 +15,10 @@ from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
 from runtime.stats import container as container_stats
 from runtime.stats import sandbox as sandbox_stats
-from runtime.stats.container import CpuRates, LayerUsage
+from runtime.stats.container import CpuRates
 from runtime.stats.operations import Stats, _above_own_cgroups
 from runtime.stats.sandbox import Interface, network_usage, parse_net_dev
+from runtime.transforms.facts import LayerUsage
 
 from . import made
 
