@@ -68,6 +68,7 @@ async def create(
     name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
     async with Rollback() as undo:
         services.store.names.reserve(name, container_id)
+        log.debug("container is being made", container=container_id, name=name)
         undo.push("free the name", services.store.names.release, name)
         image = await _image(services, config.image)
         metadata = facts.ContainerMetadata(

@@ -179,6 +179,7 @@ class _Creation:
         if not on_node_network(self._metadata.config):
             path = netns.new_path(self._services.netns_directory)
             self._metadata = replace(self._metadata, netns_path=path)
+        log.debug("sandbox is being made", sandbox=sandbox_id, netns=self._metadata.netns_path)
         undo.push("delete its directories", self._remove_directories)
         self._write_unfinished()
         undo.push("delete the lease", self._delete_lease)

@@ -24,12 +24,10 @@ from typing import Literal
 from generated.cri import api_pb2
 from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
-from tests.harness.leaks import CGROUP_ROOT
 from tests.harness.node import Containerd, Node, containerds
 from tests.harness.registry import Registry
 
 IMAGE, PAUSE = "bench.example/busybox:1", "bench.example/pause:1"
-CGROUP_PARENT = "/cri-bench"  # the built-in plugin's pod stats need one
 REPORTS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 Kind = Literal["ours", "builtin"]
 Samples = defaultdict[str, list[float]]  # name of a measure → values, milliseconds unless it says
@@ -61,9 +59,10 @@ def machine_cpu() -> float:
     return (user + nice + system + irq + softirq) * 10.0
 
 
-def start_pod(cri: Cri, samples: Samples, name: str, *, host: bool = False) -> tuple[str, str]:
+def start_pod(node: Node, samples: Samples, name: str, *, host: bool = False) -> tuple[str, str]:
+    cri = node.cri
     pod = pod_config(name)
-    pod.linux.cgroup_parent = CGROUP_PARENT
+    pod.linux.cgroup_parent = node.cgroup_parent
     if host:
         pod.hostname = ""
         pod.linux.security_context.namespace_options.network = api_pb2.NODE
@@ -87,24 +86,25 @@ def end_pod(cri: Cri, samples: Samples, pod: str, container: str, *, host: bool 
         cri.remove_pod(pod)
 
 
-def sequential(cri: Cri, samples: Samples, cycles: int) -> None:
+def sequential(node: Node, samples: Samples, cycles: int) -> None:
+    cri = node.cri
     for number in range(cycles):
         cpu = machine_cpu()
         with timed(samples, "cycle"):
-            pod, container = start_pod(cri, samples, f"pod-{number}")
+            pod, container = start_pod(node, samples, f"pod-{number}")
             end_pod(cri, samples, pod, container)
         samples["cycle, CPU of the machine"].append(machine_cpu() - cpu)
     for number in range(cycles // 2):
-        pod, container = start_pod(cri, samples, f"host-{number}", host=True)
+        pod, container = start_pod(node, samples, f"host-{number}", host=True)
         with timed(samples, "ExecSync"):
             cri.exec_sync(container, "true")
         end_pod(cri, samples, pod, container, host=True)
 
 
-def burst(cri: Cri, samples: Samples, pods: int) -> list[tuple[str, str]]:
+def burst(node: Node, samples: Samples, pods: int) -> list[tuple[str, str]]:
     each: Samples = defaultdict(list)
     with timed(samples, f"burst: {pods} pods up"), ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: start_pod(cri, each, f"burst-{n}"), range(pods)))
+        made = list(pool.map(lambda n: start_pod(node, each, f"burst-{n}"), range(pods)))
     samples["burst: RunPodSandbox"] += each["RunPodSandbox"]
     return made
 
@@ -158,15 +158,17 @@ def one_round(
         containerd=containerd,
         registry_mirrors={"bench.example": registry.url},
         pause_image=PAUSE,
+        log_level="info",
+        cgroup_parent="cri-bench",  # the built-in plugin's pod stats need one
     )
     with node:
         cri = node.cri
         cri.pull(PAUSE)
         with timed(samples, "PullImage"):
             cri.pull(IMAGE)
-        sequential(cri, defaultdict(list), 1)  # the first pod of a node also makes the bridge
-        sequential(cri, samples, args.cycles)
-        pods = burst(cri, samples, args.pods)
+        sequential(node, defaultdict(list), 1)  # the first pod of a node also makes the bridge
+        sequential(node, samples, args.cycles)
+        pods = burst(node, samples, args.pods)
         polling(cri, samples, pods, 100)
         server, daemon = resident_mb(node)
         samples["memory, MB"].append(server)
@@ -189,13 +191,6 @@ def version_of(containerd: Containerd, program: str) -> str:
         env=containerd.environment(),
     ).stdout
     return out.split()[2]
-
-
-def remove_cgroup_parent() -> None:
-    """The kubelet makes and removes the pods' parents; here runc makes one, and we remove it."""
-    for found in (*CGROUP_ROOT.glob(f"*{CGROUP_PARENT}"), CGROUP_ROOT / CGROUP_PARENT.strip("/")):
-        if found.is_dir():
-            found.rmdir()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -260,7 +255,6 @@ def main() -> int:
                 print(f"round {number + 1}: {kind}", flush=True)
                 for name, values in one_round(kind, containerd, registry, args).items():
                     results[kind][name] += values
-                remove_cgroup_parent()
 
     facts = {
         "containerd": version_of(containerd, "containerd"),

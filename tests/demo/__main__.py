@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -101,6 +102,7 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
 
     tell.chapter("2  A pod: namespaces, a pause container, a network")
     config = pod_config("demo", log_directory=str(node.logs))
+    config.linux.cgroup_parent = node.cgroup_parent  # as the kubelet does, which also removes it
     with tell.step(
         "RunPodSandbox", "netns and pause container, with CNI ADD beside them"
     ) as result:
@@ -134,8 +136,10 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
         "StartContainer", "task created and started, output to the log keeper"
     ) as result:
         cri.start(app)
-        request = api_pb2.ContainerStatusRequest(container_id=app, verbose=True)
-        pid = verbose_pid(cri.runtime.ContainerStatus(request).info["info"])
+        answer = cri.runtime.ContainerStatus(
+            api_pb2.ContainerStatusRequest(container_id=app, verbose=True)
+        )
+        pid = verbose_pid(answer.info["info"])
         result("pid", pid)
         result("cgroup", cgroup_of(pid))
         result("with pause", shared_namespaces(pid, pause))
@@ -197,7 +201,10 @@ def main() -> int:
             images.push(registry.url, "hello:1", {"amd64": image})
             result("listens on", registry.url)
         with tell.step("cri-containerd", "serve --embedded") as result:
-            node = Node(registry_mirrors={"demo.example": registry.url})
+            node = Node(
+                registry_mirrors={"demo.example": registry.url},
+                cgroup_parent=f"cri_demo_{os.getpid()}",
+            )
             result("socket", node.socket)
         try:
             walk(node.cri, node, tell)
@@ -213,7 +220,7 @@ def main() -> int:
 
     tell.chapter("7  Proof that nothing is left")
     left = Holdings.now().since(before)
-    for kind in ("processes", "mounts", "network_namespaces", "links", "cgroups", "ip_leases"):
+    for kind in (field.name for field in dataclasses.fields(Holdings)):
         names = left.get(kind, [])
         mark = paint("31", "✗") if names else paint("32", "✓")
         print(f"  {mark} {kind.replace('_', ' '):<20} {len(names)} left {' '.join(names)}")

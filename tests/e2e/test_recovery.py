@@ -20,6 +20,7 @@ import pytest
 from generated.cri import api_pb2
 from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.leaks import claim
 from tests.harness.node import CNI_BIN_DIRS, SERVER, Containerd, containerds, systemd_is_init
 from tests.harness.registry import Registry
 
@@ -43,6 +44,7 @@ class Machine:
         self.cri = Cri(str(self.directory / "cri.sock"))
         self.builtin = Cri(str(self.directory / "containerd.sock"))
         self._bridge = f"crr{os.getpid() % 100000}"
+        self._marks = claim(self.directory, bridge=self._bridge, network=self._bridge)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._write_config(registry)
 
@@ -130,6 +132,7 @@ class Machine:
             f"[{cri}.containerd.runtimes.runc.options]\n{options}"
         )
         (at / "server.toml").write_text(
+            'log_level = "debug"\n'
             f'listen = "unix://{at}/cri.sock"\nroot = "{at}/root"\nstate = "{at}/state"\n'
             f'[containerd]\naddress = "unix://{at}/containerd.sock"\n'
             f"[containerd.runtimes.runc.options]\n{options}"

@@ -16,6 +16,7 @@ import pytest
 
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.leaks import claim
 from tests.harness.node import SERVER, Node
 
 from .conftest import BUSYBOX
@@ -58,7 +59,7 @@ def test_a_second_server_on_the_same_state_is_refused(cri: Cri, node: Node) -> N
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert done.returncode == 1
-    assert "another cri-containerd uses this state directory" in done.stderr
+    assert "another process uses this state directory: process" in done.stderr
 
 
 def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: Node) -> None:
@@ -83,6 +84,7 @@ def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: No
 def short_path() -> Iterator[Path]:
     """A folder with a name that leaves room for sockets."""
     with tempfile.TemporaryDirectory(prefix="cri-", dir="/tmp") as folder:
+        claim(Path(folder))
         yield Path(folder)
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from .leaks import claim
 from .node import Containerd
 
 
@@ -19,6 +20,7 @@ class Daemon:
         self._containerd = containerd
         # a unix socket's path has at most 107 bytes, so no long pytest folder here
         self.directory = Path(tempfile.mkdtemp(prefix="cri-images-", dir="/tmp"))
+        claim(self.directory)
         self.socket = self.directory / "containerd.sock"
         self.address = f"unix://{self.socket}"
         self.process = self._start()

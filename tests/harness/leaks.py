@@ -1,38 +1,136 @@
-"""What a machine holds that a runtime could leave behind, as sets that can be subtracted."""
+"""What nodes of this run hold on the machine, told apart from what others do there meanwhile.
+
+A machine that runs tests may run other daemons, pods and tests too. So a thing does not count for
+being new: it counts because it bears the mark of a node that this run made. Marks are the node's
+folder, its bridge, its network, and every container id and network namespace that its server named
+in its log (nodes of tests log at debug level, so that those of failed attempts are named as well).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-RUNTIME_PROCESSES = ("containerd", "containerd-shim", "pause", "runc", "cri-containerd")
-CGROUP_ROOT = Path("/sys/fs/cgroup")
+from . import cgroups
+
+_LINKS = Path("/sys/class/net")
+_NETWORK_NAMESPACES = Path("/run/netns")
+_CNI = Path("/var/lib/cni")
+_NAMES = re.compile(rb"\b(?:[0-9a-f]{64}|cni-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
+
+
+class Marks:
+    """The marks of one node: ``directory`` holds its files, among them the logs (``*.log``)."""
+
+    def __init__(
+        self, directory: Path, *, bridge: str = "", network: str = "", cgroup_parent: str = ""
+    ) -> None:
+        self.directory = str(directory)
+        self.bridge = bridge
+        self.network = network
+        self.cgroup_parent = cgroup_parent
+        self._names: set[str] = set()
+        self._read: dict[Path, int] = {}  # log → bytes of whole lines seen
+        self._links: set[str] = set()
+        self.ended_with = Holdings()
+
+    def names(self) -> set[str]:
+        """Container ids and network namespaces that the logs have named so far."""
+        for log in Path(self.directory).glob("*.log"):
+            with log.open("rb") as file:
+                file.seek(self._read.get(log, 0))
+                lines = file.read()
+            whole = lines.rfind(b"\n") + 1
+            self._read[log] = self._read.get(log, 0) + whole
+            self._names.update(found.decode() for found in _NAMES.findall(lines[:whole]))
+        return self._names
+
+    def links(self) -> set[str]:
+        """The bridge and what was ever seen plugged into it, as far as it is there."""
+        if self.bridge:
+            self._links |= {self.bridge, *_entries(_LINKS / self.bridge / "brif")}
+        return self._links & _entries(_LINKS)
+
+    def ip_leases(self) -> set[str]:
+        """Files of addresses that pods of the node's network hold."""
+        if not self.network:
+            return set()
+        return {str(path) for path in (_CNI / "networks" / self.network).glob("*.*.*.*")}
+
+    def settle(self, seconds: float = 5) -> None:
+        """Note what the node still holds when all of it has ended, waiting ``seconds`` at most.
+
+        It counts as left from here on, although the caller goes on to delete files, bridge and
+        network and ends what still runs.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            held = Holdings.of([self])
+            held = dataclasses.replace(held, links=held.links - {self.bridge})
+            if not held.since(Holdings()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        self.ended_with = held
+
+
+_claimed: list[Marks] = []
+
+
+def claim(
+    directory: Path, *, bridge: str = "", network: str = "", cgroup_parent: str = ""
+) -> Marks:
+    """Count what bears these marks as this run's from here on."""
+    marks = Marks(directory, bridge=bridge, network=network, cgroup_parent=cgroup_parent)
+    _claimed.append(marks)
+    return marks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Holdings:
-    """One look at the machine."""
+    """One look at what the claimed nodes hold."""
 
-    processes: frozenset[str]
-    mounts: frozenset[str]
-    network_namespaces: frozenset[str]
-    links: frozenset[str]
-    cgroups: frozenset[str]
-    cni_results: frozenset[str]
-    ip_leases: frozenset[str]
+    processes: frozenset[str] = frozenset()
+    mounts: frozenset[str] = frozenset()
+    network_namespaces: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+    cgroups: frozenset[str] = frozenset()
+    cni_results: frozenset[str] = frozenset()
+    ip_leases: frozenset[str] = frozenset()
 
     @classmethod
     def now(cls) -> Self:
+        """What all claimed nodes hold, and what those that ended had left."""
+        looks = [cls.of(_claimed), *(marks.ended_with for marks in _claimed)]
         return cls(
-            processes=frozenset(_processes()),
-            mounts=frozenset(_mounts()),
-            network_namespaces=_names(Path("/run/netns")),
-            links=_names(Path("/sys/class/net")),
-            cgroups=frozenset(_cgroups()),
-            cni_results=_names(Path("/var/lib/cni/results")),
-            ip_leases=frozenset(str(p) for p in Path("/var/lib/cni/networks").glob("*/*.*.*.*")),
+            *(
+                frozenset().union(*(getattr(look, field.name) for look in looks))
+                for field in dataclasses.fields(cls)
+            )
+        )
+
+    @classmethod
+    def of(cls, claimed: Sequence[Marks]) -> Self:
+        """What these nodes hold; what ends while we look is left out."""
+        names = set().union(*(marks.names() for marks in claimed))
+        directories = {marks.directory for marks in claimed}
+        networks = {marks.network for marks in claimed if marks.network}
+        return cls(
+            processes=frozenset(_processes(directories)),
+            mounts=frozenset(_mounts(directories, names)),
+            network_namespaces=frozenset(_entries(_NETWORK_NAMESPACES) & names),
+            links=frozenset().union(*(marks.links() for marks in claimed)),
+            cgroups=frozenset(_cgroups(names | {m.cgroup_parent for m in claimed} - {""})),
+            cni_results=frozenset(
+                entry
+                for entry in _entries(_CNI / "results")
+                if _mentions(entry, names) or entry.startswith(tuple(f"{n}-" for n in networks))
+            ),
+            ip_leases=frozenset().union(*(marks.ip_leases() for marks in claimed)),
         )
 
     def since(self, earlier: Self) -> dict[str, list[str]]:
@@ -44,31 +142,48 @@ class Holdings:
         return {kind: names for kind, names in left.items() if names}
 
 
-def _names(directory: Path) -> frozenset[str]:
-    return frozenset(p.name for p in directory.iterdir()) if directory.is_dir() else frozenset()
+def _entries(directory: Path) -> set[str]:
+    try:
+        return {path.name for path in directory.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
-def _processes() -> list[str]:
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
+def _mentions(text: str, marks: Iterable[str]) -> bool:
+    return any(mark in text for mark in marks)
+
+
+def _processes(directories: set[str]) -> Iterator[str]:
+    """Daemons, shims and keepers by their command, processes of containers by their root."""
+    for proc in Path("/proc").glob("[0-9]*"):
         try:
-            name = (directory / "comm").read_text().strip()
-            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-            state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
+            command = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = (proc / "stat").read_text().rpartition(")")[2].split()[0]
+            if int(proc.name) == os.getpid() or state == "Z":
+                continue
+            if _mentions(command, directories) or _mentions(_root_mount(proc), directories):
+                yield f"{proc.name} {command.strip()}"
         except OSError:
             continue  # it ended while we looked
-        ours = name.startswith(RUNTIME_PROCESSES) or "runtime.logs.keeper" in command
-        if ours and state != "Z":
-            found.append(f"{directory.name} {command or name}")
-    return found
 
 
-def _mounts() -> list[str]:
-    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+def _root_mount(proc: Path) -> str:
+    """The line of mountinfo that says what the process has as its root directory."""
+    lines = (proc / "mountinfo").read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.split()[4] == "/"), "")
 
 
-def _cgroups() -> list[str]:
-    # os.walk, as cgroups of others come and go while we look
-    unified = (CGROUP_ROOT / "cgroup.procs").exists()
-    roots = [CGROUP_ROOT] if unified else [p for p in CGROUP_ROOT.iterdir() if not p.is_symlink()]
-    return [directory for root in roots for directory, _, _ in os.walk(root)]
+def _mounts(directories: set[str], names: set[str]) -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        where = line.split()[4]
+        if _mentions(line, directories) or where.rpartition("/")[2] in names:
+            yield where
+
+
+def _cgroups(names: set[str]) -> Iterator[str]:
+    """Cgroups named ``NAME``, ``NAME.slice`` or ``PREFIX-NAME.scope``."""
+    for root in cgroups.roots():  # os.walk, as cgroups of others come and go while we look
+        for directory, _, _ in os.walk(root):
+            stem = os.path.basename(directory).removesuffix(".slice").removesuffix(".scope")
+            if stem in names or stem.rpartition("-")[2] in names:
+                yield directory

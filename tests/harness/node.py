@@ -6,6 +6,7 @@ same containerd package with its own CRI plugin, which the benchmark compares wi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,10 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from . import cgroups
 from .cri import Cri
-from .leaks import RUNTIME_PROCESSES
+from .leaks import claim
 
 SERVER = Path(sys.executable).parent / "cri-containerd"
+KEEPER = "runtime.logs.keeper"  # in the command of every log keeper
 CNI_BIN_DIRS = ["/opt/cni/bin", "/usr/lib/cni"]
 
 
@@ -71,6 +74,8 @@ class Node:
         pause_image: str | None = None,
         systemd_cgroup: bool | None = None,
         extra_config: str = "",
+        log_level: str = "debug",
+        cgroup_parent: str = "",
     ):
         self.kind = kind
         self.containerd = containerd
@@ -79,9 +84,18 @@ class Node:
         self.directory = Path(tempfile.mkdtemp(prefix="cri-", dir="/tmp"))
         self.logs = self.directory / "pods"
         self.bridge = f"crt{secrets.token_hex(4)}"
+        self.network = f"net-{self.bridge}"
+        self._cgroup_parent = cgroup_parent
+        self.marks = claim(
+            self.directory,
+            bridge=self.bridge,
+            network=self.network,
+            cgroup_parent=cgroup_parent,
+        )
         self.subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
         self.pause_image = pause_image
         self.extra_config = extra_config
+        self.log_level = log_level
         for name in ("net.d", "certs.d", "pods"):
             (self.directory / name).mkdir()
         if hosts_toml:
@@ -98,7 +112,7 @@ class Node:
     def _write_network(self) -> None:
         conflist = {
             "cniVersion": "1.0.0",
-            "name": f"net-{self.bridge}",
+            "name": self.network,
             "plugins": [
                 {
                     "type": "bridge",
@@ -132,7 +146,7 @@ class Node:
             f'BinaryName = "{self.containerd.runc}", SystemdCgroup = {_toml(self.systemd_cgroup)}'
         )
         return (
-            f"[containerd.runtimes.runc]\n"
+            f'log_level = "{self.log_level}"\n[containerd.runtimes.runc]\n'
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
             f'[cni]\nbin_dirs = {json.dumps([f"{directory}/plugins", *CNI_BIN_DIRS])}\n'
             f'conf_dir = "{directory}/net.d"\n'
@@ -193,6 +207,11 @@ class Node:
         self.process.send_signal(how)
         return self.process.wait(20)
 
+    @property
+    def cgroup_parent(self) -> str:
+        """What pods of this node give as ``cgroup_parent``; the node removes it at its end."""
+        return cgroups.parent_path(self._cgroup_parent, systemd=self.systemd_cgroup)
+
     def log(self) -> str:
         return (self.directory / "server.log").read_text(errors="replace")
 
@@ -220,26 +239,29 @@ class Node:
 
     def close(self) -> None:
         """Remove all pods, end the server, and delete the folder and the bridge."""
+        serving = self.process.poll() is None
         try:
-            if self.process.poll() is None:
+            if serving:
                 self.remove_pods()
         finally:
             self.cri.close()
-            if self.process.poll() is None:
+            if serving:
                 self.stop()
-            self._end_what_is_left()
+            if self._cgroup_parent:
+                cgroups.remove_parent(self._cgroup_parent, systemd=self.systemd_cgroup)
+            if serving:
+                self._end_processes(KEEPER)  # it waits for a new server before it ends
+                self.marks.settle()
+            self._end_processes(str(self.directory))
             subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
-            shutil.rmtree(f"/var/lib/cni/networks/net-{self.bridge}", ignore_errors=True)
+            shutil.rmtree(f"/var/lib/cni/networks/{self.network}", ignore_errors=True)
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _end_what_is_left(self) -> None:
-        """The log keeper ends by itself after a while; a test folder does not wait for that."""
+    def _end_processes(self, mention: str) -> None:
         for pid, command in self.processes().items():
-            if any(name in command for name in (*RUNTIME_PROCESSES, "runtime.logs.keeper")):
-                try:
+            if mention in command:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    continue
 
     def __enter__(self) -> Self:
         return self

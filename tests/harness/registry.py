@@ -10,6 +10,8 @@ from typing import Self
 
 import pytest
 
+from .leaks import claim
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -25,6 +27,7 @@ class Registry:
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"{scheme}://{self.host}"
         directory.mkdir(parents=True, exist_ok=True)
+        claim(directory)
         config = directory / "config.yml"
         config.write_text(
             "version: 0.1\nlog: {accesslog: {disabled: true}, level: error}\n"

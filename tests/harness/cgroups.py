@@ -1,0 +1,45 @@
+"""Parents of pods' cgroups, which the kubelet makes and removes on a real node.
+
+runc makes a parent that is not there and leaves it, so who asks for one removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+DEFAULT_PARENT = "k8s.io"  # of pods that name no parent, with the driver cgroupfs
+
+
+def roots() -> list[Path]:
+    """The unified hierarchy, or that of each cgroup v1 controller."""
+    if (ROOT / "cgroup.procs").exists():
+        return [ROOT]
+    return [path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def parent_path(name: str, *, systemd: bool) -> str:
+    """What a pod gives as ``cgroup_parent``, in the form of the cgroup driver."""
+    return f"/{name}.slice" if systemd else f"/{name}"
+
+
+def remove_parent(name: str, *, systemd: bool) -> None:
+    """Remove the parent; one that still holds a cgroup stays, for the leak check to find."""
+    if systemd:
+        subprocess.run(["systemctl", "stop", f"{name}.slice"], capture_output=True, check=False)
+        return
+    for root in roots():
+        with contextlib.suppress(OSError):
+            (root / name).rmdir()
+
+
+@contextlib.contextmanager
+def without_new_default_parent() -> Iterator[None]:
+    """Remove the default parent at the end where it was not there, unless it is in use."""
+    before = [root for root in roots() if (root / DEFAULT_PARENT).exists()]
+    yield
+    if not before:
+        remove_parent(DEFAULT_PARENT, systemd=False)
