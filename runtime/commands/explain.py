@@ -125,7 +125,7 @@ def _steps(target: str) -> Iterator[str]:
 
 
 async def _record(containerd: Containerd, prefix: str) -> containers_pb2.Container:
-    answer = await containerd.containers.List(containers_pb2.ListContainersRequest(), timeout=10)
+    answer = await containerd.containers.List(containers_pb2.ListContainersRequest())
     found = [container for container in answer.containers if container.id.startswith(prefix)]
     if len(found) != 1:
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Final
 
 import grpc
 from grpc import aio
@@ -11,32 +10,24 @@ from grpc import aio
 from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2
 from runtime.containerd.client import Containerd
 
-_CALL_LIMIT: Final = 30.0
-"""Seconds; removing a snapshot deletes its files."""
-
 
 async def delete_container(containerd: Containerd, container_id: str) -> None:
     """Delete a container's record; its task must be gone."""
     await _gone(
-        containerd.containers.Delete(
-            containers_pb2.DeleteContainerRequest(id=container_id), timeout=_CALL_LIMIT
-        )
+        containerd.containers.Delete(containers_pb2.DeleteContainerRequest(id=container_id))
     )
 
 
 async def delete_lease(containerd: Containerd, lease_id: str) -> None:
     """Delete a lease; what only it held is collected later."""
-    await _gone(
-        containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease_id), timeout=_CALL_LIMIT)
-    )
+    await _gone(containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease_id)))
 
 
 async def remove_snapshot(containerd: Containerd, snapshotter: str, key: str) -> None:
     """Remove a container's own snapshot; it must not be mounted."""
     await _gone(
         containerd.snapshots.Remove(
-            snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key),
-            timeout=_CALL_LIMIT,
+            snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
         )
     )
 

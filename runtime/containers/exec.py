@@ -107,10 +107,7 @@ class _Exec:
         self.stderr.close()
         try:
             await self.containerd.tasks.DeleteProcess(
-                tasks_pb2.DeleteProcessRequest(
-                    container_id=self.container_id, exec_id=self.exec_id
-                ),
-                timeout=_CLEANUP_LIMIT,
+                tasks_pb2.DeleteProcessRequest(container_id=self.container_id, exec_id=self.exec_id)
             )
         except aio.AioRpcError as error:
             if not is_not_found(error):

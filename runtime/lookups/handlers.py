@@ -99,8 +99,7 @@ async def _features_by_daemon(handler: Handler, containerd: Containerd) -> Mappi
     answer = await containerd.introspection.PluginInfo(
         introspection_pb2.PluginInfoRequest(
             type="io.containerd.runtime.v2", id="task", options=proto_any(request)
-        ),
-        timeout=_LIMIT,
+        )
     )
     info = types_pb2.RuntimeInfo.FromString(answer.extra.value)
     features: AnyMessage = info.features

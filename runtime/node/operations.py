@@ -22,8 +22,6 @@ from runtime.transforms.facts import Handler
 _KUBELET_API: Final = "0.1.0"
 """The version of the kubelet's runtime interface, the same since there is a CRI."""
 
-_LIMIT: Final = 10.0
-
 
 class Network(Protocol):
     """What this module needs of runtime.cni.network.Network."""
@@ -113,7 +111,7 @@ class Node:
 
     async def _deprecations(self) -> dict[str, str]:
         """What the daemon says is outdated in its own configuration; none before 2.0."""
-        answer = await self._containerd.introspection.Server(Empty(), timeout=_LIMIT)
+        answer = await self._containerd.introspection.Server(Empty())
         return {warning.id: warning.message for warning in answer.deprecations}
 
     def _info(self, network_problem: str | None) -> dict[str, str]:

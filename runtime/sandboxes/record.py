@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from generated.containerd import containers_pb2
 from runtime.containerd.client import Containerd
 from runtime.store import records
 from runtime.transforms import facts
-
-_CALL_LIMIT: Final = 120.0
-"""Seconds; see `runtime.sandboxes.run`."""
 
 
 async def save_metadata(
@@ -26,6 +21,5 @@ async def save_metadata(
     await containerd.containers.Update(
         containers_pb2.UpdateContainerRequest(
             container=container, update_mask=FieldMask(paths=["extensions"])
-        ),
-        timeout=_CALL_LIMIT,
+        )
     )

@@ -64,8 +64,6 @@ log = structlog.get_logger(__name__)
 UNFINISHED: Final = "unfinished"
 """The pod's record below its root directory while RunPodSandbox is at work on it."""
 
-_CALL_LIMIT: Final = 120.0
-"""Seconds for one containerd call: long, because a call that is given up may still take effect."""
 
 _SNAPSHOT_LABELS: Final = "containerd.io/snapshot/"
 _SNAPSHOT_REFERENCE: Final = "containerd.io/snapshot.ref"
@@ -207,9 +205,7 @@ class _Creation:
 
     async def _create_lease(self) -> None:
         with self._times.step("lease"):
-            await self._containerd.leases.Create(
-                leases_pb2.CreateRequest(id=self._metadata.id), timeout=_CALL_LIMIT
-            )
+            await self._containerd.leases.Create(leases_pb2.CreateRequest(id=self._metadata.id))
 
     async def _pause_image(self) -> facts.Image:
         reference = self._services.config.pause_image
@@ -256,7 +252,7 @@ class _Creation:
         self._services.exits.wait(sandbox_id)
         with self._times.step("start"):
             started = await self._containerd.tasks.Start(
-                tasks_pb2.StartRequest(container_id=sandbox_id), timeout=_CALL_LIMIT
+                tasks_pb2.StartRequest(container_id=sandbox_id)
             )
         self._pid = started.pid
 
@@ -267,8 +263,7 @@ class _Creation:
                     container_id=self._metadata.id,
                     rootfs=self._rootfs,
                     runtime_path=self._handler.runtime_path,
-                ),
-                timeout=_CALL_LIMIT,
+                )
             )
 
     async def _prepare(self, image: facts.Image) -> None:
@@ -311,7 +306,6 @@ class _Creation:
                 labels=snapshot_labels(self._metadata.config.annotations),
             ),
             metadata=self._containerd.with_lease(self._metadata.id),
-            timeout=_CALL_LIMIT,
         )
         return list(answer.mounts)
 
@@ -319,7 +313,7 @@ class _Creation:
         wanted = await self._record(image)
         with self._times.step("container"):
             answer = await self._containerd.containers.Create(
-                containers_pb2.CreateContainerRequest(container=wanted), timeout=_CALL_LIMIT
+                containers_pb2.CreateContainerRequest(container=wanted)
             )
         # as the daemon keeps it, with the time that recovery will read
         self._kept_record = answer.container

@@ -21,8 +21,6 @@ from runtime.store import records
 from runtime.store.objects import Sandbox, Store
 from runtime.tasks.exits import task
 
-_CALL_LIMIT = 10.0
-
 
 async def status(
     services: Services, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
@@ -97,7 +95,7 @@ async def _container(services: Services, sandbox_id: str) -> containers_pb2.Cont
     """The pause container's record; an empty one when a failed creation left none."""
     try:
         answer = await services.containerd.containers.Get(
-            containers_pb2.GetContainerRequest(id=sandbox_id), timeout=_CALL_LIMIT
+            containers_pb2.GetContainerRequest(id=sandbox_id)
         )
     except aio.AioRpcError as error:
         if not is_not_found(error):

@@ -45,7 +45,6 @@ log = structlog.get_logger(__name__)
 _OBJECT_LIMIT: Final = 10.0
 """Seconds for one object, as in the built-in plugin."""
 
-_LIST_LIMIT: Final = 60.0
 
 _ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
 
@@ -86,8 +85,7 @@ async def recover(services: Services, log_keeper: LogKeeper) -> None:
 
 async def _records(services: Services, kind: str) -> list[containers_pb2.Container]:
     answer = await services.containerd.containers.List(
-        containers_pb2.ListContainersRequest(filters=[f'labels."{labels.KIND}"=={kind}']),
-        timeout=_LIST_LIMIT,
+        containers_pb2.ListContainersRequest(filters=[f'labels."{labels.KIND}"=={kind}'])
     )
     return list(answer.containers)
 

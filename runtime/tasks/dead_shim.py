@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 _DEFAULT_ROOT: Final = "/run/containerd/runc"
 """Where the shim has runc keep its state when the options name no other place."""
 
-_CALL_LIMIT: Final = 10.0
-
 
 async def clean_up(containerd: Containerd, container_id: str) -> None:
     """Have runc kill and delete a container whose task containerd no longer knows.
@@ -35,7 +33,7 @@ async def clean_up(containerd: Containerd, container_id: str) -> None:
     """
     try:
         answer = await containerd.containers.Get(
-            containers_pb2.GetContainerRequest(id=container_id), timeout=_CALL_LIMIT
+            containers_pb2.GetContainerRequest(id=container_id)
         )
     except aio.AioRpcError as error:
         if is_not_found(error):

@@ -52,8 +52,11 @@ from runtime.tasks import dead_shim
 
 log = structlog.get_logger(__name__)
 
-CALL_LIMIT: Final = 10.0
-"""Seconds for one containerd call, and for the draining of a container's output."""
+_KILL_LIMIT: Final = 10.0
+"""Seconds for a task to end after SIGKILL."""
+
+_DRAIN_LIMIT: Final = 10.0
+"""Seconds for the draining of a container's output."""
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 300.0
@@ -165,7 +168,7 @@ class Exits:
     async def end(self, task_id: str) -> None:
         """Kill and delete a task that nobody follows, whether it runs or not; none is fine."""
         if await kill_task(self._containerd, task_id, signal.SIGKILL):
-            await asyncio.wait({self.wait(task_id)}, timeout=CALL_LIMIT)
+            await asyncio.wait({self.wait(task_id)}, timeout=_KILL_LIMIT)
         await delete_task(self._containerd, task_id)
         self.forget(task_id)
 
@@ -279,7 +282,7 @@ class Exits:
         drained until the container is removed.
         """
         try:
-            async with asyncio.timeout(CALL_LIMIT):
+            async with asyncio.timeout(_DRAIN_LIMIT):
                 await self._log_keeper.drained(container_id)
                 await self._log_keeper.close(container_id)
         except (TimeoutError, CriError) as error:
@@ -298,7 +301,7 @@ class Exits:
             return True
         try:
             answer = await self._containerd.tasks.Metrics(
-                tasks_pb2.MetricsRequest(filters=[f"id=={container.id}"]), timeout=CALL_LIMIT
+                tasks_pb2.MetricsRequest(filters=[f"id=={container.id}"])
             )
         except aio.AioRpcError as error:
             log.debug("no metrics", container=container.id, error=error.details())
@@ -340,9 +343,7 @@ async def _ended(containers: Iterable[Container]) -> None:
 async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process | None:
     """The task as containerd sees it; None when it knows none. Raises on every other error."""
     try:
-        answer = await containerd.tasks.Get(
-            tasks_pb2.GetRequest(container_id=task_id), timeout=CALL_LIMIT
-        )
+        answer = await containerd.tasks.Get(tasks_pb2.GetRequest(container_id=task_id))
     except aio.AioRpcError as error:
         if error.code() in _GONE:
             return None
@@ -358,7 +359,7 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
     while True:
         attempts -= 1
         try:
-            answer = await containerd.tasks.Delete(request, timeout=CALL_LIMIT)
+            answer = await containerd.tasks.Delete(request)
         except aio.AioRpcError as error:
             if error.code() in _GONE:
                 return None
@@ -377,7 +378,7 @@ async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
     while True:
         attempts -= 1
         try:
-            await containerd.tasks.Kill(request, timeout=CALL_LIMIT)
+            await containerd.tasks.Kill(request)
         except aio.AioRpcError as error:
             if error.code() in _GONE or "process already finished" in (error.details() or ""):
                 return False

@@ -29,9 +29,6 @@ _EXTENSION = "metadata"
 _NO_RECORD = "bucket not found"
 """How containerd 1.7 says that there is no such record, with the code UNKNOWN."""
 
-_CALL_LIMIT = 30.0
-"""Seconds."""
-
 
 def offered(containerd: Containerd) -> bool:
     """Whether the daemon can be told of pods."""
@@ -52,7 +49,7 @@ async def announce(
     )
     request = sandbox_pb2.StoreCreateRequest(sandbox=sandbox)
     try:
-        await containerd.sandboxes.Create(request, timeout=_CALL_LIMIT)
+        await containerd.sandboxes.Create(request)
     except aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
             raise
@@ -64,7 +61,7 @@ async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
         return
     request = sandbox_pb2.StoreDeleteRequest(sandbox_id=sandbox_id)
     try:
-        await containerd.sandboxes.Delete(request, timeout=_CALL_LIMIT)
+        await containerd.sandboxes.Delete(request)
     except aio.AioRpcError as error:
         if not (is_not_found(error) or _NO_RECORD in (error.details() or "")):
             raise
