@@ -1,7 +1,7 @@
 """The one error of the generator: what is wrong in the specification, where, and what to do.
 
 The generator never stops at the first fault: a pass collects every ``SpecError`` it finds into a
-``Problems`` and raises them together, so that a maintainer mends a file in one round.
+``Problems`` and raises them together, so that a maintainer fixes a file in one round.
 """
 
 from __future__ import annotations

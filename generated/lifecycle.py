@@ -42,7 +42,8 @@ class SandboxState(Enum):
     """A failed rollback or an unreadable record: kept rather than lost, so that the kubelet,
     which sees it as not ready, stops and removes it."""
     REMOVING = "REMOVING"
-    """Under removal; a second removal waits or is refused, and nothing can start in it."""
+    """Under removal; a second removal is refused with FAILED_PRECONDITION, and nothing can start
+    in it."""
 
 
 class SandboxEvent(Enum):

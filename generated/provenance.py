@@ -785,7 +785,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "host.oom_score_adj_floor",
             ),
             when="always",
-            why="0 is a value of its own, so it is always written. A server that may not lower its own value raises the wish to it. An update changes only what a later start would use: no call of containerd changes a running process.",
+            why="0 is a value of its own, so it is always written. A server that may not lower its own value raises the requested one to it. An update changes only what a later start would use: no call of containerd changes a running process.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
         Entry(

@@ -61,7 +61,7 @@ class InvalidArgument(CriError):
 
     @classmethod
     def from_violations(cls, violations: Sequence[Violation]) -> InvalidArgument:
-        """Every violation in one message, so that a client can mend them in one go."""
+        """Every violation in one message, so that a client can fix them all at once."""
         return cls("; ".join(map(str, violations)))
 
 
@@ -126,7 +126,7 @@ class Cancelled(CriError):
 
 
 class Unknown(CriError):
-    """A failure that is nobody's argument: containerd, a shim, runc or a plugin said no."""
+    """A failure that no argument of the request caused: containerd, a shim, runc or a plugin refused."""
 
     code = grpc.StatusCode.UNKNOWN
 

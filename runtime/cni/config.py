@@ -6,7 +6,7 @@ Files ``*.conf``, ``*.conflist`` and ``*.json`` count, in the order of their nam
 Loading is all or nothing over the files that would be used: a bad file is never skipped for the
 next one, because pods would then silently come up in another network than the one meant.  A failed
 load leaves the lists of the last good one in use (they are complete, pods keep coming up) and is
-reported with file, line and remedy until it is mended; without an earlier good load, and once no
+reported with file, line and remedy until it is fixed; without an earlier good load, and once no
 file is left, the network is not ready.  A directory that is removed is waited for.
 """
 
@@ -117,7 +117,7 @@ def load_file(path: Path) -> CniList:
         source = path.read_bytes()
     except OSError as error:
         raise CniConfigError(
-            f"cannot read it: {error.strerror}", "mend or remove the file", path=str(path)
+            f"cannot read it: {error.strerror}", "fix or remove the file", path=str(path)
         ) from None
     return parse(source, path=str(path), is_list=path.suffix == ".conflist")
 
@@ -171,7 +171,7 @@ class _Text:
             whole = decoder.decode(self._text)
         except json.JSONDecodeError as error:
             raise CniConfigError(
-                f"not JSON: {error.msg}", "mend it", path=self._path, line=error.lineno
+                f"not JSON: {error.msg}", "fix it", path=self._path, line=error.lineno
             ) from None
         if not isinstance(whole, dict):
             raise CniConfigError("not a JSON object", "write {…}", path=self._path, line=1)

@@ -1,6 +1,6 @@
 """``cri-containerd doctor``: what this node lacks to run pods, and the remedy.
 
-Each check gives findings; a finding with a remedy is something to mend, and one that stops pods
+Each check gives findings; a finding with a remedy is something to fix, and one that stops pods
 from running makes the command fail.
 """
 
@@ -95,7 +95,7 @@ def _process(facts: Host) -> Iterator[Finding]:
         yield Finding(
             "oom_score_adj",
             f"cannot go below {facts.oom_score_adj_floor}",
-            "pods run, but the kernel may kill a pause container early; to mend it give the server "
+            "pods run, but the kernel may kill a pause container early; to prevent that, give the server "
             "and containerd CAP_SYS_RESOURCE",
         )
 

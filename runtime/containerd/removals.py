@@ -1,4 +1,4 @@
-"""Delete objects of containerd; one that is gone already is fine, so each may be repeated."""
+"""Delete objects of containerd. Each call succeeds if the object does not exist, so it may be repeated."""
 
 from __future__ import annotations
 

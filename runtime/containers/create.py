@@ -155,8 +155,10 @@ async def _image(services: Services, wanted: api_pb2.ImageSpec) -> facts.Image:
 
 
 def _stop_signal(image: facts.Image) -> str:
-    """The image's signal if it is one: a mistake of the image must not make containers that can
-    be neither stopped nor shown."""
+    """The image's stop signal; an invalid one is ignored.
+
+    Otherwise the container could be neither stopped nor inspected.
+    """
     try:
         signals.stop_signal_number(requested=api_pb2.RUNTIME_DEFAULT, from_image=image.stop_signal)
     except InvalidArgument as error:

@@ -104,7 +104,8 @@ async def _start(services: Services, sandbox: Sandbox, container: Container) -> 
             runtime_path=services.handler(sandbox).runtime_path,
         )
         undo.push("end the task", services.exits.end, container.id)
-        # to their end even if the caller goes away: a task that appears later would be nobody's
+        # Do not cancel these when the client disconnects: containerd could still create the task,
+        # and nothing would own it.
         try:
             await all_finished(_run_task(services, container, request))
         except asyncio.CancelledError:

@@ -54,7 +54,8 @@ def updated_spec(
     """The spec with the resources merged in."""
     oom_score_adj = spec.process.oomScoreAdj
     linux_container_resources.apply(resources, spec, host=services.host)
-    # no OCI runtime changes it for a process that lives, and an unset one is a 0 like a wanted one
+    # Keep the old value: runtimes cannot change oom_score_adj of a running process, and proto3
+    # cannot tell 0 from unset.
     spec.process.oomScoreAdj = oom_score_adj
     return spec
 

@@ -105,8 +105,8 @@ class Cgroups:
         return os.path.isdir(self._directory("memory", path))
 
     def oom_kills(self, path: str) -> int | None:
-        """How many processes the kernel killed in the cgroup for want of memory; None when it
-        cannot be told, because the cgroup is gone or has no memory controller."""
+        """How many processes of the cgroup the out-of-memory killer ended; None when unknown,
+        because the cgroup is gone or has no memory controller."""
         name = "memory.oom_control" if self.unified is None else "memory.events"
         text = _read(f"{self._directory('memory', path)}/{name}")
         return None if text is None else _pairs(text).get("oom_kill")

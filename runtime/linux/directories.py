@@ -28,7 +28,9 @@ def make_private(directory: Path) -> None:
 
 
 async def remove_tree(directory: str | Path) -> None:
-    """Unmount whatever is mounted in the directory, deepest first, and delete it; gone is fine.
+    """Unmount whatever is mounted in the directory, deepest first, and delete it.
+
+    Succeeds if it does not exist.
 
     Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
     directory busy, which is waited out for 5 s at most.
@@ -37,7 +39,7 @@ async def remove_tree(directory: str | Path) -> None:
 
 
 async def unmount(target: str | Path) -> None:
-    """Detach every mount at or below the path; none is fine."""
+    """Detach every mount at or below the path; succeeds if there is none."""
     await asyncio.to_thread(_unmount, str(target))
 
 

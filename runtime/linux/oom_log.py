@@ -1,4 +1,4 @@
-"""Which processes the kernel killed for want of memory, as its own log tells.
+"""Which processes the out-of-memory killer ended, from the kernel's own log.
 
 A cgroup counts such kills too, and shims report them, but under systemd the cgroup of a
 container goes with its last process, and with it the count, often before anybody has read it.
@@ -27,8 +27,8 @@ _KEPT = 1024
 """Kills that are remembered: far more than end between two looks."""
 
 _SLACK = 600 * 1_000_000_000
-"""Nanoseconds by which the log's clock may be behind after a long time of running. A number that is
-given to a second process so soon, and killed both times, is not to be feared."""
+"""Nanoseconds by which the log's clock may be behind after a long uptime. PID reuse within this
+window, with both processes killed for memory, is considered impossible in practice."""
 
 # "oom-kill:constraint=…,task_memcg=/cgroup/of/the/process,task=name,pid=7,uid=0": at most ten in
 # five seconds. The name is the process's own choice, so nothing after it is read.

@@ -20,7 +20,7 @@ attach     from the answer on, this connection carries the container's live outp
 retire     flushes, lets go of everything and ends, so that a newer build can take over
 =========  ====================================================================================
 
-Whoever is connected also hears of a log file that cannot be written, and of its being mended:
+Every connected client is also told when a log file cannot be written, and when it can be again:
 
     {"seq": null, "id": ..., "lost": BYTES, "problem": "sentence, or empty"}
 

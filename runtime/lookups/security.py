@@ -37,7 +37,7 @@ def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Ho
         apparmor=context.apparmor if context.HasField("apparmor") else None,
         apparmor_profile=context.apparmor_profile,
     )
-    # without AppArmor a transform refuses the wish with the field's name
+    # without AppArmor a transform refuses the requested profile, naming the field
     return Wanted(
         _seccomp_file(context, host),
         apparmor.localhost if host.apparmor else "",

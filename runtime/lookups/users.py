@@ -103,7 +103,8 @@ def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, image_user: 
                 field="config.linux.security_context.run_as_group",
             )
         user = f"{user}:{context.run_as_group.value}"
-    # the pause process is in no group but the given ones: it reads no file of the pod
+    # Do not add the image's groups: the pause process reads no files, so the requested groups are
+    # enough.
     return WantedUser(user or image_user, "", tuple(context.supplemental_groups))
 
 

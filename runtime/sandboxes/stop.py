@@ -79,7 +79,7 @@ async def _stop_container(services: Services, container: Container) -> None:
 async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
     """End the pause task and wait until its end is dealt with."""
     if sandbox.state is SandboxState.UNKNOWN and await task(services.containerd, sandbox.id):
-        # Nobody follows the task of a pod that was not understood.
+        # Recovery does not watch the task of an UNKNOWN sandbox, so start watching it now.
         services.exits.follow_sandbox(sandbox)
     elif sandbox.state is not SandboxState.READY:
         return

@@ -49,7 +49,7 @@ async def serve(config: Config, daemon: Daemon | None) -> None:
     """Serve until SIGTERM or SIGINT, then let running calls end; pods keep running.
 
     ``daemon`` is the private containerd, if there is one: it is kept alive meanwhile. Raises
-    ConfigError for what the user must mend.
+    ConfigError for what the user must fix.
     """
     app = await App.joined(config)
     await app.run(daemon)
@@ -118,7 +118,7 @@ class App:
         return cls(config, containerd, await LogKeeper.start(str(config.state_dir)))
 
     async def run(self, daemon: Daemon | None) -> None:
-        """Serve until a signal or until something failed that cannot be mended while running."""
+        """Serve until a signal, or until a failure that the running server cannot recover from."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

@@ -47,7 +47,8 @@ class Rollback:
         """Remember ``step(*args)``, a plain or an async function, as the way to undo what was done.
 
         ``what`` says it in the imperative, for the log. Push before an action that may take effect
-        although it fails; such a step must bear that there is nothing to undo.
+        although it fails; such a step must be
+        idempotent: it may run when nothing was created.
         """
         self._steps.append((what, step, args))
 

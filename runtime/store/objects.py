@@ -87,7 +87,7 @@ class Names:
         self._holders: dict[str, tuple[str, float]] = {}
 
     def reserve(self, name: str, holder: str) -> None:
-        """Give ``name`` to the id ``holder``; holding it already is fine.
+        """Give ``name`` to the id ``holder``; succeeds if the id holds it already.
 
         Raises FailedPrecondition with the holder and for how long it has had the name: the kubelet
         repeats an attempt after its own timeout, and people then search for what takes so long.
@@ -127,7 +127,7 @@ class Index(Generic[T]):
         self._ids: list[str] = []
 
     def __iter__(self) -> Iterator[T]:
-        """All objects as they are now; removing one while iterating is fine."""
+        """All objects as they are now; one may be removed while iterating."""
         return iter(list(self._by_id.values()))
 
     def __len__(self) -> int:
@@ -480,7 +480,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Force a renamed file and its name to disk; gone meanwhile is fine."""
+    """Force a renamed file and its name to disk; succeeds if it was deleted meanwhile."""
     for target in (path, path.parent):
         try:
             descriptor = os.open(target, os.O_RDONLY)

@@ -152,7 +152,8 @@ class Exits:
         """
         wait = self._waits.get(task_id)
         if wait is None:
-            # The call begins here, not in the task: it is on its way before the next one.
+            # Send Wait now, not inside the new task, so that it reaches containerd before the next
+            # call.
             answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
             wait = asyncio.create_task(self._wait(task_id, answer), name=f"wait {task_id}")
             self._waits[task_id] = wait
@@ -166,7 +167,7 @@ class Exits:
                 task.cancel()
 
     async def end(self, task_id: str) -> None:
-        """Kill and delete a task that nobody follows, whether it runs or not; none is fine."""
+        """Kill and delete a task that nothing follows, running or not; succeeds if it does not exist."""
         if await kill_task(self._containerd, task_id, signal.SIGKILL):
             await asyncio.wait({self.wait(task_id)}, timeout=_KILL_LIMIT)
         await delete_task(self._containerd, task_id)
@@ -289,7 +290,7 @@ class Exits:
             log.warning("output not drained", container=container_id, error=str(error))
 
     async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
-        """Whether the kernel killed in the container for want of memory.
+        """Whether the out-of-memory killer ended a process of the container.
 
         The event may come after the exit, hence this second look: at the kernel's log, then at the
         cgroup's count, before the task goes and, under systemd, if the cgroup is still there.

@@ -56,7 +56,7 @@ async def announce(
 
 
 async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
-    """Delete the record, also one that the built-in plugin wrote; gone is fine."""
+    """Delete the record, also one that the built-in plugin wrote; succeeds if there is none."""
     if not offered(containerd):
         return
     request = sandbox_pb2.StoreDeleteRequest(sandbox_id=sandbox_id)

@@ -50,7 +50,7 @@ class Credentials:
     """The only host that may see them; "": every host asked."""
 
     def for_host(self, host: str) -> Credentials:
-        """These, or nobody's when they are meant for another host."""
+        """These credentials, or anonymous ones if these belong to another host."""
         if not self.server or host == self.server:
             return self
         if {host, self.server} <= _DOCKER_HUB_NAMES:

@@ -182,7 +182,7 @@ def _apply_keys(
     for key, value in keys.items():
         read = _KEYS.get(key)
         if read is None:
-            # containerd takes no notice of it, and the file may be written for a newer one
+            # containerd ignores it, and the file may be written for a newer version
             log.warning("hosts.toml has a key without effect", key=where + key, file=str(directory))
             continue
         try:

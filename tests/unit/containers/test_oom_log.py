@@ -1,4 +1,4 @@
-"""Kills for want of memory, from recorded lines of the kernel's log."""
+"""Kills by the out-of-memory killer, from recorded lines of the kernel's log."""
 
 from __future__ import annotations
 

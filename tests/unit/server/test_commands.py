@@ -108,12 +108,12 @@ def test_keys_with_dots_are_one_step() -> None:
 
 def test_a_finding_tells_its_remedy() -> None:
     assert Finding("a", "fine").mark == "ok"
-    assert Finding("a", "odd", "mend it").mark == "warn"
-    fatal = Finding("a", "bad", "mend it", stops_pods=True)
+    assert Finding("a", "odd", "fix it").mark == "warn"
+    fatal = Finding("a", "bad", "fix it", stops_pods=True)
     assert fatal.mark == "FAIL"
     assert [line.split() for line in fatal.lines()] == [
         ["FAIL", "a", "bad"],
-        ["->", "mend", "it"],
+        ["->", "fix", "it"],
     ]
 
 
