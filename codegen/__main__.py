@@ -82,7 +82,7 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _read(root: Path) -> generate.Translation:
-    """What the mapping says, faulty or not: explain and review must work while it is being fixed."""
+    """What the mapping says, faulty or not: explain and review must work while it is fixed."""
     problems = Problems()
     api = generate.read_api(root)
     machines = read_lifecycle(root, {n: e.values for n, e in api.enums.items()}, problems)

@@ -126,7 +126,7 @@ class Cancelled(CriError):
 
 
 class Unknown(CriError):
-    """A failure that no argument of the request caused: containerd, a shim, runc or a plugin refused."""
+    """A failure that the request did not cause: containerd, a shim, runc or a plugin refused."""
 
     code = grpc.StatusCode.UNKNOWN
 

@@ -95,8 +95,8 @@ def _process(facts: Host) -> Iterator[Finding]:
         yield Finding(
             "oom_score_adj",
             f"cannot go below {facts.oom_score_adj_floor}",
-            "pods run, but the kernel may kill a pause container early; to prevent that, give the server "
-            "and containerd CAP_SYS_RESOURCE",
+            "pods run, but the kernel may kill a pause container early; to prevent that, "
+            "give the server and containerd CAP_SYS_RESOURCE",
         )
 
 

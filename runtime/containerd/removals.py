@@ -1,4 +1,4 @@
-"""Delete objects of containerd. Each call succeeds if the object does not exist, so it may be repeated."""
+"""Delete objects of containerd; each call succeeds if the object does not exist."""
 
 from __future__ import annotations
 

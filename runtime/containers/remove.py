@@ -73,7 +73,7 @@ async def end_task(services: Services, container_id: str) -> None:
 async def remove_record_and_snapshot(
     services: Services, container_id: str, sandbox_id: str, snapshotter: str
 ) -> None:
-    """Delete containerd's record of the container and its root file system; succeeds if they do not exist."""
+    """Delete the container's record and root file system; succeeds if they do not exist."""
     containerd = services.containerd
     # under the pod's lease, which otherwise keeps the name of every container that the pod ever had
     metadata = containerd.with_lease(sandbox_id)

@@ -1,7 +1,8 @@
 """Leases of pulls: what a pull has fetched is safe from garbage collection until its records are.
 
 A pull that a network failure interrupts leaves its lease for a while, and with it the blobs that
-it had fetched in part: the kubelet tries again within minutes, and only the rest is fetched then. Every lease expires by itself after a day, should this server end without notice.
+it had fetched in part: the kubelet tries again within minutes, and only the rest is fetched then.
+Every lease expires by itself after a day, should this server end without notice.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ async def _sandbox_status(
     process = await task(services.containerd, sandbox_id)
     if process is not None and process.status in _ALIVE:
         return facts.SandboxStatus(SandboxState.READY, created_at=created_at, pid=process.pid)
-    # Keep the task of an exited pause container until the pod is removed. Deleting it would stop the
-    # shim; containerd refuses that while containers still run, and does not retry.
+    # Keep the task of an exited pause container until the pod is removed. Deleting it would stop
+    # the shim; containerd refuses that while containers still run, and does not retry.
     if process is not None and process.status != task_types_pb2.STOPPED:
         await services.exits.end(sandbox_id)
     return facts.SandboxStatus(SandboxState.NOTREADY, created_at=created_at)

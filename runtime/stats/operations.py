@@ -151,7 +151,7 @@ class Stats:
     def _sandbox_usage(self, sandbox: Sandbox) -> Usage | None:
         parent = sandbox.metadata.config.linux.cgroup_parent
         if not parent:
-            # Without a cgroup_parent the pod has no cgroup of its own: report the pause container's.
+            # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
             return self._usage(sandbox.id, sandbox.status.pid)
         try:
             return self._cgroups.usage(sandbox_cgroup(parent))

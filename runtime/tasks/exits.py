@@ -167,7 +167,7 @@ class Exits:
                 task.cancel()
 
     async def end(self, task_id: str) -> None:
-        """Kill and delete a task that nothing follows, running or not; succeeds if it does not exist."""
+        """Kill and delete a task that nothing follows; succeeds if it does not exist."""
         if await kill_task(self._containerd, task_id, signal.SIGKILL):
             await asyncio.wait({self.wait(task_id)}, timeout=_KILL_LIMIT)
         await delete_task(self._containerd, task_id)
