@@ -44,7 +44,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict on codegen and runtime."""
+    """mypy --strict on codegen, runtime and tests."""
     _run(session, "mypy", *session.posargs)
 
 

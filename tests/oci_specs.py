@@ -94,7 +94,7 @@ def container(config: api_pb2.ContainerConfig, **changes: Any) -> facts.Containe
         image_ref=IMAGE.id,
         image_name=IMAGE.reference,
     )
-    given = {
+    given: dict[str, Any] = {
         "mounts": tuple(facts.MountSource(m.host_path, shared=True) for m in config.mounts),
         "target_pid": 4712,
         "security": SECURITY,

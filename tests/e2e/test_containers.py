@@ -36,11 +36,11 @@ class Pod:
     id: str
     config: api_pb2.PodSandboxConfig
 
-    def created(self, *command: str, image: str = BUSYBOX, **fields: object) -> str:
+    def created(self, *command: str, image: str = BUSYBOX, **fields: Any) -> str:
         config = container_config(image, *command, **fields)
         return self.cri.create(self.id, config, self.config)
 
-    def running(self, *command: str, image: str = BUSYBOX, **fields: object) -> str:
+    def running(self, *command: str, image: str = BUSYBOX, **fields: Any) -> str:
         container = self.created(*command, image=image, **fields)
         self.cri.start(container)
         return container

@@ -202,7 +202,7 @@ def test_ipv6_is_first_where_it_is_preferred(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_when_the_last_plugin_fails(tmp_path: Path) -> None:
-    failing = {"type": "recorder", "record": str(tmp_path / "calls")}
+    failing: dict[str, object] = {"type": "recorder", "record": str(tmp_path / "calls")}
     failing["fail"] = {"ADD": {"code": 7, "msg": "no"}, "DEL": {"code": 7, "msg": "no"}}
     node = Node(tmp_path, failing)
 

@@ -154,7 +154,7 @@ def refused(call: Callable[[], object]) -> grpc.RpcError:
 def test_a_failing_network_leaves_nothing(faulty: FaultyNode) -> None:
     faulty.tell_cni(fail={"ADD": FAIL})
     error = refused(lambda: faulty.cri.run_pod(pod_config()))
-    assert "told to fail" in error.details()
+    assert "told to fail" in str(error.details())
     assert faulty.called("DEL")
     faulty.assert_idle()
 
@@ -184,7 +184,7 @@ def test_a_pod_whose_network_cannot_be_given_back_stays_to_be_removed(faulty: Fa
     assert kept.metadata == config.metadata
     again = refused(lambda: faulty.cri.run_pod(config))
     assert again.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert kept.id in again.details()
+    assert kept.id in str(again.details())
     faulty.tell_cni()
     faulty.cri.stop_pod(kept.id)
     faulty.cri.remove_pod(kept.id)
@@ -249,8 +249,8 @@ def test_a_second_stop_does_not_wait_for_a_hanging_one(faulty: FaultyNode) -> No
 def test_an_unknown_handler_is_refused_with_the_known_ones(faulty: FaultyNode) -> None:
     error = refused(lambda: faulty.cri.run_pod(pod_config(), handler="kata"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "runtime_handler" in error.details()
-    assert "faulty, runc" in error.details()
+    assert "runtime_handler" in str(error.details())
+    assert "faulty, runc" in str(error.details())
 
 
 def kill_hanging_plugins(node: Node) -> None:

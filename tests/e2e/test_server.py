@@ -53,7 +53,7 @@ def test_the_socket_is_for_root_only(cri: Cri, node: Node) -> None:
 
 
 def test_a_second_server_on_the_same_state_is_refused(cri: Cri, node: Node) -> None:
-    command = [
+    command: list[str | Path] = [
         *(SERVER, "serve", "--root", node.directory / "root", "--state", node.directory / "state"),
         *("--listen", f"unix://{node.directory}/second.sock"),
     ]
@@ -66,7 +66,7 @@ def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: No
     container = running(cri, "sleep", "1000")
     daemon = int((node.directory / "state/containerd/containerd.pid").read_text())
     os.kill(daemon, signal.SIGKILL)
-    codes = set()
+    codes: set[grpc.StatusCode] = set()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -90,7 +90,7 @@ def short_path() -> Iterator[Path]:
 
 def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
     socket = short_path / "cri.sock"
-    command = [
+    command: list[str | Path] = [
         *(SERVER, "serve", "--containerd", f"unix://{short_path}/none.sock"),
         *("--listen", f"unix://{socket}"),
         *("--root", short_path / "root", "--state", short_path / "state"),
@@ -104,7 +104,7 @@ def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 cri.runtime.Version(api_pb2.VersionRequest(), timeout=5)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert "waiting for containerd at unix://" in caught.value.details()
+            assert "waiting for containerd at unix://" in str(caught.value.details())
             time.sleep(1.2)  # it says so when it has waited for more than a moment
         finally:
             cri.close()
@@ -117,7 +117,7 @@ def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
 
 def test_explain_answers_from_the_running_container(cri: Cri, node: Node) -> None:
     container = running(cri, "sleep", "1000")
-    command = [
+    command: list[str | Path] = [
         *(SERVER, "explain", "--embedded", container[:12], "process.args"),
         *("--root", node.directory / "root", "--state", node.directory / "state"),
     ]

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from tests.harness.node import Node
 from .conftest import BUSYBOX
 
 
-def started(cri: Cri, node: Node, *command: str, **fields: object) -> tuple[str, str]:
+def started(cri: Cri, node: Node, *command: str, **fields: Any) -> tuple[str, str]:
     """A running pod and container that logs below the node's folder."""
     pod_spec = pod_config(log_directory=str(node.logs))
     pod = cri.run_pod(pod_spec)
@@ -156,7 +157,7 @@ def test_names_are_reserved_and_freed(cri: Cri, node: Node) -> None:
     with pytest.raises(grpc.RpcError) as error:
         cri.run_pod(config)
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    assert pod in error.value.details()
+    assert pod in str(error.value.details())
     cri.stop_pod(pod)
     cri.remove_pod(pod)
     assert cri.run_pod(config) != pod
@@ -176,7 +177,7 @@ def test_an_invalid_request_names_the_field(cri: Cri) -> None:
     with pytest.raises(grpc.RpcError) as error:
         cri.run_pod(api_pb2.PodSandboxConfig())
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "config.metadata" in error.value.details()
+    assert "config.metadata" in str(error.value.details())
 
 
 def test_a_host_port_leads_to_the_pod(cri: Cri, node: Node) -> None:

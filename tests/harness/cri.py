@@ -66,15 +66,20 @@ class Cri:
 
     def exec_sync(self, container: str, *cmd: str, timeout: int = 0) -> api_pb2.ExecSyncResponse:
         request = api_pb2.ExecSyncRequest(container_id=container, cmd=cmd, timeout=timeout)
-        return self.runtime.ExecSync(request, timeout=120)
+        answer: api_pb2.ExecSyncResponse = self.runtime.ExecSync(request, timeout=120)
+        return answer
 
     def status(self, container: str) -> api_pb2.ContainerStatus:
         request = api_pb2.ContainerStatusRequest(container_id=container)
-        return self.runtime.ContainerStatus(request, timeout=30).status
+        answer: api_pb2.ContainerStatusResponse = self.runtime.ContainerStatus(request, timeout=30)
+        return answer.status
 
     def pod_status(self, pod: str) -> api_pb2.PodSandboxStatus:
         request = api_pb2.PodSandboxStatusRequest(pod_sandbox_id=pod)
-        return self.runtime.PodSandboxStatus(request, timeout=30).status
+        answer: api_pb2.PodSandboxStatusResponse = self.runtime.PodSandboxStatus(
+            request, timeout=30
+        )
+        return answer.status
 
     def stop(self, container: str, timeout: int = 0) -> None:
         request = api_pb2.StopContainerRequest(container_id=container, timeout=timeout)

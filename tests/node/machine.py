@@ -7,6 +7,7 @@ and all in it is some ten times slower than on the host. It has no network beyon
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -226,7 +227,7 @@ class Machine:
                 stdout=subprocess.PIPE,
                 env={**os.environ, "TMPDIR": folder},
             ) as machine:
-                assert machine.stdout is not None
+                assert isinstance(machine.stdout, io.BufferedReader)
                 while output := machine.stdout.read1():
                     sys.stdout.buffer.write(output)
                     sys.stdout.buffer.flush()

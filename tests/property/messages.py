@@ -101,9 +101,10 @@ def valid(message: type[Message], check: Check) -> st.SearchStrategy[Any]:
 
 def messages(message: type[Message]) -> st.SearchStrategy[Any]:
     """Messages with any of their fields set."""
+    described: list[Any] = list(message.DESCRIPTOR.fields)  # the stubs name two classes of it
     fields = {
         field.name: values(field)
-        for field in message.DESCRIPTOR.fields
+        for field in described
         if field.full_name.removeprefix("runtime.v1.") not in LEFT_OUT
     }
     required = {name: fields.pop(name) for name in _REQUIRED.get(message.DESCRIPTOR.name, ())}
@@ -121,8 +122,9 @@ def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def _one(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    if field.message_type is not None:
-        return st.deferred(lambda: messages(getattr(api_pb2, field.message_type.name)))
+    kind = field.message_type
+    if kind is not None:
+        return st.deferred(lambda: messages(getattr(api_pb2, kind.name)))
     if field.enum_type is not None:
         return st.sampled_from([value.number for value in field.enum_type.values])
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:

@@ -187,7 +187,7 @@ def _parent(config: Any, path: str) -> tuple[Any, str]:
 
 def _values(message: type[Message], path: str) -> st.SearchStrategy[Any]:
     *above, name = path.split(".")
-    descriptor = message.DESCRIPTOR
+    descriptor: Any = message.DESCRIPTOR
     for step in above:
         descriptor = descriptor.fields_by_name[step].message_type
     return messages.values(descriptor.fields_by_name[name])

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_single_plugin_becomes_a_list_of_one() -> None:
         ({"cniVersion": "9.9.9", "cniVersions": ["0.4.0"]}, "0.4.0"),
     ],
 )
-def test_the_newest_version_both_know_is_spoken(keys: dict[str, object], version: str) -> None:
+def test_the_newest_version_both_know_is_spoken(keys: dict[str, Any], version: str) -> None:
     network = parse(conflist(**keys).encode())
     assert network.version == version
     assert network.speaks("0.4.0") == (version != "0.1.0")
@@ -136,7 +137,7 @@ async def test_changes_are_seen(tmp_path: Path) -> None:
     watched = CniDirectory(str(directory), 1)
     await watched.start()
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert watched.networks == ()
+    assert not watched.networks
     assert "no network config found" in str(watched.problem)
 
     (directory / "10.conflist").write_text(conflist("first"))
@@ -176,7 +177,7 @@ async def test_a_bad_file_at_the_start_is_not_skipped_for_the_next(tmp_path: Pat
     (tmp_path / "10.conflist").write_text(conflist("other"))
     watched = CniDirectory(str(tmp_path), 1)
     await watched.start()
-    assert watched.networks == ()
+    assert not watched.networks
     assert "00.conflist:1: the network has no name" in str(watched.problem)
     await watched.stop()
 

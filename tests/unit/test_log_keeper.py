@@ -312,7 +312,7 @@ async def test_an_attached_client_that_does_not_read_is_let_go(
     await keeper.open("c", fifos, False, str(log))
     shim = Shim(fifos)
     feed = keeper.attach("c")
-    first = asyncio.create_task(anext(feed))
+    first = asyncio.ensure_future(anext(feed))
     await asyncio.sleep(0.05)
     line = b"x" * 999 + b"\n"
     os.write(shim.out, line)
@@ -350,7 +350,7 @@ def test_keeper_ends_when_it_has_nothing_to_do(
 
 
 def test_json_of_the_lean_codec() -> None:
-    value = {"a": [1, "x\u00e9\n"], "b": None, "c": {"d": True}}
+    value: dict[str, object] = {"a": [1, "x\u00e9\n"], "b": None, "c": {"d": True}}
     assert decode(encode(value)) == value
     for bad in (b"", b"[", b"[1]", b"\xff", b'{"a"'):
         with pytest.raises(RequestError, match="one JSON object"):

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,7 @@ async def test_a_create_that_is_cancelled_again_and_again_ends_before_it_is_undo
     may_mount = threading.Event()
     mount = kernel.mount
 
-    def slow_mount(source: str, target: str, **how: int) -> None:
+    def slow_mount(source: str, target: str, **how: Any) -> None:
         may_mount.wait(10)
         mount(source, target, **how)
 

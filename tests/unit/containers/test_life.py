@@ -99,7 +99,7 @@ async def test_layers_that_are_gone_are_unpacked_again(world: World) -> None:
             world.daemon.fail_now(grpc.StatusCode.NOT_FOUND)
         return prepare(request)  # type: ignore[arg-type]
 
-    world.daemon.snapshots_prepare = once_gone  # type: ignore[method-assign,assignment]
+    world.daemon.snapshots_prepare = once_gone  # type: ignore[method-assign]
     await world.created()
     assert len(tried) == 2
 

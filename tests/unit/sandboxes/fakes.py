@@ -180,7 +180,8 @@ class FakeContainerd:
 
     async def _or_away(self, ended: asyncio.Future[int]) -> int:
         away = asyncio.ensure_future(self.away.wait())
-        await asyncio.wait({ended, away}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {ended, away}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         away.cancel()
         if ended.done():
             return ended.result()
@@ -291,6 +292,9 @@ class FakeLogKeeper:
 
     async def open(self, container_id: str, *_: object, **__: object) -> None:
         self.calls.append(f"open {container_id}")
+
+    async def reopen(self, container_id: str) -> None:
+        self.calls.append(f"reopen {container_id}")
 
     async def drained(self, container_id: str) -> None:
         self.calls.append(f"drained {container_id}")

@@ -192,7 +192,7 @@ async def test_a_shim_that_ends_during_a_delete_is_asked_about_again(world: Worl
         code = grpc.StatusCode.NOT_FOUND if gone else grpc.StatusCode.UNKNOWN
         raise rpc_error(code, details)
 
-    world.containerd.tasks_delete = delete  # type: ignore[method-assign,assignment]
+    world.containerd.tasks_delete = delete  # type: ignore[method-assign]
     assert await delete_task(world.services.containerd, "c1") is None
     assert answers == []
 

@@ -33,7 +33,7 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 def messages(draw: st.DrawFn, kind: type[Message], depth: int = 4) -> Message:
     """Any message of the kind, nested ones included."""
     message = kind()
-    fields = st.sampled_from(list(kind.DESCRIPTOR.fields))
+    fields: st.SearchStrategy[Any] = st.sampled_from(list(kind.DESCRIPTOR.fields))
     for field in draw(st.lists(fields, max_size=3, unique_by=lambda field: field.name)):
         nested = field.message_type
         if nested is not None and nested.GetOptions().map_entry:

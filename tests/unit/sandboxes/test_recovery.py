@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.containerd import containers_pb2, task_types_pb2
@@ -51,7 +54,7 @@ def leave_container(world: World, saved: str, status: int | None, code: int = 0)
     )
     extension = {records.CONTAINER_EXTENSION: records.container_extension(metadata)}
     leave_record(world, CONTAINER, "container", extension, status, code)
-    times = {
+    times: dict[str, dict[str, Any]] = {
         "created": {"created_at": 1},
         "running": {"created_at": 1, "started_at": 2, "pid": 7},
         "exited": {"created_at": 1, "started_at": 2, "finished_at": 3, "exit_code": 9},
@@ -65,7 +68,7 @@ def leave_record(
     world: World,
     record_id: str,
     kind: str,
-    extensions: dict[str, object],
+    extensions: Mapping[str, any_pb2.Any],
     status: int | None,
     code: int = 0,
 ) -> None:
@@ -73,7 +76,7 @@ def leave_record(
         id=record_id,
         labels={labels.KIND: kind},
         created_at=Timestamp(seconds=5),
-        extensions=extensions,  # type: ignore[arg-type]
+        extensions=extensions,
     )
     world.containerd.records[record_id] = record
     if status is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -34,7 +34,7 @@ async def test_a_pod_is_announced_and_withdrawn() -> None:
 
 async def test_the_record_is_that_of_the_builtin_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = FakeContainerd()
-    seen = []
+    seen: list[Any] = []
     monkeypatch.setattr(daemon, "sandboxes_create", seen.append)
     await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
     (request,) = seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -75,10 +76,11 @@ async def test_no_failure_is_reported_as_never_retrieved(cancel: bool) -> None:
         finally:
             raise ValueError(name)
 
-    for steps in (
+    together: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: beside(stoppable=fail("stoppable"), finishing=fail("finishing")),
         lambda: all_finished(fail("one"), fail("other")),
-    ):
+    )
+    for steps in together:
         call = asyncio.ensure_future(steps())
         await asyncio.sleep(0)
         if cancel:

@@ -7,6 +7,7 @@ import os
 import tomllib
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -139,9 +140,9 @@ def test_doctor_fails_where_pods_cannot_run(
 def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import prometheus_client
 
-    servers = []
+    servers: list[Any] = []
 
-    def start(*arguments: object, **fields: object) -> object:
+    def start(*arguments: Any, **fields: Any) -> object:
         made = started(*arguments, **fields)
         servers.append(made)
         return made
@@ -183,7 +184,7 @@ def test_a_pause_image_that_is_named_is_used() -> None:
 def test_without_a_binary_the_remedy_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(ConfigError, match="apt-get install containerd"):
         embedded.started(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
 

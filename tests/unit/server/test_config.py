@@ -44,7 +44,7 @@ def test_the_example_of_the_design_is_understood(tmp_path: Path) -> None:
     assert found.containerd.snapshotter == "native"
     assert found.pause_image == "example.com/pause:1"
     assert found.images.registry.config_path == "/x/certs.d"
-    assert found.images.image_pull_progress_timeout == 90
+    assert found.images.image_pull_progress_timeout == Duration(90)
 
 
 def test_the_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:

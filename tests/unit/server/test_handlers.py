@@ -158,7 +158,7 @@ async def test_a_long_error_reaches_the_client_cut(cri: World, letter: str) -> N
 
 
 async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> None:
-    cri.operations.answers["list"] = lambda *_: {}["x"]
+    cri.operations.answers["list"] = lambda *_: dict[str, object]()["x"]
     code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
     assert code is grpc.StatusCode.INTERNAL
     assert details == "ListImages failed inside the server: KeyError: 'x'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from generated.lifecycle import (
     ContainerState,
     SandboxEvent,
     SandboxState,
+    Transition,
     fire_container,
     fire_sandbox,
 )
@@ -52,7 +54,7 @@ def test_every_state_has_a_cri_state() -> None:
 
 
 def test_every_event_told_is_one_of_the_cri() -> None:
-    moves = [*SANDBOX_TRANSITIONS.values(), *CONTAINER_TRANSITIONS.values()]
+    moves: list[Transition[Any]] = [*SANDBOX_TRANSITIONS.values(), *CONTAINER_TRANSITIONS.values()]
     told = {move.emits for move in moves if move.emits}
     assert told <= set(api_pb2.ContainerEventType.keys())
 
@@ -77,9 +79,10 @@ def test_from_every_state_an_object_can_be_removed() -> None:
         (CONTAINER_TRANSITIONS, ContainerState),
     ):
         for state in states:
-            reached, seen = {state}, set()
+            reached: set[object] = {state}
+            seen: set[object] = set()
             while reached - seen:
                 here = (reached - seen).pop()
                 seen.add(here)
-                reached |= {move.to for (at, _), move in table.items() if at is here}  # type: ignore[misc]
+                reached |= {move.to for (at, _), move in table.items() if at is here}
             assert None in seen, f"{state} is a trap"

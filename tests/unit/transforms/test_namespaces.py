@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from generated.cri import api_pb2
@@ -12,7 +14,7 @@ from runtime.transforms import namespaces
 CONTAINER, NODE, POD, TARGET = api_pb2.CONTAINER, api_pb2.NODE, api_pb2.POD, api_pb2.TARGET
 
 
-def options(**modes: int) -> api_pb2.NamespaceOption:
+def options(**modes: Any) -> api_pb2.NamespaceOption:
     return api_pb2.NamespaceOption(**modes)
 
 

@@ -11,7 +11,8 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
 from generated.oci import types
 from runtime.errors import InvalidArgument
-from runtime.transforms import annotations, cgroups, devices, labels, signals, status
+from runtime.transforms import annotations as passed_annotations
+from runtime.transforms import cgroups, devices, labels, signals, status
 from runtime.transforms.facts import DeviceNode, Image
 
 
@@ -110,12 +111,12 @@ def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everyt
     ],
 )
 def test_patterns_are_those_of_path_match(pattern: str, key: str, matches: bool) -> None:
-    found = annotations.passed_to_sandbox(annotations={key: "1"}, pod_annotations=[pattern])
+    found = passed_annotations.passed_to_sandbox(annotations={key: "1"}, pod_annotations=[pattern])
     assert (found == {key: "1"}) is matches
 
 
 def test_a_containers_annotation_wins_over_its_pods() -> None:
-    found = annotations.passed_to_container(
+    found = passed_annotations.passed_to_container(
         annotations={"a": "container", "b": "container"},
         container_annotations=["a"],
         of_pod={"a": "pod", "b": "pod", "c": "pod"},
