@@ -27,6 +27,8 @@ from typing import Any, Final, TypeAlias
 import structlog
 from asyncinotify import Event, Inotify, Mask
 
+from runtime.steps.watched import ended, watched
+
 log = structlog.get_logger(__name__)
 
 Json: TypeAlias = dict[str, Any]
@@ -273,14 +275,11 @@ class CniDirectory:
         """Make the directory if it lacks, read it, and keep watching it."""
         self._make()
         self.reload()
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = watched("CNI directory", self._watch)
 
     async def stop(self) -> None:
         """Stop watching; the networks stay as they are."""
-        if self._watching is not None:
-            self._watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watching
+        await ended(self._watching)
 
     def reload(self) -> None:
         """Read the directory now."""

@@ -33,6 +33,7 @@ from runtime.lookups import security
 from runtime.lookups import users as rootfs_user
 from runtime.lookups import volumes as image_volumes
 from runtime.lookups.snapshot import open_snapshot
+from runtime.steps import threads
 from runtime.steps.rollback import Rollback
 from runtime.steps.side_by_side import all_finished, beside
 from runtime.store.records import CONTAINER_EXTENSION, container_extension
@@ -192,7 +193,7 @@ async def _make(
         spec, record = await _described(services, sandbox, container, image, user)
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
-            await asyncio.to_thread(
+            await threads.STATE_FILES.run(
                 _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
             )
 
@@ -213,7 +214,7 @@ async def _described(
     metadata = container.metadata
     host = services.host
     if metadata.config.linux.security_context.privileged:
-        host = replace(host, devices=await asyncio.to_thread(device_nodes.host_devices))
+        host = replace(host, devices=await threads.HOST_PATHS.run(device_nodes.host_devices))
     record = containers_pb2.Container(
         id=metadata.id,
         image=image.reference,
@@ -263,11 +264,15 @@ async def _look_up(
     devices: tuple[facts.DeviceNode, ...] = ()
     if config.mounts or config.devices:
         # in a thread: the path may lie on a network mount that hangs
-        sources, devices = await asyncio.to_thread(
+        sources, devices = await threads.HOST_PATHS.run_at(
+            [
+                *(mount.host_path for mount in config.mounts),
+                *(device.host_path for device in config.devices),
+            ],
             lambda: (
                 mount_sources.host_sources(config.mounts),
                 device_nodes.requested(config.devices),
-            )
+            ),
         )
     return facts.Container(
         metadata=metadata,
@@ -317,7 +322,7 @@ async def _user(
         return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
     database = services.users.known(image.chain_id)
     if database is None:
-        database = await asyncio.to_thread(
+        database = await threads.STATE_FILES.run(
             _read_users, services.users, await asyncio.shield(snapshot), root
         )
     return rootfs_user.resolve(wanted, database)

@@ -27,6 +27,7 @@ from runtime.images.registry.hosts import hosts_for
 from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
 from runtime.images.usage import ImageUsage, filesystem_usage
+from runtime.steps import threads
 from runtime.transforms.facts import Handler, Host, Image, LayerUsage
 
 log = structlog.get_logger(__name__)
@@ -195,7 +196,7 @@ class Images:
     async def _ask_registry(
         self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
     ) -> Image:
-        hosts = await asyncio.to_thread(hosts_for, reference.domain, self._config_path)
+        hosts = await threads.STATE_FILES.run(hosts_for, reference.domain, self._config_path)
         async with open_registry(reference, hosts, who, activity) as registry:
             image = await self._unchanged(reference, registry, snapshotter)
             if image:

@@ -38,6 +38,7 @@ from runtime.images.manifest import (
     parse,
     parse_config,
 )
+from runtime.steps.watched import ended, watched
 from runtime.transforms.facts import Image
 
 log = structlog.get_logger(__name__)
@@ -95,13 +96,11 @@ class ImageStore:
     async def start(self) -> None:
         """Load everything, then listen."""
         await self.reconcile()
-        self._watcher = asyncio.create_task(self._watch(), name="image events")
+        self._watcher = watched("image events", self._watch)
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._watcher:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await ended(self._watcher)
 
     # Looking up
 

@@ -20,6 +20,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
 from runtime.containerd.client import Containerd
+from runtime.steps.watched import ended, watched
 
 log = structlog.get_logger(__name__)
 
@@ -65,13 +66,11 @@ class ImageUsage:
 
     def start(self) -> None:
         """Begin to walk."""
-        self._walker = asyncio.create_task(self._walk_for_ever(), name="snapshot usage")
+        self._walker = watched("snapshot usage", self._walk_for_ever)
 
     async def close(self) -> None:
         """Stop walking."""
-        if self._walker:
-            self._walker.cancel()
-            await asyncio.gather(self._walker, return_exceptions=True)
+        await ended(self._walker)
 
     def of_snapshot(self, snapshotter: str, key: str) -> SnapshotUsage | None:
         """The last figure of one snapshot; None when it was not seen yet."""

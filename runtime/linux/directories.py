@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import shutil
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.linux import kernel
+from runtime.steps import threads
 
 _PRIVATE: Final = 0o700
 _BUSY_ATTEMPTS: Final = 50
@@ -35,12 +35,12 @@ async def remove_tree(directory: str | Path) -> None:
     Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
     directory busy, which is waited out for 5 s at most.
     """
-    await asyncio.to_thread(_remove_tree, str(directory))
+    await threads.STATE_FILES.run(_remove_tree, str(directory))
 
 
 async def unmount(target: str | Path) -> None:
     """Detach every mount at or below the path; succeeds if there is none."""
-    await asyncio.to_thread(_unmount, str(target))
+    await threads.STATE_FILES.run(_unmount, str(target))
 
 
 def _unmount(target: str) -> None:

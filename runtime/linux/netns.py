@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from runtime.linux import kernel
+from runtime.steps import threads
 from runtime.steps.side_by_side import all_finished
 
 DIRECTORY: Final = "/var/run/netns"
@@ -50,7 +51,7 @@ async def create(path: str) -> str:
 async def remove(path: str) -> None:
     """Let go of the namespace and delete its file; it ends with its last process.  Repeatable."""
     if path:
-        await asyncio.to_thread(_remove, path)
+        await threads.NETWORK_NAMESPACES.run(_remove, path)
 
 
 def is_alive(path: str) -> bool:
@@ -75,7 +76,7 @@ async def inside(path: str, work: Callable[[], Result]) -> Result:
 async def in_own_thread(work: Callable[..., Result], *arguments: object) -> Result:
     """Run ``work`` in a new thread that ends with it; its namespaces end with it too.
 
-    Not ``asyncio.to_thread``: that thread would go on serving others from the wrong namespace.
+    Not one of `runtime.steps.threads`: it would go on serving others from the wrong namespace.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Result] = loop.create_future()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
+from runtime.steps import threads
 from runtime.transforms.facts import DeviceNode
 
 _NOT_FOR_CONTAINERS = frozenset(
@@ -36,6 +37,7 @@ def host_devices(directory: str = "/dev") -> tuple[types.LinuxDevice, ...]:
 
 def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
     field = f"config.devices[{index}].host_path"
+    threads.looking_at(device.host_path)
     path = os.path.realpath(device.host_path)
     container_path = device.container_path or device.host_path
     try:

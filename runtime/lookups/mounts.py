@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
+from runtime.steps import threads
 from runtime.transforms.facts import MountSource
 
 _MOUNTINFO = "/proc/self/mountinfo"
@@ -66,6 +67,7 @@ def mount_point_of(path: str, table: Sequence[MountPoint]) -> MountPoint | None:
 
 
 def _host_source(index: int, mount: api_pb2.Mount, table: Sequence[MountPoint]) -> MountSource:
+    threads.looking_at(mount.host_path)
     try:
         # makedirs and not a look first: a source that appears meanwhile is as good
         if not os.path.exists(mount.host_path):

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.steps import threads
 from runtime.transforms import security
 from runtime.transforms.facts import Host, Security
 
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _DEFAULT_PROFILE = Path(__file__).resolve().parents[2] / "spec" / "oci" / "apparmor.profile"
 _PARSER = "/sbin/apparmor_parser"
+_LARGEST_PROFILE = 1 << 20
+"""Bytes; the default profile of this runtime, written out, has some ten thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +77,68 @@ async def look_up(wanted: Wanted) -> Security:
         return Security()
     if wanted.apparmor_default:
         await load_default_apparmor()
-    return await asyncio.to_thread(
+    places = [wanted.seccomp_file] if wanted.seccomp_file else []
+    return await threads.HOST_PATHS.run_at(
+        places,
         lambda: Security(
             localhost_seccomp=read_seccomp(wanted.seccomp_file) if wanted.seccomp_file else None,
             localhost_apparmor_loaded=bool(wanted.apparmor_name)
             and wanted.apparmor_name in loaded_apparmor_profiles(),
-        )
+        ),
     )
 
 
 def read_seccomp(path: str) -> types.LinuxSeccomp:
-    """The seccomp profile in the file ``path``; InvalidArgument says what is wrong with it."""
+    """The seccomp profile in the file ``path``; InvalidArgument says what is wrong with it.
+
+    A profile is a JSON object of the OCI runtime spec (LinuxSeccomp) that names its default action:
+    without one there would be no filter at all.
+    """
     field = "config.linux.security_context.seccomp.localhost_ref"
     try:
-        content = json.loads(Path(path).read_bytes())
-        return types.LinuxSeccomp.from_dict(content)
+        content = json.loads(_content(path))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+        msgspec.convert(_without_nulls(content), types.LinuxSeccomp)  # are the types right
+        profile = types.LinuxSeccomp.from_dict(content)
+        if not profile.defaultAction:
+            raise ValueError("it has no defaultAction, such as SCMP_ACT_ERRNO")
     except OSError as error:
         raise InvalidArgument(f"seccomp profile {path}: {error.strerror}", field=field) from error
+    except RecursionError as error:
+        raise InvalidArgument(f"{path}: it is nested too deeply", field=field) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidArgument(
             f"{path} is not a seccomp profile of the OCI runtime spec: {error}", field=field
         ) from error
+    return profile
+
+
+def _without_nulls(value: Any) -> Any:
+    """A JSON value without the keys that are null, which to a profile's readers are absent."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def _content(path: str) -> bytes:
+    """What a profile's file holds; raises OSError and ValueError.
+
+    The path is a client's choice: a FIFO would block the reading, and a device never end it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(_LARGEST_PROFILE + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _LARGEST_PROFILE:
+        raise ValueError(f"it is larger than {_LARGEST_PROFILE >> 20} MiB")
+    return content
 
 
 def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
@@ -104,7 +153,7 @@ def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
 
 async def load_default_apparmor() -> None:
     """Have the kernel know the runtime's own profile; does nothing when it does already."""
-    if security.DEFAULT_APPARMOR_PROFILE in await asyncio.to_thread(loaded_apparmor_profiles):
+    if security.DEFAULT_APPARMOR_PROFILE in await threads.CGROUPS.run(loaded_apparmor_profiles):
         return
     parser = await asyncio.create_subprocess_exec(
         _PARSER,

@@ -17,6 +17,7 @@ from runtime.cni import template as cni_template
 from runtime.config.file import Config, as_builtins
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.errors import Unknown
+from runtime.steps import threads
 from runtime.transforms.facts import Handler
 
 _KUBELET_API: Final = "0.1.0"
@@ -102,7 +103,7 @@ class Node:
         template = self._config.cni.conf_template
         if pod_cidrs and template and self._network.problem():
             try:
-                await asyncio.to_thread(
+                await threads.STATE_FILES.run(
                     cni_template.write, template, self._config.cni.conf_dir, pod_cidrs.split(",")
                 )
             except (OSError, ValueError) as error:

@@ -51,6 +51,7 @@ from runtime.lookups.snapshot import open_snapshot
 from runtime.sandboxes import files
 from runtime.sandboxes.record import save_metadata
 from runtime.sandboxes.services import Services
+from runtime.steps import threads
 from runtime.steps.rollback import Rollback
 from runtime.steps.side_by_side import all_finished, beside
 from runtime.steps.times import StepTimes
@@ -279,7 +280,7 @@ class _Creation:
 
     async def _make_files(self) -> None:
         with self._times.step("files"):
-            await asyncio.to_thread(
+            await threads.STATE_FILES.run(
                 files.make, self._files, self._metadata.config, self._services.host
             )
 
@@ -363,7 +364,7 @@ class _Creation:
         if database is None:
             if self._snapshot is not None:
                 await asyncio.shield(self._snapshot)
-            database = await asyncio.to_thread(self._read_users, image.chain_id)
+            database = await threads.STATE_FILES.run(self._read_users, image.chain_id)
         return users.resolve(wanted, database)
 
     def _read_users(self, chain_id: str) -> users.UserDatabase:

@@ -6,7 +6,6 @@ reading and works while containerd is away. The reading runs in a thread: the lo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +16,7 @@ from runtime.linux.cgroups import Cgroups, Usage, sandbox_cgroup
 from runtime.stats import container as container_stats
 from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.container import CpuRates
+from runtime.steps import threads
 
 if TYPE_CHECKING:
     from runtime.config.file import Config
@@ -59,7 +59,7 @@ class Stats:
                 f"container {container.id} is {container.state.name} and has no figures; "
                 "only running containers have"
             )
-        found = await asyncio.to_thread(self._containers, [container])
+        found = await threads.CGROUPS.run(self._containers, [container])
         if not found:
             raise NotFound(f"container {container.id} has just ended")
         return api_pb2.ContainerStatsResponse(stats=found[0])
@@ -76,7 +76,7 @@ class Stats:
         ]
         self._forget_gone()
         return api_pb2.ListContainerStatsResponse(
-            stats=await asyncio.to_thread(self._containers, wanted)
+            stats=await threads.CGROUPS.run(self._containers, wanted)
         )
 
     async def sandbox(
@@ -85,7 +85,7 @@ class Stats:
         """The figures of one pod; Unavailable unless it is ready."""
         if sandbox.state is not SandboxState.READY:
             raise Unavailable(f"sandbox {sandbox.id} is {sandbox.state.name} and has no figures")
-        found = await asyncio.to_thread(self._sandboxes, [sandbox])
+        found = await threads.CGROUPS.run(self._sandboxes, [sandbox])
         if not found:
             raise Unavailable(f"sandbox {sandbox.id} has no cgroup; it may just be ending")
         return api_pb2.PodSandboxStatsResponse(stats=found[0])
@@ -102,7 +102,7 @@ class Stats:
         ]
         self._forget_gone()
         return api_pb2.ListPodSandboxStatsResponse(
-            stats=await asyncio.to_thread(self._sandboxes, wanted)
+            stats=await threads.CGROUPS.run(self._sandboxes, wanted)
         )
 
     # In a thread from here on

@@ -31,15 +31,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+import structlog
+
 from generated import lifecycle
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from generated.statuses import container as container_listing
 from generated.statuses import pod_sandbox as sandbox_listing
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.steps import threads
 from runtime.store import records
 from runtime.store.events import Events
 from runtime.transforms import facts
+
+log = structlog.get_logger(__name__)
 
 _HOST_SHM: Final = "/dev/shm"
 
@@ -450,6 +455,7 @@ class Checkpoints:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._syncing: set[asyncio.Task[None]] = set()
 
     def save(self, container_id: str, status: facts.ContainerStatus) -> None:
         """Write the status; raises OSError and leaves the old one when that fails."""
@@ -461,7 +467,14 @@ class Checkpoints:
         except RuntimeError:
             _sync(path)
         else:
-            loop.run_in_executor(None, _sync, path)
+            syncing = loop.create_task(threads.STATE_FILES.run(_sync, path))
+            self._syncing.add(syncing)
+            syncing.add_done_callback(self._synced)
+
+    def _synced(self, syncing: asyncio.Task[None]) -> None:
+        self._syncing.discard(syncing)
+        if not syncing.cancelled() and (error := syncing.exception()) is not None:
+            log.warning("a status is not on disk yet", error=str(error))
 
     def load(self, container_id: str) -> facts.ContainerStatus:
         """Read the status; raises OSError and `runtime.store.records.RecordError`."""

@@ -18,6 +18,7 @@ from runtime.containerd.client import Containerd
 from runtime.containerd.removals import is_not_found
 from runtime.containerd.runtime_options import is_runc
 from runtime.errors import Unknown
+from runtime.steps import threads
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ async def clean_up(containerd: Containerd, container_id: str) -> None:
         return
     options = runc_options_pb2.Options.FromString(runtime.options.value)
     root = Path(options.root or _DEFAULT_ROOT) / containerd.namespace
-    if not await asyncio.to_thread((root / container_id).exists):
+    if not await threads.STATE_FILES.run((root / container_id).exists):
         return
     log.warning("a shim died and left a container", container=container_id)
     await _delete(options, root, container_id)

@@ -46,6 +46,8 @@ from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, Sa
 from runtime.containerd.client import Containerd
 from runtime.errors import CriError
 from runtime.linux.oom_log import OomLog
+from runtime.steps import threads
+from runtime.steps.watched import watched
 from runtime.store.objects import Container, Sandbox, SavedExit, Store
 from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
@@ -132,8 +134,8 @@ class Exits:
 
     async def start(self) -> None:
         """Begin to listen to out-of-memory events; called once, before recovery."""
-        await asyncio.to_thread(self._oom_log.read)
-        self._oom_watch = asyncio.create_task(self._watch_oom(), name="oom events")
+        await threads.CGROUPS.run(self._oom_log.read)
+        self._oom_watch = watched("oom events", self._watch_oom)
 
     async def stop(self) -> None:
         """End every wait; tasks and their exits are left for the next start."""

@@ -26,6 +26,7 @@ from runtime.images.registry.auth import Credentials
 from runtime.images.registry.host import HostClient, HostError, Visit
 from runtime.images.registry.hosts import PULL, RESOLVE, RegistryHost
 from runtime.images.registry.network import network_errors, why
+from runtime.steps import threads
 
 if TYPE_CHECKING:
     import aiohttp
@@ -62,7 +63,7 @@ async def open_registry(
 ) -> AsyncIterator[Registry]:
     """A client for one pull; ``activity`` is told of the bytes that come."""
     # the first import takes 0.2 s, in which other calls want to be answered
-    aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    aiohttp = await threads.STATE_FILES.run(importlib.import_module, "aiohttp")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),

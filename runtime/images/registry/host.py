@@ -32,6 +32,7 @@ from runtime.images.registry.network import (
     tls_context,
     why,
 )
+from runtime.steps import threads
 
 if TYPE_CHECKING:
     import aiohttp
@@ -231,7 +232,7 @@ class HostClient:
         async with self._tls_lock:
             if self._tls is None:
                 try:
-                    self._tls = await asyncio.to_thread(tls_context, self.host)
+                    self._tls = await threads.STATE_FILES.run(tls_context, self.host)
                 except (OSError, ssl.SSLError) as error:
                     raise FailedPrecondition(
                         f"cannot use the TLS files of {self.host.base} in hosts.toml: {error}"
