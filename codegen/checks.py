@@ -1,9 +1,8 @@
-"""Validation rules as tests of a generated validator: a condition that is true when the rule is
-broken, and a detail that says what is allowed."""
+"""Validation rules as facts: which test each entry asks for, and whether it fits its field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from codegen.errors import SpecError, nearest, one_of
 from codegen.model import Api, Descent, Entry, Field, Kind, MappingFile, Message, Rule, Test
@@ -19,6 +18,7 @@ _FITS: Mapping[str, frozenset[str]] = {
     "required": frozenset({"str", "bytes", "int", "float", "enum", "list", "map", "message"}),
 }
 _OF_THE_WHOLE = frozenset({"max_length", "required"})
+_BETWEEN = frozenset({"exclusive_with", "requires"})
 
 
 def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
@@ -28,18 +28,11 @@ def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
         return ()
     found = [test for rule in entry.rules for test in _rule(message, field, rule, api)]
     if entry.fate == "unmapped" and entry.if_set == "refuse":
-        found.append(
-            Test(
-                "refused when set",
-                field.name,
-                "unsupported",
-                is_set(field),
-                repr("is not supported and must not be set"),
-            )
-        )
+        found.append(Test(field, "unsupported", field.kind))
     value = field.kind.of[-1] if field.kind.of else field.kind
     if value.name == "enum" and not any(rule.name == "allowed_enum" for rule in entry.rules):
-        found.append(_enum(field, value, list(api.enums[value.ref].values), "known_enum", api))
+        names = tuple(api.enums[value.ref].values)
+        found.append(Test(field, "known_enum", value, names, each=bool(field.kind.of)))
     return tuple(found)
 
 
@@ -61,17 +54,11 @@ def descents(message: Message, files: Mapping[str, MappingFile]) -> Iterator[Des
         if field.name not in entries or entries[field.name].fate == "unmapped":
             continue
         if field.message and field.message in files and files[field.message].takes:
-            form = "each" if field.repeated else "values" if field.mapped else "one"
-            yield Descent(field.name, field.message, form)
-
-
-def is_set(field: Field) -> str:
-    """The expression that is true when the field is set (or not empty, or not zero)."""
-    return f'message.HasField("{field.name}")' if field.presence else f"message.{field.name}"
+            yield Descent(field, field.message)
 
 
 def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test]:
-    if rule.name in ("exclusive_with", "requires"):
+    if rule.name in _BETWEEN:
         yield from _between(message, field, rule)
         return
     each = bool(field.kind.of) and rule.name not in _OF_THE_WHOLE
@@ -84,44 +71,17 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
             f"it fits {', '.join(sorted(_FITS[rule.name]))}",
             "rule-does-not-fit",
         )
-    value = "item" if each else f"message.{field.name}"
-    if kind.name == "enum" and rule.name == "allowed_enum":
-        names = [str(v) for v in rule.values]
-        for name in names:
-            if name not in api.enums[kind.ref].values:
+    if rule.name == "allowed_enum":
+        known = api.enums[kind.ref].values
+        for name in map(str, rule.values):
+            if name not in known:
                 raise SpecError(
                     f"{kind.ref} has no value {name}",
                     rule.place,
-                    nearest(name, api.enums[kind.ref].values) or one_of(api.enums[kind.ref].values),
+                    nearest(name, known) or one_of(known),
                     "rule-does-not-fit",
                 )
-        yield _enum(field, kind, names, "allowed_enum", api)
-        return
-    if wrapped:
-        value += ".value"
-    condition, detail = _BROKEN[rule.name](value, field, rule)
-    if wrapped and not each:
-        condition = f"{is_set(field)} and {condition}"
-    shown = "" if field.redacted or rule.name in _OF_THE_WHOLE else f", not {{{value}!r}}"
-    yield Test(
-        _comment(rule),
-        field.name,
-        rule.name,
-        condition,
-        f'f"{detail}{shown}"' if shown else repr(detail),
-        each,
-    )
-
-
-def _comment(rule: Rule) -> str:
-    words = rule.name.replace("_", " ")
-    shown = map(repr if rule.name == "one_of" else str, rule.values)
-    return f"{words} {', '.join(shown)}".strip()
-
-
-def _tuple(values: Iterable[str]) -> str:
-    listed = list(values)
-    return f"({', '.join(listed)}{',' * (len(listed) == 1)})"
+    yield Test(field, rule.name, wrapped or kind, rule.values, each, wrapped is not None)
 
 
 def _wrapped(kind: Kind, api: Api) -> Kind | None:
@@ -130,44 +90,6 @@ def _wrapped(kind: Kind, api: Api) -> Kind | None:
         return None
     fields = api.messages[kind.ref].fields
     return fields["value"].kind if list(fields) == ["value"] else None
-
-
-def _required(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    empty = field.kind.name in ("str", "bytes", "list", "map")
-    return f"not {is_set(field)}", "must not be empty" if empty else "must be set"
-
-
-def _absolute(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    return f'{value} and not {value}.startswith("/")', "must be an absolute path"
-
-
-def _nonnegative(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    return f"{value} < 0", "must be 0 or more"
-
-
-def _range(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    low, high = rule.values
-    return f"not {low} <= {value} <= {high}", f"must be {low} to {high}"
-
-
-def _listed(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    allowed = ", ".join(map(repr, rule.values))
-    return f"{value} not in {_tuple(map(repr, rule.values))}", f"must be one of {allowed}"
-
-
-def _length(value: str, field: Field, rule: Rule) -> tuple[str, str]:
-    unit = {"str": "characters", "bytes": "bytes"}.get(field.kind.name, "entries")
-    return f"len({value}) > {rule.values[0]}", f"must have at most {rule.values[0]} {unit}"
-
-
-_BROKEN: Mapping[str, Callable[[str, Field, Rule], tuple[str, str]]] = {
-    "absolute_path": _absolute,
-    "max_length": _length,
-    "nonnegative": _nonnegative,
-    "one_of": _listed,
-    "range": _range,
-    "required": _required,
-}
 
 
 def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
@@ -181,24 +103,4 @@ def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
                 nearest(str(value), message.fields) or one_of(message.fields),
                 "rule-does-not-fit",
             )
-        if rule.name == "exclusive_with":
-            condition = f"{is_set(field)} and {is_set(other)}"
-            detail = f"must not be set together with {other.name}"
-        else:
-            condition = f"{is_set(field)} and not {is_set(other)}"
-            detail = f"needs {other.name} to be set"
-        yield Test(_comment(rule), field.name, rule.name, condition, repr(detail))
-
-
-def _enum(field: Field, kind: Kind, names: list[str], rule: str, api: Api) -> Test:
-    each = bool(field.kind.of)
-    value = "item" if each else f"message.{field.name}"
-    numbers = _tuple(str(api.enums[kind.ref].values[name]) for name in names)
-    return Test(
-        f"{kind.ref}" if rule == "known_enum" else f"only {', '.join(names)}",
-        field.name,
-        rule,
-        f"{value} not in {numbers}",
-        f'f"must be one of {", ".join(names)}, not {{{value}}}"',
-        each,
-    )
+        yield Test(field, rule.name, field.kind, rule.values, other=other)

@@ -63,7 +63,7 @@ def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) 
             (old[name].entries, new[name].entries),
             (old[name].targets, new[name].targets),
         ):
-            found += _keys("entry", before, after, f"{name}.", fate_text)
+            found += _keys("entry", before, after, f"{name}.", lambda entry: entry.in_words)
             for entry in _both(before, after):
                 found += _entry(f"{name}.{entry}", before[entry], after[entry])
     return found
@@ -142,15 +142,6 @@ def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
     return "\n".join([f"## {old} → {new}", "", *(lines or ["Nothing changed."])])
 
 
-def fate_text(entry: Entry) -> str:
-    """An entry in one line."""
-    parts = [entry.fate if entry.fate != "handled_by" else "handled by", entry.value]
-    parts += [f"by {entry.by}"] if entry.by else []
-    parts += [f"with {entry.partner}"] if entry.partner else []
-    parts += [f"when {entry.when}"] if entry.when != "always" else []
-    return " ".join(parts)
-
-
 def rule_text(rule: Rule) -> str:
     """A rule in one line."""
     return f"{rule.name} {', '.join(map(str, rule.values))}".strip()
@@ -195,7 +186,7 @@ def _signature(method: Method) -> str:
 
 def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:
     if old.fate != new.fate:
-        yield Named("fate-changed", subject, f"{fate_text(old)} → {fate_text(new)}")
+        yield Named("fate-changed", subject, f"{old.in_words} → {new.in_words}")
         return
     moved = {
         "copy": "target-moved",

@@ -25,6 +25,7 @@ from codegen import (
     rules,
     stubs,
 )
+from codegen.emit import builders, oci_types, python, readers, services, validators
 from codegen.errors import Problems, SpecError, SpecErrors
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec
@@ -107,7 +108,7 @@ def outputs(project: Project) -> dict[str, str]:
         (root / f"spec/cri/{api.version}.proto").read_text(), stubs.containerd_protos(root)
     )
     files |= render.render(
-        jobs(project.translation) | {"handlers/%service.py.j2": _service_jobs(project.rpcs)},
+        jobs(project.translation) | {"handlers/%service.py.j2": _service_jobs(project)},
         shared(project),
         _SPEC_OF,
     )
@@ -118,20 +119,28 @@ def outputs(project: Project) -> dict[str, str]:
 def jobs(found: Translation) -> dict[str, list[Job]]:
     """What fills the templates of builders, readers and validators."""
 
-    def job(name: str, planned: Any) -> Job:
-        return Job({"message": planned.mapped.module}, {name: planned}, planned.mapped.file.file)
+    def job(name: str, mapped: Mapped, text: object) -> Job:
+        return Job({"message": mapped.module}, {name: text}, mapped.file.file)
 
+    mapped = found.mapped
     return {
-        "oci/%message.py.j2": [job("builder", b) for b in plan.builders(found.mapped)],
-        "statuses/%message.py.j2": [job("reader", r) for r in plan.readers(found.mapped)],
-        "validators/%message.py.j2": [job("validator", v) for v in plan.validators(found.mapped)],
+        "oci/%message.py.j2": [
+            job("builder", b.mapped, builders.text(b)) for b in plan.builders(mapped)
+        ],
+        "statuses/%message.py.j2": [
+            job("reader", r.mapped, readers.text(r)) for r in plan.readers(mapped)
+        ],
+        "validators/%message.py.j2": [
+            job("validator", v.mapped, validators.text(v)) for v in plan.validators(mapped)
+        ],
     }
 
 
-def _service_jobs(rpcs: Rpcs) -> list[Job]:
+def _service_jobs(project: Project) -> list[Job]:
+    planned = plan.services(project.rpcs, project.translation.mapped)
     return [
-        Job({"service": service.service.module}, {"service": service}, rpc.FILE)
-        for service in rpcs.services
+        Job({"service": s.rpcs.service.module}, {"service": services.text(s)}, rpc.FILE)
+        for s in planned
     ]
 
 
@@ -140,10 +149,9 @@ def shared(project: Project) -> dict[str, Any]:
     found = project.translation
     return {
         "api": found.api,
-        "oci": found.oci,
+        "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
-        "validated": frozenset(v.mapped.module for v in plan.validators(found.mapped)),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
@@ -163,7 +171,7 @@ def check_defaults(root: Path, problems: Problems) -> None:
 
 def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
     """How many fields there are, and how many of each fate."""
-    fates = Counter(render.fate(e) for file in files for e in file.entries.values())
+    fates = Counter(e.fate_in_words for file in files for e in file.entries.values())
     return {"total": sum(fates.values()), "fates": dict(sorted(fates.items()))}
 
 
@@ -171,9 +179,9 @@ def _defaults(root: Path, oci: OciSpec) -> dict[str, str]:
     data = {name: load.json_file(root, file) for name, file in _DEFAULTS.items()}
     spec = Kind("oci", "Spec")
     return {
-        "sandbox_spec": plan.constructor(spec, data["sandbox_spec"], oci),
-        "container_spec": plan.constructor(spec, data["container_spec"], oci),
-        "seccomp_profile": plan.literal(data["seccomp_profile"]),
+        "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
+        "container_spec": python.constructor(spec, data["container_spec"], oci),
+        "seccomp_profile": python.literal(data["seccomp_profile"]),
     }
 
 

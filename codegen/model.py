@@ -59,20 +59,6 @@ class Kind:
         return self.name in ("str", "bytes", "bool", "float", "int", "enum")
 
 
-def python_type(kind: Kind) -> str:
-    """The annotation of a kind inside generated/oci/types.py."""
-    match kind.name:
-        case "list":
-            return f"list[{python_type(kind.of[0])}]"
-        case "map":
-            return f"dict[{python_type(kind.of[0])}, {python_type(kind.of[1])}]"
-        case "enum":
-            return "int"
-        case "any":
-            return "Any"
-    return kind.ref or kind.name
-
-
 def integer(bits: int, *, signed: bool) -> Kind:
     """The kind of a machine integer."""
     if signed:
@@ -213,12 +199,6 @@ class OciField:
         """Whether the attribute is None when the key is absent."""
         return self.empty_counts or (self.kind.scalar and not self.required)
 
-    @property
-    def annotation(self) -> str:
-        """The type of the attribute."""
-        text = python_type(self.kind)
-        return f"{text} | None" if self.absent_is_none else text
-
 
 @dataclass(frozen=True, slots=True)
 class OciClass:
@@ -300,6 +280,26 @@ class Entry:
         """Whether the entries of the field's own message say its fate."""
         return self.fate == "copy" and self.value == "fields"
 
+    @property
+    def fate_in_words(self) -> str:
+        """The fate in one or two words, for tables and counts."""
+        if self.fate == "unmapped":
+            return f"unmapped: {self.value}"
+        return "copy: fields" if self.by_fields else self.fate.replace("_", " ")
+
+    @property
+    def value_in_words(self) -> str:
+        """What the field is copied to or from, and by what; who handles it; why nothing does."""
+        if self.by:
+            return f"{self.value} by {self.by}"
+        return f"{self.value} with {self.partner}" if self.partner else self.value
+
+    @property
+    def in_words(self) -> str:
+        """The entry in one line."""
+        when = f" when {self.when}" if self.when != "always" else ""
+        return f"{self.fate.replace('_', ' ')} {self.value_in_words}{when}"
+
 
 @dataclass(frozen=True, slots=True)
 class MappingFile:
@@ -324,36 +324,44 @@ class MappingFile:
 
 
 # --- the mapping, resolved ------------------------------------------------------------------
+#
+# Facts only: what is read, where it goes, under which condition. Their Python is written by
+# ``codegen/emit``.
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value comes from, as Python."""
+    """A value that an entry reads."""
 
     path: str
-    expression: str
-    kind: Kind
+    """As the mapping writes it."""
     root: str | None
-    """The context root it starts from; None for a field of the message itself."""
-    own: str | None
-    """The field of the message itself that it starts from."""
-    present: str | None
-    """The expression that says whether it is set, where unset differs from empty."""
+    """The context root from which the steps lead; None for the message itself."""
+    steps: tuple[str, ...]
+    kind: Kind
+    presence: bool = False
+    """Whether the message can tell an unset value from an empty one."""
+    key: str | None = None
+    """The key, where the value is one item of the map at ``steps``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a value goes, as Python."""
+    """The place that an entry writes."""
 
     path: str
-    expression: str
+    """As the mapping writes it."""
+    root: str
+    """What is written: ``out`` (the OCI spec) or ``record`` (containerd's container record)."""
+    steps: tuple[str, ...]
     kind: Kind
-    whole: str
-    """The path without a map key: what other writers share."""
-    record: bool
-    """Whether it is a field of containerd's container record rather than of the OCI spec."""
-    element: bool
-    """Whether it is one key of a map."""
+    key: str | None = None
+    """The key, where the place is one item of the map at ``steps``."""
+
+    @property
+    def whole(self) -> str:
+        """The path without a key: what other writers share."""
+        return self.path.partition("[")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +369,11 @@ class Argument:
     """One keyword argument of a transform."""
 
     name: str
-    expression: str
+    source: Source
+    none_if_unset: bool
+    """Whether it is None when the message does not set the field."""
+    container: str | None
+    """The Python container that the parameter wants, where the source is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,77 +384,119 @@ class Call:
     function: str
     arguments: tuple[Argument, ...]
     returns: Kind
-    roots: frozenset[str]
-    """The context roots that its arguments use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """One block of a builder, in the order of the proto."""
+class Condition:
+    """What must hold for a source to be copied."""
 
-    comment: str
+    source: Source
+    word: str
+    """``set`` ``nonzero`` ``nonempty``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The generated function does nothing with the field: it is unmapped, handled elsewhere, or an
+    input of another entry."""
+
     entry: Entry
-    target: Target | None = None
-    condition: str | None = None
-    value: str | None = None
-    """The expression to be stored, when nothing is called."""
-    call: Call | None = None
-    local: str | None = None
-    """The variable that holds the call's result while it is tested for None."""
-    wrap: str | None = None
-    """``list`` or ``dict``, when the call returns another container."""
-    nested: str | None = None
-    """The message whose builder goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A builder copies a value to a target."""
+
+    entry: Entry
+    source: Source
+    target: Target
+    condition: Condition | None
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A builder fills a target by a transform; None leaves the target absent."""
+
+    entry: Entry
+    call: Call
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Descended:
+    """The builder or reader of the field's own message goes on."""
+
+    entry: Entry
+    message: str
     each: bool = False
-    """Whether the nested builder runs for each item of a list."""
-    roots: frozenset[str] = frozenset()
-
-    @property
-    def store(self) -> str:
-        """How the value reaches the target: ``assign`` ``extend`` ``update`` ``merge``."""
-        assert self.target is not None
-        if self.entry.merge:
-            return {"append": "extend", "update": "update", "by-key": "merge"}[self.entry.merge]
-        if self.target.record and self.target.kind.name in ("list", "map"):
-            return "extend" if self.target.kind.name == "list" else "update"
-        return "assign"
+    """Whether it does so for each item of a list."""
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """One field of a status reader, in the order of the proto."""
+class CopiedBack:
+    """A reader fills a field with a known value."""
 
-    comment: str
-    field: str
     entry: Entry
-    value: str | None = None
-    call: Call | None = None
-    nested: str | None = None
-    roots: frozenset[str] = frozenset()
+    source: Source
+    unset_if_empty: bool = False
+    """Whether an empty value or a zero leaves the field unset."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedBack:
+    """A reader fills a field by a transform."""
+
+    entry: Entry
+    call: Call
+    by: str
+
+
+Write = Left | Copied | Computed | Descended
+"""What a builder does for one entry."""
+Read = Left | CopiedBack | ComputedBack | Descended
+"""What a reader does for one field."""
+
+
+def written(write: Write) -> Target | None:
+    """The target of a write, where it has one of its own."""
+    return write.target if isinstance(write, Copied | Computed) else None
+
+
+def stored(entry: Entry, target: Target) -> str:
+    """How a value reaches its target: ``assign`` ``extend`` ``update`` ``merge``."""
+    if entry.merge:
+        return {"append": "extend", "update": "update", "by-key": "merge"}[entry.merge]
+    if target.root == "record" and target.kind.name in ("list", "map"):
+        return "extend" if target.kind.name == "list" else "update"
+    return "assign"
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One test of a validator: when ``condition`` holds, the rule is broken."""
+    """One test of a validator, by the word of its rule."""
 
-    comment: str
-    field: str
+    field: Field
     rule: str
-    condition: str
-    detail: str
-    """A Python string expression that says what is allowed."""
+    """A rule of the mapping, ``unsupported`` (must not be set) or ``known_enum``."""
+    kind: Kind
+    """Of the value that is tested."""
+    values: tuple[str | int, ...] = ()
+    """What the rule was given."""
     each: bool = False
-    """Whether ``condition`` speaks of ``item``, each of a list or map."""
+    """Whether each item of a list or map is tested."""
+    wrapped: bool = False
+    """Whether the number is inside a message such as ``Int64Value``."""
+    other: Field | None = None
+    """The other field, for a rule between two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Descent:
     """A validator goes on into the message of a field."""
 
-    field: str
+    field: Field
     message: str
-    form: str
-    """``one`` ``each`` ``values``."""
 
 
 @dataclass(frozen=True, slots=True)

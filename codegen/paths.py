@@ -3,7 +3,6 @@ says which step is wrong."""
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,9 +40,9 @@ class Paths:
         head, *rest = path.split(".")
         roots = self.roots(reading=own is None)
         if head in roots:
-            start = Source(head, head, roots[head], head, None, None)
+            start = Source(head, head, (), roots[head])
         elif own is not None and head in own.fields:
-            start = self._step(Source("", "src", Kind("message", own.name), None, head, None), head)
+            start = self._step(Source("", None, (), Kind("message", own.name)), head)
         else:
             raise SpecError(
                 f"{path} begins with {head}, which is neither "
@@ -78,10 +77,10 @@ class Paths:
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
         record = whole.startswith(f"{_RECORD}.")
+        root = "record" if record else "out"
         steps = whole.split(".")[1:] if record else whole.split(".")
         kind = _RECORD_KIND if record else Kind("oci", "Spec")
         walked = _RECORD if record else "the OCI spec"
-        expression = "record" if record else "out"
         for step in steps:
             known = self._members(kind)
             if step not in known:
@@ -104,10 +103,9 @@ class Paths:
                 )
             kind = known[step]
             walked = step if walked in ("the OCI spec", _RECORD) else f"{walked}.{step}"
-            expression += f".{self._attribute(step)}"
         kind = replace(kind, optional=False)
         if element is None:
-            return Target(path, expression, kind, whole, record, False)
+            return Target(path, root, tuple(steps), kind)
         if kind.name != "map":
             raise SpecError(
                 f"{whole} is {kind}, which has no keys",
@@ -115,7 +113,7 @@ class Paths:
                 "only a map takes [key]",
                 "unknown-target",
             )
-        return Target(path, f'{expression}["{element["key"]}"]', kind.of[1], whole, record, True)
+        return Target(path, root, tuple(steps), kind.of[1], element["key"])
 
     def _record_members(self) -> Mapping[str, Kind]:
         return {
@@ -141,21 +139,11 @@ class Paths:
 
     def _step(self, before: Source, step: str) -> Source:
         kind = self._members(before.kind)[step]
-        present = None
-        if (
-            before.kind.name == "message"
-            and self.api.messages[before.kind.ref].fields[step].presence
-        ):
-            present = f'{before.expression}.HasField("{step}")'
         return Source(
             f"{before.path}.{step}" if before.path else step,
-            f"{before.expression}.{self._attribute(step)}",
-            kind,
             before.root,
-            before.own,
-            present,
+            (*before.steps, step),
+            kind,
+            before.kind.name == "message"
+            and self.api.messages[before.kind.ref].fields[step].presence,
         )
-
-    @staticmethod
-    def _attribute(step: str) -> str:
-        return f"{step}_" if keyword.iskeyword(step) else step

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from codegen.errors import Place, SpecError
+from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.model import Api, Kind, OciSpec
 
 FACTS = "runtime/transforms/facts.py"
@@ -142,23 +142,23 @@ class Sources:
                 return (file, found) if found is not None else None
         return None
 
-    def module_of(self, dotted: str) -> str:
-        """The longest leading part of ``dotted`` that is a module; its first part if none is."""
-        parts = dotted.split(".")
-        leading = (".".join(parts[:split]) for split in range(len(parts) - 1, 0, -1))
-        known = set(self.modules())
-        return next((name for name in leading if name in known), parts[0])
-
-    def functions(self, module: str) -> list[str]:
-        """What ``handled_by`` may name in a module of runtime/, for hints."""
-        tree = self.tree(f"runtime/{module.replace('.', '/')}.py")
-        return [f"{module}.{name}" for name in (_callables(tree) if tree else ())]
+    def hint(self, dotted: str) -> str:
+        """What ``handled_by`` may have meant by a name that does not exist."""
+        modules = self.modules()
+        *parts, _ = dotted.split(".")
+        names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        known = next((name for name in names if name in modules), None)
+        if known is None:
+            return nearest(names[0], modules) or f"there is no runtime/{'/'.join(parts)}.py"
+        tree = self.tree(f"runtime/{known.replace('.', '/')}.py")
+        functions = [f"{known}.{name}" for name in (_callables(tree) if tree else ())]
+        return nearest(dotted, functions) or one_of(functions)
 
     def modules(self) -> list[str]:
-        """The modules of runtime/, nested ones dotted, for hints."""
+        """The modules of runtime/, packages by dotted names, for hints."""
         folder = self.root / "runtime"
-        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
-        return sorted(".".join(file.parts) for file in files if file.name != "__init__")
+        found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
+        return sorted(".".join(path.parts) for path in found if path.name != "__init__")
 
 
 def reads(function: Callable, name: str) -> bool:

@@ -18,7 +18,7 @@ import black
 import jinja2
 from black.mode import TargetVersion
 
-from codegen.model import Entry, Kind, OciField, python_type
+from codegen.model import Entry
 from codegen.rpc import Rpc
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -106,35 +106,18 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "cell": _cell,
-        "docstring": docstring,
-        "factory": _factory,
-        "fate": fate,
-        "given": _given,
         "literal": _literal,
-        "local": local_name,
         "place": place,
         "served": _served,
-        "taken": _taken,
     }
     return environment
-
-
-def fate(entry: Entry) -> str:
-    """The fate in one or two words, for tables and counts."""
-    if entry.fate == "unmapped":
-        return f"unmapped: {entry.value}"
-    return "copy: fields" if entry.by_fields else entry.fate.replace("_", " ")
 
 
 def place(entry: Entry) -> str:
     """What a field is copied to or from, or who looks at it."""
     if entry.fate == "unmapped":
         return f'issue "{entry.issue}"' if entry.issue else ""
-    if entry.by:
-        return f"{entry.value} by {entry.by}"
-    if entry.partner:
-        return f"{entry.value} with {entry.partner}"
-    return "" if entry.by_fields else entry.value
+    return "" if entry.by_fields else entry.value_in_words
 
 
 def _served(rpc: Rpc) -> str:
@@ -151,54 +134,3 @@ def _cell(text: str) -> str:
 
 def _literal(value: str | None) -> str:
     return json.dumps(value, ensure_ascii=False) if value is not None else "None"
-
-
-def docstring(text: str) -> str:
-    """``text`` made safe inside a docstring's quotes."""
-    return text.replace("\\", "\\\\").replace('"""', "'''").rstrip('"')
-
-
-def local_name(name: str) -> str:
-    """A local variable for an OCI key: ``cgroupsPath`` -> ``cgroups_path``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def _factory(kind: Kind) -> str:
-    return {"list": "list", "map": "dict"}.get(kind.name) or f"lambda: {python_type(kind)}()"
-
-
-def _taken(part: OciField) -> str:
-    """The expression that takes a key out of decoded JSON ``rest``."""
-    if part.required and part.kind.scalar:
-        return f'rest.pop("{part.name}")'
-    value = f'rest.pop("{part.name}", None)'
-    match part.kind.name:
-        case "oci" if part.empty_counts:
-            found = f'{part.kind.ref}.from_dict(rest.pop("{part.name}"))'
-            return f'{found} if rest.get("{part.name}") is not None else {value}'
-        case "oci":
-            return f"{part.kind.ref}.from_dict({value})"
-        case "list" if part.kind.of[0].name == "oci":
-            return f"[{part.kind.of[0].ref}.from_dict(item) for item in {value} or ()]"
-        case "map" if part.kind.of[1].name == "oci":
-            items = f"({value} or {{}}).items()"
-            return f"{{key: {part.kind.of[1].ref}.from_dict(item) for key, item in {items}}}"
-        case "list":
-            return f"list({value} or ())"
-        case "map":
-            return f"dict({value} or {{}})"
-    return value
-
-
-def _given(part: OciField) -> str:
-    """The expression that gives an attribute back as decoded JSON."""
-    if part.kind.scalar:
-        return f"self.{part.attribute}"
-    match part.kind.name, part.kind.of[-1].name:
-        case "list", "oci":
-            return f"[item.to_dict() for item in self.{part.attribute}]"
-        case "map", "oci":
-            return f"{{key: item.to_dict() for key, item in self.{part.attribute}.items()}}"
-        case "map", _:
-            return f"dict(self.{part.attribute})"
-    return f"list(self.{part.attribute})"

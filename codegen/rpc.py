@@ -85,9 +85,7 @@ class Rpc:
     subject: Subject | None
     allowed: Allowed | None
     mutates: bool
-    repeatable: bool
     log: tuple[str, ...]
-    deadline: str
     why: str
 
     @property
@@ -106,13 +104,13 @@ class Rpc:
 
     @property
     def frame(self) -> str:
-        """The decorator that wraps its handler, with what that needs to know."""
-        shown = [*([self.subject.field] if self.subject else []), *self.log]
-        arguments = [
-            *(["mutates=True"] if self.mutates else []),
-            *([f"shown=[{', '.join(repr(path) for path in shown)}]"] if shown else []),
-        ]
-        return f"{'stream' if self.method.streams else 'unary'}({', '.join(arguments)})"
+        """The decorator of runtime/frame.py that wraps its handler."""
+        return "stream" if self.method.streams else "unary"
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The request fields of its log line."""
+        return (*([self.subject.field] if self.subject else []), *self.log)
 
     @property
     def errors(self) -> Iterator[str]:
@@ -170,39 +168,6 @@ class ServiceRpcs:
         tested = {r.subject.kind for r in self.rpcs if r.subject and r.allowed}
         return tuple(f"{kind.capitalize()}State" for kind in sorted(tested))
 
-    @property
-    def errors(self) -> tuple[str, ...]:
-        """The classes of runtime.errors that it raises, sorted."""
-        return tuple(sorted({error for rpc in self.rpcs for error in rpc.errors}))
-
-    def nouns(self, rpcs: Rpcs) -> tuple[Noun, ...]:
-        """The nouns that it calls, sorted."""
-        called = {rpc.operation.noun for rpc in self.rpcs if rpc.operation}
-        return tuple(noun for noun in rpcs.nouns if noun.name in called)
-
-    def protocols(self, rpcs: Rpcs) -> tuple[str, ...]:
-        """What it takes from generated/handlers/protocols.py, sorted."""
-        return tuple(
-            sorted(
-                {noun.protocol for noun in self.nouns(rpcs)}
-                | {subject.type_variable for subject in self.subjects}
-                | ({"Lookup"} if self.subjects else set())
-            )
-        )
-
-    def validators(self, validated: Collection[str]) -> tuple[str, ...]:
-        """The modules of generated.validators that it calls, sorted."""
-        return tuple(sorted({r.validator for r in self.rpcs if not r.issue} & set(validated)))
-
-    def frame_names(self, validated: Collection[str]) -> tuple[str, ...]:
-        """What it takes from runtime/frame.py, sorted."""
-        names = {"Frame"} | {rpc.frame.partition("(")[0] for rpc in self.rpcs}
-        if any(rpc.batches for rpc in self.rpcs):
-            names.add("batches")
-        if self.validators(validated):
-            names.add("refuse_if_any")
-        return tuple(sorted(names))
-
 
 @dataclass(frozen=True, slots=True)
 class Rpcs:
@@ -215,16 +180,20 @@ class Rpcs:
     @property
     def nouns(self) -> tuple[Noun, ...]:
         """Every noun with its operations, sorted by name."""
-        every = [rpc for service in self.services for rpc in service.rpcs if rpc.operation]
+        every = [rpc for rpc in self.all if rpc.operation]
         names = sorted({rpc.operation.noun for rpc in every if rpc.operation})
         return tuple(
             Noun(n, tuple(r for r in every if r.operation and r.operation.noun == n)) for n in names
         )
 
+    @property
+    def all(self) -> tuple[Rpc, ...]:
+        """Every RPC of every service."""
+        return tuple(rpc for service in self.services for rpc in service.rpcs)
+
     def find(self, name: str) -> Rpc | None:
         """The RPC of this name in any service."""
-        every = (rpc for service in self.services for rpc in service.rpcs)
-        return next((rpc for rpc in every if rpc.name == name), None)
+        return next((rpc for rpc in self.all if rpc.name == name), None)
 
 
 def read(root: Path, api: Api, lifecycle: Lifecycle, problems: Problems) -> Rpcs:
@@ -304,9 +273,7 @@ class _Reader:
                 self._allowed(child(child(entry, "object"), "kind"), states) if states else None
             ),
             mutates=mutates is not None and mutates.plain() is True,
-            repeatable=child(entry, "repeatable").plain() is True,
             log=tuple(text(path) for path in values(optional(entry, "log"))),
-            deadline=text(child(entry, "deadline")),
             why=text(child(entry, "why")),
         )
 

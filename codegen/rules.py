@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codegen.errors import Place, Problems, SpecError, nearest, one_of
-from codegen.model import Api, Mapped, MappingFile, Write
+from codegen.model import (
+    Api,
+    Computed,
+    Copied,
+    Descended,
+    Entry,
+    Mapped,
+    MappingFile,
+    Target,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,52 +132,47 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
 @dataclass(frozen=True, slots=True)
 class _Writer:
     path: str
-    write: Write
+    entry: Entry
+    target: Target
 
 
 def two_writers(all_: Everything) -> Iterator[Finding]:
     """Within one builder and those it calls, a target has one writer, unless all state the same
     merge."""
-    called = {w.nested for m in all_.mapped.values() for w in m.writes if w.nested}
+    called = {w.message for m in all_.mapped.values() for w in m.writes if isinstance(w, Descended)}
     reported: set[tuple[Place, Place]] = set()
     for name in all_.mapped.keys() - called:
         writers = sorted(_writers(all_.mapped, name, name, ()), key=lambda w: w.path)
         for number, one in enumerate(writers):
             for other in writers[:number]:
-                reason = _clash(one.write, other.write)
-                places = one.write.entry.place, other.write.entry.place
+                reason = _clash(one, other)
+                places = one.entry.place, other.entry.place
                 if reason is None or places in reported:
                     continue
                 reported |= {places, places[::-1]}
-                first, second = sorted((one, other), key=lambda w: w.write.entry.place)
+                first, second = sorted((one, other), key=lambda w: w.entry.place)
                 yield (
-                    f"{second.path} writes {_path(second.write)}, which {first.path} "
-                    f"({first.write.entry.place}) writes too{reason}",
-                    second.write.entry.value_place,
+                    f"{second.path} writes {second.target.path}, which {first.path} "
+                    f"({first.entry.place}) writes too{reason}",
+                    second.entry.value_place,
                     "keep one writer, or state the same merge in both",
                 )
 
 
-def _path(write: Write) -> str:
-    assert write.target is not None
-    return write.target.path
-
-
-def _clash(one: Write, other: Write) -> str | None:
+def _clash(one: _Writer, other: _Writer) -> str | None:
     """Why two writes cannot both stand, as the end of a sentence; None when they can."""
-    if one.target is None or other.target is None or one.target.record != other.target.record:
-        return None
     left, right = one.target, other.target
-    if left.path == right.path and one is other:
+    if left.root != right.root:
+        return None
+    if left.path == right.path and one.entry is other.entry:
         return " through another way"
-    if left.element or right.element:
+    if left.key is not None or right.key is not None:
         if left.whole != right.whole:
             return None
-        if left.element and right.element:
+        if left.key is not None and right.key is not None:
             return "" if left.path == right.path else None
-        whole = right if left.element else left
-        merge = other.entry.merge if whole is right else one.entry.merge
-        return None if merge else ", as a whole and without merge"
+        whole = other if left.key is not None else one
+        return None if whole.entry.merge else ", as a whole and without merge"
     if left.path == right.path:
         if one.entry.merge and one.entry.merge == other.entry.merge:
             return None
@@ -184,23 +188,23 @@ def _writers(
         return
     for write in mapped[name].writes:
         here = f"{path}.{write.entry.name}"
-        if write.nested:
-            yield from _writers(mapped, write.nested, here, (*above, name))
-        elif write.target is not None:
-            yield _Writer(here, write)
+        if isinstance(write, Descended):
+            yield from _writers(mapped, write.message, here, (*above, name))
+        elif isinstance(write, Copied | Computed):
+            yield _Writer(here, write.entry, write.target)
 
 
 def each_without_merge(all_: Everything) -> Iterator[Finding]:
     """A builder that runs once for each item of a list may only add to its targets."""
     for mapped in all_.mapped.values():
         for write in mapped.writes:
-            if not write.each or write.nested is None:
+            if not isinstance(write, Descended) or not write.each:
                 continue
-            for writer in _writers(all_.mapped, write.nested, write.nested, ()):
-                if not writer.write.entry.merge:
+            for writer in _writers(all_.mapped, write.message, write.message, ()):
+                if not writer.entry.merge:
                     yield (
                         f"{mapped.message.name}.{write.entry.name} is a list, so "
-                        f"{writer.path} would write {_path(writer.write)} once for each item",
+                        f"{writer.path} would write {writer.target.path} once for each item",
                         write.entry.value_place,
                         "state a merge there, or compute the target from the whole list",
                     )

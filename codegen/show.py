@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from codegen import plan
-from codegen.diff import fate_text, rule_text
+from codegen.diff import rule_text
 from codegen.errors import Place, SpecError, nearest
 from codegen.generate import Translation, counts
 from codegen.model import Api, Entry, Field, Mapped, Message
@@ -47,13 +47,13 @@ def review(found: Translation) -> str:
     for mapped in found.mapped.values():
         lines += ["", f"{mapped.message.name} ({mapped.file.flow}, {mapped.file.file})"]
         lines += [_line(entry) for entry in mapped.file.entries.values()]
-        lines += [f"  → {entry.name}: {fate_text(entry)}" for entry in mapped.file.targets.values()]
+        lines += [f"  → {entry.name}: {entry.in_words}" for entry in mapped.file.targets.values()]
     return "\n".join(lines)
 
 
 def _line(entry: Entry) -> str:
     rules = f"  [{'; '.join(map(rule_text, entry.rules))}]" if entry.rules else ""
-    return f"  {entry.name}: {fate_text(entry)}{rules}"
+    return f"  {entry.name}: {entry.in_words}{rules}"
 
 
 def _find(api: Api, path: str) -> Iterator[tuple[Message, Field]]:
@@ -80,7 +80,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "type": f"{field.kind}, number {field.number}, since CRI {field.since}"
         + ", deprecated" * field.deprecated
         + ", never logged" * field.redacted,
-        "fate": fate_text(entry),
+        "fate": entry.in_words,
         "inputs": ", ".join(given.path for given in entry.inputs),
         "merge": entry.merge or "",
         "rules": "; ".join(map(rule_text, entry.rules)),

@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from generated.cri import api_pb2, api_pb2_grpc
-from generated.handlers.protocols import (
-    ImageOperations,
-)
-from generated.validators import (
-    pull_image_request,
-    remove_image_request,
-)
+from generated.handlers.protocols import ImageOperations
+from generated.validators import pull_image_request, remove_image_request
 from runtime.frame import Frame, batches, refuse_if_any, stream, unary
 
 
@@ -46,12 +41,12 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
     async def ImageStatus(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
         return await self._images.status(request)
 
-    @unary(mutates=True, shown=["image.image"])
+    @unary(mutates=True, shown=("image.image",))
     async def PullImage(self, request: api_pb2.PullImageRequest) -> api_pb2.PullImageResponse:
         refuse_if_any(pull_image_request.check(request))
         return await self._images.pull(request)
 
-    @unary(mutates=True, shown=["image.image"])
+    @unary(mutates=True, shown=("image.image",))
     async def RemoveImage(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
         refuse_if_any(remove_image_request.check(request))
         return await self._images.remove(request)

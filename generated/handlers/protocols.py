@@ -121,8 +121,9 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         container: ContainerT_contra,
         request: api_pb2.ExecSyncRequest,
     ) -> api_pb2.ExecSyncResponse:
-        """ExecSync. Exec probes depend on DEADLINE_EXCEEDED when the timeout passes; a non-zero exit
-        code is no error. The command may hold secrets and is not logged."""
+        """ExecSync. Exec probes depend on DEADLINE_EXCEEDED when the timeout passes; a timeout of 0
+        is none. A non-zero exit code is no error. The command may hold secrets and is
+        not logged."""
 
 
 @runtime_checkable
@@ -145,7 +146,8 @@ class ImageOperations(Protocol):
         self,
         request: api_pb2.PullImageRequest,
     ) -> api_pb2.PullImageResponse:
-        """PullImage. Fetches and unpacks an image; one that is here already is resolved again."""
+        """PullImage. Fetches and unpacks an image; one that is here already is resolved again. The
+        kubelet sets no deadline and cancels a pull that it gives up."""
 
     async def remove(
         self,

@@ -86,7 +86,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
 
     @unary(
         mutates=True,
-        shown=["config.metadata.namespace", "config.metadata.name", "config.metadata.attempt"],
+        shown=("config.metadata.namespace", "config.metadata.name", "config.metadata.attempt"),
     )
     async def RunPodSandbox(
         self, request: api_pb2.RunPodSandboxRequest
@@ -94,7 +94,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         refuse_if_any(run_pod_sandbox_request.check(request))
         return await self._sandboxes.run(request)
 
-    @unary(mutates=True, shown=["pod_sandbox_id"])
+    @unary(mutates=True, shown=("pod_sandbox_id",))
     async def StopPodSandbox(
         self, request: api_pb2.StopPodSandboxRequest
     ) -> api_pb2.StopPodSandboxResponse:
@@ -105,7 +105,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             return api_pb2.StopPodSandboxResponse()
         return await self._sandboxes.stop(sandbox, request)
 
-    @unary(mutates=True, shown=["pod_sandbox_id"])
+    @unary(mutates=True, shown=("pod_sandbox_id",))
     async def RemovePodSandbox(
         self, request: api_pb2.RemovePodSandboxRequest
     ) -> api_pb2.RemovePodSandboxResponse:
@@ -119,7 +119,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             )
         return await self._sandboxes.remove(sandbox, request)
 
-    @unary(shown=["pod_sandbox_id"])
+    @unary(shown=("pod_sandbox_id",))
     async def PodSandboxStatus(
         self, request: api_pb2.PodSandboxStatusRequest
     ) -> api_pb2.PodSandboxStatusResponse:
@@ -146,12 +146,12 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
 
     @unary(
         mutates=True,
-        shown=[
+        shown=(
             "pod_sandbox_id",
             "config.metadata.name",
             "config.metadata.attempt",
             "config.image.image",
-        ],
+        ),
     )
     async def CreateContainer(
         self, request: api_pb2.CreateContainerRequest
@@ -162,11 +162,11 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _CREATE_CONTAINER_STATES:
             raise FailedPrecondition(
-                f"sandbox {sandbox.id} is {sandbox.state.name}; " "CreateContainer needs READY"
+                f"sandbox {sandbox.id} is {sandbox.state.name}; CreateContainer needs READY"
             )
         return await self._containers.create(sandbox, request)
 
-    @unary(mutates=True, shown=["container_id"])
+    @unary(mutates=True, shown=("container_id",))
     async def StartContainer(
         self, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
@@ -180,7 +180,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             )
         return await self._containers.start(container, request)
 
-    @unary(mutates=True, shown=["container_id", "timeout"])
+    @unary(mutates=True, shown=("container_id", "timeout"))
     async def StopContainer(
         self, request: api_pb2.StopContainerRequest
     ) -> api_pb2.StopContainerResponse:
@@ -191,7 +191,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             return api_pb2.StopContainerResponse()
         return await self._containers.stop(container, request)
 
-    @unary(mutates=True, shown=["container_id"])
+    @unary(mutates=True, shown=("container_id",))
     async def RemoveContainer(
         self, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
@@ -221,7 +221,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         for part in batches(whole.containers):
             yield api_pb2.StreamContainersResponse(containers=part)
 
-    @unary(shown=["container_id"])
+    @unary(shown=("container_id",))
     async def ContainerStatus(
         self, request: api_pb2.ContainerStatusRequest
     ) -> api_pb2.ContainerStatusResponse:
@@ -230,7 +230,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise NotFound(f"there is no container {request.container_id}")
         return await self._containers.status(container, request)
 
-    @unary(mutates=True, shown=["container_id"])
+    @unary(mutates=True, shown=("container_id",))
     async def UpdateContainerResources(
         self, request: api_pb2.UpdateContainerResourcesRequest
     ) -> api_pb2.UpdateContainerResourcesResponse:
@@ -245,7 +245,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             )
         return await self._containers.update_resources(container, request)
 
-    @unary(mutates=True, shown=["container_id"])
+    @unary(mutates=True, shown=("container_id",))
     async def ReopenContainerLog(
         self, request: api_pb2.ReopenContainerLogRequest
     ) -> api_pb2.ReopenContainerLogResponse:
@@ -259,7 +259,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             )
         return await self._containers.reopen_log(container, request)
 
-    @unary(shown=["container_id", "timeout"])
+    @unary(shown=("container_id", "timeout"))
     async def ExecSync(self, request: api_pb2.ExecSyncRequest) -> api_pb2.ExecSyncResponse:
         refuse_if_any(exec_sync_request.check(request))
         container = self._find_container(request.container_id)
@@ -267,7 +267,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _EXEC_SYNC_STATES:
             raise FailedPrecondition(
-                f"container {container.id} is {container.state.name}; " "ExecSync needs RUNNING"
+                f"container {container.id} is {container.state.name}; ExecSync needs RUNNING"
             )
         return await self._containers.exec_sync(container, request)
 
@@ -283,7 +283,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def PortForward(self, request: api_pb2.PortForwardRequest) -> api_pb2.PortForwardResponse:
         raise Unimplemented('PortForward is not served yet; see the issue "Streaming"')
 
-    @unary(shown=["container_id"])
+    @unary(shown=("container_id",))
     async def ContainerStats(
         self, request: api_pb2.ContainerStatsRequest
     ) -> api_pb2.ContainerStatsResponse:
@@ -308,7 +308,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         for part in batches(whole.stats):
             yield api_pb2.StreamContainerStatsResponse(container_stats=part)
 
-    @unary(shown=["pod_sandbox_id"])
+    @unary(shown=("pod_sandbox_id",))
     async def PodSandboxStats(
         self, request: api_pb2.PodSandboxStatsRequest
     ) -> api_pb2.PodSandboxStatsResponse:
@@ -317,7 +317,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _POD_SANDBOX_STATS_STATES:
             raise Unavailable(
-                f"sandbox {sandbox.id} is {sandbox.state.name}; " "PodSandboxStats needs READY"
+                f"sandbox {sandbox.id} is {sandbox.state.name}; PodSandboxStats needs READY"
             )
         return await self._stats.sandbox(sandbox, request)
 
@@ -337,7 +337,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         for part in batches(whole.stats):
             yield api_pb2.StreamPodSandboxStatsResponse(pod_sandbox_stats=part)
 
-    @unary(mutates=True, shown=["runtime_config.network_config.pod_cidr"])
+    @unary(mutates=True, shown=("runtime_config.network_config.pod_cidr",))
     async def UpdateRuntimeConfig(
         self, request: api_pb2.UpdateRuntimeConfigRequest
     ) -> api_pb2.UpdateRuntimeConfigResponse:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.transforms import facts, resources
+from runtime.transforms import facts, lists, resources
 
 
 def apply(
@@ -44,7 +44,7 @@ def apply(
         hugepage_limits=src.hugepage_limits, hugetlb_controller=host.hugetlb_controller
     )
     if hugepage_limits is not None:
-        types.merge(out.linux.resources.hugepageLimits, hugepage_limits)
+        lists.merge(out.linux.resources.hugepageLimits, hugepage_limits)
     # unified -> linux.resources.unified
     unified = resources.unified(unified=src.unified, cgroup_unified=host.cgroup_unified)
     if unified is not None:

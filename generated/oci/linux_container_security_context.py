@@ -20,21 +20,23 @@ def apply(
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
     # capabilities -> process.capabilities
+    capabilities = src.capabilities if src.HasField("capabilities") else None
     out.process.capabilities = security.capabilities(
-        capabilities=src.capabilities if src.HasField("capabilities") else None,
+        capabilities=capabilities,
         privileged=src.privileged,
         sandbox_privileged=sandbox.metadata.config.linux.security_context.privileged,
         host_capabilities=host.capabilities,
     )
     # privileged: an input of capabilities
     # namespace_options -> linux.namespaces
+    sandbox_namespace_options = (
+        sandbox.metadata.config.linux.security_context.namespace_options
+        if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
+        else None
+    )
     out.linux.namespaces = namespaces.container_namespaces(
         namespace_options=src.namespace_options if src.HasField("namespace_options") else None,
-        sandbox_options=(
-            sandbox.metadata.config.linux.security_context.namespace_options
-            if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
-            else None
-        ),
+        sandbox_options=sandbox_namespace_options,
         pid=sandbox.status.pid,
         target_pid=container.target_pid,
         privileged=src.privileged,
@@ -64,7 +66,7 @@ def apply(
     seccomp = security.seccomp(
         seccomp=src.seccomp if src.HasField("seccomp") else None,
         seccomp_profile_path=src.seccomp_profile_path,
-        capabilities=src.capabilities if src.HasField("capabilities") else None,
+        capabilities=capabilities,
         privileged=src.privileged,
         localhost_seccomp=container.security.localhost_seccomp,
         unset_seccomp_profile=host.unset_seccomp_profile,
@@ -88,22 +90,10 @@ def apply(
     # apparmor_profile: an input of apparmor
     # seccomp_profile_path: an input of seccomp
     # linux.uidMappings
-    uid_mappings = namespaces.uid_mappings(
-        namespace_options=(
-            sandbox.metadata.config.linux.security_context.namespace_options
-            if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
-            else None
-        )
-    )
+    uid_mappings = namespaces.uid_mappings(namespace_options=sandbox_namespace_options)
     if uid_mappings is not None:
         out.linux.uidMappings = uid_mappings
     # linux.gidMappings
-    gid_mappings = namespaces.gid_mappings(
-        namespace_options=(
-            sandbox.metadata.config.linux.security_context.namespace_options
-            if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
-            else None
-        )
-    )
+    gid_mappings = namespaces.gid_mappings(namespace_options=sandbox_namespace_options)
     if gid_mappings is not None:
         out.linux.gidMappings = gid_mappings

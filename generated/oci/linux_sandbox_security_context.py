@@ -20,8 +20,9 @@ def apply(
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
     # namespace_options -> linux.namespaces
+    namespace_options = src.namespace_options if src.HasField("namespace_options") else None
     out.linux.namespaces = namespaces.sandbox_namespaces(
-        namespace_options=src.namespace_options if src.HasField("namespace_options") else None,
+        namespace_options=namespace_options,
         netns_path=sandbox.metadata.netns_path,
         userns_path=sandbox.userns_path,
         user_namespaces=handler.user_namespaces,
@@ -34,9 +35,7 @@ def apply(
     # supplemental_groups_policy: unmapped, informational
     # privileged -> mounts
     out.mounts = mounts.sandbox_mounts(
-        privileged=src.privileged,
-        namespace_options=src.namespace_options if src.HasField("namespace_options") else None,
-        files=sandbox.files,
+        privileged=src.privileged, namespace_options=namespace_options, files=sandbox.files
     )
     # seccomp -> linux.seccomp
     seccomp = security.sandbox_seccomp(
@@ -54,14 +53,10 @@ def apply(
     # apparmor: unmapped, informational
     # seccomp_profile_path: an input of seccomp
     # linux.uidMappings
-    uid_mappings = namespaces.uid_mappings(
-        namespace_options=src.namespace_options if src.HasField("namespace_options") else None
-    )
+    uid_mappings = namespaces.uid_mappings(namespace_options=namespace_options)
     if uid_mappings is not None:
         out.linux.uidMappings = uid_mappings
     # linux.gidMappings
-    gid_mappings = namespaces.gid_mappings(
-        namespace_options=src.namespace_options if src.HasField("namespace_options") else None
-    )
+    gid_mappings = namespaces.gid_mappings(namespace_options=namespace_options)
     if gid_mappings is not None:
         out.linux.gidMappings = gid_mappings

@@ -11,9 +11,9 @@ schema does not know are kept in ``extra`` and written back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 
@@ -216,8 +216,8 @@ class Process:
             data["selinuxLabel"] = self.selinuxLabel
         if io_priority := self.ioPriority.to_dict():
             data["ioPriority"] = io_priority
-        if exec_cpuaffinity := self.execCPUAffinity.to_dict():
-            data["execCPUAffinity"] = exec_cpuaffinity
+        if exec_cpu_affinity := self.execCPUAffinity.to_dict():
+            data["execCPUAffinity"] = exec_cpu_affinity
         data.update(self.extra)
         return data
 
@@ -1981,21 +1981,3 @@ class LinuxPersonality:
             data["flags"] = list(self.flags)
         data.update(self.extra)
         return data
-
-
-class Identified(Protocol):
-    """An item that a list knows by a name of its own."""
-
-    @property
-    def identity(self) -> str: ...
-
-
-_Item = TypeVar("_Item", bound=Identified)
-
-
-def merge(items: list[_Item], new: Iterable[_Item]) -> None:
-    """Put ``new`` into ``items``: each in the place of the item of the same identity, else last."""
-    places = {item.identity: place for place, item in enumerate(items)}
-    for item in new:
-        place = places.setdefault(item.identity, len(items))
-        items[place : place + 1] = [item]

@@ -22,8 +22,8 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
     # metadata: required
     if not message.HasField("metadata"):
         found.append(Violation(f"{path}metadata", "required", "must be set"))
-    # metadata: its fields
-    if message.HasField("metadata"):
+    else:
+        # metadata: its fields
         found += container_metadata.check(message.metadata, f"{path}metadata.")
     # image: required
     if not message.HasField("image"):
@@ -64,79 +64,12 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
             Violation(f"{path}CDI_devices", "unsupported", "is not supported and must not be set")
         )
     # stop_signal: Signal
-    if message.stop_signal not in (
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-        13,
-        14,
-        15,
-        16,
-        17,
-        18,
-        19,
-        20,
-        21,
-        22,
-        23,
-        24,
-        25,
-        26,
-        27,
-        28,
-        29,
-        30,
-        31,
-        32,
-        33,
-        34,
-        35,
-        36,
-        37,
-        38,
-        39,
-        40,
-        41,
-        42,
-        43,
-        44,
-        45,
-        46,
-        47,
-        48,
-        49,
-        50,
-        51,
-        52,
-        53,
-        54,
-        55,
-        56,
-        57,
-        58,
-        59,
-        60,
-        61,
-        62,
-        63,
-        64,
-        65,
-    ):
+    if message.stop_signal not in api_pb2.Signal.values():
         found.append(
             Violation(
                 f"{path}stop_signal",
                 "known_enum",
-                f"must be one of RUNTIME_DEFAULT, SIGABRT, SIGALRM, SIGBUS, SIGCHLD, SIGCLD, SIGCONT, SIGFPE, SIGHUP, SIGILL, SIGINT, SIGIO, SIGIOT, SIGKILL, SIGPIPE, SIGPOLL, SIGPROF, SIGPWR, SIGQUIT, SIGSEGV, SIGSTKFLT, SIGSTOP, SIGSYS, SIGTERM, SIGTRAP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ, SIGRTMIN, SIGRTMINPLUS1, SIGRTMINPLUS2, SIGRTMINPLUS3, SIGRTMINPLUS4, SIGRTMINPLUS5, SIGRTMINPLUS6, SIGRTMINPLUS7, SIGRTMINPLUS8, SIGRTMINPLUS9, SIGRTMINPLUS10, SIGRTMINPLUS11, SIGRTMINPLUS12, SIGRTMINPLUS13, SIGRTMINPLUS14, SIGRTMINPLUS15, SIGRTMAXMINUS14, SIGRTMAXMINUS13, SIGRTMAXMINUS12, SIGRTMAXMINUS11, SIGRTMAXMINUS10, SIGRTMAXMINUS9, SIGRTMAXMINUS8, SIGRTMAXMINUS7, SIGRTMAXMINUS6, SIGRTMAXMINUS5, SIGRTMAXMINUS4, SIGRTMAXMINUS3, SIGRTMAXMINUS2, SIGRTMAXMINUS1, SIGRTMAX, not {message.stop_signal}",
+                f"must be one of the 66 values of Signal, such as RUNTIME_DEFAULT, not {message.stop_signal}",
             )
         )
     return found

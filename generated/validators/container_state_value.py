@@ -13,7 +13,7 @@ def check(message: api_pb2.ContainerStateValue, path: str = "") -> list[Violatio
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # state: ContainerState
-    if message.state not in (0, 1, 2, 3):
+    if message.state not in api_pb2.ContainerState.values():
         found.append(
             Violation(
                 f"{path}state",

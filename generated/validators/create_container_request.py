@@ -16,7 +16,7 @@ def check(message: api_pb2.CreateContainerRequest, path: str = "") -> list[Viola
     # config: required
     if not message.HasField("config"):
         found.append(Violation(f"{path}config", "required", "must be set"))
-    # config: its fields
-    if message.HasField("config"):
+    else:
+        # config: its fields
         found += container_config.check(message.config, f"{path}config.")
     return found

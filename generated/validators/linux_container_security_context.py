@@ -16,24 +16,26 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
     # namespace_options: its fields
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
-    # run_as_user: range 0, 2147483647
-    if message.HasField("run_as_user") and not 0 <= message.run_as_user.value <= 2147483647:
-        found.append(
-            Violation(
-                f"{path}run_as_user",
-                "range",
-                f"must be 0 to 2147483647, not {message.run_as_user.value!r}",
+    # run_as_user: where it is set
+    if message.HasField("run_as_user"):
+        # run_as_user: range 0, 2147483647
+        if not 0 <= message.run_as_user.value <= 2147483647:
+            found.append(
+                Violation(
+                    f"{path}run_as_user",
+                    "range",
+                    f"must be 0 to 2147483647, not {message.run_as_user.value!r}",
+                )
             )
-        )
-    # run_as_user: exclusive with run_as_username
-    if message.HasField("run_as_user") and message.run_as_username:
-        found.append(
-            Violation(
-                f"{path}run_as_user",
-                "exclusive_with",
-                "must not be set together with run_as_username",
+        # run_as_user: exclusive with run_as_username
+        if message.run_as_username:
+            found.append(
+                Violation(
+                    f"{path}run_as_user",
+                    "exclusive_with",
+                    "must not be set together with run_as_username",
+                )
             )
-        )
     # run_as_group: range 0, 2147483647
     if message.HasField("run_as_group") and not 0 <= message.run_as_group.value <= 2147483647:
         found.append(
@@ -52,7 +54,7 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
         if not 0 <= item <= 2147483647
     ]
     # supplemental_groups_policy: SupplementalGroupsPolicy
-    if message.supplemental_groups_policy not in (0, 1):
+    if message.supplemental_groups_policy not in api_pb2.SupplementalGroupsPolicy.values():
         found.append(
             Violation(
                 f"{path}supplemental_groups_policy",

@@ -25,18 +25,22 @@ def check(message: api_pb2.LinuxSandboxSecurityContext, path: str = "") -> list[
                 f"must be 0 to 2147483647, not {message.run_as_user.value!r}",
             )
         )
-    # run_as_group: range 0, 2147483647
-    if message.HasField("run_as_group") and not 0 <= message.run_as_group.value <= 2147483647:
-        found.append(
-            Violation(
-                f"{path}run_as_group",
-                "range",
-                f"must be 0 to 2147483647, not {message.run_as_group.value!r}",
+    # run_as_group: where it is set
+    if message.HasField("run_as_group"):
+        # run_as_group: range 0, 2147483647
+        if not 0 <= message.run_as_group.value <= 2147483647:
+            found.append(
+                Violation(
+                    f"{path}run_as_group",
+                    "range",
+                    f"must be 0 to 2147483647, not {message.run_as_group.value!r}",
+                )
             )
-        )
-    # run_as_group: requires run_as_user
-    if message.HasField("run_as_group") and not message.HasField("run_as_user"):
-        found.append(Violation(f"{path}run_as_group", "requires", "needs run_as_user to be set"))
+        # run_as_group: requires run_as_user
+        if not message.HasField("run_as_user"):
+            found.append(
+                Violation(f"{path}run_as_group", "requires", "needs run_as_user to be set")
+            )
     # supplemental_groups: each range 0, 2147483647
     found += [
         Violation(

@@ -25,7 +25,7 @@ def check(message: api_pb2.Mount, path: str = "") -> list[Violation]:
             )
         )
     # propagation: MountPropagation
-    if message.propagation not in (0, 1, 2):
+    if message.propagation not in api_pb2.MountPropagation.values():
         found.append(
             Violation(
                 f"{path}propagation",

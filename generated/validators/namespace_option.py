@@ -14,14 +14,14 @@ def check(message: api_pb2.NamespaceOption, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # network: only POD, NODE
-    if message.network not in (0, 2):
+    if message.network not in (api_pb2.POD, api_pb2.NODE):
         found.append(
             Violation(
                 f"{path}network", "allowed_enum", f"must be one of POD, NODE, not {message.network}"
             )
         )
     # pid: NamespaceMode
-    if message.pid not in (0, 1, 2, 3):
+    if message.pid not in api_pb2.NamespaceMode.values():
         found.append(
             Violation(
                 f"{path}pid",
@@ -30,7 +30,7 @@ def check(message: api_pb2.NamespaceOption, path: str = "") -> list[Violation]:
             )
         )
     # ipc: only POD, NODE
-    if message.ipc not in (0, 2):
+    if message.ipc not in (api_pb2.POD, api_pb2.NODE):
         found.append(
             Violation(f"{path}ipc", "allowed_enum", f"must be one of POD, NODE, not {message.ipc}")
         )

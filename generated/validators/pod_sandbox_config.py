@@ -16,8 +16,8 @@ def check(message: api_pb2.PodSandboxConfig, path: str = "") -> list[Violation]:
     # metadata: required
     if not message.HasField("metadata"):
         found.append(Violation(f"{path}metadata", "required", "must be set"))
-    # metadata: its fields
-    if message.HasField("metadata"):
+    else:
+        # metadata: its fields
         found += pod_sandbox_metadata.check(message.metadata, f"{path}metadata.")
     # hostname: max length 64
     if len(message.hostname) > 64:

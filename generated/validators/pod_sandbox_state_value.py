@@ -13,7 +13,7 @@ def check(message: api_pb2.PodSandboxStateValue, path: str = "") -> list[Violati
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # state: PodSandboxState
-    if message.state not in (0, 1):
+    if message.state not in api_pb2.PodSandboxState.values():
         found.append(
             Violation(
                 f"{path}state",

@@ -13,7 +13,7 @@ def check(message: api_pb2.PortMapping, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # protocol: Protocol
-    if message.protocol not in (0, 1, 2):
+    if message.protocol not in api_pb2.Protocol.values():
         found.append(
             Violation(
                 f"{path}protocol",

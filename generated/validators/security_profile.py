@@ -13,7 +13,7 @@ def check(message: api_pb2.SecurityProfile, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # profile_type: SecurityProfile.ProfileType
-    if message.profile_type not in (0, 1, 2):
+    if message.profile_type not in api_pb2.SecurityProfile.ProfileType.values():
         found.append(
             Violation(
                 f"{path}profile_type",

@@ -13,7 +13,7 @@ def check(message: api_pb2.UserNamespace, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
     # mode: only POD, NODE
-    if message.mode not in (0, 2):
+    if message.mode not in (api_pb2.POD, api_pb2.NODE):
         found.append(
             Violation(
                 f"{path}mode", "allowed_enum", f"must be one of POD, NODE, not {message.mode}"

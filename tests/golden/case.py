@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from codegen import generate, oci_schema, protoc, render
+from codegen.emit import oci_types
 from codegen.errors import Problems, SpecErrors
 
 CASES = Path(__file__).parent / "cases"
@@ -109,7 +110,8 @@ def answers(case: Case, root: Path, files: dict[str, str]) -> list[Any]:
     for name, text in {**_same_for_all(), **stubs, **files}.items():
         (generated / name).parent.mkdir(parents=True, exist_ok=True)
         (generated / name).write_text(text)
-    shutil.copy(_ROOT / "runtime/errors.py", root / "runtime/errors.py")
+    for name in ("errors.py", "transforms/lists.py"):
+        shutil.copy(_ROOT / "runtime" / name, root / "runtime" / name)
     made = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "run_examples.py")],
         cwd=root,
@@ -129,6 +131,7 @@ def _same_for_all() -> dict[str, str]:
     """The generated files that no case changes: OCI types and containerd's container record."""
     record = (_ROOT / "spec/containerd/containers.proto").read_text()
     types = render.Job({}, {}, oci_schema.FILE)
+    classes = oci_types.text(oci_schema.read(_ROOT))
     return protoc.python_modules(
         {"containerd/containers.proto": record}, grpc=[]
-    ) | render.render_template("oci/types.py.j2", [types], {"oci": oci_schema.read(_ROOT)})
+    ) | render.render_template("oci/types.py.j2", [types], {"oci_classes": classes})

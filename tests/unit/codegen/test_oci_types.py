@@ -7,6 +7,7 @@ import json
 import pytest
 
 from generated.oci import defaults, types
+from runtime.transforms import lists
 from tests.unit.codegen.project import ROOT
 
 _FOREIGN = {
@@ -66,7 +67,7 @@ def test_what_is_no_object_is_refused(document: bytes) -> None:
 def test_merge_replaces_in_place_and_adds_at_the_end() -> None:
     mounts = [types.Mount(destination="/a"), types.Mount(destination="/b")]
     new = [types.Mount(destination="/c"), types.Mount(destination="/a", source="new")]
-    types.merge(mounts, [*new, types.Mount(destination="/c", source="last")])
+    lists.merge(mounts, [*new, types.Mount(destination="/c", source="last")])
     assert [(m.destination, m.source) for m in mounts] == [
         ("/a", "new"),
         ("/b", None),

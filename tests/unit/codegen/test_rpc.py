@@ -93,20 +93,14 @@ Stop:
   served_by: sandboxes.stop
   object: {kind: sandbox, field: id, absent: ok}
   states: {allowed: [READY], otherwise: ok}
-  repeatable: true
   mutates: true
   log: [metadata.name]
-  deadline: T
   why: w
 ListThings:
   served_by: sandboxes.list
-  repeatable: true
-  deadline: T
   why: w
 StreamThings:
   batches_of: ListThings
-  repeatable: true
-  deadline: T
   why: w
 """
 
@@ -135,10 +129,10 @@ def read(
 def test_a_good_specification_is_read(tmp_path: Path, api: Api) -> None:
     rpcs = read(tmp_path, api)
     stop, listed, streamed = rpcs.services[0].rpcs
-    assert stop.frame == "unary(mutates=True, shown=['id', 'metadata.name'])"
+    assert (stop.frame, stop.mutates, stop.shown) == ("unary", True, ("id", "metadata.name"))
     assert stop.subject == rpc.Subject("sandbox", "id", absent_is_ok=True)
-    assert listed.frame == "unary()"
-    assert streamed.frame == "stream()"
+    assert (listed.frame, listed.mutates, listed.shown) == ("unary", False, ())
+    assert streamed.frame == "stream"
     assert streamed.batches
     assert (streamed.batches.source, streamed.batches.target) == ("items", "things")
     assert rpcs.redacted == {"StopRequest": ("secret",)}

@@ -1,0 +1,135 @@
+"""generated/oci/types.py: one dataclass for each object of the OCI runtime spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from codegen.model import Kind, OciClass, OciField, OciSpec, snake
+
+
+@dataclass(frozen=True, slots=True)
+class FieldText:
+    """One attribute."""
+
+    declared: str
+    doc: str
+    read: str
+    """The keyword that ``from_dict`` gives to the constructor."""
+    written: list[str]
+    """The statements of ``to_dict``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassText:
+    """One dataclass."""
+
+    name: str
+    doc: str
+    identity: str | None
+    fields: list[FieldText]
+
+
+def text(oci: OciSpec) -> list[ClassText]:
+    """Every dataclass, in the order of the schema."""
+    return [_class(one) for one in oci.classes.values()]
+
+
+def _class(one: OciClass) -> ClassText:
+    fields = [
+        FieldText(
+            _declared(part),
+            docstring(part.doc),
+            f"{part.attribute}={_taken(part)}",
+            list(_written(part)),
+        )
+        for part in one.fields.values()
+    ]
+    return ClassText(one.name, docstring(one.doc), one.identity, fields)
+
+
+def docstring(text: str) -> str:
+    """``text`` made safe inside a docstring's quotes."""
+    return text.replace("\\", "\\\\").replace('"""', "'''").rstrip('"')
+
+
+def annotation(kind: Kind) -> str:
+    """The annotation of a kind."""
+    match kind.name:
+        case "list":
+            return f"list[{annotation(kind.of[0])}]"
+        case "map":
+            return f"dict[{annotation(kind.of[0])}, {annotation(kind.of[1])}]"
+        case "enum":
+            return "int"
+        case "any":
+            return "Any"
+    return kind.ref or kind.name
+
+
+def _declared(part: OciField) -> str:
+    kind = annotation(part.kind)
+    if part.required:
+        return f"{part.attribute}: {kind}"
+    if part.absent_is_none:
+        return f"{part.attribute}: {kind} | None = None"
+    factory = {"list": "list", "map": "dict"}.get(part.kind.name) or f"lambda: {kind}()"
+    return f"{part.attribute}: {kind} = field(default_factory={factory})"
+
+
+def _taken(part: OciField) -> str:
+    """The expression that takes a key out of decoded JSON ``rest``."""
+    if part.required and part.kind.scalar:
+        return f'rest.pop("{part.name}")'
+    value = f'rest.pop("{part.name}", None)'
+    match part.kind.name:
+        case "oci" if part.empty_counts:
+            found = f'{part.kind.ref}.from_dict(rest.pop("{part.name}"))'
+            return f'{found} if rest.get("{part.name}") is not None else {value}'
+        case "oci":
+            return f"{part.kind.ref}.from_dict({value})"
+        case "list" if part.kind.of[0].name == "oci":
+            return f"[{part.kind.of[0].ref}.from_dict(item) for item in {value} or ()]"
+        case "map" if part.kind.of[1].name == "oci":
+            items = f"({value} or {{}}).items()"
+            return f"{{key: {part.kind.of[1].ref}.from_dict(item) for key, item in {items}}}"
+        case "list":
+            return f"list({value} or ())"
+        case "map":
+            return f"dict({value} or {{}})"
+    return value
+
+
+def _written(part: OciField) -> Iterator[str]:
+    """The statements that put an attribute into ``data``."""
+    here, there = f"self.{part.attribute}", f'data["{part.name}"]'
+    if part.required:
+        yield f"{there} = {_given(part)}"
+    elif part.kind.scalar:
+        yield f"if {here} is not None:"
+        yield f"    {there} = {here}"
+    elif part.empty_counts:
+        yield f"if {here} is not None:"
+        yield f"    {there} = {here}.to_dict()"
+    elif part.kind.name == "oci":
+        local = snake(part.name)
+        yield f"if {local} := {here}.to_dict():"
+        yield f"    {there} = {local}"
+    else:
+        yield f"if {here}:"
+        yield f"    {there} = {_given(part)}"
+
+
+def _given(part: OciField) -> str:
+    """The expression that gives an attribute back as decoded JSON."""
+    here = f"self.{part.attribute}"
+    if part.kind.scalar:
+        return here
+    match part.kind.name, part.kind.of[-1].name:
+        case "list", "oci":
+            return f"[item.to_dict() for item in {here}]"
+        case "map", "oci":
+            return f"{{key: item.to_dict() for key, item in {here}.items()}}"
+        case "map", _:
+            return f"dict({here})"
+    return f"list({here})"

@@ -1,0 +1,137 @@
+"""generated/handlers/<service>.py: each handler validates, finds the object, refuses wrong states
+and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from codegen.emit.python import imports, quoted, tuple_of
+from codegen.plan import Service
+from codegen.rpc import Allowed, Rpc, Subject
+
+_LONG = 76
+"""A message of more characters is written as two literals."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerText:
+    """One RPC."""
+
+    name: str
+    decorator: str
+    request: str
+    answer: str
+    """The annotation of what it returns."""
+    lines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceText:
+    """What the template places."""
+
+    name: str
+    base: str
+    imports: list[str]
+    constants: list[str]
+    parameters: list[str]
+    attributes: list[str]
+    handlers: list[HandlerText]
+
+
+def text(service: Service) -> ServiceText:
+    """The servicer of one gRPC service."""
+    rpcs = service.rpcs
+    variables = ", ".join(subject.type_variable for subject in rpcs.subjects)
+    base = f"api_pb2_grpc.{rpcs.name}Servicer"
+    return ServiceText(
+        rpcs.name,
+        f"{base}, Generic[{variables}]" if variables else base,
+        imports(service.imports),
+        [
+            _states(rpc, rpc.subject, rpc.allowed)
+            for rpc in rpcs.rpcs
+            if rpc.subject and rpc.allowed
+        ],
+        [
+            "frame: Frame",
+            *(f"find_{s.kind}: Lookup[{s.type_variable}]" for s in rpcs.subjects),
+            *(f"{n.name}: {_generic(n.protocol, n.type_variables)}" for n in service.nouns),
+        ],
+        [
+            "self.frame = frame",
+            *(f"self._find_{s.kind} = find_{s.kind}.find" for s in rpcs.subjects),
+            *(f"self._{n.name} = {n.name}" for n in service.nouns),
+        ],
+        [_handler(rpc, service) for rpc in rpcs.rpcs],
+    )
+
+
+def _generic(name: str, variables: tuple[str, ...]) -> str:
+    return f"{name}[{', '.join(variables)}]" if variables else name
+
+
+def _states(rpc: Rpc, subject: Subject, allowed: Allowed) -> str:
+    states = (f"{subject.kind.capitalize()}State.{state}" for state in allowed.states)
+    return f"_{rpc.constant}_STATES = frozenset({{{', '.join(states)}}})"
+
+
+def _handler(rpc: Rpc, service: Service) -> HandlerText:
+    given = [
+        *(["mutates=True"] if rpc.mutates else []),
+        *([f"shown={tuple_of(map(quoted, rpc.shown))}"] if rpc.shown else []),
+    ]
+    answer = f"api_pb2.{rpc.method.response}"
+    return HandlerText(
+        rpc.name,
+        f"{rpc.frame}({', '.join(given)})",
+        f"api_pb2.{rpc.method.request}",
+        f"AsyncIterator[{answer}]" if rpc.method.streams else answer,
+        list(_body(rpc, service.validated)),
+    )
+
+
+def _body(rpc: Rpc, validated: frozenset[str]) -> Iterator[str]:
+    if rpc.issue:
+        said = f'{rpc.name} is not served yet; see the issue "{rpc.issue}"'
+        yield f"raise Unimplemented({quoted(said)})"
+        if rpc.method.streams:
+            yield "yield  # never reached; makes this a stream"
+        return
+    if rpc.validator in validated:
+        yield f"refuse_if_any({rpc.validator}.check(request))"
+    if rpc.batches is not None:
+        of = rpc.batches.of
+        shared = ", ".join(f"{name}=request.{name}" for name in rpc.batches.shared)
+        yield f"whole = await self._{of.operation}(api_pb2.{of.method.request}({shared}))"
+        yield f"for part in batches(whole.{rpc.batches.source}):"
+        yield f"    yield api_pb2.{rpc.method.response}({rpc.batches.target}=part)"
+    elif rpc.subject is not None:
+        yield from _of_subject(rpc, rpc.subject)
+    else:
+        yield f"return await self._{rpc.operation}(request)"
+
+
+def _of_subject(rpc: Rpc, subject: Subject) -> Iterator[str]:
+    kind, empty = subject.kind, f"return api_pb2.{rpc.method.response}()"
+    yield f"{kind} = self._find_{kind}(request.{subject.field})"
+    yield f"if {kind} is None:"
+    if subject.absent_is_ok:
+        yield f"    {empty}"
+    else:
+        yield f'    raise NotFound(f"there is no {kind} {{request.{subject.field}}}")'
+    if rpc.allowed is not None:
+        yield f"if {kind}.state not in _{rpc.constant}_STATES:"
+        if rpc.allowed.otherwise_is_ok:
+            yield f"    {empty}"
+        else:
+            yield f"    raise {rpc.allowed.error}({_wrong_state(rpc, kind, rpc.allowed)})"
+    yield f"return await self._{rpc.operation}({kind}, request)"
+
+
+def _wrong_state(rpc: Rpc, kind: str, allowed: Allowed) -> str:
+    is_now = f"{kind} {{{kind}.id}} is {{{kind}.state.name}}; "
+    needs = f"{rpc.name} needs {' or '.join(allowed.states)}"
+    if len(is_now + needs) > _LONG:
+        return f'f"{is_now}" "{needs}"'
+    return f'f"{is_now}{needs}"'

@@ -1,0 +1,63 @@
+"""The mapping as written, resolved against the CRI, the OCI spec and the hand-written Python.
+
+Each entry is resolved alone, here, into facts; what only shows when entries are seen together (two
+writers of one target, fields without a fate) is judged by ``rules.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from codegen import checks
+from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.model import Entry, Mapped, MappingFile, Message, Test
+from codegen.paths import Paths
+from codegen.resolve import back, keys, targets
+from codegen.resolve.scope import Scope
+from codegen.rpc import Rpcs
+
+_Result = TypeVar("_Result")
+
+
+def resolve(
+    message: Message,
+    file: MappingFile,
+    files: Mapping[str, MappingFile],
+    paths: Paths,
+    rpcs: Rpcs | None,
+    problems: Problems,
+) -> Mapped:
+    """One message with all that its entries lead to.
+
+    Faults go to ``problems`` and the faulty entries are left out. ``files`` are all mapping files
+    by message; ``rpcs`` is None where there is no rpc.yaml.
+    """
+    scope = Scope(message, file, files, paths, rpcs)
+
+    def tried(step: Callable[[Scope, Entry], _Result], entry: Entry) -> list[_Result]:
+        try:
+            return [step(scope, entry)]
+        except (SpecError, SpecErrors) as error:
+            problems.take(error)
+            return []
+
+    def sound(entry: Entry) -> bool:
+        return bool(tried(keys.check, entry))
+
+    def tests(scope: Scope, entry: Entry) -> tuple[Test, ...]:
+        return checks.tests(scope.message, entry, paths.api)
+
+    fields = [file.entries[name] for name in message.fields if name in file.entries]
+    fields = [entry for entry in fields if sound(entry)]
+    alone = [entry for entry in file.targets.values() if sound(entry)]
+    writes = [w for e in fields if file.takes for w in tried(targets.of_field, e)]
+    writes += [w for e in alone for w in tried(targets.of_target, e)]
+    return Mapped(
+        message,
+        file,
+        tuple(writes),
+        tuple(read for e in fields if file.gives for read in tried(back.of_field, e)),
+        tuple(t for e in fields if file.takes for ts in tried(tests, e) for t in ts),
+        tuple(checks.descents(message, files)) if file.takes else (),
+    )

@@ -1,0 +1,118 @@
+"""Answered messages: from what each field of a status is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codegen import kinds
+from codegen.errors import SpecError
+from codegen.model import (
+    ComputedBack,
+    CopiedBack,
+    Descended,
+    Entry,
+    Field,
+    Kind,
+    Left,
+    Read,
+    Source,
+)
+from codegen.resolve import handlers, inputs
+from codegen.resolve.scope import Scope, check_when
+
+
+def of_field(scope: Scope, entry: Entry) -> Read:
+    """What a reader does for one field."""
+    field = scope.message.fields[entry.name]
+    match entry.fate:
+        case "unmapped":
+            return Left(entry)
+        case "handled_by":
+            if not scope.file.takes:
+                handlers.check(scope, entry)
+            return Left(entry)
+        case "copy" if entry.by_fields:
+            return _descended(scope, entry, field)
+        case "copy" if scope.file.takes:
+            return _reversed(scope, entry, field)
+        case "copy":
+            return _copied(scope, entry, field)
+    return _computed(scope, entry, field)
+
+
+def _computed(scope: Scope, entry: Entry, field: Field) -> ComputedBack:
+    by, given, place = entry.by, entry.inputs, entry.place
+    if scope.file.takes:
+        if entry.back is None:
+            raise SpecError(
+                f"{entry.name} is computed and of flow both, but nothing says how it is read back",
+                entry.place,
+                "add back: {by: …, from: […]}",
+                "no-way-back",
+            )
+        by, given, place = entry.back.by, entry.back.inputs, entry.back.place
+    elif entry.value != entry.name:
+        raise SpecError(
+            f"{entry.name} of flow out computes {entry.value}, but fills only itself",
+            entry.value_place,
+            f"write compute: {entry.name}",
+            "unknown-target",
+        )
+    call = inputs.call(scope.paths, by or "", place, given, None)
+    returns = replace(call.returns, optional=False)
+    _check_field(entry, f"{by} cannot fill {entry.name}", returns, field)
+    return ComputedBack(entry, call, by or "")
+
+
+def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
+    nested = scope.nested(entry, field)
+    if field.kind.of:
+        raise SpecError(
+            f"{entry.name} is {field.kind}, and nothing says of what",
+            entry.value_place,
+            "compute it, or name the function that handles it",
+            "fields-do-not-fit",
+        )
+    if nested in scope.files and not scope.files[nested].gives:
+        raise SpecError(
+            f"{entry.name} is answered, but {scope.files[nested].file} is of flow in",
+            entry.value_place,
+            "make its flow out or both",
+            "flows-differ",
+        )
+    return Descended(entry, nested)
+
+
+def _copied(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
+    source = scope.paths.source(entry.value, entry.value_place, None)
+    kind = replace(source.kind, optional=False)
+    _check_field(entry, f"{entry.value} cannot be copied to {entry.name}", kind, field)
+    check_when(entry, source)
+    return CopiedBack(entry, source, entry.when in ("nonzero", "nonempty"))
+
+
+def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
+    """A copy of flow both reverses by itself: the OCI spec says what was copied there."""
+    target = scope.paths.target(entry.value, entry.value_place)
+    if target.root != "out" or entry.merge:
+        raise SpecError(
+            f"{entry.name} cannot be read back from {entry.value}",
+            entry.value_place,
+            "compute it, and say in back: how it is read",
+            "no-way-back",
+        )
+    kind = replace(target.kind, low=None, high=None)
+    _check_field(entry, f"{entry.value} cannot give {entry.name}", kind, field)
+    source = Source(f"spec.{target.path}", "spec", target.steps, target.kind, key=target.key)
+    return CopiedBack(entry, source)
+
+
+def _check_field(entry: Entry, doing: str, kind: Kind, field: Field) -> None:
+    reason = kinds.why_not(kind, field.kind)
+    if reason is not None:
+        raise SpecError(
+            f"{doing}: {reason}",
+            entry.value_place,
+            None if entry.fate == "compute" else "compute it by a transform",
+            "type-does-not-fit",
+        )

@@ -1,0 +1,64 @@
+"""Hand-written code that ``handled_by`` names: it exists and looks at the field."""
+
+from __future__ import annotations
+
+from codegen.errors import SpecError, nearest
+from codegen.model import Entry
+from codegen.python_source import reads, sets
+from codegen.resolve.scope import Scope
+
+
+def check(scope: Scope, entry: Entry) -> None:
+    """The function must exist and look at the field."""
+    if entry.value.startswith("rpc."):
+        _check_rpc(scope, entry)
+        return
+    sources = scope.paths.sources
+    found = sources.function(entry.value)
+    if found is None:
+        raise SpecError(
+            f"{entry.name} is handled by {entry.value}, which does not exist",
+            entry.value_place,
+            sources.hint(entry.value),
+            "unknown-handler",
+        )
+    file, function = found
+    taken = scope.file.takes and reads(function, entry.name)
+    given = scope.file.gives and sets(function, entry.name)
+    if not (taken or given):
+        verb = "reads" if scope.file.takes else "sets"
+        raise SpecError(
+            f"{entry.name} is handled by {entry.value}, but that function never {verb} it",
+            entry.value_place,
+            f"see {file}:{function.lineno}; name the function that does, or change the fate",
+            "field-not-read" if scope.file.takes else "field-not-set",
+        )
+
+
+def _check_rpc(scope: Scope, entry: Entry) -> None:
+    """The generated handler looks at the field that rpc.yaml names, and at what a streaming list
+    shares with its unary one."""
+    name = entry.value.removeprefix("rpc.")
+    rpc = scope.rpcs.find(name) if scope.rpcs is not None else None
+    if rpc is None:
+        known = [r.name for r in scope.rpcs.all] if scope.rpcs is not None else []
+        raise SpecError(
+            f"{entry.name} is handled by the RPC {name}, which rpc.yaml does not have",
+            entry.value_place,
+            nearest(name, known),
+            "unknown-handler",
+        )
+    looks_at = set()
+    if rpc.subject is not None:
+        looks_at.add((rpc.method.request, rpc.subject.field))
+    if rpc.batches is not None:
+        looks_at |= {(rpc.method.request, field) for field in rpc.batches.shared}
+        looks_at.add((rpc.method.response, rpc.batches.target))
+    if (scope.message.name, entry.name) not in looks_at:
+        raise SpecError(
+            f"the handler of {name} does not look at {entry.name} of {scope.message.name}",
+            entry.value_place,
+            "it looks at "
+            + (", ".join(sorted(f"{m}.{f}" for m, f in looks_at)) or "no field by itself"),
+            "field-not-read",
+        )

@@ -1,0 +1,73 @@
+"""Which keys an entry may have: they go with its fate and with the flow of its message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from codegen.errors import SpecError, one_of
+from codegen.model import Entry
+from codegen.resolve.scope import Scope
+
+_KEYS: Mapping[str, frozenset[str]] = {
+    "copy": frozenset({"when", "merge", "rules"}),
+    "compute": frozenset({"by", "from", "with", "merge", "rules", "back"}),
+    "handled_by": frozenset({"rules"}),
+    "unmapped": frozenset({"if_set", "issue"}),
+}
+_ALWAYS = frozenset({"like", "why"})
+_ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
+
+
+def check(scope: Scope, entry: Entry) -> None:
+    """Raise SpecError for the first key that has no place."""
+    for key, place in entry.keys.items():
+        if key == entry.fate or key in _ALWAYS or scope.is_target(entry):
+            continue
+        if key not in _KEYS[entry.fate]:
+            raise SpecError(
+                f"{entry.name} is {entry.fate}, which takes no {key!r}",
+                place,
+                one_of(sorted(_KEYS[entry.fate] | _ALWAYS)),
+                "key-does-not-fit",
+            )
+        if key in _ONLY_TAKING and not scope.file.takes:
+            raise SpecError(
+                f"{entry.name} of flow out takes no {key!r}",
+                place,
+                "it speaks of received messages",
+                "key-does-not-fit",
+            )
+    if scope.is_target(entry) and not scope.file.takes:
+        raise SpecError(
+            f"{scope.message.name} is only answered and writes no targets",
+            entry.place,
+            "move the entry to the message that is received",
+            "key-does-not-fit",
+        )
+    if entry.fate == "compute":
+        _check_compute(entry)
+    elif entry.fate == "unmapped" and entry.value == "not-yet" and not entry.issue:
+        raise SpecError(
+            f"{entry.name} is not-yet and names no issue",
+            entry.value_place,
+            'add issue: "…", the one that will give it its fate',
+            "not-yet-without-issue",
+        )
+
+
+def _check_compute(entry: Entry) -> None:
+    called = entry.by is not None and "from" in entry.keys
+    if entry.partner is not None and (entry.by or entry.inputs):
+        raise SpecError(
+            f"{entry.name} has both with and by or from",
+            entry.keys["with"],
+            "with says that another entry calls the transform; keep one of the two",
+            "key-does-not-fit",
+        )
+    if entry.partner is None and not called:
+        raise SpecError(
+            f"{entry.name} is computed, but its entry does not say how",
+            entry.place,
+            "give by: and from:, or with: the field whose entry takes it as an input",
+            "key-does-not-fit",
+        )

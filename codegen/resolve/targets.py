@@ -1,0 +1,129 @@
+"""Received messages: what each entry writes, and under which condition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codegen import checks
+from codegen.errors import SpecError
+from codegen.model import (
+    Computed,
+    Condition,
+    Copied,
+    Descended,
+    Entry,
+    Field,
+    Left,
+    Source,
+    Target,
+    Write,
+)
+from codegen.resolve import handlers, inputs
+from codegen.resolve.scope import Scope, check_fit, check_when
+
+_MERGE_FITS = {"append": "list", "update": "map", "by-key": "list"}
+
+
+def of_field(scope: Scope, entry: Entry) -> Write:
+    """What a builder does for one field."""
+    field = scope.message.fields[entry.name]
+    match entry.fate:
+        case "unmapped":
+            return Left(entry)
+        case "handled_by":
+            handlers.check(scope, entry)
+            return Left(entry)
+        case "copy" if entry.by_fields:
+            return _descended(scope, entry, field)
+        case "copy":
+            return _copied(entry, scope.own(field), _target(scope, entry, entry.value))
+    target = _target(scope, entry, entry.value)
+    if entry.partner is not None:
+        return Left(entry)
+    _check_own_input(entry)
+    return _computed(scope, entry, target)
+
+
+def of_target(scope: Scope, entry: Entry) -> Write:
+    """What a builder does for an entry under ``targets``."""
+    target = _target(scope, entry, entry.name)
+    if entry.fate == "copy":
+        source = scope.paths.source(entry.value, entry.value_place, scope.message)
+        return _copied(entry, source, target)
+    return _computed(scope, entry, target)
+
+
+def _target(scope: Scope, entry: Entry, path: str) -> Target:
+    target = scope.paths.target(path, entry.value_place)
+    if entry.merge is None:
+        return target
+    if target.key is not None or target.kind.name != _MERGE_FITS[entry.merge]:
+        raise SpecError(
+            f"{path} is {target.kind}, which merge: {entry.merge} does not fit",
+            entry.keys["merge"],
+            "append and by-key are for lists, update is for maps",
+            "merge-does-not-fit",
+        )
+    item = target.kind.of[0]
+    if entry.merge == "by-key" and (
+        item.name != "oci" or scope.paths.oci.classes[item.ref].identity is None
+    ):
+        raise SpecError(
+            f"{path} is {target.kind}, whose items have no identity",
+            entry.keys["merge"],
+            "use append",
+            "merge-does-not-fit",
+        )
+    return target
+
+
+def _copied(entry: Entry, source: Source, target: Target) -> Copied:
+    kind = checks.narrowed(source.kind, entry.rules)
+    kind = replace(kind, optional=False) if entry.when == "set" else kind
+    check_fit(entry, f"{source.path} cannot be copied to {target.path}", kind, target.kind)
+    return Copied(entry, source, target, _condition(entry, source))
+
+
+def _condition(entry: Entry, source: Source) -> Condition | None:
+    check_when(entry, source)
+    return None if entry.when == "always" else Condition(source, entry.when)
+
+
+def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
+    by = entry.by or ""
+    call = inputs.call(scope.paths, by, entry.keys["by"], entry.inputs, scope.message)
+    returns = replace(call.returns, optional=False)
+    check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
+    return Computed(entry, call, target)
+
+
+def _check_own_input(entry: Entry) -> None:
+    """A computed field must be looked at: by its own path, or through a context root."""
+    if any(entry.name in given.path.split(".") for given in entry.inputs):
+        return
+    raise SpecError(
+        f"{entry.name} is computed, but from: does not list it",
+        entry.keys["from"],
+        "add it, or say in with: which entry takes it as an input",
+        "field-not-read",
+    )
+
+
+def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
+    nested = scope.nested(entry, field)
+    if field.mapped:
+        raise SpecError(
+            f"{entry.name} is a map, whose values have no order to be written in",
+            entry.value_place,
+            "compute the target from the whole map",
+            "fields-do-not-fit",
+        )
+    if nested in scope.files and not scope.files[nested].takes:
+        raise SpecError(
+            f"{entry.name} is received, but {scope.files[nested].file} is of flow out",
+            entry.value_place,
+            "make its flow in or both",
+            "flows-differ",
+        )
+    condition = _condition(entry, scope.own(field))
+    return Descended(entry, nested, field.repeated, condition)
