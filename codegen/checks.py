@@ -8,13 +8,16 @@ from codegen.errors import SpecError, nearest, one_of
 from codegen.model import Api, Descent, Entry, Field, Kind, MappingFile, Message, Rule, Test
 
 _NUMBERS = frozenset({"int"})
+_TEXT = frozenset({"str", "bytes"})
 _FITS: Mapping[str, frozenset[str]] = {
     "absolute_path": frozenset({"str"}),
     "allowed_enum": frozenset({"enum"}),
+    "any_text": _TEXT,
     "max_length": frozenset({"str", "bytes", "list", "map"}),
     "nonnegative": _NUMBERS,
     "one_of": frozenset({"str", "int"}),
     "range": _NUMBERS,
+    "refused_keys": frozenset({"str"}),
     "required": frozenset({"str", "bytes", "int", "float", "enum", "list", "map", "message"}),
 }
 _OF_THE_WHOLE = frozenset({"max_length", "required"})
@@ -22,14 +25,18 @@ _BETWEEN = frozenset({"exclusive_with", "requires"})
 
 
 def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
-    """The tests of one field: its rules, the refusal of an unmapped field, known enum numbers."""
+    """The tests of one field: its rules, the refusal of an unmapped field, known enum numbers, and
+    no NUL in text unless the rule ``any_text`` allows it."""
     field = message.fields[entry.name]
     if entry.fate == "unmapped" and entry.if_set == "ignore":
         return ()
     found = [test for rule in entry.rules for test in _rule(message, field, rule, api)]
-    if entry.fate == "unmapped" and entry.if_set == "refuse":
+    if entry.fate == "unmapped":
         found.append(Test(field, "unsupported", field.kind))
     value = field.kind.of[-1] if field.kind.of else field.kind
+    any_text = entry.fate == "unmapped" or any(rule.name == "any_text" for rule in entry.rules)
+    if (value.name in _TEXT or field.mapped) and not any_text:
+        found.append(Test(field, "no_nul", value, each=bool(field.kind.of)))
     if value.name == "enum" and not any(rule.name == "allowed_enum" for rule in entry.rules):
         names = tuple(api.enums[value.ref].values)
         found.append(Test(field, "known_enum", value, names, each=bool(field.kind.of)))
@@ -69,6 +76,15 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
             f"the rule {rule.name} says nothing about {kind}, which {field.name} is",
             rule.place,
             f"it fits {', '.join(sorted(_FITS[rule.name]))}",
+            "rule-does-not-fit",
+        )
+    if rule.name == "any_text":
+        return
+    if rule.name == "refused_keys" and not field.mapped:
+        raise SpecError(
+            f"the rule refused_keys says nothing about {field.kind}, which {field.name} is",
+            rule.place,
+            "it fits maps",
             "rule-does-not-fit",
         )
     if rule.name == "allowed_enum":

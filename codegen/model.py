@@ -478,7 +478,7 @@ class Test:
 
     field: Field
     rule: str
-    """A rule of the mapping, ``unsupported`` (must not be set) or ``known_enum``."""
+    """A rule of the mapping, ``unsupported`` (must not be set), ``known_enum`` or ``no_nul``."""
     kind: Kind
     """Of the value that is tested."""
     values: tuple[str | int, ...] = ()

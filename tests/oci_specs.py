@@ -28,6 +28,7 @@ HOST = facts.Host(
     cgroup_mount_options=("nsdelegate",),
     swap_controller=True,
     hugetlb_controller=True,
+    disable_hugetlb_controller=False,
     seccomp=True,
     apparmor=True,
     devices=(types.LinuxDevice(path="/dev/fuse", type="c", major=10, minor=229),),

@@ -12,7 +12,7 @@ from codegen.plan import Checked, Validator
 _LISTED = 8
 """So many values of an enum are listed in a refusal; of a larger one only the first."""
 _WHEN_SET = frozenset({"unsupported", "exclusive_with", "requires"})
-_VALUE_UNSHOWN = _WHEN_SET | {"required", "max_length"}
+_VALUE_UNSHOWN = _WHEN_SET | {"required", "max_length", "no_nul", "refused_keys"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,8 @@ def _comment(test: Test) -> str:
             return "refused when set"
         case "known_enum":
             return test.kind.ref
+        case "no_nul":
+            return "no NUL"
         case "allowed_enum":
             return f"only {', '.join(map(str, test.values))}"
     shown = map(repr if test.rule == "one_of" else str, test.values)
@@ -162,9 +164,11 @@ _BROKEN: Mapping[str, Callable[[str, Test], str]] = {
     "exclusive_with": lambda _, test: is_set(_other(test)),
     "known_enum": lambda value, test: f"{value} not in {_enum_values(test)}",
     "max_length": lambda value, test: f"len({value}) > {test.values[0]}",
+    "no_nul": lambda value, test: " or ".join(_nul(value, test)),
     "nonnegative": lambda value, _: f"{value} < 0",
     "one_of": lambda value, test: f"{value} not in {tuple_of(map(_literal, test.values))}",
     "range": lambda value, test: f"not {test.values[0]} <= {value} <= {test.values[1]}",
+    "refused_keys": lambda value, test: " or ".join(_refused(value, test)),
     "required": lambda _, test: f"not {is_set(test.field)}",
     "requires": lambda _, test: f"not {is_set(_other(test))}",
 }
@@ -174,6 +178,26 @@ _BROKEN: Mapping[str, Callable[[str, Test], str]] = {
 
 def _literal(value: str | int) -> str:
     return quoted(value) if isinstance(value, str) else str(value)
+
+
+def _nul(value: str, test: Test) -> Iterator[str]:
+    """What is true where text has a NUL, which no path, name or argument of the kernel can hold."""
+    if test.field.mapped:
+        yield '"\\0" in key'
+    if test.kind.name in ("str", "bytes"):
+        yield f"{'b' * (test.kind.name == 'bytes')}\"\\0\" in {value}"
+
+
+def _refused(value: str, test: Test) -> Iterator[str]:
+    """What is true of the keys that are refused: KEY, PREFIX* or KEY=VALUE."""
+    for pattern in map(str, test.values):
+        key, equals, wanted = pattern.partition("=")
+        if key.endswith("*"):
+            yield f"key.startswith({quoted(key[:-1])})"
+        elif equals:
+            yield f"(key == {quoted(key)} and {value} == {quoted(wanted)})"
+        else:
+            yield f"key == {quoted(key)}"
 
 
 def _required(test: Test) -> str:
@@ -199,9 +223,11 @@ _SAID: Mapping[str, Callable[[Test], str]] = {
     "exclusive_with": lambda test: f"must not be set together with {_other(test).name}",
     "known_enum": _named,
     "max_length": _length,
+    "no_nul": lambda _: "must not contain a NUL character",
     "nonnegative": lambda _: "must be 0 or more",
     "one_of": lambda test: f"must be one of {', '.join(map(repr, test.values))}",
     "range": lambda test: f"must be {test.values[0]} to {test.values[1]}",
+    "refused_keys": lambda _: "is not supported yet and is never ignored: leave it out",
     "required": _required,
     "requires": lambda test: f"needs {_other(test).name} to be set",
     "unsupported": lambda _: "is not supported and must not be set",

@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator
 
 from generated.cri import api_pb2, api_pb2_grpc
 from generated.handlers.protocols import ImageOperations
-from generated.validators import pull_image_request, remove_image_request
+from generated.validators import (
+    image_status_request,
+    list_images_request,
+    pull_image_request,
+    remove_image_request,
+    stream_images_request,
+)
 from runtime.frame import Frame, batches, refuse_if_any, stream, unary
 
 
@@ -27,18 +33,21 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
 
     @unary()
     async def ListImages(self, request: api_pb2.ListImagesRequest) -> api_pb2.ListImagesResponse:
+        refuse_if_any(list_images_request.check(request))
         return await self._images.list(request)
 
     @stream()
     async def StreamImages(
         self, request: api_pb2.StreamImagesRequest
     ) -> AsyncIterator[api_pb2.StreamImagesResponse]:
+        refuse_if_any(stream_images_request.check(request))
         whole = await self._images.list(api_pb2.ListImagesRequest(filter=request.filter))
         for part in batches(whole.images):
             yield api_pb2.StreamImagesResponse(images=part)
 
     @unary()
     async def ImageStatus(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
+        refuse_if_any(image_status_request.check(request))
         return await self._images.status(request)
 
     @unary(mutates=True, shown=("image.image",))

@@ -20,14 +20,29 @@ from generated.handlers.protocols import (
 )
 from generated.lifecycle import ContainerState, SandboxState
 from generated.validators import (
+    container_stats_request,
+    container_status_request,
     create_container_request,
     exec_sync_request,
+    list_container_stats_request,
     list_containers_request,
     list_pod_sandbox_request,
+    list_pod_sandbox_stats_request,
+    pod_sandbox_stats_request,
+    pod_sandbox_status_request,
+    remove_container_request,
+    remove_pod_sandbox_request,
+    reopen_container_log_request,
     run_pod_sandbox_request,
+    start_container_request,
+    stop_container_request,
+    stop_pod_sandbox_request,
+    stream_container_stats_request,
     stream_containers_request,
+    stream_pod_sandbox_stats_request,
     stream_pod_sandboxes_request,
     update_container_resources_request,
+    update_runtime_config_request,
 )
 from runtime.errors import FailedPrecondition, NotFound, Unavailable, Unimplemented
 from runtime.frame import Frame, batches, refuse_if_any, stream, unary
@@ -98,6 +113,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def StopPodSandbox(
         self, request: api_pb2.StopPodSandboxRequest
     ) -> api_pb2.StopPodSandboxResponse:
+        refuse_if_any(stop_pod_sandbox_request.check(request))
         sandbox = self._find_sandbox(request.pod_sandbox_id)
         if sandbox is None:
             return api_pb2.StopPodSandboxResponse()
@@ -109,6 +125,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def RemovePodSandbox(
         self, request: api_pb2.RemovePodSandboxRequest
     ) -> api_pb2.RemovePodSandboxResponse:
+        refuse_if_any(remove_pod_sandbox_request.check(request))
         sandbox = self._find_sandbox(request.pod_sandbox_id)
         if sandbox is None:
             return api_pb2.RemovePodSandboxResponse()
@@ -123,6 +140,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def PodSandboxStatus(
         self, request: api_pb2.PodSandboxStatusRequest
     ) -> api_pb2.PodSandboxStatusResponse:
+        refuse_if_any(pod_sandbox_status_request.check(request))
         sandbox = self._find_sandbox(request.pod_sandbox_id)
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
@@ -170,6 +188,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def StartContainer(
         self, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
+        refuse_if_any(start_container_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
@@ -184,6 +203,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def StopContainer(
         self, request: api_pb2.StopContainerRequest
     ) -> api_pb2.StopContainerResponse:
+        refuse_if_any(stop_container_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             return api_pb2.StopContainerResponse()
@@ -195,6 +215,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def RemoveContainer(
         self, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
+        refuse_if_any(remove_container_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             return api_pb2.RemoveContainerResponse()
@@ -225,6 +246,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ContainerStatus(
         self, request: api_pb2.ContainerStatusRequest
     ) -> api_pb2.ContainerStatusResponse:
+        refuse_if_any(container_status_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
@@ -249,6 +271,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ReopenContainerLog(
         self, request: api_pb2.ReopenContainerLogRequest
     ) -> api_pb2.ReopenContainerLogResponse:
+        refuse_if_any(reopen_container_log_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
@@ -287,6 +310,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ContainerStats(
         self, request: api_pb2.ContainerStatsRequest
     ) -> api_pb2.ContainerStatsResponse:
+        refuse_if_any(container_stats_request.check(request))
         container = self._find_container(request.container_id)
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
@@ -296,12 +320,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ListContainerStats(
         self, request: api_pb2.ListContainerStatsRequest
     ) -> api_pb2.ListContainerStatsResponse:
+        refuse_if_any(list_container_stats_request.check(request))
         return await self._stats.list_containers(request)
 
     @stream()
     async def StreamContainerStats(
         self, request: api_pb2.StreamContainerStatsRequest
     ) -> AsyncIterator[api_pb2.StreamContainerStatsResponse]:
+        refuse_if_any(stream_container_stats_request.check(request))
         whole = await self._stats.list_containers(
             api_pb2.ListContainerStatsRequest(filter=request.filter)
         )
@@ -312,6 +338,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def PodSandboxStats(
         self, request: api_pb2.PodSandboxStatsRequest
     ) -> api_pb2.PodSandboxStatsResponse:
+        refuse_if_any(pod_sandbox_stats_request.check(request))
         sandbox = self._find_sandbox(request.pod_sandbox_id)
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
@@ -325,12 +352,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ListPodSandboxStats(
         self, request: api_pb2.ListPodSandboxStatsRequest
     ) -> api_pb2.ListPodSandboxStatsResponse:
+        refuse_if_any(list_pod_sandbox_stats_request.check(request))
         return await self._stats.list_sandboxes(request)
 
     @stream()
     async def StreamPodSandboxStats(
         self, request: api_pb2.StreamPodSandboxStatsRequest
     ) -> AsyncIterator[api_pb2.StreamPodSandboxStatsResponse]:
+        refuse_if_any(stream_pod_sandbox_stats_request.check(request))
         whole = await self._stats.list_sandboxes(
             api_pb2.ListPodSandboxStatsRequest(filter=request.filter)
         )
@@ -341,6 +370,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def UpdateRuntimeConfig(
         self, request: api_pb2.UpdateRuntimeConfigRequest
     ) -> api_pb2.UpdateRuntimeConfigResponse:
+        refuse_if_any(update_runtime_config_request.check(request))
         return await self._node.update_runtime_config(request)
 
     @unary()

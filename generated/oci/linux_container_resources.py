@@ -41,7 +41,10 @@ def apply(
         out.linux.resources.cpu.mems = src.cpuset_mems
     # hugepage_limits -> linux.resources.hugepageLimits
     hugepage_limits = resources.hugepage_limits(
-        hugepage_limits=src.hugepage_limits, hugetlb_controller=host.hugetlb_controller
+        hugepage_limits=src.hugepage_limits,
+        hugetlb_controller=host.hugetlb_controller,
+        disable_hugetlb_controller=host.disable_hugetlb_controller,
+        tolerate_missing_hugetlb_controller=host.tolerate_missing_hugetlb_controller,
     )
     if hugepage_limits is not None:
         lists.merge(out.linux.resources.hugepageLimits, hugepage_limits)

@@ -41,6 +41,7 @@ def apply(
         kernel=host.kernel,
         unprivileged_ports=host.unprivileged_ports,
         unprivileged_icmp=host.unprivileged_icmp,
+        in_user_namespace=host.in_user_namespace,
     )
     # overhead: unmapped, informational
     # resources -> annotations

@@ -9,6 +9,7 @@ from generated.cri import api_pb2
 from generated.validators import (
     container_metadata,
     device,
+    image_spec,
     key_value,
     linux_container_config,
     mount,
@@ -28,6 +29,21 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
     # image: required
     if not message.HasField("image"):
         found.append(Violation(f"{path}image", "required", "must be set"))
+    else:
+        # image: its fields
+        found += image_spec.check(message.image, f"{path}image.")
+    # command: each no NUL
+    found += [
+        Violation(f"{path}command[{index}]", "no_nul", "must not contain a NUL character")
+        for index, item in enumerate(message.command)
+        if "\0" in item
+    ]
+    # args: each no NUL
+    found += [
+        Violation(f"{path}args[{index}]", "no_nul", "must not contain a NUL character")
+        for index, item in enumerate(message.args)
+        if "\0" in item
+    ]
     # working_dir: absolute path
     if message.working_dir and not message.working_dir.startswith("/"):
         found.append(
@@ -37,6 +53,9 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
                 f"must be an absolute path, not {message.working_dir!r}",
             )
         )
+    # working_dir: no NUL
+    if "\0" in message.working_dir:
+        found.append(Violation(f"{path}working_dir", "no_nul", "must not contain a NUL character"))
     # envs: the fields of each
     found += [
         violation
@@ -55,6 +74,27 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
         for index, item in enumerate(message.devices)
         for violation in device.check(item, f"{path}devices[{index}].")
     ]
+    # labels: each no NUL
+    found += [
+        Violation(f"{path}labels[{key}]", "no_nul", "must not contain a NUL character")
+        for key, item in message.labels.items()
+        if "\0" in key or "\0" in item
+    ]
+    # annotations: each refused keys cdi.k8s.io/*, io.kubernetes.cri.blockio-class, io.kubernetes.cri.rdt-class
+    found += [
+        Violation(
+            f"{path}annotations[{key}]",
+            "refused_keys",
+            "is not supported yet and is never ignored: leave it out",
+        )
+        for key, item in message.annotations.items()
+        if key.startswith("cdi.k8s.io/")
+        or key == "io.kubernetes.cri.blockio-class"
+        or key == "io.kubernetes.cri.rdt-class"
+    ]
+    # log_path: no NUL
+    if "\0" in message.log_path:
+        found.append(Violation(f"{path}log_path", "no_nul", "must not contain a NUL character"))
     # linux: its fields
     if message.HasField("linux"):
         found += linux_container_config.check(message.linux, f"{path}linux.")

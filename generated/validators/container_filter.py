@@ -13,7 +13,21 @@ from runtime.errors import Violation
 def check(message: api_pb2.ContainerFilter, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # id: no NUL
+    if "\0" in message.id:
+        found.append(Violation(f"{path}id", "no_nul", "must not contain a NUL character"))
     # state: its fields
     if message.HasField("state"):
         found += container_state_value.check(message.state, f"{path}state.")
+    # pod_sandbox_id: no NUL
+    if "\0" in message.pod_sandbox_id:
+        found.append(
+            Violation(f"{path}pod_sandbox_id", "no_nul", "must not contain a NUL character")
+        )
+    # label_selector: each no NUL
+    found += [
+        Violation(f"{path}label_selector[{key}]", "no_nul", "must not contain a NUL character")
+        for key, item in message.label_selector.items()
+        if "\0" in key or "\0" in item
+    ]
     return found

@@ -15,4 +15,7 @@ def check(message: api_pb2.ContainerMetadata, path: str = "") -> list[Violation]
     # name: required
     if not message.name:
         found.append(Violation(f"{path}name", "required", "must not be empty"))
+    # name: no NUL
+    if "\0" in message.name:
+        found.append(Violation(f"{path}name", "no_nul", "must not contain a NUL character"))
     return found

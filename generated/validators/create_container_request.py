@@ -13,6 +13,11 @@ from runtime.errors import Violation
 def check(message: api_pb2.CreateContainerRequest, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # pod_sandbox_id: no NUL
+    if "\0" in message.pod_sandbox_id:
+        found.append(
+            Violation(f"{path}pod_sandbox_id", "no_nul", "must not contain a NUL character")
+        )
     # config: required
     if not message.HasField("config"):
         found.append(Violation(f"{path}config", "required", "must be set"))

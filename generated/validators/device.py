@@ -12,6 +12,11 @@ from runtime.errors import Violation
 def check(message: api_pb2.Device, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # container_path: no NUL
+    if "\0" in message.container_path:
+        found.append(
+            Violation(f"{path}container_path", "no_nul", "must not contain a NUL character")
+        )
     # host_path: required
     if not message.host_path:
         found.append(Violation(f"{path}host_path", "required", "must not be empty"))
@@ -24,9 +29,15 @@ def check(message: api_pb2.Device, path: str = "") -> list[Violation]:
                 f"must be an absolute path, not {message.host_path!r}",
             )
         )
+    # host_path: no NUL
+    if "\0" in message.host_path:
+        found.append(Violation(f"{path}host_path", "no_nul", "must not contain a NUL character"))
     # permissions: max length 3
     if len(message.permissions) > 3:
         found.append(
             Violation(f"{path}permissions", "max_length", "must have at most 3 characters")
         )
+    # permissions: no NUL
+    if "\0" in message.permissions:
+        found.append(Violation(f"{path}permissions", "no_nul", "must not contain a NUL character"))
     return found

@@ -12,9 +12,18 @@ from runtime.errors import Violation
 def check(message: api_pb2.ExecSyncRequest, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # container_id: no NUL
+    if "\0" in message.container_id:
+        found.append(Violation(f"{path}container_id", "no_nul", "must not contain a NUL character"))
     # cmd: required
     if not message.cmd:
         found.append(Violation(f"{path}cmd", "required", "must not be empty"))
+    # cmd: each no NUL
+    found += [
+        Violation(f"{path}cmd[{index}]", "no_nul", "must not contain a NUL character")
+        for index, item in enumerate(message.cmd)
+        if "\0" in item
+    ]
     # timeout: nonnegative
     if message.timeout < 0:
         found.append(

@@ -15,4 +15,7 @@ def check(message: api_pb2.HugepageLimit, path: str = "") -> list[Violation]:
     # page_size: required
     if not message.page_size:
         found.append(Violation(f"{path}page_size", "required", "must not be empty"))
+    # page_size: no NUL
+    if "\0" in message.page_size:
+        found.append(Violation(f"{path}page_size", "no_nul", "must not contain a NUL character"))
     return found

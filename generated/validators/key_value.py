@@ -15,4 +15,10 @@ def check(message: api_pb2.KeyValue, path: str = "") -> list[Violation]:
     # key: required
     if not message.key:
         found.append(Violation(f"{path}key", "required", "must not be empty"))
+    # key: no NUL
+    if "\0" in message.key:
+        found.append(Violation(f"{path}key", "no_nul", "must not contain a NUL character"))
+    # value: no NUL
+    if b"\0" in message.value:
+        found.append(Violation(f"{path}value", "no_nul", "must not contain a NUL character"))
     return found

@@ -13,11 +13,20 @@ from runtime.errors import Violation
 def check(message: api_pb2.LinuxContainerResources, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
-    # cpu_period: nonnegative
-    if message.cpu_period < 0:
+    # cpu_period: range 0, 1000000
+    if not 0 <= message.cpu_period <= 1000000:
         found.append(
             Violation(
-                f"{path}cpu_period", "nonnegative", f"must be 0 or more, not {message.cpu_period!r}"
+                f"{path}cpu_period", "range", f"must be 0 to 1000000, not {message.cpu_period!r}"
+            )
+        )
+    # cpu_quota: range -1, 9223372036854775807
+    if not -1 <= message.cpu_quota <= 9223372036854775807:
+        found.append(
+            Violation(
+                f"{path}cpu_quota",
+                "range",
+                f"must be -1 to 9223372036854775807, not {message.cpu_quota!r}",
             )
         )
     # cpu_shares: nonnegative
@@ -25,6 +34,15 @@ def check(message: api_pb2.LinuxContainerResources, path: str = "") -> list[Viol
         found.append(
             Violation(
                 f"{path}cpu_shares", "nonnegative", f"must be 0 or more, not {message.cpu_shares!r}"
+            )
+        )
+    # memory_limit_in_bytes: range -1, 9223372036854775807
+    if not -1 <= message.memory_limit_in_bytes <= 9223372036854775807:
+        found.append(
+            Violation(
+                f"{path}memory_limit_in_bytes",
+                "range",
+                f"must be -1 to 9223372036854775807, not {message.memory_limit_in_bytes!r}",
             )
         )
     # oom_score_adj: range -1000, 1000
@@ -36,10 +54,31 @@ def check(message: api_pb2.LinuxContainerResources, path: str = "") -> list[Viol
                 f"must be -1000 to 1000, not {message.oom_score_adj!r}",
             )
         )
+    # cpuset_cpus: no NUL
+    if "\0" in message.cpuset_cpus:
+        found.append(Violation(f"{path}cpuset_cpus", "no_nul", "must not contain a NUL character"))
+    # cpuset_mems: no NUL
+    if "\0" in message.cpuset_mems:
+        found.append(Violation(f"{path}cpuset_mems", "no_nul", "must not contain a NUL character"))
     # hugepage_limits: the fields of each
     found += [
         violation
         for index, item in enumerate(message.hugepage_limits)
         for violation in hugepage_limit.check(item, f"{path}hugepage_limits[{index}].")
     ]
+    # unified: each no NUL
+    found += [
+        Violation(f"{path}unified[{key}]", "no_nul", "must not contain a NUL character")
+        for key, item in message.unified.items()
+        if "\0" in key or "\0" in item
+    ]
+    # memory_swap_limit_in_bytes: range -1, 9223372036854775807
+    if not -1 <= message.memory_swap_limit_in_bytes <= 9223372036854775807:
+        found.append(
+            Violation(
+                f"{path}memory_swap_limit_in_bytes",
+                "range",
+                f"must be -1 to 9223372036854775807, not {message.memory_swap_limit_in_bytes!r}",
+            )
+        )
     return found

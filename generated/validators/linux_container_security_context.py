@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.validators import namespace_option, security_profile
+from generated.validators import capability, namespace_option, security_profile
 from runtime.errors import Violation
 
 
 def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # capabilities: its fields
+    if message.HasField("capabilities"):
+        found += capability.check(message.capabilities, f"{path}capabilities.")
     # namespace_options: its fields
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
@@ -45,6 +48,11 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
                 f"must be 0 to 2147483647, not {message.run_as_group.value!r}",
             )
         )
+    # run_as_username: no NUL
+    if "\0" in message.run_as_username:
+        found.append(
+            Violation(f"{path}run_as_username", "no_nul", "must not contain a NUL character")
+        )
     # supplemental_groups: each range 0, 2147483647
     found += [
         Violation(
@@ -62,10 +70,32 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
                 f"must be one of Merge, Strict, not {message.supplemental_groups_policy}",
             )
         )
+    # masked_paths: each no NUL
+    found += [
+        Violation(f"{path}masked_paths[{index}]", "no_nul", "must not contain a NUL character")
+        for index, item in enumerate(message.masked_paths)
+        if "\0" in item
+    ]
+    # readonly_paths: each no NUL
+    found += [
+        Violation(f"{path}readonly_paths[{index}]", "no_nul", "must not contain a NUL character")
+        for index, item in enumerate(message.readonly_paths)
+        if "\0" in item
+    ]
     # seccomp: its fields
     if message.HasField("seccomp"):
         found += security_profile.check(message.seccomp, f"{path}seccomp.")
     # apparmor: its fields
     if message.HasField("apparmor"):
         found += security_profile.check(message.apparmor, f"{path}apparmor.")
+    # apparmor_profile: no NUL
+    if "\0" in message.apparmor_profile:
+        found.append(
+            Violation(f"{path}apparmor_profile", "no_nul", "must not contain a NUL character")
+        )
+    # seccomp_profile_path: no NUL
+    if "\0" in message.seccomp_profile_path:
+        found.append(
+            Violation(f"{path}seccomp_profile_path", "no_nul", "must not contain a NUL character")
+        )
     return found

@@ -13,11 +13,22 @@ from runtime.errors import Violation
 def check(message: api_pb2.LinuxPodSandboxConfig, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # cgroup_parent: no NUL
+    if "\0" in message.cgroup_parent:
+        found.append(
+            Violation(f"{path}cgroup_parent", "no_nul", "must not contain a NUL character")
+        )
     # security_context: its fields
     if message.HasField("security_context"):
         found += linux_sandbox_security_context.check(
             message.security_context, f"{path}security_context."
         )
+    # sysctls: each no NUL
+    found += [
+        Violation(f"{path}sysctls[{key}]", "no_nul", "must not contain a NUL character")
+        for key, item in message.sysctls.items()
+        if "\0" in key or "\0" in item
+    ]
     # resources: its fields
     if message.HasField("resources"):
         found += linux_container_resources.check(message.resources, f"{path}resources.")

@@ -52,4 +52,9 @@ def check(message: api_pb2.LinuxSandboxSecurityContext, path: str = "") -> list[
     # seccomp: its fields
     if message.HasField("seccomp"):
         found += security_profile.check(message.seccomp, f"{path}seccomp.")
+    # seccomp_profile_path: no NUL
+    if "\0" in message.seccomp_profile_path:
+        found.append(
+            Violation(f"{path}seccomp_profile_path", "no_nul", "must not contain a NUL character")
+        )
     return found

@@ -24,6 +24,23 @@ def check(message: api_pb2.Mount, path: str = "") -> list[Violation]:
                 f"must be an absolute path, not {message.container_path!r}",
             )
         )
+    # container_path: no NUL
+    if "\0" in message.container_path:
+        found.append(
+            Violation(f"{path}container_path", "no_nul", "must not contain a NUL character")
+        )
+    # host_path: absolute path
+    if message.host_path and not message.host_path.startswith("/"):
+        found.append(
+            Violation(
+                f"{path}host_path",
+                "absolute_path",
+                f"must be an absolute path, not {message.host_path!r}",
+            )
+        )
+    # host_path: no NUL
+    if "\0" in message.host_path:
+        found.append(Violation(f"{path}host_path", "no_nul", "must not contain a NUL character"))
     # propagation: MountPropagation
     if message.propagation not in api_pb2.MountPropagation.values():
         found.append(

@@ -34,6 +34,9 @@ def check(message: api_pb2.NamespaceOption, path: str = "") -> list[Violation]:
         found.append(
             Violation(f"{path}ipc", "allowed_enum", f"must be one of POD, NODE, not {message.ipc}")
         )
+    # target_id: no NUL
+    if "\0" in message.target_id:
+        found.append(Violation(f"{path}target_id", "no_nul", "must not contain a NUL character"))
     # userns_options: its fields
     if message.HasField("userns_options"):
         found += user_namespace.check(message.userns_options, f"{path}userns_options.")

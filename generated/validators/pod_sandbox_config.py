@@ -6,7 +6,12 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.validators import linux_pod_sandbox_config, pod_sandbox_metadata, port_mapping
+from generated.validators import (
+    dns_config,
+    linux_pod_sandbox_config,
+    pod_sandbox_metadata,
+    port_mapping,
+)
 from runtime.errors import Violation
 
 
@@ -22,11 +27,49 @@ def check(message: api_pb2.PodSandboxConfig, path: str = "") -> list[Violation]:
     # hostname: max length 64
     if len(message.hostname) > 64:
         found.append(Violation(f"{path}hostname", "max_length", "must have at most 64 characters"))
+    # hostname: no NUL
+    if "\0" in message.hostname:
+        found.append(Violation(f"{path}hostname", "no_nul", "must not contain a NUL character"))
+    # log_directory: absolute path
+    if message.log_directory and not message.log_directory.startswith("/"):
+        found.append(
+            Violation(
+                f"{path}log_directory",
+                "absolute_path",
+                f"must be an absolute path, not {message.log_directory!r}",
+            )
+        )
+    # log_directory: no NUL
+    if "\0" in message.log_directory:
+        found.append(
+            Violation(f"{path}log_directory", "no_nul", "must not contain a NUL character")
+        )
+    # dns_config: its fields
+    if message.HasField("dns_config"):
+        found += dns_config.check(message.dns_config, f"{path}dns_config.")
     # port_mappings: the fields of each
     found += [
         violation
         for index, item in enumerate(message.port_mappings)
         for violation in port_mapping.check(item, f"{path}port_mappings[{index}].")
+    ]
+    # labels: each no NUL
+    found += [
+        Violation(f"{path}labels[{key}]", "no_nul", "must not contain a NUL character")
+        for key, item in message.labels.items()
+        if "\0" in key or "\0" in item
+    ]
+    # annotations: each refused keys io.kubernetes.cri.untrusted-workload=true, blockio.resources.beta.kubernetes.io/*, rdt.resources.beta.kubernetes.io/*
+    found += [
+        Violation(
+            f"{path}annotations[{key}]",
+            "refused_keys",
+            "is not supported yet and is never ignored: leave it out",
+        )
+        for key, item in message.annotations.items()
+        if (key == "io.kubernetes.cri.untrusted-workload" and item == "true")
+        or key.startswith("blockio.resources.beta.kubernetes.io/")
+        or key.startswith("rdt.resources.beta.kubernetes.io/")
     ]
     # linux: its fields
     if message.HasField("linux"):

@@ -15,4 +15,13 @@ def check(message: api_pb2.PodSandboxMetadata, path: str = "") -> list[Violation
     # name: required
     if not message.name:
         found.append(Violation(f"{path}name", "required", "must not be empty"))
+    # name: no NUL
+    if "\0" in message.name:
+        found.append(Violation(f"{path}name", "no_nul", "must not contain a NUL character"))
+    # uid: no NUL
+    if "\0" in message.uid:
+        found.append(Violation(f"{path}uid", "no_nul", "must not contain a NUL character"))
+    # namespace: no NUL
+    if "\0" in message.namespace:
+        found.append(Violation(f"{path}namespace", "no_nul", "must not contain a NUL character"))
     return found

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.validators import image_spec
 from runtime.errors import Violation
 
 
@@ -15,4 +16,7 @@ def check(message: api_pb2.RemoveImageRequest, path: str = "") -> list[Violation
     # image: required
     if not message.HasField("image"):
         found.append(Violation(f"{path}image", "required", "must be set"))
+    else:
+        # image: its fields
+        found += image_spec.check(message.image, f"{path}image.")
     return found

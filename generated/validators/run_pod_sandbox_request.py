@@ -19,4 +19,9 @@ def check(message: api_pb2.RunPodSandboxRequest, path: str = "") -> list[Violati
     else:
         # config: its fields
         found += pod_sandbox_config.check(message.config, f"{path}config.")
+    # runtime_handler: no NUL
+    if "\0" in message.runtime_handler:
+        found.append(
+            Violation(f"{path}runtime_handler", "no_nul", "must not contain a NUL character")
+        )
     return found

@@ -21,4 +21,9 @@ def check(message: api_pb2.SecurityProfile, path: str = "") -> list[Violation]:
                 f"must be one of RuntimeDefault, Unconfined, Localhost, not {message.profile_type}",
             )
         )
+    # localhost_ref: no NUL
+    if "\0" in message.localhost_ref:
+        found.append(
+            Violation(f"{path}localhost_ref", "no_nul", "must not contain a NUL character")
+        )
     return found

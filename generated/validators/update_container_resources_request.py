@@ -13,6 +13,9 @@ from runtime.errors import Violation
 def check(message: api_pb2.UpdateContainerResourcesRequest, path: str = "") -> list[Violation]:
     """Every broken rule; ``path`` is what leads to the message, with its final dot."""
     found: list[Violation] = []
+    # container_id: no NUL
+    if "\0" in message.container_id:
+        found.append(Violation(f"{path}container_id", "no_nul", "must not contain a NUL character"))
     # linux: its fields
     if message.HasField("linux"):
         found += linux_container_resources.check(message.linux, f"{path}linux.")

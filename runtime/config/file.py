@@ -43,9 +43,9 @@ class Duration(float):
 
     @classmethod
     def parse(cls, text: object) -> Duration:
-        """Raises ValueError when ``text`` is no duration."""
+        """Raises ValueError when ``text`` is no duration; "" is 0, as for the built-in plugin."""
         parts = _GO_DURATION.findall(text) if isinstance(text, str) else []
-        if isinstance(text, str) and text == "0":
+        if isinstance(text, str) and text in ("", "0"):
             return cls(0)
         if not parts or "".join(number + unit for number, unit in parts) != text:
             raise ValueError('must be a duration such as "1m30s" or "500ms"')
@@ -69,6 +69,8 @@ class RuncOptions(_Table, frozen=True):
     IoUid: int = 0
     IoGid: int = 0
     CriuImagePath: str = ""
+    CriuPath: str = ""
+    """Accepted while it is empty: containerd 1.x writes it into every config that it generates."""
     CriuWorkPath: str = ""
 
 
@@ -95,6 +97,7 @@ class ContainerdTable(_Table, frozen=True):
     snapshotter: str = "overlayfs"
     default_runtime_name: str = "runc"
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: {"runc": Runtime()})
+    """By name; those of the file are added to ``runc``."""
 
 
 class CniTable(_Table, frozen=True):
@@ -123,7 +126,8 @@ class ImagesTable(_Table, frozen=True):
     pinned_images: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"sandbox": DEFAULT_PAUSE}
     )
-    """Images that the kubelet must not collect, by use; ``sandbox`` is the pause image."""
+    """Images that the kubelet must not collect, by use; ``sandbox`` is the pause image, which has a
+    default."""
     registry: RegistryTable = RegistryTable()
     max_concurrent_downloads: int = 3
     image_pull_progress_timeout: Duration = Duration(300)
@@ -157,10 +161,15 @@ class Config(_Table, frozen=True):
     """What must not."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_container_log_line_size: int = 16384
+    """Bytes at which a log line is cut into pieces; 0 or less: lines are kept whole in memory."""
     disable_apparmor: bool = False
     restrict_oom_score_adj: bool = False
     """Never ask for an oom_score_adj below the server's own, even where that is allowed."""
     unset_seccomp_profile: str = ""
+    disable_hugetlb_controller: bool = True
+    """Leave hugepage limits of containers out; the kubelet sets those of pods."""
+    tolerate_missing_hugetlb_controller: bool = True
+    """Leave them out on a node without the controller, instead of refusing the container."""
     device_ownership_from_security_context: bool = False
     ignore_image_defined_volumes: bool = False
     netns_mounts_under_state_dir: bool = False
@@ -206,7 +215,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: this is not TOML: {error}") from error
-    merged = _merged(values, overrides or {})
+    merged = _merged(_merged(_DEFAULT_ENTRIES, values), overrides or {})
     try:
         config = msgspec.convert(merged, Config, dec_hook=_decode)
     except msgspec.ValidationError as error:
@@ -214,6 +223,13 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     for key, problem in _contradictions(config):
         raise ConfigError(f"{_place(name, text, key)}: {'.'.join(key)}: {problem}")
     return config
+
+
+_DEFAULT_ENTRIES: Final[Mapping[str, Any]] = {
+    "containerd": {"runtimes": {"runc": {}}},
+    "images": {"pinned_images": {"sandbox": DEFAULT_PAUSE}},
+}
+"""Entries of tables with free names, which a file adds to and does not replace."""
 
 
 def as_builtins(config: Config) -> dict[str, Any]:
@@ -289,13 +305,24 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if not config.cni.bin_dirs:
         yield ("cni", "bin_dirs"), "must name at least one directory"
-    if "sandbox" not in config.images.pinned_images:
-        yield ("images", "pinned_images"), 'must name the pause image under "sandbox"'
+    if not config.images.pinned_images["sandbox"]:
+        yield ("images", "pinned_images", "sandbox"), "must name the pause image"
+    for name, runtime in runtimes.items():
+        table = ("containerd", "runtimes", name)
+        if runtime.options.CriuPath:
+            yield (*table, "options", "CriuPath"), "must be empty: runc finds criu on its PATH"
+        if (
+            runtime.privileged_without_host_devices_all_devices_allowed
+            and not runtime.privileged_without_host_devices
+        ):
+            yield (
+                (*table, "privileged_without_host_devices_all_devices_allowed"),
+                "needs privileged_without_host_devices = true",
+            )
     for key, number in (
         (("cni", "max_conf_num"), config.cni.max_conf_num),
         (("images", "max_concurrent_downloads"), config.images.max_concurrent_downloads - 1),
         (("images", "stats_collect_period"), config.images.stats_collect_period - 1),
-        (("max_container_log_line_size",), config.max_container_log_line_size - 1),
     ):
         if number < 0:
             yield key, "is too small"

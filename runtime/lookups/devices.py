@@ -15,7 +15,8 @@ from runtime.transforms.facts import DeviceNode
 _NOT_FOR_CONTAINERS = frozenset(
     {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"}
 )
-"""What every container has its own of, or what belongs to a manager of the host."""
+"""What every container has its own of (runc cannot make nodes of devpts), or what belongs to a
+program that manages the host."""
 
 
 def requested(devices: Sequence[api_pb2.Device]) -> tuple[DeviceNode, ...]:
@@ -39,13 +40,13 @@ def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
     field = f"config.devices[{index}].host_path"
     threads.looking_at(device.host_path)
     path = os.path.realpath(device.host_path)
-    container_path = device.container_path or device.host_path
+    container_path = device.container_path or path
     try:
         found = os.lstat(path)
     except OSError as error:
         raise InvalidArgument(f"{device.host_path}: {error.strerror}", field=field) from error
     if stat.S_ISDIR(found.st_mode):
-        yield from _below(path, container_path, skip=frozenset())
+        yield from _below(path, container_path.rstrip("/"), skip=_NOT_FOR_CONTAINERS)
         return
     node = _device(found, container_path)
     if node is None:
@@ -56,7 +57,12 @@ def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
 def _below(
     directory: str, container_path: str, *, skip: frozenset[str]
 ) -> Iterator[types.LinuxDevice]:
-    with os.scandir(directory) as entries:
+    try:
+        listing = os.scandir(directory)
+    except (FileNotFoundError, PermissionError):
+        # gone meanwhile, or of another user than those of a rootless server's user namespace
+        return
+    with listing as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name in skip:
                 continue
@@ -66,7 +72,7 @@ def _below(
                 continue
             try:
                 found = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):
                 continue
             # FIFOs are files to talk with the host's processes, not devices
             node = _device(found, path)

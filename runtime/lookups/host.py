@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.config.file import Config
+from runtime.config.file import Config, ConfigError
 from runtime.transforms.facts import Host
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -83,10 +83,20 @@ class CgroupMount:
 
 
 def probe(config: Config) -> Host:
-    """The facts of this node, with the node-wide keys of the configuration."""
+    """The facts of this node, with the node-wide keys of the configuration.
+
+    Raises ConfigError for a key that would be unsafe on this node.
+    """
     status = _pairs(Path("/proc/self/status").read_text())
     uname = os.uname()
     cgroups = cgroup_mount(Path("/proc/self/mountinfo").read_text())
+    for name, runtime in config.containerd.runtimes.items():
+        if runtime.cgroup_writable and not cgroups.unified:
+            # without a cgroup namespace the container would get the node's own cgroups
+            raise ConfigError(
+                f"containerd.runtimes.{name}.cgroup_writable: needs cgroup v2, and this node has"
+                " v1: containers could change the cgroups of the node"
+            )
     return Host(
         hostname=uname.nodename,
         kernel=kernel_version(uname.release),
@@ -103,6 +113,9 @@ def probe(config: Config) -> Host:
         oom_score_adj_floor=_oom_score_adj_floor(config.restrict_oom_score_adj),
         unprivileged_ports=config.enable_unprivileged_ports,
         unprivileged_icmp=config.enable_unprivileged_icmp,
+        in_user_namespace=in_user_namespace(Path("/proc/self/uid_map").read_text()),
+        disable_hugetlb_controller=config.disable_hugetlb_controller,
+        tolerate_missing_hugetlb_controller=config.tolerate_missing_hugetlb_controller,
         unset_seccomp_profile=config.unset_seccomp_profile,
         device_ownership_from_security_context=config.device_ownership_from_security_context,
     )
@@ -131,9 +144,10 @@ def cgroup_mount(mountinfo: str) -> CgroupMount:
     return mount
 
 
-def capable(host: Host, name: str) -> bool:
-    """Whether this process holds the capability ``CAP_X``."""
-    return name in host.capabilities
+def in_user_namespace(uid_map: str) -> bool:
+    """Whether ``uid_map``, the text of /proc/self/uid_map, is that of a user namespace below the
+    first one, which maps every id to itself (user_namespaces(7))."""
+    return uid_map.split() != ["0", "0", "4294967295"]
 
 
 def own_oom_score_adj() -> int:

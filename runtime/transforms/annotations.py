@@ -10,11 +10,28 @@ from generated.cri import api_pb2
 
 _SANDBOX = "io.kubernetes.cri.sandbox"
 
+OWN = frozenset(
+    f"io.kubernetes.cri.{name}"
+    for name in (
+        "container-type",
+        "container-name",
+        "image-name",
+        "podsandbox.image-name",
+        "sandbox-id",
+        "sandbox-log-directory",
+        "sandbox-name",
+        "sandbox-namespace",
+        "sandbox-uid",
+    )
+)
+"""What this server says of containers and pods. Shims and agents trust it, so an annotation of a
+pod's author never takes its place, whatever the handler lets through."""
+
 
 def passed_to_sandbox(
     *, annotations: Mapping[str, str], pod_annotations: Iterable[str]
 ) -> dict[str, str]:
-    """The pod's annotations that match the handler's patterns."""
+    """The pod's annotations that match the handler's patterns, without those of this server."""
     return _matching(annotations, pod_annotations)
 
 
@@ -51,7 +68,7 @@ def _matching(annotations: Mapping[str, str], patterns: Iterable[str]) -> dict[s
     return {
         key: value
         for key, value in annotations.items()
-        if any(matcher.fullmatch(key) for matcher in matchers)
+        if key not in OWN and any(matcher.fullmatch(key) for matcher in matchers)
     }
 
 

@@ -17,6 +17,12 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
     The kubelet tells the driver by the parent's form: a slice is systemd's, and runc takes
     ``slice:prefix:name`` for it. Without a parent the driver's own default is taken.
     """
+    if ".." in cgroup_parent.split("/"):
+        raise InvalidArgument(
+            f'must not climb with "..", but is {cgroup_parent!r}',
+            field="config.linux.cgroup_parent",
+        )
+    cgroup_parent = cgroup_parent.rstrip("/")
     parent = posixpath.basename(cgroup_parent)
     if parent.endswith(".slice"):
         return f"{parent}:{_PREFIX}:{id}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from generated.cri import api_pb2
 from generated.oci import types
+from runtime.errors import InvalidArgument
 from runtime.transforms.facts import DeviceNode
 
 
@@ -41,7 +42,16 @@ def device_rules(
     privileged_without_host_devices: bool,
     privileged_without_host_devices_all_devices_allowed: bool,
 ) -> list[types.LinuxDeviceCgroup]:
-    """The exceptions from the default spec's rule that denies everything, in order."""
+    """The exceptions from the default spec's rule that denies everything, in order.
+
+    Raises InvalidArgument for other permissions than read, write and mknod.
+    """
+    for node in requested:
+        if not set(node.permissions) <= set("rwm"):
+            raise InvalidArgument(
+                f"must be made of r, w and m, not {node.permissions!r}",
+                field="config.devices.permissions",
+            )
     everything = privileged and (
         not privileged_without_host_devices or privileged_without_host_devices_all_devices_allowed
     )

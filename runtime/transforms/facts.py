@@ -63,6 +63,13 @@ class Host:
     hugetlb_controller: bool = False
     """Whether the hugetlb controller is there to enforce hugepage limits."""
 
+    disable_hugetlb_controller: bool = True
+    """Config of that name: hugepage limits of containers are not written."""
+
+    tolerate_missing_hugetlb_controller: bool = True
+    """Config of that name: without the controller, hugepage limits are left out instead of
+    refused."""
+
     seccomp: bool = False
     """Whether the kernel can filter system calls (a Seccomp line in /proc/self/status)."""
 
@@ -79,6 +86,10 @@ class Host:
 
     unprivileged_icmp: bool = True
     """Config ``enable_unprivileged_icmp``: pods may send echo requests without CAP_NET_RAW."""
+
+    in_user_namespace: bool = False
+    """This process runs in a user namespace (rootless, or nested in a container), where only some
+    ids exist. Source: /proc/self/uid_map."""
 
     unset_seccomp_profile: str = ""
     """Config ``unset_seccomp_profile``: the profile of a container whose request names none, in

@@ -114,19 +114,27 @@ def sysctls(
     kernel: tuple[int, int],
     unprivileged_ports: bool,
     unprivileged_icmp: bool,
+    in_user_namespace: bool,
 ) -> dict[str, str]:
     """The request's parameters, and two that spare containers a capability in a network of their
     own: low ports and ping.
 
-    The range of groups that may ping counts in the pod's user namespace, where that many do not
-    exist.
+    The kernel refuses a range of groups that do not all exist in the user namespace of the pod,
+    or of this server, so there ping keeps the kernel's default.
     """
+    for name, value in sysctls.items():
+        if not value or not name or ".." in name or name[0] in "./":
+            raise InvalidArgument(
+                "must name a kernel parameter, as in net.core.somaxconn, and give it a value, not"
+                f" {name!r}: {value!r}",
+                field="config.linux.sysctls",
+            )
     options = namespace_options or api_pb2.NamespaceOption()
     found: dict[str, str] = {}
     if options.network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
         if unprivileged_ports:
             found.update([_ALL_PORTS])
-        if unprivileged_icmp and not user_mappings(options):
+        if unprivileged_icmp and not in_user_namespace and not user_mappings(options):
             found.update([_ALL_GROUPS_PING])
     return {**found, **sysctls}
 

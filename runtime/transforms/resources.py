@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.errors import InvalidArgument
+from runtime.errors import FailedPrecondition, InvalidArgument
 
 SANDBOX_OOM_SCORE_ADJ = -998
 """The pause process dies last: with it the pod's namespaces go, and every container with them."""
@@ -15,8 +15,8 @@ SANDBOX_OOM_SCORE_ADJ = -998
 def swap_limit(
     *, memory_limit_in_bytes: int, memory_swap_limit_in_bytes: int, swap_controller: bool
 ) -> int | None:
-    """Memory and swap together; without a wish the memory limit, so a limited container does not
-    swap.
+    """Memory and swap together; an unset value takes the memory limit, so a limited container does
+    not swap.
 
     Without a swap controller nothing is written: runc would refuse the container.
     """
@@ -38,7 +38,7 @@ def swap_limit_of(*, swap: int | None) -> int:
 
 
 def oom_score_adj(*, oom_score_adj: int, oom_score_adj_floor: int | None) -> int:
-    """The wish, raised to what this process may give its children.
+    """The requested value, raised to what this process may give its children.
 
     A process without CAP_SYS_RESOURCE cannot lower the value; runc would fail the container.
     """
@@ -58,15 +58,28 @@ def sandbox_oom_score_adj(*, oom_score_adj_floor: int | None) -> int:
 
 
 def hugepage_limits(
-    *, hugepage_limits: Sequence[api_pb2.HugepageLimit], hugetlb_controller: bool
+    *,
+    hugepage_limits: Sequence[api_pb2.HugepageLimit],
+    hugetlb_controller: bool,
+    disable_hugetlb_controller: bool,
+    tolerate_missing_hugetlb_controller: bool,
 ) -> list[types.LinuxHugepageLimit] | None:
-    """A limit for each page size; nothing without the controller that would enforce it.
+    """A limit for each page size; nothing when the config disables the controller, or when it is
+    missing and the config tolerates that.
 
-    The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so
-    refusing them would refuse every pod.
+    The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so on
+    a node without the controller a refusal is a refusal of every container.
     """
-    if not hugetlb_controller or not hugepage_limits:
+    if disable_hugetlb_controller or not hugepage_limits:
         return None
+    if not hugetlb_controller:
+        if tolerate_missing_hugetlb_controller:
+            return None
+        raise FailedPrecondition(
+            "this node lacks the hugetlb cgroup controller; mount it, or set"
+            " tolerate_missing_hugetlb_controller = true in the config",
+            field="linux.resources.hugepage_limits",
+        )
     return [
         types.LinuxHugepageLimit(pageSize=limit.page_size, limit=limit.limit)
         for limit in hugepage_limits
@@ -90,6 +103,12 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
             f"needs cgroup v2, and this node has v1; set without it: {', '.join(sorted(unified))}",
             field="linux.resources.unified",
         )
+    for name in unified:
+        if not name or "/" in name or name in (".", ".."):
+            raise InvalidArgument(
+                f"must be the name of a file in the container's cgroup, not {name!r}",
+                field="linux.resources.unified",
+            )
     return dict(unified) or None
 
 

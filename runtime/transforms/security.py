@@ -43,7 +43,7 @@ def capabilities(
     """
     if privileged and not sandbox_privileged:
         raise InvalidArgument(
-            "a privileged container needs a pod whose sandbox is privileged too",
+            "no privileged container allowed in sandbox: the pod must be privileged too",
             field=f"{_CONTEXT}.privileged",
         )
     held = list(host_capabilities) if privileged else bounding_set(capabilities, host_capabilities)

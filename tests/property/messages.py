@@ -62,6 +62,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "Mount.host_path": _PATHS,
     "NamespaceOption.ipc": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
     "NamespaceOption.network": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
+    "PodSandboxConfig.log_directory": st.one_of(st.just(""), _PATHS),
     "PortMapping.container_port": st.integers(0, 65535),
     "PortMapping.host_port": st.integers(0, 65535),
     "UserNamespace.gids": _ID_RANGE,

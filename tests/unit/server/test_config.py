@@ -66,6 +66,27 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert str(found.root_dir) == "/r/io.containerd.grpc.v1.cri"
 
 
+def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        max_container_log_line_size = -1
+        drain_exec_sync_io_timeout = ""
+        [containerd.runtimes.other.options]
+        BinaryName = "/x/other"
+        CriuPath = ""
+        [images.pinned_images]
+        tool = "example.com/tool:1"
+        """,
+    )
+    found = file.load(path)
+    assert found.max_container_log_line_size == -1
+    assert float(found.drain_exec_sync_io_timeout) == 0
+    assert sorted(found.containerd.runtimes) == ["other", "runc"]
+    assert found.images.pinned_images["tool"] == "example.com/tool:1"
+    assert found.pause_image == file.DEFAULT_PAUSE
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -90,9 +111,23 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         (f'listen = "unix:///{"x" * 200}"\n', ":1: listen: a socket's path may have 107 bytes"),
         (f'state = "/{"x" * 80}"\n', ":1: state: may have "),
         (
-            "[containerd.runtimes.kata]\n",
-            ": containerd.default_runtime_name: names no table [containerd.runtimes.NAME]; "
-            "known: kata",
+            '[containerd]\ndefault_runtime_name = "kata"\n',
+            ":2: containerd.default_runtime_name: names no table [containerd.runtimes.NAME]; "
+            "known: runc",
+        ),
+        (
+            "[containerd.runtimes.a]\n"
+            "privileged_without_host_devices_all_devices_allowed = true\n",
+            ":2: containerd.runtimes.a.privileged_without_host_devices_all_devices_allowed: "
+            "needs privileged_without_host_devices = true",
+        ),
+        (
+            '[containerd.runtimes.runc.options]\nCriuPath = "/x"\n',
+            ":2: containerd.runtimes.runc.options.CriuPath: must be empty",
+        ),
+        (
+            '[images]\npinned_images.sandbox = ""\n',
+            ":2: images.pinned_images.sandbox: must name the pause image",
         ),
         ('[metrics]\naddress = "x"\n', ':2: metrics.address: must be "host:port", not "x"'),
         (
@@ -115,13 +150,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("0", 0), ("0s", 0), ("1h2m3s", 3723), ("500ms", 0.5), ("1.5s", 1.5)]
+    ("text", "seconds"),
+    [("", 0), ("0", 0), ("0s", 0), ("1h2m3s", 3723), ("500ms", 0.5), ("1.5s", 1.5)],
 )
 def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
     assert Duration.parse(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "3", "1x", "s", "1s 2s", 3])
+@pytest.mark.parametrize("text", ["3", "1x", "s", "1s 2s", 3])
 def test_what_is_no_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         Duration.parse(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.config.file import Config
+from runtime.config.file import Config, ConfigError, ContainerdTable, Runtime
 from runtime.lookups import host
 
 
@@ -48,6 +48,37 @@ def test_of_mounts_upon_one_another_the_last_counts() -> None:
         "31 29 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
     )
     assert host.cgroup_mount(lines).unified
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_writable_cgroups_need_a_hierarchy_of_their_own(
+    unified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "cgroup_mount", lambda text: host.CgroupMount(unified, ()))
+    monkeypatch.setattr(host, "_swap_controller", lambda unified: False)
+    monkeypatch.setattr(host, "_hugetlb_controller", lambda unified: False)
+    config = Config(
+        containerd=ContainerdTable(runtimes={"runc": Runtime(), "w": Runtime(cgroup_writable=True)})
+    )
+    if unified:
+        assert host.probe(config).cgroup_unified
+        return
+    with pytest.raises(
+        ConfigError, match=r"containerd\.runtimes\.w\.cgroup_writable: needs cgroup"
+    ):
+        host.probe(config)
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "inside"),
+    [
+        ("         0          0 4294967295\n", False),
+        ("         0     100000      65536\n", True),
+        ("         0          0       1000\n      1000       1001      64000\n", True),
+    ],
+)
+def test_a_user_namespace_maps_not_every_id(uid_map: str, inside: bool) -> None:
+    assert host.in_user_namespace(uid_map) is inside
 
 
 def test_this_node_can_be_probed() -> None:

@@ -197,6 +197,35 @@ def test_sysctls(
             kernel=kernel,
             unprivileged_ports=True,
             unprivileged_icmp=True,
+            in_user_namespace=False,
         )
         == expected
     )
+
+
+def test_ping_stays_with_the_kernel_where_not_all_groups_exist() -> None:
+    found = namespaces.sysctls(
+        sysctls={},
+        namespace_options=None,
+        kernel=(6, 1),
+        unprivileged_ports=True,
+        unprivileged_icmp=True,
+        in_user_namespace=True,
+    )
+    assert found == PORTS
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"": "1"}, {"kernel.shm_rmid_forced": ""}, {"net/../../etc": "1"}, {".x": "1"}, {"/x": "1"}],
+)
+def test_what_is_no_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must name a kernel param"):
+        namespaces.sysctls(
+            sysctls=asked,
+            namespace_options=None,
+            kernel=(6, 1),
+            unprivileged_ports=True,
+            unprivileged_icmp=True,
+            in_user_namespace=False,
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from generated.cri import api_pb2
-from runtime.errors import InvalidArgument
+from generated.oci import types
+from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.transforms import resources
 
 
@@ -50,14 +51,54 @@ def test_the_pause_process_dies_last() -> None:
 
 def test_hugepage_limits_there_and_back() -> None:
     limits = [api_pb2.HugepageLimit(page_size="2MB", limit=1 << 30)]
-    found = resources.hugepage_limits(hugepage_limits=limits, hugetlb_controller=True)
+    found = hugepages(limits, controller=True)
     assert found is not None
     assert resources.hugepage_limits_of(hugepageLimits=found) == limits
 
 
-def test_hugepage_limits_need_the_controller() -> None:
+@pytest.mark.parametrize(
+    ("controller", "disabled", "tolerated", "written"),
+    [
+        (True, False, False, True),
+        (True, True, False, False),
+        (False, True, False, False),
+        (False, False, True, False),
+    ],
+)
+def test_hugepage_limits_need_the_controller_and_the_key(
+    controller: bool, disabled: bool, tolerated: bool, written: bool
+) -> None:
     limits = [api_pb2.HugepageLimit(page_size="2MB", limit=0)]
-    assert resources.hugepage_limits(hugepage_limits=limits, hugetlb_controller=False) is None
+    found = hugepages(limits, controller=controller, disabled=disabled, tolerated=tolerated)
+    assert (found is not None) is written
+
+
+def test_a_controller_that_must_be_there_and_is_not_refuses_the_container() -> None:
+    limits = [api_pb2.HugepageLimit(page_size="2MB", limit=0)]
+    with pytest.raises(FailedPrecondition, match="tolerate_missing_hugetlb_controller = true"):
+        hugepages(limits, controller=False, tolerated=False)
+    assert hugepages([], controller=False, tolerated=False) is None
+
+
+def hugepages(
+    limits: list[api_pb2.HugepageLimit],
+    *,
+    controller: bool,
+    disabled: bool = False,
+    tolerated: bool = True,
+) -> list[types.LinuxHugepageLimit] | None:
+    return resources.hugepage_limits(
+        hugepage_limits=limits,
+        hugetlb_controller=controller,
+        disable_hugetlb_controller=disabled,
+        tolerate_missing_hugetlb_controller=tolerated,
+    )
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../x", "a/b"])
+def test_a_file_outside_the_cgroup_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"linux\.resources\.unified: must be the name of a"):
+        resources.unified(unified={name: "1"}, cgroup_unified=True)
 
 
 def test_unified_needs_cgroup_v2() -> None:

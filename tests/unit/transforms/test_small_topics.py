@@ -25,11 +25,20 @@ from runtime.transforms.facts import DeviceNode, Image
         ("/kubepods.slice/kubepods-pod1.slice", True, "kubepods-pod1.slice:cri-containerd:id"),
         ("kubepods-pod1.slice", False, "kubepods-pod1.slice:cri-containerd:id"),
         ("", True, "system.slice:cri-containerd:id"),
+        ("/kubepods.slice/kubepods-pod1.slice/", True, "kubepods-pod1.slice:cri-containerd:id"),
+        ("/kubepods/pod1/", False, "/kubepods/pod1/id"),
+        ("/kubepods/..pod", False, "/kubepods/..pod/id"),
     ],
 )
 def test_cgroups_path(parent: str, systemd: bool, expected: str) -> None:
     found = cgroups.cgroups_path(cgroup_parent=parent, id="id", systemd_cgroup=systemd)
     assert found == expected
+
+
+@pytest.mark.parametrize("parent", ["..", "/a/../../b", "/../a.slice", "a/.."])
+def test_a_cgroup_above_the_parent_is_refused(parent: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"cgroup_parent: must not climb"):
+        cgroups.cgroups_path(cgroup_parent=parent, id="id", systemd_cgroup=False)
 
 
 def test_a_kubelet_with_the_other_cgroup_driver_is_told() -> None:
@@ -92,6 +101,17 @@ def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everyt
     own = types.LinuxDeviceCgroup(allow=True, type="c", major=10, minor=229, access="rw")
     every = types.LinuxDeviceCgroup(allow=True, access="rwm")
     assert found == ([every, own] if everything else [own])
+
+
+@pytest.mark.parametrize("permissions", ["x", "rwx", "RW"])
+def test_device_permissions_are_read_write_and_mknod(permissions: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"permissions: must be made of r, w and m"):
+        devices.device_rules(
+            requested=[DeviceNode(FUSE, permissions)],
+            privileged=False,
+            privileged_without_host_devices=False,
+            privileged_without_host_devices_all_devices_allowed=False,
+        )
 
 
 @pytest.mark.parametrize(

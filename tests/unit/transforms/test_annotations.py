@@ -1,0 +1,75 @@
+"""Annotations by which pods ask for things, and those that this server itself writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from generated import provenance
+from generated.cri import api_pb2
+from generated.validators import container_config, pod_sandbox_config
+from runtime.transforms.annotations import OWN, sandbox_resources
+from tests import oci_specs
+
+ALL = ("*", "*/*")
+OPEN = replace(oci_specs.HANDLER, pod_annotations=ALL, container_annotations=ALL)
+METADATA = api_pb2.PodSandboxMetadata(name="p", namespace="n", uid="u")
+POD = api_pb2.PodSandboxConfig(
+    metadata=METADATA,
+    log_directory="/var/log/pods/p",
+    linux=api_pb2.LinuxPodSandboxConfig(
+        resources=api_pb2.LinuxContainerResources(memory_limit_in_bytes=1 << 20)
+    ),
+)
+CONTAINER = api_pb2.ContainerConfig(metadata=api_pb2.ContainerMetadata(name="c"))
+
+
+def test_no_author_of_a_pod_takes_the_place_of_what_this_server_says() -> None:
+    pod = oci_specs.build_pod(POD, handler=OPEN).spec.annotations
+    container = oci_specs.build_container(CONTAINER, POD, handler=OPEN).spec.annotations
+    hostile = {key: "evil" for key in {**pod, **container}} | {"io.example/asked": "1"}
+    evil_pod = api_pb2.PodSandboxConfig()
+    evil_pod.CopyFrom(POD)
+    evil_pod.annotations.update(hostile)
+    evil_container = api_pb2.ContainerConfig()
+    evil_container.CopyFrom(CONTAINER)
+    evil_container.annotations.update(hostile)
+    asked = {"io.example/asked": "1"}
+    assert oci_specs.build_pod(evil_pod, handler=OPEN).spec.annotations == pod | asked
+    built = oci_specs.build_container(evil_container, evil_pod, handler=OPEN).spec.annotations
+    # of the kubelet's sums a container's spec has none, so there its pod's author may write them
+    sums = sandbox_resources(resources=POD.linux.resources)
+    assert {key: built[key] for key in built if key not in sums} == container | asked
+
+
+def test_every_annotation_that_an_entry_writes_is_kept() -> None:
+    targets = {target for target in provenance.TARGETS if target.startswith("annotations[")}
+    assert targets
+    assert {f"annotations[{key}]" for key in OWN} >= targets
+
+
+@pytest.mark.parametrize(
+    "key", ["cdi.k8s.io/gpu", "io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class"]
+)
+def test_a_container_does_not_start_without_what_it_asks_for(key: str) -> None:
+    config = api_pb2.ContainerConfig(annotations={key: "x"})
+    (found,) = [v for v in container_config.check(config) if v.rule == "refused_keys"]
+    assert str(found) == (
+        f"annotations[{key}]: is not supported yet and is never ignored: leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "refused"),
+    [
+        ("io.kubernetes.cri.untrusted-workload", "true", True),
+        ("io.kubernetes.cri.untrusted-workload", "false", False),
+        ("blockio.resources.beta.kubernetes.io/pod", "slow", True),
+        ("rdt.resources.beta.kubernetes.io/container.c", "gold", True),
+        ("example.com/cdi.k8s.io", "x", False),
+    ],
+)
+def test_a_pod_does_not_run_without_what_it_asks_for(key: str, value: str, refused: bool) -> None:
+    config = api_pb2.PodSandboxConfig(metadata=METADATA, annotations={key: value})
+    assert [v.rule for v in pod_sandbox_config.check(config)] == ["refused_keys"] * refused
