@@ -7,6 +7,7 @@ give None; a cgroup that is gone raises FileNotFoundError.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -230,9 +231,9 @@ def _memory_v1(directory: str, stat: Mapping[str, int]) -> Memory | None:
 
 def _swap_v1(directory: str, stat: Mapping[str, int], memory: Memory | None) -> Swap | None:
     together = _read(f"{directory}/memory.memsw.limit_in_bytes")
-    if together is None or memory is None:
+    limit = _integer(together)
+    if limit is None or memory is None:
         return None
-    limit = int(together)
     if limit >= _UNLIMITED:
         return Swap(stat.get("total_swap", 0), None)
     return Swap(stat.get("total_swap", 0), max(0, limit - (memory.limit or 0)))
@@ -242,8 +243,8 @@ def _limit(path: str) -> int | None:
     text = _read(path)
     if text is None or text.strip() == "max":
         return None
-    limit = int(text)
-    return limit if limit < _UNLIMITED else None
+    limit = _integer(text)
+    return limit if limit is not None and limit < _UNLIMITED else None
 
 
 def _pressure(path: str) -> Pressure | None:
@@ -252,22 +253,34 @@ def _pressure(path: str) -> Pressure | None:
         return None
     stalls: dict[str, Stall] = {}
     for line in text.splitlines():
-        kind, *pairs = line.split()
-        figures = dict(pair.split("=", 1) for pair in pairs)
-        stalls[kind] = Stall(
-            float(figures["avg10"]),
-            float(figures["avg60"]),
-            float(figures["avg300"]),
-            int(figures["total"]) * 1000,
-        )
+        try:
+            kind, *pairs = line.split()
+            figures = dict(pair.split("=", 1) for pair in pairs)
+            stalls[kind] = Stall(
+                float(figures["avg10"]),
+                float(figures["avg60"]),
+                float(figures["avg300"]),
+                int(figures["total"]) * 1000,
+            )
+        except (KeyError, ValueError):
+            # cut short: better no figures than half of them
+            return None
     # kernels before 5.13 have no "full" line for the cpu
     nothing = Stall(0.0, 0.0, 0.0, 0)
     return Pressure(stalls.get("some", nothing), stalls.get("full", nothing))
 
 
 def _number(path: str) -> int | None:
-    text = _read(path)
-    return None if text is None else int(text)
+    return _integer(_read(path))
+
+
+def _integer(text: str | None) -> int | None:
+    """The number in a file; None when there is none: a cgroup that is going away gives "" as well
+    as an error."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None
 
 
 def _pairs(text: str) -> dict[str, int]:
@@ -283,8 +296,11 @@ def _read(path: str) -> str | None:
     # os.read and not open(): half the time, and a pod listing reads a thousand of these
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        # ENODEV: kernfs says so of the files of a cgroup that is going away
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return None
+        raise
     try:
         return os.read(descriptor, 1 << 16).decode()
     except OSError:

@@ -80,6 +80,14 @@ def read(
     )
 
 
+def of_layer(container: Container, layer: LayerUsage | None) -> api_pb2.ContainerStats:
+    """What there is of a container that does not run: what it wrote into its root file system."""
+    return api_pb2.ContainerStats(
+        attributes=container_attributes.read(container=container.facts),
+        writable_layer=None if layer is None else _filesystem_usage(layer),
+    )
+
+
 def cpu_usage(usage: Usage, nano_cores: int | None) -> api_pb2.CpuUsage | None:
     """CPU time and its rate."""
     if usage.cpu is None:

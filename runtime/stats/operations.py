@@ -6,8 +6,10 @@ reading and works while containerd is away. The reading runs in a thread: the lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
+
+import structlog
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from runtime.config.file import Config
     from runtime.store.objects import Container, Sandbox, Store
     from runtime.transforms import facts
+
+
+log = structlog.get_logger(__name__)
 
 
 class Images(Protocol):
@@ -67,12 +72,12 @@ class Stats:
     async def list_containers(
         self, request: api_pb2.ListContainerStatsRequest
     ) -> api_pb2.ListContainerStatsResponse:
-        """The figures of all running containers that pass the filter."""
+        """The figures of all containers that pass the filter; one that does not run has its layer's
+        size only."""
         wanted = [
             container
             for container in self._store.containers
-            if container.state is ContainerState.RUNNING
-            and container_stats.matches(request.filter, container)
+            if container_stats.matches(request.filter, container)
         ]
         self._forget_gone()
         return api_pb2.ListContainerStatsResponse(
@@ -111,7 +116,10 @@ class Stats:
         return [stats for stats, _ in map(self._container, containers) if stats is not None]
 
     def _container(self, container: Container) -> tuple[api_pb2.ContainerStats | None, int]:
-        """The figures of a container and how many processes it has; none when it has just gone."""
+        """The figures of a container and how many processes it has; none when it has just gone, or
+        when its cgroup cannot be read, which must not take the figures of all others with it."""
+        if container.state is not ContainerState.RUNNING:
+            return container_stats.of_layer(container, self._layer_usage(container)), 0
         usage = self._usage(container.id, container.status.pid)
         if usage is None:
             return None, 0
@@ -153,18 +161,20 @@ class Stats:
         if not parent:
             # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
             return self._usage(sandbox.id, sandbox.status.pid)
-        try:
-            return self._cgroups.usage(sandbox_cgroup(parent))
-        except FileNotFoundError:
-            return None
+        return self._read(sandbox.id, lambda: sandbox_cgroup(parent))
 
     def _usage(self, key: str, pid: int) -> Usage | None:
-        path = self._path(key, pid)
-        if path is None:
-            return None
+        return self._read(key, lambda: self._path(key, pid))
+
+    def _read(self, key: str, path: Callable[[], str | None]) -> Usage | None:
+        """The figures of the cgroup that ``path`` finds; None when it is gone or unreadable."""
         try:
-            return self._cgroups.usage(path)
-        except FileNotFoundError:
+            found = path()
+            return None if found is None else self._cgroups.usage(found)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("figures left out: a cgroup cannot be read", id=key, error=str(error))
             return None
 
     def _path(self, key: str, pid: int) -> str | None:
@@ -207,4 +217,7 @@ def _interfaces(sandbox: Sandbox) -> list[sandbox_stats.Interface]:
         with open(f"/proc/{sandbox.status.pid}/net/dev", encoding="ascii") as file:
             return sandbox_stats.parse_net_dev(file.read())
     except (FileNotFoundError, ProcessLookupError):
+        return []
+    except (OSError, ValueError) as error:
+        log.warning("network figures left out", sandbox=sandbox.id, error=str(error))
         return []

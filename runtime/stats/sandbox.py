@@ -57,14 +57,15 @@ def read(
 
 
 def network_usage(timestamp: int, interfaces: Sequence[Interface]) -> api_pb2.NetworkUsage | None:
-    """Traffic of a pod; None when it has no network of its own."""
+    """Traffic of a pod; None when it has no network of its own. All interfaces are listed, the
+    default one among them."""
     if not interfaces:
         return None
     default = next((i for i in interfaces if i.name == _DEFAULT_INTERFACE), interfaces[0])
     return api_pb2.NetworkUsage(
         timestamp=timestamp,
         default_interface=interface_usage(default),
-        interfaces=[interface_usage(i) for i in interfaces if i is not default],
+        interfaces=map(interface_usage, interfaces),
     )
 
 

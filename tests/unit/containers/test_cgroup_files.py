@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,31 @@ def test_a_cgroup_that_is_gone(version: str, request: pytest.FixtureRequest) -> 
     with pytest.raises(FileNotFoundError):
         cgroups.usage("/kubepods/pod1/gone")
     assert cgroups.oom_kills("/kubepods/pod1/gone") is None
+
+
+def test_an_empty_or_odd_file_is_no_figure(v2: Cgroups, tmp_path: Path) -> None:
+    for name in ("memory.current", "pids.current", "memory.max", "cpu.stat"):
+        (tmp_path / GROUP.lstrip("/") / name).write_text("")
+    for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
+        (tmp_path / GROUP.lstrip("/") / name).write_text("some avg10=0.5 tot\n")
+    usage = v2.usage(GROUP)
+    assert usage.memory is usage.processes is usage.cpu is None
+    assert usage.cpu_pressure is usage.memory_pressure is usage.io_pressure is None
+
+
+def test_files_of_a_cgroup_that_goes_away_are_no_figures(
+    v1: Cgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def going(path: str, flags: int) -> int:
+        if path.endswith("pids.current"):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), path)
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", going)
+    usage = v1.usage(GROUP)
+    assert usage.processes is None and usage.memory == MEMORY
 
 
 def test_a_hybrid_node_is_a_v1_node() -> None:

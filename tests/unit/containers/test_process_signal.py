@@ -39,3 +39,33 @@ def test_a_process_that_is_gone_is_for_containerd_to_tell() -> None:
         process.wait()
     assert not signals.send(process.pid, own_cgroup(), signal.SIGKILL)
     assert not signals.send(0, own_cgroup(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("state", "number", "sent"),
+    [
+        ("FROZEN\n", signal.SIGKILL, False),
+        ("FREEZING\n", signal.SIGKILL, False),
+        ("THAWED\n", signal.SIGKILL, True),
+        # pending until it is thawed, by runc too
+        ("FROZEN\n", signal.SIGTERM, True),
+    ],
+)
+def test_a_kill_of_a_frozen_process_is_left_to_who_thaws_it(
+    state: str,
+    number: signal.Signals,
+    sent: bool,
+    process: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line for line in lines if ":freezer:" in line), None)
+    if own is None:
+        pytest.skip("needs the freezer of cgroup v1")
+    monkeypatch.setattr(signals, "_FREEZER", tmp_path)
+    group = tmp_path / own.rpartition(":")[2].lstrip("/")
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "freezer.state").write_text(state)
+    assert signals.send(process.pid, own_cgroup(), number) is sent
+    assert sent or process.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_the_default_interface_is_eth0_and_the_loopback_is_left_out() -> None:
     assert network is not None
     assert network.default_interface.name == "eth0"
     assert network.default_interface.tx_errors.value == 6
-    assert [i.name for i in network.interfaces] == ["net1"]
+    assert [i.name for i in network.interfaces] == ["net1", "eth0"]
 
 
 def test_without_eth0_the_first_interface_is_the_default() -> None:
@@ -151,8 +152,12 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
         cgroups=FakeCgroups(None, {}, usage(5, 1000, memory=Memory(10, 4, 1, 2, 3, None))),
     )
     answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
-    (found,) = answer.stats
+    found, waits = answer.stats
     assert found.attributes.id == "runs"
+    # one that does not run has what it wrote, and nothing that looks like a measured 0
+    assert waits.attributes.id == "waits"
+    assert waits.writable_layer.used_bytes.value == 4096
+    assert not waits.HasField("cpu") and not waits.HasField("memory")
     assert found.cpu.usage_core_nano_seconds.value == 1000
     assert found.writable_layer.used_bytes.value == 4096
     assert found.writable_layer.fs_id.mountpoint == "/var/lib/snapshots"
@@ -173,6 +178,38 @@ async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
         await stats.container(container, api_pb2.ContainerStatsRequest())
     with pytest.raises(Unavailable, match="NOTREADY"):
         await stats.sandbox(sandbox, api_pb2.PodSandboxStatsRequest())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENODEV, "No such device"), PermissionError(13, "x"), ValueError("x")]
+)
+async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
+    tmp_path: Path, error: Exception
+) -> None:
+    store = made.store(tmp_path)
+    made.sandbox(store, "pod")
+    for name in ("bad", "good"):
+        made.container(store, name, pid=os.getpid())
+
+    class Failing(FakeCgroups):
+        def usage(self, path: str) -> Usage:
+            if path == "/bad":
+                raise error
+            return super().usage(path)
+
+    stats = Stats(
+        store=store,
+        images=FakeImages(None),
+        handlers={},
+        config=Config(),
+        cgroups=Failing(None, {}, usage(5, 1000)),
+    )
+    stats._paths = {name: (os.getpid(), f"/{name}") for name in ("bad", "good")}
+    answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
+    assert [found.attributes.id for found in answer.stats] == ["good"]
+    stats._paths["pod"] = (os.getpid(), "/bad")
+    pods = await stats.list_sandboxes(api_pb2.ListPodSandboxStatsRequest())
+    assert len(pods.stats) == 0
 
 
 class FakeImages:
