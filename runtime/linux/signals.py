@@ -20,8 +20,10 @@ def send(pid: int, container_id: str, number: int) -> bool:
 
     False when it is not, has ended, or cannot be told: then containerd is the one to ask. False
     also for a SIGKILL to a frozen cgroup v1: the process would only die once it is thawed, which
-    ``runc kill`` does (cgroup v2 kills frozen processes by itself). The process is held by a descriptor before its cgroup is read, so its number cannot pass to another
-    process in between.
+    ``runc kill`` does (cgroup v2 kills frozen processes by itself).
+
+    The process is held by a descriptor before its cgroup is read, so its number cannot pass to
+    another process in between.
     """
     if pid <= 0:
         return False
@@ -44,7 +46,7 @@ def send(pid: int, container_id: str, number: int) -> bool:
 
 
 def _frozen(cgroups: str) -> bool:
-    """Whether the freezer of cgroup v1 holds the process, by its /proc/<pid>/cgroup (cgroups(7))."""
+    """Whether the freezer of cgroup v1 holds the process of this /proc/<pid>/cgroup."""
     for line in cgroups.splitlines():
         _, controllers, path = line.split(":", 2)
         if "freezer" in controllers.split(","):

@@ -133,7 +133,7 @@ def test_an_empty_or_odd_file_is_no_figure(v2: Cgroups, tmp_path: Path) -> None:
     for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
         (tmp_path / GROUP.lstrip("/") / name).write_text("some avg10=0.5 tot\n")
     usage = v2.usage(GROUP)
-    assert usage.memory is usage.processes is usage.cpu is None
+    assert (usage.memory, usage.processes, usage.cpu) == (None, None, None)
     assert usage.cpu_pressure is usage.memory_pressure is usage.io_pressure is None
 
 
