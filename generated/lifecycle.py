@@ -56,6 +56,9 @@ class SandboxEvent(Enum):
     """StopPodSandbox went through; stopping again is allowed and silent."""
     LOST = "lost"
     """The sandbox cannot be judged any more, e.g. its record cannot be read at recovery."""
+    FOUND = "found"
+    """A shim that did not answer at recovery answers again, and the pause container runs.
+    Subscribers saw the sandbox as not ready until now."""
     REMOVE = "remove"
     """RemovePodSandbox stops first, so only a stopped sandbox is removed."""
     REMOVE_FAILED = "remove_failed"
@@ -96,6 +99,11 @@ class ContainerEvent(Enum):
     """Exit code and time are on disk before anyone sees EXITED."""
     LOST = "lost"
     """The task cannot be judged any more, e.g. an error at recovery."""
+    FOUND = "found"
+    """A task that could not be judged at recovery can be judged again, and its process runs."""
+    NEVER_STARTED = "never_started"
+    """A container that could not be judged at recovery can be judged again: it was created, and
+    there is no task."""
     REMOVE = "remove"
     """RemoveContainer stops a running container first; one that is starting refuses."""
     REMOVE_FAILED = "remove_failed"
@@ -126,6 +134,9 @@ SANDBOX_TRANSITIONS: Final[Mapping[tuple[SandboxState, SandboxEvent], Transition
     ),
     (SandboxState.NOTREADY, SandboxEvent.STOPPED): Transition(SandboxState.NOTREADY),
     (SandboxState.READY, SandboxEvent.LOST): Transition(SandboxState.UNKNOWN),
+    (SandboxState.UNKNOWN, SandboxEvent.FOUND): Transition(
+        SandboxState.READY, emits="CONTAINER_STARTED_EVENT"
+    ),
     (SandboxState.NOTREADY, SandboxEvent.REMOVE): Transition(SandboxState.REMOVING),
     (SandboxState.REMOVING, SandboxEvent.REMOVE_FAILED): Transition(SandboxState.NOTREADY),
     (SandboxState.REMOVING, SandboxEvent.REMOVED): Transition(
@@ -162,6 +173,10 @@ CONTAINER_TRANSITIONS: Final[
     ),
     (ContainerState.CREATED, ContainerEvent.LOST): Transition(ContainerState.UNKNOWN),
     (ContainerState.RUNNING, ContainerEvent.LOST): Transition(ContainerState.UNKNOWN),
+    (ContainerState.UNKNOWN, ContainerEvent.FOUND): Transition(
+        ContainerState.RUNNING, emits="CONTAINER_STARTED_EVENT", persists="status"
+    ),
+    (ContainerState.UNKNOWN, ContainerEvent.NEVER_STARTED): Transition(ContainerState.CREATED),
     (ContainerState.CREATED, ContainerEvent.REMOVE): Transition(ContainerState.REMOVING),
     (ContainerState.EXITED, ContainerEvent.REMOVE): Transition(ContainerState.REMOVING),
     (ContainerState.REMOVING, ContainerEvent.REMOVE_FAILED): Transition(ContainerState.EXITED),

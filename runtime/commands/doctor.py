@@ -21,6 +21,7 @@ from runtime.cni import config as cni_config
 from runtime.cni import plugin as cni_plugin
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd, daemon_version
+from runtime.containerd.runtime_options import SEARCH
 from runtime.lookups import handlers, host
 from runtime.transforms.facts import Host
 
@@ -29,7 +30,6 @@ _OLDEST_KERNEL: Final = (4, 11)
 """The kernel that first lets pods have the sysctls for unprivileged ports and ping."""
 _ANSWER_LIMIT: Final = 3.0
 _COLUMN: Final = 23
-_SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def _programs(config: Config) -> Iterator[Finding]:
         {str(h.options.get("BinaryName") or "runc") for h in handlers.configured(config).values()}
     ):
         yield _program(binary, "runc")
-    if shutil.which("iptables", path=_SEARCH) or shutil.which("nft", path=_SEARCH):
+    if shutil.which("iptables", path=SEARCH) or shutil.which("nft", path=SEARCH):
         yield Finding("firewall", "iptables or nft found")
     else:
         yield Finding(
@@ -233,7 +233,7 @@ def _programs(config: Config) -> Iterator[Finding]:
 
 
 def _program(name: str, package: str) -> Finding:
-    found = shutil.which(name, path=_SEARCH)
+    found = shutil.which(name, path=SEARCH)
     if found:
         return Finding(name, found)
     return Finding(name, "not found", f"apt-get install {package}", stops_pods=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+import os
+import shutil
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
 
 from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd.client import proto_any
 from runtime.transforms import facts
 
 _RUNC: Final = "io.containerd.runc."
+
+SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+"""Where programs are looked for: a server that a user's shell started may lack the sbin ones."""
 
 
 def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtime:
@@ -42,3 +49,24 @@ def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
     return options
+
+
+def stored_options(runtime: containers_pb2.Container.Runtime) -> runc_options_pb2.Options | None:
+    """The options in a container's record; None where they are not those of runc's shim."""
+    options = runc_options_pb2.Options()
+    if not runtime.options.type_url.endswith(options.DESCRIPTOR.full_name):
+        return None
+    options.ParseFromString(runtime.options.value)
+    return options
+
+
+def shown_options(runtime: containers_pb2.Container.Runtime) -> dict[str, Any] | None:
+    """The options in a container's record as verbose statuses show them."""
+    options = stored_options(runtime)
+    return None if options is None else MessageToDict(options, preserving_proto_field_name=True)
+
+
+def runc_binary(options: runc_options_pb2.Options) -> str:
+    """The OCI runtime's program: the handler's own, or ``runc`` wherever the node has it."""
+    name = options.binary_name or "runc"
+    return shutil.which(name, path=SEARCH) or name

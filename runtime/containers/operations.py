@@ -36,7 +36,7 @@ class Containers:
         handlers: Mapping[str, facts.Handler],
         config: Config,
     ) -> None:
-        self._services = Services(
+        self.services = Services(
             containerd=containerd,
             store=store,
             exits=exits,
@@ -52,51 +52,51 @@ class Containers:
         self, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
     ) -> api_pb2.CreateContainerResponse:
         """CreateContainer."""
-        return await container_create.create(self._services, sandbox, request)
+        return await container_create.create(self.services, sandbox, request)
 
     async def start(
         self, container: Container, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
         """StartContainer."""
-        return await container_start.start(self._services, container, request)
+        return await container_start.start(self.services, container, request)
 
     async def stop(
         self, container: Container, request: api_pb2.StopContainerRequest
     ) -> api_pb2.StopContainerResponse:
         """StopContainer."""
-        return await container_stop.stop(self._services, container, request)
+        return await container_stop.stop(self.services, container, request)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
         """RemoveContainer."""
-        return await container_remove.remove(self._services, container, request)
+        return await container_remove.remove(self.services, container, request)
 
     async def list(self, request: api_pb2.ListContainersRequest) -> api_pb2.ListContainersResponse:
         """ListContainers."""
-        return container_status.list_containers(self._services.store, request)
+        return container_status.list_containers(self.services.store, request)
 
     async def status(
         self, container: Container, request: api_pb2.ContainerStatusRequest
     ) -> api_pb2.ContainerStatusResponse:
         """ContainerStatus."""
-        return await container_status.status(self._services, container, request)
+        return await container_status.status(self.services, container, request)
 
     async def update_resources(
         self, container: Container, request: api_pb2.UpdateContainerResourcesRequest
     ) -> api_pb2.UpdateContainerResourcesResponse:
         """UpdateContainerResources."""
-        return await update.update(self._services, container, request)
+        return await update.update(self.services, container, request)
 
     async def reopen_log(
         self, container: Container, request: api_pb2.ReopenContainerLogRequest
     ) -> api_pb2.ReopenContainerLogResponse:
         """ReopenContainerLog."""
-        await self._services.log_keeper.reopen(container.id)
+        await self.services.log_keeper.reopen(container.id)
         return api_pb2.ReopenContainerLogResponse()
 
     async def exec_sync(
         self, container: Container, request: api_pb2.ExecSyncRequest
     ) -> api_pb2.ExecSyncResponse:
         """ExecSync."""
-        return await container_exec.exec_sync(self._services, container, request)
+        return await container_exec.exec_sync(self.services, container, request)

@@ -19,6 +19,7 @@ from runtime.containers.stop import stop
 from runtime.errors import from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.steps.side_by_side import all_finished
+from runtime.tasks import dead_shim
 from runtime.tasks.exits import delete_task
 
 if TYPE_CHECKING:
@@ -47,27 +48,32 @@ async def remove(
 
 
 async def _remove(services: Services, container: Container) -> None:
-    await all_finished(end_task(services, container.id), services.log_keeper.close(container.id))
+    await all_finished(_end_task(services, container), services.log_keeper.close(container.id))
     await all_finished(
         remove_record_and_snapshot(
             services,
             container.id,
             container.metadata.sandbox_id,
-            services.snapshotter(container.sandbox),
+            services.snapshotter(container),
         ),
         remove_directories(services, container.id),
     )
 
 
-async def end_task(services: Services, container_id: str) -> None:
+async def _end_task(services: Services, container: Container) -> None:
     """Delete what may be left of a task, alive if need be; usually there is none."""
+    containerd = services.containerd
     try:
-        await delete_task(services.containerd, container_id)
+        deleted = await delete_task(containerd, container.id)
     except aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
             raise
         # it runs: a start that failed half way left it
-        await services.exits.end(container_id)
+        await services.exits.end(container.id)
+        return
+    handler = services.handler_of(container)
+    if deleted is None and dead_shim.has_state(containerd.namespace, container.id, handler):
+        await dead_shim.clean_up(containerd, container.id)
 
 
 async def remove_record_and_snapshot(

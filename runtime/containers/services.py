@@ -77,10 +77,20 @@ class Services:
             )
         return handler
 
-    def snapshotter(self, sandbox: Sandbox | None) -> str:
-        """Where the root file systems of a pod's containers are; the default when nobody knows."""
-        handler = None if sandbox is None else self._handler(sandbox)
+    def snapshotter(self, container: Container) -> str:
+        """Where a container's root file system is: by its record, as the config may have changed.
+
+        Without it in the record, the handler's of today or the default.
+        """
+        if container.snapshotter:
+            return container.snapshotter
+        handler = self.handler_of(container)
         return self.config.containerd.snapshotter if handler is None else handler.snapshotter
+
+    def handler_of(self, container: Container) -> facts.Handler | None:
+        """The runtime handler of a container's pod; None when pod or handler are not known."""
+        sandbox = container.sandbox
+        return None if sandbox is None else self._handler(sandbox)
 
     def _handler(self, sandbox: Sandbox) -> facts.Handler | None:
         default = self.config.containerd.default_runtime_name

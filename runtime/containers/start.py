@@ -131,9 +131,7 @@ async def _root_file_system(services: Services, container: Container) -> list[ty
     if known is not None:
         return known
     answer = await services.containerd.snapshots.Mounts(
-        snapshots_pb2.MountsRequest(
-            snapshotter=services.snapshotter(container.sandbox), key=container.id
-        )
+        snapshots_pb2.MountsRequest(snapshotter=services.snapshotter(container), key=container.id)
     )
     return list(answer.mounts)
 

@@ -10,6 +10,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import CRI_CONTAINER_STATE, ContainerState
 from generated.oci import types
 from generated.statuses import container_status
+from runtime.containerd.runtime_options import shown_options
 from runtime.containers.specs import read_record
 from runtime.errors import NotFound
 from runtime.store.records import to_go
@@ -81,13 +82,8 @@ async def _info(services: Services, container: Container) -> str:
         "snapshotKey": record.snapshot_key,
         "snapshotter": record.snapshotter,
         "runtimeType": record.runtime.name,
-        "runtimeOptions": _runtime_options(services, container),
+        "runtimeOptions": shown_options(record.runtime),
         "config": to_go(container.metadata.config),
         "runtimeSpec": msgspec.Raw(record.spec.value),
     }
     return msgspec.json.encode(info).decode()
-
-
-def _runtime_options(services: Services, container: Container) -> dict[str, object]:
-    sandbox = container.sandbox
-    return {} if sandbox is None else dict(services.handler(sandbox).options)

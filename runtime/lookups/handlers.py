@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from grpc import aio
 from generated.containerd import introspection_pb2, types_pb2
 from runtime.config.file import Config, Runtime
 from runtime.containerd.client import Containerd, proto_any
-from runtime.containerd.runtime_options import runc_options
+from runtime.containerd.runtime_options import runc_binary, runc_options
 from runtime.transforms.facts import Handler, Host
 
 log = structlog.get_logger(__name__)
@@ -108,15 +107,13 @@ async def _features_by_daemon(handler: Handler, containerd: Containerd) -> Mappi
 
 async def _features_by_binary(handler: Handler) -> Mapping[str, Any]:
     """``runc features``, for a daemon without PluginInfo."""
-    binary = str(handler.options.get("BinaryName") or "runc")
-    search = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+    binary = runc_binary(runc_options(handler))
     process = await asyncio.create_subprocess_exec(
         binary,
         "features",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PATH": search},
     )
     try:
         async with asyncio.timeout(_LIMIT):

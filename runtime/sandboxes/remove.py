@@ -14,7 +14,7 @@ from runtime.sandboxes.services import Services
 from runtime.steps.side_by_side import all_finished
 from runtime.steps.times import StepTimes
 from runtime.store.objects import Container, Sandbox
-from runtime.tasks import shared_shim
+from runtime.tasks import dead_shim, shared_shim, shims
 from runtime.tasks.exits import delete_task
 
 log = structlog.get_logger(__name__)
@@ -46,12 +46,27 @@ async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
     # Before the pause task, with which the shim of them all ends.
     await all_finished(*(_remove_container(services, item) for item in sandbox.containers))
     await all_finished(
-        delete_task(services.containerd, sandbox.id),
+        _end_task(services, sandbox),
         delete_lease(services.containerd, sandbox.id),
         shared_shim.withdraw(services.containerd, sandbox.id),
         remove_tree(sandbox.files.state_dir),
         remove_tree(sandbox.files.root_dir),
     )
+
+
+async def _end_task(services: Services, sandbox: Sandbox) -> None:
+    """Delete the pause task, and end a shim that goes on without any task.
+
+    A creation that was cut short leaves one: it holds a task that containerd does not know, and
+    therefore did not end with the last one that containerd knew.
+    """
+    containerd = services.containerd
+    handler = services.handlers.get(sandbox.metadata.runtime_handler)
+    deleted = await delete_task(containerd, sandbox.id)
+    if deleted is None and dead_shim.has_state(containerd.namespace, sandbox.id, handler):
+        await dead_shim.clean_up(containerd, sandbox.id)
+    if shims.may_run(containerd, sandbox.id):
+        await shims.end(containerd, sandbox.id)
 
 
 async def _remove_container(services: Services, container: Container) -> None:
@@ -62,7 +77,7 @@ async def _remove_container(services: Services, container: Container) -> None:
 
 async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     containerd = services.containerd
-    snapshotter = services.snapshotter(sandbox.metadata.runtime_handler)
+    snapshotter = sandbox.snapshotter or services.snapshotter(sandbox.metadata.runtime_handler)
     # An unreferenced snapshot is collected, so these may go in any order.
     await all_finished(
         remove_snapshot(containerd, snapshotter, sandbox.id),

@@ -12,9 +12,9 @@ A sysctl that names a network interface needs the interface first, so that pod g
 before its task is created.
 
 Before anything is made that a crash could leak, a record of the pod is written beside its files
-(`UNFINISHED`); recovery undoes what it finds under such a record. A failure, the caller's going
-away included, undoes everything in reverse; a pod whose undoing fails stays known as UNKNOWN, so
-that Stop and Remove finish the work.
+(`runtime.sandboxes.unfinished`); recovery undoes what it finds under such a record. A failure, a
+client that disconnects included, undoes everything in reverse; a pod whose undoing fails stays
+known as UNKNOWN, so that Stop and Remove finish the work.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from runtime.linux import netns
 from runtime.linux.directories import remove_tree
 from runtime.lookups import security, users
 from runtime.lookups.snapshot import open_snapshot
-from runtime.sandboxes import files
+from runtime.sandboxes import files, unfinished
 from runtime.sandboxes.record import save_metadata
 from runtime.sandboxes.services import Services
 from runtime.steps import threads
@@ -56,15 +56,10 @@ from runtime.steps.rollback import Rollback
 from runtime.steps.side_by_side import all_finished, beside
 from runtime.steps.times import StepTimes
 from runtime.store import records
-from runtime.store.objects import write_atomically
 from runtime.tasks import shared_shim
 from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
-
-UNFINISHED: Final = "unfinished"
-"""The pod's record below its root directory while RunPodSandbox is at work on it."""
-
 
 _SNAPSHOT_LABELS: Final = "containerd.io/snapshot/"
 _SNAPSHOT_REFERENCE: Final = "containerd.io/snapshot.ref"
@@ -160,7 +155,7 @@ class _Creation:
             created_at=self._kept_record.created_at.ToNanoseconds(),
             pid=self._pid,
         )
-        sandbox = store.sandboxes.add(self._metadata, status)
+        sandbox = store.sandboxes.add(self._metadata, status, snapshotter=self._handler.snapshotter)
         self._services.exits.follow_sandbox(sandbox)
         log.debug("sandbox steps", sandbox=sandbox.id, **self._times.spans())
 
@@ -168,7 +163,9 @@ class _Creation:
         """Stay known, for Stop and Remove to try again what could not be undone."""
         log.error("sandbox stays unknown", sandbox=self._metadata.id, problem=problem)
         status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
-        self._services.store.sandboxes.add(self._metadata, status)
+        self._services.store.sandboxes.add(
+            self._metadata, status, snapshotter=self._handler.snapshotter
+        )
 
     # The steps
 
@@ -180,7 +177,7 @@ class _Creation:
             self._metadata = replace(self._metadata, netns_path=path)
         log.debug("sandbox is being made", sandbox=sandbox_id, netns=self._metadata.netns_path)
         undo.push("delete its directories", self._remove_directories)
-        self._write_unfinished()
+        unfinished.write(self._files, self._metadata)
         undo.push("delete the lease", self._delete_lease)
         self._lease = asyncio.create_task(self._create_lease())
         image = await self._pause_image()
@@ -193,7 +190,7 @@ class _Creation:
         )
         undo.push("end the pause task", self._services.exits.end, sandbox_id)
         await self._make_network_and_pause(image)
-        self._clear_unfinished()
+        unfinished.clear(self._files)
 
     async def _make_network_and_pause(self, image: facts.Image) -> None:
         if not self._metadata.netns_path:
@@ -218,14 +215,6 @@ class _Creation:
         self._undo.push("remove the network namespace", netns.remove, path)
         with self._times.step("netns"):
             await netns.create(path)
-
-    def _write_unfinished(self) -> None:
-        root = Path(self._files.root_dir)
-        root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_atomically(root / UNFINISHED, records.sandbox_metadata_json(self._metadata))
-
-    def _clear_unfinished(self) -> None:
-        Path(self._files.root_dir, UNFINISHED).unlink()
 
     async def _attach(self, *, recorded: bool) -> None:
         """CNI ADD; ``recorded``: put the answer into the container's record, once there is one."""

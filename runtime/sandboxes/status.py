@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
-from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
+from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.statuses import pod_sandbox_status
 from runtime.containerd.removals import is_not_found
+from runtime.containerd.runtime_options import shown_options
 from runtime.errors import InvalidArgument
 from runtime.linux import netns
 from runtime.sandboxes.services import Services
@@ -80,7 +79,7 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
         "snapshotter": container.snapshotter,
         "runtimeHandler": metadata.runtime_handler,
         "runtimeType": container.runtime.name,
-        "runtimeOptions": _runtime_options(container),
+        "runtimeOptions": shown_options(container.runtime),
         "config": records.to_go(metadata.config),
         "runtimeSpec": msgspec.Raw(container.spec.value or b"null"),
         "cniResult": metadata.cni_result,
@@ -109,11 +108,3 @@ def _process_status(process: task_types_pb2.Process | None) -> str:
     if process is None:
         return "deleted"
     return task_types_pb2.Status.Name(process.status).lower()
-
-
-def _runtime_options(container: containers_pb2.Container) -> Mapping[str, Any] | None:
-    options = runc_options_pb2.Options()
-    if not container.runtime.options.type_url.endswith(options.DESCRIPTOR.full_name):
-        return None
-    options.ParseFromString(container.runtime.options.value)
-    return MessageToDict(options, preserving_proto_field_name=True)

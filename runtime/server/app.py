@@ -30,8 +30,9 @@ from runtime.logs.client import LogKeeper
 from runtime.lookups import handlers, host
 from runtime.node.operations import Node
 from runtime.sandboxes.operations import Sandboxes
-from runtime.server import listener, metrics, recovery
+from runtime.server import listener, metrics
 from runtime.server.embedded import OWN_PAUSE, Daemon
+from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
 from runtime.store.events import Events
 from runtime.store.objects import Container, Layout, Sandbox, Store
@@ -102,6 +103,7 @@ class App:
         self.node = Node(
             containerd=containerd, network=self.network, handlers=self.handlers, config=config
         )
+        self.recovery = Recovery(self.sandboxes.services, self.containers.services, log_keeper)
         self._closed: str | None = "the server is starting"
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -175,13 +177,21 @@ class App:
         self.handlers.update(
             await handlers.with_features(self.handlers, self.containerd, self.host)
         )
-        await asyncio.gather(self.network.start(), self.images.start(), self.exits.start())
-        if self.config.pause_image == OWN_PAUSE and await self.images.resolve(OWN_PAUSE) is None:
-            await self.images.install(OWN_PAUSE, PauseSource(self.host.architecture))
-        await recovery.recover(self.sandboxes.services, self.log_keeper)
+        await asyncio.gather(
+            self.network.start(),
+            through_restarts(self.containerd, self.images.start),
+            self.exits.start(),
+        )
+        if self.config.pause_image == OWN_PAUSE:
+            await through_restarts(self.containerd, self._install_own_pause)
+        await self.recovery.run()
         self._spawn(self.containerd.watch(self.images.reconcile))
         self._closed = None
         log.info("serving", socket=str(self.config.socket))
+
+    async def _install_own_pause(self) -> None:
+        if await self.images.resolve(OWN_PAUSE) is None:
+            await self.images.install(OWN_PAUSE, PauseSource(self.host.architecture))
 
     def _why_closed(self) -> str | None:
         if self._closed:
@@ -218,6 +228,7 @@ class App:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.recovery.stop()
         await self.exits.stop()
         await asyncio.gather(self.images.close(), self.network.stop(), self.log_keeper.aclose())
         await self.containerd.close()

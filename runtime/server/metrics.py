@@ -7,6 +7,8 @@ from typing import Final, TypeAlias
 
 import grpc
 
+from runtime.config.file import ConfigError
+
 Observe: TypeAlias = Callable[[str, grpc.StatusCode, float], None]
 """Gets RPC, code and seconds of each call that ended."""
 
@@ -21,7 +23,7 @@ def unobserved(rpc: str, code: grpc.StatusCode, seconds: float) -> None:
 def serve(address: str) -> Observe:
     """Serve ``/metrics`` at ``host:port`` from a thread; gives the function that records calls.
 
-    Raises OSError when the address cannot be had.
+    Raises ConfigError when the server cannot listen there.
     """
     # Only loaded when wanted: it costs 12 MB and a tenth of a second.
     from prometheus_client import CollectorRegistry, Histogram, start_http_server
@@ -39,7 +41,13 @@ def serve(address: str) -> Observe:
         buckets=_BUCKETS,
     )
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), addr=host.strip("[]"), registry=registry)
+    try:
+        start_http_server(int(port), addr=host.strip("[]"), registry=registry)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics.address: cannot listen at {address}: {error.strerror or error}; "
+            "choose a free address and port, or leave the key out to serve no metrics"
+        ) from error
 
     def observe(rpc: str, code: grpc.StatusCode, seconds: float) -> None:
         calls.labels(rpc, code.name).observe(seconds)

@@ -4,11 +4,14 @@ That server may have been this one or containerd's built-in plugin: both keep th
 (`runtime.store.records`). Recovery ends before the first call is served. It goes by what containerd
 and the kernel say now, and by the records only where those are silent:
 
-* a pod runs if its pause task runs; a container's exit code is its task's, if the task is still
-  there;
-* a creation that was cut short is undone: nobody was told of it;
-* what cannot be judged becomes UNKNOWN, so that it can be stopped and removed;
-* one object that makes trouble is logged and skipped, the others are recovered.
+* a pod runs if its pause task runs; a container's exit code is the saved one, or else its task's;
+* a creation that was cut short is undone: no client was told of it;
+* what cannot be found out is UNKNOWN, can be stopped and removed, and is asked again until it is
+  known: a shim that is silent for a while loses nothing;
+* one object that makes trouble is logged and does not keep the others.
+
+Everything is found out before the first object is made known. A containerd that goes away meanwhile
+is waited for, and all is found out again.
 """
 
 from __future__ import annotations
@@ -16,293 +19,298 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, TypeVar
 
+import grpc
 import structlog
 from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime.containerd.removals import delete_container, delete_lease, remove_snapshot
-from runtime.errors import CriError
-from runtime.linux import netns
+from runtime.containerd.client import Containerd
+from runtime.containers import recovery as containers
+from runtime.containers.recovery import LogKeeper
+from runtime.containers.services import Services as ContainerServices
+from runtime.errors import Unavailable
 from runtime.linux.directories import remove_tree
-from runtime.logs.client import Fifos
-from runtime.sandboxes.run import UNFINISHED
+from runtime.sandboxes import recovery as sandboxes
+from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
-from runtime.store import records
-from runtime.store.objects import Container
-from runtime.store.records import RecordError
-from runtime.tasks import shared_shim
-from runtime.tasks.exits import Exit, delete_task, task
+from runtime.steps import threads
+from runtime.store.objects import Container, Sandbox
+from runtime.tasks import shared_shim, shims
 from runtime.transforms import facts, labels
 
 log = structlog.get_logger(__name__)
 
-_OBJECT_LIMIT: Final = 10.0
-"""Seconds for one object, as in the built-in plugin."""
+_AT_ONCE: Final = 64
+"""Objects that are asked for at a time: a shim that has to wait for the processor too long counts
+as silent."""
 
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds between two questions for an UNKNOWN object: doubled from the first to the longest."""
 
-_ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
+_AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_RESTART_PAUSE: Final = 0.2
+"""Seconds before a step is begun again."""
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
-
-class LogKeeper(Protocol):
-    """The log keeper as recovery uses it."""
-
-    async def open(
-        self,
-        container_id: str,
-        fifos: Fifos,
-        tty: bool,
-        log_path: str | None,
-        *,
-        line_limit: int,
-        tolerant: bool,
-    ) -> object: ...
+T = TypeVar("T")
 
 
-async def recover(services: Services, log_keeper: LogKeeper) -> None:
-    """Fill the store and follow every running task; raises when containerd cannot be asked."""
-    began = time.monotonic()
-    sandboxes = await _records(services, labels.SANDBOX)
-    containers = await _records(services, labels.CONTAINER)
-    await _undo_unfinished(services, sandboxes)
-    await _each(sandboxes, lambda record: _recover_sandbox(services, record))
-    await _each(containers, lambda record: _recover_container(services, log_keeper, record))
-    await _remove_orphans(services)
-    log.info(
-        "recovered",
-        sandboxes=len(services.store.sandboxes),
-        containers=len(services.store.containers),
-        took=f"{time.monotonic() - began:.2f} s",
-    )
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """All that an earlier server left."""
+
+    sandboxes: list[sandboxes.Found]
+    containers: list[containers.Found]
+
+    @property
+    def to_watch(self) -> set[str]:
+        """The ids of what could not be asked."""
+        items: list[sandboxes.Found | containers.Found] = [*self.sandboxes, *self.containers]
+        return {item.metadata.id for item in items if item.to_watch}
 
 
-async def _records(services: Services, kind: str) -> list[containers_pb2.Container]:
-    answer = await services.containerd.containers.List(
-        containers_pb2.ListContainersRequest(filters=[f'labels."{labels.KIND}"=={kind}'])
-    )
-    return list(answer.containers)
+class Recovery:
+    """The work of one start, and what goes on after it: unknown objects are asked for again."""
 
+    def __init__(
+        self, services: Services, container_services: ContainerServices, log_keeper: LogKeeper
+    ) -> None:
+        self._services = services
+        self._container_services = container_services
+        self._log_keeper = log_keeper
+        self._background: set[asyncio.Task[None]] = set()
 
-async def _each(
-    items: Iterable[containers_pb2.Container],
-    recover_one: Callable[[containers_pb2.Container], Awaitable[None]],
-) -> None:
-    """Recover every object at once; one that fails is logged."""
+    async def run(self) -> None:
+        """Fill the store and follow every running task; waits for a containerd that is away."""
+        began = time.monotonic()
+        found, known = await through_restarts(self._services.containerd, self._find)
+        self._add(found)
+        await self._remove_orphans(known)
+        log.info(
+            "recovered",
+            sandboxes=len(self._services.store.sandboxes),
+            containers=len(self._services.store.containers),
+            took=f"{time.monotonic() - began:.2f} s",
+        )
 
-    async def guarded(item: containers_pb2.Container) -> None:
+    async def stop(self) -> None:
+        """End what goes on in the background; the next start finds the same again."""
+        for work in self._background:
+            work.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # Finding out
+
+    async def _find(self) -> tuple[_Found, set[str]]:
+        """Every object, and the ids that containerd has a record of."""
+        pods = {record.id: record for record in await self._records(labels.SANDBOX)}
+        others = await self._records(labels.CONTAINER)
+        known = {*pods, *(record.id for record in others)}
+        half_made = await threads.STATE_FILES.run(unfinished.found, self._services.store.layout)
+        unfinished_ids = {metadata.id for metadata in half_made}
+        found = await self._judged(
+            [record for record in pods.values() if record.id not in unfinished_ids], others
+        )
+        undone = await _all_of(
+            (half.id, sandboxes.undone(self._services, half, pods.get(half.id)))
+            for half in half_made
+        )
+        if found.to_watch:
+            # Raises UNAVAILABLE if nothing could be asked because containerd went away; and one
+            # that was away for a moment only is asked again before any pod is shown as not ready.
+            await self._records(labels.SANDBOX)
+            again = found.to_watch
+            second = await self._judged(
+                [record for record in pods.values() if record.id in again],
+                [record for record in others if record.id in again],
+            )
+            found = _Found(
+                [item for item in found.sandboxes if item.metadata.id not in again]
+                + second.sandboxes,
+                [item for item in found.containers if item.metadata.id not in again]
+                + second.containers,
+            )
+        return _Found([*undone, *found.sandboxes], found.containers), known | unfinished_ids
+
+    async def _judged(
+        self, pods: list[containers_pb2.Container], others: list[containers_pb2.Container]
+    ) -> _Found:
+        judged, judged_containers = await asyncio.gather(
+            _all_of((pod.id, sandboxes.find(self._services, pod)) for pod in pods),
+            _all_of(
+                (other.id, containers.find(self._container_services, other)) for other in others
+            ),
+        )
+        return _Found(judged, judged_containers)
+
+    async def _records(self, kind: str) -> list[containers_pb2.Container]:
+        answer = await self._services.containerd.containers.List(
+            containers_pb2.ListContainersRequest(filters=[f'labels."{labels.KIND}"=={kind}'])
+        )
+        return list(answer.containers)
+
+    # Making known
+
+    def _add(self, found: _Found) -> None:
+        for item in found.sandboxes:
+            with _logged(item.metadata.id):
+                sandbox = sandboxes.add(self._services, item)
+                if item.to_watch:
+                    self._spawn(self._watch_sandbox(sandbox))
+        for each in found.containers:
+            with _logged(each.metadata.id):
+                container = containers.add(self._container_services, each)
+                if each.to_watch:
+                    self._spawn(self._watch_container(container, each.saved))
+                elif container.state is ContainerState.RUNNING and each.process is not None:
+                    self._keep_logs(container, each.process)
+
+    def _keep_logs(self, container: Container, process: task_types_pb2.Process) -> None:
+        # in a task of its own: a keeper that hangs on a log volume delays nothing else
+        services = self._container_services
+        self._spawn(containers.keep_logs(services, self._log_keeper, container, process))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # Watching what is unknown
+
+    async def _watch_sandbox(self, sandbox: Sandbox) -> None:
+        async for _ in _attempts():
+            if sandbox.state is not SandboxState.UNKNOWN:
+                return
+            with _unanswered(sandbox.id):
+                await sandboxes.settle(self._services, sandbox)
+                return
+
+    async def _watch_container(self, container: Container, saved: facts.ContainerStatus) -> None:
+        async for _ in _attempts():
+            if container.state is not ContainerState.UNKNOWN:
+                return
+            with _unanswered(container.id):
+                process = await containers.settle(self._container_services, container, saved)
+                if process is not None:
+                    self._keep_logs(container, process)
+                return
+
+    # What belongs to no object
+
+    async def _remove_orphans(self, known: set[str]) -> None:
+        """Remove what belongs to no record of containerd, as far as that goes."""
+        await self._remove_directories(known)
         try:
-            async with asyncio.timeout(_OBJECT_LIMIT):
-                await recover_one(item)
-        except Exception as error:
-            log.error("object not recovered", id=item.id, error=str(error) or repr(error))
+            await self._end_shims(known)
+            await self._withdraw_pods(known)
+        except (aio.AioRpcError, OSError, TimeoutError) as error:
+            log.warning("what belongs to no pod stays", error=str(error))
 
-    await asyncio.gather(*map(guarded, items))
+    async def _remove_directories(self, known: set[str]) -> None:
+        layout = self._services.store.layout
+        for base in (layout.root, layout.state):
+            for kind in ("sandboxes", "containers"):
+                for path in _directory(base / kind):
+                    if _ID.fullmatch(path.name) and path.name not in known:
+                        await _remove_directory(path)
 
+    async def _end_shims(self, known: set[str]) -> None:
+        """Kill the shims of containers that were removed: containerd has forgotten them."""
+        containerd = self._services.containerd
+        processes = await threads.CGROUPS.run(shims.running)
+        for shim in shims.of_daemon(processes, containerd):
+            shim_id = shim.option("-id")
+            if shim_id not in known and not await self._has_record(shim_id):
+                log.warning("a shim without a container is ended", id=shim_id, pid=shim.pid)
+                await shims.kill([shim])
 
-# Sandboxes
-
-
-async def _recover_sandbox(services: Services, record: containers_pb2.Container) -> None:
-    metadata = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
-    created_at = record.created_at.ToNanoseconds()
-    try:
-        status = await _sandbox_status(services, metadata.id, created_at)
-    except (aio.AioRpcError, TimeoutError) as error:
-        log.warning("sandbox becomes unknown", sandbox=metadata.id, error=str(error))
-        status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=created_at)
-    sandbox = services.store.sandboxes.add(metadata, status, recovered=True)
-    if status.state is SandboxState.READY:
-        services.exits.follow_sandbox(sandbox)
-
-
-async def _sandbox_status(
-    services: Services, sandbox_id: str, created_at: int
-) -> facts.SandboxStatus:
-    process = await task(services.containerd, sandbox_id)
-    if process is not None and process.status in _ALIVE:
-        return facts.SandboxStatus(SandboxState.READY, created_at=created_at, pid=process.pid)
-    # Keep the task of an exited pause container until the pod is removed. Deleting it would stop
-    # the shim; containerd refuses that while containers still run, and does not retry.
-    if process is not None and process.status != task_types_pb2.STOPPED:
-        await services.exits.end(sandbox_id)
-    return facts.SandboxStatus(SandboxState.NOTREADY, created_at=created_at)
-
-
-# Creations that were cut short
-
-
-async def _undo_unfinished(services: Services, sandboxes: list[containers_pb2.Container]) -> None:
-    """Undo every RunPodSandbox that never answered, and take its record out of ``sandboxes``."""
-    for path in sorted(_directory(services.store.layout.root / "sandboxes")):
-        note = path / UNFINISHED
+    async def _has_record(self, container_id: str) -> bool:
+        """Whether containerd has a container of that id, ours or another client's."""
         try:
-            metadata = records.sandbox_metadata(note.read_bytes())
-        except FileNotFoundError:
-            continue
-        except (OSError, RecordError) as error:
-            log.warning("unreadable note of a sandbox", path=str(note), error=str(error))
-            continue
-        sandboxes[:] = [record for record in sandboxes if record.id != metadata.id]
+            await self._services.containerd.containers.Get(
+                containers_pb2.GetContainerRequest(id=container_id)
+            )
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def _withdraw_pods(self, known: set[str]) -> None:
+        """Delete the sandbox store's records of pods whose pause container is gone."""
+        containerd = self._services.containerd
+        for sandbox_id in await shared_shim.announced(containerd):
+            if sandbox_id not in known:
+                log.info("orphaned sandbox record deleted", sandbox=sandbox_id)
+                await shared_shim.withdraw(containerd, sandbox_id)
+
+
+async def through_restarts(containerd: Containerd, step: Callable[[], Awaitable[T]]) -> T:
+    """The result of a step of the start; the step is begun again when containerd goes away in it.
+
+    Raises every other failure.
+    """
+    while True:
         try:
-            await _undo(services, metadata)
-            log.info("half-made sandbox undone", sandbox=metadata.id, name=metadata.name)
-        except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
-            log.error("half-made sandbox stays unknown", sandbox=metadata.id, error=str(error))
-            status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
-            services.store.sandboxes.add(metadata, status, recovered=True)
+            return await step()
+        except (aio.AioRpcError, Unavailable) as error:
+            if isinstance(error, aio.AioRpcError) and error.code() not in _AWAY:
+                raise
+            log.warning("containerd went away during the start", error=str(error))
+        await asyncio.sleep(_RESTART_PAUSE)
+        await containerd.wait_ready()
 
 
-async def _undo(services: Services, metadata: facts.SandboxMetadata) -> None:
-    """What the rollback of RunPodSandbox does, for one that had no time to do it."""
-    containerd = services.containerd
-    await services.exits.end(metadata.id)
-    await shared_shim.withdraw(containerd, metadata.id)
-    await delete_container(containerd, metadata.id)
-    await remove_snapshot(containerd, services.snapshotter(metadata.runtime_handler), metadata.id)
-    if metadata.netns_path:
-        alive = netns.is_alive(metadata.netns_path)
-        await services.network.delete(
-            metadata.id,
-            metadata.netns_path if alive else "",
-            metadata.config,
-            had_result=True,
-        )
-        await netns.remove(metadata.netns_path)
-    await delete_lease(containerd, metadata.id)
-    files = services.store.layout.sandbox(metadata)
-    for directory in (files.state_dir, files.root_dir):
-        await remove_tree(directory)
+async def _all_of(works: Iterable[tuple[str, Coroutine[Any, Any, T | None]]]) -> list[T]:
+    """The results of all works, side by side; one that fails is logged under its id."""
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def guarded(object_id: str, work: Coroutine[Any, Any, T | None]) -> T | None:
+        async with at_once:
+            with _logged(object_id):
+                return await work
+        return None
+
+    results = await asyncio.gather(*(guarded(id, work) for id, work in works))
+    return [result for result in results if result is not None]
 
 
-# Containers
-
-
-async def _recover_container(
-    services: Services, log_keeper: LogKeeper, record: containers_pb2.Container
-) -> None:
-    metadata = records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
-    saved = _saved_status(services, metadata.id, record.created_at.ToNanoseconds())
+@contextmanager
+def _logged(object_id: str) -> Iterator[None]:
+    """One object that makes trouble does not keep the others."""
     try:
-        process = await task(services.containerd, metadata.id)
-        status = await _container_status(services, metadata.id, saved, process)
-    except (aio.AioRpcError, RecordError, TimeoutError) as error:
-        log.warning("container becomes unknown", container=metadata.id, error=str(error))
-        process, status = None, replace(saved, state=ContainerState.UNKNOWN)
-    container = services.store.containers.add(metadata, status, recovered=True)
-    if status != saved:
-        services.store.checkpoints.save(container.id, status)
-    if status.state is ContainerState.RUNNING and process is not None:
-        await _keep_logs(services, log_keeper, container, process)
-        services.exits.follow_container(container)
+        yield
+    except Exception as error:
+        log.error("object not recovered", id=object_id, error=str(error) or repr(error))
 
 
-def _saved_status(services: Services, container_id: str, created_at: int) -> facts.ContainerStatus:
-    """The status file, or what is said of a container that lost it: nobody knows how it ended."""
+@contextmanager
+def _unanswered(object_id: str) -> Iterator[None]:
+    """An object that still cannot be judged is asked for again."""
     try:
-        return services.store.checkpoints.load(container_id)
-    except (OSError, RecordError) as error:
-        log.warning("status of a container is lost", container=container_id, error=str(error))
-        return facts.ContainerStatus(
-            ContainerState.UNKNOWN,
-            created_at=created_at,
-            exit_code=records.UNKNOWN_EXIT_CODE,
-            reason=records.UNKNOWN_REASON,
-        )
+        yield
+    except Exception as error:
+        log.debug("object still unknown", id=object_id, error=str(error) or repr(error))
 
 
-async def _container_status(
-    services: Services,
-    container_id: str,
-    saved: facts.ContainerStatus,
-    process: task_types_pb2.Process | None,
-) -> facts.ContainerStatus:
-    """The status by the task; raises RecordError when the two contradict each other."""
-    if process is None:
-        return _ended(saved, Exit.unseen()) if saved.state is ContainerState.RUNNING else saved
-    if process.status in _ALIVE:
-        if saved.state is ContainerState.EXITED:
-            raise RecordError("the status file says that it ended, but its task runs")
-        return replace(
-            saved,
-            state=ContainerState.RUNNING,
-            pid=process.pid,
-            started_at=saved.started_at or time.time_ns(),
-            exit_code=0,
-            reason=_known_reason(saved),
-        )
-    if process.status == task_types_pb2.STOPPED:
-        exit = Exit.told(process.exit_status, process.exited_at)
-        await delete_task(services.containerd, container_id)
-        return saved if saved.state is ContainerState.EXITED else _ended(saved, exit)
-    if process.status == task_types_pb2.CREATED:
-        if saved.state is not ContainerState.CREATED:
-            raise RecordError(f"its task never started, but its status is {saved.state.name}")
-        await services.exits.end(container_id)
-        return saved
-    raise RecordError(f"its task is {task_types_pb2.Status.Name(process.status)}")
+async def _attempts() -> AsyncIterator[None]:
+    pause = _FIRST_PAUSE
+    while True:
+        await asyncio.sleep(pause)
+        yield
+        pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-def _known_reason(saved: facts.ContainerStatus) -> str:
-    """The saved reason, e.g. of an earlier OOM; not the one that stands in for a lost file."""
-    return "" if saved.reason == records.UNKNOWN_REASON else saved.reason
-
-
-def _ended(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:
-    return replace(
-        saved,
-        state=ContainerState.EXITED,
-        pid=0,
-        started_at=saved.started_at or exit.at,
-        finished_at=exit.at,
-        exit_code=exit.code,
-        reason=_known_reason(saved) or exit.reason,
-    )
-
-
-async def _keep_logs(
-    services: Services,
-    log_keeper: LogKeeper,
-    container: Container,
-    process: task_types_pb2.Process,
-) -> None:
-    """Have the output drained, by the FIFOs that the shim names; a keeper that lived on has it."""
-    fifos = Fifos(
-        stdin=process.stdin or None, stdout=process.stdout or None, stderr=process.stderr or None
-    )
-    try:
-        await log_keeper.open(
-            container.id,
-            fifos,
-            container.metadata.config.tty,
-            container.metadata.log_path or None,
-            line_limit=services.config.max_container_log_line_size,
-            tolerant=True,
-        )
-    except (CriError, OSError) as error:
-        log.error("output of a container is lost", container=container.id, error=str(error))
-
-
-# What nobody owns
-
-
-async def _remove_orphans(services: Services) -> None:
-    """Delete the directories of objects that are gone, as far as that goes."""
-    store = services.store
-    for base in (store.layout.root, store.layout.state):
-        for kind, known in (("sandboxes", store.sandboxes), ("containers", store.containers)):
-            for path in _directory(base / kind):
-                if _ID.fullmatch(path.name) and known.get(path.name) is None:
-                    await _remove_orphan(path)
-
-
-async def _remove_orphan(path: Path) -> None:
+async def _remove_directory(path: Path) -> None:
     try:
         await remove_tree(path)
         log.info("orphaned directory removed", path=str(path))

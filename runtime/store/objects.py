@@ -175,12 +175,18 @@ class Sandbox:
     """One pod sandbox: its facts of the moment and the moves of its state."""
 
     def __init__(
-        self, store: Store, metadata: facts.SandboxMetadata, status: facts.SandboxStatus
+        self,
+        store: Store,
+        metadata: facts.SandboxMetadata,
+        status: facts.SandboxStatus,
+        snapshotter: str,
     ) -> None:
         self._store = store
         self._listed: api_pb2.PodSandbox | None = None
         self.metadata = metadata
         self.status = status
+        self.snapshotter = snapshotter
+        """Where the pause container's root file system is, by its record; "" when it has none."""
         self.files = store.layout.sandbox(metadata)
         self.exited = asyncio.Event()
         """Set once the end of the pause container is dealt with (or there was none)."""
@@ -270,12 +276,18 @@ class Container:
     """One container: its facts of the moment and the moves of its state."""
 
     def __init__(
-        self, store: Store, metadata: facts.ContainerMetadata, status: facts.ContainerStatus
+        self,
+        store: Store,
+        metadata: facts.ContainerMetadata,
+        status: facts.ContainerStatus,
+        snapshotter: str,
     ) -> None:
         self._store = store
         self._listed: api_pb2.Container | None = None
         self.metadata = metadata
         self.status = status
+        self.snapshotter = snapshotter
+        """Where its root file system is, by its record; "" when that does not tell."""
         self.exited = asyncio.Event()
         """Set once the exit is dealt with: status saved, task deleted, output drained."""
         self.stop_signal_sent = False
@@ -384,11 +396,12 @@ class Sandboxes(Index[Sandbox]):
         metadata: facts.SandboxMetadata,
         status: facts.SandboxStatus,
         *,
+        snapshotter: str = "",
         recovered: bool = False,
     ) -> Sandbox:
         """Make a sandbox known under its name; a recovered one without telling followers."""
         self._store.names.reserve(metadata.name, metadata.id)
-        sandbox = Sandbox(self._store, metadata, status)
+        sandbox = Sandbox(self._store, metadata, status, snapshotter)
         self._insert(sandbox)
         self.changed()
         if not recovered and status.state is SandboxState.READY:
@@ -420,13 +433,14 @@ class Containers(Index[Container]):
         metadata: facts.ContainerMetadata,
         status: facts.ContainerStatus,
         *,
+        snapshotter: str = "",
         recovered: bool = False,
     ) -> Container:
         """Make a container known under its name; a new one is saved first and told to followers."""
         self._store.names.reserve(metadata.name, metadata.id)
         if not recovered:
             self._store.checkpoints.save(metadata.id, status)
-        container = Container(self._store, metadata, status)
+        container = Container(self._store, metadata, status, snapshotter)
         self._insert(container)
         self.changed()
         if not recovered:

@@ -73,6 +73,9 @@ _SIGKILL_CODE: Final = 137
 
 OOM_KILLED: Final = "OOMKilled"
 
+ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
+"""What containerd says of a task whose process runs."""
+
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
 
 _FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})

@@ -65,3 +65,21 @@ async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
     except aio.AioRpcError as error:
         if not (is_not_found(error) or _NO_RECORD in (error.details() or "")):
             raise
+
+
+async def announced(containerd: Containerd) -> list[str]:
+    """The ids of all pods that were recorded so, also by the built-in plugin."""
+    if not offered(containerd):
+        return []
+    try:
+        answer = await containerd.sandboxes.List(sandbox_pb2.StoreListRequest())
+    except aio.AioRpcError as error:
+        if is_not_found(error) or _NO_RECORD in (error.details() or ""):
+            return []
+        raise
+    return [
+        sandbox.sandbox_id
+        for sandbox in answer.list
+        # containerd 1.7 does not keep the sandboxer
+        if _EXTENSION in sandbox.extensions and sandbox.sandboxer in ("", _SANDBOXER)
+    ]

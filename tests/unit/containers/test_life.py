@@ -313,7 +313,7 @@ async def test_a_task_that_has_just_ended_does_not_stop_an_update(world: World) 
 
 async def test_a_status_after_a_restart_asks_containerd_once(world: World) -> None:
     container = await world.created()
-    world.containers._services.specs.forget(container.id)
+    world.containers.services.specs.forget(container.id)
     for _ in range(2):
         await world.containers.status(container, api_pb2.ContainerStatusRequest())
     assert world.daemon.calls.count("containers.Get") == 1
@@ -321,7 +321,7 @@ async def test_a_status_after_a_restart_asks_containerd_once(world: World) -> No
 
 async def test_a_container_that_somebody_deleted_is_still_shown(world: World) -> None:
     container = await world.created()
-    world.containers._services.specs.forget(container.id)
+    world.containers.services.specs.forget(container.id)
     world.daemon.fail["containers.Get"] = grpc.StatusCode.NOT_FOUND
     answer = await world.containers.status(container, api_pb2.ContainerStatusRequest())
     assert answer.status.id == container.id

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
@@ -19,11 +20,14 @@ from generated.containerd import (
     snapshots_pb2,
     task_types_pb2,
     tasks_pb2,
+    types_pb2,
 )
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
 from runtime.config.file import Config
 from runtime.containerd.client import Capabilities
+from runtime.containers.services import Services as ContainerServices
+from runtime.containers.specs import Specs
 from runtime.errors import Unknown
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
@@ -53,6 +57,7 @@ class FakeContainerd:
     """The calls that sandboxes make; each awaits once, so that steps really run beside others."""
 
     namespace = "k8s.io"
+    address = "unix:///nowhere/containerd.sock"
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -62,6 +67,8 @@ class FakeContainerd:
         self.held_leases: set[str] = set()
         self.held_snapshots: set[str] = set()
         self.announced: set[str] = set()
+        self.snapshotters: set[str] = set()
+        """Those that were asked to remove a snapshot."""
         self.capabilities = Capabilities(services=frozenset({"sandboxes"}))
         self.running: dict[str, FakeTask] = {}
         self.away = asyncio.Event()
@@ -71,6 +78,11 @@ class FakeContainerd:
         self.sandboxes = _Calls(self, "sandboxes")
         self.snapshots = _Calls(self, "snapshots")
         self.tasks = _Calls(self, "tasks")
+
+    async def wait_ready(self) -> None:
+        """Return when the daemon is there."""
+        self.note("wait_ready")
+        self.away.clear()
 
     def with_lease(self, lease: str) -> tuple[tuple[str, str], ...]:
         return (("containerd-lease", lease),)
@@ -131,6 +143,7 @@ class FakeContainerd:
         return snapshots_pb2.PrepareSnapshotResponse()
 
     def snapshots_remove(self, request: snapshots_pb2.RemoveSnapshotRequest) -> Any:
+        self.snapshotters.add(request.snapshotter)
         _must_be(request.key in self.held_snapshots)
         self.held_snapshots.discard(request.key)
         return Empty()
@@ -143,6 +156,13 @@ class FakeContainerd:
         _must_be(request.sandbox_id in self.announced)
         self.announced.discard(request.sandbox_id)
         return sandbox_pb2.StoreDeleteResponse()
+
+    def sandboxes_list(self, request: sandbox_pb2.StoreListRequest) -> Any:
+        found = [
+            types_pb2.Sandbox(sandbox_id=name, extensions={"metadata": AnyMessage()})
+            for name in sorted(self.announced)
+        ]
+        return sandbox_pb2.StoreListResponse(list=found)
 
     def tasks_create(self, request: tasks_pb2.CreateTaskRequest) -> Any:
         self.running[request.container_id] = FakeTask()
@@ -280,6 +300,9 @@ class FakeImages:
     async def ensure(self, reference: str) -> facts.Image:
         return self.image
 
+    async def resolve(self, reference: str) -> facts.Image | None:
+        return self.image
+
     async def unpacked(self, image: facts.Image, snapshotter: str) -> str:
         return image.chain_id
 
@@ -349,6 +372,18 @@ class World:
             host=facts.Host(hostname="node"),
             handlers={"runc": facts.Handler(name="runc")},
             config=Config(),
+        )
+
+        self.container_services = ContainerServices(
+            containerd=self.containerd,  # type: ignore[arg-type]
+            store=self.store,
+            exits=self.exits,
+            images=FakeImages(),
+            log_keeper=self.log_keeper,
+            host=self.services.host,
+            handlers=self.services.handlers,
+            config=self.services.config,
+            specs=Specs(self.containerd),  # type: ignore[arg-type]
         )
 
     @property

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from generated.containerd import containers_pb2, task_types_pb2
+from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
+from runtime.containerd.client import proto_any
+from runtime.containers import recovery as container_recovery
 from runtime.linux import netns
-from runtime.sandboxes import run
+from runtime.sandboxes import recovery as sandbox_recovery
+from runtime.sandboxes import unfinished
 from runtime.server import recovery
+from runtime.server.recovery import Recovery
 from runtime.store import records
+from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts, labels
 
 from .fakes import FakeTask, World
@@ -31,6 +38,9 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         pass
 
     monkeypatch.setattr(netns, "remove", remove)
+    for module in (sandbox_recovery, container_recovery):
+        monkeypatch.setattr(module, "_OBJECT_LIMIT", 0.05)
+    monkeypatch.setattr(recovery, "_FIRST_PAUSE", 0.01)
     return World(tmp_path)
 
 
@@ -64,6 +74,12 @@ def leave_container(world: World, saved: str, status: int | None, code: int = 0)
         world.store.checkpoints.save(CONTAINER, known)
 
 
+def leave_pod_and_app(world: World, task: int | None, saved: str = "running") -> None:
+    """A pod whose pause container runs, and its container."""
+    leave_sandbox(world, task_types_pb2.RUNNING if task is None else task)
+    leave_container(world, saved, task)
+
+
 def leave_record(
     world: World,
     record_id: str,
@@ -91,12 +107,33 @@ def leave_note(world: World, metadata: facts.SandboxMetadata) -> None:
     """The note of a RunPodSandbox that never ended."""
     directory = Path(world.store.layout.sandbox(metadata).root_dir)
     directory.mkdir(parents=True)
-    note = directory / run.UNFINISHED
+    note = directory / unfinished.NAME
     note.write_bytes(records.sandbox_metadata_json(metadata))
 
 
-async def recovered(world: World) -> None:
-    await recovery.recover(world.services, world.log_keeper)
+async def recovered(world: World) -> Recovery:
+    work = Recovery(world.services, world.container_services, world.log_keeper)
+    await work.run()
+    await asyncio.sleep(0)
+    return work
+
+
+def pod(world: World) -> Sandbox:
+    sandbox = world.store.sandboxes.get(SANDBOX)
+    assert sandbox is not None
+    return sandbox
+
+
+def app(world: World) -> Container:
+    container = world.store.containers.get(CONTAINER)
+    assert container is not None
+    return container
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110  what is waited for tells nobody
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +191,197 @@ async def test_a_container_is_what_its_task_and_its_file_say(
     assert (f"open {CONTAINER}" in world.log_keeper.calls) == (state is ContainerState.RUNNING)
 
 
+# What cannot be found out
+
+
+async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> None:
+    leave_pod_and_app(world, task_types_pb2.UNKNOWN)
+    shm = world.store.layout.state / "sandboxes" / SANDBOX / "shm"
+    shm.mkdir(parents=True)
+    work = await recovered(world)
+    assert pod(world).state is SandboxState.UNKNOWN
+    assert app(world).state is ContainerState.UNKNOWN
+    assert "tasks.Kill" not in world.containerd.calls
+    assert shm.is_dir()
+    for task in world.containerd.running.values():
+        task.status = task_types_pb2.RUNNING
+    await until(lambda: pod(world).state is SandboxState.READY)
+    await until(lambda: app(world).state is ContainerState.RUNNING)
+    await until(lambda: f"open {CONTAINER}" in world.log_keeper.calls)
+    assert (pod(world).status.pid, app(world).status.pid) == (7, 7)
+    world.containerd.running[CONTAINER].end(3)
+    await until(lambda: app(world).state is ContainerState.EXITED)
+    assert app(world).status.exit_code == 3
+    world.containerd.running[SANDBOX].end(137)
+    await until(lambda: pod(world).state is SandboxState.NOTREADY)
+    await work.stop()
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+@pytest.mark.parametrize("saved", ["created", "running"])
+async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
+    world: World, saved: str, hangs: bool
+) -> None:
+    leave_pod_and_app(world, None, saved)
+    if hangs:
+        world.containerd.hold["tasks.Get"] = asyncio.Event()
+    else:
+        world.containerd.fail["tasks.Get"] = grpc.StatusCode.DEADLINE_EXCEEDED
+    work = await recovered(world)
+    assert pod(world).state is SandboxState.UNKNOWN
+    assert app(world).state is ContainerState.UNKNOWN
+    assert world.store.names.holder("pod_ns_u_0") == SANDBOX
+    if hangs:
+        world.containerd.hold.pop("tasks.Get").set()
+    world.containerd.fail.clear()
+    expected = ContainerState.CREATED if saved == "created" else ContainerState.EXITED
+    await until(lambda: app(world).state is expected)
+    await until(lambda: pod(world).state is SandboxState.READY)
+    await work.stop()
+
+
+@pytest.mark.parametrize("task", [task_types_pb2.UNKNOWN, task_types_pb2.STOPPED, None])
+async def test_a_saved_exit_is_never_doubted(world: World, task: int | None) -> None:
+    leave_sandbox(world, task_types_pb2.RUNNING)
+    leave_container(world, "exited", task)
+    world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
+    await recovered(world)
+    assert (app(world).state, app(world).status.exit_code) == (ContainerState.EXITED, 9)
+
+
+async def test_an_exit_is_saved_before_its_task_is_deleted(world: World) -> None:
+    leave_sandbox(world, task_types_pb2.RUNNING)
+    leave_container(world, "running", task_types_pb2.STOPPED, code=4)
+    world.containerd.hold["tasks.Delete"] = asyncio.Event()
+    recovering = asyncio.create_task(recovered(world))
+    await world.containerd.called("tasks.Delete")
+    assert world.store.checkpoints.load(CONTAINER).exit_code == 4
+    world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNKNOWN
+    world.containerd.hold.pop("tasks.Delete").set()
+    await recovering
+    assert (app(world).state, app(world).status.exit_code) == (ContainerState.EXITED, 4)
+
+
+async def test_a_running_container_is_followed_while_its_log_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.log_keeper, "open", hang)
+    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    work = await recovered(world)
+    assert app(world).state is ContainerState.RUNNING
+    world.containerd.running[CONTAINER].end(0)
+    await until(lambda: app(world).state is ContainerState.EXITED)
+    await work.stop()
+
+
+async def test_a_daemon_that_goes_away_is_waited_for_and_all_is_found_out_again(
+    world: World,
+) -> None:
+    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    world.containerd.hold["tasks.Get"] = asyncio.Event()
+    recovering = asyncio.create_task(recovered(world))
+    await world.containerd.called("tasks.Get")
+    world.containerd.away.set()
+    world.containerd.hold.pop("tasks.Get").set()
+    await recovering
+    assert "wait_ready" in world.containerd.calls
+    assert pod(world).state is SandboxState.READY
+    assert app(world).state is ContainerState.RUNNING
+
+
+async def test_a_daemon_that_was_away_for_a_moment_makes_no_pod_unknown(world: World) -> None:
+    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    world.containerd.fail["tasks.Get"] = grpc.StatusCode.UNAVAILABLE
+    recovering = asyncio.create_task(recovered(world))
+    await world.containerd.called("tasks.Get")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    world.containerd.fail.clear()
+    await recovering
+    assert pod(world).state is SandboxState.READY
+
+
+async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
+    leave_pod_and_app(world, task_types_pb2.RUNNING, "exited")
+    await recovered(world)
+    assert app(world).state is ContainerState.UNKNOWN
+    world.containerd.running[CONTAINER].end(5)
+    await until(lambda: app(world).state is ContainerState.EXITED)
+
+
+# What was cut short
+
+
+async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: World) -> None:
+    leave_sandbox(world, task_types_pb2.RUNNING)
+    leave_container(world, "lost", None)
+    world.containerd.records[CONTAINER].snapshotter = "native"
+    world.containerd.held_snapshots.add(CONTAINER)
+    world.store.layout.container_root(CONTAINER).mkdir(parents=True)
+    await recovered(world)
+    assert world.store.containers.get(CONTAINER) is None
+    assert CONTAINER not in world.containerd.holdings
+    assert world.containerd.snapshotters == {"native"}
+    assert not world.store.layout.container_root(CONTAINER).exists()
+
+
+async def test_half_made_pods_are_undone_side_by_side_and_block_no_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(world.network, "delete", hang)
+    for digit in "123456":
+        metadata = facts.SandboxMetadata(
+            id=digit * 64,
+            name=f"pod{digit}",
+            config=api_pb2.PodSandboxConfig(),
+            netns_path="/nowhere",
+        )
+        leave_note(world, metadata)
+    async with asyncio.timeout(1):
+        await recovered(world)
+    assert [sandbox.state for sandbox in world.store.sandboxes] == [SandboxState.UNKNOWN] * 6
+    assert len(world.directories) == 6
+
+
+async def test_a_sandbox_record_without_a_pause_container_is_deleted(world: World) -> None:
+    leave_sandbox(world, task_types_pb2.RUNNING)
+    world.containerd.announced.update({SANDBOX, "e" * 64})
+    await recovered(world)
+    assert world.containerd.announced == {SANDBOX}
+
+
+async def test_what_runc_kept_of_a_task_that_containerd_forgot_is_deleted(
+    world: World, tmp_path: Path
+) -> None:
+    leave_pod_and_app(world, None, "created")
+    runc = tmp_path / "runc"
+    runc.write_text('#!/bin/sh\nfor id in "$@"; do :; done; rmdir "$2/$id"\n')
+    runc.chmod(0o755)
+    state = tmp_path / "runc-state" / "k8s.io" / CONTAINER
+    state.mkdir(parents=True)
+    options = runc_options_pb2.Options(binary_name=str(runc), root=str(tmp_path / "runc-state"))
+    runtime = world.containerd.records[CONTAINER].runtime
+    runtime.name = "io.containerd.runc.v2"
+    runtime.options.CopyFrom(proto_any(options))
+    await recovered(world)
+    assert app(world).state is ContainerState.CREATED
+    assert not state.exists()
+
+
 async def test_one_bad_record_does_not_keep_the_others(world: World) -> None:
     leave_sandbox(world, None)
     leave_record(world, "b" * 64, "sandbox", {}, None)
+    files = world.store.layout.root / "sandboxes" / ("b" * 64)
+    files.mkdir(parents=True)
     await recovered(world)
     assert [sandbox.id for sandbox in world.store.sandboxes] == [SANDBOX]
+    assert files.is_dir()
 
 
 async def test_a_half_made_pod_is_undone(world: World) -> None:

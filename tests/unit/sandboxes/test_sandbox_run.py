@@ -13,6 +13,7 @@ from generated.lifecycle import SandboxState
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
 from runtime.linux import netns
 from runtime.sandboxes import run as sandbox_run
+from runtime.sandboxes import unfinished
 from runtime.store import records
 from runtime.transforms import facts
 
@@ -66,7 +67,7 @@ async def test_a_namespace_is_recorded_before_it_is_made(
 
     def note() -> facts.SandboxMetadata:
         (directory,) = world.directories
-        return records.sandbox_metadata(Path(directory, sandbox_run.UNFINISHED).read_bytes())
+        return records.sandbox_metadata(Path(directory, unfinished.NAME).read_bytes())
 
     async def create(path: str) -> str:
         recorded.append(note().netns_path)

@@ -69,7 +69,12 @@ def test_a_stop_is_told_once_however_the_sandbox_ends() -> None:
 
 def test_what_subscribers_must_find_on_disk_is_written_first() -> None:
     saved = {event for (_, event), move in CONTAINER_TRANSITIONS.items() if move.persists}
-    assert saved == {ContainerEvent.STARTED, ContainerEvent.START_FAILED, ContainerEvent.EXITED}
+    assert saved == {
+        ContainerEvent.STARTED,
+        ContainerEvent.START_FAILED,
+        ContainerEvent.FOUND,
+        ContainerEvent.EXITED,
+    }
 
 
 def test_from_every_state_an_object_can_be_removed() -> None:

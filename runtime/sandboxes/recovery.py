@@ -1,0 +1,132 @@
+"""What an earlier server left of a pod becomes an object again: it is what its pause task is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from grpc import aio
+
+from generated.containerd import containers_pb2, task_types_pb2
+from generated.lifecycle import SandboxEvent, SandboxState
+from runtime.errors import CriError, Unavailable
+from runtime.sandboxes import unfinished
+from runtime.sandboxes.services import Services
+from runtime.store import records
+from runtime.store.objects import Sandbox
+from runtime.tasks import dead_shim
+from runtime.tasks.exits import ALIVE, task
+from runtime.transforms import facts
+
+log = structlog.get_logger(__name__)
+
+_OBJECT_LIMIT: Final = 10.0
+"""Seconds for one object, as in the built-in plugin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One pod as it was found."""
+
+    metadata: facts.SandboxMetadata
+    snapshotter: str
+    status: facts.SandboxStatus
+    to_watch: bool = False
+    """It is UNKNOWN because its pause task could not be asked; it is asked again later."""
+
+
+async def find(services: Services, record: containers_pb2.Container) -> Found:
+    """Judge a pod whose record lasted; raises RecordError when the record cannot be read."""
+    metadata = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
+    created_at = record.created_at.ToNanoseconds()
+    to_watch = False
+    try:
+        async with asyncio.timeout(_OBJECT_LIMIT):
+            state, pid = await _state(services, metadata.id)
+    except (aio.AioRpcError, CriError, TimeoutError) as error:
+        log.warning("sandbox becomes unknown", sandbox=metadata.id, error=_reason(error))
+        state, pid, to_watch = SandboxState.UNKNOWN, 0, True
+    status = facts.SandboxStatus(state, created_at=created_at, pid=pid)
+    return Found(metadata, record.snapshotter, status, to_watch)
+
+
+async def undone(
+    services: Services, metadata: facts.SandboxMetadata, record: containers_pb2.Container | None
+) -> Found | None:
+    """Undo a RunPodSandbox that never answered; what cannot be undone stays, as UNKNOWN.
+
+    It is not asked about again: StopPodSandbox and RemovePodSandbox finish the work.
+    """
+    try:
+        async with asyncio.timeout(_OBJECT_LIMIT):
+            await unfinished.undo(services, metadata, record)
+    except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
+        log.error("half-made sandbox stays unknown", sandbox=metadata.id, error=_reason(error))
+        status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
+        return Found(metadata, record.snapshotter if record is not None else "", status)
+    log.info("half-made sandbox undone", sandbox=metadata.id, name=metadata.name)
+    return None
+
+
+def add(services: Services, found: Found) -> Sandbox:
+    """Make the pod known and follow its pause task."""
+    sandbox = services.store.sandboxes.add(
+        found.metadata, found.status, snapshotter=found.snapshotter, recovered=True
+    )
+    if found.status.state is SandboxState.READY:
+        services.exits.follow_sandbox(sandbox)
+    return sandbox
+
+
+async def settle(services: Services, sandbox: Sandbox) -> None:
+    """Ask again for the pause task of an UNKNOWN pod, and move the pod by the answer.
+
+    Raises while there is still none: AioRpcError, CriError.
+    """
+    process = await task(services.containerd, sandbox.id)
+    if sandbox.state is not SandboxState.UNKNOWN:  # stopped meanwhile
+        return
+    if process is None:
+        await dead_shim.clean_up(services.containerd, sandbox.id)
+        if sandbox.state is SandboxState.UNKNOWN:
+            sandbox.fire(SandboxEvent.EXITED)
+    elif process.status in ALIVE:
+        sandbox.fire(SandboxEvent.FOUND, pid=process.pid)
+        services.exits.follow_sandbox(sandbox)
+        log.info("sandbox found again", sandbox=sandbox.id)
+    elif process.status == task_types_pb2.STOPPED:
+        services.exits.follow_sandbox(sandbox)
+    else:
+        await _end(services, sandbox.id, process)
+        sandbox.fire(SandboxEvent.EXITED)
+
+
+async def _state(services: Services, sandbox_id: str) -> tuple[SandboxState, int]:
+    """State and pid by the pause task; raises AioRpcError and CriError when it cannot be told."""
+    process = await task(services.containerd, sandbox_id)
+    if process is None:
+        return SandboxState.NOTREADY, 0
+    if process.status in ALIVE:
+        return SandboxState.READY, process.pid
+    # The task of a pause container that ended stays until the pod is removed: to delete it ends the
+    # shim, which is refused while containers run in it, and not tried again.
+    if process.status != task_types_pb2.STOPPED:
+        await _end(services, sandbox_id, process)
+    return SandboxState.NOTREADY, 0
+
+
+async def _end(services: Services, sandbox_id: str, process: task_types_pb2.Process) -> None:
+    """End a pause task that was created and never started."""
+    if process.status != task_types_pb2.CREATED:
+        # UNKNOWN: the shim was silent for 2 s, which says nothing about the pod's health
+        raise Unavailable(f"the shim of pod {sandbox_id} does not answer containerd")
+    await services.exits.end(sandbox_id)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,157 @@
+"""The processes of shims and OCI runtimes, found by the ids that they were started with.
+
+containerd forgets a task whose creation was cut short by the end of the connection, while the shim
+goes on with it. Nothing but the process table knows of such a shim then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from runtime.containerd.client import Containerd
+from runtime.steps import threads
+
+log = structlog.get_logger(__name__)
+
+_PROC: Final = Path("/proc")
+_ID: Final = re.compile(r"[0-9a-f]{64}")
+
+_SHIM_NAME: Final = "containerd-shim"
+
+_SOCKETS: Final = Path("/run/containerd/s")
+"""Where every containerd has its shims listen, whatever its own state directory is."""
+
+_END_LIMIT: Final = 5.0
+"""Seconds that a killed process may take to be gone."""
+_PAUSE: Final = 0.02
+"""Seconds between looks at the process table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that names a pod or container in its arguments."""
+
+    pid: int
+    arguments: tuple[str, ...]
+
+    @property
+    def is_shim(self) -> bool:
+        """Whether it is a shim; its other ids are those of pods."""
+        return os.path.basename(self.arguments[0]).startswith(_SHIM_NAME)
+
+    def option(self, name: str) -> str:
+        """The value of a shim's option (``-id``, ``-namespace``, ``-address``); "" without it."""
+        values = (v for k, v in zip(self.arguments, self.arguments[1:], strict=False) if k == name)
+        return next(values, "")
+
+
+def running() -> list[Process]:
+    """Every process with the id of a pod or container among its arguments. Takes some 10 ms."""
+    pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
+    found = [process for pid in pids if (process := _read(pid)) is not None]
+    return [process for process in found if any(map(_ID.fullmatch, process.arguments))]
+
+
+def of_daemon(processes: Iterable[Process], containerd: Containerd) -> list[Process]:
+    """The shims that this containerd started in this namespace."""
+    socket = os.path.realpath(containerd.address.removeprefix("unix://"))
+    return [
+        process
+        for process in processes
+        if process.is_shim
+        and process.option("-namespace") == containerd.namespace
+        and os.path.realpath(process.option("-address")) == socket
+    ]
+
+
+def may_run(containerd: Containerd, sandbox_id: str) -> bool:
+    """Whether the socket of a pod's shim is there: a look that costs next to nothing."""
+    socket = containerd.address.removeprefix("unix://")
+    name = hashlib.sha256(os.path.join(socket, containerd.namespace, sandbox_id).encode())
+    return (_SOCKETS / name.hexdigest()).exists()
+
+
+async def end(containerd: Containerd, sandbox_id: str) -> None:
+    """Kill the shim of a pod of which containerd knows no task any more, if it is still there."""
+    processes = of_daemon(await threads.CGROUPS.run(running), containerd)
+    shims = [process for process in processes if process.option("-id") == sandbox_id]
+    if shims:
+        log.warning("a shim without tasks is ended", sandbox=sandbox_id, pid=shims[0].pid)
+        await kill(shims)
+
+
+async def creation_ended(container_id: str, limit: float) -> None:
+    """Return when no OCI runtime creates the container any more; after ``limit`` s it is killed.
+
+    A shim whose task was given up by containerd still waits for the ``create`` that it began.
+    """
+    deadline = asyncio.get_running_loop().time() + limit
+    while busy := await threads.CGROUPS.run(_creating, container_id):
+        if asyncio.get_running_loop().time() > deadline:
+            log.warning("an OCI runtime that does not end is killed", container=container_id)
+            await kill(busy)
+            return
+        await asyncio.sleep(_PAUSE)
+
+
+def _creating(container_id: str) -> list[Process]:
+    return [
+        process
+        for process in running()
+        if process.arguments[-1] == container_id and "create" in process.arguments
+    ]
+
+
+async def kill(processes: Collection[Process]) -> None:
+    """Send SIGKILL to processes that are still what they were, and wait until they are gone."""
+    held = [pidfd for process in processes if (pidfd := _held(process)) is not None]
+    try:
+        for pidfd in held:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        async with asyncio.timeout(_END_LIMIT):
+            await asyncio.gather(*map(_gone, held))
+    finally:
+        for pidfd in held:
+            os.close(pidfd)
+
+
+def _held(process: Process) -> int | None:
+    """A descriptor of the process; None when it ended, even if its number belongs to another."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if _read(process.pid) == process:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _read(pid: int) -> Process | None:
+    try:
+        line = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:  # it ended meanwhile
+        return None
+    return Process(pid, tuple(line.rstrip(b"\0").decode(errors="surrogateescape").split("\0")))
+
+
+async def _gone(pidfd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
