@@ -51,12 +51,14 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """What ``./dev test`` runs: unit, golden, property and e2e on real containerd."""
+    _run(session, "python", "-m", "tests.harness.newer_containerd")
     _run(session, "pytest", *session.posargs)
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """critest on our server, where it is on PATH: ``-- [--streaming] [critest flags]``."""
+    """critest on our server, where it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
+    [--seed N] [--streaming [--websocket]] [critest flags]``."""
     _run(session, "python", "-m", "tests.conformance", *session.posargs)
 
 

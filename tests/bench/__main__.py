@@ -24,7 +24,7 @@ from typing import Literal
 from generated.cri import api_pb2
 from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
-from tests.harness.node import Containerd, Node, containerds
+from tests.harness.node import Containerd, Node, find_containerd
 from tests.harness.registry import Registry
 
 IMAGE, PAUSE = "bench.example/busybox:1", "bench.example/pause:1"
@@ -232,15 +232,15 @@ def markdown(rows: list[dict[str, object]], facts: dict[str, str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--containerd", default="system", help="a name in CRI_TEST_CONTAINERDS")
+    parser.add_argument("--containerd", default="system", help="system, sid, trixie or a directory")
     parser.add_argument("--cycles", type=int, default=20)
     parser.add_argument("--pods", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=2, help="how often each of the two runs")
     args = parser.parse_args()
-    known = {c.name: c for c in containerds()}
-    if args.containerd not in known:
-        parser.error(f"no containerd named {args.containerd}; known: {', '.join(known)}")
-    containerd = known[args.containerd]
+    try:
+        containerd = find_containerd(args.containerd)
+    except ValueError as error:
+        parser.error(str(error))
 
     results: dict[Kind, Samples] = {"ours": defaultdict(list), "builtin": defaultdict(list)}
     with tempfile.TemporaryDirectory() as folder, Registry(Path(folder)) as registry:
@@ -267,7 +267,7 @@ def main() -> int:
     report = markdown(rows, facts)
     print(report)
     REPORTS.mkdir(parents=True, exist_ok=True)
-    name = f"containerd-{args.containerd}"
+    name = f"containerd-{containerd.name}"
     (REPORTS / f"{name}.md").write_text(report)
     data = {"facts": facts, "rows": rows, "samples": results}
     (REPORTS / f"{name}.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tests.harness.node import Node, containerds
+from tests.harness.node import Node, find_containerd
 
 EXPECTED = Path(__file__).parent / "expected_failures.yaml"
 STREAMING = r"\[k8s\.io\] Streaming"
@@ -27,6 +27,19 @@ PUBLISHED = "public image with digest should be pulled and removed"
 
 def name_of(spec: dict[str, Any]) -> str:
     return " ".join([*spec["ContainerHierarchyTexts"], spec["LeafNodeText"]])
+
+
+def critest_flags(args: argparse.Namespace) -> list[str]:
+    """How critest is told what our own flags say."""
+    flags = []
+    if args.seed is not None:
+        # the seed alone orders the groups; with this it orders the specs as well
+        flags += [f"-ginkgo.seed={args.seed}", "-ginkgo.randomize-all"]
+    if args.parallel > 1:
+        flags.append(f"-parallel={args.parallel}")
+    if args.websocket:
+        flags += [f"-websocket-{way}" for way in ("exec", "attach", "portforward")]
+    return flags
 
 
 def run(node: Node, report: Path, skip: list[str], flags: list[str]) -> list[dict[str, Any]]:
@@ -48,14 +61,22 @@ def run(node: Node, report: Path, skip: list[str], flags: list[str]) -> list[dic
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
-    parser.add_argument("--containerd", default="system", help="a name in CRI_TEST_CONTAINERDS")
+    parser.add_argument("--containerd", default="system", help="system, sid, trixie or a directory")
     parser.add_argument("--streaming", action="store_true", help="run the streaming specs too")
+    parser.add_argument(
+        "--websocket", action="store_true", help="streaming specs over WebSocket instead of SPDY"
+    )
+    parser.add_argument("--parallel", type=int, default=1, help="how many specs run at a time")
+    parser.add_argument("--seed", type=int, help="of the order of the specs (default: random)")
     parser.add_argument("--kind", default="ours", choices=("ours", "builtin"))
     args, flags = parser.parse_known_args()
     if not shutil.which("critest"):
         print("critest is not on PATH (kubernetes-sigs/cri-tools): nothing was run")
         return 0
-    containerd = next(c for c in containerds() if c.name == args.containerd)
+    try:
+        containerd = find_containerd(args.containerd)
+    except ValueError as error:
+        parser.error(str(error))
     hosts = os.environ.get("CRI_TEST_HOSTS_TOML")
     skip = [] if args.streaming else [STREAMING]
     skip += [PUBLISHED] if hosts else []
@@ -67,8 +88,9 @@ def main() -> int:
     ) as node:
         reports = Path("build/conformance").resolve()
         reports.mkdir(parents=True, exist_ok=True)
-        specs = run(node, reports / f"{args.containerd}-{args.kind}.json", skip, flags)
-        shutil.copy(node.directory / "server.log", reports / f"{args.containerd}-server.log")
+        report = reports / f"{containerd.name}-{args.kind}.json"
+        specs = run(node, report, skip, [*critest_flags(args), *flags])
+        shutil.copy(node.directory / "server.log", reports / f"{containerd.name}-server.log")
     by_state: dict[str, list[str]] = {}
     for spec in specs:
         state = spec["State"] if spec["State"] in ("passed", "skipped") else "failed"
@@ -82,7 +104,9 @@ def main() -> int:
     for name in sorted(expected.keys() - failed):
         print(f"no longer fails, remove it from {EXPECTED.name}: {name}")
     passed, skipped = len(by_state.get("passed", [])), len(by_state.get("skipped", []))
-    print(f"{passed} passed, {len(failed)} failed, {skipped} skipped")
+    (suite,) = json.loads(report.read_text())
+    seed = suite["SuiteConfig"]["RandomSeed"]
+    print(f"{passed} passed, {len(failed)} failed, {skipped} skipped, seed {seed}")
     return 0 if failed == set(expected) else 1
 
 

@@ -1,7 +1,7 @@
 """Real parts: containerd, runc, CNI plugins and a registry; root needed.
 
-Every test runs on each containerd that ``tests.harness.node.containerds`` finds: the system's, and
-those that CRI_TEST_CONTAINERDS names.
+Every test runs on each containerd that ``tests.harness.node.containerds`` finds: the system's and
+the newest, or those that CRI_TEST_CONTAINERDS names.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from . import cgroups
+from . import cgroups, newer_containerd
 from .cri import Cri
 from .leaks import claim
 
@@ -51,10 +53,69 @@ SYSTEM = Containerd("system")
 
 
 def containerds() -> list[Containerd]:
-    """The system's containerd, then each folder of CRI_TEST_CONTAINERDS (``name=dir:name=dir``)."""
-    listed = filter(None, os.environ.get("CRI_TEST_CONTAINERDS", "").split(":"))
-    pairs = [entry.partition("=") for entry in listed]
+    """The containerds that tests of the server run on: the system's and the newest.
+
+    CRI_TEST_CONTAINERDS (``name=dir:name=dir``, or empty) says what to take beside the system's.
+    """
+    listed = os.environ.get("CRI_TEST_CONTAINERDS")
+    if listed is None:
+        return _without_repeats([SYSTEM, *_unpacked(newer_containerd.RELEASES[-1])])
+    pairs = (entry.partition("=") for entry in filter(None, listed.split(":")))
     return [SYSTEM, *(Containerd(name, Path(directory)) for name, _, directory in pairs)]
+
+
+def all_containerds() -> list[Containerd]:
+    """Those of ``containerds``, and what lies between the system's and the newest."""
+    system, *newest = containerds()
+    return _without_repeats([system, *_unpacked(*newer_containerd.RELEASES[:-1]), *newest])
+
+
+def find_containerd(name: str) -> Containerd:
+    """``system``, a release such as ``sid``, or the directory of a package's binaries.
+
+    A release is unpacked first where it is not in the cache. Raises ValueError, with the names that
+    are known, for anything else.
+    """
+    if name in newer_containerd.RELEASES:
+        newer_containerd.unpack()
+    known = {containerd.name: containerd for containerd in all_containerds()}
+    if name in known:
+        return known[name]
+    if (Path(name) / "containerd").exists():
+        return Containerd(Path(name).resolve().name, Path(name).resolve())
+    raise ValueError(
+        f"no containerd named {name}; known: {', '.join(known)},"
+        " or the path of a directory that holds containerd (and its runc)"
+    )
+
+
+def _unpacked(*releases: str) -> list[Containerd]:
+    found = ((release, newer_containerd.unpacked(release)) for release in releases)
+    return [Containerd(release, bin_dir) for release, bin_dir in found if bin_dir]
+
+
+def _without_repeats(candidates: list[Containerd]) -> list[Containerd]:
+    """Of those with the same version the first."""
+    by_version: dict[str, Containerd] = {}
+    for containerd in candidates:
+        by_version.setdefault(_version(containerd), containerd)
+    return list(by_version.values())
+
+
+@functools.cache
+def _version(containerd: Containerd) -> str:
+    """Such as ``2.1.9``; its name where it does not run."""
+    try:
+        done = subprocess.run(
+            ["containerd", "--version"],
+            env=containerd.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return containerd.name
+    return re.split(r"[~+]", done.stdout.split()[2])[0]
 
 
 def systemd_is_init() -> bool:

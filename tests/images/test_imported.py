@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,16 @@ import pytest
 from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
+from tests.harness.node import all_containerds
 from tests.images.conftest import MakeImages, status, until
+
+
+@pytest.fixture(scope="module", params=all_containerds(), ids=lambda containerd: containerd.name)
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """Every version that can be had here: each meets an image that is not ours in its own way."""
+    with Daemon(request.param) as daemon:
+        yield daemon
+
 
 NAME = "docker.io/library/imported:1"
 MANAGED = "io.cri-containerd.image=managed"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +18,8 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.harness import debian
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
@@ -125,7 +126,7 @@ class Machine:
                 "--dpkgopt=path-exclude=/usr/share/doc/*",
                 "--dpkgopt=path-exclude=/usr/share/man/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
-                *("trixie", tree, _debian_mirror()),
+                *("trixie", tree, debian.mirror()),
             ],
             env={**os.environ, "INITRD": "No"},
             check=True,
@@ -266,15 +267,6 @@ def _dependencies() -> list[str]:
     """The project's own pinned packages, and what builds it."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     return [*project["project"]["dependencies"], *project["build-system"]["requires"], "pip==26.2"]
-
-
-def _debian_mirror() -> str:
-    """The mirror that this machine's own apt sources name."""
-    sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
-    for source in filter(Path.is_file, sources):
-        if found := re.search(r"https?://\S*/debian/?(?=\s|$)", source.read_text()):
-            return found[0]
-    sys.exit("no Debian source in /etc/apt names a mirror to take the node's packages from")
 
 
 def _sparse(path: Path, size: int) -> None:

@@ -1,0 +1,113 @@
+"""containerd and runc of newer Debian releases, unpacked beside the system's.
+
+``./dev test`` has them unpacked into the user's cache directory before the tests, and looks for
+newer versions once a week. The binaries want a newer libc than the system may have; those that do
+not run here are pointed at the release's own, unpacked with them (a wrapper script would not do:
+runc executes /proc/self/exe again).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import debian
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cri-containerd")
+RELEASES = ("trixie", "sid")  # the last has the newest
+_WEEK = 7 * 86400.0  # seconds
+_PROGRAMS = (
+    *("usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr"),
+    "usr/sbin/runc",
+)
+_LIBRARIES = ("libc6", "libseccomp2")
+
+
+def unpacked(release: str) -> Path | None:
+    """The directory of a release's binaries, None where they are not in the cache."""
+    current = CACHE / release / "current"
+    return current.resolve() / "bin" if current.exists() else None
+
+
+def problem() -> str:
+    """Why the newest could not be had when it was last tried; "" when nothing was in the way."""
+    note = CACHE / "problem"
+    return note.read_text().strip() if note.exists() else ""
+
+
+def unpack() -> None:
+    """Bring the cache up to date; where that fails, what it has stays and ``problem`` says why."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if all(_is_fresh(release) for release in RELEASES):
+            return
+        note = CACHE / "problem"
+        note.unlink(missing_ok=True)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                apt = debian.Apt(Path(folder), [debian.codename(), *RELEASES])
+                for release in RELEASES:
+                    _unpack_release(apt, release)
+        except (debian.Unavailable, OSError, subprocess.CalledProcessError) as error:
+            note.write_text(f"{error}\n")
+
+
+def _is_fresh(release: str) -> bool:
+    stamp = CACHE / release / "current"
+    return stamp.exists() and time.time() - stamp.lstat().st_mtime < _WEEK
+
+
+def _unpack_release(apt: debian.Apt, release: str) -> None:
+    """Unpack what the release has today; ``current`` names it when it is whole."""
+    names = [apt.file_name(package, release) for package in ("containerd", "runc")]
+    # named by version, as the paths of its libraries are written into binaries; no ":" in PATH
+    version = "+".join(name.rpartition("_")[0] for name in names).replace(":", "%3a")
+    target = CACHE / release / version
+    print(f"tests: unpacking {', '.join(names)} into {target}", flush=True)
+    shutil.rmtree(target, ignore_errors=True)
+    for package in ("containerd", "runc", *_LIBRARIES):
+        apt.unpack(package, release, target / ("libraries" if package in _LIBRARIES else "."))
+    (target / "bin").mkdir()
+    for program in _PROGRAMS:
+        (target / program).rename(target / "bin" / Path(program).name)
+    if broken := [path for path in (target / "bin").iterdir() if not _runs(path)]:
+        apt.unpack("patchelf", debian.codename(), target / "tools")
+        for path in broken:
+            _point_at_libraries(path, target)
+    for rest in ("etc", "tools", "usr"):
+        shutil.rmtree(target / rest, ignore_errors=True)
+    current = CACHE / release / "current"
+    new = current.with_name("new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.name)
+    new.rename(current)
+    for old in current.parent.iterdir():
+        if old not in (current, target):
+            shutil.rmtree(old)
+
+
+def _runs(program: Path) -> bool:
+    flag = "-v" if program.name.startswith("containerd-shim") else "--version"
+    return subprocess.run([program, flag], capture_output=True, check=False).returncode == 0
+
+
+def _point_at_libraries(program: Path, target: Path) -> None:
+    (loader,) = (target / "libraries").glob("usr/lib/*/ld-linux-*.so.*")
+    patchelf = target / "tools/usr/bin/patchelf"
+    edits = ("--set-interpreter", loader, "--set-rpath", loader.parent)
+    subprocess.run([patchelf, *edits, program], check=True)
+    if not _runs(program):
+        raise debian.Unavailable(f"{program} does not run with the libraries of its release")
+
+
+if __name__ == "__main__":
+    unpack()
+    if said := problem():
+        print(f"tests: newer containerds could not be had: {said}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""Newer containerds in the cache: which is taken, and what the run says where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness import debian, newer_containerd, node
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(newer_containerd, "CACHE", tmp_path / "cache")
+    monkeypatch.delenv("CRI_TEST_CONTAINERDS", raising=False)
+    return tmp_path / "cache"
+
+
+def put(cache: Path, release: str, version: str) -> Path:
+    """A release in the cache whose containerd says this version."""
+    bin_dir = cache / release / "files" / "bin"
+    bin_dir.mkdir(parents=True)
+    program = bin_dir / "containerd"
+    program.write_text(f"#!/bin/sh\necho containerd example.org/containerd {version}\n")
+    program.chmod(0o755)
+    (cache / release / "current").symlink_to("files")
+    return bin_dir
+
+
+def test_tests_run_on_the_systems_and_the_newest(cache: Path) -> None:
+    put(cache, "trixie", "97.1.0~ds1")
+    newest = put(cache, "sid", "98.1.9+ds1")
+    assert [one.name for one in node.containerds()] == ["system", "sid"]
+    assert [one.name for one in node.all_containerds()] == ["system", "trixie", "sid"]
+    assert node.containerds()[1].bin_dir == newest
+
+
+def test_a_version_is_tested_once(cache: Path) -> None:
+    put(cache, "trixie", "98.1.9~ds2")
+    put(cache, "sid", "98.1.9+ds1")
+    assert [one.name for one in node.all_containerds()] == ["system", "trixie"]
+
+
+def test_without_packages_the_reason_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> str:
+        raise debian.Unavailable("no Debian source in /etc/apt names a mirror")
+
+    monkeypatch.setattr(debian, "mirror", unreachable)
+    newer_containerd.unpack()
+    assert newer_containerd.problem() == "no Debian source in /etc/apt names a mirror"
+    assert [one.name for one in node.containerds()] == ["system"]
+
+
+def test_a_directory_may_be_named_and_an_unknown_name_says_which_are_known(
+    cache: Path, tmp_path: Path
+) -> None:
+    own = put(tmp_path, "own", "98.2.0")
+    assert node.find_containerd(str(own)).bin_dir == own
+    with pytest.raises(ValueError, match=r"no containerd named 2\.1; known: system"):
+        node.find_containerd("2.1")
