@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Final, Protocol
 
-import msgspec
 from google.protobuf.empty_pb2 import Empty
 
 from generated.cri import api_pb2
 from runtime.cni import template as cni_template
+from runtime.cni.config import CniList
 from runtime.config.file import Config, as_builtins
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.errors import Unknown
+from runtime.node import info
 from runtime.steps import threads
 from runtime.transforms.facts import Handler
 
@@ -26,6 +27,9 @@ _KUBELET_API: Final = "0.1.0"
 
 class Network(Protocol):
     """What this module needs of runtime.cni.network.Network."""
+
+    @property
+    def networks(self) -> tuple[CniList, ...]: ...
 
     def problem(self) -> str | None: ...
 
@@ -116,15 +120,19 @@ class Node:
         return {warning.id: warning.message for warning in answer.deprecations}
 
     def _info(self, network_problem: str | None) -> dict[str, str]:
-        """The keys of the built-in plugin where they make sense, each a JSON text."""
-        info: dict[str, Any] = {
-            "config": as_builtins(self._config),
-            "cniconfig": msgspec.to_builtins(self._config.cni),
-            "lastCNILoadStatus": network_problem or "OK",
-            "python": platform.python_version(),
+        """The keys of the built-in plugin, objects as JSON text, and two of this server."""
+        objects: dict[str, Any] = {
+            "config": info.builtin_config(self._config),
+            "cniconfig": info.cni_config(self._config, self._network.networks),
             "server": {"name": "cri-containerd", "version": metadata.version("cri-containerd")},
+            "serverConfig": as_builtins(self._config),
         }
-        return {key: json.dumps(value) for key, value in info.items()}
+        return {
+            **{key: json.dumps(value) for key, value in objects.items()},
+            "golang": f"none: Python {platform.python_version()}",
+            "lastCNILoadStatus": network_problem or "OK",
+            "lastCNILoadStatus.default": network_problem or "OK",
+        }
 
 
 def condition(

@@ -11,6 +11,8 @@ import pytest
 
 from generated.containerd import introspection_pb2
 from generated.cri import api_pb2
+from runtime.cni import config as cni_config
+from runtime.cni.config import CniList
 from runtime.config.file import CniTable, Config
 from runtime.errors import Unknown
 from runtime.node.operations import Node
@@ -20,8 +22,9 @@ from runtime.transforms.facts import Handler
 class Network:
     """A network with or without a problem."""
 
-    def __init__(self, problem: str | None = None) -> None:
+    def __init__(self, problem: str | None = None, *networks: CniList) -> None:
         self._problem = problem
+        self.networks = networks
 
     def problem(self) -> str | None:
         return self._problem
@@ -97,8 +100,46 @@ async def test_handlers_are_sorted_and_the_default_has_no_name() -> None:
 async def test_only_the_verbose_status_has_configurations() -> None:
     assert not (await node().status(api_pb2.StatusRequest())).info
     info = (await node().status(api_pb2.StatusRequest(verbose=True))).info
-    assert json.loads(info["config"])["containerd"]["snapshotter"] == "overlayfs"
-    assert json.loads(info["lastCNILoadStatus"]) == "OK"
+    assert json.loads(info["serverConfig"])["containerd"]["snapshotter"] == "overlayfs"
+    # words as they are, objects as JSON: crictl shows both
+    assert info["lastCNILoadStatus"] == info["lastCNILoadStatus.default"] == "OK"
+    assert info["golang"].startswith("none: Python 3")
+
+
+BUILT_IN = Path(__file__).parent / "builtin_status.json"
+"""What ``crictl info`` says of containerd 2.1.9 with its built-in plugin and a bridge network."""
+
+
+def shape(value: Any) -> Any:
+    """The keys and types of a JSON value, without the values."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    return type(value)
+
+
+async def test_the_verbose_status_has_the_built_in_plugins_shape() -> None:
+    theirs = json.loads(BUILT_IN.read_text())
+    config = Config(max_container_log_line_size=4096)
+    source = theirs["cniconfig"]["Networks"][1]["Config"]["Source"].encode()
+    network = Network(None, cni_config.parse(source))
+    answer = await node(config=config, network=network).status(api_pb2.StatusRequest(verbose=True))
+    ours = json.loads(answer.info["config"])
+    assert ours["maxContainerLogLineSize"] == 4096
+    # also shown by containerd 1.x, and compared by kubeadm
+    assert ours.pop("sandboxImage") == "registry.k8s.io/pause:3.10.2"
+    assert ours["containerd"].pop("snapshotter") == "overlayfs"
+    # one key of the runc options that containerd 2 dropped, and directories of unserved CDI
+    del ours["containerd"]["runtimes"]["runc"]["options"]["NoPivotRoot"]
+    theirs["config"]["cdiSpecDirs"] = []
+    ours["cni"]["binDirs"] = ["/x"]
+    assert shape(ours) == shape(theirs["config"])
+    shown = json.loads(answer.info["cniconfig"])
+    # the loopback has no plugin here
+    del theirs["cniconfig"]["Networks"][0]
+    assert shown["Networks"] == theirs["cniconfig"]["Networks"]
+    assert shape(shown) == shape(theirs["cniconfig"]) | {"PluginDirs": [str, str]}
 
 
 @pytest.mark.parametrize(
