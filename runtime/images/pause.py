@@ -2,7 +2,7 @@
 
 The program is PID 1 of a pod. It waits for signals, collects the children that a shared PID
 namespace leaves to it, and ends on SIGTERM and SIGINT. It is a static ELF file of some 250 bytes,
-assembled here, so that no compiler and no binary file is needed.
+assembled here for amd64 and arm64, so that no compiler and no binary file is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 import tarfile
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from runtime.images.manifest import Descriptor
 
@@ -33,16 +33,45 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """An instruction that ends in a distance to a label, of ``size`` bytes."""
+    """An x86-64 instruction that ends in a distance to a label, of ``distance_size`` bytes, which
+    counts from the end of the instruction."""
 
     opcode: bytes
     target: str
-    size: int
+    distance_size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole instruction."""
+        return len(self.opcode) + self.distance_size
+
+    def encoded(self, distance: int) -> bytes:
+        """The instruction for a label that is ``distance`` bytes after its own start."""
+        ahead = distance - self.size
+        return self.opcode + ahead.to_bytes(self.distance_size, "little", signed=True)
 
 
-Code: TypeAlias = Iterable[bytes | Label | Jump]
+@dataclass(frozen=True, slots=True)
+class WordJump:
+    """An arm64 instruction that holds the distance to a label in ``bits`` bits from ``shift`` on,
+    counted in words from the start of the instruction."""
+
+    opcode: int
+    target: str
+    shift: int
+    bits: int
+    size: ClassVar[int] = 4
+
+    def encoded(self, distance: int) -> bytes:
+        """The instruction for a label that is ``distance`` bytes after its own start."""
+        words = (distance >> 2) & ((1 << self.bits) - 1)
+        return struct.pack("<I", self.opcode | words << self.shift)
+
+
+Code: TypeAlias = Iterable[bytes | Label | Jump | WordJump]
 
 _SIGINT, _SIGTERM, _SIGCHLD = 2, 15, 17
+_MASK: Final = struct.pack("<Q", sum(1 << (n - 1) for n in (_SIGINT, _SIGTERM, _SIGCHLD)))
 
 # The x86-64 system calls: number in eax, arguments in rdi, rsi, rdx, r10.
 _AMD64: Final[Code] = (
@@ -85,10 +114,55 @@ _AMD64: Final[Code] = (
     Jump(b"\x7f", "reap", 1),  # jg reap
     Jump(b"\xeb", "wait", 1),  # jmp wait
     Label("mask"),
-    struct.pack("<Q", sum(1 << (number - 1) for number in (_SIGINT, _SIGTERM, _SIGCHLD))),
+    _MASK,
 )
 
-_MACHINES: Final[Mapping[str, tuple[int, Code]]] = {"amd64": (62, _AMD64)}
+
+def _words(*instructions: int) -> bytes:
+    return struct.pack(f"<{len(instructions)}I", *instructions)
+
+
+def _mov(register: int, value: int) -> int:
+    return 0xD280_0000 | value << 5 | register  # movz xN, #value
+
+
+def _cmp_w0(value: int) -> int:
+    return 0x7100_001F | value << 10  # cmp w0, #value
+
+
+_SVC: Final = 0xD400_0001  # svc #0
+_MOV_X0_MINUS_1: Final = 0x9280_0000  # movn x0, #0
+
+# The same on arm64: number in x8, arguments in x0 to x3, answer in x0.
+_ARM64: Final[Code] = (
+    # rt_sigprocmask(SIG_BLOCK, &mask, NULL, 8)
+    _words(_mov(8, 135), _mov(0, 0)),
+    WordJump(0x1000_0001, "mask", 5, 19),  # adr x1, mask
+    _words(_mov(2, 0), _mov(3, 8), _SVC),
+    Label("wait"),
+    # rt_sigtimedwait(&mask, NULL, NULL, 8)
+    _words(_mov(8, 137)),
+    WordJump(0x1000_0000, "mask", 5, 19),  # adr x0, mask
+    _words(_mov(1, 0), _mov(2, 0), _mov(3, 8), _SVC),
+    _words(_cmp_w0(_SIGCHLD)),
+    WordJump(0x5400_0000, "reap", 5, 19),  # b.eq reap
+    _words(_cmp_w0(_SIGTERM)),
+    WordJump(0x5400_0000, "quit", 5, 19),  # b.eq quit
+    _words(_cmp_w0(_SIGINT)),
+    WordJump(0x5400_0001, "wait", 5, 19),  # b.ne wait
+    Label("quit"),
+    # exit(0)
+    _words(_mov(8, 93), _mov(0, 0), _SVC),
+    Label("reap"),
+    # wait4(-1, NULL, WNOHANG, NULL)
+    _words(_mov(8, 260), _MOV_X0_MINUS_1, _mov(1, 0), _mov(2, 1), _mov(3, 0), _SVC, _cmp_w0(0)),
+    WordJump(0x5400_000C, "reap", 5, 19),  # b.gt reap
+    WordJump(0x1400_0000, "wait", 0, 26),  # b wait
+    Label("mask"),
+    _MASK,
+)
+
+_MACHINES: Final[Mapping[str, tuple[int, Code]]] = {"amd64": (62, _AMD64), "arm64": (183, _ARM64)}
 """ELF machine number and code, by architecture."""
 
 
@@ -182,31 +256,26 @@ def program(architecture: str) -> bytes:
 
 
 def assembled(code: Code) -> bytes:
-    """The machine code, its jumps resolved (distances count from the end of the instruction)."""
+    """The machine code, its jumps resolved."""
     places: dict[str, int] = {}
     offset = 0
     for part in code:
         if isinstance(part, Label):
             places[part.name] = offset
         else:
-            offset += _size(part)
+            offset += len(part) if isinstance(part, bytes) else part.size
     out = bytearray()
     for part in code:
-        if isinstance(part, Jump):
-            distance = places[part.target] - (len(out) + _size(part))
-            out += part.opcode + distance.to_bytes(part.size, "little", signed=True)
-        elif isinstance(part, bytes):
+        if isinstance(part, bytes):
             out += part
+        elif not isinstance(part, Label):
+            out += part.encoded(places[part.target] - len(out))
     return bytes(out)
 
 
 def digest(blob: bytes) -> str:
     """The OCI digest of a blob."""
     return f"sha256:{hashlib.sha256(blob).hexdigest()}"
-
-
-def _size(part: bytes | Jump) -> int:
-    return len(part) if isinstance(part, bytes) else len(part.opcode) + part.size
 
 
 def _layer(pause: bytes) -> bytes:

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import platform
+import shutil
 import signal
+import struct
 import subprocess
 import tarfile
 import time
@@ -18,6 +20,8 @@ import pytest
 from runtime.images import pause
 from runtime.images.pause import PauseSource
 
+QEMU_ARM64 = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+SIGTIMEDWAIT = 137 if platform.machine() == "aarch64" else 128
 needs_amd64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the program is for amd64")
 
 
@@ -40,7 +44,7 @@ def paused(program: Path) -> Iterator[subprocess.Popen[bytes]]:
 def wait_until_it_waits(pid: int) -> None:
     """Return when the process is in its system call rt_sigtimedwait."""
     for _ in range(500):
-        if Path(f"/proc/{pid}/syscall").read_text().startswith("128 "):
+        if Path(f"/proc/{pid}/syscall").read_text().startswith(f"{SIGTIMEDWAIT} "):
             return
         time.sleep(0.01)
     raise AssertionError("the program does not wait for signals")
@@ -80,6 +84,49 @@ def test_as_first_process_it_collects_orphans_and_obeys(program: Path) -> None:
             assert outer.wait(5) == 0
         finally:
             outer.kill()
+
+
+@pytest.mark.parametrize(("architecture", "machine"), [("amd64", 62), ("arm64", 183)])
+def test_it_is_a_static_program_of_its_architecture(architecture: str, machine: int) -> None:
+    elf = pause.program(architecture)
+    kind, found, _, entry, headers_at = struct.unpack_from("<HHIQQ", elf, 16)
+    assert elf[:6] == b"\x7fELF\x02\x01"  # 64 bit, little-endian
+    assert (kind, found, headers_at) == (2, machine, 64)  # ET_EXEC
+    load = struct.unpack_from("<IIQQQQQQ", elf, headers_at)
+    assert load == (1, 5, 0, 0x400000, 0x400000, len(elf), len(elf), 0x1000)  # PT_LOAD, r-x
+    assert entry == 0x400000 + headers_at + 56
+
+
+@pytest.mark.skipif(
+    platform.machine() != "aarch64" and QEMU_ARM64 is None,
+    reason="the program is for arm64, and there is no qemu-aarch64 (Debian's qemu-user)",
+)
+def test_on_arm64_it_waits_collects_and_ends(tmp_path: Path) -> None:
+    path = tmp_path / "pause"
+    path.write_bytes(pause.program("arm64"))
+    path.chmod(0o755)
+    native = platform.machine() == "aarch64"
+    with subprocess.Popen([path] if native else [str(QEMU_ARM64), path]) as process:
+        try:
+            wait_until_it_waits(process.pid)
+            process.send_signal(signal.SIGCHLD)  # it has no child: waits on
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+
+
+def test_on_arm64_jumps_are_counted_in_words_from_the_instruction() -> None:
+    code = (
+        pause.Label("a"),
+        b"\x00" * 8,
+        pause.WordJump(0x1400_0000, "a", 0, 26),  # b
+        pause.WordJump(0x1000_0001, "b", 5, 19),  # adr x1
+        pause.Label("b"),
+    )
+    assert struct.unpack("<4I", pause.assembled(code))[2:] == (0x17FF_FFFE, 0x1000_0021)
 
 
 def test_jumps_are_counted_from_the_next_instruction() -> None:
