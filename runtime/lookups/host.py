@@ -189,13 +189,18 @@ def _hugetlb_controller(unified: bool) -> bool:
     return "hugetlb" in (_CGROUPS / "cgroup.controllers").read_text().split()
 
 
+def apparmor_parser() -> str | None:
+    """The program that loads profiles; None when it is not installed."""
+    return shutil.which("apparmor_parser", path="/sbin:/usr/sbin")
+
+
 def _apparmor() -> bool:
     """As containerd decides it: enabled, with a parser, and the node itself is no container."""
     enabled = Path("/sys/module/apparmor/parameters/enabled")
     return (
         "container" not in os.environ
         and Path("/sys/kernel/security/apparmor").is_dir()
-        and shutil.which("apparmor_parser", path="/sbin:/usr/sbin") is not None
+        and apparmor_parser() is not None
         and enabled.exists()
         and enabled.read_text().startswith("Y")
     )

@@ -15,13 +15,15 @@ import msgspec
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.lookups.host import apparmor_parser
 from runtime.steps import threads
-from runtime.transforms import security
+from runtime.transforms import apparmor, security
 from runtime.transforms.facts import Host, Security
 
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _DEFAULT_PROFILE = Path(__file__).resolve().parents[2] / "spec" / "oci" / "apparmor.profile"
-_PARSER = "/sbin/apparmor_parser"
+_APPARMOR_FILES = Path("/etc/apparmor.d")
+_OWN_PROFILE = Path("/proc/self/attr/current")
 _LARGEST_PROFILE = 1 << 20
 """Bytes; the default profile of this runtime, written out, has some ten thousand."""
 
@@ -156,18 +158,31 @@ async def load_default_apparmor() -> None:
     if security.DEFAULT_APPARMOR_PROFILE in await threads.CGROUPS.run(loaded_apparmor_profiles):
         return
     parser = await asyncio.create_subprocess_exec(
-        _PARSER,
+        apparmor_parser() or "apparmor_parser",
         "--replace",
-        "--write-cache",
-        str(_DEFAULT_PROFILE),
-        stdin=asyncio.subprocess.DEVNULL,
+        "--skip-cache",
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, complaint = await parser.communicate()
+    profile = await threads.CGROUPS.run(_default_profile)
+    _, complaint = await parser.communicate(profile.encode())
     if parser.returncode != 0:
         said = complaint.decode(errors="replace").strip()
         raise FailedPrecondition(
             f"cannot load the AppArmor profile {security.DEFAULT_APPARMOR_PROFILE}: {said}; "
             "install the apparmor package, or set disable_apparmor = true"
         )
+
+
+def _default_profile() -> str:
+    """The runtime's own profile as this node can load it."""
+    try:
+        own = _OWN_PROFILE.read_text(errors="replace")
+    except OSError:  # another security module, or none
+        own = ""
+    return apparmor.default_profile(
+        _DEFAULT_PROFILE.read_text(),
+        present=[name for name in apparmor.INCLUDED if (_APPARMOR_FILES / name).exists()],
+        confined_by=apparmor.profile_of_process(own),
+    )

@@ -172,8 +172,8 @@ def apparmor_profile(
     """The profile that the first process changes to; None where AppArmor has no say.
 
     A request that names none gets the default where the node has AppArmor. One that names a
-    profile is refused where the node cannot enforce it. A privileged container escapes the
-    default, not a profile that is named for it.
+    profile is refused where the node cannot enforce it, privileged or not. A privileged container
+    escapes the default, not a profile that is named for it.
     """
     wanted = wanted_apparmor(apparmor=apparmor, apparmor_profile=apparmor_profile)
     named = apparmor is not None or apparmor_profile != ""
@@ -181,10 +181,11 @@ def apparmor_profile(
     if wanted.unconfined:
         return None
     if not available:
-        if not named or (privileged and not wanted.localhost):
+        if not named:
             return None
         raise InvalidArgument(
-            "AppArmor is off on this node, or apparmor_parser is missing; ask for Unconfined",
+            "apparmor is not supported on this node: it is off, or apparmor_parser is missing; ask"
+            " for Unconfined",
             field=field,
         )
     if wanted.localhost:

@@ -1,12 +1,13 @@
 # The AppArmor profile of every container that asks for the runtime's default and is not privileged.
 # Its name is that of containerd's built-in plugin, so that a node moved from one to the other
-# confines running containers as before. Loaded by apparmor_parser when it is first needed.
+# confines running containers as before. Loaded by apparmor_parser when it is first needed, without
+# the lines whose file the node lacks. The older form of include is what AppArmor 2 reads too.
 
 abi <abi/3.0>,
-include <tunables/global>
+#include <tunables/global>
 
 profile cri-containerd.apparmor.d flags=(attach_disconnected,mediate_deleted) {
-  include <abstractions/base>
+  #include <abstractions/base>
 
   network,
   # the kernel's crypto sockets have given containers the host's memory more than once
@@ -27,8 +28,6 @@ profile cri-containerd.apparmor.d flags=(attach_disconnected,mediate_deleted) {
   deny @{PROC}/sys/[^k]** w,
   deny @{PROC}/sys/kernel/{?,??,[^s][^h][^m]**} w,
   deny @{PROC}/sysrq-trigger rwklx,
-  deny @{PROC}/mem rwklx,
-  deny @{PROC}/kmem rwklx,
   deny @{PROC}/kcore rwklx,
 
   deny mount,

@@ -231,12 +231,13 @@ def test_which_apparmor_profile(
     assert found == expected
 
 
-def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="AppArmor is off on this node"):
+@pytest.mark.parametrize("privileged", [True, False])
+def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused(privileged: bool) -> None:
+    with pytest.raises(InvalidArgument, match="apparmor is not supported on this node"):
         security.apparmor_profile(
             apparmor=Profile(),
             apparmor_profile="",
-            privileged=False,
+            privileged=privileged,
             available=False,
             localhost_apparmor_loaded=False,
         )

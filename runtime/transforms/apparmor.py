@@ -1,0 +1,38 @@
+"""The AppArmor profile of containers that ask for the runtime's default, fitted to the node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+INCLUDED = ("abi/3.0", "tunables/global", "abstractions/base")
+"""What the profile takes from /etc/apparmor.d; not every node has all of it (AppArmor 2 has no
+abi)."""
+
+_WITHOUT_TUNABLES = "@{PROC}=/proc/"
+_FIRST_SIGNAL_RULE = "  signal (receive) peer=unconfined,"
+
+
+def default_profile(profile: str, *, present: Collection[str], confined_by: str) -> str:
+    """The text of ``profile`` (spec/oci/apparmor.profile) without what the node lacks.
+
+    ``present`` holds those of INCLUDED that are there. ``confined_by`` is the profile of this
+    process, "" when it is unconfined: a container must take signals from it, or it could not be
+    stopped.
+    """
+    missing = {f"<{name}>" for name in INCLUDED if name not in present}
+    lines = []
+    for line in profile.splitlines():
+        if not any(name in line for name in missing):
+            lines.append(line)
+        elif "<tunables/global>" in line:
+            # the one variable of it that the profile uses
+            lines.append(_WITHOUT_TUNABLES)
+        if line == _FIRST_SIGNAL_RULE and confined_by:
+            lines.append(f'  signal (receive) peer="{confined_by}",')
+    return "\n".join(lines) + "\n"
+
+
+def profile_of_process(current: str) -> str:
+    """The profile in ``current``, the text of /proc/<pid>/attr/current; "" when unconfined."""
+    name = current.rstrip("\0\n").rpartition(" (")[0]
+    return "" if name == "unconfined" else name
