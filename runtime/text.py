@@ -27,12 +27,18 @@ _BIDI: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Controls that show text in another order than it is read."""
 
 _UNFIT: Final = dict.fromkeys((*_CONTROLS, *_SURROGATES, *_BIDI), REPLACEMENT)
+_NO_SURROGATES: Final = dict.fromkeys(_SURROGATES, REPLACEMENT)
 _ONE_LINE: Final = {**_UNFIT, **_BREAKS}
 
 
 def valid(text: str) -> str:
     """The text without lone surrogates and control characters; line breaks and tabs stay."""
     return text if _is_plain(text) else text.translate(_UNFIT)
+
+
+def without_surrogates(text: str) -> str:
+    """The text as Unicode; its control characters stay, as a program may want them."""
+    return text if text.isascii() else text.translate(_NO_SURROGATES)
 
 
 def decoded(data: bytes) -> str:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from itertools import chain, repeat
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -21,7 +21,12 @@ from generated.containerd import content_pb2
 from runtime.containerd.client import Containerd, Metadata
 from runtime.errors import FailedPrecondition, NotFound, Unknown
 from runtime.images.manifest import DOCUMENT_LIMIT, INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from runtime.steps import threads
 
+_T = TypeVar("_T")
+
+_QUICK: Final = 1 << 16
+"""Bytes of a document that is read on the loop: it takes less than a millisecond."""
 _PIECE: Final = 1 << 18
 """Bytes of one write message: large enough to make calls few, small enough for memory."""
 _LABEL_LIMIT: Final = 4096
@@ -55,6 +60,13 @@ async def read(containerd: Containerd, digest: str, limit: int = DOCUMENT_LIMIT)
             raise NotFound(f"{digest} is not in containerd's content store") from error
         raise
     return bytes(data)
+
+
+async def parsed(parse: Callable[[bytes, str, str], _T], data: bytes, kind: str, digest: str) -> _T:
+    """What ``parse`` makes of a document, in a thread when that may take long."""
+    if len(data) <= _QUICK:
+        return parse(data, kind, digest)
+    return await threads.DOCUMENTS.run(parse, data, kind, digest)
 
 
 async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:

@@ -1,8 +1,9 @@
 """Leases of pulls: what a pull has fetched is safe from garbage collection until its records are.
 
-A pull that a network failure interrupts leaves its lease for a while, and with it the blobs that
-it had fetched in part: the kubelet tries again within minutes, and only the rest is fetched then.
-Every lease expires by itself after a day, should this server end without notice.
+A pull that the network broke off leaves its lease for a while, and with it the blobs that it had
+fetched in part: the kubelet tries again within minutes, and then only the rest is fetched. A lease
+is labelled with the state directory of its server. A server that was killed leaves its leases; the
+next one on that directory, of which there is only one at a time, deletes them at its start.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import grpc
 import structlog
 from grpc import aio
 
 from generated.containerd import leases_pb2
 from runtime.containerd.client import Containerd, Metadata
-from runtime.errors import Unavailable
+from runtime.errors import RegistryUnavailable, Unavailable
 
 log = structlog.get_logger(__name__)
 
+_PREFIX: Final = "cri-pull-"
+_OWNER: Final = "io.cri-containerd.pull.state"
+"""The label that names the state directory of the server whose pull it is."""
 _EXPIRY: Final = timedelta(hours=24)
 _KEPT: Final = 600.0
 """Seconds that the lease of a broken pull is kept: twice the kubelet's longest back-off."""
@@ -31,11 +36,24 @@ _KEPT: Final = 600.0
 class PullLeases:
     """The leases of all pulls of this server."""
 
-    def __init__(self, containerd: Containerd) -> None:
+    def __init__(self, containerd: Containerd, state: str) -> None:
         self._containerd = containerd
+        self._state = state
         self._kept: dict[str, asyncio.Task[None]] = {}
         """Reference → the task that deletes its lease when its time has come; its name is the
         lease's."""
+
+    async def delete_leftovers(self) -> None:
+        """Delete what an earlier server on this state directory left; before the first pull."""
+        answer = await self._containerd.leases.List(leases_pb2.ListRequest())
+        left = [
+            lease.id
+            for lease in answer.leases
+            if lease.id.startswith(_PREFIX) and lease.labels.get(_OWNER) == self._state
+        ]
+        await asyncio.gather(*map(self._delete, left))
+        if left:
+            log.info("leases of pulls that were cut short are deleted", count=len(left))
 
     @asynccontextmanager
     async def hold(self, reference: str) -> AsyncIterator[Metadata]:
@@ -44,7 +62,7 @@ class PullLeases:
         lease = await self._take(reference)
         try:
             yield self._containerd.with_lease(lease)
-        except (Unavailable, asyncio.CancelledError):
+        except (RegistryUnavailable, Unavailable, asyncio.CancelledError):
             if reference in self._kept:  # that of a pull beside this one is enough
                 await asyncio.shield(self._delete(lease))
             else:
@@ -69,11 +87,26 @@ class PullLeases:
         if kept:
             kept.cancel()
             return kept.get_name()
-        lease = f"cri-pull-{secrets.token_hex(8)}"
-        expires = (datetime.now(UTC) + _EXPIRY).strftime("%Y-%m-%dT%H:%M:%SZ")
-        labels = {"containerd.io/gc.expire": expires}
-        await self._containerd.leases.Create(leases_pb2.CreateRequest(id=lease, labels=labels))
+        lease = f"{_PREFIX}{secrets.token_hex(8)}"
+        creation = asyncio.ensure_future(self._create(lease))
+        try:
+            await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._undo(creation, lease))
+            raise
         return lease
+
+    async def _create(self, lease: str) -> None:
+        expires = (datetime.now(UTC) + _EXPIRY).strftime("%Y-%m-%dT%H:%M:%SZ")
+        labels = {"containerd.io/gc.expire": expires, _OWNER: self._state}
+        await self._containerd.leases.Create(leases_pb2.CreateRequest(id=lease, labels=labels))
+
+    async def _undo(self, creation: asyncio.Future[None], lease: str) -> None:
+        """Delete a lease whose pull was cancelled meanwhile: a creation that is only given up may
+        still happen, after the deletion."""
+        with suppress(aio.AioRpcError):
+            await creation
+        await self._delete(lease)
 
     async def _delete_later(self, reference: str, lease: str) -> None:
         await asyncio.sleep(_KEPT)
@@ -84,5 +117,7 @@ class PullLeases:
         try:
             await self._containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease))
         except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return
             # it expires by itself; the pull that it served must not fail for it
             log.warning("the lease of a pull stays", lease=lease, why=error.details())

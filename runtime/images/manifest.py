@@ -1,17 +1,22 @@
 """What an image is made of: indexes, manifests and configs of Docker and OCI, and what follows.
 
-Pure: bytes in, facts out. Whatever is not an image that can be run is refused with its reason.
+Pure: bytes in, facts out. Whatever is not an image that can be run is refused with its reason and
+the path of the field at fault. A list or table that is absent or null is empty.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from runtime.errors import FailedPrecondition, NotFound
+import msgspec
+
+from runtime.documents import DocumentError, decode
+from runtime.errors import FailedPrecondition
+from runtime.images.platforms import Platform
+from runtime.images.reference import is_digest
 
 INDEX_TYPES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -38,6 +43,9 @@ _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 DOCUMENT_LIMIT: Final = 8 << 20
 """Bytes; the largest index, manifest or config that is read into memory."""
 
+_LARGEST: Final = (1 << 63) - 1
+"""The largest size that containerd and the CRI can carry."""
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
@@ -46,18 +54,9 @@ class Descriptor:
     media_type: str
     digest: str
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What an image runs on, in Go's words."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+    """Bytes."""
+    urls: tuple[str, ...] = ()
+    """Where else the content may be had, for layers that their registry may not pass on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,8 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Compressed size of config and layers."""
-        return self.config.size + sum(layer.size for layer in self.layers)
+        """Compressed bytes of config and layers."""
+        return min(_LARGEST, self.config.size + sum(layer.size for layer in self.layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +95,90 @@ class Config:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+# The documents as they are written. Go reads null as the empty value of any type, so do we.
+
+_Text: TypeAlias = str | None
+_Texts: TypeAlias = list[_Text] | None
+_Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
+
+
+class _PlatformJson(msgspec.Struct):
+    os: _Text = None
+    architecture: _Text = None
+    variant: _Text = None
+    os_features: _Texts = msgspec.field(name="os.features", default=None)
+
+
+class _DescriptorJson(msgspec.Struct):
+    mediaType: str
+    digest: str
+    size: _Size
+    urls: _Texts = None
+
+
+class _EntryJson(msgspec.Struct):
+    digest: str
+    mediaType: _Text = None
+    size: _Size | None = None
+    platform: _PlatformJson | None = None
+
+
+class _VersionJson(msgspec.Struct):
+    schemaVersion: Any = None
+
+
+class _TopJson(msgspec.Struct):
+    """What tells an index, a manifest and neither apart."""
+
+    mediaType: Any = None
+    manifests: Any = msgspec.UNSET
+    layers: Any = msgspec.UNSET
+    config: Any = msgspec.UNSET
+
+
+class _IndexJson(msgspec.Struct):
+    manifests: list[_EntryJson] | None = None
+
+
+class _ManifestJson(msgspec.Struct):
+    config: _DescriptorJson
+    layers: list[_DescriptorJson] | None = None
+
+
+class _RunJson(msgspec.Struct):
+    User: _Text = None
+    Entrypoint: _Texts = None
+    Cmd: _Texts = None
+    Env: _Texts = None
+    WorkingDir: _Text = None
+    Volumes: dict[str, Any] | None = None
+    StopSignal: _Text = None
+    Labels: dict[str, _Text] | None = None
+
+
+class _RootfsJson(msgspec.Struct):
+    diff_ids: _Texts = None
+
+
+class _ConfigJson(_PlatformJson):
+    config: _RunJson | None = None
+    rootfs: _RootfsJson | None = None
+
+
+_T = TypeVar("_T")
+
+
 def parse(data: bytes, media_type: str, digest: str) -> Index | Manifest:
     """An index or a manifest; FailedPrecondition says why the bytes are neither."""
-    document = _object(data, digest)
-    if media_type.startswith(_SCHEMA_1) or document.get("schemaVersion") == 1:
+    if media_type.startswith(_SCHEMA_1) or _decode(data, _VersionJson, digest).schemaVersion == 1:
         raise FailedPrecondition(
             f"{digest} is a schema 1 manifest, which cannot be verified and is refused: "
             "push the image again with a current tool"
         )
-    with _located(digest):
-        if media_type in INDEX_TYPES:
-            return Index(tuple(_entry(item) for item in document["manifests"]))
-        if media_type in MANIFEST_TYPES:
-            return _manifest(document, digest)
+    if media_type in INDEX_TYPES:
+        return _index(_decode(data, _IndexJson, digest), digest)
+    if media_type in MANIFEST_TYPES:
+        return _manifest(_decode(data, _ManifestJson, digest), digest)
     raise FailedPrecondition(f"{digest} is {media_type!r}, which is no image")
 
 
@@ -118,49 +188,54 @@ def sniff(data: bytes, content_type: str) -> str:
     if served in (*INDEX_TYPES, *MANIFEST_TYPES) or served.startswith(_SCHEMA_1):
         return served
     try:
-        document = json.loads(data)
-    except ValueError:
+        document = decode(data, _TopJson)
+    except DocumentError:
         return served
-    if not isinstance(document, dict):
-        return served
-    own = document.get("mediaType")
-    if isinstance(own, str) and own:
-        return own
-    if "manifests" in document:
+    if isinstance(document.mediaType, str) and document.mediaType:
+        return document.mediaType
+    if document.manifests is not msgspec.UNSET:
         return INDEX_TYPES[0]
-    return MANIFEST_TYPES[0] if "layers" in document else served
+    if document.layers is not msgspec.UNSET or document.config is not msgspec.UNSET:
+        return MANIFEST_TYPES[0]
+    return served
 
 
-def parse_config(data: bytes, digest: str) -> Config:
-    """An image config; FailedPrecondition says why the bytes are none."""
-    document = _object(data, digest)
-    with _located(digest):
-        config = document.get("config") or {}
-        return Config(
-            diff_ids=tuple(document["rootfs"]["diff_ids"]),
-            platform=_platform(document),
-            user=config.get("User") or "",
-            entrypoint=tuple(config.get("Entrypoint") or ()),
-            cmd=tuple(config.get("Cmd") or ()),
-            env=tuple(config.get("Env") or ()),
-            working_dir=config.get("WorkingDir") or "",
-            volumes=tuple(sorted(config.get("Volumes") or ())),
-            stop_signal=config.get("StopSignal") or "",
-            labels=dict(config.get("Labels") or {}),
-        )
+def parse_config(data: bytes, _media_type: str, digest: str) -> Config:
+    """An image config, which is the same of every type; FailedPrecondition says why it is none."""
+    document = _decode(data, _ConfigJson, digest)
+    run = document.config or _RunJson()
+    diff_ids = _texts(document.rootfs.diff_ids if document.rootfs else None)
+    for place, diff_id in enumerate(diff_ids):
+        _must_be_digest(diff_id, digest, f"rootfs.diff_ids[{place}]")
+    config = Config(
+        diff_ids=diff_ids,
+        platform=_platform(document),
+        user=run.User or "",
+        entrypoint=_texts(run.Entrypoint),
+        cmd=_texts(run.Cmd),
+        env=_texts(run.Env),
+        working_dir=run.WorkingDir or "",
+        volumes=tuple(sorted(run.Volumes or ())),
+        stop_signal=run.StopSignal or "",
+        labels={key: value or "" for key, value in (run.Labels or {}).items()},
+    )
+    for name, value in _of_processes(config):
+        if "\0" in value:
+            raise FailedPrecondition(f"{digest}: config.{name}: holds a NUL byte")
+    return config
 
 
-def choose(index: Index, host: Platform) -> Descriptor:
-    """The manifest of the image that runs best on the host; NotFound lists what there is."""
-    for wanted in _runnable(host):
-        for descriptor, platform in index.entries:
-            if platform is not None and _normal(platform) == wanted:
-                return descriptor
-    for descriptor, platform in index.entries:
-        if platform is None and descriptor.media_type in MANIFEST_TYPES:
-            return descriptor
-    offered = ", ".join(sorted({str(p) for _, p in index.entries if p and p.os != "unknown"}))
-    raise NotFound(f"no image for {host} in the index; it has {offered or 'nothing'}")
+def _of_processes(config: Config) -> Iterator[tuple[str, str]]:
+    """What ends up in system calls, which end every text at its first NUL byte."""
+    yield "User", config.user
+    yield "WorkingDir", config.working_dir
+    for name, values in (
+        ("Entrypoint", config.entrypoint),
+        ("Cmd", config.cmd),
+        ("Env", config.env),
+        ("Volumes", config.volumes),
+    ):
+        yield from ((name, value) for value in values)
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
@@ -176,7 +251,7 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def digest_of(data: bytes, like: str = "") -> str:
-    """The digest of bytes, by the algorithm of ``like`` (sha256 without one)."""
+    """The digest of bytes, by the algorithm of the digest ``like`` (sha256 without one)."""
     algorithm = like.partition(":")[0] or "sha256"
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
@@ -190,96 +265,59 @@ def child_labels(parent: Index | Manifest) -> dict[str, str]:
     return {f"{prefix}.config": parent.config.digest, **labels}
 
 
-class _located:
-    """Turns the errors of walking a document of the wrong shape into one that names it."""
-
-    def __init__(self, digest: str) -> None:
-        self._digest = digest
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError | AttributeError):
-            raise FailedPrecondition(
-                f"{self._digest} does not have the shape of an image: {error!r}"
-            ) from error
-
-
-def _object(data: bytes, digest: str) -> dict[str, Any]:
+def _decode(data: bytes, kind: type[_T], digest: str) -> _T:
     try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise FailedPrecondition(f"{digest} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise FailedPrecondition(f"{digest} is not a JSON object")
-    return document
+        return decode(data, kind)
+    except DocumentError as error:
+        raise FailedPrecondition(f"{digest}: {error}") from error
 
 
-def _manifest(document: Mapping[str, Any], digest: str) -> Manifest:
-    manifest = Manifest(
-        _descriptor(document["config"]), tuple(_descriptor(item) for item in document["layers"])
-    )
-    if manifest.config.media_type not in _CONFIG_TYPES:
+def _index(document: _IndexJson, digest: str) -> Index:
+    entries = []
+    for place, entry in enumerate(document.manifests or ()):
+        _must_be_digest(entry.digest, digest, f"manifests[{place}].digest")
+        descriptor = Descriptor(entry.mediaType or "", entry.digest, entry.size or 0)
+        entries.append((descriptor, _platform(entry.platform) if entry.platform else None))
+    return Index(tuple(entries))
+
+
+def _manifest(document: _ManifestJson, digest: str) -> Manifest:
+    config = _descriptor(document.config, digest, "config")
+    if config.media_type not in _CONFIG_TYPES:
         raise FailedPrecondition(
-            f"{digest} has a config of type {manifest.config.media_type!r}: it is an artifact, "
+            f"{digest} has a config of type {config.media_type!r}: it is an artifact, "
             "not a container image"
         )
-    for layer in manifest.layers:
+    layers = tuple(
+        _descriptor(layer, digest, f"layers[{place}]")
+        for place, layer in enumerate(document.layers or ())
+    )
+    for layer in layers:
         if not layer.media_type.startswith(_LAYER_PREFIXES):
             raise FailedPrecondition(f"{digest} has a layer of unknown type {layer.media_type!r}")
-    return manifest
+    return Manifest(config, layers)
 
 
-def _descriptor(item: Mapping[str, Any]) -> Descriptor:
-    return Descriptor(str(item["mediaType"]), str(item["digest"]), int(item["size"]))
+def _descriptor(item: _DescriptorJson, document: str, where: str) -> Descriptor:
+    _must_be_digest(item.digest, document, f"{where}.digest")
+    return Descriptor(item.mediaType, item.digest, item.size, _texts(item.urls))
 
 
-def _entry(item: Mapping[str, Any]) -> tuple[Descriptor, Platform | None]:
-    platform = item.get("platform")
-    return _descriptor(item), _platform(platform) if platform else None
+def _must_be_digest(text: str, document: str, where: str) -> None:
+    if not is_digest(text):
+        raise FailedPrecondition(
+            f"{document}: {where}: {text[:80]!r} is not a digest (sha256, sha384 or sha512)"
+        )
 
 
-def _platform(item: Mapping[str, Any]) -> Platform:
+def _platform(item: _PlatformJson) -> Platform:
     return Platform(
-        item.get("os") or "linux", item.get("architecture") or "", item.get("variant") or ""
+        item.os or "linux",
+        item.architecture or "",
+        item.variant or "",
+        tuple(sorted(_texts(item.os_features))),
     )
 
 
-_ALIASES: Final = {
-    ("x86_64", ""): ("amd64", ""),
-    ("x86-64", ""): ("amd64", ""),
-    ("amd64", "v1"): ("amd64", ""),
-    ("aarch64", ""): ("arm64", ""),
-    ("arm64", "v8"): ("arm64", ""),
-    ("arm64", "8"): ("arm64", ""),
-    ("i386", ""): ("386", ""),
-    ("armhf", ""): ("arm", "v7"),
-    ("armel", ""): ("arm", "v6"),
-    ("arm", ""): ("arm", "v7"),
-    ("arm", "7"): ("arm", "v7"),
-    ("arm", "6"): ("arm", "v6"),
-    ("arm", "5"): ("arm", "v5"),
-}
-
-_ARM: Final = ("v8", "v7", "v6", "v5")
-
-
-def _normal(platform: Platform) -> Platform:
-    architecture, variant = platform.architecture.lower(), platform.variant.lower()
-    return Platform(
-        platform.os.lower(), *_ALIASES.get((architecture, variant), (architecture, variant))
-    )
-
-
-def _runnable(host: Platform) -> Iterator[Platform]:
-    """What the host can run, best first: itself, then its older and its 32 bit siblings."""
-    host = _normal(host)
-    yield host
-    if host.architecture == "amd64":
-        yield Platform(host.os, "386")
-    elif host.architecture == "arm64":
-        yield from (Platform(host.os, "arm", variant) for variant in _ARM)
-    elif host.architecture == "arm" and host.variant in _ARM:
-        older = _ARM[_ARM.index(host.variant) + 1 :]
-        yield from (Platform(host.os, "arm", variant) for variant in older)
+def _texts(values: _Texts) -> tuple[str, ...]:
+    return tuple(value or "" for value in values or ())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import structlog
@@ -17,7 +18,8 @@ from runtime.errors import InvalidArgument, NotFound
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
 from runtime.images.leases import PullLeases
-from runtime.images.manifest import Descriptor, Platform
+from runtime.images.manifest import Descriptor
+from runtime.images.platforms import host_platform
 from runtime.images.progress import Activity, unless_stalled
 from runtime.images.pull import ImageSource, Puller
 from runtime.images.reference import Reference
@@ -45,28 +47,37 @@ class Images:
         config: Config,
         host: Host,
         handlers: Mapping[str, Handler],
+        left_out: Callable[[str], None],
     ) -> None:
+        """``left_out`` counts what cannot be listed, by its kind."""
         settings = config.images
-        platform = Platform("linux", host.architecture)
+        platform = host_platform(host.architecture, os.uname().machine)
         self._containerd = containerd
         self._config_path = settings.registry.config_path
         self._snapshotter = config.containerd.snapshotter
         self._handlers = handlers
-        self._store = ImageStore(containerd, platform, settings.pinned_images.values())
+        self._left_out = left_out
         self._puller = Puller(
             containerd,
             platform,
             max_concurrent_downloads=settings.max_concurrent_downloads,
         )
         self._progress_timeout = settings.image_pull_progress_timeout
-        self._leases = PullLeases(containerd)
+        self._leases = PullLeases(containerd, str(config.state_dir))
         others = {handler.snapshotter for handler in handlers.values()} - {self._snapshotter}
         self._snapshotters = (self._snapshotter, *sorted(others))
+        self._store = ImageStore(
+            containerd,
+            platform,
+            settings.pinned_images.values(),
+            snapshotters=self._snapshotters,
+            left_out=lambda _name: left_out("image"),
+        )
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
 
     async def start(self) -> None:
         """Know every image; then stay up to date until ``close``."""
-        await self._store.start()
+        await asyncio.gather(self._leases.delete_leftovers(), self._store.start())
         self._usage.start()
 
     async def close(self) -> None:
@@ -91,7 +102,7 @@ class Images:
             images = [one] if one else []
         else:
             images = self._store.images()
-        return api_pb2.ListImagesResponse(images=[image_status.read(image=i) for i in images])
+        return api_pb2.ListImagesResponse(images=self._shown(images))
 
     async def status(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
         """One image; an empty answer when it is not here."""
@@ -110,8 +121,7 @@ class Images:
 
     async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
         """Remove an image with all its names; one that is not here is removed already."""
-        image = self._store.find(request.image.image)
-        names = self._store.references(image) if image else []
+        names = self._store.names_to_remove(request.image.image)
         for name in names:
             # the last one waits until the space is free, as the kubelet measures it next
             await self._store.delete(name, sync=name == names[-1])
@@ -135,13 +145,12 @@ class Images:
         """The local image of a reference, an id or a unique prefix of one."""
         return self._store.find(name)
 
-    async def ensure(self, reference: str, *, auth: api_pb2.AuthConfig | None = None) -> Image:
+    async def ensure(self, reference: str) -> Image:
         """The image, pulled if it is not here."""
         image = self._store.find(reference)
         if image:
             return image
-        who = credentials(auth) if auth else ANONYMOUS
-        return await self._pull(image_reference.parse(reference), who, self._snapshotter)
+        return await self._pull(image_reference.parse(reference), ANONYMOUS, self._snapshotter)
 
     async def unpacked(self, image: Image, snapshotter: str) -> str:
         """The chain id of an image, whose snapshots are there when this returns.
@@ -156,9 +165,17 @@ class Images:
         if content is None:
             raise NotFound(f"image {image.reference} was removed")
         async with self._containerd.temporary_lease() as lease:
-            return await self._puller.unpack(
-                content.manifest, content.config, snapshotter=snapshotter, lease=lease
-            )
+            try:
+                return await self._puller.unpack(
+                    image.reference,
+                    content.manifest,
+                    content.config,
+                    snapshotter=snapshotter,
+                    lease=lease,
+                )
+            except NotFound:
+                self._store.forget_content(image)
+                raise
 
     async def install(self, reference: str, source: ImageSource) -> Image:
         """Take an image from a source of our own, such as the pause image of an embedded server."""
@@ -187,6 +204,16 @@ class Images:
         return handler.snapshotter
 
     # Inside
+
+    def _shown(self, images: Iterable[Image]) -> Iterator[api_pb2.Image]:
+        """What the CRI shows of each; one that cannot be shown is left out, with a word in the log,
+        as a node without its list of images cannot work."""
+        for image in images:
+            try:
+                yield image_status.read(image=image)
+            except (TypeError, ValueError) as error:
+                log.error("an image cannot be shown", image=image.id, why=str(error))
+                self._left_out("image")
 
     async def _pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
         activity = Activity()
@@ -233,6 +260,7 @@ class Images:
     ) -> Image:
         async with self._leases.hold(str(reference)) as lease:
             pulled = await self._puller.pull(
+                str(reference),
                 source,
                 snapshotter=snapshotter,
                 source_label=source_label,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from runtime.errors import Unavailable
+from runtime.errors import RegistryUnavailable
 
 _STALL_LOOKS: Final = 10.0
 """Seconds between looks at whether bytes still come; half the limit if that is less."""
@@ -46,15 +46,17 @@ class Activity:
 
 
 async def unless_stalled(work: Awaitable[_T], activity: Activity, limit: float) -> _T:
-    """The result of ``work``; Unavailable when no byte came for ``limit`` seconds (0: never)."""
+    """The result of ``work``.
+
+    RegistryUnavailable when no byte came for ``limit`` seconds; 0 is no limit.
+    """
     task = asyncio.ensure_future(work)
     interval = min(_STALL_LOOKS, limit / 2) if limit else None
     try:
         while not (await asyncio.wait({task}, timeout=interval))[0]:
             if activity.stalled() > limit:
-                raise Unavailable(
-                    f"RegistryUnavailable: no byte came for {limit:g} s "
-                    "(images.image_pull_progress_timeout)"
+                raise RegistryUnavailable(
+                    f"no byte came for {limit:g} s " "(images.image_pull_progress_timeout)"
                 )
         return task.result()
     finally:

@@ -10,30 +10,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from runtime.containerd.client import Containerd, Metadata
-from runtime.errors import FailedPrecondition, Unknown
+from runtime.errors import FailedPrecondition, NotFound, Unknown
 from runtime.images import content
+from runtime.images.choice import choose
 from runtime.images.manifest import (
     DOCUMENT_LIMIT,
     Config,
     Descriptor,
     Index,
     Manifest,
-    Platform,
     chain_ids,
     child_labels,
-    choose,
     digest_of,
     parse,
     parse_config,
 )
+from runtime.images.platforms import Platform
 from runtime.images.unpack import Unpacker, keep_in_lease
 from runtime.steps.shared_tasks import SharedTasks
+
+_NO_LIMIT: Final = nullcontext()
 
 
 class ImageSource(Protocol):
@@ -69,31 +71,38 @@ class Puller:
     ) -> None:
         self.containerd = containerd
         self.platform = platform
-        self.max_downloads = max_concurrent_downloads
+        self.slots: AbstractAsyncContextManager[object] = (
+            asyncio.Semaphore(max_concurrent_downloads) if max_concurrent_downloads else _NO_LIMIT
+        )
+        """Downloads of layers at once, over all pulls of the node; without a number as many as
+        there are."""
         self.unpacker = Unpacker(containerd)
         self.writes = SharedTasks()
 
     async def pull(
         self,
+        name: str,
         source: ImageSource,
         *,
         snapshotter: str,
         source_label: Mapping[str, str],
         lease: Metadata,
     ) -> Pulled:
-        """Bring the image of ``source`` into content store and snapshotter, under ``lease``."""
-        return await _Pull(self, source, snapshotter, source_label, lease).run()
+        """Bring the image of ``source`` into content store and snapshotter, under ``lease``;
+        ``name`` is what errors call it."""
+        return await _Pull(self, name, source, snapshotter, source_label, lease).run()
 
     async def unpack(
-        self, manifest: Manifest, config: Config, *, snapshotter: str, lease: Metadata
+        self, name: str, manifest: Manifest, config: Config, *, snapshotter: str, lease: Metadata
     ) -> str:
         """Unpack an image from blobs that are in the content store; returns the chain id."""
 
         async def must_be_there(layer: Descriptor) -> None:
             if await content.info(self.containerd, layer.digest) is None:
-                raise FailedPrecondition(f"layer {layer.digest} is gone: pull the image again")
+                raise NotFound(f"layer {layer.digest} of {name} is gone: pull the image again")
 
         chain_id = await self.unpacker.unpack(
+            name,
             manifest.layers,
             config.diff_ids,
             snapshotter=snapshotter,
@@ -111,18 +120,20 @@ class _Pull:
     def __init__(
         self,
         puller: Puller,
+        name: str,
         source: ImageSource,
         snapshotter: str,
         source_label: Mapping[str, str],
         lease: Metadata,
     ) -> None:
         self._puller = puller
+        self._name = name
         self._containerd = puller.containerd
         self._source = source
         self._snapshotter = snapshotter
         self._source_label = source_label
         self._lease = lease
-        self._slots = asyncio.Semaphore(puller.max_downloads)
+        self._configs: dict[str, Config] = {}
         self._writes: list[asyncio.Task[None]] = []
 
     async def run(self) -> Pulled:
@@ -138,26 +149,30 @@ class _Pull:
 
     async def _manifest(self) -> tuple[Descriptor, Manifest]:
         """What the reference names, and the manifest that it leads to on this host."""
-        target, data = descriptor, _ = await self._source.manifest()
-        top = self._parsed(descriptor, data)
-        while isinstance(top, Index):
-            descriptor, data = await self._source.manifest(
-                choose(top, self._puller.platform).digest
-            )
-            top = self._parsed(descriptor, data)
+        target, data = await self._source.manifest()
+        top = await self._parsed(target, data)
+        if isinstance(top, Index):
+            top = await choose(top, self._puller.platform, self._document, self._config)
         return target, top
 
-    def _parsed(self, descriptor: Descriptor, data: bytes) -> Index | Manifest:
-        parsed = parse(data, descriptor.media_type, descriptor.digest)
+    async def _document(self, entry: Descriptor) -> Index | Manifest:
+        descriptor, data = await self._source.manifest(entry.digest)
+        return await self._parsed(descriptor, data)
+
+    async def _parsed(self, descriptor: Descriptor, data: bytes) -> Index | Manifest:
+        parsed = await content.parsed(parse, data, descriptor.media_type, descriptor.digest)
         self._keep_document(descriptor, data, child_labels(parsed))
         return parsed
 
     async def _config(self, descriptor: Descriptor) -> Config:
         """The image config. Its blob holds the snapshots that are about to be made."""
+        known = self._configs.get(descriptor.digest)
+        if known:
+            return known
         data = await self._small_blob(descriptor)
-        config = parse_config(data, descriptor.digest)
-        labels = snapshot_label(self._snapshotter, config)
-        self._keep_document(descriptor, data, labels)
+        config = await content.parsed(parse_config, data, descriptor.media_type, descriptor.digest)
+        self._configs[descriptor.digest] = config
+        self._keep_document(descriptor, data, snapshot_label(self._snapshotter, config))
         return config
 
     async def _small_blob(self, descriptor: Descriptor) -> bytes:
@@ -187,6 +202,7 @@ class _Pull:
 
         try:
             return await self._puller.unpacker.unpack(
+                self._name,
                 manifest.layers,
                 config.diff_ids,
                 snapshotter=self._snapshotter,
@@ -197,8 +213,8 @@ class _Pull:
             await _end(downloads.values())
 
     async def _download(self, layer: Descriptor) -> None:
-        async with self._slots:
-            await self._keep(layer, partial(self._source.blob, layer), {})
+        source = partial(self._source.blob, layer)
+        await self._keep(layer, source, {}, slot=self._puller.slots)
 
     def _keep_document(
         self, descriptor: Descriptor, data: bytes, labels: Mapping[str, str]
@@ -211,20 +227,25 @@ class _Pull:
         self._writes.append(asyncio.ensure_future(self._keep(descriptor, source, labels)))
 
     async def _keep(
-        self, descriptor: Descriptor, source: content.Source, labels: Mapping[str, str]
+        self,
+        descriptor: Descriptor,
+        source: content.Source,
+        labels: Mapping[str, str],
+        *,
+        slot: AbstractAsyncContextManager[object] = _NO_LIMIT,
     ) -> None:
-        """Have a blob in the store, under our lease and with these labels."""
+        """Have a blob in the store, under our lease and with these labels; what must be written is
+        written in a ``slot``."""
         wanted = {**self._source_label, **labels}
+
+        async def write() -> None:
+            async with slot:
+                await content.write(
+                    self._containerd, descriptor, source, labels=wanted, metadata=self._lease
+                )
+
         there = await content.info(self._containerd, descriptor.digest)
         if there is None:
-            write = partial(
-                content.write,
-                self._containerd,
-                descriptor,
-                source,
-                labels=wanted,
-                metadata=self._lease,
-            )
             if await self._puller.writes.run(descriptor.digest, write):
                 return
             there = await content.info(self._containerd, descriptor.digest)

@@ -2,19 +2,24 @@
 
 All records are read at the start; after that containerd's events say what changed, whoever changed
 it (this server, the built-in plugin, ``ctr -n k8s.io``). Events have no replay, so after a lost
-connection everything is compared once more. A record whose image cannot be read (content not
-fetched, another platform) is kept but makes no image.
+connection everything is compared once more. A record whose image cannot be used (content not
+fetched or broken, another platform) is kept but makes no image, which the log says.
 
-Records are named by tag, by digest and by image id; several records make one image.
+Records are named by tag, by digest and by image id; several records make one image. All that
+happens to one name happens in turn, so that what containerd says of it is never older than what is
+known here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 import grpc
 import structlog
@@ -24,20 +29,22 @@ from grpc import aio
 
 from generated.containerd import events_pb2, image_events_pb2, images_pb2, types_pb2
 from runtime.containerd.client import Containerd
-from runtime.errors import CriError, FailedPrecondition, InvalidArgument
+from runtime.errors import CriError, InvalidArgument, NotFound, from_rpc
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
+from runtime.images.choice import choose
 from runtime.images.manifest import (
     Config,
     Descriptor,
     Index,
     Manifest,
-    Platform,
     chain_ids,
-    choose,
     parse,
     parse_config,
+    sniff,
 )
+from runtime.images.platforms import Platform
+from runtime.images.unpack import snapshot_exists
 from runtime.steps.watched import ended, watched
 from runtime.transforms.facts import Image
 
@@ -52,6 +59,14 @@ _RESUBSCRIBE_DELAY: Final = 0.5
 _SETTLE_DELAY: Final = 0.2
 """Seconds after a subscription before everything is compared: gRPC does not say when it counts."""
 _READS_AT_ONCE: Final = 8
+_AWAY: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+"""What says nothing of the object that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +96,29 @@ class ImageStore:
     """The cache; ``start`` loads it and keeps it fresh until ``close``."""
 
     def __init__(
-        self, containerd: Containerd, platform: Platform, pinned_references: Collection[str]
+        self,
+        containerd: Containerd,
+        platform: Platform,
+        pinned_references: Collection[str],
+        *,
+        snapshotters: Collection[str],
+        left_out: Callable[[str], None],
     ) -> None:
+        """``snapshotters`` are those that images may be unpacked in; ``left_out`` is told of each
+        record that makes no image, with the reason."""
         self._containerd = containerd
         self._platform = platform
+        self._snapshotters = snapshotters
+        self._left_out = left_out
         self._pinned = frozenset(_complete(reference) for reference in pinned_references)
         self._records: dict[str, Record] = {}
         self._contents: dict[str, Content] = {}
         self._images: dict[str, Image] = {}
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._adopting = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._changes: list[set[str]] = []
+        """For each comparison under way the names that changed since it began."""
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -131,6 +159,16 @@ class ImageStore:
         names = [name for name, r in self._records.items() if self._id_of(r) == image.id]
         return sorted(names, key=lambda name: (name == image.id, name))
 
+    def names_to_remove(self, name: str) -> list[str]:
+        """The records to delete so that what ``name`` names is gone: those of an image, or else a
+        record that makes none."""
+        image = self.find(name)
+        if image:
+            return self.references(image)
+        if image_reference.why_invalid(name) is None:
+            name = str(image_reference.parse(name))
+        return [name] if name in self._records else []
+
     def labels_for(self, reference: str) -> dict[str, str]:
         """The labels of the records of an image that is pulled under ``reference``."""
         return MANAGED | (PINNED if reference in self._pinned else {})
@@ -160,39 +198,81 @@ class ImageStore:
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
         """Have a record of this name, target and labels (others are left)."""
         image = _record_message(name, target, labels)
-        try:
-            answer = await self._containerd.images.Create(
-                images_pb2.CreateImageRequest(image=image)
-            )
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
-                raise
-            paths = ["target", *(f"labels.{key}" for key in labels)]
-            answer = await self._containerd.images.Update(
-                images_pb2.UpdateImageRequest(image=image, update_mask=FieldMask(paths=paths))
-            )
-        await self._take(answer.image)
+        async with self._turn(name):
+            try:
+                answer = await self._containerd.images.Create(
+                    images_pb2.CreateImageRequest(image=image)
+                )
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+                paths = ["target", *(f"labels.{key}" for key in labels)]
+                answer = await self._containerd.images.Update(
+                    images_pb2.UpdateImageRequest(image=image, update_mask=FieldMask(paths=paths))
+                )
+            await self._take(answer.image)
 
     async def delete(self, name: str, *, sync: bool) -> None:
         """Delete a record; ``sync`` waits until containerd has collected what it held."""
-        try:
-            await self._containerd.images.Delete(
-                images_pb2.DeleteImageRequest(name=name, sync=sync)
-            )
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-        self._drop(name)
+        async with self._turn(name):
+            try:
+                await self._containerd.images.Delete(
+                    images_pb2.DeleteImageRequest(name=name, sync=sync)
+                )
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+            self._drop(name)
+
+    def forget_content(self, image: Image) -> None:
+        """Stop offering an image whose content turned out to be incomplete: a client that sees it
+        missing pulls it again."""
+        for record in [r for r in self._records.values() if self._id_of(r) == image.id]:
+            self._contents.pop(record.target.digest, None)
+        self._images.pop(image.id, None)
+        self._leave_out(image.reference, "its content is incomplete: pull it again")
 
     # Keeping fresh
 
     async def reconcile(self) -> None:
-        """Compare with containerd and take what differs."""
-        answer = await self._containerd.images.List(images_pb2.ListImagesRequest())
-        for name in self._records.keys() - {image.name for image in answer.images}:
-            self._drop(name)
-        await asyncio.gather(*map(self._take, answer.images))
-        await self._adopt(image.name for image in answer.images)
+        """Compare with containerd and take what differs.
+
+        What changed while containerd answered is newer than its answer, and left as it is.
+        """
+        with self._noting_changes() as changed:
+            answer = await self._containerd.images.List(images_pb2.ListImagesRequest())
+            listed = {image.name: image for image in answer.images}
+            compare = partial(self._compare, listed, changed)
+            await asyncio.gather(*map(compare, self._records.keys() | listed.keys()))
+        await self._adopt(listed)
+
+    async def _compare(
+        self, listed: Mapping[str, images_pb2.Image], changed: Collection[str], name: str
+    ) -> None:
+        async with self._turn(name):
+            if name in changed:
+                return
+            if name in listed:
+                await self._take(listed[name])
+            else:
+                self._drop(name)
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """Held by whatever asks containerd about a record and then keeps the answer."""
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    @contextmanager
+    def _noting_changes(self) -> Iterator[set[str]]:
+        changed: set[str] = set()
+        self._changes.append(changed)
+        try:
+            yield changed
+        finally:
+            self._changes[:] = [noted for noted in self._changes if noted is not changed]
+
+    def _note_change(self, name: str) -> None:
+        for changed in self._changes:
+            changed.add(name)
 
     async def _watch(self) -> None:
         """Follow the events for ever; after a lost connection everything is compared again."""
@@ -229,14 +309,15 @@ class ImageStore:
 
     async def _refresh(self, name: str) -> None:
         """Look at one record again: an event says that it changed, not what it is now."""
-        try:
-            answer = await self._containerd.images.Get(images_pb2.GetImageRequest(name=name))
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            self._drop(name)
-            return
-        await self._take(answer.image)
+        async with self._turn(name):
+            try:
+                answer = await self._containerd.images.Get(images_pb2.GetImageRequest(name=name))
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                self._drop(name)
+                return
+            await self._take(answer.image)
         await self._adopt([name])
 
     async def _take(self, image: images_pb2.Image) -> None:
@@ -245,6 +326,7 @@ class ImageStore:
             content = await self._read(image.name, target)
             if content:
                 self._contents[target.digest] = content
+        self._note_change(image.name)
         old = self._records.get(image.name)
         self._records[image.name] = Record(image.name, target, dict(image.labels))
         if old and old.target.digest != target.digest:
@@ -252,6 +334,7 @@ class ImageStore:
         self._rebuild(self._records[image.name])
 
     def _drop(self, name: str) -> None:
+        self._note_change(name)
         record = self._records.pop(name, None)
         if record:
             self._rebuild(record)
@@ -295,13 +378,34 @@ class ImageStore:
         )
 
     async def _read(self, name: str, target: Descriptor) -> Content | None:
-        """The content of a record's target; None, said in the log, when it cannot be read."""
+        """The content of a record's target; None, said in the log, when it makes no image."""
         try:
             async with self._reads:
-                return await read_content(self._containerd, target, self._platform)
+                content = await read_content(self._containerd, target, self._platform)
+                await self._must_be_complete(content)
+                return content
         except CriError as error:
-            log.debug("a record makes no image", record=name, why=error.message)
-            return None
+            self._leave_out(name, error.message)
+        except aio.AioRpcError as error:
+            if error.code() in _AWAY:
+                raise
+            self._leave_out(name, from_rpc(error, "read its content").message)
+        return None
+
+    async def _must_be_complete(self, content: Content) -> None:
+        """NotFound when containers cannot be made of an image: it is not unpacked, and there is not
+        everything to unpack it from."""
+        chain = chain_ids(content.config.diff_ids)
+        for snapshotter in self._snapshotters if chain else ():
+            if await snapshot_exists(self._containerd, snapshotter, chain[-1]):
+                return
+        for layer in content.manifest.layers:
+            if await image_content.info(self._containerd, layer.digest) is None:
+                raise NotFound(f"layer {layer.digest} is not in containerd's content store")
+
+    def _leave_out(self, name: str, why: str) -> None:
+        log.warning("an image is not listed", image=name, why=why)
+        self._left_out(name)
 
     async def _adopt(self, names: Iterable[str]) -> None:
         """Give images that others pulled an id record and our label, as the built-in plugin does:
@@ -324,7 +428,9 @@ class ImageStore:
         """The id first, as the label says that it is there; taken back when the record is gone."""
         known = image_id in self._records
         await self.put(image_id, record.target, labels)
-        if not await self._label(record, labels) and not known:
+        async with self._turn(record.name):
+            labelled = await self._label(record, labels)
+        if not labelled and not known:
             await self.delete(image_id, sync=False)
 
     async def _label(self, record: Record, labels: Mapping[str, str]) -> bool:
@@ -349,20 +455,27 @@ class ImageStore:
 
 
 async def read_content(containerd: Containerd, target: Descriptor, platform: Platform) -> Content:
-    """Manifest and config behind a record's target; CriError says what is missing."""
-    size = 0
-    descriptor = target
-    for _ in range(3):  # an index may name an index
+    """Manifest and config behind a record's target; CriError says what is missing or wrong."""
+    read: list[tuple[Index | Manifest, int]] = []
+
+    async def document(descriptor: Descriptor) -> Index | Manifest:
         data = await image_content.read(containerd, descriptor.digest)
-        size += len(data)
-        parsed = parse(data, descriptor.media_type, descriptor.digest)
-        if isinstance(parsed, Manifest):
-            digest = parsed.config.digest
-            config = parse_config(await image_content.read(containerd, digest), digest)
-            return Content(parsed, config, size + parsed.size)
-        assert isinstance(parsed, Index)
-        descriptor = choose(parsed, platform)
-    raise FailedPrecondition(f"{target.digest} is an index of indexes without end")
+        media_type = sniff(data, descriptor.media_type)
+        parsed = await image_content.parsed(parse, data, media_type, descriptor.digest)
+        read.append((parsed, len(data)))
+        return parsed
+
+    async def config(descriptor: Descriptor) -> Config:
+        data = await image_content.read(containerd, descriptor.digest)
+        return await image_content.parsed(
+            parse_config, data, descriptor.media_type, descriptor.digest
+        )
+
+    top = await document(target)
+    manifest = await choose(top, platform, document, config) if isinstance(top, Index) else top
+    # what was looked at on the way and is for other platforms does not count
+    size = sum(length for one, length in read if one is top or one is manifest)
+    return Content(manifest, await config(manifest.config), size + manifest.size)
 
 
 def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) -> images_pb2.Image:

@@ -22,7 +22,7 @@ from grpc import aio
 
 from generated.containerd import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
 from runtime.containerd.client import Containerd, Metadata
-from runtime.errors import FailedPrecondition, Unknown
+from runtime.errors import FailedPrecondition, Unknown, from_rpc
 from runtime.images.content import set_labels
 from runtime.images.manifest import Descriptor, chain_ids
 from runtime.steps.shared_tasks import SharedTasks
@@ -59,6 +59,8 @@ async def keep_in_lease(containerd: Containerd, lease: Metadata, kind: str, name
 class _Step:
     """One layer to be unpacked on its parent's snapshot."""
 
+    place: str
+    """The layer as errors call it: its place, its digest and its image."""
     layer: Descriptor
     diff_id: str
     parent: str
@@ -85,6 +87,7 @@ class Unpacker:
 
     async def unpack(
         self,
+        image: str,
         layers: Sequence[Descriptor],
         diff_ids: Sequence[str],
         *,
@@ -95,11 +98,11 @@ class Unpacker:
         """Make the snapshots of all layers that lack theirs; returns the chain id of the last.
 
         ``fetched`` is awaited for a layer before it is applied, and not called for others: the
-        layers below an existing snapshot need not be downloaded.
+        layers below an existing snapshot need not be downloaded. ``image`` is what errors call it.
         """
         if len(layers) != len(diff_ids):
             raise FailedPrecondition(
-                f"the manifest has {len(layers)} layers and the config {len(diff_ids)}"
+                f"the manifest of {image} has {len(layers)} layers and its config {len(diff_ids)}"
             )
         chain = chain_ids(diff_ids)
         first = await self._first_missing(snapshotter, chain)
@@ -108,7 +111,8 @@ class Unpacker:
         for i in range(first, len(chain)):
             await fetched(layers[i])
             parent = chain[i - 1] if i else ""
-            step = _Step(layers[i], diff_ids[i], parent, chain[i], snapshotter, lease)
+            place = f"layer {i + 1} of {len(chain)} ({layers[i].digest}) of {image}"
+            step = _Step(place, layers[i], diff_ids[i], parent, chain[i], snapshotter, lease)
             if not await self._steps.run((snapshotter, chain[i]), partial(self._apply, step)):
                 await self._keep(lease, snapshotter, chain[i])
         return chain[-1] if chain else ""
@@ -126,6 +130,12 @@ class Unpacker:
         await keep_in_lease(self._containerd, lease, f"snapshots/{snapshotter}", name)
 
     async def _apply(self, step: _Step) -> None:
+        try:
+            await self._apply_one(step)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"unpack {step.place}") from error
+
+    async def _apply_one(self, step: _Step) -> None:
         prepared = await self._prepare(step)
         if prepared is None:
             return
@@ -137,7 +147,7 @@ class Unpacker:
             )
             if applied.applied.digest != step.diff_id:
                 raise FailedPrecondition(
-                    f"layer {step.layer.digest} unpacks to {applied.applied.digest}, "
+                    f"{step.place} unpacks to {applied.applied.digest}, "
                     f"but its image says {step.diff_id}"
                 )
             label = {"containerd.io/uncompressed": step.diff_id}

@@ -30,8 +30,9 @@ from runtime.logs.client import LogKeeper
 from runtime.lookups import handlers, host
 from runtime.node.operations import Node
 from runtime.sandboxes.operations import Sandboxes
-from runtime.server import listener, metrics
+from runtime.server import listener
 from runtime.server.embedded import OWN_PAUSE, Daemon
+from runtime.server.metrics import Metrics
 from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
 from runtime.store.events import Events
@@ -73,8 +74,13 @@ class App:
         self.store = Store(Layout(config.root_dir, config.state_dir), Events())
         self.network = Network(config.cni)
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
+        self.metrics = Metrics()
         self.images = Images(
-            containerd=containerd, config=config, host=self.host, handlers=self.handlers
+            containerd=containerd,
+            config=config,
+            host=self.host,
+            handlers=self.handlers,
+            left_out=self.metrics.left_out,
         )
         self.containers = Containers(
             containerd=containerd,
@@ -139,9 +145,11 @@ class App:
             raise self._failure
 
     def _add_services(self, to: aio.Server) -> None:
+        if self.config.metrics.address:
+            self.metrics.serve(self.config.metrics.address)
         frame = Frame(
             closed=self._why_closed,
-            observe=self._observe(),
+            observe=self.metrics.observe,
             log=structlog.get_logger("cri"),
             debugging=self.config.log_level == "debug",
         )
@@ -163,10 +171,6 @@ class App:
         api_pb2_grpc.add_ImageServiceServicer_to_server(
             ImageService(frame=frame, images=self.images), to
         )
-
-    def _observe(self) -> metrics.Observe:
-        address = self.config.metrics.address
-        return metrics.serve(address) if address else metrics.unobserved
 
     async def _open(self) -> None:
         """Everything between the first answer of containerd and the first call that is served."""

@@ -222,3 +222,6 @@ NETWORK_NAMESPACES: Final = Threads("operations on network namespaces", size=8)
 
 CGROUPS: Final = Threads("readings of cgroups", size=4)
 """Figures of cgroups and network interfaces, the kernel's log, and what else the kernel tells."""
+
+DOCUMENTS: Final = Threads("readings of long documents", size=4)
+"""JSON of images that is too long for the loop."""

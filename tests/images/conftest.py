@@ -71,6 +71,7 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
             config=file.load(None, {"images": table}),
             host=Host(hostname="test"),
             handlers={"runc": Handler("runc")},
+            left_out=lambda _kind: None,
         )
         await images.start()
         made.append(images)

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from generated.cri import api_pb2
-from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, RegistryUnavailable
 from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
@@ -253,7 +253,7 @@ async def test_absent_image_is_not_found(images: Images, registry: Registry) -> 
 async def test_no_image_for_this_platform(images: Images, registry: Registry) -> None:
     made = build.image([build.layer_tar({"x": b""})], architecture="s390x")
     build.push(registry.url, "foreign:1", {"s390x": made})
-    with pytest.raises(NotFound, match="no image for linux/amd64 in the index; it has linux/s390x"):
+    with pytest.raises(NotFound, match="no match for linux/amd64, it has linux/s390x"):
         await pull(images, f"{registry.host}/foreign:1")
 
 
@@ -283,7 +283,9 @@ async def test_malformed_reference_names_the_field(images: Images) -> None:
 
 async def test_unreachable_registry_is_unavailable(images: Images) -> None:
     """The kubelet knows the prefix and shows its user the reason."""
-    with pytest.raises(Unavailable, match=r"^RegistryUnavailable: cannot resolve 127\.0\.0\.1:1/"):
+    with pytest.raises(
+        RegistryUnavailable, match=r"^RegistryUnavailable: cannot resolve 127\.0\.0\.1:1/"
+    ):
         await pull(images, "127.0.0.1:1/app")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from runtime.errors import NotFound, Unauthenticated, Unavailable
+from runtime.errors import NotFound, RegistryUnavailable, Unauthenticated
 from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
@@ -51,7 +51,7 @@ async def test_certificate_of_nobody_is_refused_with_the_remedy(
     registry, _ = tls_registry
     write_hosts(tmp_path, "private.example", f'server = "{registry.url}"\n')
     with pytest.raises(
-        Unavailable, match=r"certificate is not trusted .*name its CA in hosts.toml"
+        RegistryUnavailable, match=r"certificate is not trusted .*name its CA in hosts.toml"
     ):
         await pull(images, "private.example/app:1")
 
@@ -308,7 +308,9 @@ async def test_registry_that_stays_away_is_unavailable(
 ) -> None:
     async with Proxy(registry.url) as proxy:
         proxy.statuses = [503] * 9
-        with pytest.raises(Unavailable, match=r"^RegistryUnavailable: cannot resolve .*: 503 "):
+        with pytest.raises(
+            RegistryUnavailable, match=r"^RegistryUnavailable: cannot resolve .*: 503 "
+        ):
             await pull(images, f"{proxy.host}/large:1")
 
 
@@ -318,5 +320,5 @@ async def test_pull_without_progress_ends(
     images = await make_images(image_pull_progress_timeout="1s")
     async with Proxy(registry.url) as proxy:
         proxy.stall = True
-        with pytest.raises(Unavailable, match="no byte came for 1 s"):
+        with pytest.raises(RegistryUnavailable, match="no byte came for 1 s"):
             await asyncio.wait_for(pull(images, f"{proxy.host}/large:1"), 10)

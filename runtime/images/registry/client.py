@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
-from runtime.errors import CriError, FailedPrecondition, Unavailable, Unknown
+from runtime.errors import CriError, FailedPrecondition, RegistryUnavailable, Unavailable, Unknown
 from runtime.images.manifest import DOCUMENT_LIMIT, Descriptor, digest_of, sniff
 from runtime.images.progress import Activity
 from runtime.images.reference import Reference
@@ -174,5 +174,6 @@ def _raise(doing: str, refusals: Sequence[Refusal]) -> NoReturn:
     """The error after every host refused: the last host, the registry itself, decides its kind."""
     kind = refusals[-1].kind
     told = "; ".join(dict.fromkeys(map(str, refusals)))
-    prefix = "RegistryUnavailable: " if kind is Unavailable else ""
-    raise kind(f"{prefix}cannot {doing}: {told}")
+    if kind is Unavailable:
+        kind = RegistryUnavailable
+    raise kind(f"cannot {doing}: {told}")

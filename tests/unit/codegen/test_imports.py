@@ -33,7 +33,7 @@ _ALLOWED = {
 _NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node"}
 _HOUSE = (
     {"text"},
-    {"errors"},
+    {"errors", "documents"},
     {"steps", "config", "frame"},
     {"linux"},
     {"transforms", "cni", "logs"},

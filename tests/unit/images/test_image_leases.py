@@ -18,10 +18,19 @@ class FakeLeases:
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
+        self.labels: dict[str, dict[str, str]] = {}
+        self.slow = asyncio.Event()
+        self.slow.set()
 
     async def Create(self, request: Any) -> None:
         assert request.labels["containerd.io/gc.expire"].endswith("Z")
+        await self.slow.wait()
         self.ids.add(request.id)
+        self.labels[request.id] = dict(request.labels)
+
+    async def List(self, _request: Any) -> Any:
+        leases = [SimpleNamespace(id=id_, labels=self.labels[id_]) for id_ in sorted(self.ids)]
+        return SimpleNamespace(leases=leases)
 
     async def Delete(self, request: Any) -> None:
         self.ids.remove(request.id)
@@ -37,7 +46,7 @@ def leases(fake: FakeLeases) -> PullLeases:
     containerd: Any = SimpleNamespace(
         leases=fake, with_lease=lambda lease: (("containerd-lease", lease),)
     )
-    return PullLeases(containerd)
+    return PullLeases(containerd, "/state")
 
 
 async def hold(leases: PullLeases, failure: BaseException | None = None) -> str:
@@ -81,3 +90,36 @@ async def test_nothing_stays_after_the_server(leases: PullLeases, fake: FakeLeas
     await hold(leases, Unavailable("it broke"))
     await leases.close()
     assert fake.ids == set()
+
+
+async def test_a_pull_cancelled_while_its_lease_is_made_leaves_none(
+    leases: PullLeases, fake: FakeLeases
+) -> None:
+    """The daemon may make it after the call was given up."""
+    fake.slow.clear()
+    pull = asyncio.create_task(hold(leases))
+    await asyncio.sleep(0.01)
+    pull.cancel()
+    await asyncio.sleep(0.01)
+    fake.slow.set()
+    await asyncio.gather(pull, return_exceptions=True)
+    await asyncio.sleep(0.01)
+    assert fake.ids == set()
+
+
+async def test_a_server_deletes_the_leases_of_the_one_before_it_and_no_others(
+    leases: PullLeases, fake: FakeLeases
+) -> None:
+    killed = PullLeases(leases._containerd, "/state")
+    async with killed.hold("docker.io/library/a:1"), killed.hold("docker.io/library/b:1"):
+        others: dict[str, dict[str, str]] = {
+            "pod-1": {},
+            "cri-pull-elsewhere": {"io.cri-containerd.pull.state": "/other"},
+        }
+        left = fake.ids | others.keys()
+        fake.ids |= others.keys()
+        fake.labels |= others
+        await leases.delete_leftovers()
+        assert len(left) == 4
+        assert fake.ids == set(others)
+        fake.ids = left

@@ -7,32 +7,24 @@ import json
 
 import pytest
 
-from runtime.errors import CriError, NotFound
+from runtime.errors import CriError, FailedPrecondition
 from runtime.images.manifest import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     Descriptor,
     Index,
     Manifest,
-    Platform,
     chain_ids,
     child_labels,
-    choose,
     parse,
     parse_config,
     sniff,
 )
+from runtime.images.platforms import Platform
 
-AMD64 = Platform("linux", "amd64")
-CONFIG = Descriptor("application/vnd.oci.image.config.v1+json", "sha256:c", 10)
-LAYER = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", "sha256:l", 20)
-
-
-def index(*platforms: Platform | None) -> Index:
-    """Entries whose digests are their positions."""
-    return Index(
-        tuple((Descriptor(MANIFEST_TYPES[0], str(i), 1), p) for i, p in enumerate(platforms))
-    )
+CONFIG = Descriptor("application/vnd.oci.image.config.v1+json", "sha256:" + "c" * 64, 10)
+LAYER = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", "sha256:" + "1" * 64, 20)
+DIFF_ID = "sha256:" + "d" * 64
 
 
 def document(**changes: object) -> bytes:
@@ -43,38 +35,9 @@ def document(**changes: object) -> bytes:
     return json.dumps({**whole, **changes}).encode()
 
 
-@pytest.mark.parametrize(
-    ("host", "offered", "chosen"),
-    [
-        (AMD64, [Platform("linux", "arm64"), AMD64], "1"),
-        (AMD64, [Platform("windows", "amd64"), Platform("linux", "x86_64")], "1"),
-        (AMD64, [Platform("linux", "386"), AMD64], "1"),
-        (AMD64, [Platform("linux", "386")], "0"),
-        (AMD64, [Platform("linux", "amd64", "v1")], "0"),
-        # what says nothing of its platform comes after what fits
-        (AMD64, [None, AMD64], "1"),
-        (AMD64, [Platform("linux", "arm64"), None], "1"),
-        (Platform("linux", "arm64"), [Platform("linux", "arm64", "v8")], "0"),
-        (
-            Platform("linux", "arm64"),
-            [Platform("linux", "arm", "v6"), Platform("linux", "arm", "v7")],
-            "1",
-        ),
-        (Platform("linux", "arm", "v6"), [Platform("linux", "arm", "v5")], "0"),
-    ],
-)
-def test_best_platform_is_chosen(
-    host: Platform, offered: list[Platform | None], chosen: str
-) -> None:
-    assert choose(index(*offered), host).digest == chosen
-
-
-def test_newer_variant_does_not_run() -> None:
-    with pytest.raises(NotFound, match="it has linux/arm/v7"):
-        choose(
-            index(Platform("linux", "arm", "v7"), Platform("unknown", "unknown")),
-            Platform("linux", "arm", "v6"),
-        )
+def layer(**changes: object) -> dict[str, object]:
+    whole = {"mediaType": LAYER.media_type, "digest": LAYER.digest, "size": LAYER.size}
+    return {**whole, **changes}
 
 
 @pytest.mark.parametrize("media_type", MANIFEST_TYPES)
@@ -85,15 +48,32 @@ def test_manifest(media_type: str) -> None:
 @pytest.mark.parametrize(
     ("data", "media_type", "reason"),
     [
-        (b"<html>", MANIFEST_TYPES[0], "sha256:m is not JSON"),
-        (b"[]", MANIFEST_TYPES[0], "is not a JSON object"),
+        (b"<html>", MANIFEST_TYPES[0], "it is not JSON"),
+        (b"[]", MANIFEST_TYPES[0], "it: expected `object`, got `array`"),
+        (b'{"layers": ' + b"[" * 100_000, MANIFEST_TYPES[0], "it is "),
         (document(schemaVersion=1), MANIFEST_TYPES[0], "is a schema 1 manifest"),
-        (document(layers=None), MANIFEST_TYPES[0], "does not have the shape of an image"),
-        (document(layers=[{}]), MANIFEST_TYPES[0], "does not have the shape of an image"),
-        (document(config={}), MANIFEST_TYPES[0], "does not have the shape of an image"),
+        (document(layers={}), MANIFEST_TYPES[0], "layers: expected `array | null`, got `object`"),
+        (document(layers=[{}]), MANIFEST_TYPES[0], "layers[0]: object missing required field"),
+        (document(config={}), MANIFEST_TYPES[0], "config: object missing required field"),
+        (document(config=None), MANIFEST_TYPES[0], "config: expected `object`, got `null`"),
+        (document(layers=[layer(size=-1)]), MANIFEST_TYPES[0], "layers[0].size: expected `int` >="),
+        (document(layers=[layer(size=1 << 63)]), MANIFEST_TYPES[0], "layers[0].size: expected"),
+        (document(layers=[layer(size="1")]), MANIFEST_TYPES[0], "layers[0].size: expected `int`"),
+        (
+            document().replace(b'"size": 20', b'"size": 1e999'),
+            MANIFEST_TYPES[0],
+            "layers[0].size: number out of range",
+        ),
+        (document(layers=[layer(digest="md5:1")]), MANIFEST_TYPES[0], "layers[0].digest: 'md5:1'"),
+        (
+            document(manifests=[layer(digest="shake_128:00")]),
+            INDEX_TYPES[0],
+            "manifests[0].digest: 'shake_128:00' is not a digest (sha256, sha384 or sha512)",
+        ),
+        (document(manifests=5), INDEX_TYPES[0], "manifests: expected `array | null`, got `int`"),
         (document(), "text/html", "is 'text/html', which is no image"),
         (
-            document(layers=[{"mediaType": "text/x", "digest": "d", "size": 1}]),
+            document(layers=[layer(mediaType="text/x")]),
             MANIFEST_TYPES[0],
             "has a layer of unknown type 'text/x'",
         ),
@@ -113,18 +93,99 @@ def test_refusal_names_digest_and_reason(data: bytes, media_type: str, reason: s
         ("application/json", document(), MANIFEST_TYPES[0]),
         ("", json.dumps({"manifests": []}).encode(), INDEX_TYPES[0]),
         ("text/plain", document(mediaType=MANIFEST_TYPES[1]), MANIFEST_TYPES[1]),
+        ("", json.dumps({"config": {}}).encode(), MANIFEST_TYPES[0]),
         ("text/html", b"<html>", "text/html"),
+        ("text/html", b"[" * 100_000, "text/html"),
     ],
 )
 def test_media_type_of_servers_that_do_not_know_it(served: str, data: bytes, found: str) -> None:
     assert sniff(data, served) == found
 
 
+@pytest.mark.parametrize("layers", [{"layers": None}, {"layers": []}, {}])
+def test_image_without_layers(layers: dict[str, object]) -> None:
+    whole = json.loads(document()) | {"layers": None} | layers
+    if not layers:
+        del whole["layers"]
+    assert parse(json.dumps(whole).encode(), MANIFEST_TYPES[0], "sha256:m") == Manifest(CONFIG, ())
+
+
+def test_places_where_a_layer_may_be_had_besides_its_registry() -> None:
+    data = document(layers=[layer(urls=["https://elsewhere.example/l"])])
+    manifest = parse(data, MANIFEST_TYPES[0], "sha256:m")
+    assert isinstance(manifest, Manifest)
+    assert manifest.layers[0].urls == ("https://elsewhere.example/l",)
+
+
+def test_entries_of_an_index() -> None:
+    digest = LAYER.digest
+    platform = {"os": "linux", "architecture": "arm", "variant": "v7", "os.features": ["b", "a"]}
+    data = json.dumps({"manifests": [{"digest": digest}, {"digest": digest, "platform": platform}]})
+    parsed = parse(data.encode(), INDEX_TYPES[0], "sha256:m")
+    one = Descriptor("", digest, 0)
+    assert parsed == Index(((one, None), (one, Platform("linux", "arm", "v7", ("a", "b")))))
+    assert parse(b'{"manifests": null}', INDEX_TYPES[0], "sha256:m") == Index(())
+
+
+def test_sizes_that_no_client_could_be_told_are_cut() -> None:
+    data = document(layers=[layer(size=(1 << 63) - 1)] * 3)
+    manifest = parse(data, MANIFEST_TYPES[0], "sha256:m")
+    assert isinstance(manifest, Manifest)
+    assert manifest.size == (1 << 63) - 1
+
+
+def config_of(**run: object) -> bytes:
+    return json.dumps({"rootfs": {"diff_ids": [DIFF_ID]}, "config": run}).encode()
+
+
 def test_config_with_nulls_as_old_builders_write_them() -> None:
-    data = {"rootfs": {"diff_ids": ["sha256:d"]}, "config": {"Env": None, "Volumes": {"/b": {}}}}
-    config = parse_config(json.dumps(data).encode(), "sha256:c")
+    config = parse_config(config_of(Env=None, Volumes={"/b": {}}, Labels={"a": None}), "", "c")
     assert (config.env, config.volumes, config.user) == ((), ("/b",), "")
-    assert parse_config(b'{"rootfs": {"diff_ids": []}, "config": null}', "sha256:c").cmd == ()
+    assert config.labels == {"a": ""}
+    for empty in (b"{}", b'{"rootfs": {"diff_ids": null}, "config": null}', b'{"rootfs": null}'):
+        assert parse_config(empty, "", "c").cmd == ()
+        assert parse_config(empty, "", "c").diff_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (config_of(User=1000), "config.User: expected `str | null`, got `int`"),
+        (config_of(User=["a"]), "config.User: expected `str | null`, got `array`"),
+        (config_of(Env="A=B"), "config.Env: expected `array | null`, got `str`"),
+        (config_of(Env=[1]), "config.Env[0]: expected `str | null`, got `int`"),
+        (config_of(Cmd={"a": 1}), "config.Cmd: expected `array | null`, got `object`"),
+        (config_of(Labels={"a": 1}), "config.Labels[...]: expected `str | null`, got `int`"),
+        (config_of(Volumes=["/a"]), "config.Volumes: expected `object | null`, got `array`"),
+        (config_of(StopSignal=15), "config.StopSignal: expected `str | null`, got `int`"),
+        (config_of(WorkingDir=False), "config.WorkingDir: expected `str | null`, got `bool`"),
+        (config_of(Volumes={"/a\0b": {}}), "config.Volumes: holds a NUL byte"),
+        (config_of(User="a\0"), "config.User: holds a NUL byte"),
+        (b'{"config": []}', "config: expected `object | null`, got `array`"),
+        (b'{"rootfs": {"diff_ids": [5]}}', "rootfs.diff_ids[0]: expected `str | null`, got `int`"),
+        (b'{"rootfs": {"diff_ids": ["x"]}}', "rootfs.diff_ids[0]: 'x' is not a digest"),
+        (b'{"architecture": 1}', "architecture: expected `str | null`, got `int`"),
+        (b'{"config": {"User": ' + b"[" * 100_000, "c: "),
+        (b"\xff\xfe", "it is not JSON"),
+    ],
+)
+def test_config_of_the_wrong_shape_is_refused_with_the_field(data: bytes, reason: str) -> None:
+    with pytest.raises(FailedPrecondition) as refused:
+        parse_config(data, "", "sha256:c")
+    assert str(refused.value).startswith("sha256:c")
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        rb'{"config": {"User": "\ud800"}}',
+        b'{"config": {"User": "\xe9"}}',
+    ],
+    ids=["lone surrogate", "latin-1"],
+)
+def test_text_that_is_no_unicode_is_replaced_as_in_containerd(data: bytes) -> None:
+    assert parse_config(data, "", "sha256:c").user == "\ufffd"
 
 
 def test_chain_of_layers() -> None:
@@ -135,10 +196,11 @@ def test_chain_of_layers() -> None:
 
 def test_labels_hold_the_parts() -> None:
     assert child_labels(Manifest(CONFIG, (LAYER,))) == {
-        "containerd.io/gc.ref.content.config": "sha256:c",
-        "containerd.io/gc.ref.content.l.0": "sha256:l",
+        "containerd.io/gc.ref.content.config": CONFIG.digest,
+        "containerd.io/gc.ref.content.l.0": LAYER.digest,
     }
-    assert child_labels(index(AMD64, None)) == {
-        "containerd.io/gc.ref.content.m.0": "0",
-        "containerd.io/gc.ref.content.m.1": "1",
+    entry = (CONFIG, None)
+    assert child_labels(Index((entry, entry))) == {
+        "containerd.io/gc.ref.content.m.0": CONFIG.digest,
+        "containerd.io/gc.ref.content.m.1": CONFIG.digest,
     }

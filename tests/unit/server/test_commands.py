@@ -149,9 +149,12 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
 
     started = prometheus_client.start_http_server
     monkeypatch.setattr(prometheus_client, "start_http_server", start)
-    observe = metrics.serve("127.0.0.1:0")
-    observe("Version", grpc.StatusCode.OK, 0.002)
-    observe("Version", grpc.StatusCode.OK, 0.002)
+    counted = metrics.Metrics()
+    counted.observe("Version", grpc.StatusCode.OK, 0.002)  # nobody asked for metrics yet
+    counted.serve("127.0.0.1:0")
+    counted.observe("Version", grpc.StatusCode.OK, 0.002)
+    counted.observe("Version", grpc.StatusCode.OK, 0.002)
+    counted.left_out("image")
     server, thread = servers[0]
     try:
         address = f"http://127.0.0.1:{server.server_port}/metrics"
@@ -162,6 +165,7 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
         server.server_close()
         thread.join()
     assert 'cri_containerd_rpc_duration_seconds_count{code="OK",rpc="Version"} 2.0' in text
+    assert 'cri_containerd_objects_left_out_total{kind="image"} 1.0' in text
 
 
 # the private containerd

@@ -1,0 +1,67 @@
+"""JSON from outside into typed records: what has another type is refused with the field's path.
+
+Text in it is made valid (``runtime.text``) where JSON allows what Unicode does not, such as a lone
+surrogate. Depth is bounded by the decoders, size by whoever read the bytes, and the time that it
+takes grows no faster than the size.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from runtime import text
+
+T = TypeVar("T")
+
+_SHOWN: Final = 200
+"""Characters of a reason."""
+
+
+class DocumentError(ValueError):
+    """The bytes are no such document; the text names the field, as in ``config.User: …``."""
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The document as a ``kind`` (a ``msgspec.Struct``); unknown fields are passed over.
+
+    DocumentError says which field is wrong and what it should be.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise DocumentError(_located(error)) from error
+    except RecursionError as error:
+        raise DocumentError("it is nested too deep") from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # not JSON, or JSON with what is no Unicode: only the slower decoder tells them apart
+        return _decode_leniently(data, kind)
+
+
+def _decode_leniently(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(_valid(json.loads(data.decode(errors="replace"))), kind)
+    except msgspec.ValidationError as error:
+        raise DocumentError(_located(error)) from error
+    except RecursionError as error:
+        raise DocumentError("it is nested too deep") from error
+    except ValueError as error:
+        raise DocumentError(f"it is not JSON: {text.one_line(str(error), _SHOWN)}") from error
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return text.without_surrogates(value)
+    if isinstance(value, list):
+        return [_valid(item) for item in value]
+    if isinstance(value, dict):
+        return {text.without_surrogates(key): _valid(item) for key, item in value.items()}
+    return value
+
+
+def _located(error: msgspec.ValidationError) -> str:
+    what, _, where = str(error).partition(" - at `$")
+    path = where.rstrip("`").lstrip(".") or "it"
+    return text.one_line(f"{path}: {what[:1].lower()}{what[1:]}", _SHOWN)
