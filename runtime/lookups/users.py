@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 10 << 20
 MAX_ID = (1 << 31) - 1
-"""The largest user or group id that is taken for a number; larger ones are names, which do not
-exist."""
+"""The largest user or group id. A larger number is refused and never taken for a name: an image
+could give that name to root, while it counts as a number where runAsNonRoot is checked."""
 
 _ROOT = "0"
 
@@ -111,7 +111,7 @@ def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, image_user: 
 def resolve(wanted: WantedUser, database: UserDatabase) -> User:
     """The ids behind ``wanted``; the primary group is always among the additional ones.
 
-    Raises InvalidArgument for a name that the image does not know.
+    Raises InvalidArgument for a name that the image does not know and for a number out of range.
     """
     uid, gid = _user_and_group(wanted.user or f"{_ROOT}:{_ROOT}", database)
     groups = {gid, *wanted.supplemental_groups, *_memberships(wanted.member, database)}
@@ -161,7 +161,7 @@ class UserDatabases:
 
 def _user_and_group(user: str, database: UserDatabase) -> tuple[int, int]:
     name, _, group = user.partition(":")
-    uid = _id(name)
+    uid = _wanted_id(name or _ROOT, "user")
     if uid is None:
         entry = next((u for u in database.users if u.name == name), None)
         if entry is None:
@@ -174,7 +174,7 @@ def _user_and_group(user: str, database: UserDatabase) -> tuple[int, int]:
 
 
 def _gid(group: str, database: UserDatabase) -> int:
-    gid = _id(group)
+    gid = _wanted_id(group, "group")
     if gid is not None:
         return gid
     for entry in database.groups:
@@ -218,9 +218,27 @@ def _lines(content: bytes) -> Iterator[list[str]]:
             yield line.strip().split(":")
 
 
+def _wanted_id(text: str, kind: str) -> int | None:
+    """``text`` as the id of a user or group; None when it is a name.
+
+    Raises InvalidArgument for a number that no id can be.
+    """
+    found = _id(text)
+    if found is None and _is_number(text):
+        raise InvalidArgument(f"the {kind} {text[:40]} is out of range: 0 to {MAX_ID} are allowed")
+    return found
+
+
 def _id(text: str) -> int | None:
     """``text`` as a user or group id; None when it is no decimal number or too large."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 10:
+    if not _is_number(text):
         return None
-    number = int(text)
+    digits = text.lstrip("0") or "0"
+    if len(digits) > len(str(MAX_ID)):
+        return None
+    number = int(digits)
     return number if number <= MAX_ID else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from generated.cri import api_pb2
 
 
@@ -11,7 +13,7 @@ def uid(*, user: str) -> api_pb2.Int64Value | None:
     CRI ``Image.uid`` and ``Image.username`` exclude each other.
     """
     name = _user_part(user)
-    return api_pb2.Int64Value(value=int(name)) if _is_number(name) else None
+    return api_pb2.Int64Value(value=int(name.lstrip("0") or "0")) if _is_number(name) else None
 
 
 def username(*, user: str) -> str:
@@ -24,5 +26,12 @@ def _user_part(user: str) -> str:
     return user.partition(":")[0]
 
 
+_LONGEST: Final = len(str((1 << 63) - 1))
+
+
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and int(name) < 1 << 63
+    """Whether the name is a number that the CRI can carry; leading zeros are part of none."""
+    if not (name.isascii() and name.isdigit()):
+        return False
+    digits = name.lstrip("0") or "0"
+    return len(digits) < _LONGEST or (len(digits) == _LONGEST and int(digits) < 1 << 63)

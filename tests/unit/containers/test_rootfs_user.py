@@ -57,6 +57,7 @@ def context(**fields: object) -> api_pb2.LinuxContainerSecurityContext:
         pytest.param({}, "", User(0, 0, (0, 10)), id="nobody-says-root"),
         pytest.param({}, "web", User(1000, 1001, (33, 50, 1001), "web"), id="image-name"),
         pytest.param({}, "web:www", User(1000, 33, (33, 50), "web"), id="image-name-and-group"),
+        pytest.param({}, ":50", User(0, 50, (10, 50)), id="image-group-alone"),
         pytest.param({}, "1000:5", User(1000, 5, (5, 33, 50)), id="image-numbers"),
         pytest.param({"run_as_user": 1000}, "root", User(1000, 1001, (33, 50, 1001)), id="uid"),
         pytest.param({"run_as_user": 4}, "", User(4, 0, (0,)), id="uid-that-no-line-has"),
@@ -96,7 +97,6 @@ def test_container_user(fields: dict[str, object], image_user: str, expected: Us
     [
         ("nobody", "no user 'nobody'"),
         ("web:nobody", "no group 'nobody'"),
-        ("2147483648", "no user '2147483648'"),
         ("-1", "no user '-1'"),
         ("+5", "no user"),
     ],
@@ -104,6 +104,24 @@ def test_container_user(fields: dict[str, object], image_user: str, expected: Us
 def test_names_must_be_in_the_image(user: str, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
         resolve(wanted_by_container(context(), user), DATABASE)
+
+
+@pytest.mark.parametrize("number", ["2147483648", "4294967296", "9" * 5000])
+@pytest.mark.parametrize("form", ["{}", "{}:0", "0:{}", ":{}"])
+def test_number_out_of_range_is_refused_though_the_image_has_it_as_a_name(
+    number: str, form: str
+) -> None:
+    """It counts as a number where runAsNonRoot is checked, and as a name it would be root here."""
+    hostile = UserDatabase((PasswdEntry(number, 0, 0),), (GroupEntry(number, 0, ()),))
+    with pytest.raises(InvalidArgument, match="is out of range: 0 to 2147483647 are allowed"):
+        resolve(wanted_by_container(context(), form.format(number)), hostile)
+
+
+def test_leading_zeros_do_not_make_a_number_a_name() -> None:
+    number = "0" * 12 + "1000"
+    hostile = UserDatabase((PasswdEntry(number, 0, 0),), (GroupEntry(number, 0, ()),))
+    found = resolve(wanted_by_container(context(), f"{number}:{number}"), hostile)
+    assert (found.uid, found.gid, found.username) == (1000, 1000, "")
 
 
 def test_a_group_needs_a_user() -> None:

@@ -1,0 +1,31 @@
+"""What the kubelet is told of an image's user, which runAsNonRoot is decided by."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.transforms import images
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "username"),
+    [
+        ("", None, ""),
+        ("web:www", None, "web"),
+        ("1000:www", 1000, ""),
+        ("0", 0, ""),
+        ("0" * 30, 0, ""),
+        ("0" * 30 + "7", 7, ""),
+        (":50", None, ""),
+        # refused when a container is made, so what is told must not read as a name
+        ("2147483648", 2147483648, ""),
+        (str(2**63 - 1), 2**63 - 1, ""),
+        # beyond what the CRI can carry: as a name, the kubelet refuses it under runAsNonRoot
+        (str(2**63), None, str(2**63)),
+        ("9" * 5000, None, "9" * 5000),
+        ("\N{ARABIC-INDIC DIGIT ONE}", None, "\N{ARABIC-INDIC DIGIT ONE}"),
+    ],
+)
+def test_number_or_name(user: str, uid: int | None, username: str) -> None:
+    number = images.uid(user=user)
+    assert (number.value if number else None, images.username(user=user)) == (uid, username)
