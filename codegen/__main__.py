@@ -7,22 +7,35 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codegen import cri_api, diff, generate, proto_import, rpc, show, write
-from codegen.errors import Problems, SpecError, SpecErrors
-from codegen.lifecycle import read as read_lifecycle
+from codegen.errors import Problems, SpecError
+
+if TYPE_CHECKING:  # each verb loads what it needs: half a second otherwise
+    from codegen.generate import Translation
+    from codegen.write import Change
 
 
 def _generate(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import verify, write
+
+    if verify.known_good(root):
+        print("generated/ is up to date")
+        return 0
     recorded = _changes(root)
     write.apply(root / "generated", recorded)
     for change in recorded:
         print(f"{change.verb:6} generated/{change.path}")
     print(f"{len(recorded)} files written" if recorded else "generated/ is up to date")
+    _must_load(root)
     return 0
 
 
 def _check(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import verify
+
+    if verify.known_good(root):
+        return 0
     recorded = _changes(root)
     for change in recorded:
         print(change.diff())
@@ -33,15 +46,32 @@ def _check(arguments: argparse.Namespace, root: Path) -> int:
             file=sys.stderr,
         )
         print("run: cri-codegen generate", file=sys.stderr)
-    return 1 if recorded else 0
+        return 1
+    _must_load(root)
+    return 0
 
 
-def _changes(root: Path) -> list[write.Change]:
+def _must_load(root: Path) -> None:
+    """Raise SpecError where a generated module cannot be imported; else remember that all is
+    right."""
+    from codegen import verify
+
+    faults = verify.import_faults(root)
+    if faults:
+        raise SpecError.of(faults)
+    verify.remember(root)
+
+
+def _changes(root: Path) -> list[Change]:
+    from codegen import generate, write
+
     outputs = generate.outputs(generate.load_project(root))
     return write.changes(root / "generated", outputs)
 
 
 def _import(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import proto_import
+
     source = Path(arguments.file)
     if arguments.containerd:
         texts = {
@@ -59,6 +89,8 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import cri_api, diff
+
     old, new = arguments.old, arguments.new
     pinned = cri_api.pinned(root)
     if old in pinned and new in pinned:
@@ -72,21 +104,33 @@ def _diff(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _explain(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import show
+
     print(show.explain(_read(root), arguments.field))
     return 0
 
 
 def _review(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import show
+
     print(show.review(_read(root)))
     return 0
 
 
-def _read(root: Path) -> generate.Translation:
+def _read(root: Path) -> Translation:
     """What the mapping says, faulty or not: explain and review must work while it is fixed."""
+    from codegen import generate, lifecycle, rpc
+
     problems = Problems()
     api = generate.read_api(root)
-    machines = read_lifecycle(root, {n: e.values for n, e in api.enums.items()}, problems)
-    return generate.translation(root, api, rpc.read(root, api, machines, problems), problems)
+    enums = {n: e.values for n, e in api.enums.items()}
+    machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+    rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
+    found = generate.translation(root, api, rpcs, problems)
+    if found is None:
+        problems.stop_if_any()
+        raise AssertionError("what could not be read has a fault")
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
         return run(arguments, arguments.root)
-    except (SpecError, SpecErrors) as error:
+    except SpecError as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader (head, less) has seen enough

@@ -87,6 +87,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
             "it fits maps",
             "rule-does-not-fit",
         )
+    _check_values(field, rule, wrapped or kind)
     if rule.name == "allowed_enum":
         known = api.enums[kind.ref].values
         for name in map(str, rule.values):
@@ -98,6 +99,24 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
                     "rule-does-not-fit",
                 )
     yield Test(field, rule.name, wrapped or kind, rule.values, each, wrapped is not None)
+
+
+def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
+    """What the rule is given must be able to hold of a value of ``kind``."""
+    reason = None
+    if rule.name == "range":
+        low, high = (int(value) for value in rule.values)
+        if low > high:
+            reason = f"no value is {low} to {high}"
+    elif rule.name == "one_of":
+        wanted = int if kind.name == "int" else str
+        wrong = [value for value in rule.values if not isinstance(value, wanted)]
+        if wrong:
+            reason = f"{wrong[0]!r} is no {kind}, which {field.name} is"
+    if reason is not None:
+        raise SpecError(
+            f"the rule {rule.name} never holds: {reason}", rule.place, None, "rule-does-not-fit"
+        )
 
 
 def _wrapped(kind: Kind, api: Api) -> Kind | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -13,9 +13,12 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
 )
 
-from codegen import protoc
+from codegen import protoc, stubs
+from codegen.errors import Place, Problems, SpecError
+from codegen.load import text_file
 from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer
 
+_PACKAGE = "runtime.v1"
 _INT32, _INT64 = integer(32, signed=True), integer(64, signed=True)
 _UINT32, _UINT64 = integer(32, signed=False), integer(64, signed=False)
 _SCALARS: Mapping[int, Kind] = {
@@ -35,36 +38,45 @@ _SCALARS: Mapping[int, Kind] = {
     FieldDescriptorProto.TYPE_UINT64: _UINT64,
     FieldDescriptorProto.TYPE_FIXED64: _UINT64,
 }
-_VERSION = re.compile(r"\d+\.\d+\Z")
 
 
 def pinned(root: Path) -> dict[str, str]:
     """{version: proto text} of every pinned ``runtime.v1``, oldest first."""
-    found = {
-        path.stem: path.read_text()
-        for path in (root / "spec/cri").glob("*.proto")
-        if _VERSION.match(path.stem)
-    }
-    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+    return {v: text_file(root, f"spec/cri/{v}.proto") for v in stubs.cri_versions(root)}
 
 
 def load(versions: Mapping[str, str], current: str) -> Api:
     """The API of ``current``; the older ones of ``versions`` only tell ``since``.
 
-    Raises SpecErrors where a proto does not compile.
+    Raises SpecError with the faults of every proto that does not compile.
     """
     since: dict[tuple[str, ...], str] = {}
-    older = [v for v in versions if v != current and _order(v) < _order(current)]
-    for version in [*older, current]:
-        for key in _parts(descriptor(version, versions[version])):
+    problems = Problems()
+    older = [v for v in versions if stubs.order(v) < stubs.order(current)]
+    found = {
+        version: problems.attempt(partial(descriptor, version, versions[version]))
+        for version in [*older, current]
+    }
+    problems.stop_if_any()
+    for version, file in found.items():
+        for key in _parts(file) if file is not None else ():
             since.setdefault(key, version)
-    return api(descriptor(current, versions[current]), current, since)
+    newest = found[current]
+    assert newest is not None
+    return api(newest, current, since)
 
 
 def descriptor(version: str, text: str) -> FileDescriptorProto:
-    """The descriptor of one CRI proto."""
+    """The descriptor of one CRI proto; raises SpecError where it does not compile or is another
+    package's."""
     name = f"cri/{version}.proto"
-    return protoc.descriptors({name: text}, {name: f"spec/{name}"}).file[-1]
+    found = protoc.descriptors({name: text}, {name: f"spec/{name}"}).file[-1]
+    if found.package != _PACKAGE:
+        raise SpecError(
+            f"is of package {found.package or '(none)'}, not {_PACKAGE}",
+            Place(f"spec/{name}", 1, 1),
+        )
+    return found
 
 
 def api(
@@ -172,7 +184,3 @@ def _map_entry(field: FieldDescriptorProto, owner: DescriptorProto) -> Descripto
 
 def _local(type_name: str, package: str) -> str:
     return type_name.removeprefix(f".{package}.").removeprefix(".")
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

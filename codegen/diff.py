@@ -110,7 +110,7 @@ def at_revision(root: Path, revision: str) -> Specification:
 
 
 def in_folder(root: Path) -> Specification:
-    """The specification in a folder; raises SpecErrors where the mapping breaks its schema."""
+    """The specification in a folder; raises SpecError where the mapping breaks its schema."""
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()

@@ -1,14 +1,18 @@
 """The one error of the generator: what is wrong in the specification, where, and what to do.
 
-The generator never stops at the first fault: a pass collects every ``SpecError`` it finds into a
-``Problems`` and raises them together, so that a maintainer fixes a file in one round.
+The generator never stops at the first fault: a pass collects every ``Fault`` it finds into
+``Problems`` and raises them together, sorted and each once, so that a maintainer fixes a file in
+one round.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,61 +29,76 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-class SpecError(Exception):
-    """One fault of the specification: a sentence, its place, a hint that says what to do, and the
-    id of the rule that it breaks."""
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One mistake: its place, a sentence, the id of the rule that it breaks and a hint that says
+    what to do (both may be empty)."""
 
-    def __init__(
-        self, message: str, place: Place, hint: str | None = None, rule: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.place = place
-        self.hint = hint
-        self.rule = rule
+    place: Place
+    message: str
+    rule: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.message}" + (f" [{self.rule}]" if self.rule else "")
         return f"{text}\n    hint: {self.hint}" if self.hint else text
 
 
-class SpecErrors(Exception):
-    """All faults of one pass, in the order of their places."""
+class SpecError(Exception):
+    """The specification has faults; all that one pass found, in the order of their places."""
 
-    def __init__(self, errors: Iterable[SpecError]) -> None:
-        self.errors = sorted(errors, key=lambda error: (error.place, error.message))
-        super().__init__(str(self))
+    def __init__(
+        self, message: str, place: Place, hint: str | None = None, rule: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.faults: tuple[Fault, ...] = (Fault(place, message, rule or "", hint or ""),)
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault]) -> Self:
+        """The error that carries several faults, each once."""
+        every = sorted(set(faults))
+        error = cls(every[0].message, every[0].place)
+        error.faults = tuple(every)
+        return error
 
     def __str__(self) -> str:
-        return "\n".join(str(error) for error in self.errors)
+        return "\n".join(map(str, self.faults))
 
 
 class Problems:
     """Collects faults during a pass; ``stop_if_any`` raises them all."""
 
     def __init__(self) -> None:
-        self._errors: list[SpecError] = []
+        self._faults: list[Fault] = []
 
     def add(
         self, message: str, place: Place, hint: str | None = None, rule: str | None = None
     ) -> None:
         """Record one fault and go on."""
-        self._errors.append(SpecError(message, place, hint, rule))
+        self._faults.append(Fault(place, message, rule or "", hint or ""))
 
-    def take(self, error: SpecError | SpecErrors) -> None:
-        """Record faults that a callee raised."""
-        self._errors.extend(error.errors if isinstance(error, SpecErrors) else [error])
+    def take(self, error: SpecError) -> None:
+        """Record the faults of an error."""
+        self._faults.extend(error.faults)
 
-    def __iter__(self) -> Iterator[SpecError]:
-        return iter(self._errors)
+    def attempt(self, step: Callable[[], _Result]) -> _Result | None:
+        """What ``step`` returns, or None after recording the faults that stopped it."""
+        try:
+            return step()
+        except SpecError as error:
+            self.take(error)
+            return None
+
+    def __iter__(self) -> Iterator[Fault]:
+        return iter(self._faults)
 
     def __bool__(self) -> bool:
-        return bool(self._errors)
+        return bool(self._faults)
 
     def stop_if_any(self) -> None:
-        """Raise ``SpecErrors`` when a fault was recorded."""
-        if self._errors:
-            raise SpecErrors(self._errors)
+        """Raise ``SpecError`` when a fault was recorded."""
+        if self._faults:
+            raise SpecError.of(self._faults)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from codegen import (
     stubs,
 )
 from codegen.emit import builders, oci_types, python, readers, services, validators
-from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec
 from codegen.paths import Paths
@@ -67,18 +68,26 @@ class Project:
     translation: Translation
     lifecycle: Lifecycle
     rpcs: Rpcs
+    defaults: Mapping[str, Any]
+    """The default specs, as decoded JSON."""
 
 
 def load_project(root: Path) -> Project:
-    """The project in ``root``; raises SpecErrors with every fault that was found."""
+    """The project in ``root``; raises SpecError with every fault that was found.
+
+    What could not be read is left out of the checks of what refers to it, so that one mistake is
+    told once.
+    """
     problems = Problems()
-    api = read_api(root)
-    machines = lifecycle.read(root, {n: e.values for n, e in api.enums.items()}, problems)
-    rpcs = rpc.read(root, api, machines, problems)
+    api = problems.attempt(lambda: read_api(root))
+    enums = {n: e.values for n, e in api.enums.items()} if api is not None else None
+    machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+    rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
     found = translation(root, api, rpcs, problems)
-    check_defaults(root, problems)
+    defaults = default_specs(root, problems)
     problems.stop_if_any()
-    return Project(root, found, machines, rpcs)
+    assert found is not None and machines is not None and rpcs is not None
+    return Project(root, found, machines, rpcs, defaults)
 
 
 def read_api(root: Path) -> Api:
@@ -86,19 +95,24 @@ def read_api(root: Path) -> Api:
     return cri_api.load(cri_api.pinned(root), stubs.current_version(root))
 
 
-def translation(root: Path, api: Api, rpcs: Rpcs | None, problems: Problems) -> Translation:
-    """The mapping in ``root``, resolved and judged; ``rpcs`` is None where there is no rpc.yaml."""
-    oci = oci_schema.read(root)
+def translation(
+    root: Path, api: Api | None, rpcs: Rpcs | None, problems: Problems
+) -> Translation | None:
+    """The mapping in ``root``, resolved and judged; None where the CRI, the OCI schema or
+    containerd's record could not be read. Without ``rpcs`` nothing that names an RPC is judged."""
     files, broken = mapping_file.read_all(root, problems)
-    paths = Paths(api, oci, Sources(root, api, oci), _record(root))
+    oci = problems.attempt(lambda: oci_schema.read(root))
+    record = problems.attempt(lambda: _record(root))
+    if api is None or oci is None or record is None:
+        return None
+    paths = Paths(api, oci, Sources(root, api, oci), record)
     mapped = {
         name: resolve.resolve(api.messages[name], file, files, paths, rpcs, problems)
         for name, file in files.items()
         if name in api.messages
     }
-    found = Translation(api, oci, files, mapped)
     rules.check(rules.Everything(api, files, mapped, broken), problems)
-    return found
+    return Translation(api, oci, files, mapped)
 
 
 def outputs(project: Project) -> dict[str, str]:
@@ -155,18 +169,23 @@ def shared(project: Project) -> dict[str, Any]:
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(project.root, found.oci),
+        **_defaults(project.defaults, found.oci),
     }
 
 
-def check_defaults(root: Path, problems: Problems) -> None:
-    """The default specs must be OCI specs; JSON is read as YAML, so that faults have a line."""
-    schema = load.json_file(root, oci_schema.FILE)
+def default_specs(root: Path, problems: Problems) -> dict[str, dict[str, Any]]:
+    """The JSON of each default; those that are OCI specs are read as YAML too, so that their faults
+    have a line."""
+    found = {}
+    for name, file in _DEFAULTS.items():
+        data = problems.attempt(partial(load.json_file, root, file))
+        if data is not None:
+            found[name] = data
+    schema = problems.attempt(lambda: load.schema_file(root, oci_schema.FILE))
     for name in ("sandbox_spec", "container_spec"):
-        try:
-            load.check_schema(load.yaml_file(root, _DEFAULTS[name]), schema, problems)
-        except (SpecError, SpecErrors) as error:
-            problems.take(error)
+        if schema is not None and name in found:
+            problems.attempt(partial(load.checked_file, root, _DEFAULTS[name], schema))
+    return found
 
 
 def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
@@ -175,8 +194,7 @@ def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
     return {"total": sum(fates.values()), "fates": dict(sorted(fates.items()))}
 
 
-def _defaults(root: Path, oci: OciSpec) -> dict[str, str]:
-    data = {name: load.json_file(root, file) for name, file in _DEFAULTS.items()}
+def _defaults(data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
     spec = Kind("oci", "Spec")
     return {
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
@@ -187,11 +205,14 @@ def _defaults(root: Path, oci: OciSpec) -> dict[str, str]:
 
 def _record(root: Path) -> Message:
     """containerd's container record, as a message that targets may name."""
-    protos = stubs.containerd_protos(root)
+    proto = load.text_file(root, _RECORD)
     file = protoc.descriptors(
-        {"containerd/containers.proto": protos["containerd/containers.proto"]}
+        {"containerd/containers.proto": proto}, {"containerd/containers.proto": _RECORD}
     )
-    return cri_api.api(file.file[-1], "containerd").messages["Container"]
+    messages = cri_api.api(file.file[-1], "containerd").messages
+    if "Container" not in messages:
+        raise SpecError("has no message Container", Place(_RECORD))
+    return messages["Container"]
 
 
 def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:

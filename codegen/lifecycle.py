@@ -104,43 +104,69 @@ class Lifecycle:
         return self.sandbox, self.container
 
 
-def read(root: Path, cri_enums: Mapping[str, Collection[str]], problems: Problems) -> Lifecycle:
-    """The lifecycle in ``root``; ``cri_enums`` gives the values of the CRI's enums by enum name.
+def read(
+    root: Path, cri_enums: Mapping[str, Collection[str]] | None, problems: Problems
+) -> Lifecycle:
+    """The lifecycle in ``root``; ``cri_enums`` gives the values of the CRI's enums by enum name, or
+    is None where the CRI could not be read.
 
-    Faults of meaning go to ``problems``; a file that breaks its schema raises, as no more can be
-    said of it.
+    Faults of meaning go to ``problems``; a file that breaks its schema raises SpecError, as no more
+    can be said of it.
     """
-    node = load.yaml_file(root, FILE)
-    schema_faults = Problems()
-    load.check_schema(node, load.json_file(root, SCHEMA), schema_faults)
-    schema_faults.stop_if_any()
+    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    known = _Known(cri_enums, problems)
     return Lifecycle(
-        sandbox=_machine("sandbox", child(node, "sandbox"), cri_enums, problems),
-        container=_machine("container", child(node, "container"), cri_enums, problems),
+        sandbox=_machine("sandbox", child(node, "sandbox"), known),
+        container=_machine("container", child(node, "container"), known),
     )
 
 
-def _machine(
-    noun: str, node: Node, cri_enums: Mapping[str, Collection[str]], problems: Problems
-) -> Machine:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What words may stand for."""
+
+    cri_enums: Mapping[str, Collection[str]] | None
+    problems: Problems
+
+    def check(self, node: Node, known: Collection[str], what: str) -> None:
+        """Record a word that stands for nothing."""
+        word = text(node)
+        if word not in known:
+            hint = nearest(word, known) or one_of(sorted(known))
+            self.problems.add(f"{word!r} is no {what}", node.place, hint)
+
+    def check_cri(self, node: Node, enum: str, what: str) -> None:
+        """Record a word that is no value of a CRI enum."""
+        if self.cri_enums is None:
+            return
+        if enum in self.cri_enums:
+            self.check(node, self.cri_enums[enum], what)
+        else:
+            hint = nearest(enum, self.cri_enums) or "name the enum that took its place"
+            self.problems.add(f"the CRI has no enum {enum}", node.place, hint)
+
+
+def _machine(noun: str, node: Node, known: _Known) -> Machine:
     states = tuple(
         State(name, text(child(body, "cri")), text(child(body, "why")))
         for name, body in items(child(node, "states"))
     )
     for _, body in items(child(node, "states")):
-        _known(child(body, "cri"), cri_enums[_STATE_ENUM[noun]], "CRI state", problems)
+        known.check_cri(child(body, "cri"), _STATE_ENUM[noun], "CRI state")
     created = child(node, "created")
-    _known(child(created, "state"), [state.name for state in states], "state", problems)
+    known.check(child(created, "state"), [state.name for state in states], "state")
     for value in values(child(created, "emits")):
-        _known(value, cri_enums[_EVENT_ENUM], "CRI event", problems)
+        known.check_cri(value, _EVENT_ENUM, "CRI event")
     events = tuple(
         Event(name, text(child(body, "why"))) for name, body in items(child(node, "events"))
     )
     transitions: list[Transition] = []
     for event, (_, body) in zip(events, items(child(node, "events")), strict=True):
         for row in values(child(body, "transitions")):
-            transitions += _transitions(row, event, states, transitions, cri_enums, problems)
-    _unreachable(noun, child(node, "states"), text(child(created, "state")), transitions, problems)
+            transitions += _transitions(row, event, states, transitions, known)
+    _unreachable(
+        noun, child(node, "states"), text(child(created, "state")), transitions, known.problems
+    )
     return Machine(
         noun=noun,
         states=states,
@@ -156,20 +182,19 @@ def _transitions(
     event: Event,
     states: tuple[State, ...],
     before: Collection[Transition],
-    cri_enums: Mapping[str, Collection[str]],
-    problems: Problems,
+    known: _Known,
 ) -> Iterator[Transition]:
     names = [state.name for state in states]
     target = child(row, "to")
     emits = row.get("emits") if isinstance(row, MappingNode) else None
     persists = row.get("persists") if isinstance(row, MappingNode) else None
-    _known(target, [*names, GONE], "state", problems)
+    known.check(target, [*names, GONE], "state")
     if emits is not None:
-        _known(emits, cri_enums[_EVENT_ENUM], "CRI event", problems)
+        known.check_cri(emits, _EVENT_ENUM, "CRI event")
     for source in values(child(row, "from")):
-        _known(source, names, "state", problems)
+        known.check(source, names, "state")
         if any(move.source == text(source) and move.event == event for move in before):
-            problems.add(
+            known.problems.add(
                 f"two transitions say what {event.name} does in {text(source)}",
                 source.place,
                 "keep one of them",
@@ -195,11 +220,3 @@ def _unreachable(
                 key.place,
                 "add the event that brings it about, or remove the state",
             )
-
-
-def _known(node: Node, known: Collection[str], what: str, problems: Problems) -> None:
-    word = text(node)
-    if word not in known:
-        problems.add(
-            f"{word!r} is no {what}", node.place, nearest(word, known) or one_of(sorted(known))
-        )

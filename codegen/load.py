@@ -3,7 +3,7 @@
 Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
 
     node = load.yaml_file(root, "spec/rpc.yaml")       # MappingNode | ListNode | ScalarNode
-    load.check_schema(node, load.json_file(root, "spec/mapping.schema.json"), problems)
+    load.check_schema(node, load.schema_file(root, "spec/mapping.schema.json"), problems)
     for key, value in node.items():                    # a MappingNode
         problems.add("says so and so", value.place, "hint")
         key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists
@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError as JsonSchemaError
 from jsonschema.exceptions import ValidationError
 
 from codegen.errors import Place, Problems, SpecError, nearest, one_of
@@ -90,25 +91,43 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
     """Only composes; the tags that YAML 1.1 would resolve are ignored below."""
 
 
-def yaml_file(root: Path, name: str) -> Node:
-    """The document in ``root/name``; errors name the file as ``name``."""
+def text_file(root: Path, name: str) -> str:
+    """The text of ``root/name``; errors name the file as ``name``."""
     try:
-        text = (root / name).read_text()
+        data = (root / name).read_bytes()
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", Place(name)) from error
-    return yaml_text(text, name)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(errors="replace")
+        raise SpecError(
+            f"is not UTF-8: byte 0x{data[error.start]:02x}", _place_after(before, name)
+        ) from error
+
+
+def _place_after(text: str, name: str) -> Place:
+    return Place(name, text.count("\n") + 1, len(text) - text.rfind("\n"))
+
+
+def yaml_file(root: Path, name: str) -> Node:
+    """The document in ``root/name``; errors name the file as ``name``."""
+    return yaml_text(text_file(root, name), name)
 
 
 def yaml_text(text: str, name: str) -> Node:
     """The one document in ``text``."""
     try:
-        for event in yaml.parse(text, _Loader):
-            _refuse_indirection(event, name)
+        if _may_surprise(text):
+            _refuse_surprises(text, name)
         document = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
         raise SpecError(f"is not YAML: {error.problem}", place) from error
+    except yaml.reader.ReaderError as error:
+        place = _place_after(text[: error.position], name)
+        raise SpecError(f"is not YAML: {error.reason}", place) from error
     except yaml.YAMLError as error:
         raise SpecError(f"is not YAML: {error}", Place(name)) from error
     if document is None:
@@ -122,41 +141,114 @@ def yaml_text(text: str, name: str) -> Node:
 def json_file(root: Path, name: str) -> dict[str, Any]:
     """The JSON object in ``root/name``."""
     try:
-        data = json.loads((root / name).read_text())
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", Place(name)) from error
+        data = json.loads(text_file(root, name))
     except json.JSONDecodeError as error:
         raise SpecError(
             f"is not JSON: {error.msg}", Place(name, error.lineno, error.colno)
         ) from error
+    except RecursionError as error:
+        raise SpecError("is nested too deeply", Place(name)) from error
     if not isinstance(data, dict):
         raise SpecError("must hold a JSON object", Place(name))
     return data
 
 
-def check_schema(node: Node, schema: Mapping[str, Any], problems: Problems) -> bool:
-    """Record each way in which ``node`` breaks ``schema``; True when it breaks none.
+class Schema:
+    """A JSON Schema that has itself been checked; a schema may say in ``x-says`` what its ``oneOf``
+    or ``pattern`` means, in words."""
 
-    A schema may say in ``x-says`` what its ``oneOf`` or ``pattern`` means, in words.
-    """
-    errors = list(Draft202012Validator(schema).iter_errors(node.plain()))
+    def __init__(self, data: Mapping[str, Any], name: str = "the schema") -> None:
+        """Raises SpecError where ``data``, written in the file ``name``, is no schema."""
+        try:
+            Draft202012Validator.check_schema(data)
+        except JsonSchemaError as error:
+            where = ".".join(map(str, error.absolute_path)) or "it"
+            raise SpecError(f"{where} is no JSON Schema: {error.message}", Place(name)) from error
+        self._validator = Draft202012Validator(_without_references(data, data, name, ()))
+
+    def errors(self, value: Any) -> Iterator[ValidationError]:
+        """Each way in which ``value`` breaks it."""
+        return self._validator.iter_errors(value)
+
+
+def schema_file(root: Path, name: str) -> Schema:
+    """The JSON Schema in ``root/name``."""
+    return Schema(json_file(root, name), name)
+
+
+def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]) -> Any:
+    """``part`` with each ``$ref`` replaced by what it names, which makes checks several times
+    faster than to look it up for each value."""
+    if isinstance(part, list):
+        return [_without_references(item, whole, name, above) for item in part]
+    if not isinstance(part, dict):
+        return part
+    reference = part.get("$ref")
+    if not isinstance(reference, str):
+        return {
+            key: _without_references(value, whole, name, above)
+            for key, value in part.items()
+            if key != "$defs"
+        }
+    if reference in above:
+        raise SpecError(f"{reference} contains itself", Place(name))
+    found = whole
+    for step in reference.removeprefix("#/").split("/"):
+        found = found.get(step) if isinstance(found, dict) else None
+    if found is None:
+        raise SpecError(f"refers to {reference}, which it does not have", Place(name))
+    rest = {key: value for key, value in part.items() if key != "$ref"}
+    return {**_without_references(found, whole, name, (*above, reference)), **rest}
+
+
+def check_schema(node: Node, schema: Schema, problems: Problems) -> bool:
+    """Record each way in which ``node`` breaks ``schema``; True when it breaks none."""
+    errors = list(schema.errors(node.plain()))
     for error in errors:
         _report(error, node, problems)
     return not errors
 
 
-def _refuse_indirection(event: yaml.Event, name: str) -> None:
-    anchor = getattr(event, "anchor", None)
-    tag = getattr(event, "tag", None)
-    if anchor is None and (tag is None or tag == "!"):
-        return
-    mark = event.start_mark
-    assert mark is not None
-    raise SpecError(
-        "uses an anchor, an alias or a tag",
-        Place(name, mark.line + 1, mark.column + 1),
-        "write the value out where it is used",
-    )
+def checked_file(root: Path, name: str, schema: Schema) -> Node:
+    """The document in ``root/name``; raises SpecError with each way in which it breaks the
+    schema."""
+    node = yaml_file(root, name)
+    problems = Problems()
+    check_schema(node, schema, problems)
+    problems.stop_if_any()
+    return node
+
+
+_MAX_DEPTH = 100
+_LONG = 1000
+
+
+def _may_surprise(text: str) -> bool:
+    """Whether the text may use anchors, aliases or tags, or nest deeply; most files cannot, and
+    need not be read twice."""
+    if any(sign in text for sign in "&*!") or text.count("[") + text.count("{") > _LONG:
+        return True
+    return any(len(line) > _LONG for line in text.splitlines())
+
+
+def _refuse_surprises(text: str, name: str) -> None:
+    """Raise SpecError for an anchor, an alias or a tag, and for nesting by which libyaml would
+    overrun its stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        mark = event.start_mark
+        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        tag = getattr(event, "tag", None)
+        if getattr(event, "anchor", None) is not None or (tag is not None and tag != "!"):
+            raise SpecError(
+                "uses an anchor, an alias or a tag", place, "write the value out where it is used"
+            )
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise SpecError("is nested too deeply", place)
 
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
@@ -201,7 +293,8 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
     return float(text) if _NUMBER.match(text) else text
 
 
-def _at(node: Node, path: list[str | int]) -> Node:
+def at(node: Node, path: Sequence[str | int]) -> Node:
+    """The node at ``path`` below ``node``, or the last one on the way there."""
     for step in path:
         if isinstance(node, MappingNode):
             found = node.get(str(step))
@@ -217,7 +310,7 @@ def _at(node: Node, path: list[str | int]) -> Node:
 
 def _report(error: ValidationError, document: Node, problems: Problems) -> None:
     """One schema fault in words, at the place of the word that is wrong."""
-    node = _at(document, list(error.absolute_path))
+    node = at(document, list(error.absolute_path))
     wanted: Any = error.validator_value
     where = ".".join(str(step) for step in error.absolute_path) or "the file"
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, dict) else {}

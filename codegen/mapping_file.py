@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from codegen import load
-from codegen.errors import Problems, SpecError, SpecErrors
-from codegen.load import Key, MappingNode, Node, ScalarNode
+from codegen.errors import Problems
+from codegen.load import Key, Node, ScalarNode
 from codegen.model import Back, Entry, Input, MappingFile, Rule
-from codegen.nodes import child, optional, text, values
+from codegen.nodes import child, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
 SCHEMA = "spec/mapping.schema.json"
@@ -20,16 +19,16 @@ _FATES = ("copy", "compute", "handled_by", "unmapped")
 def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], frozenset[str]]:
     """{message: file} of every file that obeys the schema, and the names (without suffix) of the
     others, whose faults go to ``problems``."""
-    schema = load.json_file(root, SCHEMA)
+    schema = problems.attempt(lambda: load.schema_file(root, SCHEMA))
+    names = sorted(path.name for path in (root / FOLDER).glob("*.yaml"))
+    if schema is None:
+        return {}, frozenset(name.removesuffix(".yaml") for name in names)
     found: dict[str, MappingFile] = {}
     broken = set()
-    for path in sorted((root / FOLDER).glob("*.yaml")):
-        name = f"{FOLDER}/{path.name}"
-        try:
-            file = read(load.yaml_file(root, name), name, schema)
-        except (SpecError, SpecErrors) as error:
-            problems.take(error)
-            broken.add(path.stem)
+    for name in names:
+        file = problems.attempt(partial(read, root, f"{FOLDER}/{name}", schema))
+        if file is None:
+            broken.add(name.removesuffix(".yaml"))
             continue
         if file.message in found:
             problems.add(
@@ -43,12 +42,13 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     return found, frozenset(broken)
 
 
-def read(node: Node, name: str, schema: Mapping[str, Any]) -> MappingFile:
-    """The file in ``node``; raises SpecErrors where it breaks the schema."""
-    faults = Problems()
-    load.check_schema(node, schema, faults)
-    faults.stop_if_any()
-    assert isinstance(node, MappingNode)
+def read(root: Path, name: str, schema: load.Schema) -> MappingFile:
+    """The file ``root/name``; raises SpecError where it breaks the schema."""
+    return from_node(load.checked_file(root, name, schema), name)
+
+
+def from_node(node: Node, name: str) -> MappingFile:
+    """The file whose document, which obeys the schema, is ``node``."""
     message = child(node, "message")
     return MappingFile(
         file=name,
@@ -63,14 +63,12 @@ def read(node: Node, name: str, schema: Mapping[str, Any]) -> MappingFile:
 def _entries(node: Node | None) -> dict[str, Entry]:
     if node is None:
         return {}
-    assert isinstance(node, MappingNode)
-    return {key.value: _entry(key, body) for key, body in node.items()}
+    return {key.value: _entry(key, body) for key, body in mapping(node).items()}
 
 
 def _entry(key: Key, node: Node) -> Entry:
-    assert isinstance(node, MappingNode)
-    fate = next((f for f in _FATES if node.get(f) is not None), "compute")
-    value = node.get(fate)
+    fate = next((f for f in _FATES if optional(node, f) is not None), "compute")
+    value = optional(node, fate)
     by = optional(node, "by")
     back = optional(node, "back")
     return Entry(
@@ -79,7 +77,7 @@ def _entry(key: Key, node: Node) -> Entry:
         fate=fate,
         value=text(value) if value is not None else key.value,
         value_place=value.place if value is not None else key.place,
-        keys={k.value: v.place for k, v in node.items()},
+        keys={k.value: v.place for k, v in mapping(node).items()},
         why=text(child(node, "why")),
         when=_word(node, "when") or "always",
         by=text(by) if by is not None else None,
@@ -115,8 +113,7 @@ def _input(node: Node) -> Input:
 def _rule(node: Node) -> Rule:
     if isinstance(node, ScalarNode):
         return Rule(text(node), (), node.place)
-    assert isinstance(node, MappingNode)
-    key, body = node.pairs[0]
+    (key, body), *_ = mapping(node).items()
     given = body.plain()
     listed = given if isinstance(given, list) else [given]
     return Rule(key.value, tuple(v for v in listed if isinstance(v, str | int)), node.place)

@@ -1,40 +1,53 @@
-"""Short ways into nodes whose file has passed its schema: what they assert is then true."""
+"""Short ways into nodes whose file has passed its schema.
+
+Where a schema lets something through that no reader can take, SpecError names the place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
+from codegen.errors import SpecError
 from codegen.load import ListNode, MappingNode, Node, ScalarNode
+
+_Kind = TypeVar("_Kind", MappingNode, ListNode, ScalarNode)
+
+
+def _must_be(node: Node, kind: type[_Kind], words: str) -> _Kind:
+    if not isinstance(node, kind):
+        raise SpecError(f"must be {words}", node.place, "the schema of this file should say so")
+    return node
+
+
+def mapping(node: Node) -> MappingNode:
+    """The node, which has keys."""
+    return _must_be(node, MappingNode, "keys with values")
 
 
 def child(node: Node, name: str) -> Node:
     """The value under a required key."""
     found = optional(node, name)
-    assert found is not None
+    if found is None:
+        raise SpecError(f"lacks the key {name!r}", node.place)
     return found
 
 
 def optional(node: Node, name: str) -> Node | None:
     """The value under a key that may be left out."""
-    assert isinstance(node, MappingNode)
-    return node.get(name)
+    return mapping(node).get(name)
 
 
 def items(node: Node) -> Iterator[tuple[str, Node]]:
     """Keys and values, in order."""
-    assert isinstance(node, MappingNode)
-    return ((key.value, value) for key, value in node.items())
+    return ((key.value, value) for key, value in mapping(node).items())
 
 
 def values(node: Node | None) -> tuple[Node, ...]:
     """The values of a list; none when it was left out."""
-    if node is None:
-        return ()
-    assert isinstance(node, ListNode)
-    return node.values
+    return () if node is None else _must_be(node, ListNode, "a list").values
 
 
 def text(node: Node) -> str:
     """The word itself."""
-    assert isinstance(node, ScalarNode)
-    return str(node.value)
+    return str(_must_be(node, ScalarNode, "a word").value)

@@ -4,103 +4,117 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codegen import load
-from codegen.errors import Place, SpecError
+from codegen.errors import Place, Problems, SpecError, nearest
+from codegen.load import Node
 from codegen.model import Kind, OciClass, OciField, OciSpec
 
 FILE = "spec/oci/runtime.schema.json"
 
-# How a list of these knows one item from another.
-IDENTITIES: Mapping[str, str] = {
-    "LinuxDevice": "path",
-    "LinuxHugepageLimit": "pageSize",
-    "LinuxNamespace": "type",
-    "Mount": "destination",
-    "POSIXRlimit": "type",
-}
 _SCALARS = {"string": "str", "boolean": "bool", "number": "float", "integer": "int"}
+_ROOT = "Spec"
 
 
 def read(root: Path) -> OciSpec:
-    """The schema in ``root``; raises SpecError for a construct that has no Python counterpart."""
-    return spec(load.json_file(root, FILE))
+    """The schema in ``root``; raises SpecError for each construct that has no Python
+    counterpart."""
+    load.schema_file(root, FILE)
+    return spec(load.json_file(root, FILE), load.yaml_file(root, FILE))
 
 
-def spec(schema: Mapping[str, Any]) -> OciSpec:
-    """The model of a schema."""
-    definitions: Mapping[str, Any] = schema["$defs"]
+def spec(schema: Mapping[str, Any], node: Node) -> OciSpec:
+    """The model of a schema; ``node`` is the same document, for the places of faults."""
+    problems = Problems()
+    definitions: Mapping[str, Any] = schema.get("$defs", {})
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
-    alone = {"Spec"} | {
+    if _ROOT not in objects:
+        problems.add(f"$defs has no object {_ROOT}, the root of the document", Place(FILE))
+    alone = {_ROOT} | {
         _target(part["$ref"])
         for body in objects.values()
-        for part in body.get("properties", {}).values()
+        for part in body["properties"].values()
         if "$ref" in part
     }
-    return OciSpec(
-        {
-            name: OciClass(
-                name,
-                body.get("description", ""),
-                {
-                    field.name: field
-                    for field in _fields(name, body, definitions, demands=name not in alone)
-                },
-                IDENTITIES.get(name),
-            )
-            for name, body in objects.items()
-        }
-    )
+    classes = {}
+    for name, body in objects.items():
+        reader = _Reader(name, body, definitions, load.at(node, ["$defs", name]), problems)
+        fields = {field.name: field for field in reader.fields(demands=name not in alone)}
+        classes[name] = OciClass(name, body.get("description", ""), fields, reader.identity(fields))
+    problems.stop_if_any()
+    return OciSpec(classes)
 
 
 def _is_object(body: Mapping[str, Any]) -> bool:
     return body.get("type") == "object" and "properties" in body
 
 
-def _fields(
-    owner: str, body: Mapping[str, Any], definitions: Mapping[str, Any], *, demands: bool
-) -> Iterator[OciField]:
-    """Demanded fields first, as Python's constructors want it, else in the schema's order.
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One object type of the schema."""
 
-    A class that stands alone as a part of another exists even when empty, so it demands nothing.
-    """
-    required = set(body.get("required", ())) if demands else set()
-    properties: Mapping[str, Any] = body["properties"]
-    for name in sorted(properties, key=lambda key: key not in required):
-        part = properties[name]
-        kind = _kind(part, definitions, f"{owner}.{name}")
-        yield OciField(
-            name,
-            kind,
-            name in required and kind.name != "oci",
-            part.get("description", ""),
-            part.get("x-empty-counts", False),
+    name: str
+    body: Mapping[str, Any]
+    definitions: Mapping[str, Any]
+    node: Node
+    problems: Problems
+
+    def fields(self, *, demands: bool) -> Iterator[OciField]:
+        """Demanded fields first, as Python's constructors want it, else in the schema's order.
+
+        A class that stands alone as a part of another exists even when empty, so it demands
+        nothing.
+        """
+        required = set(self.body.get("required", ())) if demands else set()
+        properties: Mapping[str, Any] = self.body["properties"]
+        for name in sorted(properties, key=lambda key: key not in required):
+            part = properties[name]
+            kind = self.problems.attempt(partial(self._kind, part, name))
+            if kind is not None:
+                yield OciField(
+                    name,
+                    kind,
+                    name in required and kind.name != "oci",
+                    part.get("description", ""),
+                    part.get("x-empty-counts", False),
+                )
+
+    def identity(self, fields: Mapping[str, OciField]) -> str | None:
+        """The property by which a list knows an item."""
+        name: str | None = self.body.get("x-identity")
+        if name is not None and (name not in fields or fields[name].kind.name != "str"):
+            self.problems.add(
+                f"x-identity of {self.name} names {name}, which is no string property of it",
+                load.at(self.node, ["x-identity"]).place,
+                nearest(str(name), fields),
+            )
+        return name
+
+    def _kind(self, part: Mapping[str, Any], name: str) -> Kind:
+        if "$ref" in part:
+            target = _target(part["$ref"])
+            if _is_object(self.definitions[target]):
+                return Kind("oci", target)
+            return self._kind(self.definitions[target], name)
+        match part.get("type"):
+            case "array" if "items" in part:
+                return Kind("list", of=(self._kind(part["items"], name),))
+            case "object" if isinstance(part.get("additionalProperties"), dict):
+                value = self._kind(part["additionalProperties"], name)
+                return Kind("map", of=(Kind("str"), value))
+            case "integer":
+                return Kind("int", low=part.get("minimum"), high=part.get("maximum"))
+            case str() as scalar if scalar in _SCALARS:
+                return Kind(_SCALARS[scalar])
+        raise SpecError(
+            f"{self.name}.{name} is {json.dumps(part)}, which has no Python counterpart",
+            load.at(self.node, ["properties", name]).place,
+            "use a $ref to an object, a scalar type, an array with items, or additionalProperties",
         )
-
-
-def _kind(part: Mapping[str, Any], definitions: Mapping[str, Any], where: str) -> Kind:
-    if "$ref" in part:
-        name = _target(part["$ref"])
-        if _is_object(definitions[name]):
-            return Kind("oci", name)
-        return _kind(definitions[name], definitions, where)
-    match part.get("type"):
-        case "array":
-            return Kind("list", of=(_kind(part["items"], definitions, where),))
-        case "object" if isinstance(part.get("additionalProperties"), dict):
-            value = _kind(part["additionalProperties"], definitions, where)
-            return Kind("map", of=(Kind("str"), value))
-        case "integer":
-            return Kind("int", low=part.get("minimum"), high=part.get("maximum"))
-        case str() as name if name in _SCALARS:
-            return Kind(_SCALARS[name])
-    raise SpecError(
-        f"{where} is {json.dumps(part)}, which has no Python counterpart",
-        Place(FILE),
-        "use a $ref to an object, a scalar type, an array with items, or additionalProperties",
-    )
 
 
 def _target(reference: str) -> str:

@@ -170,17 +170,20 @@ def builders(mapped: Mapping[str, Mapped]) -> list[Builder]:
     return [_builder(mapped, mapped[name], writing) for name in sorted(writing)]
 
 
-def _writes(mapped: Mapping[str, Mapped], name: str) -> bool:
-    return name in mapped and any(
-        written(w) is not None or (isinstance(w, Descended) and _writes(mapped, w.message))
+def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
+    if name not in mapped or name in above:
+        return False
+    return any(
+        written(w) is not None
+        or (isinstance(w, Descended) and _writes(mapped, w.message, (*above, name)))
         for w in mapped[name].writes
     )
 
 
-def _roots(mapped: Mapping[str, Mapped], name: str) -> frozenset[str]:
+def _roots(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> frozenset[str]:
     """The context roots of a builder, with those of the builders that it calls."""
     roots: set[str] = set()
-    for write in mapped[name].writes if name in mapped else ():
+    for write in mapped[name].writes if name in mapped and name not in above else ():
         match write:
             case Copied(source=source, target=target):
                 roots |= {source.root} if source.root else set()
@@ -188,7 +191,7 @@ def _roots(mapped: Mapping[str, Mapped], name: str) -> frozenset[str]:
             case Computed(call=call, target=target):
                 roots |= roots_of(call) | ({target.root} - {"out"})
             case Descended(message=message):
-                roots |= _roots(mapped, message)
+                roots |= _roots(mapped, message, (*above, name))
     return frozenset(roots)
 
 
@@ -225,24 +228,28 @@ def readers(mapped: Mapping[str, Mapped]) -> list[Reader]:
     return [_reader(mapped, mapped[name], reading) for name in sorted(reading)]
 
 
-def _reads(mapped: Mapping[str, Mapped], name: str) -> bool:
-    return name in mapped and any(
+def _reads(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
+    if name not in mapped or name in above:
+        return False
+    return any(
         isinstance(r, CopiedBack | ComputedBack)
-        or (isinstance(r, Descended) and _reads(mapped, r.message))
+        or (isinstance(r, Descended) and _reads(mapped, r.message, (*above, name)))
         for r in mapped[name].reads
     )
 
 
-def _read_roots(mapped: Mapping[str, Mapped], name: str) -> frozenset[str]:
+def _read_roots(
+    mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()
+) -> frozenset[str]:
     roots: set[str] = set()
-    for read in mapped[name].reads if name in mapped else ():
+    for read in mapped[name].reads if name in mapped and name not in above else ():
         match read:
             case CopiedBack(source=source):
                 roots |= {source.root} if source.root else set()
             case ComputedBack(call=call):
                 roots |= roots_of(call)
             case Descended(message=message):
-                roots |= _read_roots(mapped, message)
+                roots |= _read_roots(mapped, message, (*above, name))
     return frozenset(roots)
 
 

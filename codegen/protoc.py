@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc  # type: ignore[import-untyped]
 
-from codegen.errors import Place, SpecError, SpecErrors
+from codegen import cache
+from codegen.errors import Fault, Place, SpecError
 
 _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<message>.+)$", re.M)
 
 
-def descriptors(protos: Mapping[str, str], shown_as: Mapping[str, str] = {}) -> FileDescriptorSet:
+def descriptors(
+    protos: Mapping[str, str], shown_as: Mapping[str, str] = MappingProxyType({})
+) -> FileDescriptorSet:
     """The descriptor set of ``protos`` ({import path: text}) and all that they import.
 
-    ``shown_as`` gives, for an import path, the path that errors name. Raises SpecErrors with the
+    ``shown_as`` gives, for an import path, the path that errors name. Raises SpecError with the
     places that protoc reports.
     """
+    made = cache.made_once("descriptors", _parts(protos), lambda: _described(protos, shown_as))
+    return FileDescriptorSet.FromString(made)
+
+
+def _parts(protos: Mapping[str, str], *more: str) -> tuple[bytes, ...]:
+    words = [version("grpcio-tools"), *more, *(word for item in protos.items() for word in item)]
+    return tuple(word.encode() for word in words)
+
+
+def _described(protos: Mapping[str, str], shown_as: Mapping[str, str]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _lay_out(root, protos)
         out = root / "set.binpb"
         _run(root, [f"--descriptor_set_out={out}", "--include_imports"], protos, shown_as)
-        return FileDescriptorSet.FromString(out.read_bytes())
+        return out.read_bytes()
 
 
-def python_modules(protos: Mapping[str, str], *, grpc: Collection[str]) -> dict[str, str]:
+def python_modules(
+    protos: Mapping[str, str],
+    *,
+    grpc: Collection[str],
+    shown_as: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
     """What protoc writes for ``protos``: {path: text} of ``_pb2.py``, ``_pb2.pyi`` and, for the
-    import paths in ``grpc``, ``_pb2_grpc.py``."""
+    import paths in ``grpc``, ``_pb2_grpc.py``. Raises SpecError as ``descriptors`` does."""
+
+    def make() -> bytes:
+        return json.dumps(_python_modules(protos, grpc, shown_as)).encode()
+
+    made = cache.made_once("python", _parts(protos, "grpc", *sorted(grpc), "all"), make)
+    texts: dict[str, str] = json.loads(made)
+    return texts
+
+
+def _python_modules(
+    protos: Mapping[str, str], grpc: Collection[str], shown_as: Mapping[str, str]
+) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         root, out = Path(folder, "in"), Path(folder, "out")
         root.mkdir()
         out.mkdir()
         _lay_out(root, protos)
-        _run(root, [f"--python_out={out}", f"--pyi_out={out}"], protos, {})
+        _run(root, [f"--python_out={out}", f"--pyi_out={out}"], protos, shown_as)
         if grpc:
-            _run(root, [f"--grpc_python_out={out}"], grpc, {})
+            _run(root, [f"--grpc_python_out={out}"], grpc, shown_as)
         return {
             str(path.relative_to(out)): path.read_text()
             for path in sorted(out.rglob("*"))
@@ -62,16 +94,20 @@ def _run(root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping
     status, said = _with_stderr_caught(arguments)
     if status == 0:
         return
-    errors = []
+    faults = []
     for match in _ERROR.finditer(said):
         name = match["file"].removeprefix(f"{root}/")
         place = Place(shown_as.get(name, name), int(match["line"]), int(match["column"]))
-        errors.append(SpecError(match["message"], place))
-    raise SpecErrors(errors or [SpecError(f"protoc failed: {said.strip()}", Place("protoc"))])
+        faults.append(Fault(place, match["message"]))
+    if faults:
+        raise SpecError.of(faults)
+    raise SpecError(f"protoc failed: {said.strip()}", Place(", ".join(sorted(names))))
 
 
 def _with_stderr_caught(arguments: list[str]) -> tuple[int, str]:
     """Run protoc; its complaints go to file descriptor 2, from C++, so they are caught there."""
+    from grpc_tools import protoc  # type: ignore[import-untyped]  # slow to load, rarely needed
+
     with tempfile.TemporaryFile() as said:
         saved = os.dup(2)
         os.dup2(said.fileno(), 2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from codegen.errors import Place, SpecError, nearest, one_of
+from codegen.load import text_file
 from codegen.model import Api, Kind, OciSpec
 
 FACTS = "runtime/transforms/facts.py"
@@ -62,17 +63,13 @@ class Sources:
     oci: OciSpec
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
     _records: dict[str, Record] | None = None
+    _read: dict[str, _Annotations] = field(default_factory=dict)
 
     def tree(self, name: str) -> ast.Module | None:
         """The syntax tree of ``root/name``; None when there is no such file."""
         if name not in self._trees:
-            path = self.root / name
-            try:
-                self._trees[name] = ast.parse(path.read_text()) if path.is_file() else None
-            except SyntaxError as error:
-                raise SpecError(
-                    f"is not Python: {error.msg}", Place(name, error.lineno or 0, error.offset or 0)
-                ) from error
+            exists = (self.root / name).is_file()
+            self._trees[name] = _parsed(text_file(self.root, name), name) if exists else None
         return self._trees[name]
 
     # --- transforms
@@ -84,7 +81,7 @@ class Sources:
         found = _function(tree, [name]) if tree else None
         if tree is None or not isinstance(found, ast.FunctionDef):
             return None
-        read = _Annotations(tree, self.api, self.oci, frozenset(self.records))
+        read = self._annotations(file, tree)
         arguments = found.args
         positional = [*arguments.posonlyargs, *arguments.args]
         optional = len(positional) - len(arguments.defaults)
@@ -100,6 +97,11 @@ class Sources:
             read.kind(found.returns),
             Place(file, found.lineno, found.col_offset + 1),
         )
+
+    def _annotations(self, file: str, tree: ast.Module) -> _Annotations:
+        if file not in self._read:
+            self._read[file] = _Annotations(tree, self.api, self.oci, frozenset(self.records))
+        return self._read[file]
 
     def transforms(self, topic: str) -> list[str]:
         """The public functions of a topic, for hints."""
@@ -159,6 +161,16 @@ class Sources:
         folder = self.root / "runtime"
         found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
         return sorted(".".join(path.parts) for path in found if path.name != "__init__")
+
+
+def _parsed(text: str, name: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        place = Place(name, error.lineno or 0, error.offset or 0)
+        raise SpecError(f"is not Python: {error.msg}", place) from error
+    except RecursionError as error:
+        raise SpecError("is nested too deeply", Place(name)) from error
 
 
 def reads(function: Callable, name: str) -> bool:

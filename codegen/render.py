@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import black
 import jinja2
-from black.mode import TargetVersion
 
+from codegen import cache
 from codegen.model import Entry
 from codegen.rpc import Rpc
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DEFAULT_SPEC = "spec/rpc.yaml"
-_MODE = black.Mode(line_length=100, target_versions={TargetVersion.PY311})
+_LINE_LENGTH = 100
+_MANY = 16
+"""Texts that are worth the start of worker processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +48,35 @@ def render(
     ``jobs`` says what fills each template whose path has a ``%word``; the others are rendered once,
     and ``specs`` names what they are made from. ``shared`` is known to all.
     """
-    files: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name in template_names():
         alone = Job({}, {}, specs.get(name, DEFAULT_SPEC))
-        files |= render_template(name, jobs[name] if "%" in name else [alone], shared)
-    return files
+        texts |= _texts(name, jobs[name] if "%" in name else [alone], shared)
+    return _finished(texts)
 
 
 def render_template(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
-    """The outputs of one template. Python gets the header that says where to change it, and
-    black's format."""
+    """The outputs of one template."""
+    return _finished(_texts(name, jobs, shared))
+
+
+def _texts(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
+    """What one template gives, not yet formatted; Python gets the header that says where to change
+    it."""
     template = _environment().get_template(name)
-    files: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for job in jobs:
         path = _filled(name.removesuffix(".j2"), job.words)
         text = template.render(**shared, **job.variables)
-        python = path.endswith(".py")
-        files[path] = formatted(_header(name, job.spec) + text) if python else _tidied(text)
-    return files
+        texts[path] = _header(name, job.spec) + text if path.endswith(".py") else text
+    return texts
+
+
+def _finished(texts: Mapping[str, str]) -> dict[str, str]:
+    """Python in black's format, Markdown tidied."""
+    python = {path: text for path, text in texts.items() if path.endswith(".py")}
+    done = dict(zip(python, formatted(list(python.values())), strict=True))
+    return {path: done.get(path) or _tidied(text) for path, text in texts.items()}
 
 
 def _header(template: str, spec: str) -> str:
@@ -86,9 +101,34 @@ def template_names() -> list[str]:
     )
 
 
-def formatted(text: str) -> str:
-    """Python as black writes it, for the line length of the project."""
-    return black.format_str(text, mode=_MODE)
+def formatted(texts: Sequence[str]) -> list[str]:
+    """Python as black writes it, for the line length of the project.
+
+    Only what was never formatted before goes through black; when that is much, on all processors.
+    """
+    tool = (version("black").encode(), str(_LINE_LENGTH).encode())
+    keys = [cache.digest(b"black", *tool, text.encode()) for text in texts]
+    known = {key: cache.get(key) for key in keys}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
+    for key, made in zip(missing, _all_by_black(list(missing.values())), strict=True):
+        known[key] = made.encode()
+        cache.put(key, made.encode())
+    return [(known[key] or b"").decode() for key in keys]
+
+
+def _all_by_black(texts: list[str]) -> Iterable[str]:
+    if len(texts) < _MANY:
+        return map(_by_black, texts)
+    with ProcessPoolExecutor(os.cpu_count()) as workers:
+        return list(workers.map(_by_black, texts))
+
+
+def _by_black(text: str) -> str:
+    import black  # slow to load, and needed only for text that changed
+    from black.mode import TargetVersion
+
+    mode = black.Mode(line_length=_LINE_LENGTH, target_versions={TargetVersion.PY311})
+    return black.format_str(text, mode=mode)
 
 
 def _filled(path: str, words: Mapping[str, str]) -> str:

@@ -196,15 +196,15 @@ class Rpcs:
         return next((rpc for rpc in self.all if rpc.name == name), None)
 
 
-def read(root: Path, api: Api, lifecycle: Lifecycle, problems: Problems) -> Rpcs:
+def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Problems) -> Rpcs:
     """The RPCs of ``api`` as rpc.yaml in ``root`` says; faults of meaning go to ``problems``.
 
-    A file that breaks its schema raises, as no more can be said of it.
+    A file that breaks its schema raises SpecError, as no more can be said of it. Without ``api`` or
+    ``lifecycle``, where those could not be read, what depends on them is left out.
     """
-    node = load.yaml_file(root, FILE)
-    schema_faults = Problems()
-    load.check_schema(node, load.json_file(root, SCHEMA), schema_faults)
-    schema_faults.stop_if_any()
+    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    if api is None:
+        return Rpcs((), {})
     entries = dict(items(node))
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
     _same_names(node, methods, problems)
@@ -251,7 +251,7 @@ class _Reader:
     """Turns entries into RPCs, given what they may refer to."""
 
     api: Api
-    lifecycle: Lifecycle
+    lifecycle: Lifecycle | None
     problems: Problems
 
     def rpc(self, method: Method, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
@@ -289,12 +289,14 @@ class _Reader:
         )
 
     def _allowed(self, kind: Node, node: Node) -> Allowed:
-        machine = next(m for m in self.lifecycle.machines if m.noun == text(kind))
-        known = [state.name for state in machine.states]
+        machines = self.lifecycle.machines if self.lifecycle is not None else ()
+        known = [
+            s.name for machine in machines if machine.noun == text(kind) for s in machine.states
+        ]
         for state in values(child(node, "allowed")):
-            if text(state) not in known:
+            if known and text(state) not in known:
                 self.problems.add(
-                    f"{text(state)} is no state of a {machine.noun}",
+                    f"{text(state)} is no state of a {text(kind)}",
                     state.place,
                     nearest(text(state), known) or one_of(known),
                 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.errors import Place, Problems, nearest, one_of
 from codegen.model import (
     Api,
     Computed,
@@ -194,6 +194,34 @@ def _writers(
             yield _Writer(here, write.entry, write.target)
 
 
+def goes_in_circles(all_: Everything) -> Iterator[Finding]:
+    """No message comes back to itself through ``copy: fields``."""
+    for mapped in all_.mapped.values():
+        for entry in mapped.file.entries.values():
+            if entry.by_fields and _reaches(all_, mapped, entry, mapped.message.name, set()):
+                yield (
+                    f"{entry.name} leads back to {mapped.message.name}, so no builder or reader "
+                    "would end",
+                    entry.value_place,
+                    "compute the target from the whole field",
+                )
+
+
+def _reaches(all_: Everything, mapped: Mapped, entry: Entry, goal: str, seen: set[str]) -> bool:
+    """Whether ``copy: fields`` of an entry of ``mapped`` leads to the message ``goal``."""
+    field = mapped.message.fields.get(entry.name)
+    name = field.message if field is not None else None
+    if name == goal:
+        return True
+    if name is None or name in seen or name not in all_.mapped:
+        return False
+    seen.add(name)
+    below = all_.mapped[name]
+    return any(
+        _reaches(all_, below, e, goal, seen) for e in below.file.entries.values() if e.by_fields
+    )
+
+
 def each_without_merge(all_: Everything) -> Iterator[Finding]:
     """A builder that runs once for each item of a list may only add to its targets."""
     for mapped in all_.mapped.values():
@@ -219,6 +247,7 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "with-without-input": with_without_input,
     "two-writers": two_writers,
     "each-without-merge": each_without_merge,
+    "goes-in-circles": goes_in_circles,
 }
 
 
@@ -226,4 +255,4 @@ def check(everything: Everything, problems: Problems) -> None:
     """Record every fault that any rule finds."""
     for rule, find in RULES.items():
         for message, place, hint in find(everything):
-            problems.take(SpecError(message, place, hint, rule))
+            problems.add(message, place, hint, rule)

@@ -6,36 +6,48 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from codegen import protoc
+from codegen import load, protoc
 from codegen.errors import Place, SpecError
 
+_CURRENT = "spec/cri/current"
+_VERSION = re.compile(r"\d+\.\d+\Z")
 _IMPORT = re.compile(r"^from (cri|containerd) import (\w+_pb2)", re.M)
 
 
 def current_version(root: Path) -> str:
     """The CRI version that ``generated/`` is built from, as ``spec/cri/current`` names it."""
-    path = root / "spec/cri/current"
-    try:
-        version = path.read_text().strip()
-    except OSError as error:
+    if not (root / _CURRENT).is_file():
         raise SpecError(
             "names the CRI version to build and is missing",
-            Place("spec/cri/current"),
+            Place(_CURRENT),
             "write one line into it, such as 1.36",
-        ) from error
-    if not (root / f"spec/cri/{version}.proto").is_file():
+        )
+    version = load.text_file(root, _CURRENT).strip()
+    known = cri_versions(root)
+    if version not in known:
         raise SpecError(
-            f"names version {version}, but spec/cri/{version}.proto does not exist",
-            Place("spec/cri/current", 1, 1),
-            f"run: cri-codegen import FILE --as {version}",
+            f"names version {version!r}, but spec/cri/{version}.proto does not exist",
+            Place(_CURRENT, 1, 1),
+            f"pinned: {', '.join(known)}; to pin it: cri-codegen import FILE --as VERSION",
         )
     return version
+
+
+def cri_versions(root: Path) -> list[str]:
+    """Every pinned version of ``runtime.v1``, oldest first."""
+    found = (path.stem for path in (root / "spec/cri").glob("*.proto"))
+    return sorted(filter(_VERSION.match, found), key=order)
+
+
+def order(version: str) -> tuple[int, ...]:
+    """What sorts versions by age."""
+    return tuple(int(part) for part in version.split("."))
 
 
 def containerd_protos(root: Path) -> dict[str, str]:
     """{import path: text} of the pinned containerd services."""
     return {
-        f"containerd/{path.name}": path.read_text()
+        f"containerd/{path.name}": load.text_file(root, f"spec/containerd/{path.name}")
         for path in sorted((root / "spec/containerd").glob("*.proto"))
     }
 
@@ -46,5 +58,7 @@ def render(cri: str, containerd: Mapping[str, str]) -> dict[str, str]:
     served = [name for name, text in protos.items() if re.search(r"^service ", text, re.M)]
     return {
         name: _IMPORT.sub(r"from generated.\1 import \2", text)
-        for name, text in protoc.python_modules(protos, grpc=served).items()
+        for name, text in protoc.python_modules(
+            protos, grpc=served, shown_as={name: f"spec/{name}" for name in containerd}
+        ).items()
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from codegen import checks
-from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.errors import Problems, SpecError
 from codegen.model import Entry, Mapped, MappingFile, Message, Test
 from codegen.paths import Paths
 from codegen.resolve import back, keys, targets
@@ -31,14 +31,14 @@ def resolve(
     """One message with all that its entries lead to.
 
     Faults go to ``problems`` and the faulty entries are left out. ``files`` are all mapping files
-    by message; ``rpcs`` is None where there is no rpc.yaml.
+    by message; ``rpcs`` is None where rpc.yaml could not be read.
     """
     scope = Scope(message, file, files, paths, rpcs)
 
     def tried(step: Callable[[Scope, Entry], _Result], entry: Entry) -> list[_Result]:
         try:
             return [step(scope, entry)]
-        except (SpecError, SpecErrors) as error:
+        except SpecError as error:
             problems.take(error)
             return []
 

@@ -38,14 +38,15 @@ def check(scope: Scope, entry: Entry) -> None:
 def _check_rpc(scope: Scope, entry: Entry) -> None:
     """The generated handler looks at the field that rpc.yaml names, and at what a streaming list
     shares with its unary one."""
+    if scope.rpcs is None:
+        return
     name = entry.value.removeprefix("rpc.")
-    rpc = scope.rpcs.find(name) if scope.rpcs is not None else None
+    rpc = scope.rpcs.find(name)
     if rpc is None:
-        known = [r.name for r in scope.rpcs.all] if scope.rpcs is not None else []
         raise SpecError(
             f"{entry.name} is handled by the RPC {name}, which rpc.yaml does not have",
             entry.value_place,
-            nearest(name, known),
+            nearest(name, [known.name for known in scope.rpcs.all]),
             "unknown-handler",
         )
     looks_at = set()

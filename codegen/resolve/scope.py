@@ -22,7 +22,7 @@ class Scope:
     """All mapping files, by message."""
     paths: Paths
     rpcs: Rpcs | None
-    """None where there is no rpc.yaml."""
+    """None where rpc.yaml could not be read."""
 
     def is_target(self, entry: Entry) -> bool:
         """Whether the entry stands under ``targets`` and speaks of no field."""

@@ -27,7 +27,8 @@ import yaml
 
 from codegen import generate, oci_schema, protoc, render
 from codegen.emit import oci_types
-from codegen.errors import Problems, SpecErrors
+from codegen.errors import Problems, SpecError
+from codegen.rpc import Rpcs
 
 CASES = Path(__file__).parent / "cases"
 _ROOT = Path(__file__).parents[2]
@@ -87,9 +88,10 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
     """What the generator makes of a laid out case: the files with their headers, or the error."""
     problems = Problems()
     try:
-        found = generate.translation(root, generate.read_api(root), None, problems)
+        found = generate.translation(root, generate.read_api(root), Rpcs((), {}), problems)
         problems.stop_if_any()
-    except SpecErrors as errors:
+        assert found is not None
+    except SpecError as errors:
         return {}, f"{errors}\n"
     files: dict[str, str] = {}
     for template, jobs in generate.jobs(found).items():

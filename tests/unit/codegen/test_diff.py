@@ -58,8 +58,7 @@ def test_changes_of_an_api() -> None:
 
 def _mapping(text: str) -> dict[str, MappingFile]:
     head = "message: runtime.v1.Box\nflow: in\nfields:\n"
-    schema = load.json_file(ROOT, mapping_file.SCHEMA)
-    return {"Box": mapping_file.read(load.yaml_text(head + text, "box.yaml"), "box.yaml", schema)}
+    return {"Box": mapping_file.from_node(load.yaml_text(head + text, "box.yaml"), "box.yaml")}
 
 
 @pytest.mark.parametrize(

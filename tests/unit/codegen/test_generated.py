@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codegen import generate, render, write
-from codegen.errors import Problems, SpecError, SpecErrors
+from codegen.errors import Problems, SpecError
 from tests.unit.codegen.project import ROOT, api, copy_of_spec, project
 
 _RESOURCES = "spec/mapping/linux_container_resources.yaml"
@@ -39,9 +39,9 @@ def test_an_entry_that_is_deleted_is_missed_by_name(tmp_path: Path) -> None:
     text = path.read_text()
     start = text.index("  cpu_quota:\n")
     path.write_text(text[:start] + text[text.index("\n\n", start) + 2 :])
-    with pytest.raises(SpecErrors) as raised:
+    with pytest.raises(SpecError) as raised:
         generate.load_project(tmp_path)
-    assert [error.rule for error in raised.value.errors] == ["field-without-fate"]
+    assert [error.rule for error in raised.value.faults] == ["field-without-fate"]
     assert "LinuxContainerResources.cpu_quota" in str(raised.value)
     assert _RESOURCES in str(raised.value)
 
@@ -66,6 +66,7 @@ def _builders(root: Path) -> dict[str, str]:
     problems = Problems()
     found = generate.translation(root, api(), project().rpcs, problems)
     problems.stop_if_any()
+    assert found is not None
     template = "oci/%message.py.j2"
     return render.render_template(template, generate.jobs(found)[template], {})
 
@@ -74,9 +75,9 @@ def test_a_default_spec_that_is_none_is_refused_with_its_line(tmp_path: Path) ->
     copy_of_spec(tmp_path)
     path = tmp_path / "spec/oci/default_container.json"
     path.write_text('{\n  "ociVersion": "1.2.0",\n  "mounts": "none"\n}\n')
-    with pytest.raises(SpecErrors) as raised:
+    with pytest.raises(SpecError) as raised:
         generate.load_project(tmp_path)
-    assert [str(error) for error in raised.value.errors] == [
+    assert [str(error) for error in raised.value.faults] == [
         "spec/oci/default_container.json:3:13: mounts must be of type array"
     ]
 
@@ -94,10 +95,10 @@ def test_a_bump_asks_for_the_new_fields_only(tmp_path: Path) -> None:
     new = text.replace("message ImageSpec {", "message ImageSpec {\n    string newest = 99;")
     (tmp_path / "spec/cri/9.99.proto").write_text(new)
     (tmp_path / "spec/cri/current").write_text("9.99\n")
-    with pytest.raises(SpecErrors) as raised:
+    with pytest.raises(SpecError) as raised:
         generate.load_project(tmp_path)
-    [error] = raised.value.errors
+    [error] = raised.value.faults
     assert error.message == "ImageSpec.newest (str, since 9.99) has no fate"
     (tmp_path / "spec/cri/current").write_text("8.88\n")
-    with pytest.raises(SpecError, match=r"names version 8\.88"):
+    with pytest.raises(SpecError, match=r"names version '8\.88'"):
         generate.load_project(tmp_path)

@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from codegen import proto_import, proto_text, protoc
 from codegen.__main__ import main
-from codegen.errors import SpecError, SpecErrors
+from codegen.errors import SpecError
 from tests.unit.codegen.project import ROOT
 
 _PUBLISHED = """\
@@ -167,7 +167,7 @@ def test_a_fault_in_a_published_proto_has_its_line(tmp_path: Path) -> None:
     source.write_text(
         "// one\n/* two\nthree */\nsyntax = 'proto3';\nmessage A { Missing m = 1; }\n"
     )
-    with pytest.raises(SpecErrors) as raised:
+    with pytest.raises(SpecError) as raised:
         proto_import.cri(source)
     assert str(raised.value) == f'{source}:5:13: "Missing" is not defined.'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codegen import cri_api, lifecycle, rpc
-from codegen.errors import Problems, SpecErrors
+from codegen.errors import Problems, SpecError
 from codegen.model import Api
 
 ROOT = Path(__file__).parents[3]
@@ -113,7 +113,7 @@ def api() -> Api:
 def read(
     tmp_path: Path, api: Api, *, lifecycle_text: str = LIFECYCLE, rpc_text: str = RPC
 ) -> rpc.Rpcs:
-    """Both files as models; raises SpecErrors with every fault."""
+    """Both files as models; raises SpecError with every fault."""
     (tmp_path / "spec").mkdir()
     for name in (lifecycle.SCHEMA, rpc.SCHEMA):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -165,10 +165,10 @@ def test_a_good_specification_is_read(tmp_path: Path, api: Api) -> None:
 )
 def test_a_faulty_rpc_is_refused(tmp_path: Path, api: Api, old: str, new: str, said: str) -> None:
     assert old in RPC
-    with pytest.raises(SpecErrors) as caught:
+    with pytest.raises(SpecError) as caught:
         read(tmp_path, api, rpc_text=RPC.replace(old, new))
-    assert any(said in str(error) for error in caught.value.errors), str(caught.value)
-    assert all(error.place.file == rpc.FILE and error.place.line for error in caught.value.errors)
+    assert any(said in str(error) for error in caught.value.faults), str(caught.value)
+    assert all(error.place.file == rpc.FILE and error.place.line for error in caught.value.faults)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_a_faulty_lifecycle_is_refused(
     tmp_path: Path, api: Api, old: str, new: str, said: str
 ) -> None:
     assert old in LIFECYCLE
-    with pytest.raises(SpecErrors) as caught:
+    with pytest.raises(SpecError) as caught:
         read(tmp_path, api, lifecycle_text=LIFECYCLE.replace(old, new))
-    assert any(said in str(error) for error in caught.value.errors), str(caught.value)
+    assert any(said in str(error) for error in caught.value.faults), str(caught.value)
 
 
 def test_the_diagram_shows_every_move_once(tmp_path: Path, api: Api) -> None:

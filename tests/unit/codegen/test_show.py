@@ -36,8 +36,8 @@ def test_explain_tells_what_is_never_logged() -> None:
 def test_explain_refuses_with_the_nearest_name() -> None:
     with pytest.raises(SpecError) as raised:
         show.explain(project().translation, "ContainerConfig.imag")
-    assert raised.value.hint is not None
-    assert "ContainerConfig.image" in raised.value.hint
+    assert raised.value.faults[0].hint is not None
+    assert "ContainerConfig.image" in raised.value.faults[0].hint
 
 
 def test_review_has_every_field() -> None:

@@ -1,0 +1,99 @@
+"""Whether what stands in generated/ works, and whether that was found out before.
+
+A module that compiles may still fail when it is imported: a name that a stub lacks, a transform
+that moved. So every generated module is imported, in a process of its own, because the generator
+itself imports neither ``generated`` nor ``runtime``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from codegen import cache
+from codegen.errors import Fault, Place
+
+_CODE = Path(__file__).resolve().parent
+_TOOLS = ("black", "grpcio", "grpcio-tools", "jinja2", "msgspec", "protobuf")
+_IMPORT_ALL = """
+import importlib, json, sys, traceback
+root, *names = json.load(sys.stdin)
+sys.path.insert(0, root)
+failed = []
+for name in names:
+    try:
+        importlib.import_module(name)
+    except SyntaxError as error:
+        failed.append([error.filename, error.lineno, f"SyntaxError: {error.msg}"])
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in frames if frame.filename.startswith(root)]
+        where = (frames[-1].filename, frames[-1].lineno) if frames else (name, 0)
+        failed.append([*where, f"{type(error).__name__}: {error}"])
+json.dump(failed, sys.stdout)
+"""
+
+
+def known_good(root: Path) -> bool:
+    """Whether exactly these inputs and exactly this generated/ were found right before.
+
+    Every byte of both is read for the answer, so it cannot be out of date.
+    """
+    return cache.get(_key(root)) is not None
+
+
+def remember(root: Path) -> None:
+    """What is in ``root`` now has been found right."""
+    cache.put(_key(root), b"")
+
+
+def _key(root: Path) -> str:
+    parts = ["verified", sys.version, *(f"{tool} {version(tool)}" for tool in _TOOLS)]
+    files = [
+        *_files(root, "spec", ""),
+        *_files(_CODE.parent, "codegen", ""),
+        *_files(root, "runtime", ".py"),
+        *_files(root, "generated", ""),
+    ]
+    whole = [word.encode() for word in parts]
+    for name, path in files:
+        whole += [name.encode(), path.read_bytes()]
+    return cache.digest(*whole)
+
+
+def _files(root: Path, folder: str, suffix: str) -> Iterator[tuple[str, Path]]:
+    for parent, folders, names in os.walk(root / folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(names):
+            if name.endswith(suffix):
+                path = Path(parent, name)
+                yield f"{folder}/{path.relative_to(root / folder)}", path
+
+
+def import_faults(root: Path) -> list[Fault]:
+    """Why modules of generated/ cannot be imported, each cause once."""
+    folder = root.resolve()
+    names = [
+        ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
+        for name, _ in _files(folder, "generated", ".py")
+    ]
+    made = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL],
+        input=json.dumps([str(folder), *names]),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        return [Fault(Place("generated"), f"cannot be imported: {made.stderr.strip()}")]
+    found = {
+        Fault(Place(file.removeprefix(f"{folder}/"), line or 0, 1), f"cannot be imported: {said}")
+        for file, line, said in json.loads(made.stdout)
+    }
+    return sorted(found)

@@ -1,0 +1,162 @@
+"""Every mistake in spec/ is told, all of them at once, each with its place; none is a traceback."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codegen import generate
+from codegen.__main__ import main
+from codegen.errors import Fault, SpecError
+from tests.unit.codegen.project import api, copy_of_spec
+
+_PROTO = f"spec/cri/{api().version}.proto"
+_READ = (
+    "spec/lifecycle.schema.json",
+    "spec/lifecycle.yaml",
+    "spec/mapping.schema.json",
+    "spec/mapping/container_config.yaml",
+    "spec/oci/default_container.json",
+    "spec/oci/default_sandbox.json",
+    "spec/oci/runtime.schema.json",
+    "spec/oci/seccomp.json",
+    "spec/rpc.schema.json",
+    "spec/rpc.yaml",
+    "spec/containerd/containers.proto",
+)
+_SCHEMA_OF = {
+    "spec/lifecycle.yaml": "spec/lifecycle.schema.json",
+    "spec/rpc.yaml": "spec/rpc.schema.json",
+    "spec/mapping/container_config.yaml": "spec/mapping.schema.json",
+    "spec/oci/default_container.json": "spec/oci/runtime.schema.json",
+    "spec/oci/default_sandbox.json": "spec/oci/runtime.schema.json",
+}
+"""By what a file is judged: while its schema is damaged, nothing can be said of it."""
+_PROTOS = (_PROTO, "spec/cri/1.30.proto")
+
+
+def _faults(root: Path) -> list[Fault]:
+    with pytest.raises(SpecError) as raised:
+        generate.load_project(root)
+    return list(raised.value.faults)
+
+
+def _change(root: Path, name: str, old: str, new: str) -> None:
+    text = (root / name).read_text()
+    assert old in text, f"{name} has no {old!r}"
+    (root / name).write_text(text.replace(old, new, 1))
+
+
+def test_mistakes_in_every_file_are_told_together(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    _change(tmp_path, "spec/rpc.yaml", "served_by: node.version", "served: node.version")
+    _change(tmp_path, "spec/lifecycle.yaml", "cri: SANDBOX_READY", "cri: SANDBOX_READI")
+    _change(tmp_path, "spec/oci/default_sandbox.json", '"ociVersion": "', '"ociVersion": 1, "x": "')
+    _change(tmp_path, "spec/oci/seccomp.json", "{", "{,")
+    _change(tmp_path, "spec/oci/runtime.schema.json", '"x-identity": "path"', '"x-identity": "pat"')
+    _change(tmp_path, "spec/mapping/mount.yaml", "flow: in", "flow: inn")
+    _change(tmp_path, "spec/mapping/key_value.yaml", "message: runtime.v1.", "message: v1.")
+    found = _faults(tmp_path)
+    assert found == sorted(set(found)), "sorted, and each once"
+    assert all(fault.place.line for fault in found), found
+    assert {(f.place.file, f.message.partition(":")[0]) for f in found} == {
+        ("spec/rpc.yaml", "unknown key 'served' in Version"),
+        ("spec/rpc.yaml", "Version needs exactly one of served_by, batches_of and unserved; "
+         "states need an object"),
+        ("spec/lifecycle.yaml", "'SANDBOX_READI' is no CRI state"),
+        ("spec/oci/default_sandbox.json", "ociVersion must be of type string"),
+        ("spec/oci/seccomp.json", "is not JSON"),
+        ("spec/oci/runtime.schema.json",
+         "x-identity of LinuxDevice names pat, which is no string property of it"),
+        ("spec/mapping/mount.yaml", "flow says 'inn'"),
+        ("spec/mapping/key_value.yaml",
+         "message must name a message of the CRI, as in runtime.v1.ContainerConfig"),
+    }  # fmt: skip
+
+
+def test_one_mistake_is_told_once_though_much_depends_on_it(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    (tmp_path / "runtime").unlink()
+    shutil.copytree(Path(__file__).parents[3] / "runtime", tmp_path / "runtime")
+    (tmp_path / "runtime/transforms/security.py").write_text("def capabilities(:\n")
+    found = _faults(tmp_path)
+    assert [str(fault) for fault in found] == [
+        "runtime/transforms/security.py:1:18: is not Python: invalid syntax"
+    ]
+
+
+def _not_there(path: Path) -> None:
+    path.unlink()
+
+
+def _a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _holds(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": _not_there,
+    "a folder": _a_folder,
+    "empty": _holds(b""),
+    "binary": _holds(b"\x00\xff\xfe\x07"),
+    "latin": _holds("message: Schlüssel".encode("latin-1")),
+    "an empty object": _holds(b"{}"),
+    "a list": _holds(b"[1, 2]\n"),
+    "a word": _holds(b"word\n"),
+    "deep": _holds(b"[" * 100_000),
+    "nested wrong": _holds(b'{"$defs": 1, "type": {"a": []}, "message": [], "sandbox": 3}'),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGE)
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    """All files at once; then the protos, without which less can be judged."""
+    copy_of_spec(tmp_path)
+    for name in _READ:
+        _DAMAGE[damage](tmp_path / name)
+    told = {fault.place.file for fault in _faults(tmp_path)}
+    sound = set()
+    if damage in ("an empty object", "nested wrong"):
+        sound.add("spec/oci/seccomp.json")  # any object
+    if damage == "an empty object":
+        sound |= {n for n in _SCHEMA_OF.values() if n != "spec/oci/runtime.schema.json"}
+    silent = {name for name in _READ if name not in told} - sound
+    assert {name for name in silent if _SCHEMA_OF.get(name) not in told} == set()
+
+
+@pytest.mark.parametrize("damage", _DAMAGE)
+def test_a_damaged_proto_is_named(tmp_path: Path, damage: str) -> None:
+    copy_of_spec(tmp_path)
+    for name in _PROTOS:
+        _DAMAGE[damage](tmp_path / name)
+    told = {fault.place.file for fault in _faults(tmp_path)}
+    if damage == "missing":
+        assert told == {"spec/cri/current"}
+    else:
+        assert told & set(_PROTOS), told
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("spec/cri/current", "binary"),
+        ("spec/rpc.yaml", "deep"),
+        ("spec/mapping.schema.json", "nested wrong"),
+        ("spec/oci/runtime.schema.json", "missing"),
+    ],
+)
+def test_the_command_ends_with_1_and_no_traceback(
+    tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_of_spec(tmp_path)
+    _DAMAGE[damage](tmp_path / name)
+    assert main(["--root", str(tmp_path), "check"]) == 1
+    assert capsys.readouterr().err.startswith(f"{name}")
+    main(["--root", str(tmp_path), "review"])

@@ -1,0 +1,117 @@
+"""What was found right is believed only for the same bytes; what is generated is imported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codegen import cache, generate, protoc, render, verify
+from codegen.__main__ import main
+from codegen.errors import Fault, Place
+from tests.unit.codegen.project import ROOT, project
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose files may be changed, found right by an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "root"
+    for folder in ("spec", "generated", "runtime"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+    verify.remember(root)
+    return root
+
+
+def _appended(name: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes() + b"\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _appended("spec/mapping/mount.yaml"),
+        _appended("spec/cri/1.30.proto"),
+        _appended("runtime/transforms/security.py"),
+        _appended("generated/oci/container_config.py"),
+        _appended("generated/MANIFEST.json"),
+        lambda root: (root / "generated/new.py").write_text(""),
+        lambda root: (root / "generated/lifecycle.py").unlink(),
+        lambda root: (root / "spec/mapping/mount.yaml").rename(root / "spec/mapping/n.yaml"),
+    ],
+    ids=range(8),
+)
+def test_any_change_is_seen(checkout: Path, change: Callable[[Path], object]) -> None:
+    assert verify.known_good(checkout)
+    change(checkout)
+    assert not verify.known_good(checkout)
+
+
+def test_a_check_that_finds_nothing_new_makes_nothing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "load_project", None)
+    assert main(["--root", str(checkout), "check"]) == 0
+
+
+def test_a_generated_file_that_was_edited_is_found(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkout / "generated/oci/container_config.py"
+    path.write_text(path.read_text().replace("src.tty", "not src.tty"))
+    assert main(["--root", str(checkout), "check"]) == 1
+    said = capsys.readouterr()
+    assert "+    if src.tty:" in said.out
+    assert "oci/container_config.py (change)" in said.err
+
+
+def test_what_cannot_be_imported_is_named_once_with_its_line(checkout: Path) -> None:
+    assert verify.import_faults(checkout) == []
+    path = checkout / "runtime/transforms/devices.py"
+    text = path.read_text().replace("from generated.oci import types", "from generated import oli")
+    path.write_text(text)
+    line = text[: text.index("import oli")].count("\n") + 1
+    assert verify.import_faults(checkout) == [
+        Fault(
+            Place("runtime/transforms/devices.py", line, 1),
+            "cannot be imported: ImportError: cannot import name 'oli' from 'generated' "
+            f"({checkout}/generated/__init__.py)",
+        )
+    ]
+    assert main(["--root", str(checkout), "check"]) == 1
+    assert not verify.known_good(checkout)
+
+
+def test_a_second_run_needs_neither_protoc_nor_black(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = generate.outputs(project())
+    monkeypatch.setattr(protoc, "_run", None)
+    monkeypatch.setattr(render, "_by_black", None)
+    assert generate.outputs(generate.load_project(ROOT)) == before
+
+
+def test_a_damaged_entry_of_the_cache_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.made_once("kind", (b"in",), lambda: b"out") == b"out"
+    assert cache.made_once("kind", (b"in",), lambda: b"other") == b"out"
+    [entry] = (tmp_path / "cri-codegen").iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1] + b"x")
+    assert cache.made_once("kind", (b"in",), lambda: b"out") == b"out"
+    assert cache.made_once("kind", (b"i", b"n"), lambda: b"else") == b"else"
+    other = tmp_path / "cri-codegen" / cache.digest(b"kind", b"more")
+    shutil.copy(entry, other)
+    assert cache.get(other.name) is None, "an entry under another's name"
+
+
+def test_without_a_cache_everything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert render.formatted(["x  =  1\n"]) == ["x = 1\n"]
+    assert cache.made_once("kind", (b"in",), lambda: b"out") == b"out"
+    assert cache.made_once("kind", (b"in",), lambda: b"other") == b"other"
