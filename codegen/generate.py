@@ -41,6 +41,7 @@ _DEFAULTS = {
     "container_spec": "spec/oci/default_container.json",
     "seccomp_profile": "spec/oci/seccomp.json",
 }
+_APPARMOR = "spec/oci/apparmor.profile"
 _SPEC_OF = {
     "oci/types.py.j2": oci_schema.FILE,
     "oci/defaults.py.j2": "spec/oci",
@@ -200,6 +201,7 @@ def _defaults(data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
         "container_spec": python.constructor(spec, data["container_spec"], oci),
         "seccomp_profile": python.literal(data["seccomp_profile"]),
+        "apparmor_profile": python.long_text((root / _APPARMOR).read_text(encoding="utf-8")),
     }
 
 

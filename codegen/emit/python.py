@@ -129,3 +129,9 @@ def literal(data: Any) -> str:
         inside = [literal(item) for item in data]
         return tuple_of(inside) if isinstance(data, tuple) else f"[{', '.join(inside)}]"
     return quoted(data) if isinstance(data, str) else repr(data)
+
+
+def long_text(text: str) -> str:
+    """A text of several lines as a Python literal that keeps its lines."""
+    safe = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'"""\\\n{safe}"""'

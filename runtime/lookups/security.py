@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from generated.cri import api_pb2
-from generated.oci import types
+from generated.oci import defaults, types
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.host import apparmor_parser
 from runtime.steps import threads
@@ -21,7 +21,6 @@ from runtime.transforms import apparmor, security
 from runtime.transforms.facts import Host, Security
 
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
-_DEFAULT_PROFILE = Path(__file__).resolve().parents[2] / "spec" / "oci" / "apparmor.profile"
 _APPARMOR_FILES = Path("/etc/apparmor.d")
 _OWN_PROFILE = Path("/proc/self/attr/current")
 _LARGEST_PROFILE = 1 << 20
@@ -160,7 +159,7 @@ async def load_default_apparmor() -> None:
     parser = await asyncio.create_subprocess_exec(
         apparmor_parser() or "apparmor_parser",
         "--replace",
-        "--skip-cache",
+        "--skip-cache",  # a profile from standard input is never in it
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -182,7 +181,7 @@ def _default_profile() -> str:
     except OSError:  # another security module, or none
         own = ""
     return apparmor.default_profile(
-        _DEFAULT_PROFILE.read_text(),
+        defaults.APPARMOR_PROFILE,
         present=[name for name in apparmor.INCLUDED if (_APPARMOR_FILES / name).exists()],
         confined_by=apparmor.profile_of_process(own),
     )

@@ -137,6 +137,7 @@ class Node:
         extra_config: str = "",
         log_level: str = "debug",
         cgroup_parent: str = "",
+        server: Path = SERVER,
     ):
         self.kind = kind
         self.containerd = containerd
@@ -157,6 +158,7 @@ class Node:
         self.pause_image = pause_image
         self.extra_config = extra_config
         self.log_level = log_level
+        self.server = server
         for name in ("net.d", "certs.d", "pods"):
             (self.directory / name).mkdir()
         if hosts_toml:
@@ -244,7 +246,7 @@ class Node:
             command = [self._binary("containerd"), "--config", config]
         else:
             command = [
-                *(SERVER, "serve", "--embedded", "--config", config),
+                *(self.server, "serve", "--embedded", "--config", config),
                 *("--listen", f"unix://{self.socket}"),
                 *("--root", self.directory / "root", "--state", self.directory / "state"),
             ]

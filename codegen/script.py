@@ -1,0 +1,24 @@
+"""The command ``cri-codegen``, also where only the server is installed: without its packages."""
+
+from __future__ import annotations
+
+import sys
+
+_OURS = ("codegen", "generated")
+
+
+def main() -> int:
+    """Run the generator, or say which extra brings what it lacks."""
+    try:
+        from codegen.__main__ import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        print(
+            f"cri-codegen needs {error.name}, which the server does not;"
+            " install the extra codegen: pip install 'cri-containerd[codegen]'"
+            " (in a checkout: pip install '.[codegen]')",
+            file=sys.stderr,
+        )
+        return 1
+    return run()
