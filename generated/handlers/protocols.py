@@ -262,3 +262,30 @@ class StatsOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         request: api_pb2.ListPodSandboxStatsRequest,
     ) -> api_pb2.ListPodSandboxStatsResponse:
         """ListPodSandboxStats. A pod that cannot be read is left out."""
+
+
+@runtime_checkable
+class StreamingOperations(Protocol[ContainerT_contra, SandboxT_contra]):
+    """Satisfied by ``Streaming`` of runtime/streaming/operations.py."""
+
+    async def exec(
+        self,
+        container: ContainerT_contra,
+        request: api_pb2.ExecRequest,
+    ) -> api_pb2.ExecResponse:
+        """Exec. Answers a URL of the streaming server, good for one client within one minute.
+        The command may hold secrets and is not logged."""
+
+    async def attach(
+        self,
+        container: ContainerT_contra,
+        request: api_pb2.AttachRequest,
+    ) -> api_pb2.AttachResponse:
+        """Attach. As Exec, for the streams of the container's own process."""
+
+    async def port_forward(
+        self,
+        sandbox: SandboxT_contra,
+        request: api_pb2.PortForwardRequest,
+    ) -> api_pb2.PortForwardResponse:
+        """PortForward. As Exec, for connections to the pod's ports."""

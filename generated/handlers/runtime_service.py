@@ -17,12 +17,15 @@ from generated.handlers.protocols import (
     SandboxOperations,
     SandboxT,
     StatsOperations,
+    StreamingOperations,
 )
 from generated.lifecycle import ContainerState, SandboxState
 from generated.validators import (
+    attach_request,
     container_stats_request,
     container_status_request,
     create_container_request,
+    exec_request,
     exec_sync_request,
     list_container_stats_request,
     list_containers_request,
@@ -30,6 +33,7 @@ from generated.validators import (
     list_pod_sandbox_stats_request,
     pod_sandbox_stats_request,
     pod_sandbox_status_request,
+    port_forward_request,
     remove_container_request,
     remove_pod_sandbox_request,
     reopen_container_log_request,
@@ -70,6 +74,9 @@ _UPDATE_CONTAINER_RESOURCES_STATES = frozenset(
 )
 _REOPEN_CONTAINER_LOG_STATES = frozenset({ContainerState.RUNNING})
 _EXEC_SYNC_STATES = frozenset({ContainerState.RUNNING})
+_EXEC_STATES = frozenset({ContainerState.RUNNING})
+_ATTACH_STATES = frozenset({ContainerState.RUNNING})
+_PORT_FORWARD_STATES = frozenset({SandboxState.READY})
 _POD_SANDBOX_STATS_STATES = frozenset({SandboxState.READY})
 
 
@@ -86,6 +93,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         node: NodeOperations,
         sandboxes: SandboxOperations[SandboxT],
         stats: StatsOperations[ContainerT, SandboxT],
+        streaming: StreamingOperations[ContainerT, SandboxT],
     ) -> None:
         self.frame = frame
         self._find_container = find_container.find
@@ -94,6 +102,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self._node = node
         self._sandboxes = sandboxes
         self._stats = stats
+        self._streaming = streaming
 
     @unary()
     async def Version(self, request: api_pb2.VersionRequest) -> api_pb2.VersionResponse:
@@ -294,17 +303,41 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             )
         return await self._containers.exec_sync(container, request)
 
-    @unary()
+    @unary(shown=("container_id", "tty"))
     async def Exec(self, request: api_pb2.ExecRequest) -> api_pb2.ExecResponse:
-        raise Unimplemented('Exec is not served yet; see the issue "Streaming"')
+        refuse_if_any(exec_request.check(request))
+        container = self._find_container(request.container_id)
+        if container is None:
+            raise NotFound(f"there is no container {request.container_id}")
+        if container.state not in _EXEC_STATES:
+            raise FailedPrecondition(
+                f"container {container.id} is {container.state.name}; Exec needs RUNNING"
+            )
+        return await self._streaming.exec(container, request)
 
-    @unary()
+    @unary(shown=("container_id", "tty"))
     async def Attach(self, request: api_pb2.AttachRequest) -> api_pb2.AttachResponse:
-        raise Unimplemented('Attach is not served yet; see the issue "Streaming"')
+        refuse_if_any(attach_request.check(request))
+        container = self._find_container(request.container_id)
+        if container is None:
+            raise NotFound(f"there is no container {request.container_id}")
+        if container.state not in _ATTACH_STATES:
+            raise FailedPrecondition(
+                f"container {container.id} is {container.state.name}; Attach needs RUNNING"
+            )
+        return await self._streaming.attach(container, request)
 
-    @unary()
+    @unary(shown=("pod_sandbox_id",))
     async def PortForward(self, request: api_pb2.PortForwardRequest) -> api_pb2.PortForwardResponse:
-        raise Unimplemented('PortForward is not served yet; see the issue "Streaming"')
+        refuse_if_any(port_forward_request.check(request))
+        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        if sandbox is None:
+            raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
+        if sandbox.state not in _PORT_FORWARD_STATES:
+            raise FailedPrecondition(
+                f"sandbox {sandbox.id} is {sandbox.state.name}; PortForward needs READY"
+            )
+        return await self._streaming.port_forward(sandbox, request)
 
     @unary(shown=("container_id",))
     async def ContainerStats(

@@ -93,7 +93,7 @@ def apply(
     )
     # log_path: handled by containers.create.log_path
     # stdin: handled by containers.start.fifos_of
-    # stdin_once: unmapped, not-yet
+    # stdin_once: handled by containers.attachment.Attachment.__init__
     # tty -> process.terminal
     if src.tty:
         out.process.terminal = src.tty

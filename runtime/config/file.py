@@ -136,12 +136,27 @@ class ImagesTable(_Table, frozen=True):
     """Seconds between two looks at the layers' sizes."""
 
 
+class KeyPair(_Table, frozen=True):
+    """``[streaming.x509_key_pair_streaming]``: files in PEM; both or none."""
+
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
 class StreamingTable(_Table, frozen=True):
     """``[streaming]``: where exec, attach and port-forward streams are served."""
 
     stream_server_address: str = "127.0.0.1"
+    """"" takes the address of the default route."""
     stream_server_port: int = 0
     """0 takes a free one."""
+    stream_idle_timeout: Duration = Duration(4 * 3600)
+    """How long a stream may carry nothing; 0: for ever."""
+    enable_tls_streaming: bool = False
+    x509_key_pair_streaming: KeyPair = KeyPair()
+    """With TLS and no key pair, a self-signed one is made at each start."""
+    disable_tcp_service: bool = True
+    """Read for the built-in plugin's files; CRI itself is served on a unix socket alone."""
 
 
 class MetricsTable(_Table, frozen=True):
@@ -328,6 +343,14 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield key, "is too small"
     if not 0 <= config.streaming.stream_server_port < 1 << 16:
         yield ("streaming", "stream_server_port"), "must be 0 to 65535"
+    pair = config.streaming.x509_key_pair_streaming
+    if bool(pair.tls_cert_file) != bool(pair.tls_key_file):
+        yield (
+            ("streaming", "x509_key_pair_streaming"),
+            "must name both tls_cert_file and tls_key_file, or neither",
+        )
+    if not config.streaming.disable_tcp_service:
+        yield ("streaming", "disable_tcp_service"), "must be true: CRI is served on a socket alone"
     address = config.metrics.address
     if address and not re.fullmatch(r".+:\d{1,5}", address):
         yield ("metrics", "address"), f'must be "host:port", not "{address}"'

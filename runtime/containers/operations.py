@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from generated.cri import api_pb2
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd
+from runtime.containers import command, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
 from runtime.containers import remove as container_remove
 from runtime.containers import start as container_start
 from runtime.containers import status as container_status
 from runtime.containers import stop as container_stop
-from runtime.containers import update
+from runtime.containers.attachment import Attachment
 from runtime.containers.services import Images, LogKeeper, Services
 from runtime.containers.specs import Specs
 from runtime.store.objects import Container, Sandbox, Store
@@ -71,6 +72,24 @@ class Containers:
     ) -> api_pb2.RemoveContainerResponse:
         """RemoveContainer."""
         return await container_remove.remove(self.services, container, request)
+
+    async def run_command(
+        self,
+        container: Container,
+        cmd: list[str],
+        *,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        tty: bool,
+    ) -> command.Command:
+        """Start a command that a client talks to. Raises CriError."""
+        streams = command.Streams(stdin=stdin, stdout=stdout, stderr=stderr, tty=tty)
+        return await command.start(self.services, container, cmd, streams)
+
+    def attachment(self, container: Container) -> Attachment:
+        """The container's own streams."""
+        return Attachment(self.services, container)
 
     async def list(self, request: api_pb2.ListContainersRequest) -> api_pb2.ListContainersResponse:
         """ListContainers."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -44,6 +45,10 @@ class LogKeeper(Protocol):
     async def reopen(self, container_id: str) -> None: ...
 
     async def close(self, container_id: str) -> None: ...
+
+    def attach(
+        self, container_id: str, *, stdout: bool, stderr: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]: ...
 
 
 @dataclass(frozen=True, slots=True)

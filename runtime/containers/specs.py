@@ -55,12 +55,20 @@ class Specs:
         """User and resources as the container has them; everything else is absent."""
         return (await self._get(container_id)).shown
 
-    async def process(self, container_id: str, command: list[str]) -> AnyMessage:
-        """The OCI process that runs ``command`` as the container's first process would run it."""
+    async def process(
+        self, container_id: str, command: list[str], *, terminal: bool = False
+    ) -> AnyMessage:
+        """The OCI process that runs ``command`` as the container's first process would run it.
+
+        On a terminal TERM is "xterm", whatever the container's own is.
+        """
         kept = await self._get(container_id)
         process: dict[str, Any] = msgspec.json.decode(kept.process)
         process["args"] = command
-        process["terminal"] = False
+        process["terminal"] = terminal
+        if terminal:
+            others = [name for name in process.get("env", ()) if not name.startswith("TERM=")]
+            process["env"] = [*others, "TERM=xterm"]
         process.pop("consoleSize", None)
         return AnyMessage(type_url=PROCESS_TYPE_URL, value=msgspec.json.encode(process))
 

@@ -157,13 +157,15 @@ class LogKeeper:
         facts = await self._call("list")
         return {name: KeptContainer.from_facts(of_one) for name, of_one in facts.items()}
 
+    @contextlib.asynccontextmanager
     async def attach(
         self, container_id: str, *, stdout: bool = True, stderr: bool = True
-    ) -> AsyncIterator[tuple[str, bytes]]:
-        """Yield (stream, bytes) of live output from now on until the container's output ends.
+    ) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """Give (stream, bytes) of live output, from entering on, until the container's output ends.
 
-        A caller that falls more than 4 MiB behind is cut off: an attached client never holds up
-        the container.  Standard input is written to the container's FIFO by the caller itself.
+        A caller that falls more than 4 MiB behind is cut off, with Unavailable: an attached client
+        never holds up the container.  Standard input is written to the container's FIFO by the
+        caller itself.
         """
         await self._connected()
         reader, writer = await asyncio.open_unix_connection(self._socket_path)
@@ -174,12 +176,19 @@ class LogKeeper:
             if not answer:
                 raise Unavailable(f"the log keeper is gone; {self._hint}")
             _facts(json.loads(answer))
-            with contextlib.suppress(asyncio.IncompleteReadError):
-                while stream := (await reader.readexactly(1))[0]:
-                    size = int.from_bytes(await reader.readexactly(4), "big")
-                    yield ("stdout", "stderr")[stream - 1], await reader.readexactly(size)
+            yield self._live_output(reader)
         finally:
             writer.close()
+
+    async def _live_output(self, reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, bytes]]:
+        try:
+            while stream := (await reader.readexactly(1))[0]:
+                size = int.from_bytes(await reader.readexactly(4), "big")
+                yield ("stdout", "stderr")[stream - 1], await reader.readexactly(size)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise Unavailable(
+                f"cut off from the output: too far behind it, or the log keeper ended; {self._hint}"
+            ) from error
 
     @property
     def _socket_path(self) -> str:

@@ -37,6 +37,7 @@ from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
 from runtime.store.events import Events
 from runtime.store.objects import Container, Layout, Sandbox, Store
+from runtime.streaming.operations import Streaming
 from runtime.tasks.exits import Exits
 
 log = structlog.get_logger(__name__)
@@ -110,6 +111,12 @@ class App:
             containerd=containerd, network=self.network, handlers=self.handlers, config=config
         )
         self.recovery = Recovery(self.sandboxes.services, self.containers.services, log_keeper)
+        self.streaming = Streaming(
+            config=config,
+            store=self.store,
+            containers=self.containers,
+            metrics=self.metrics,
+        )
         self._closed: str | None = "the server is starting"
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -130,6 +137,7 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        await self.streaming.start()
         listening = await listener.listening(self.config.socket, self._add_services)
         log.info("listening", socket=str(self.config.socket))
         self._spawn(self._open())
@@ -139,7 +147,9 @@ class App:
             await self._stop.wait()
             log.info("stopping: running calls may end", within=f"{listener.GRACE:.0f} s")
         finally:
-            await listening.stop(listener.GRACE)
+            await asyncio.gather(
+                listening.stop(listener.GRACE), self.streaming.stop(listener.GRACE)
+            )
             await self._close()
         if self._failure:
             raise self._failure
@@ -158,6 +168,7 @@ class App:
         _must_satisfy(self.images, protocols.ImageOperations)
         _must_satisfy(self.node, protocols.NodeOperations)
         _must_satisfy(self.stats, protocols.StatsOperations)
+        _must_satisfy(self.streaming, protocols.StreamingOperations)
         runtime_service: RuntimeService[Container, Sandbox] = RuntimeService(
             frame=frame,
             find_container=self.store.containers,
@@ -166,6 +177,7 @@ class App:
             node=self.node,
             sandboxes=self.sandboxes,
             stats=self.stats,
+            streaming=self.streaming,
         )
         api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime_service, to)
         api_pb2_grpc.add_ImageServiceServicer_to_server(

@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 import pytest_asyncio
 
-from runtime.errors import NotFound, Unknown
+from runtime.errors import NotFound, Unavailable, Unknown
 from runtime.logs.client import Fifos, KeptContainer, LogKeeper
 from runtime.logs.keeper import Keeper, RequestError, decode, encode
 
@@ -292,8 +292,9 @@ async def test_attach_hears_live_output_and_its_end(keeper: LogKeeper, tmp_path:
     heard: list[tuple[str, bytes]] = []
 
     async def listen() -> None:
-        async for frame in keeper.attach("c", stderr=False):
-            heard.append(frame)
+        async with keeper.attach("c", stderr=False) as feed:
+            async for frame in feed:
+                heard.append(frame)
 
     listening = asyncio.create_task(listen())
     await asyncio.sleep(0.05)
@@ -311,17 +312,17 @@ async def test_an_attached_client_that_does_not_read_is_let_go(
     fifos, log = fifos_in(tmp_path), tmp_path / "0.log"
     await keeper.open("c", fifos, False, str(log))
     shim = Shim(fifos)
-    feed = keeper.attach("c")
-    first = asyncio.ensure_future(anext(feed))
-    await asyncio.sleep(0.05)
-    line = b"x" * 999 + b"\n"
-    os.write(shim.out, line)
-    await first
-    await asyncio.to_thread(lambda: [os.write(shim.out, line * 60) for _ in range(200)])
-    shim.exit()
-    await asyncio.wait_for(keeper.drained("c"), 5)
-    assert (await keeper.list())["c"].bytes_read == 12_001_000
-    await feed.aclose()  # type: ignore[attr-defined]
+    async with keeper.attach("c") as feed:
+        line = b"x" * 999 + b"\n"
+        os.write(shim.out, line)
+        await anext(feed)
+        await asyncio.to_thread(lambda: [os.write(shim.out, line * 60) for _ in range(200)])
+        shim.exit()
+        await asyncio.wait_for(keeper.drained("c"), 5)
+        assert (await keeper.list())["c"].bytes_read == 12_001_000
+        with pytest.raises(Unavailable, match="too far behind"):
+            async for _ in feed:
+                pass
 
 
 async def test_errors_of_requests_are_sentences(keeper: LogKeeper) -> None:

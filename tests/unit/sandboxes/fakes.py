@@ -4,7 +4,8 @@ demand."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,17 @@ class FakeLogKeeper:
 
     async def close(self, container_id: str) -> None:
         self.calls.append(f"close {container_id}")
+
+    @contextlib.asynccontextmanager
+    async def attach(
+        self, container_id: str, **_: object
+    ) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        self.calls.append(f"attach {container_id}")
+        yield self._nothing()
+
+    async def _nothing(self) -> AsyncIterator[tuple[str, bytes]]:
+        return
+        yield
 
 
 class FakeContainers:

@@ -124,6 +124,7 @@ class World:
                 node=every,
                 sandboxes=every,
                 stats=every,
+                streaming=every,
             ),
             ImageService(frame=frame, images=every),
         )

@@ -155,6 +155,10 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     counted.observe("Version", grpc.StatusCode.OK, 0.002)
     counted.observe("Version", grpc.StatusCode.OK, 0.002)
     counted.left_out("image")
+    counted.stream_began("exec", "spdy")
+    counted.stream_began("exec", "spdy")
+    counted.stream_ended("exec", "spdy", 0.5)
+    counted.stream_fault()
     server, thread = servers[0]
     try:
         address = f"http://127.0.0.1:{server.server_port}/metrics"
@@ -166,6 +170,9 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
         thread.join()
     assert 'cri_containerd_rpc_duration_seconds_count{code="OK",rpc="Version"} 2.0' in text
     assert 'cri_containerd_objects_left_out_total{kind="image"} 1.0' in text
+    assert 'cri_containerd_streams_open{kind="exec",transport="spdy"} 1.0' in text
+    assert 'cri_containerd_stream_duration_seconds_count{kind="exec",transport="spdy"} 1.0' in text
+    assert "cri_containerd_stream_client_faults_total 1.0" in text
 
 
 # the private containerd

@@ -168,9 +168,13 @@ async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> Non
 
 
 async def test_unserved_calls_say_where_they_will_be_served(cri: World) -> None:
-    code, details = await code_of(cri.runtime.Exec(api_pb2.ExecRequest()))
+    code, details = await code_of(
+        cri.runtime.CheckpointContainer(api_pb2.CheckpointContainerRequest())
+    )
     assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert details == 'Exec is not served yet; see the issue "Streaming"'
+    assert details == (
+        'CheckpointContainer is not served yet; see the issue "Every RPC and every field"'
+    )
     events = cri.runtime.GetContainerEvents(api_pb2.GetEventsRequest())
     assert (await code_of(events.read()))[0] is grpc.StatusCode.UNIMPLEMENTED
 
@@ -263,10 +267,10 @@ async def test_every_redacted_field_of_the_cri_is_known() -> None:
 async def test_every_call_is_observed_once(cri: World) -> None:
     cri.operations.answers["list"] = lambda *_: api_pb2.ListImagesResponse()
     await cri.images.ListImages(api_pb2.ListImagesRequest())
-    await code_of(cri.runtime.Exec(api_pb2.ExecRequest()))
+    await code_of(cri.runtime.CheckpointContainer(api_pb2.CheckpointContainerRequest()))
     assert cri.observed == [
         ("ListImages", grpc.StatusCode.OK),
-        ("Exec", grpc.StatusCode.UNIMPLEMENTED),
+        ("CheckpointContainer", grpc.StatusCode.UNIMPLEMENTED),
     ]
 
 

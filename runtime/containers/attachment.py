@@ -1,0 +1,76 @@
+"""A running container as an attached client sees it: its input, its live output, its terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+import structlog
+from grpc import aio
+
+from generated.containerd import tasks_pb2
+from runtime.containers.command import resize
+from runtime.errors import FailedPrecondition, NotFound, from_rpc
+from runtime.linux.pipes import PipeWriter
+from runtime.tasks.exits import task
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Container
+
+log = structlog.get_logger(__name__)
+
+
+class Attachment:
+    """One client of a container's streams."""
+
+    def __init__(self, services: Services, container: Container) -> None:
+        self._services = services
+        self._container = container
+        config = container.metadata.config
+        self.tty = config.tty
+        self.closes_input = config.stdin_once and not config.tty
+        """The container reads the end of its input when this client's ends (``stdin_once``)."""
+
+    async def open_input(self) -> PipeWriter | None:
+        """The container's input; None when it was made without one. Raises CriError.
+
+        The path is the task's own answer, so that a container of another runtime's making can be
+        attached to as well.
+        """
+        if not self._container.metadata.config.stdin:
+            return None
+        identity = self._container.id
+        try:
+            process = await task(self._services.containerd, identity)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"attach to container {identity}") from error
+        if process is None:
+            raise NotFound(f"container {identity} has ended")
+        if not process.stdin:
+            return None
+        try:
+            return PipeWriter.opened(process.stdin)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"nothing reads the input of container {identity}: {error.strerror}; "
+                "it was closed, or the container has ended"
+            ) from error
+
+    def output(
+        self, *, stdout: bool, stderr: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]:
+        """Live output by stream, from entering on, until the container's output ends."""
+        return self._services.log_keeper.attach(self._container.id, stdout=stdout, stderr=stderr)
+
+    async def end_input(self) -> None:
+        """The container reads the end of its input once every client has let go of it."""
+        request = tasks_pb2.CloseIORequest(container_id=self._container.id, stdin=True)
+        with contextlib.suppress(aio.AioRpcError):
+            await self._services.containerd.tasks.CloseIO(request)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Give the container's terminal a size in columns and rows."""
+        await resize(self._services.containerd, self._container.id, width, height)

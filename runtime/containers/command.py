@@ -1,0 +1,225 @@
+"""A command that runs in a container while a client talks to it.
+
+What a command leaves is nothing: its process is deleted and its FIFOs are removed when `Command`
+is closed. A client that leaves does not end it: its output is to be read on, and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from grpc import aio
+
+from generated.containerd import tasks_pb2
+from runtime.containerd.removals import is_not_found
+from runtime.containers.services import Services, in_background
+from runtime.errors import from_rpc
+from runtime.linux.pipes import PipeReader, PipeWriter
+
+if TYPE_CHECKING:
+    from runtime.containerd.client import Containerd
+    from runtime.store.objects import Container
+
+log = structlog.get_logger(__name__)
+
+KILLED: Final = 128 + signal.SIGKILL
+"""The exit code of a command whose container ended before containerd told its own."""
+
+_AFTER_CONTAINER: Final = 2.0
+"""Seconds for containerd to tell the end of a command that ended with its container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Which streams a command has."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    tty: bool
+
+
+class Command:
+    """A started command. Made by `start`."""
+
+    def __init__(self, containerd: Containerd, container: Container, directory: Path) -> None:
+        self._containerd = containerd
+        self._container = container
+        self._id = secrets.token_hex(16)
+        self._directory = directory
+        self._made: list[Path] = []
+        self._wait: asyncio.Task[int] | None = None
+        self.stdin: PipeWriter | None = None
+        self.stdout: PipeReader | None = None
+        self.stderr: PipeReader | None = None
+
+    async def start(self, services: Services, cmd: list[str], streams: Streams) -> None:
+        """Run ``cmd``; nothing is left when it cannot be. Raises CriError."""
+        try:
+            process = await services.specs.process(self._container.id, cmd, terminal=streams.tty)
+            stdin, stdout, stderr = self._make_fifos(streams)
+            await self._containerd.tasks.Exec(
+                tasks_pb2.ExecProcessRequest(
+                    container_id=self._container.id,
+                    exec_id=self._id,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    terminal=streams.tty,
+                    spec=process,
+                )
+            )
+            self._wait = asyncio.create_task(self._ended(), name=f"exec {self._id}")
+            await self._containerd.tasks.Start(
+                tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
+            )
+        except BaseException as error:
+            in_background(self._clean_up(kill=True))
+            if isinstance(error, aio.AioRpcError):
+                raise from_rpc(
+                    error, f"run the command in container {self._container.id}"
+                ) from error
+            raise
+        for reader in (self.stdout, self.stderr):
+            if reader is not None:
+                reader.writer_is_there()
+        if self.stdin is not None:
+            self.stdin.reader_is_there()
+
+    async def wait(self) -> int:
+        """The exit code; `KILLED` when the container ended and containerd does not tell."""
+        assert self._wait is not None
+        container = asyncio.ensure_future(self._container.exited.wait())
+        try:
+            await asyncio.wait({self._wait, container}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._wait.done():
+                # a process of the host's or the pod's namespace lives on without its container
+                await self._signal(signal.SIGKILL)
+                await asyncio.wait({self._wait}, timeout=_AFTER_CONTAINER)
+            return self._wait.result() if self._wait.done() else KILLED
+        except aio.AioRpcError as error:
+            if is_not_found(error) and self._container.exited.is_set():
+                return KILLED
+            raise from_rpc(error, f"wait for a command in {self._container.id}") from error
+        finally:
+            container.cancel()
+
+    async def end_input(self) -> None:
+        """The command reads the end of its input next. Repeatable."""
+        if self.stdin is None:
+            return
+        self.stdin.close()
+        # The shim holds a writing end of its own.
+        request = tasks_pb2.CloseIORequest(
+            container_id=self._container.id, exec_id=self._id, stdin=True
+        )
+        try:
+            await self._containerd.tasks.CloseIO(request)
+        except aio.AioRpcError as error:
+            log.debug("input not closed", container=self._container.id, error=error.details())
+
+    async def resize(self, width: int, height: int) -> None:
+        """Give the terminal a size in columns and rows."""
+        await resize(self._containerd, self._container.id, width, height, exec_id=self._id)
+
+    async def hang_up(self) -> None:
+        """What a terminal does when its user leaves: SIGHUP, and SIGCONT for what is stopped."""
+        await self._signal(signal.SIGHUP)
+        await self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Have the shim forget the process, killed if it still runs, and remove the FIFOs."""
+        in_background(self._clean_up(kill=self._wait is not None and not self._wait.done()))
+
+    def leave(self) -> None:
+        """Let go of the command without ending it: this server ends before it does."""
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        if self._wait is not None:
+            self._wait.cancel()
+
+    def _make_fifos(self, streams: Streams) -> tuple[str, str, str]:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stdin = self._fifo("stdin", streams.stdin)
+        stdout = self._fifo("stdout", streams.stdout)
+        stderr = self._fifo("stderr", streams.stderr and not streams.tty)
+        if stdin:
+            self.stdin = PipeWriter.made(stdin)
+        if stdout:
+            self.stdout = PipeReader(stdout)
+        if stderr:
+            self.stderr = PipeReader(stderr)
+        return stdin, stdout, stderr
+
+    def _fifo(self, stream: str, wanted: bool) -> str:
+        if not wanted:
+            return ""
+        path = self._directory / f"{self._id}-{stream}"
+        os.mkfifo(path, 0o600)
+        self._made.append(path)
+        return str(path)
+
+    async def _ended(self) -> int:
+        answer = await self._containerd.tasks.Wait(
+            tasks_pb2.WaitRequest(container_id=self._container.id, exec_id=self._id)
+        )
+        return int(answer.exit_status)
+
+    async def _signal(self, number: signal.Signals) -> None:
+        request = tasks_pb2.KillRequest(
+            container_id=self._container.id, exec_id=self._id, signal=number
+        )
+        try:
+            await self._containerd.tasks.Kill(request)
+        except aio.AioRpcError as error:
+            log.debug("command not signalled", container=self._container.id, error=error.details())
+
+    async def _clean_up(self, kill: bool) -> None:
+        if kill:
+            await self._signal(signal.SIGKILL)
+            if self._wait is not None:
+                await asyncio.wait({self._wait}, timeout=_AFTER_CONTAINER)
+        self.leave()
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        request = tasks_pb2.DeleteProcessRequest(container_id=self._container.id, exec_id=self._id)
+        try:
+            await self._containerd.tasks.DeleteProcess(request)
+        except aio.AioRpcError as error:
+            if not is_not_found(error):
+                log.warning(
+                    "a command may be left behind",
+                    container=self._container.id,
+                    error=error.details(),
+                )
+
+
+async def start(
+    services: Services, container: Container, cmd: list[str], streams: Streams
+) -> Command:
+    """Run ``cmd`` in a container. Raises CriError."""
+    directory = services.store.layout.container_state(container.id) / "exec"
+    command = Command(services.containerd, container, directory)
+    await command.start(services, cmd, streams)
+    return command
+
+
+async def resize(
+    containerd: Containerd, container_id: str, width: int, height: int, *, exec_id: str = ""
+) -> None:
+    """Give the terminal of a container or a command a size; one that ended has none."""
+    request = tasks_pb2.ResizePtyRequest(
+        container_id=container_id, exec_id=exec_id, width=width, height=height
+    )
+    try:
+        await containerd.tasks.ResizePty(request)
+    except aio.AioRpcError as error:
+        log.debug("terminal not resized", container=container_id, error=error.details())

@@ -1,0 +1,207 @@
+"""Named byte channels between a client and what it talks to, with back-pressure both ways.
+
+A `Channel` is one ordered stream of bytes in each direction, whatever protocol carries it. A
+session is the channels of one client: a `CommandSession` has those of a command, a `PortSession`
+opens a pair for each connection to a port.
+
+Back-pressure: `Channel.write` waits while the connection, or the peer's window of this channel, is
+full. What was received and not read is at most `UNREAD` bytes and one read of the socket; beyond
+it the connection is not read any more, until the channel's reader has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from runtime.streaming.outcome import Outcome
+
+UNREAD: Final = 128 << 10
+"""Bytes of one channel that may wait for its reader."""
+
+MAX_WRITE: Final = 256 << 10
+"""Bytes in one frame of ours: the channels of a connection take turns."""
+
+
+class Gone(Exception):
+    """The client left, or gave this channel up: nothing more can be written."""
+
+
+class Link(Protocol):
+    """One protocol on one connection, as its channels use it."""
+
+    def room(self, number: int) -> int:
+        """Bytes that may be sent on a channel now."""
+
+    async def room_wanted(self) -> None:
+        """Return when there may be more room."""
+
+    def send(self, number: int, data: bytes) -> None: ...
+
+    def end(self, number: int) -> None: ...
+
+    def reset(self, number: int) -> None: ...
+
+    def fed(self, channel: Channel) -> None:
+        """Bytes were received on the channel."""
+
+    def consumed(self, channel: Channel, count: int) -> None:
+        """The reader took bytes."""
+
+
+class Channel:
+    """One two-way byte stream of a client."""
+
+    __slots__ = (
+        "_chunks",
+        "_discarding",
+        "_ended",
+        "_finished",
+        "_gone",
+        "_link",
+        "_reader",
+        "name",
+        "number",
+        "unread",
+    )
+
+    def __init__(self, link: Link, number: int, name: str) -> None:
+        self.name = name
+        self.number = number
+        self.unread = 0
+        """Bytes received and not read yet."""
+        self._link = link
+        self._chunks: deque[bytes] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._ended = False
+        self._finished = False
+        self._gone = False
+        self._discarding = False
+
+    # For those who talk to the client
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" once the client will send no more, however that came."""
+        while not self._chunks:
+            if self._ended or self._gone:
+                return b""
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        chunk = self._chunks.popleft()
+        self.unread -= len(chunk)
+        self._link.consumed(self, len(chunk))
+        return chunk
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; returns once there was room for them. Raises Gone."""
+        at = 0
+        while at < len(data):
+            if self._gone or self._finished:
+                raise Gone
+            room = min(self._link.room(self.number), MAX_WRITE)
+            if room <= 0:
+                await self._link.room_wanted()
+                continue
+            whole = at == 0 and room >= len(data)
+            self._link.send(self.number, data if whole else data[at : at + room])
+            at += room
+
+    def end(self) -> None:
+        """Send no more; the client may go on."""
+        if not (self._finished or self._gone):
+            self._finished = True
+            self._link.end(self.number)
+
+    def reset(self) -> None:
+        """Give the channel up in both directions."""
+        if not self._gone:
+            self.lost()
+            self._link.reset(self.number)
+
+    def discard(self) -> None:
+        """Drop what was received and what will be."""
+        self._discarding = True
+        while self._chunks:
+            self._link.consumed(self, len(self._chunks.popleft()))
+        self.unread = 0
+
+    # For the link
+
+    def feed(self, data: bytes) -> None:
+        """The client sent bytes."""
+        if self._discarding or self._gone:
+            self._link.consumed(self, len(data))
+        elif data:
+            self._chunks.append(data)
+            self.unread += len(data)
+            self._wake()
+            self._link.fed(self)
+
+    def feed_end(self) -> None:
+        """The client will send no more."""
+        self._ended = True
+        self._wake()
+
+    def lost(self) -> None:
+        """The client, or this channel of it, is gone."""
+        self._gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The channels of a command."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    tty: bool
+
+
+class CommandSession(Protocol):
+    """A client of one command: the channels that it opened, None for those not asked for."""
+
+    @property
+    def stdin(self) -> Channel | None: ...
+    @property
+    def stdout(self) -> Channel | None: ...
+    @property
+    def stderr(self) -> Channel | None: ...
+    @property
+    def resize(self) -> Channel | None: ...
+
+    @property
+    def gone(self) -> asyncio.Event:
+        """Set once the client has left."""
+
+    async def end(self, outcome: Outcome) -> None:
+        """Tell the client how it ended, after everything that was written, and let it go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client's connection to one port of a pod."""
+
+    port: int
+    data: Channel
+    error: Channel
+
+
+class PortSession(Protocol):
+    """A client of a pod's ports."""
+
+    def connections(self) -> AsyncIterator[Connection]:
+        """Each connection that the client opens, until it leaves."""
+
+    async def end(self) -> None:
+        """Let the client go."""

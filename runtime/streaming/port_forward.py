@@ -1,0 +1,148 @@
+"""PortForward: a client's connections and a pod's ports, joined by channels."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from runtime.linux import netns
+from runtime.streaming.channels import Channel, Connection, Gone, PortSession
+
+log = structlog.get_logger(__name__)
+
+DIAL_LIMIT: Final = 10.0
+"""Seconds for a port of the pod to accept."""
+
+GRACE: Final = 1.0
+"""Seconds of silence after one direction has ended until the other is cut."""
+
+_READ_BYTES: Final = 256 << 10
+_LOCALHOST: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+class _Refused(Exception):
+    """No connection to the port; the message is for the client."""
+
+
+async def serve(session: PortSession, netns_path: str) -> None:
+    """Join every connection that the client opens to its port of the pod.
+
+    ``netns_path`` is the pod's network namespace; "" is the node's.
+    """
+    joined: set[asyncio.Task[None]] = set()
+    try:
+        async for connection in session.connections():
+            task = asyncio.create_task(_join(connection, netns_path))
+            joined.add(task)
+            task.add_done_callback(joined.discard)
+    finally:
+        for task in joined:
+            task.cancel()
+        await asyncio.gather(*joined, return_exceptions=True)
+        await session.end()
+
+
+async def _join(connection: Connection, netns_path: str) -> None:
+    data, error = connection.data, connection.error
+    error.discard()
+    try:
+        with await _dialled(connection.port, netns_path) as peer:
+            await _copied(data, peer)
+    except _Refused as refusal:
+        try:
+            await error.write(str(refusal).encode())
+        except Gone:
+            return
+        error.end()
+        data.reset()
+        return
+    except (OSError, Gone):  # a connection that breaks is one that ends
+        data.reset()
+    finally:
+        data.end()
+        error.end()
+
+
+async def _dialled(port: int, netns_path: str) -> socket.socket:
+    """A connection to the port on the pod's localhost, by IPv4 or else IPv6."""
+    reasons = []
+    for family, address in _LOCALHOST:
+        try:
+            peer = await _socket_in(netns_path, family)
+        except OSError as error:
+            reasons.append(f"{address}: {error.strerror}")
+            continue
+        try:
+            async with asyncio.timeout(DIAL_LIMIT):
+                await asyncio.get_running_loop().sock_connect(peer, (address, port))
+        except (OSError, TimeoutError) as error:
+            peer.close()
+            reasons.append(f"{address}: {getattr(error, 'strerror', None) or 'no answer'}")
+        except BaseException:
+            peer.close()
+            raise
+        else:
+            return peer
+    raise _Refused(f"failed to connect to port {port} of the pod: {'; '.join(reasons)}")
+
+
+async def _socket_in(netns_path: str, family: socket.AddressFamily) -> socket.socket:
+    """A socket of a network namespace: it stays there, whoever uses it."""
+
+    def made() -> socket.socket:
+        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
+
+    return await netns.inside(netns_path, made) if netns_path else made()
+
+
+async def _copied(data: Channel, peer: socket.socket) -> None:
+    """Copy both ways until both have ended, or one has and the other is silent."""
+    moved = _Moved()
+    sending = asyncio.create_task(_send(data, peer, moved.note))
+    receiving = asyncio.create_task(_receive(data, peer, moved.note))
+    both = {sending, receiving}
+    try:
+        done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        while waiting and not any(task.exception() for task in done):
+            before = moved.count
+            done, waiting = await asyncio.wait(waiting, timeout=GRACE)
+            if waiting and moved.count == before:
+                break
+        for task in both - waiting:
+            task.result()
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+
+
+class _Moved:
+    """Counts what goes through a connection."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self) -> None:
+        self.count += 1
+
+
+async def _send(data: Channel, peer: socket.socket, moved: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    while chunk := await data.read():
+        await loop.sock_sendall(peer, chunk)
+        moved()
+    peer.shutdown(socket.SHUT_WR)
+
+
+async def _receive(data: Channel, peer: socket.socket, moved: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    while chunk := await loop.sock_recv(peer, _READ_BYTES):
+        await data.write(chunk)
+        moved()
+    data.end()

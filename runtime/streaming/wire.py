@@ -1,0 +1,71 @@
+"""What a protocol is spoken over: bytes out, with back-pressure, and the power to stop reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from runtime.streaming.channels import UNREAD, Channel
+
+
+class Wire(Protocol):
+    """A connection, or what stands for one."""
+
+    @property
+    def full(self) -> bool:
+        """So much waits to be sent that nothing should be added."""
+
+    async def drained(self) -> None:
+        """Return once it is not full, or gone."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+
+    async def closed_by_client(self, seconds: float) -> None:
+        """Return when the client has closed, or the time is over."""
+
+    def report(self, fault: str) -> None:
+        """Log and count what the client did wrong."""
+
+
+class Congestion:
+    """Stops the reading of a connection while one of its channels has too much unread."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._congested: set[int] = set()
+
+    def fed(self, channel: Channel) -> None:
+        """The channel received bytes."""
+        if channel.unread > UNREAD and channel.number not in self._congested:
+            self._congested.add(channel.number)
+            if len(self._congested) == 1:
+                self._wire.pause_reading()
+
+    def consumed(self, channel: Channel) -> None:
+        """The channel's reader took bytes."""
+        if channel.unread <= UNREAD // 2:
+            self.forget(channel.number)
+
+    def forget(self, number: int) -> None:
+        """The channel is no more."""
+        if number in self._congested:
+            self._congested.discard(number)
+            if not self._congested:
+                self._wire.resume_reading()
+
+
+LINGER: Final = 2.0
+"""Seconds that a client has to close after the last word; most do so at once."""
+
+
+def lose(channels: Iterable[Channel]) -> None:
+    """The client of these channels is gone."""
+    for channel in list(channels):
+        channel.lost()
