@@ -170,7 +170,7 @@ def shared(project: Project) -> dict[str, Any]:
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(project.defaults, found.oci),
+        **_defaults(project.root, project.defaults, found.oci),
     }
 
 
@@ -195,7 +195,7 @@ def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
     return {"total": sum(fates.values()), "fates": dict(sorted(fates.items()))}
 
 
-def _defaults(data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
+def _defaults(root: Path, data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
     spec = Kind("oci", "Spec")
     return {
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
