@@ -174,10 +174,13 @@ def shared(project: Project) -> dict[str, Any]:
     }
 
 
-def default_specs(root: Path, problems: Problems) -> dict[str, dict[str, Any]]:
-    """The JSON of each default; those that are OCI specs are read as YAML too, so that their faults
-    have a line."""
-    found = {}
+def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
+    """The JSON of each default, and the text of the AppArmor profile; what are OCI specs is read as
+    YAML too, so that its faults have a line."""
+    found: dict[str, Any] = {}
+    profile = problems.attempt(partial(load.text_file, root, _APPARMOR))
+    if profile is not None:
+        found["apparmor_profile"] = profile
     for name, file in _DEFAULTS.items():
         data = problems.attempt(partial(load.json_file, root, file))
         if data is not None:
@@ -201,7 +204,7 @@ def _defaults(root: Path, data: Mapping[str, Any], oci: OciSpec) -> dict[str, st
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
         "container_spec": python.constructor(spec, data["container_spec"], oci),
         "seccomp_profile": python.literal(data["seccomp_profile"]),
-        "apparmor_profile": python.long_text((root / _APPARMOR).read_text(encoding="utf-8")),
+        "apparmor_profile": python.long_text(data["apparmor_profile"]),
     }
 
 
