@@ -98,9 +98,10 @@ class ContainerEvent(Enum):
     EXITED = "exited"
     """Exit code and time are on disk before anyone sees EXITED."""
     LOST = "lost"
-    """The task cannot be judged any more, e.g. an error at recovery."""
+    """The task cannot be judged any more: an error at recovery, or a start that neither went
+    through nor could be undone."""
     FOUND = "found"
-    """A task that could not be judged at recovery can be judged again, and its process runs."""
+    """A task that could not be judged can be judged again, and its process runs."""
     NEVER_STARTED = "never_started"
     """A container that could not be judged at recovery can be judged again: it was created, and
     there is no task."""
@@ -172,6 +173,7 @@ CONTAINER_TRANSITIONS: Final[
         ContainerState.EXITED, emits="CONTAINER_STOPPED_EVENT", persists="status"
     ),
     (ContainerState.CREATED, ContainerEvent.LOST): Transition(ContainerState.UNKNOWN),
+    (ContainerState.STARTING, ContainerEvent.LOST): Transition(ContainerState.UNKNOWN),
     (ContainerState.RUNNING, ContainerEvent.LOST): Transition(ContainerState.UNKNOWN),
     (ContainerState.UNKNOWN, ContainerEvent.FOUND): Transition(
         ContainerState.RUNNING, emits="CONTAINER_STARTED_EVENT", persists="status"

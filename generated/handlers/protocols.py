@@ -77,8 +77,8 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         container: ContainerT_contra,
         request: api_pb2.StopContainerRequest,
     ) -> api_pb2.StopContainerResponse:
-        """StopContainer. A container that does not run is stopped already. When the caller gives up, the
-        container keeps running."""
+        """StopContainer. A container that does not run is stopped already; one whose start hangs is
+        killed. When the caller gives up, the container keeps running."""
 
     async def remove(
         self,

@@ -59,7 +59,9 @@ _REMOVE_POD_SANDBOX_STATES = frozenset(
 )
 _CREATE_CONTAINER_STATES = frozenset({SandboxState.READY})
 _START_CONTAINER_STATES = frozenset({ContainerState.CREATED})
-_STOP_CONTAINER_STATES = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
+_STOP_CONTAINER_STATES = frozenset(
+    {ContainerState.STARTING, ContainerState.RUNNING, ContainerState.UNKNOWN}
+)
 _REMOVE_CONTAINER_STATES = frozenset(
     {ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED, ContainerState.UNKNOWN}
 )

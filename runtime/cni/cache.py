@@ -11,11 +11,12 @@ import base64
 import binascii
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from runtime.linux.files import write_whole
 
 KIND: Final = "cniCacheV1"
 DIRECTORY: Final = "/var/lib/cni"
@@ -62,11 +63,8 @@ class ResultCache:
             },
             separators=(",", ":"),
         )
-        path = self._path(interface)
-        unfinished = path.with_name(f".{path.name}")
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-        unfinished.rename(path)
+        # not forced to disk, as the interface is gone after a power cut
+        write_whole(self._path(interface), text.encode(), durable=False)
 
     def remove(self, interface: PodInterface) -> None:
         """Forget an interface.  Repeatable."""

@@ -9,13 +9,13 @@ use is understood, and nothing else: ``{{.PodCIDR}}``, ``{{range $i, $x := .PodC
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from runtime.linux.files import sync_directory, write_whole
 
 FILE_NAME: Final = "10-containerd-net.conflist"
 
@@ -40,15 +40,8 @@ def write(template: str, conf_dir: str, pod_cidrs: Sequence[str]) -> Path:
     text = filled(Path(template).read_text(), pod_cidrs)
     target = Path(conf_dir, FILE_NAME)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=conf_dir, prefix=".net-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_whole(target, text.encode(), mode=0o644)
+    sync_directory(target.parent)
     return target
 
 

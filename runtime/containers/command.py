@@ -19,9 +19,10 @@ from grpc import aio
 
 from generated.containerd import tasks_pb2
 from runtime.containerd.removals import is_not_found
-from runtime.containers.services import Services, in_background
+from runtime.containers.services import Services
 from runtime.errors import from_rpc
 from runtime.linux.pipes import PipeReader, PipeWriter
+from runtime.steps.background import in_background
 
 if TYPE_CHECKING:
     from runtime.containerd.client import Containerd

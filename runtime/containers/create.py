@@ -104,7 +104,7 @@ async def create(
                 field="pod_sandbox_id",
             )
         created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
-        services.store.containers.add(metadata, created, snapshotter=snapshotter)
+        await services.store.containers.create(metadata, created, snapshotter=snapshotter)
     services.specs.remember(container_id, spec)
     services.prepared[container_id] = mounts
     return api_pb2.CreateContainerResponse(container_id=container_id)

@@ -23,8 +23,9 @@ from generated.cri import api_pb2
 from runtime.containerd.client import MAX_MESSAGE
 from runtime.containerd.removals import is_not_found
 from runtime.containers.exec_output import OutputPipe
-from runtime.containers.services import Services, in_background, to_the_end
+from runtime.containers.services import Services
 from runtime.errors import DeadlineExceeded, Unknown, from_rpc
+from runtime.steps.background import in_background, to_the_end
 
 if TYPE_CHECKING:
     from runtime.containerd.client import Containerd

@@ -146,7 +146,7 @@ async def settle(
         return None
     match status.state:
         case ContainerState.RUNNING:
-            container.fire(
+            await container.fire(
                 ContainerEvent.FOUND,
                 pid=status.pid,
                 started_at=status.started_at,
@@ -157,7 +157,7 @@ async def settle(
             log.info("container found again", container=container.id)
             return process
         case ContainerState.CREATED:
-            container.fire(ContainerEvent.NEVER_STARTED)
+            await container.fire(ContainerEvent.NEVER_STARTED)
         case _:  # its end is dealt with as any other
             services.exits.follow_container(container)
     return None
@@ -281,7 +281,7 @@ async def _tidy(
 ) -> None:
     """Save what was found out, then end what is left of a task that does not run."""
     if status != saved:
-        services.store.checkpoints.save(record.id, status)
+        await services.store.checkpoints.save(record.id, status)
     if process is None:
         await dead_shim.clean_up_record(services.containerd.namespace, record)
     elif process.status == task_types_pb2.STOPPED:

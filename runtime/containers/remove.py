@@ -6,7 +6,8 @@ until it goes through.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc import aio
@@ -16,7 +17,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
 from runtime.containerd.removals import delete_container, is_not_found
 from runtime.containers.stop import stop
-from runtime.errors import from_rpc
+from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.steps.side_by_side import all_finished
 from runtime.tasks import dead_shim
@@ -27,24 +28,41 @@ if TYPE_CHECKING:
     from runtime.store.objects import Container
 
 
+_START_LIMIT: Final = 60.0
+"""Seconds to wait for a start that was given up and is being undone."""
+
+
 async def remove(
     services: Services, container: Container, request: api_pb2.RemoveContainerRequest
 ) -> api_pb2.RemoveContainerResponse:
     """Stop by force what runs, then remove task, record, snapshot, output and files."""
     await stop(services, container, api_pb2.StopContainerRequest(timeout=0))
-    container.fire(ContainerEvent.REMOVE)
+    await _start_over(container)
+    await container.fire(ContainerEvent.REMOVE)
     try:
         await _remove(services, container)
     except aio.AioRpcError as error:
-        container.fire(ContainerEvent.REMOVE_FAILED)
+        await container.fire(ContainerEvent.REMOVE_FAILED)
         raise from_rpc(error, f"remove container {container.id}") from error
     except BaseException:
-        container.fire(ContainerEvent.REMOVE_FAILED)
+        await container.fire(ContainerEvent.REMOVE_FAILED)
         raise
     services.specs.forget(container.id)
     services.prepared.pop(container.id, None)
-    container.fire(ContainerEvent.REMOVED)
+    await container.fire(ContainerEvent.REMOVED)
     return api_pb2.RemoveContainerResponse()
+
+
+async def _start_over(container: Container) -> None:
+    """Wait for a start that a stop gave up: a task that it made later could not be ended."""
+    try:
+        async with asyncio.timeout(_START_LIMIT):
+            await container.start_is_over.wait()
+    except TimeoutError:
+        raise Unavailable(
+            f"the start of container {container.id} hangs in containerd; it ends by its "
+            "deadline in some minutes, and then the container can be removed"
+        ) from None
 
 
 async def _remove(services: Services, container: Container) -> None:

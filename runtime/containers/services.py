@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from generated.containerd import types_pb2
@@ -100,20 +100,3 @@ class Services:
     def _handler(self, sandbox: Sandbox) -> facts.Handler | None:
         default = self.config.containerd.default_runtime_name
         return self.handlers.get(sandbox.metadata.runtime_handler or default)
-
-
-_unfinished: set[asyncio.Task[None]] = set()
-"""Clean-ups at work: asyncio itself holds tasks weakly only."""
-
-
-def in_background(cleanup: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Let ``cleanup``, which must not fail, run beside what comes next."""
-    task = asyncio.create_task(cleanup)
-    _unfinished.add(task)
-    task.add_done_callback(_unfinished.discard)
-    return task
-
-
-async def to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``cleanup``, which goes on when the caller is cancelled meanwhile."""
-    await asyncio.shield(in_background(cleanup))

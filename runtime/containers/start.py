@@ -1,7 +1,9 @@
 """StartContainer: run the process of a created container.
 
 Whatever fails after the container was claimed ends it as EXITED, code 128, reason StartError: a
-container starts once, and the kubelet makes a new one.
+container starts once, and the kubelet makes a new one. A start that cannot be undone, because
+containerd or the shim does not answer, leaves it UNKNOWN instead, as its process may run: the
+kubelet stops such a container before it makes a new one. The task is looked at until it tells.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from typing import TYPE_CHECKING
 import structlog
 from grpc import aio
 
-from generated.containerd import snapshots_pb2, tasks_pb2, types_pb2
+from generated.containerd import snapshots_pb2, task_types_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
 from runtime.containers.create import target_pid
-from runtime.containers.services import to_the_end
-from runtime.errors import FailedPrecondition, from_rpc
+from runtime.errors import CriError, FailedPrecondition, from_rpc
 from runtime.logs.client import Fifos
+from runtime.steps.background import to_the_end
 from runtime.steps.rollback import Rollback
 from runtime.steps.side_by_side import all_finished
+from runtime.store.objects import SavedExit
+from runtime.tasks.exits import ALIVE, task
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -32,27 +36,33 @@ log = structlog.get_logger(__name__)
 START_ERROR = "StartError"
 START_ERROR_CODE = 128
 
-_SAVE_PAUSE = 1.0
-"""Seconds until a status that could not be saved is saved again."""
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
+"""Seconds between looks at a task whose start neither went through nor could be undone."""
 
 
 async def start(
     services: Services, container: Container, request: api_pb2.StartContainerRequest
 ) -> api_pb2.StartContainerResponse:
-    """Return once the process runs, and its pid and start time are saved."""
-    sandbox = _ready_sandbox(container)
-    container.fire(ContainerEvent.START)
+    """Return once the process runs, and its pid and start time are saved.
+
+    Raises FailedPrecondition when the pod is not READY, or a stop came first.
+    """
+    await container.fire(ContainerEvent.START)
+    container.start_is_over.clear()
+    attempt = _Attempt(services, container)
     try:
-        await _start(services, sandbox, container)
+        await attempt.run()
     except aio.AioRpcError as error:
         translated = from_rpc(error, f"start container {container.id}")
-        await to_the_end(_note_failure(container, str(translated)))
+        await to_the_end(attempt.note_failure(str(translated)))
         raise translated from error
     except BaseException as error:
-        await to_the_end(_note_failure(container, str(error) or "the caller gave the start up"))
+        await to_the_end(attempt.note_failure(str(error) or "the client gave the start up"))
         raise
     finally:
         services.prepared.pop(container.id, None)
+        container.start_is_over.set()
     services.exits.follow_container(container)
     return api_pb2.StartContainerResponse()
 
@@ -80,50 +90,139 @@ def _ready_sandbox(container: Container) -> Sandbox:
     return sandbox
 
 
-async def _start(services: Services, sandbox: Sandbox, container: Container) -> None:
-    # the process that was there at creation may have ended, and its number been given anew
-    target_pid(services, sandbox, container.metadata.config)
-    config = container.metadata.config
-    fifos = fifos_of(services, container)
-    async with Rollback() as undo:
-        undo.push("close the output", services.log_keeper.close, container.id)
-        await services.log_keeper.open(
-            container.id,
-            fifos,
-            config.tty,
-            container.metadata.log_path or None,
-            line_limit=services.config.max_container_log_line_size,
-        )
-        request = tasks_pb2.CreateTaskRequest(
-            container_id=container.id,
-            rootfs=await _root_file_system(services, container),
-            stdin=fifos.stdin or "",
-            stdout=fifos.stdout or "",
-            stderr=fifos.stderr or "",
-            terminal=config.tty,
-            runtime_path=services.handler(sandbox).runtime_path,
-        )
-        undo.push("end the task", services.exits.end, container.id)
-        # Do not cancel these when the client disconnects: containerd could still create the task,
-        # and nothing would own it.
-        try:
-            await all_finished(_run_task(services, container, request))
-        except asyncio.CancelledError:
-            if container.state is not ContainerState.RUNNING:
-                raise
-            # the caller went away too late: it runs, and whoever looks next sees that
+class _Attempt:
+    """One StartContainer at work."""
 
+    def __init__(self, services: Services, container: Container) -> None:
+        self._services = services
+        self._container = container
+        self._tasks = services.containerd.tasks
+        self._started_at = 0
+        """When Tasks.Start was called; 0: it was not, so the process never ran."""
+        self._problem = ""
+        """Why the start could not be undone."""
 
-async def _run_task(
-    services: Services, container: Container, request: tasks_pb2.CreateTaskRequest
-) -> None:
-    tasks = services.containerd.tasks
-    await tasks.Create(request)
-    services.exits.wait(container.id)
-    # before the call: a short process ends before it returns, and must not end before it started
-    started_at = time.time_ns()
-    answer = await tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
-    container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=started_at)
+    async def run(self) -> None:
+        services, container = self._services, self._container
+        sandbox = _ready_sandbox(container)
+        # the process that was there at creation may have ended, and its number been given anew
+        target_pid(services, sandbox, container.metadata.config)
+        config = container.metadata.config
+        fifos = fifos_of(services, container)
+        async with Rollback(self._not_undone) as undo:
+            undo.push("close the output", services.log_keeper.close, container.id)
+            await services.log_keeper.open(
+                container.id,
+                fifos,
+                config.tty,
+                container.metadata.log_path or None,
+                line_limit=services.config.max_container_log_line_size,
+            )
+            request = tasks_pb2.CreateTaskRequest(
+                container_id=container.id,
+                rootfs=await _root_file_system(services, container),
+                stdin=fifos.stdin or "",
+                stdout=fifos.stdout or "",
+                stderr=fifos.stderr or "",
+                terminal=config.tty,
+                runtime_path=services.handler(sandbox).runtime_path,
+            )
+            undo.push("end the task", services.exits.end, container.id)
+            # to their end even if the client disconnects: nothing would own a task that appears
+            # later
+            try:
+                await all_finished(self._run_task(request))
+            except asyncio.CancelledError:
+                if container.state is not ContainerState.RUNNING:
+                    raise
+                # the client disconnected too late: it runs, and whoever looks next sees that
+
+    async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
+        container = self._container
+        await self._tasks.Create(request)
+        if container.state is not ContainerState.STARTING:
+            raise FailedPrecondition(f"container {container.id} was stopped while it was starting")
+        self._services.exits.wait(container.id)
+        # before the call: a short process ends before it returns, and not before it started
+        self._started_at = time.time_ns()
+        answer = await self._tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
+        await container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=self._started_at)
+
+    def _not_undone(self, problem: str) -> None:
+        self._problem = problem
+
+    async def note_failure(self, message: str) -> None:
+        """Show that the start failed, or that nobody knows whether it did."""
+        container = self._container
+        if self._problem:
+            log.warning(
+                "container becomes unknown: its start failed and could not be undone",
+                container=container.id,
+                error=message,
+                problem=self._problem,
+            )
+            if container.state is ContainerState.STARTING:
+                await container.fire(ContainerEvent.LOST)
+            if self._started_at:
+                self._services.exits.follow_container(container)
+            self._services.exits.settle(container.id, self._settle(message))
+        elif container.state is ContainerState.STARTING:
+            await container.fire(
+                ContainerEvent.START_FAILED,
+                exit_code=START_ERROR_CODE,
+                reason=START_ERROR,
+                message=message,
+                finished_at=time.time_ns(),
+            )
+        else:
+            # a stop did not wait for the start, and what it followed is gone
+            await self._end(message)
+
+    async def _end(self, message: str) -> None:
+        """Show an UNKNOWN container whose task is gone and never ran as one that did not start."""
+        container = self._container
+        if container.state is ContainerState.UNKNOWN:
+            await container.save_exit(
+                SavedExit(START_ERROR_CODE, time.time_ns(), START_ERROR, message)
+            )
+            await container.fire(ContainerEvent.EXITED)
+
+    async def _settle(self, message: str) -> None:
+        """Look at the task until it is known what became of the start."""
+        pause = _FIRST_PAUSE
+        while self._container.state is ContainerState.UNKNOWN:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            try:
+                if await self._is_settled(message):
+                    return
+            except (aio.AioRpcError, CriError, OSError) as error:
+                log.debug("start not settled", container=self._container.id, error=str(error))
+
+    async def _is_settled(self, message: str) -> bool:
+        """Deal with the task as it is now; False while its shim does not tell."""
+        services, container = self._services, self._container
+        process = await task(services.containerd, container.id)
+        if container.state is not ContainerState.UNKNOWN:  # stopped meanwhile
+            return True
+        if process is not None and process.status == task_types_pb2.UNKNOWN:
+            return False
+        if process is not None and process.status in ALIVE:
+            log.info("container runs after all", container=container.id)
+            await container.fire(
+                ContainerEvent.FOUND,
+                pid=process.pid,
+                started_at=self._started_at or time.time_ns(),
+            )
+            services.exits.follow_container(container)
+        elif self._started_at:
+            # it ended, or containerd forgot it: the follower deals with either
+            services.exits.follow_container(container)
+        else:
+            await services.exits.end(container.id)
+            await services.log_keeper.close(container.id)
+            await self._end(message)
+        return True
 
 
 async def _root_file_system(services: Services, container: Container) -> list[types_pb2.Mount]:
@@ -134,22 +233,3 @@ async def _root_file_system(services: Services, container: Container) -> list[ty
         snapshots_pb2.MountsRequest(snapshotter=services.snapshotter(container), key=container.id)
     )
     return list(answer.mounts)
-
-
-async def _note_failure(container: Container, message: str) -> None:
-    finished_at = time.time_ns()
-    while True:
-        try:
-            container.fire(
-                ContainerEvent.START_FAILED,
-                exit_code=START_ERROR_CODE,
-                reason=START_ERROR,
-                message=message,
-                finished_at=finished_at,
-            )
-        except OSError as error:
-            # as STARTING it could never be removed, so a full disk is waited for
-            log.error("status not saved", container=container.id, error=str(error))
-            await asyncio.sleep(_SAVE_PAUSE)
-        else:
-            return

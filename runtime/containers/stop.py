@@ -15,7 +15,7 @@ import structlog
 from grpc import aio
 
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState
+from generated.lifecycle import ContainerEvent, ContainerState
 from runtime.errors import InvalidArgument, from_rpc
 from runtime.linux import signals as process_signal
 from runtime.tasks.exits import kill_task
@@ -29,14 +29,19 @@ log = structlog.get_logger(__name__)
 
 _STOPPABLE = (ContainerState.RUNNING, ContainerState.UNKNOWN)
 
+_START_PATIENCE = 2.0
+"""Seconds that a stop waits for a start under way; one that takes longer is taken to hang."""
+
 
 async def stop(
     services: Services, container: Container, request: api_pb2.StopContainerRequest
 ) -> api_pb2.StopContainerResponse:
     """Return when the exit is dealt with: status saved, task deleted, output in the log."""
-    if container.state in _STOPPABLE:
+    if container.state is ContainerState.STARTING or container.state in _STOPPABLE:
         try:
-            await _stop(services, container, request.timeout)
+            await _give_start_up(services, container)
+            if container.state in _STOPPABLE:
+                await _stop(services, container, request.timeout)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"stop container {container.id}") from error
     return api_pb2.StopContainerResponse()
@@ -53,6 +58,16 @@ def stop_signal(container: Container) -> int:
         # the image's mistake; a container must be stoppable all the same
         log.warning("stop signal unknown, SIGTERM instead", id=container.id, error=str(error))
         return signal.SIGTERM
+
+
+async def _give_start_up(services: Services, container: Container) -> None:
+    """Wait for a start under way, but not for ever: then kill what it has made so far."""
+    if await container.start_ended(_START_PATIENCE):
+        return
+    log.warning("start does not end; the container is killed", container=container.id)
+    await kill_task(services.containerd, container.id, signal.SIGKILL)
+    if container.state is ContainerState.STARTING:
+        await container.fire(ContainerEvent.LOST)
 
 
 async def _stop(services: Services, container: Container, grace: int) -> None:

@@ -21,9 +21,9 @@ from generated.lifecycle import ContainerState
 from generated.oci import linux_container_resources, types
 from generated.statuses import container_resources
 from runtime.containerd.client import RESOURCES_TYPE_URL, oci_any
-from runtime.containers.services import to_the_end
 from runtime.containers.specs import read_record
 from runtime.errors import from_rpc
+from runtime.steps.background import to_the_end
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -36,6 +36,7 @@ async def update(
     """Merge the given resources into those that the container has; zero leaves a value as it is."""
     lock = services.updates.setdefault(container, asyncio.Lock())
     async with lock:
+        container.must_stay()
         record = await read_record(services.containerd, container.id)
         spec = updated_spec(services, types.Spec.from_json(record.spec.value), request.linux)
         try:
@@ -43,8 +44,9 @@ async def update(
             await _update_task(services, container, spec, record)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"update the resources of container {container.id}") from error
+        # saved first: a removal that began meanwhile refuses it, and nothing is remembered
+        await container.amend(resources=container_resources.read(spec=spec))
         services.specs.remember(container.id, spec)
-        container.amend(resources=container_resources.read(spec=spec))
     return api_pb2.UpdateContainerResourcesResponse()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from grpc import aio
@@ -27,6 +27,11 @@ from runtime.store.objects import Container, Sandbox
 from runtime.tasks.exits import kill_task, task
 
 log = structlog.get_logger(__name__)
+
+
+_STOPPABLE: Final = frozenset(
+    {ContainerState.STARTING, ContainerState.RUNNING, ContainerState.UNKNOWN}
+)
 
 
 async def stop(services: Services, sandbox: Sandbox) -> None:
@@ -49,6 +54,9 @@ async def stop(services: Services, sandbox: Sandbox) -> None:
     )
     for failure in filter(None, results):
         raise _explained(failure, sandbox)
+    if sandbox.state is SandboxState.REMOVING:
+        # a RemovePodSandbox that came meanwhile found the pod stopped as well
+        return
     sandbox.fire(SandboxEvent.STOPPED, pid=0)
     # A start that was under way while the pod was READY has put its container in by now.
     await _stop_containers(services, sandbox)
@@ -70,8 +78,7 @@ async def _stop_containers(services: Services, sandbox: Sandbox) -> None:
 
 async def _stop_container(services: Services, container: Container) -> None:
     """SIGKILL, without a grace: the kubelet has given it before it stops the pod."""
-    await container.start_ended()
-    if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+    if container.state in _STOPPABLE:
         request = api_pb2.StopContainerRequest(container_id=container.id, timeout=0)
         await services.containers.stop(container, request)
 

@@ -15,9 +15,10 @@ from generated.containerd import containers_pb2
 from runtime.containerd.removals import delete_container, delete_lease, remove_snapshot
 from runtime.linux import netns
 from runtime.linux.directories import remove_tree
+from runtime.linux.files import write_whole
 from runtime.sandboxes.services import Services
 from runtime.store import records
-from runtime.store.objects import Layout, write_atomically
+from runtime.store.layout import Layout
 from runtime.store.records import RecordError
 from runtime.tasks import dead_shim, shared_shim, shims
 from runtime.transforms import facts
@@ -32,7 +33,8 @@ def write(files: facts.SandboxFiles, metadata: facts.SandboxMetadata) -> None:
     """Note that the pod is being made; raises OSError."""
     root = Path(files.root_dir)
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    write_atomically(root / NAME, records.sandbox_metadata_json(metadata))
+    # for a crash of this process; after a power cut there is no namespace or task to end
+    write_whole(root / NAME, records.sandbox_metadata_json(metadata), durable=False)
 
 
 def clear(files: facts.SandboxFiles) -> None:

@@ -35,12 +35,18 @@ from runtime.server.embedded import OWN_PAUSE, Daemon
 from runtime.server.metrics import Metrics
 from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
+from runtime.steps import background
 from runtime.store.events import Events
-from runtime.store.objects import Container, Layout, Sandbox, Store
+from runtime.store.layout import Layout
+from runtime.store.objects import Container, Sandbox, Store
 from runtime.streaming.operations import Streaming
 from runtime.tasks.exits import Exits
 
 log = structlog.get_logger(__name__)
+
+_CLEAN_UP_LIMIT: Final = 10.0
+"""Seconds at the end for undoing what calls that were cut short have made. Recovery undoes the
+rest."""
 
 _CRI_NAMESPACE_CLASH: Final = (
     "containerd's built-in CRI plugin runs in the same namespace and will fight over every pod; "
@@ -75,7 +81,7 @@ class App:
         self.store = Store(Layout(config.root_dir, config.state_dir), Events())
         self.network = Network(config.cni)
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
-        self.metrics = Metrics()
+        self.metrics = Metrics(unsaved=lambda: self.store.checkpoints.unsaved)
         self.images = Images(
             containerd=containerd,
             config=config,
@@ -245,7 +251,11 @@ class App:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.recovery.stop()
+        left = await background.finished(_CLEAN_UP_LIMIT)
+        if left:
+            log.warning("left to the next start", work=left)
         await self.exits.stop()
+        await self.store.close()
         await asyncio.gather(self.images.close(), self.network.stop(), self.log_keeper.aclose())
         await self.containerd.close()
 

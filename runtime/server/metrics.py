@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -15,7 +16,9 @@ _BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120
 class Metrics:
     """Counts nothing until it is served, as nobody asked for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unsaved: Callable[[], float]) -> None:
+        """``unsaved`` tells how many containers have a status that could not be written."""
+        self._unsaved = unsaved
         self._served: _Counters | None = None
 
     def serve(self, address: str) -> None:
@@ -23,7 +26,7 @@ class Metrics:
 
         Raises ConfigError when the server cannot listen there.
         """
-        self._served = _Counters(address)
+        self._served = _Counters(address, self._unsaved)
 
     def observe(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
         """A call ended."""
@@ -53,7 +56,7 @@ class Metrics:
 
 
 class _Counters:
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, unsaved: Callable[[], float]) -> None:
         # Only loaded when wanted: it costs 12 MB and a tenth of a second.
         from prometheus_client import (
             CollectorRegistry,
@@ -99,6 +102,11 @@ class _Counters:
             "Streaming clients or streams that were refused, broke a protocol or vanished.",
             registry=registry,
         )
+        Gauge(
+            "cri_containerd_unsaved_statuses",
+            "Containers whose status is in memory only, because the disk cannot be written.",
+            registry=registry,
+        ).set_function(unsaved)
         host, _, port = address.rpartition(":")
         try:
             start_http_server(int(port), addr=host.strip("[]"), registry=registry)

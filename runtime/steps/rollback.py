@@ -23,13 +23,13 @@ from typing import Any, Final, Self
 
 import structlog
 
+from runtime.steps.background import in_background
+from runtime.steps.side_by_side import all_finished
+
 log = structlog.get_logger(__name__)
 
 LIMIT: Final = 60.0
 """Seconds for a whole rollback, as containerd's ``io.containerd.timeout.cri.defercleanup``."""
-
-_running: set[asyncio.Task[None]] = set()
-"""Rollbacks at work: asyncio itself holds tasks weakly only."""
 
 
 class Rollback:
@@ -63,10 +63,8 @@ class Rollback:
     ) -> None:
         if error is None or not self._steps:
             return
-        task = asyncio.create_task(self._undo(error), name="rollback")
-        _running.add(task)
-        task.add_done_callback(_running.discard)
-        await asyncio.shield(task)
+        # to its end, also when the caller is cancelled a second time meanwhile
+        await all_finished(in_background(self._undo(error), name="rollback"))
 
     async def _undo(self, cause: BaseException) -> None:
         what = ""

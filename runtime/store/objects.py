@@ -5,10 +5,13 @@ Rules that hold in this file:
 * An object's ``metadata`` and ``status`` are immutable values; a change replaces them, so that a
   reader never sees half of one.
 * A state changes by `fire` alone: the lifecycle table (spec/lifecycle.yaml) is asked, what must be
-  saved is saved, then the change becomes visible, then the event goes out. When saving fails,
-  nothing has changed.
-* Nothing here calls containerd or waits: one call of `fire` is one transaction because the event
-  loop runs nothing else meanwhile.
+  saved is saved, then the change becomes visible, then the event goes out.
+* Nothing here calls containerd. A change that is not saved is made without waiting, so that of two
+  callers who claim an object only one gets it. Changes that are saved are made one after the other,
+  each to its end, even if its caller is cancelled meanwhile.
+* A status that cannot be saved does not stop the change (`runtime.store.checkpoints`): a node whose
+  disk is full must still be able to stop its pods.
+* An object that was removed does not change any more; nothing of it is written again.
 
 A container's exit is saved before it is seen: `Container.save_exit` writes the status file before
 the task is deleted, `fire` makes the state visible once the output is in the log. The file has the
@@ -23,66 +26,30 @@ metadata is saved with the pause container by those who create it.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
-
-import structlog
+from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
 
 from generated import lifecycle
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
+from generated.lifecycle import (
+    ContainerEvent,
+    ContainerState,
+    SandboxEvent,
+    SandboxState,
+    Transition,
+)
 from generated.statuses import container as container_listing
 from generated.statuses import pod_sandbox as sandbox_listing
 from runtime.errors import FailedPrecondition, InvalidArgument
-from runtime.steps import threads
-from runtime.store import records
+from runtime.steps.background import to_the_end
+from runtime.store.checkpoints import Checkpoints
 from runtime.store.events import Events
+from runtime.store.layout import Layout
 from runtime.transforms import facts
-
-log = structlog.get_logger(__name__)
-
-_HOST_SHM: Final = "/dev/shm"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the files of every object are; both directories are the server's own."""
-
-    root: Path
-    """``Config.root_dir``: survives a reboot."""
-    state: Path
-    """``Config.state_dir``: gone after a reboot."""
-
-    def sandbox(self, metadata: facts.SandboxMetadata) -> facts.SandboxFiles:
-        """The files of a sandbox; nothing is created."""
-        root = self.root / "sandboxes" / metadata.id
-        state = self.state / "sandboxes" / metadata.id
-        namespaces = metadata.config.linux.security_context.namespace_options
-        return facts.SandboxFiles(
-            root_dir=str(root),
-            state_dir=str(state),
-            hostname=str(root / "hostname"),
-            hosts=str(root / "hosts"),
-            resolv_conf=str(root / "resolv.conf"),
-            shm=_HOST_SHM if namespaces.ipc == api_pb2.NODE else str(state / "shm"),
-        )
-
-    def container_root(self, container_id: str) -> Path:
-        """The directory of a container's status file and volumes."""
-        return self.root / "containers" / container_id
-
-    def container_state(self, container_id: str) -> Path:
-        """The directory of a container's FIFOs."""
-        return self.state / "containers" / container_id
-
-    def container_status(self, container_id: str) -> Path:
-        """A container's status file."""
-        return self.container_root(container_id) / "status"
+from runtime.transforms.facts import ContainerStatus
 
 
 class Names:
@@ -171,6 +138,12 @@ class Index(Generic[T]):
             del self._ids[bisect_left(self._ids, item.id)]
 
 
+class SandboxChanges(TypedDict, total=False):
+    """Fields of `facts.SandboxStatus` that may change together with the state."""
+
+    pid: int
+
+
 class Sandbox:
     """One pod sandbox: its facts of the moment and the moves of its state."""
 
@@ -183,6 +156,7 @@ class Sandbox:
     ) -> None:
         self._store = store
         self._listed: api_pb2.PodSandbox | None = None
+        self._removed = False
         self.metadata = metadata
         self.status = status
         self.snapshotter = snapshotter
@@ -210,7 +184,7 @@ class Sandbox:
     @property
     def containers(self) -> list[Container]:
         """The containers of this pod, those under removal included."""
-        return [item for item in self._store.containers if item.metadata.sandbox_id == self.id]
+        return self._store.containers.of(self.id)
 
     def listed(self) -> api_pb2.PodSandbox:
         """Its entry in ListPodSandbox; kept until something changes, and not to be changed."""
@@ -218,21 +192,17 @@ class Sandbox:
             self._listed = sandbox_listing.read(sandbox=self.facts)
         return self._listed
 
-    def amend(self, **changes: Any) -> None:
-        """Replace metadata that is not part of a transition, e.g. the network's answer.
-
-        Saving it with the pause container is the caller's work.
-        """
-        self.metadata = replace(self.metadata, **changes)
-        self._changed()
-
-    def fire(self, event: SandboxEvent, **changes: Any) -> None:
+    def fire(self, event: SandboxEvent, **changes: Unpack[SandboxChanges]) -> None:
         """Move by ``event``, with ``changes`` of other status fields, in one transaction.
 
-        Raises FailedPrecondition, and changes nothing, when the state does not allow the event.
+        Raises FailedPrecondition, and changes nothing, when the state does not allow the event or
+        the sandbox was removed.
         """
+        if self._removed:
+            raise FailedPrecondition(f"sandbox {self.id} was removed")
         transition = lifecycle.fire_sandbox(self.state, event)
         if transition.to is None:
+            self._removed = True
             self._store.sandboxes._drop(self)
             self._store.names.release(self.metadata.name)
         else:
@@ -259,6 +229,19 @@ class SavedExit:
     finished_at: int
     """Nanoseconds since the epoch."""
     reason: str = ""
+    message: str = ""
+
+
+class StatusChanges(TypedDict, total=False):
+    """Fields of `facts.ContainerStatus` that may change, with the state or without."""
+
+    pid: int
+    started_at: int
+    finished_at: int
+    exit_code: int
+    reason: str
+    message: str
+    resources: api_pb2.ContainerResources | None
 
 
 def _ended(status: facts.ContainerStatus, exit: SavedExit) -> facts.ContainerStatus:
@@ -269,6 +252,7 @@ def _ended(status: facts.ContainerStatus, exit: SavedExit) -> facts.ContainerSta
         finished_at=exit.finished_at,
         exit_code=exit.code,
         reason=exit.reason,
+        message=exit.message,
     )
 
 
@@ -290,9 +274,18 @@ class Container:
         """Where its root file system is, by its record; "" when that does not tell."""
         self.exited = asyncio.Event()
         """Set once the exit is dealt with: status saved, task deleted, output drained."""
+        self.start_is_over = asyncio.Event()
+        """Clear while a StartContainer is at work, which may be longer than the state says so."""
+        self.start_is_over.set()
         self.stop_signal_sent = False
         """A second graceful stop only waits: the signal is sent once."""
-        self._saved_exit: SavedExit | None = None
+        self._exit: SavedExit | None = None
+        """How the task ended, from the moment that this is saved."""
+        self._saved: ContainerStatus | None = None
+        """What was last given to be saved."""
+        self._in_order = asyncio.Lock()
+        """Held by a change that is saved."""
+        self._removed = False
         self._moved = asyncio.Event()
         self._note_exit()
 
@@ -314,10 +307,18 @@ class Container:
         """Its pod; None only when the pod's record was lost."""
         return self._store.sandboxes.get(self.metadata.sandbox_id)
 
-    async def start_ended(self) -> None:
-        """Return when no StartContainer is at work on it, however that ended."""
-        while self.state is ContainerState.STARTING:
-            await self._moved.wait()
+    async def start_ended(self, limit: float | None = None) -> bool:
+        """Return True when no StartContainer is at work on it, however that ended.
+
+        False after ``limit`` seconds; the start is still at work then.
+        """
+        try:
+            async with asyncio.timeout(limit):
+                while self.state is ContainerState.STARTING:
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def listed(self) -> api_pb2.Container:
         """Its entry in ListContainers; kept until something changes, and not to be changed."""
@@ -325,52 +326,87 @@ class Container:
             self._listed = container_listing.read(container=self.facts)
         return self._listed
 
-    def amend(self, **changes: Any) -> None:
-        """Replace status fields outside a transition (resources, an OOM as reason), saved first."""
-        if self._saved_exit is not None and "reason" in changes:
-            self._saved_exit = replace(self._saved_exit, reason=changes["reason"])
-        status = replace(self.status, **changes)
-        exit = self._saved_exit
-        self._store.checkpoints.save(self.id, status if exit is None else _ended(status, exit))
-        self.status = status
-        self._changed()
+    async def amend(self, **changes: Unpack[StatusChanges]) -> None:
+        """Replace status fields outside a transition (resources, an OOM as reason), saved first.
 
-    def save_exit(self, exit: SavedExit) -> None:
+        Raises FailedPrecondition when the container is being removed.
+        """
+        await to_the_end(self._amend(changes))
+
+    async def _amend(self, changes: StatusChanges) -> None:
+        async with self._in_order:
+            self.must_stay()
+            if self._exit is not None and "reason" in changes:
+                self._exit = replace(self._exit, reason=changes["reason"])
+            await self._save(replace(self.status, **changes))
+            self.must_stay()
+            self.status = replace(self.status, **changes)
+            self._changed()
+
+    def must_stay(self) -> None:
+        """Raise FailedPrecondition if the container is being removed, or was."""
+        if self.state is ContainerState.REMOVING:
+            raise FailedPrecondition(f"container {self.id} is being removed")
+
+    async def save_exit(self, exit: SavedExit) -> None:
         """Save how the task ended while the state that clients see stays as it is.
 
         Called before the task is deleted, because containerd forgets the exit code with the task;
         `fire` with EXITED makes it visible once the output is in the log. A server that ends in
-        between leaves a status file that says EXITED, and recovery goes by it. Raises OSError.
+        between leaves a status file that says EXITED, and recovery goes by it.
         """
-        self._saved_exit = exit
-        self._store.checkpoints.save(self.id, _ended(self.status, exit))
+        await to_the_end(self._save_exit(exit))
 
-    def amend_config(self, config: api_pb2.ContainerConfig) -> None:
-        """Replace the config that is echoed; saving it with the container is the caller's work."""
-        self.metadata = replace(self.metadata, config=config)
-        self._changed()
+    async def _save_exit(self, exit: SavedExit) -> None:
+        async with self._in_order:
+            self._exit = exit
+            await self._save(self.status)
 
-    def fire(self, event: ContainerEvent, **changes: Any) -> None:
+    async def fire(self, event: ContainerEvent, **changes: Unpack[StatusChanges]) -> None:
         """Move by ``event``, with ``changes`` of other status fields, in one transaction.
 
-        Raises FailedPrecondition when the state does not allow the event, and OSError when the
-        status cannot be saved; nothing has changed then.
+        An event that saves nothing takes effect without waiting for anything. Raises
+        FailedPrecondition, and changes nothing, when the state does not allow the event or the
+        container was removed.
         """
+        if self._removed:
+            raise FailedPrecondition(f"container {self.id} was removed")
         transition = lifecycle.fire_container(self.state, event)
+        if transition.persists is None:
+            self._move(transition, changes)
+        else:
+            await to_the_end(self._save_and_move(event, changes))
+
+    async def _save_and_move(self, event: ContainerEvent, changes: StatusChanges) -> None:
+        async with self._in_order:
+            lifecycle.fire_container(self.state, event)
+            await self._save(replace(self.status, **changes))
+            # meanwhile the state may have moved by an event that saves nothing
+            self._move(lifecycle.fire_container(self.state, event), changes)
+
+    def _move(self, transition: Transition[ContainerState], changes: StatusChanges) -> None:
         if transition.to is None:
+            self._removed = True
             self._store.containers._drop(self)
             self._store.names.release(self.metadata.name)
         else:
             status = replace(self.status, state=transition.to, **changes)
-            if self._saved_exit is not None and transition.to is ContainerState.EXITED:
-                status = _ended(status, self._saved_exit)
-            if transition.persists is not None:
-                self._store.checkpoints.save(self.id, status)
+            if transition.to is ContainerState.EXITED and self._exit is not None:
+                status = _ended(status, self._exit)
             self.status = status
         self._note_exit(gone=transition.to is None)
         self._changed()
         if transition.emits is not None:
             self._store.events.emit(transition.emits, self.id, self.metadata.sandbox_id)
+
+    async def _save(self, status: ContainerStatus) -> None:
+        """Save the status, with the exit if there was one; nothing if the file says it already."""
+        if self._exit is not None:
+            status = _ended(status, self._exit)
+        status = replace(status, state=self.status.state)  # which is not in the file
+        if status != self._saved:
+            self._saved = status
+            await self._store.checkpoints.save(self.id, status)
 
     def _note_exit(self, *, gone: bool = False) -> None:
         if gone or self.state is ContainerState.EXITED:
@@ -426,7 +462,22 @@ class Containers(Index[Container]):
     def __init__(self, store: Store) -> None:
         super().__init__("container")
         self._store = store
+        self._of_sandbox: dict[str, dict[str, Container]] = {}
         self._all: api_pb2.ListContainersResponse | None = None
+
+    async def create(
+        self,
+        metadata: facts.ContainerMetadata,
+        status: facts.ContainerStatus,
+        *,
+        snapshotter: str = "",
+    ) -> Container:
+        """Save the status of a new container, then make it known.
+
+        Raises Unavailable when it cannot be saved.
+        """
+        await self._store.checkpoints.create(metadata.id, status)
+        return self.add(metadata, status, snapshotter=snapshotter)
 
     def add(
         self,
@@ -436,10 +487,8 @@ class Containers(Index[Container]):
         snapshotter: str = "",
         recovered: bool = False,
     ) -> Container:
-        """Make a container known under its name; a new one is saved first and told to followers."""
+        """Make a container known under its name; a recovered one without telling followers."""
         self._store.names.reserve(metadata.name, metadata.id)
-        if not recovered:
-            self._store.checkpoints.save(metadata.id, status)
         container = Container(self._store, metadata, status, snapshotter)
         self._insert(container)
         self.changed()
@@ -447,6 +496,21 @@ class Containers(Index[Container]):
             for kind in lifecycle.CONTAINER_CREATED_EMITS:
                 self._store.events.emit(kind, container.id, metadata.sandbox_id)
         return container
+
+    def of(self, sandbox_id: str) -> list[Container]:
+        """The containers of one pod, those under removal included."""
+        return list(self._of_sandbox.get(sandbox_id, {}).values())
+
+    def _insert(self, item: Container) -> None:
+        super()._insert(item)
+        self._of_sandbox.setdefault(item.metadata.sandbox_id, {})[item.id] = item
+
+    def _drop(self, item: Container) -> None:
+        super()._drop(item)
+        siblings = self._of_sandbox.get(item.metadata.sandbox_id, {})
+        siblings.pop(item.id, None)
+        if not siblings:
+            self._of_sandbox.pop(item.metadata.sandbox_id, None)
 
     def listing(self) -> api_pb2.ListContainersResponse:
         """The answer to an unfiltered list; kept until something changes, and not to be changed."""
@@ -459,66 +523,6 @@ class Containers(Index[Container]):
         self._all = None
 
 
-class Checkpoints:
-    """The status files of containers: each is whole at any moment, and on disk soon after.
-
-    A write is a new file renamed over the old one. It is forced to disk by a thread afterwards: a
-    crash of this process loses nothing even so, and a power cut, which ends every container anyway,
-    may lose the last moments only; no call waits for a disk.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._syncing: set[asyncio.Task[None]] = set()
-
-    def save(self, container_id: str, status: facts.ContainerStatus) -> None:
-        """Write the status; raises OSError and leaves the old one when that fails."""
-        path = self._layout.container_status(container_id)
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_atomically(path, records.container_status_json(status))
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            _sync(path)
-        else:
-            syncing = loop.create_task(threads.STATE_FILES.run(_sync, path))
-            self._syncing.add(syncing)
-            syncing.add_done_callback(self._synced)
-
-    def _synced(self, syncing: asyncio.Task[None]) -> None:
-        self._syncing.discard(syncing)
-        if not syncing.cancelled() and (error := syncing.exception()) is not None:
-            log.warning("a status is not on disk yet", error=str(error))
-
-    def load(self, container_id: str) -> facts.ContainerStatus:
-        """Read the status; raises OSError and `runtime.store.records.RecordError`."""
-        return records.container_status(self._layout.container_status(container_id).read_bytes())
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put a file there whole, readable by its owner only unless told otherwise."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    """Force a renamed file and its name to disk; succeeds if it was deleted meanwhile."""
-    for target in (path, path.parent):
-        try:
-            descriptor = os.open(target, os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 class Store:
     """What this server knows, in one place; empty until recovery fills it."""
 
@@ -529,3 +533,7 @@ class Store:
         self.checkpoints = Checkpoints(layout)
         self.sandboxes = Sandboxes(self)
         self.containers = Containers(self)
+
+    async def close(self) -> None:
+        """Save what could not be saved yet; nothing may change any more."""
+        await self.checkpoints.close()

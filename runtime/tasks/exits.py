@@ -22,11 +22,12 @@ ended must not stay RUNNING because a disk was full for a moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import structlog
@@ -44,7 +45,7 @@ from generated.containerd import (
 )
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.containerd.client import Containerd
-from runtime.errors import CriError
+from runtime.errors import CriError, FailedPrecondition
 from runtime.linux.oom_log import OomLog
 from runtime.steps import threads
 from runtime.steps.watched import watched
@@ -80,9 +81,6 @@ _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
 
 _FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
 """States of a container whose task may end."""
-
-_OOM_STATES: Final = frozenset(ContainerState) - {ContainerState.REMOVING}
-"""The event of a kill for memory may come before the start is answered and after the exit."""
 
 _STOPPED_TOGETHER: Final = 0.5
 """Seconds that the tasks of a pod which is stopped may take to end one after the other."""
@@ -132,6 +130,7 @@ class Exits:
         self._log_keeper = log_keeper
         self._waits: dict[str, asyncio.Task[Exit]] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
+        self._settling: dict[str, asyncio.Task[None]] = {}
         self._oom_watch: asyncio.Task[None] | None = None
         self._oom_log = OomLog()
 
@@ -142,7 +141,7 @@ class Exits:
 
     async def stop(self) -> None:
         """End every wait; tasks and their exits are left for the next start."""
-        tasks = [*self._waits.values(), *self._followers.values()]
+        tasks = [*self._waits.values(), *self._followers.values(), *self._settling.values()]
         if self._oom_watch is not None:
             tasks.append(self._oom_watch)
         for task in tasks:
@@ -178,6 +177,12 @@ class Exits:
         await delete_task(self._containerd, task_id)
         self.forget(task_id)
 
+    def settle(self, task_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Let ``work`` find out, in the background, what became of a task that cannot be judged."""
+        settling = asyncio.create_task(work, name=f"settle {task_id}")
+        self._settling[task_id] = settling
+        settling.add_done_callback(lambda _: self._settling.pop(task_id, None))
+
     def follow_sandbox(self, sandbox: Sandbox) -> None:
         """Deal with the end of this pause task, now or whenever it comes."""
         self._follow(sandbox.id, lambda exit: self._sandbox_exited(sandbox, exit))
@@ -199,18 +204,23 @@ class Exits:
         wait: asyncio.Task[Exit],
         handle: Callable[[Exit], Awaitable[None]],
     ) -> None:
-        exit = await asyncio.shield(wait)
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await handle(exit)
-                break
-            except Exception as error:
-                log.warning("exit not dealt with", id=task_id, error=repr(error), again_in=pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-        self._waits.pop(task_id, None)
-        self._followers.pop(task_id, None)
+        try:
+            exit = await asyncio.shield(wait)
+            pause = _FIRST_PAUSE
+            while True:
+                try:
+                    await handle(exit)
+                    break
+                except Exception as error:
+                    again = f"{pause:.0f} s"
+                    log.warning("exit not dealt with", id=task_id, error=repr(error), again=again)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            # after `forget` they may be those of another follower
+            if self._followers.get(task_id) is asyncio.current_task():
+                del self._followers[task_id]
+                self._waits.pop(task_id, None)
 
     # Waiting
 
@@ -222,6 +232,9 @@ class Exits:
                 return Exit.told(ended.exit_status, ended.exited_at)
             except aio.AioRpcError as error:
                 log.debug("wait broke", id=task_id, code=error.code().name, error=error.details())
+            except Exception:
+                # whatever it is, the end of the task must be learnt
+                log.exception("wait failed", id=task_id)
             found = await self._ended(task_id)
             if found is not None:
                 return found
@@ -257,10 +270,14 @@ class Exits:
             if not containers.done():
                 self._sandbox_ended(sandbox)
             await containers
+            if await delete_task(self._containerd, sandbox.id) is None:
+                await dead_shim.clean_up(self._containerd, sandbox.id)
+        except Exception:
+            # it has ended even if its task cannot be deleted now
+            self._sandbox_ended(sandbox)
+            raise
         finally:
             containers.cancel()
-        if await delete_task(self._containerd, sandbox.id) is None:
-            await dead_shim.clean_up(self._containerd, sandbox.id)
         self._sandbox_ended(sandbox)
 
     def _sandbox_ended(self, sandbox: Sandbox) -> None:
@@ -274,12 +291,12 @@ class Exits:
             reason = OOM_KILLED
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
         if container.state in _FOLLOWED:
-            container.save_exit(SavedExit(exit.code, exit.at, reason))
+            await container.save_exit(SavedExit(exit.code, exit.at, reason))
         if await delete_task(self._containerd, container.id) is None:
             await dead_shim.clean_up(self._containerd, container.id)
         await self._drain(container.id)
         if container.state in _FOLLOWED:
-            container.fire(ContainerEvent.EXITED)
+            await container.fire(ContainerEvent.EXITED)
 
     async def _drain(self, container_id: str) -> None:
         """Have all output in the log before the exit is seen, but do not wait for ever.
@@ -322,20 +339,18 @@ class Exits:
             try:
                 async for envelope in self._containerd.events.Subscribe(request):
                     oom = task_events_pb2.TaskOOM.FromString(envelope.event.value)
-                    self._note_oom(oom.container_id)
+                    await self._note_oom(oom.container_id)
             except aio.AioRpcError as error:
                 log.debug("oom events broke", code=error.code().name, error=error.details())
             await asyncio.sleep(_RECONNECT_PAUSE)
 
-    def _note_oom(self, container_id: str) -> None:
+    async def _note_oom(self, container_id: str) -> None:
         """Remember that something in the container was killed, its first process or a child."""
         container = self._store.containers.get(container_id)
-        if container is None or container.state not in _OOM_STATES:
+        if container is None:
             return
-        try:
-            container.amend(reason=OOM_KILLED)
-        except OSError as error:
-            log.warning("oom not saved", container=container_id, error=str(error))
+        with contextlib.suppress(FailedPrecondition):  # its removal has begun
+            await container.amend(reason=OOM_KILLED)
 
 
 async def _ended(containers: Iterable[Container]) -> None:

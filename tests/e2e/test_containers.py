@@ -271,7 +271,10 @@ def test_a_pod_that_was_stopped_takes_no_containers(pod: Pod) -> None:
     pod.cri.stop_pod(pod.id)
     refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true"))
     refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.cri.start(waiting))
-    assert pod.cri.status(waiting).state == api_pb2.CONTAINER_CREATED
+    # as with the built-in plugin
+    status = pod.cri.status(waiting)
+    assert (status.state, status.exit_code) == (api_pb2.CONTAINER_EXITED, 128)
+    assert status.reason == "StartError"
 
 
 def test_a_target_container_shares_its_processes(pod: Pod) -> None:

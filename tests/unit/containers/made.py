@@ -7,7 +7,8 @@ from pathlib import Path
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.store.events import Events
-from runtime.store.objects import Container, Layout, Sandbox, Store
+from runtime.store.layout import Layout
+from runtime.store.objects import Container, Sandbox, Store
 from runtime.transforms import facts
 
 

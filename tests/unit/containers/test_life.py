@@ -13,7 +13,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
-from runtime.errors import CriError, FailedPrecondition, NotFound, Unknown
+from runtime.containers import remove, start, stop
+from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
+from runtime.store.objects import Container
+from runtime.tasks import exits
+from tests.unit.sandboxes.fakes import rpc_error
 
 from .world import World
 
@@ -164,7 +168,143 @@ async def test_a_pod_that_is_not_ready_starts_nothing(world: World) -> None:
     world.pod.fire(SandboxEvent.STOPPED)
     with pytest.raises(FailedPrecondition, match="NOTREADY"):
         await world.containers.start(container, api_pb2.StartContainerRequest())
-    assert container.state is ContainerState.CREATED
+    # as the built-in plugin: the kubelet sees a container that ended, not one it may still start
+    status = container.status
+    assert (status.state, status.exit_code) == (ContainerState.EXITED, 128)
+    assert status.reason == "StartError" and "NOTREADY" in status.message
+    assert "tasks.Create" not in world.daemon.calls
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits seconds waits less."""
+    monkeypatch.setattr(start, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(exits, "_RECONNECT_PAUSE", 0.001)
+    monkeypatch.setattr(stop, "_START_PATIENCE", 0.02)
+    monkeypatch.setattr(remove, "_START_LIMIT", 0.05)
+
+
+def goes_away(world: World, call: str) -> None:
+    """The daemon does what is asked and is restarted before it answers."""
+    work = getattr(world.daemon, call)
+
+    def gone(request: object) -> object:
+        setattr(world.daemon, call, work)
+        work(request)
+        world.daemon.away.set()
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, "connection lost")
+
+    setattr(world.daemon, call, gone)
+
+
+async def until(container: Container, state: ContainerState) -> None:
+    for _ in range(5000):
+        if container.state is state:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"the container is {container.state.name}, not {state.name}")
+
+
+async def test_a_daemon_restarted_during_start_does_not_make_a_container_run_twice(
+    world: World, soon: None
+) -> None:
+    container = await world.created()
+    goes_away(world, "tasks_start")
+    with pytest.raises(Unavailable):
+        await world.containers.start(container, api_pb2.StartContainerRequest())
+    # not EXITED, for which the kubelet would start another one beside it
+    assert container.state is ContainerState.UNKNOWN
+    world.daemon.away.clear()
+    await until(container, ContainerState.RUNNING)
+    assert container.status.pid == 7 and container.status.started_at
+    assert world.store.checkpoints.load(container.id) == container.status
+    # its end is seen as that of any other
+    world.daemon.running[container.id].end(3)
+    await until(container, ContainerState.EXITED)
+    assert container.status.exit_code == 3
+
+
+async def test_an_unknown_start_is_stopped_and_removed_as_the_kubelet_does(
+    world: World, soon: None
+) -> None:
+    container = await world.created()
+    goes_away(world, "tasks_start")
+    with pytest.raises(Unavailable):
+        await world.containers.start(container, api_pb2.StartContainerRequest())
+    with pytest.raises(Unavailable):
+        await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    world.daemon.away.clear()
+    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    assert container.state is ContainerState.EXITED
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert world.daemon.holdings == set()
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+async def test_a_daemon_restarted_before_the_process_ran_is_a_start_error(
+    world: World, soon: None, took_effect: bool
+) -> None:
+    container = await world.created()
+    goes_away(world, "tasks_create")
+    with pytest.raises(Unavailable):
+        await world.containers.start(container, api_pb2.StartContainerRequest())
+    assert container.state is ContainerState.UNKNOWN
+    if not took_effect:
+        del world.daemon.running[container.id]
+    world.daemon.away.clear()
+    await until(container, ContainerState.EXITED)
+    assert (container.status.exit_code, container.status.reason) == (128, "StartError")
+    assert "connection lost" in container.status.message
+    assert world.daemon.running == {}
+    assert world.log_keeper.calls[-1] == f"close {container.id}"
+    assert world.store.checkpoints.load(container.id).reason == "StartError"
+
+
+async def test_a_start_that_hangs_can_be_stopped_and_removed(world: World, soon: None) -> None:
+    container = await world.created()
+    hanging = world.daemon.hold["tasks.Start"] = asyncio.Event()
+    call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
+    await world.daemon.called("tasks.Start")
+    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 137)
+    # what the start makes after that would be nobody's, so it has to end first
+    with pytest.raises(Unavailable, match="hangs in containerd"):
+        await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    world.daemon.fail["tasks.Start"] = grpc.StatusCode.DEADLINE_EXCEEDED
+    hanging.set()
+    with pytest.raises(CriError):
+        await call
+    assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 137)
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert world.daemon.holdings == set()
+
+
+async def test_a_start_that_a_stop_gave_up_starts_nothing_later(world: World, soon: None) -> None:
+    container = await world.created()
+    hanging = world.daemon.hold["tasks.Create"] = asyncio.Event()
+    call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
+    await world.daemon.called("tasks.Create")
+    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    assert container.state is ContainerState.EXITED
+    hanging.set()
+    with pytest.raises(FailedPrecondition, match="stopped while it was starting"):
+        await call
+    assert "tasks.Start" not in world.daemon.calls
+    assert world.daemon.running == {}
+
+
+async def test_a_kill_that_hangs_as_well_is_told(world: World, soon: None) -> None:
+    container = await world.created()
+    hanging = world.daemon.hold["tasks.Start"] = asyncio.Event()
+    call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
+    await world.daemon.called("tasks.Start")
+    world.daemon.fail["tasks.Kill"] = grpc.StatusCode.DEADLINE_EXCEEDED
+    with pytest.raises(CriError, match="cannot stop container"):
+        await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    del world.daemon.fail["tasks.Kill"]
+    hanging.set()
+    await call
+    assert container.state is ContainerState.RUNNING
 
 
 # Stopping
@@ -220,7 +360,7 @@ async def test_a_signal_that_did_not_arrive_is_sent_again(world: World) -> None:
 
 async def test_an_unknown_container_can_be_stopped(world: World) -> None:
     container = await world.running()
-    container.fire(ContainerEvent.LOST)
+    await container.fire(ContainerEvent.LOST)
     world.exits.forget(container.id)
     del world.daemon.running[container.id]
     await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
@@ -293,6 +433,24 @@ async def test_an_update_that_the_task_refuses_is_put_back(world: World) -> None
     assert world.daemon.records[container.id].spec == before
     answer = await world.containers.status(container, api_pb2.ContainerStatusRequest())
     assert answer.status.resources.linux.cpu_shares == 0
+
+
+async def test_an_update_does_not_bring_back_what_a_removal_took(world: World) -> None:
+    container = await world.running()
+    world.daemon.hold["tasks.Update"] = asyncio.Event()
+    request = api_pb2.UpdateContainerResourcesRequest(
+        linux=api_pb2.LinuxContainerResources(cpu_shares=2048)
+    )
+    update = asyncio.create_task(world.containers.update_resources(container, request))
+    await world.daemon.called("tasks.Update")
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    world.daemon.hold.pop("tasks.Update").set()
+    with pytest.raises(FailedPrecondition, match="being removed"):
+        await update
+    assert files(world) == []
+    assert container.id not in world.containers.services.specs._kept
+    with pytest.raises(FailedPrecondition, match="being removed"):
+        await world.containers.update_resources(container, request)
 
 
 async def test_a_task_that_has_just_ended_does_not_stop_an_update(world: World) -> None:

@@ -24,15 +24,16 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent
 from runtime.config.file import Config
 from runtime.containerd.client import Capabilities
+from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.errors import Unknown
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
-from runtime.store.objects import Container, Layout, Store
+from runtime.store.layout import Layout
+from runtime.store.objects import Container, Store
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
@@ -292,7 +293,7 @@ class FakeNetwork:
 
 
 class FakeImages:
-    """One pause image."""
+    """One image, of pods and containers."""
 
     image = facts.Image(
         id="sha256:1", reference="pause:1", chain_id="sha256:2", entrypoint=("/pause",), user="1:1"
@@ -338,26 +339,24 @@ class FakeLogKeeper:
         yield
 
 
-class FakeContainers:
-    """Containers that stop and go at once."""
+class RecordedContainers:
+    """The server's own work on containers, and what was asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, containers: Containers) -> None:
         self.calls: list[str] = []
+        self._containers = containers
 
     async def stop(
         self, container: Container, request: api_pb2.StopContainerRequest
     ) -> api_pb2.StopContainerResponse:
         self.calls.append(f"stop {container.id} {request.timeout}")
-        container.fire(ContainerEvent.EXITED, finished_at=1)
-        return api_pb2.StopContainerResponse()
+        return await self._containers.stop(container, request)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
         self.calls.append(f"remove {container.id}")
-        container.fire(ContainerEvent.REMOVE)
-        container.fire(ContainerEvent.REMOVED)
-        return api_pb2.RemoveContainerResponse()
+        return await self._containers.remove(container, request)
 
 
 class World:
@@ -366,13 +365,26 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.containerd = FakeContainerd()
         self.network = FakeNetwork()
-        self.containers = FakeContainers()
         self.log_keeper = FakeLogKeeper()
         self.store = Store(Layout(directory / "root", directory / "state"), Events())
         self.exits = Exits(
             containerd=self.containerd,  # type: ignore[arg-type]
             store=self.store,
             log_keeper=self.log_keeper,
+        )
+        host = facts.Host(hostname="node")
+        handlers = {"runc": facts.Handler(name="runc")}
+        self.containers = RecordedContainers(
+            Containers(
+                containerd=self.containerd,  # type: ignore[arg-type]
+                store=self.store,
+                exits=self.exits,
+                images=FakeImages(),
+                log_keeper=self.log_keeper,
+                host=host,
+                handlers=handlers,
+                config=Config(),
+            )
         )
         self.services = Services(
             containerd=self.containerd,  # type: ignore[arg-type]
@@ -381,8 +393,8 @@ class World:
             images=FakeImages(),
             network=self.network,
             containers=self.containers,
-            host=facts.Host(hostname="node"),
-            handlers={"runc": facts.Handler(name="runc")},
+            host=host,
+            handlers=handlers,
             config=Config(),
         )
 

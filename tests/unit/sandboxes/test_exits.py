@@ -41,6 +41,7 @@ def running(world: World) -> tuple[Container, FakeTask]:
         id="c1", name="c1", sandbox_id="s1", config=api_pb2.ContainerConfig()
     )
     status = facts.ContainerStatus(ContainerState.RUNNING, pid=7, created_at=1, started_at=2)
+    world.store.layout.container_root("c1").mkdir(parents=True)
     container = world.store.containers.add(metadata, status)
     world.exits.follow_container(container)
     return container, task
@@ -96,6 +97,35 @@ async def test_a_task_that_the_daemon_forgot_ended_unseen(world: World) -> None:
     assert (status.exit_code, status.reason) == (255, "Unknown")
 
 
+async def test_a_wait_that_fails_oddly_still_learns_the_exit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = world.containerd.wait
+
+    async def broken(task_id: str) -> tasks_pb2.WaitResponse:
+        monkeypatch.setattr(world.containerd, "wait", wait)
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(world.containerd, "wait", broken)
+    container, task = running(world)
+    await asyncio.sleep(0.01)
+    task.end(4)
+    assert (await ended(container)).exit_code == 4
+    await asyncio.sleep(0)
+    assert world.exits._followers == {} == world.exits._waits
+
+
+async def test_a_pod_has_ended_even_if_its_task_cannot_be_deleted(world: World) -> None:
+    sandbox, pause = ready(world)
+    world.containerd.fail["tasks.Delete"] = grpc.StatusCode.DEADLINE_EXCEEDED
+    pause.end(137)
+    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    assert sandbox.state is SandboxState.NOTREADY
+    del world.containerd.fail["tasks.Delete"]
+    await asyncio.sleep(0.05)
+    assert world.containerd.running == {}
+
+
 async def test_dealing_with_an_exit_is_repeated(world: World) -> None:
     container, task = running(world)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
@@ -135,7 +165,7 @@ async def test_an_exit_outlives_a_server_that_ends_while_the_output_drains(world
     await draining.wait()
     assert container.state is ContainerState.RUNNING
     # what comes while the output drains must not write the old state over the exit
-    container.amend(reason="OOMKilled")
+    await container.amend(reason="OOMKilled")
     await world.exits.stop()
     assert world.containerd.running == {}
     left = world.store.checkpoints.load("c1")
@@ -146,14 +176,14 @@ async def test_an_oom_event_after_the_exit_gives_the_reason(world: World) -> Non
     container, task = running(world)
     task.end(1)
     assert (await ended(container)).reason == ""
-    world.exits._note_oom("c1")
+    await world.exits._note_oom("c1")
     assert container.status.reason == "OOMKilled"
     assert world.store.checkpoints.load("c1") == container.status
 
 
 async def test_an_oom_event_gives_the_reason(world: World) -> None:
     container, task = running(world)
-    world.exits._note_oom("c1")
+    await world.exits._note_oom("c1")
     assert world.store.checkpoints.load("c1").reason == "OOMKilled"
     task.end(1)
     assert (await ended(container)).reason == "OOMKilled"

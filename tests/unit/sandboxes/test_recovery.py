@@ -58,7 +58,7 @@ def leave_sandbox(world: World, status: int | None) -> facts.SandboxMetadata:
     return metadata
 
 
-def leave_container(world: World, saved: str, status: int | None, code: int = 0) -> None:
+async def leave_container(world: World, saved: str, status: int | None, code: int = 0) -> None:
     metadata = facts.ContainerMetadata(
         id=CONTAINER, name="app", sandbox_id=SANDBOX, config=api_pb2.ContainerConfig()
     )
@@ -71,13 +71,13 @@ def leave_container(world: World, saved: str, status: int | None, code: int = 0)
     }
     if saved != "lost":
         known = facts.ContainerStatus(ContainerState.UNKNOWN, **times[saved])
-        world.store.checkpoints.save(CONTAINER, known)
+        await world.store.checkpoints.create(CONTAINER, known)
 
 
-def leave_pod_and_app(world: World, task: int | None, saved: str = "running") -> None:
+async def leave_pod_and_app(world: World, task: int | None, saved: str = "running") -> None:
     """A pod whose pause container runs, and its container."""
     leave_sandbox(world, task_types_pb2.RUNNING if task is None else task)
-    leave_container(world, saved, task)
+    await leave_container(world, saved, task)
 
 
 def leave_record(
@@ -182,7 +182,7 @@ async def test_a_container_is_what_its_task_and_its_file_say(
     world: World, saved: str, task: int | None, state: ContainerState, code: int, reason: str
 ) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
-    leave_container(world, saved, task, code=4)
+    await leave_container(world, saved, task, code=4)
     await recovered(world)
     container = world.store.containers.get(CONTAINER)
     assert container is not None
@@ -195,7 +195,7 @@ async def test_a_container_is_what_its_task_and_its_file_say(
 
 
 async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> None:
-    leave_pod_and_app(world, task_types_pb2.UNKNOWN)
+    await leave_pod_and_app(world, task_types_pb2.UNKNOWN)
     shm = world.store.layout.state / "sandboxes" / SANDBOX / "shm"
     shm.mkdir(parents=True)
     work = await recovered(world)
@@ -222,7 +222,7 @@ async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> N
 async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
     world: World, saved: str, hangs: bool
 ) -> None:
-    leave_pod_and_app(world, None, saved)
+    await leave_pod_and_app(world, None, saved)
     if hangs:
         world.containerd.hold["tasks.Get"] = asyncio.Event()
     else:
@@ -243,7 +243,7 @@ async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
 @pytest.mark.parametrize("task", [task_types_pb2.UNKNOWN, task_types_pb2.STOPPED, None])
 async def test_a_saved_exit_is_never_doubted(world: World, task: int | None) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
-    leave_container(world, "exited", task)
+    await leave_container(world, "exited", task)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
     await recovered(world)
     assert (app(world).state, app(world).status.exit_code) == (ContainerState.EXITED, 9)
@@ -251,7 +251,7 @@ async def test_a_saved_exit_is_never_doubted(world: World, task: int | None) -> 
 
 async def test_an_exit_is_saved_before_its_task_is_deleted(world: World) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
-    leave_container(world, "running", task_types_pb2.STOPPED, code=4)
+    await leave_container(world, "running", task_types_pb2.STOPPED, code=4)
     world.containerd.hold["tasks.Delete"] = asyncio.Event()
     recovering = asyncio.create_task(recovered(world))
     await world.containerd.called("tasks.Delete")
@@ -269,7 +269,7 @@ async def test_a_running_container_is_followed_while_its_log_hangs(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(world.log_keeper, "open", hang)
-    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    await leave_pod_and_app(world, task_types_pb2.RUNNING)
     work = await recovered(world)
     assert app(world).state is ContainerState.RUNNING
     world.containerd.running[CONTAINER].end(0)
@@ -280,7 +280,7 @@ async def test_a_running_container_is_followed_while_its_log_hangs(
 async def test_a_daemon_that_goes_away_is_waited_for_and_all_is_found_out_again(
     world: World,
 ) -> None:
-    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    await leave_pod_and_app(world, task_types_pb2.RUNNING)
     world.containerd.hold["tasks.Get"] = asyncio.Event()
     recovering = asyncio.create_task(recovered(world))
     await world.containerd.called("tasks.Get")
@@ -293,7 +293,7 @@ async def test_a_daemon_that_goes_away_is_waited_for_and_all_is_found_out_again(
 
 
 async def test_a_daemon_that_was_away_for_a_moment_makes_no_pod_unknown(world: World) -> None:
-    leave_pod_and_app(world, task_types_pb2.RUNNING)
+    await leave_pod_and_app(world, task_types_pb2.RUNNING)
     world.containerd.fail["tasks.Get"] = grpc.StatusCode.UNAVAILABLE
     recovering = asyncio.create_task(recovered(world))
     await world.containerd.called("tasks.Get")
@@ -305,7 +305,7 @@ async def test_a_daemon_that_was_away_for_a_moment_makes_no_pod_unknown(world: W
 
 
 async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
-    leave_pod_and_app(world, task_types_pb2.RUNNING, "exited")
+    await leave_pod_and_app(world, task_types_pb2.RUNNING, "exited")
     await recovered(world)
     assert app(world).state is ContainerState.UNKNOWN
     world.containerd.running[CONTAINER].end(5)
@@ -317,7 +317,7 @@ async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
 
 async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: World) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
-    leave_container(world, "lost", None)
+    await leave_container(world, "lost", None)
     world.containerd.records[CONTAINER].snapshotter = "native"
     world.containerd.held_snapshots.add(CONTAINER)
     world.store.layout.container_root(CONTAINER).mkdir(parents=True)
@@ -359,7 +359,7 @@ async def test_a_sandbox_record_without_a_pause_container_is_deleted(world: Worl
 async def test_what_runc_kept_of_a_task_that_containerd_forgot_is_deleted(
     world: World, tmp_path: Path
 ) -> None:
-    leave_pod_and_app(world, None, "created")
+    await leave_pod_and_app(world, None, "created")
     runc = tmp_path / "runc"
     runc.write_text('#!/bin/sh\nfor id in "$@"; do :; done; rmdir "$2/$id"\n')
     runc.chmod(0o755)

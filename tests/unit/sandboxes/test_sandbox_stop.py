@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from generated.containerd import task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
 from runtime.errors import CriError, FailedPrecondition
@@ -16,7 +17,7 @@ from runtime.sandboxes.operations import Sandboxes
 from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts
 
-from .fakes import World, run_request
+from .fakes import FakeTask, World, run_request
 from .test_sandbox_run import assert_nothing_is_left, namespaces, world
 
 __all__ = ["namespaces", "world"]
@@ -57,7 +58,18 @@ def add_container(world: World, sandbox: Sandbox, state: ContainerState) -> Cont
         sandbox_id=sandbox.id,
         config=api_pb2.ContainerConfig(),
     )
-    return world.store.containers.add(metadata, facts.ContainerStatus(state), recovered=True)
+    container = world.store.containers.add(metadata, facts.ContainerStatus(state), recovered=True)
+    if state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+        start_task(world, container)
+    if state is ContainerState.RUNNING:
+        world.exits.follow_container(container)
+    return container
+
+
+def start_task(world: World, container: Container) -> None:
+    task = FakeTask()
+    task.status = task_types_pb2.RUNNING
+    world.containerd.running[container.id] = task
 
 
 async def test_every_container_ends_and_the_network_is_given_back(
@@ -97,7 +109,9 @@ async def test_a_container_that_is_starting_is_waited_for(world: World, sandbox:
     stop = asyncio.ensure_future(operations(world).stop(sandbox, STOP))
     await asyncio.sleep(0.01)
     assert not stop.done()
-    container.fire(ContainerEvent.STARTED, pid=8, started_at=1)
+    start_task(world, container)
+    await container.fire(ContainerEvent.STARTED, pid=8, started_at=1)
+    world.exits.follow_container(container)
     await stop
     assert container.state is ContainerState.EXITED
 

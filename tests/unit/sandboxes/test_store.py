@@ -13,7 +13,8 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.store.events import Events
-from runtime.store.objects import Container, Layout, Names, Sandbox, Store
+from runtime.store.layout import Layout
+from runtime.store.objects import Container, Names, Sandbox, SavedExit, Store
 from runtime.transforms import facts
 
 
@@ -37,6 +38,7 @@ def a_container(store: Store, state: ContainerState, container_id: str = "c1") -
         config=api_pb2.ContainerConfig(),
     )
     status = facts.ContainerStatus(state, created_at=1)
+    store.layout.container_root(container_id).mkdir(parents=True)
     return store.containers.add(metadata, status, recovered=True)
 
 
@@ -63,7 +65,7 @@ def test_every_sandbox_event_in_every_state(
 @pytest.mark.parametrize(
     ("state", "event"), list(itertools.product(ContainerState, ContainerEvent))
 )
-def test_every_container_event_in_every_state(
+async def test_every_container_event_in_every_state(
     store: Store, state: ContainerState, event: ContainerEvent
 ) -> None:
     container = a_container(store, state)
@@ -71,31 +73,18 @@ def test_every_container_event_in_every_state(
     move = lifecycle.CONTAINER_TRANSITIONS.get((state, event))
     if move is None:
         with pytest.raises(FailedPrecondition, match=f"{state.name}.*{event.value}"):
-            container.fire(event)
+            await container.fire(event)
         assert container.state is state
         assert not file.exists()
         return
-    container.fire(event)
+    await container.fire(event)
     assert (store.containers.get("c1") is None) == (move.to is None)
     assert file.exists() == (move.persists is not None)
 
 
-def test_a_move_that_cannot_be_saved_does_not_happen(store: Store) -> None:
-    container = a_container(store, ContainerState.RUNNING)
-    store.layout.root.parent.mkdir(exist_ok=True)
-    store.layout.root.write_text("in the way")
-    with store.events.follow() as told:
-        with pytest.raises(OSError):
-            container.fire(ContainerEvent.EXITED, exit_code=1)
-        assert container.state is ContainerState.RUNNING
-        assert container.status.exit_code == 0
-        assert not container.exited.is_set()
-        assert told.empty()
-
-
-def test_the_status_file_is_whole_and_private(store: Store) -> None:
+async def test_the_status_file_is_whole_and_private(store: Store) -> None:
     container = a_container(store, ContainerState.STARTING)
-    container.fire(ContainerEvent.STARTED, pid=7, started_at=2)
+    await container.fire(ContainerEvent.STARTED, pid=7, started_at=2)
     file = store.layout.container_status("c1")
     assert file.stat().st_mode & 0o777 == 0o600
     assert store.checkpoints.load("c1") == container.status
@@ -163,5 +152,70 @@ async def test_a_start_under_way_can_be_waited_for(store: Store) -> None:
     waiting = asyncio.ensure_future(container.start_ended())
     await asyncio.sleep(0)
     assert not waiting.done()
-    container.fire(ContainerEvent.STARTED, pid=1, started_at=2)
+    await container.fire(ContainerEvent.STARTED, pid=1, started_at=2)
     await asyncio.wait_for(waiting, 1)
+
+
+async def test_waiting_for_a_start_has_a_limit(store: Store) -> None:
+    container = a_container(store, ContainerState.STARTING)
+    assert not await container.start_ended(0.01)
+
+
+async def test_a_pod_knows_its_containers(store: Store) -> None:
+    sandbox = a_sandbox(store, SandboxState.READY)
+    container = a_container(store, ContainerState.EXITED)
+    assert sandbox.containers == [container]
+    await container.fire(ContainerEvent.REMOVE)
+    await container.fire(ContainerEvent.REMOVED)
+    assert sandbox.containers == []
+
+
+async def test_what_was_removed_does_not_change(store: Store) -> None:
+    container = a_container(store, ContainerState.EXITED)
+    await container.fire(ContainerEvent.REMOVE)
+    with pytest.raises(FailedPrecondition, match="being removed"):
+        await container.amend(reason="OOMKilled")
+    await container.fire(ContainerEvent.REMOVED)
+    with store.events.follow() as told:
+        with pytest.raises(FailedPrecondition, match="was removed"):
+            await container.fire(ContainerEvent.REMOVED)
+        with pytest.raises(FailedPrecondition):
+            await container.amend(reason="OOMKilled")
+        assert told.empty()
+    assert not store.layout.container_status("c1").exists()
+
+
+async def test_of_two_starts_one_gets_the_container(store: Store) -> None:
+    container = a_container(store, ContainerState.CREATED)
+    results = await asyncio.gather(
+        *(container.fire(ContainerEvent.START) for _ in range(2)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [type(None), FailedPrecondition]
+
+
+async def test_changes_that_are_saved_do_not_undo_each_other(store: Store) -> None:
+    container = a_container(store, ContainerState.STARTING)
+    resources = api_pb2.ContainerResources(linux=api_pb2.LinuxContainerResources(cpu_shares=2))
+    await asyncio.gather(
+        container.amend(resources=resources),
+        container.fire(ContainerEvent.STARTED, pid=7, started_at=2),
+        container.amend(reason="OOMKilled"),
+        container.save_exit(SavedExit(code=3, finished_at=9)),
+    )
+    status = container.status
+    assert (status.state, status.pid) == (ContainerState.RUNNING, 7)
+    assert (status.resources, status.reason) == (resources, "OOMKilled")
+    saved = store.checkpoints.load("c1")
+    assert (saved.exit_code, saved.started_at, saved.resources) == (3, 2, resources)
+
+
+async def test_a_change_goes_on_when_its_caller_is_cancelled(store: Store) -> None:
+    container = a_container(store, ContainerState.STARTING)
+    change = asyncio.ensure_future(container.fire(ContainerEvent.STARTED, pid=7, started_at=2))
+    await asyncio.sleep(0)
+    change.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await change
+    assert await container.start_ended(5)
+    assert container.state is ContainerState.RUNNING
+    assert store.checkpoints.load("c1").started_at == 2

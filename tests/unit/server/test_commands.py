@@ -149,7 +149,7 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
 
     started = prometheus_client.start_http_server
     monkeypatch.setattr(prometheus_client, "start_http_server", start)
-    counted = metrics.Metrics()
+    counted = metrics.Metrics(unsaved=lambda: 3)
     counted.observe("Version", grpc.StatusCode.OK, 0.002)  # nobody asked for metrics yet
     counted.serve("127.0.0.1:0")
     counted.observe("Version", grpc.StatusCode.OK, 0.002)
@@ -173,6 +173,7 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     assert 'cri_containerd_streams_open{kind="exec",transport="spdy"} 1.0' in text
     assert 'cri_containerd_stream_duration_seconds_count{kind="exec",transport="spdy"} 1.0' in text
     assert "cri_containerd_stream_client_faults_total 1.0" in text
+    assert "cri_containerd_unsaved_statuses 3.0" in text
 
 
 # the private containerd

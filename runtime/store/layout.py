@@ -1,0 +1,52 @@
+"""Where the files of sandboxes and containers are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from generated.cri import api_pb2
+from runtime.transforms import facts
+
+_HOST_SHM: Final = "/dev/shm"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the files of every object are; both directories are the server's own."""
+
+    root: Path
+    """``Config.root_dir``: survives a reboot."""
+    state: Path
+    """``Config.state_dir``: gone after a reboot."""
+
+    def sandbox(self, metadata: facts.SandboxMetadata) -> facts.SandboxFiles:
+        """The files of a sandbox; nothing is created."""
+        root = self.root / "sandboxes" / metadata.id
+        state = self.state / "sandboxes" / metadata.id
+        namespaces = metadata.config.linux.security_context.namespace_options
+        return facts.SandboxFiles(
+            root_dir=str(root),
+            state_dir=str(state),
+            hostname=str(root / "hostname"),
+            hosts=str(root / "hosts"),
+            resolv_conf=str(root / "resolv.conf"),
+            shm=_HOST_SHM if namespaces.ipc == api_pb2.NODE else str(state / "shm"),
+        )
+
+    def container_root(self, container_id: str) -> Path:
+        """The directory of a container's status file and volumes."""
+        return self.root / "containers" / container_id
+
+    def container_state(self, container_id: str) -> Path:
+        """The directory of a container's FIFOs."""
+        return self.state / "containers" / container_id
+
+    def container_status(self, container_id: str) -> Path:
+        """A container's status file."""
+        return self.container_root(container_id) / "status"
+
+    def container_status_copy(self, container_id: str) -> Path:
+        """Where a container's status is kept while its status file cannot be written."""
+        return self.container_state(container_id) / "status"

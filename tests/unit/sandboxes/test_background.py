@@ -1,0 +1,58 @@
+"""A shutdown waits for what calls left to be done, but not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.steps.background import finished, in_background, to_the_end
+from runtime.steps.rollback import Rollback
+
+
+async def test_a_shutdown_waits_for_what_is_being_undone() -> None:
+    undone: list[str] = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.02)
+        # what is undone may begin work of its own
+        in_background(later())
+
+    async def later() -> None:
+        await asyncio.sleep(0.02)
+        undone.append("all")
+
+    async def call() -> None:
+        async with Rollback() as undo:
+            undo.push("undo slowly", slow)
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert await finished(5) == []
+    assert undone == ["all"]
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_shutdown_does_not_wait_for_ever() -> None:
+    task = in_background(asyncio.sleep(60), name="something slow")
+    assert await finished(0.01) == ["something slow"]
+    task.cancel()
+
+
+async def test_work_goes_on_when_its_caller_is_cancelled() -> None:
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0.02)
+        done.set()
+
+    caller = asyncio.create_task(to_the_end(work()))
+    await asyncio.sleep(0.01)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await asyncio.wait_for(done.wait(), 5)
