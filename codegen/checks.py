@@ -19,6 +19,7 @@ _FITS: Mapping[str, frozenset[str]] = {
     "range": _NUMBERS,
     "refused_keys": frozenset({"str"}),
     "required": frozenset({"str", "bytes", "int", "float", "enum", "list", "map", "message"}),
+    "secret": _TEXT,
 }
 _OF_THE_WHOLE = frozenset({"max_length", "required"})
 _BETWEEN = frozenset({"exclusive_with", "requires"})
@@ -78,7 +79,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
             f"it fits {', '.join(sorted(_FITS[rule.name]))}",
             "rule-does-not-fit",
         )
-    if rule.name == "any_text":
+    if rule.name in ("any_text", "secret"):
         return
     if rule.name == "refused_keys" and not field.mapped:
         raise SpecError(

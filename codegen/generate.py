@@ -29,7 +29,7 @@ from codegen import (
 from codegen.emit import builders, oci_types, python, readers, services, validators
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
-from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec
+from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec
 from codegen.paths import Paths
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -159,6 +159,22 @@ def _service_jobs(project: Project) -> list[Job]:
     ]
 
 
+def secrets(api: Api, files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
+    """By message: the fields that never reach a log, because the CRI marks them ``debug_redact`` or
+    their entry has the rule ``secret``."""
+
+    def is_secret(message: Message, field: Field) -> bool:
+        entry = files[message.name].entries.get(field.name) if message.name in files else None
+        ruled = entry.rules if entry else ()
+        return field.redacted or any(rule.name == "secret" for rule in ruled)
+
+    found = {
+        message.name: [field.name for field in message.fields.values() if is_secret(message, field)]
+        for message in api.messages.values()
+    }
+    return {message: fields for message, fields in found.items() if fields}
+
+
 def shared(project: Project) -> dict[str, Any]:
     """What every template knows."""
     found = project.translation
@@ -167,6 +183,7 @@ def shared(project: Project) -> dict[str, Any]:
         "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
+        "secrets": secrets(found.api, found.files),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),

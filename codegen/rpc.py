@@ -174,8 +174,6 @@ class Rpcs:
     """All RPCs."""
 
     services: tuple[ServiceRpcs, ...]
-    redacted: Mapping[str, tuple[str, ...]]
-    """For each request message that holds ``debug_redact`` fields: their paths."""
 
     @property
     def nouns(self) -> tuple[Noun, ...]:
@@ -204,7 +202,7 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
     """
     node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
     if api is None:
-        return Rpcs((), {})
+        return Rpcs(())
     entries = dict(items(node))
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
     _same_names(node, methods, problems)
@@ -223,12 +221,7 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
         ServiceRpcs(service, tuple(rpcs[name] for name in service.methods if name in rpcs))
         for service in api.services.values()
     )
-    redacted = {
-        method.request: paths
-        for method in methods.values()
-        if (paths := tuple(_redacted(api, api.messages[method.request])))
-    }
-    return Rpcs(services, redacted)
+    return Rpcs(services)
 
 
 def _same_names(node: Node, methods: Collection[str], problems: Problems) -> None:
@@ -371,19 +364,6 @@ class _Reader:
                     return None
                 message = self.api.messages[found.message]
         return found
-
-
-def _redacted(api: Api, message: Message, seen: tuple[str, ...] = ()) -> Iterator[str]:
-    """Paths of the ``debug_redact`` fields below ``message``; of a list that holds one, its own."""
-    for field in message.fields.values():
-        if field.redacted:
-            yield field.name
-        elif field.message and field.message not in seen:
-            below = list(_redacted(api, api.messages[field.message], (*seen, message.name)))
-            if below and (field.repeated or field.mapped):
-                yield field.name
-            else:
-                yield from (f"{field.name}.{path}" for path in below)
 
 
 def _singular(noun: str) -> str:

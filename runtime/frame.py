@@ -189,12 +189,24 @@ def batches(values: Sequence[T]) -> Iterator[list[T]]:
 
 def described(request: Message) -> str:
     """The request in one line, without the fields that must never reach a log."""
-    redacted = REDACTED.get(request.DESCRIPTOR.name)
-    if redacted:
-        shown = type(request)()
-        shown.CopyFrom(request)
-        for path in redacted:
-            *parents, field = path.split(".")
-            functools.reduce(getattr, parents, shown).ClearField(field)
-        request = shown
-    return text_format.MessageToString(request, as_one_line=True)
+    shown = type(request)()
+    shown.CopyFrom(request)
+    _clear_secrets(shown)
+    return text_format.MessageToString(shown, as_one_line=True)
+
+
+def _clear_secrets(message: Message) -> None:
+    """Clear the secret fields of ``message`` and of all messages below it."""
+    for name in REDACTED.get(message.DESCRIPTOR.name, ()):
+        message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if not field.is_repeated:
+            _clear_secrets(value)
+        elif not field.message_type.GetOptions().map_entry:
+            for item in value:
+                _clear_secrets(item)
+        elif field.message_type.fields_by_name["value"].message_type is not None:
+            for item in value.values():
+                _clear_secrets(item)

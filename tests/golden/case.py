@@ -88,7 +88,7 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
     """What the generator makes of a laid out case: the files with their headers, or the error."""
     problems = Problems()
     try:
-        found = generate.translation(root, generate.read_api(root), Rpcs((), {}), problems)
+        found = generate.translation(root, generate.read_api(root), Rpcs(()), problems)
         problems.stop_if_any()
         assert found is not None
     except SpecError as errors:
