@@ -2,10 +2,10 @@
 
 A registry that wants to know answers 401 with a challenge. ``Basic`` is answered with name and
 password; for ``Bearer`` a token is fetched from the server that the challenge names: by POST as
-OAuth 2 where there is a secret, else (and where the server knows no POST) by GET.
+OAuth 2 where there is a secret, else (and where the server refuses that form of request) by GET.
 
-Secrets live in fields that no ``repr`` shows, and ``Credentials.hide`` takes them out of any text
-that came from outside before it reaches an error or a log.
+Secrets live in fields that no ``repr`` shows, and ``Secrets.hide`` takes them, in each form in
+which they are sent, out of any text that came from outside before it reaches an error or a log.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
-from runtime.errors import InvalidArgument
+import msgspec
+
+from runtime.documents import DocumentError, decode
+from runtime.errors import CriError, InvalidArgument, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from generated.cri import api_pb2
@@ -28,13 +32,17 @@ _ANSWERED: Final = frozenset({"basic", "bearer"})
 _CHALLENGE_FIELDS: Final = frozenset({"realm", "service", "scope", "error"})
 _CLIENT_ID: Final = "cri-containerd"
 _DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-_NO_POST: Final = frozenset({401, 404, 405})
-"""Token servers that know only GET: 405 by the specification, 404 (GCR), 401 (Artifactory)."""
+_BUSY: Final = frozenset({408, 429})
+"""Refusals that speak of the moment and not of the request; so do those of 500 and more."""
+_NOT_IMPLEMENTED: Final = 501
 
-_CHALLENGE_PART: Final = re.compile(
-    r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))|([A-Za-z][\w-]*)(?=[\s,]|$)'
-)
-"""A parameter (name, quoted or bare value) or the word that begins a challenge."""
+_NO_BREAKS: Final = dict.fromkeys(map(ord, "\r\n"))
+
+_WORD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_GAP: Final = re.compile(r"[ \t,]*")
+_EQUALS: Final = re.compile(r"[ \t]*=[ \t]*")
+_BARE: Final = re.compile(r"[^\s,]*")
+_QUOTED_PART: Final = re.compile(r'[^"\\]+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +65,31 @@ class Credentials:
             return self
         return ANONYMOUS
 
-    def hide(self, text: str) -> str:
-        """The text without the secrets."""
-        for secret in filter(None, (self.secret, self.bearer)):
-            text = text.replace(secret, "[hidden]")
-        return text
-
 
 ANONYMOUS: Final = Credentials()
+
+
+class Secrets:
+    """What no text may repeat: the credentials of a pull, and the tokens that it was given."""
+
+    def __init__(self, who: Credentials = ANONYMOUS) -> None:
+        self._forms: set[str] = set()
+        self.add(who.secret, who.bearer)
+        if who.username and who.secret:
+            self.add(basic(who).removeprefix("Basic "))
+
+    def add(self, *secrets: str) -> None:
+        """Hide these from now on, as they are and as URLs, JSON and Basic would write them."""
+        for secret in filter(None, secrets):
+            in_base64 = base64.b64encode(secret.encode()).decode()
+            in_json = json.dumps(secret)[1:-1]
+            self._forms |= {secret, quote(secret, safe=""), quote_plus(secret), in_json, in_base64}
+
+    def hide(self, text: str) -> str:
+        """The text without the secrets."""
+        for form in sorted(self._forms, key=len, reverse=True):
+            text = text.replace(form, "[hidden]")
+        return text
 
 
 def credentials(auth: api_pb2.AuthConfig) -> Credentials:
@@ -85,12 +110,18 @@ def credentials(auth: api_pb2.AuthConfig) -> Credentials:
 
 def _server_host(address: str) -> str:
     """Host and port of a server address, which may be a URL (``https://index.docker.io/v1/``)."""
-    return urlsplit(address if "://" in address else "//" + address).netloc
+    try:
+        return urlsplit(address if "://" in address else "//" + address).netloc
+    except ValueError as error:
+        raise InvalidArgument(
+            f"must be a host, HOST:PORT or a URL: {error}", field="auth.server_address"
+        ) from error
 
 
 def _decode(auth: str) -> tuple[str, str]:
+    """Name and password; line breaks are no part of base64, and encoders insert them."""
     try:
-        text = base64.b64decode(auth, validate=True).decode()
+        text = base64.b64decode(auth.translate(_NO_BREAKS), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         text = ""  # the error must not repeat what was sent
     username, colon, password = text.partition(":")
@@ -114,12 +145,55 @@ class Challenge:
 def challenges(header: str) -> list[Challenge]:
     """The challenges of ``WWW-Authenticate`` that we can answer, in its order."""
     found: list[tuple[str, dict[str, str]]] = []
-    for name, quoted, bare, scheme in _CHALLENGE_PART.findall(header):
-        if scheme:
-            found.append((scheme.lower(), {}))
-        elif found and name.lower() in _CHALLENGE_FIELDS:
-            found[-1][1][name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or bare
+    for word, value in _parts(header):
+        if value is None:
+            found.append((word.lower(), {}))
+        elif found and word.lower() in _CHALLENGE_FIELDS:
+            found[-1][1][word.lower()] = value
     return [Challenge(scheme, **fields) for scheme, fields in found if scheme in _ANSWERED]
+
+
+def _parts(header: str) -> Iterator[tuple[str, str | None]]:
+    """The words of the header, each with the value after its ``=``; None: it begins a challenge.
+
+    Every step moves on, so the time grows with the length alone, whatever a server sends.
+    """
+    place = 0
+    while place < len(header):
+        place = _end(_GAP, header, place)
+        word = _WORD.match(header, place)
+        if not word:
+            place += 1
+            continue
+        equals = _EQUALS.match(header, word.end())
+        if not equals:
+            place = word.end()
+            yield word[0], None
+        elif header[equals.end() : equals.end() + 1] == '"':
+            value, place = _quoted(header, equals.end() + 1)
+            yield word[0], value
+        else:
+            place = _end(_BARE, header, equals.end())
+            yield word[0], header[equals.end() : place]
+
+
+def _end(pattern: re.Pattern[str], header: str, place: int) -> int:
+    found = pattern.match(header, place)
+    return found.end() if found else place
+
+
+def _quoted(header: str, place: int) -> tuple[str, int]:
+    """The text up to the closing quote, and the place after it."""
+    parts = []
+    while place < len(header) and header[place] != '"':
+        if header[place] == "\\":
+            parts.append(header[place + 1 : place + 2])
+            place += 2
+        else:
+            end = _end(_QUOTED_PART, header, place)
+            parts.append(header[place:end])
+            place = end
+    return "".join(parts), place + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +202,8 @@ class TokenRequest:
 
     method: str
     url: str
-    parameters: dict[str, str] = field(repr=False)
-    """Form of a POST, query of a GET."""
+    parameters: tuple[tuple[str, str], ...] = field(repr=False)
+    """Form of a POST, query of a GET; a name may come more than once."""
     basic: str = field(default="", repr=False)
     """Value of the header ``Authorization``; empty: none."""
 
@@ -143,6 +217,10 @@ class SendTokenRequest(Protocol):
 class TokenError(Exception):
     """A token server did not give a token; the text says why, without secrets."""
 
+    def __init__(self, why: str, kind: type[CriError] = Unauthenticated) -> None:
+        super().__init__(why)
+        self.kind = kind
+
 
 def basic(credentials: Credentials) -> str:
     """The header value for name and password."""
@@ -154,55 +232,71 @@ async def fetch_token(
     challenge: Challenge, scope: str, who: Credentials, send: SendTokenRequest
 ) -> str:
     """A bearer token for the challenge; TokenError says why there is none."""
-    scopes = " ".join(dict.fromkeys(filter(None, [challenge.scope, scope])))
+    scopes = tuple(dict.fromkeys([*challenge.scope.split(), *scope.split()]))
     status = 0
     for request in token_requests(challenge, scopes, who):
         status, body = await send(request)
         if status == 200:
             return _token_of(body, challenge.realm)
-        if status not in _NO_POST:
+        if status in _BUSY or (status >= 500 and status != _NOT_IMPLEMENTED):
+            kind: type[CriError] = Unavailable
             break
-    raise TokenError(f"token server {_place(challenge.realm)} answered {status}")
+        # many servers know only GET, and refuse a POST with 400, 401, 403, 404 or 405
+        kind = Unauthenticated
+    raise TokenError(f"token server {_place(challenge.realm)} answered {status}", kind)
 
 
-def token_requests(challenge: Challenge, scopes: str, who: Credentials) -> list[TokenRequest]:
+def token_requests(
+    challenge: Challenge, scopes: Sequence[str], who: Credentials
+) -> list[TokenRequest]:
     """The requests to try, in order: OAuth with a secret first, then the older GET."""
-    named = {"service": challenge.service} if challenge.service else {}
-    scoped = {"scope": scopes} if scopes else {}
-    query = named | scoped
+    service = (("service", challenge.service),) if challenge.service else ()
+    query = (*service, *(("scope", scope) for scope in scopes))
     if not who.secret:
         return [TokenRequest("GET", challenge.realm, query)]
+    scoped = (("scope", " ".join(scopes)),) if scopes else ()
+    common = (("client_id", _CLIENT_ID), *service, *scoped)
     if not who.username:
-        form = {"grant_type": "refresh_token", "refresh_token": who.secret}
-        return [TokenRequest("POST", challenge.realm, form | {"client_id": _CLIENT_ID} | query)]
-    form = {"grant_type": "password", "username": who.username, "password": who.secret}
+        form = (("grant_type", "refresh_token"), ("refresh_token", who.secret), *common)
+        return [TokenRequest("POST", challenge.realm, form)]
+    name, password = ("username", who.username), ("password", who.secret)
+    form = (("grant_type", "password"), name, password, *common)
     return [
-        TokenRequest("POST", challenge.realm, form | {"client_id": _CLIENT_ID} | query),
+        TokenRequest("POST", challenge.realm, form),
         TokenRequest("GET", challenge.realm, query, basic(who)),
     ]
 
 
+class _TokenJson(msgspec.Struct):
+    access_token: str | None = None
+    token: str | None = None
+
+
 def _token_of(body: bytes, realm: str) -> str:
     try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = {}
-    token = answer.get("access_token") or answer.get("token") if isinstance(answer, dict) else ""
-    if not isinstance(token, str) or not token:
+        answer = decode(body, _TokenJson)
+    except DocumentError:
+        answer = _TokenJson()
+    token = answer.access_token or answer.token or ""
+    if not (token.isascii() and token.isprintable() and token):
         raise TokenError(f"token server {_place(realm)} answered without a token")
     return token
 
 
 def _place(url: str) -> str:
     """The URL without its query, which may hold secrets."""
-    return urlsplit(url)._replace(query="", fragment="").geturl()
+    return url.partition("?")[0].partition("#")[0]
 
 
 class Authorizer:
     """The ``Authorization`` of requests to one host, renewed when the host refuses it."""
 
-    def __init__(self, who: Credentials, scope: str, send: SendTokenRequest) -> None:
+    def __init__(
+        self, who: Credentials, scope: str, send: SendTokenRequest, secrets: Secrets
+    ) -> None:
+        """``secrets`` is told of the tokens that are got."""
         self._who = who
+        self._secrets = secrets
         self._scope = scope
         self._send = send
         self._lock = asyncio.Lock()
@@ -230,4 +324,6 @@ class Authorizer:
             return basic(self._who) if self._who.username else ""
         if not challenge.realm:
             return ""
-        return "Bearer " + await fetch_token(challenge, self._scope, self._who, self._send)
+        token = await fetch_token(challenge, self._scope, self._who, self._send)
+        self._secrets.add(token)
+        return f"Bearer {token}"

@@ -2,7 +2,9 @@
 
 Every request goes to the registry's hosts in their order (mirrors first) until one answers. A blob
 that breaks off is asked for again from where it broke (``Range``), at the same host as long as it
-gives bytes, then at the next. Nothing is held in memory but the piece in hand.
+gives bytes, then at the next, and last at the addresses that its descriptor names (of layers that
+their registry may not pass on), without credentials. Nothing is held in memory but the piece in
+hand.
 
 aiohttp is imported at the first pull: a server that pulls nothing neither waits nor pays for it.
 """
@@ -11,21 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
-from runtime.errors import CriError, FailedPrecondition, RegistryUnavailable, Unavailable, Unknown
+from runtime.errors import (
+    CriError,
+    FailedPrecondition,
+    NotFound,
+    RegistryUnavailable,
+    Unavailable,
+    Unknown,
+)
 from runtime.images.manifest import DOCUMENT_LIMIT, Descriptor, digest_of, sniff
 from runtime.images.progress import Activity
 from runtime.images.reference import Reference
-from runtime.images.registry.auth import Credentials
-from runtime.images.registry.host import HostClient, HostError, Visit
+from runtime.images.registry.auth import Credentials, Secrets
+from runtime.images.registry.host import HostClient, Visit, read_outside
 from runtime.images.registry.hosts import PULL, RESOLVE, RegistryHost
 from runtime.images.registry.network import network_errors, why
+from runtime.images.registry.transport import HostError, read_body
 from runtime.steps import threads
 
 if TYPE_CHECKING:
@@ -75,30 +86,49 @@ async def open_registry(
         max_line_size=_HEADER_LIMIT,
         max_field_size=_HEADER_LIMIT,
     ) as session:
-        visit = Visit(session, reference.domain, reference.path, who, activity)
-        yield Registry(reference, [HostClient(host, visit) for host in hosts], activity)
+        visit = Visit(session, reference.domain, reference.path, who, activity, Secrets(who))
+        yield Registry(reference, [HostClient(host, visit) for host in hosts], visit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a blob may be had."""
+
+    name: str
+    read: Callable[[int], AsyncGenerator[bytes, None]]
+    """Its bytes from an offset on."""
+    failed: Callable[[HostError], None]
+    """Is told of a failure."""
+    tries: int
+    """Tries in a row that give no byte."""
 
 
 class Registry:
-    """The hosts of one registry, asked in turn."""
+    """The hosts of one registry, asked in turn.
 
-    def __init__(
-        self, reference: Reference, hosts: Sequence[HostClient], activity: Activity
-    ) -> None:
+    The last one is the registry itself and is asked with patience. One before it that failed (for
+    another reason than that it lacks what was asked for) is not asked again in this pull: seven
+    layers need not find out seven times that a mirror is down.
+    """
+
+    def __init__(self, reference: Reference, hosts: Sequence[HostClient], visit: Visit) -> None:
         self._reference = reference
         self._hosts = hosts
-        self._activity = activity
+        self._visit = visit
+        self._failed: set[HostClient] = set()
 
     async def digest_of_tag(self) -> str | None:
         """The digest that the reference names now, without fetching (registries that count pulls do
         not count this); None when no host says so by HEAD."""
-        for host in self._capable(PULL if self._reference.digest else RESOLVE):
+        path = f"manifests/{self._reference.object}"
+        for host, patient in self._turns(PULL if self._reference.digest else RESOLVE):
             try:
-                async with host.open("HEAD", f"manifests/{self._reference.object}") as answer:
+                async with host.open("HEAD", path, patient=patient) as answer:
                     digest = answer.headers.get("Docker-Content-Digest")
                     return str(digest) if digest else None
-            except HostError:
-                continue
+            except HostError as error:
+                if error.kind is Unavailable:  # others may refuse HEAD alone
+                    self._failed.add(host)
         return None
 
     async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
@@ -106,9 +136,9 @@ class Registry:
         wanted = wanted or self._reference.object
         by_digest = ":" in wanted
         refusals = []
-        for host in self._capable(PULL if by_digest else RESOLVE):
+        for host, patient in self._turns(PULL if by_digest else RESOLVE):
             try:
-                async with host.open("GET", f"manifests/{wanted}") as answer:
+                async with host.open("GET", f"manifests/{wanted}", patient=patient) as answer:
                     data = await self._document(answer)
                     media_type = sniff(data, answer.headers.get("Content-Type", ""))
                 digest = digest_of(data, wanted if by_digest else "")
@@ -116,18 +146,19 @@ class Registry:
                     raise HostError(f"gave {digest} for {wanted}", Unknown)
                 return Descriptor(media_type, digest, len(data)), data
             except HostError as error:
+                self._note(host, error)
                 refusals.append(Refusal(host.name, error.why, error.kind))
         _raise(f"resolve {self._reference}" if not by_digest else f"fetch {wanted}", refusals)
 
     async def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` to its end, in pieces as they come."""
         refusals: list[Refusal] = []
-        for host in self._capable(PULL):
+        for place in self._places(descriptor):
             fruitless = 0
             while offset < descriptor.size:
                 began = offset
                 try:
-                    async with aclosing(host.read(f"blobs/{descriptor.digest}", offset)) as pieces:
+                    async with aclosing(place.read(offset)) as pieces:
                         async for piece in pieces:
                             offset += len(piece)
                             if offset > descriptor.size:
@@ -139,35 +170,58 @@ class Registry:
                         )
                 except HostError as error:
                     log.debug("blob broke off", digest=descriptor.digest, at=offset, why=error.why)
-                    refusals.append(Refusal(host.name, error.why, error.kind))
+                    refusals.append(Refusal(place.name, error.why, error.kind))
                     fruitless = 0 if offset > began else fruitless + 1
-                    if error.kind is not Unavailable or fruitless == _FRUITLESS_TRIES:
+                    if error.kind is not Unavailable or fruitless == place.tries:
+                        place.failed(error)
                         break
                     await asyncio.sleep(0.1 * 4**fruitless)
             else:
                 return
         _raise(f"fetch {descriptor.digest} of {self._reference.name}", refusals)
 
-    def _capable(self, capability: str) -> list[HostClient]:
+    def _places(self, descriptor: Descriptor) -> Iterator[_Place]:
+        """The hosts, and then the addresses that the descriptor itself names."""
+        for host, patient in self._turns(PULL):
+            read = partial(
+                self._read_from, host, f"blobs/{descriptor.digest}", descriptor.size, patient
+            )
+            tries = _FRUITLESS_TRIES if patient else 1
+            yield _Place(host.name, read, partial(self._note, host), tries)
+        for url in descriptor.urls:
+            read = partial(read_outside, self._visit, url, descriptor.size)
+            yield _Place(url.partition("?")[0], read, lambda _error: None, _FRUITLESS_TRIES)
+
+    def _read_from(
+        self, host: HostClient, path: str, size: int, patient: bool, offset: int
+    ) -> AsyncGenerator[bytes, None]:
+        return host.read(path, offset, size, patient=patient)
+
+    def _turns(self, capability: str) -> Iterator[tuple[HostClient, bool]]:
+        """The hosts to ask, and whether with patience."""
         able = [host for host in self._hosts if capability in host.host.capabilities]
         if not able:
             raise FailedPrecondition(
                 f"no host of {self._reference.domain} may {capability}: "
                 "give one this capability in hosts.toml"
             )
-        return able
+        for host in able[:-1]:
+            if host not in self._failed:
+                yield host, False
+        yield able[-1], True
+
+    def _note(self, host: HostClient, error: HostError) -> None:
+        if error.kind is not NotFound:
+            self._failed.add(host)
 
     async def _document(self, answer: aiohttp.ClientResponse) -> bytes:
-        data = bytearray()
         try:
-            async for piece in answer.content.iter_any():
-                self._activity.moved()
-                data += piece
-                if len(data) > DOCUMENT_LIMIT:
-                    raise HostError(f"manifest is larger than {DOCUMENT_LIMIT} bytes", Unknown)
+            data = await read_body(answer, DOCUMENT_LIMIT + 1, self._visit.activity)
         except network_errors() as error:
             raise HostError(why(error), Unavailable) from error
-        return bytes(data)
+        if len(data) > DOCUMENT_LIMIT:
+            raise HostError(f"manifest is larger than {DOCUMENT_LIMIT} bytes", Unknown)
+        return data
 
 
 def _raise(doing: str, refusals: Sequence[Refusal]) -> NoReturn:

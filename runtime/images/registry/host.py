@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from runtime.errors import (
     CriError,
@@ -22,17 +21,27 @@ from runtime.errors import (
 from runtime.images.manifest import INDEX_TYPES, MANIFEST_TYPES
 from runtime.images.progress import Activity
 from runtime.images.reference import DEFAULT_DOMAIN
-from runtime.images.registry.auth import Authorizer, Credentials, TokenError, TokenRequest
+from runtime.images.registry.auth import Authorizer, Credentials, Secrets, TokenError, TokenRequest
 from runtime.images.registry.hosts import RegistryHost
 from runtime.images.registry.network import (
     is_not_tls,
     network_errors,
-    proxy_for,
     registry_words,
     tls_context,
     why,
 )
+from runtime.images.registry.transport import (
+    Headers,
+    HostError,
+    Request,
+    encodes_a_part,
+    read_blob,
+    read_body,
+    released,
+    send,
+)
 from runtime.steps import threads
+from runtime.text import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -49,17 +58,14 @@ _RETRY_DELAYS: Final = {
     504: (0.5, 1.0),
 }
 """Status → seconds before each further try at the same host."""
+_WORDS_LIMIT: Final = 400
+"""Characters of a registry's refusal in an error."""
+_TOKEN_TIMEOUT: Final = 60.0
+"""Seconds."""
+_SECRET_LENGTH: Final = 6
+"""Characters of a configured header's value from which on it is taken for a secret."""
 _RETRY_AFTER_LIMIT: Final = 30.0
 """Seconds; a server that wants a longer pause is left to the kubelet's back-off."""
-
-
-class HostError(Exception):
-    """One host failed; carried to the loop over the hosts."""
-
-    def __init__(self, why: str, kind: type[CriError]) -> None:
-        super().__init__(why)
-        self.why = why
-        self.kind = kind
 
 
 _KIND_OF_STATUS: Final[Mapping[int, type[CriError]]] = {
@@ -86,6 +92,7 @@ class Visit:
     repository: str
     who: Credentials
     activity: Activity
+    secrets: Secrets
 
 
 class HostClient:
@@ -98,7 +105,10 @@ class HostClient:
         self._tls_lock = asyncio.Lock()
         name = DEFAULT_DOMAIN if host.stands_for(DEFAULT_DOMAIN) else host.host
         scope = f"repository:{visit.repository}:pull"
-        self._authorizer = Authorizer(visit.who.for_host(name), scope, self._send_token_request)
+        visit.secrets.add(*(value for _, value in host.headers if len(value) >= _SECRET_LENGTH))
+        self._authorizer = Authorizer(
+            visit.who.for_host(name), scope, self._send_token_request, visit.secrets
+        )
 
     @property
     def name(self) -> str:
@@ -106,38 +116,40 @@ class HostClient:
 
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, headers: Headers = (), *, patient: bool = True
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The good answer (200 or 206) to a request; HostError says why there is none."""
-        async with self._visit.activity.request():
-            answer = await self._persist(method, path, headers or {})
-            try:
-                yield answer
-            finally:
-                answer.release()  # a connection with unread bytes is closed
+        """The good answer (200 or 206) to a request; HostError says why there is none.
 
-    async def read(self, path: str, offset: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of ``path`` from ``offset`` on."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self.open("GET", path, headers) as answer:
-            skip = 0 if answer.status == 206 or not offset else offset
-            try:
-                async for piece in answer.content.iter_any():
-                    self._visit.activity.moved()
-                    if skip:  # a server without Range sends everything again
-                        piece, skip = piece[skip:], max(0, skip - len(piece))
-                    if piece:
-                        yield piece
-            except network_errors() as error:
-                raise HostError(why(error), Unavailable) from error
+        A ``patient`` request waits for a host that is busy, as no other can be asked instead.
+        """
+        async with (
+            self._visit.activity.request(),
+            released(await self._persist(method, path, headers, patient)) as answer,
+        ):
+            yield answer
+
+    async def read(
+        self, path: str, offset: int, size: int, *, patient: bool = True
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of the blob at ``path``, which has ``size``, from ``offset`` on."""
+        ranges = [("Range", f"bytes={offset}-")] if offset else []
+        async with self.open("GET", path, ranges, patient=patient) as answer:
+            encoded = encodes_a_part(answer, size - offset)
+            if not encoded:
+                async for piece in read_blob(answer, offset, size, self._visit.activity):
+                    yield piece
+        if encoded:  # only the whole can be decoded
+            async with self.open("GET", path, patient=patient) as answer:
+                async for piece in read_blob(answer, offset, size, self._visit.activity):
+                    yield piece
 
     async def _persist(
-        self, method: str, path: str, headers: Mapping[str, str]
+        self, method: str, path: str, headers: Headers, patient: bool
     ) -> aiohttp.ClientResponse:
         tries: dict[int, int] = {}
         while True:
             used = self._authorizer.value
-            answer = await self._send(method, path, {"Authorization": used, **headers})
+            answer = await self._send(method, path, headers, used)
             if answer.status in (200, 206):
                 return answer
             challenge = ", ".join(answer.headers.getall("WWW-Authenticate", []))
@@ -148,7 +160,7 @@ class HostClient:
                 if await self._renew(used, challenge):
                     continue
             delay = _delay(answer.status, tries.get(answer.status, 0), pause)
-            if delay is None:
+            if delay is None or not patient:
                 raise error
             tries[answer.status] = tries.get(answer.status, 0) + 1
             await asyncio.sleep(delay)
@@ -157,74 +169,81 @@ class HostClient:
         try:
             return await self._authorizer.renew(used, challenge)
         except TokenError as error:
-            raise HostError(self._visit.who.hide(str(error)), Unauthenticated) from error
+            raise HostError(self._visit.secrets.hide(str(error)), error.kind) from error
 
     async def _send(
-        self, method: str, path: str, headers: Mapping[str, str]
+        self, method: str, path: str, headers: Headers, authorization: str
     ) -> aiohttp.ClientResponse:
         """One request, whatever it is answered; by plain HTTP where TLS is not spoken."""
-        import aiohttp
-
         url = f"{self.host.base}/{self._visit.repository}/{path}"
         if not self.host.stands_for(self._visit.domain):
             url += "?" + urlencode({"ns": self._visit.domain})
+        request = Request(
+            method,
+            url,
+            headers=[("Accept", _ACCEPT), *headers],
+            private=self._private(authorization),
+            tls=await self._tls_context(),
+            dial_timeout=self.host.dial_timeout,
+        )
         try:
-            return await self._visit.session.request(
-                method,
-                url,
-                headers=self._headers_of({"Accept": _ACCEPT, **headers}),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.host.dial_timeout),
-                ssl=await self._tls_context(),
-                proxy=proxy_for(url, os.environ),
-            )
+            return await send(self._visit.session, request)
         except network_errors() as error:
             if self.host.plain_fallback and is_not_tls(error):
                 self.host = replace(self.host, scheme="http", plain_fallback=False)
-                return await self._send(method, path, headers)
-            raise HostError(why(error), Unavailable) from error
+                return await self._send(method, path, headers, authorization)
+            raise HostError(self._visit.secrets.hide(why(error)), Unavailable) from error
+        except ValueError as error:
+            why_not = self._visit.secrets.hide(f"cannot be asked: {error}")
+            raise HostError(one_line(why_not, _WORDS_LIMIT), Unknown) from error
 
-    def _headers_of(self, ours: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Those of hosts.toml and ours; where both name one, ours is sent if it has a value."""
-        sent = {name.lower() for name, value in ours.items() if value}
-        configured = [
-            (name, value) for name, value in self.host.headers if name.lower() not in sent
-        ]
-        return configured + [(name, value) for name, value in ours.items() if value]
+    def _private(self, authorization: str) -> list[tuple[str, str]]:
+        """What only this host sees: its headers of hosts.toml, and who pulls.
+
+        ``Authorization`` of hosts.toml is sent as long as we have none of our own.
+        """
+        replaced = {"accept", "range"} | ({"authorization"} if authorization else set())
+        configured = [(k, v) for k, v in self.host.headers if k.lower() not in replaced]
+        return configured + ([("Authorization", authorization)] if authorization else [])
 
     async def _send_token_request(self, request: TokenRequest) -> tuple[int, bytes]:
-        import aiohttp
-
         form = request.method == "POST"
+        query = "" if form else urlencode(request.parameters)
+        mark = "&" if "?" in request.url else "?"
+        sent = Request(
+            request.method,
+            f"{request.url}{mark}{query}" if query else request.url,
+            private=self._private(request.basic),
+            form=request.parameters if form else None,
+            tls=await self._tls_context(),
+            dial_timeout=self.host.dial_timeout,
+            total_timeout=_TOKEN_TIMEOUT,
+        )
         try:
-            async with self._visit.session.request(
-                request.method,
-                request.url,
-                params=None if form else request.parameters,
-                data=request.parameters if form else None,
-                headers={"Authorization": request.basic} if request.basic else None,
-                timeout=aiohttp.ClientTimeout(total=60, sock_connect=self.host.dial_timeout),
-                ssl=await self._tls_context(),
-                proxy=proxy_for(request.url, os.environ),
-            ) as answer:
-                body = await answer.content.read(_BODY_LIMIT)
-                return answer.status, body
+            async with released(await send(self._visit.session, sent)) as answer:
+                return answer.status, await read_body(answer, _BODY_LIMIT)
         except network_errors() as error:
-            place = urlsplit(request.url).netloc
+            place = request.url.partition("?")[0]
             raise HostError(f"token server {place}: {why(error)}", Unavailable) from error
+        except HostError as error:
+            raise TokenError(f"token server {request.url.partition('?')[0]} {error.why}") from error
         except ValueError as error:  # a realm that is no URL
             raise TokenError(f"challenge names {request.url!r} as token server") from error
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> HostError:
         """The error for an answer that is not good, with the registry's own words."""
         try:
-            body = await answer.content.read(_BODY_LIMIT)
+            words = registry_words(await read_body(answer, _BODY_LIMIT))
+        except HostError:
+            words = ""
         except network_errors():
-            body = b""
+            words = ""
         finally:
             answer.close()
-        words = self._visit.who.hide(registry_words(body))
         status = f"{answer.status} {answer.reason or ''}".rstrip()
-        return HostError(f"{status}: {words}" if words else status, kind_of_status(answer.status))
+        # hidden first, then cut: the beginning of a secret is one, too
+        said = self._visit.secrets.hide(f"{status}: {words}" if words else status)
+        return HostError(one_line(said, _WORDS_LIMIT), kind_of_status(answer.status))
 
     async def _tls_context(self) -> ssl.SSLContext | bool:
         if self.host.scheme != "https":
@@ -240,10 +259,37 @@ class HostClient:
             return self._tls
 
 
+async def read_outside(
+    visit: Visit, url: str, size: int, offset: int
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of a blob from ``offset`` on, from an address that its descriptor names.
+
+    Whoever made the image chose the address: it gets no credentials and no configured header, and
+    what it gives is good only if it has the digest.
+    """
+    ranges = [("Range", f"bytes={offset}-")] if offset else []
+    async with visit.activity.request():
+        try:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(url)
+            answer = await send(visit.session, Request("GET", url, headers=ranges))
+        except network_errors() as error:
+            raise HostError(why(error), Unavailable) from error
+        except ValueError as error:
+            raise HostError("is no http or https URL", Unknown) from error
+        async with released(answer):
+            if answer.status not in (200, 206) or encodes_a_part(answer, size - offset):
+                status = one_line(f"{answer.status} {answer.reason or ''}".rstrip(), _WORDS_LIMIT)
+                raise HostError(status, kind_of_status(answer.status))
+            async for piece in read_blob(answer, offset, size, visit.activity):
+                yield piece
+
+
 def _delay(status: int, tried: int, retry_after: str) -> float | None:
     """Seconds to wait before the next try at the same host; None: there is none."""
     delays = _RETRY_DELAYS.get(status, ())
     if tried >= len(delays):
         return None
-    asked = float(retry_after) if retry_after.isdigit() else 0.0
+    known = retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
+    asked = float(retry_after) if known else 0.0
     return None if asked > _RETRY_AFTER_LIMIT else max(delays[tried], asked)

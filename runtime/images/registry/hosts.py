@@ -167,12 +167,13 @@ def _tls_first(host: RegistryHost) -> RegistryHost:
 
 
 def _with_certificate_files(host: RegistryHost, directory: Path) -> RegistryHost:
-    """Docker's layout: ``*.crt`` are authorities, ``*.cert`` with ``*.key`` client pairs."""
+    """Docker's layout: ``*.crt`` are authorities, ``*.cert`` with ``*.key`` client pairs; without
+    a key beside it, a certificate's file holds its key."""
     authorities = tuple(sorted(directory.glob("*.crt")))
-    pairs = tuple((cert, cert.with_suffix(".key")) for cert in sorted(directory.glob("*.cert")))
-    for cert, key in pairs:
-        if not key.exists():
-            raise FailedPrecondition(f"{cert} has no key beside it: put it at {key}")
+    pairs = tuple(
+        (cert, key if (key := cert.with_suffix(".key")).exists() else None)
+        for cert in sorted(directory.glob("*.cert"))
+    )
     return replace(host, ca=authorities, client=pairs)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import ssl
 from collections.abc import Mapping
-from typing import Final
 from urllib.parse import urlsplit
 
-from runtime.images.registry.hosts import RegistryHost, is_localhost
+import msgspec
 
-_MESSAGE_LIMIT: Final = 300
-"""Characters of a registry's own words in an error."""
+from runtime.documents import DocumentError, decode
+from runtime.images.registry.hosts import RegistryHost, is_localhost
 
 
 def tls_context(host: RegistryHost) -> ssl.SSLContext:
@@ -31,16 +29,23 @@ def tls_context(host: RegistryHost) -> ssl.SSLContext:
     return context
 
 
+class _WordsJson(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _RefusalJson(msgspec.Struct):
+    errors: list[_WordsJson] | None = None
+
+
 def registry_words(body: bytes) -> str:
-    """What a registry says of its refusal (``errors`` of the distribution API), one short line."""
+    """What a registry says of its refusal (``errors`` of the distribution API), in one line."""
     try:
-        errors = json.loads(body)["errors"]
-        words = "; ".join(
-            ": ".join(filter(None, (e.get("code"), e.get("message")))) for e in errors
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        errors = decode(body, _RefusalJson).errors or ()
+    except DocumentError:
         return ""
-    return " ".join(words.split())[:_MESSAGE_LIMIT]
+    words = (": ".join(filter(None, (error.code, error.message))) for error in errors)
+    return " ".join("; ".join(words).split())
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
@@ -100,7 +105,7 @@ def why(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return error.message or f"answered {error.status}"
     if isinstance(error, aiohttp.InvalidURL):
-        return "redirected to something that is no URL"
+        return "its address is no URL"
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 
 from generated.cri import api_pb2
-from runtime.errors import InvalidArgument
+from runtime.errors import CriError, InvalidArgument, Unauthenticated, Unavailable
 from runtime.images.registry.auth import (
     ANONYMOUS,
     Authorizer,
     Challenge,
     Credentials,
+    Secrets,
     TokenError,
     TokenRequest,
     challenges,
@@ -32,6 +34,7 @@ BEARER = Challenge(
         ({}, ANONYMOUS),
         ({"username": "u", "password": "p"}, Credentials("u", "p")),
         ({"auth": AUTH}, Credentials("me", "pass:word")),
+        ({"auth": AUTH[:5] + "\r\n" + AUTH[5:] + "\n"}, Credentials("me", "pass:word")),
         ({"identity_token": "i"}, Credentials(secret="i")),
         ({"username": "u", "password": "p", "identity_token": "i"}, Credentials("u", "p")),
         ({"registry_token": "r", "username": "u"}, Credentials(bearer="r")),
@@ -66,10 +69,19 @@ def test_only_the_named_server_sees_them() -> None:
 
 def test_secrets_are_never_shown() -> None:
     who = Credentials("u", "hunter2", bearer="tok")
-    shown = repr(who) + repr(TokenRequest("POST", "https://a", {"password": "hunter2"}, "tok"))
+    shown = repr(who) + repr(TokenRequest("POST", "https://a", (("password", "hunter2"),), "tok"))
     assert "hunter2" not in shown
     assert "tok" not in shown
-    assert who.hide("bad password hunter2") == "bad password [hidden]"
+
+
+def test_secrets_are_hidden_in_every_form_in_which_they_are_sent() -> None:
+    secrets = Secrets(Credentials("bob", 'SE KRET"PW', bearer="tok"))
+    secrets.add("fetched-token")
+    pair = base64.b64encode(b'bob:SE KRET"PW').decode()
+    for said in ('SE KRET"PW', "SE%20KRET%22PW", "SE+KRET%22PW", r"SE KRET\"PW", pair, "tok"):
+        assert secrets.hide(f"you sent {said}!") == "you sent [hidden]!"
+    assert secrets.hide("Bearer fetched-token") == "Bearer [hidden]"
+    assert Secrets().hide("nothing to hide") == "nothing to hide"
 
 
 @pytest.mark.parametrize(
@@ -87,10 +99,59 @@ def test_secrets_are_never_shown() -> None:
         ("Negotiate", []),
         ("", []),
         ("Basic", [Challenge("basic")]),
+        ("Negotiate abc==, Basic", [Challenge("basic")]),
+        (r'Basic realm="a \"b\" \\"', [Challenge("basic", 'a "b" \\')]),
+        ('Basic realm="never closed', [Challenge("basic", "never closed")]),
+        ('Basic realm="ends \\', [Challenge("basic", "ends ")]),
+        ("é Basic ( ) realm = x", [Challenge("basic", "x")]),
     ],
 )
 def test_challenges_are_read(header: str, found: list[Challenge]) -> None:
     assert challenges(header) == found
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "a" * 30_000 + "!",
+        "a=" * 15_000,
+        '="' * 15_000,
+        "a " * 15_000,
+        'a="' + "\\" * 30_000,
+        '"' * 30_000,
+    ],
+    ids=["word", "equals", "quotes", "words", "escapes", "marks"],
+)
+def test_reading_a_long_header_takes_no_longer_than_its_length(header: str) -> None:
+    began = time.perf_counter()
+    challenges(header)
+    assert time.perf_counter() - began < 0.5
+
+
+async def test_several_scopes_are_asked_for_one_by_one() -> None:
+    challenge = Challenge("bearer", "https://a", scope="repository:a:pull repository:b:pull")
+    server = TokenServer((200, b'{"token": "t"}'), (400, b""), (200, b'{"token": "t"}'))
+    await fetch_token(challenge, "repository:a:pull", ANONYMOUS, server)
+    await fetch_token(challenge, "repository:a:pull", Credentials("u", "p"), server)
+    by_get = (("scope", "repository:a:pull"), ("scope", "repository:b:pull"))
+    assert server.requests[0].parameters == server.requests[2].parameters == by_get
+    assert named(server.requests[1], "scope") == "repository:a:pull repository:b:pull"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, Unauthenticated), (400, Unauthenticated), (429, Unavailable), (503, Unavailable)],
+)
+async def test_a_busy_token_server_is_no_refusal(status: int, kind: type[CriError]) -> None:
+    with pytest.raises(TokenError) as failed:
+        await fetch_token(BEARER, "", ANONYMOUS, TokenServer((status, b"")))
+    assert failed.value.kind is kind
+
+
+def test_server_address_that_is_none_names_its_field() -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        credentials(api_pb2.AuthConfig(identity_token="i", server_address="https://["))
+    assert refused.value.field == "auth.server_address"
 
 
 class TokenServer:
@@ -105,12 +166,18 @@ class TokenServer:
         return self.answers.pop(0)
 
 
+def named(request: TokenRequest, name: str) -> str:
+    """The one value of a parameter."""
+    (value,) = (value for key, value in request.parameters if key == name)
+    return value
+
+
 async def test_nobody_asks_by_get() -> None:
     server = TokenServer((200, b'{"token": "t"}'))
     assert await fetch_token(BEARER, "repository:a:pull", ANONYMOUS, server) == "t"
     (request,) = server.requests
     assert (request.method, request.basic) == ("GET", "")
-    assert request.parameters == {"service": "reg", "scope": "repository:a:pull"}
+    assert request.parameters == (("service", "reg"), ("scope", "repository:a:pull"))
 
 
 async def test_password_goes_by_oauth() -> None:
@@ -118,11 +185,11 @@ async def test_password_goes_by_oauth() -> None:
     assert await fetch_token(BEARER, "", Credentials("u", "p"), server) == "t"
     (request,) = server.requests
     assert request.method == "POST"
-    assert request.parameters["grant_type"] == "password"
-    assert request.parameters["password"] == "p"
+    assert named(request, "grant_type") == "password"
+    assert named(request, "password") == "p"
 
 
-@pytest.mark.parametrize("status", [401, 404, 405])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501])
 async def test_server_without_post_is_asked_by_get(status: int) -> None:
     server = TokenServer((status, b""), (200, b'{"token": "t"}'))
     assert await fetch_token(BEARER, "", Credentials("u", "p"), server) == "t"
@@ -133,8 +200,8 @@ async def test_server_without_post_is_asked_by_get(status: int) -> None:
 async def test_identity_token_refreshes() -> None:
     server = TokenServer((200, b'{"access_token": "t"}'))
     await fetch_token(BEARER, "", Credentials(secret="identity"), server)
-    assert server.requests[0].parameters["grant_type"] == "refresh_token"
-    assert server.requests[0].parameters["refresh_token"] == "identity"
+    assert named(server.requests[0], "grant_type") == "refresh_token"
+    assert named(server.requests[0], "refresh_token") == "identity"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +211,9 @@ async def test_identity_token_refreshes() -> None:
         ((200, b"{}"), "answered without a token"),
         ((200, b"<html>"), "answered without a token"),
         ((200, b"[]"), "answered without a token"),
+        ((200, b'{"token": 5}'), "answered without a token"),
+        ((200, b'{"token": "a\\nb"}'), "answered without a token"),
+        ((200, b"[" * 60_000), "answered without a token"),
     ],
 )
 async def test_no_token_says_why(answer: tuple[int, bytes], reason: str) -> None:
@@ -153,7 +223,7 @@ async def test_no_token_says_why(answer: tuple[int, bytes], reason: str) -> None
 
 async def test_renewal_happens_once_for_requests_side_by_side() -> None:
     server = TokenServer((200, b'{"token": "t"}'))
-    authorizer = Authorizer(ANONYMOUS, "", server)
+    authorizer = Authorizer(ANONYMOUS, "", server, Secrets())
     challenge = 'Bearer realm="https://a"'
     assert await authorizer.renew("", challenge)
     assert await authorizer.renew("", challenge)
@@ -162,12 +232,12 @@ async def test_renewal_happens_once_for_requests_side_by_side() -> None:
 
 
 async def test_refused_password_is_not_tried_again() -> None:
-    authorizer = Authorizer(Credentials("u", "p"), "", TokenServer())
+    authorizer = Authorizer(Credentials("u", "p"), "", TokenServer(), Secrets())
     assert await authorizer.renew("", 'Basic realm="r"')
     assert not await authorizer.renew(authorizer.value, 'Basic realm="r"')
 
 
 async def test_registry_token_is_sent_as_it_is() -> None:
-    authorizer = Authorizer(Credentials(bearer="r"), "", TokenServer())
+    authorizer = Authorizer(Credentials(bearer="r"), "", TokenServer(), Secrets())
     assert authorizer.value == "Bearer r"
     assert not await authorizer.renew("Bearer r", 'Bearer realm="https://a"')

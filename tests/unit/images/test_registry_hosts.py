@@ -114,6 +114,14 @@ def test_certificate_files_without_hosts_toml(tmp_path: Path) -> None:
     assert host.client == ((directory / "b.cert", directory / "b.key"),)
 
 
+def test_certificate_file_that_holds_its_key(tmp_path: Path) -> None:
+    directory = tmp_path / "quay.io"
+    directory.mkdir()
+    (directory / "both.cert").write_text("")
+    (host,) = hosts_for("quay.io", str(tmp_path))
+    assert host.client == ((directory / "both.cert", None),)
+
+
 def test_http_with_tls_settings_tries_tls_first(tmp_path: Path) -> None:
     write(tmp_path, "r", 'server = "http://r:5000"\nskip_verify = true')
     (host,) = hosts_for("r", str(tmp_path))

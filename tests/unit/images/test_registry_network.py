@@ -42,6 +42,10 @@ def test_proxy_as_go_reads_it(url: str, no_proxy: str, proxy: str | None) -> Non
         (b"<html>", ""),
         (b'{"errors": "x"}', ""),
         (b"[]", ""),
+        (b"[" * 60_000, ""),
+        (b'{"errors": [{"code": 5}]}', ""),
+        (b'{"errors": null}', ""),
+        (b'{"errors": [{"message": "trouv\xe9 \\ud800"}]}', "trouv\ufffd \ufffd"),
     ],
 )
 def test_words_of_a_registry(body: bytes, words: str) -> None:
