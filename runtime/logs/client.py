@@ -4,7 +4,8 @@ At most one keeper lives per state directory: it holds ``log-keeper.lock`` (floc
 lives, and listens on a socket that was bound by whoever started it, so there is no moment when it
 lives and cannot be reached.  What a crashed keeper had open is opened again at once by its
 successor: the shims hold both ends of every FIFO, so only a container that fills its pipe within
-those milliseconds waits, and nothing is lost but text that had been read and not yet written.
+those milliseconds waits, and nothing is lost but what the keeper had in hand: at most the one batch
+(64 KiB, of one stream) that it had read and not yet written, and unfinished lines.
 A keeper of another build (an upgraded server starts beside it) is asked to retire and succeeded in
 the same way.
 """
@@ -15,8 +16,6 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
-import itertools
-import json
 import os
 import socket
 import subprocess
@@ -29,16 +28,25 @@ from typing import Any
 
 import structlog
 
-from runtime.errors import CriError, NotFound, Unavailable, Unknown
+from runtime.errors import CriError, Unavailable
+from runtime.logs.connection import ANSWER_SECONDS, Connection, attached
 from runtime.logs.format import DEFAULT_LINE_LIMIT
+from runtime.steps.watched import ended, watched
 
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 10.0
 """How long a keeper may take to answer before a call that needs it fails."""
 
-_LINE_BYTES = 64 << 20
-"""The longest answer: a list of every container of a node."""
+_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2097152", "MALLOC_MMAP_THRESHOLD_": "2097152"}
+"""Lets glibc keep the memory of one batch for the next instead of handing it back to the kernel and
+faulting it in again: a quarter less CPU time for each byte, for 1 MB more of resident memory."""
+
+_RESTORE_PAUSE = 1.0
+"""Seconds between the tries to replace a keeper that is gone."""
+
+_RETIRE_SECONDS = 5.0
+"""How long a keeper of another build may take to flush; it ends by itself before."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
@@ -54,6 +62,35 @@ class Fifos:
     stdin: str | None
     stdout: str | None
     stderr: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOutput:
+    """A container's output as it was asked to be kept: what a new keeper is told again."""
+
+    container_id: str
+    fifos: Fifos
+    tty: bool
+    log_path: str | None
+    line_limit: int
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> KeptOutput:
+        """Read the request by which an earlier server opened it."""
+        fifos = Fifos(request["stdin"], request["stdout"], request["stderr"])
+        return cls(request["id"], fifos, request["tty"], request["log"], request["limit"])
+
+    def request(self) -> dict[str, Any]:
+        """Return the fields of the keeper's ``open``."""
+        return {
+            "id": self.container_id,
+            "stdin": self.fifos.stdin,
+            "stdout": self.fifos.stdout,
+            "stderr": self.fifos.stderr,
+            "tty": self.tty,
+            "log": self.log_path,
+            "limit": self.line_limit,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +117,11 @@ class LogKeeper:
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
         self._build = build_of_keeper()
-        self._opened: dict[str, dict[str, Any]] = {}
-        self._connection: _Connection | None = None
+        self._opened: dict[str, KeptOutput] = {}
+        self._connection: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connecting = asyncio.Lock()
         self._restoring: asyncio.Task[None] | None = None
-        self._closed = False
         self.pid = 0
 
     @classmethod
@@ -94,15 +130,12 @@ class LogKeeper:
         os.makedirs(state_dir, 0o700, exist_ok=True)
         keeper = cls(state_dir)
         await keeper._connected()
+        keeper._restoring = watched("log keeper", keeper._replace_when_gone)
         return keeper
 
     async def aclose(self) -> None:
         """Leave the keeper to itself: it goes on draining what it holds."""
-        self._closed = True
-        if self._restoring is not None:
-            self._restoring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._restoring
+        await ended(self._restoring)
         if self._connection is not None:
             await self._connection.aclose()
 
@@ -122,17 +155,9 @@ class LogKeeper:
         A log file that cannot be opened fails the call, except when ``tolerant`` (recovery of a
         running container): then its output is drained, counted as lost, and the file tried again.
         """
-        request = {
-            "id": container_id,
-            "stdin": fifos.stdin,
-            "stdout": fifos.stdout,
-            "stderr": fifos.stderr,
-            "tty": tty,
-            "log": log_path,
-            "limit": line_limit,
-        }
-        facts = await self._call("open", **request, tolerant=tolerant)
-        self._opened[container_id] = request
+        output = KeptOutput(container_id, fifos, tty, log_path, line_limit)
+        facts = await self._call("open", **output.request(), tolerant=tolerant)
+        self._opened[container_id] = output
         return KeptContainer.from_facts(facts)
 
     async def reopen(self, container_id: str) -> None:
@@ -145,7 +170,7 @@ class LogKeeper:
         A process that outlives its container's init and holds its output delays this for as long
         as it lives.
         """
-        await self._call("drained", id=container_id)
+        await self._call("drained", within=None, id=container_id)
 
     async def close(self, container_id: str) -> None:
         """Take what the FIFOs still hold, then forget the container.  Repeatable."""
@@ -168,27 +193,9 @@ class LogKeeper:
         caller itself.
         """
         await self._connected()
-        reader, writer = await asyncio.open_unix_connection(self._socket_path)
-        try:
-            request = {"id": container_id, "stdout": stdout, "stderr": stderr}
-            writer.write(_line(seq=0, op="attach", **request))
-            answer = await reader.readline()
-            if not answer:
-                raise Unavailable(f"the log keeper is gone; {self._hint}")
-            _facts(json.loads(answer))
-            yield self._live_output(reader)
-        finally:
-            writer.close()
-
-    async def _live_output(self, reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, bytes]]:
-        try:
-            while stream := (await reader.readexactly(1))[0]:
-                size = int.from_bytes(await reader.readexactly(4), "big")
-                yield ("stdout", "stderr")[stream - 1], await reader.readexactly(size)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise Unavailable(
-                f"cut off from the output: too far behind it, or the log keeper ended; {self._hint}"
-            ) from error
+        fields = {"id": container_id, "stdout": stdout, "stderr": stderr}
+        async with attached(self._socket_path, self._hint, **fields) as output:
+            yield output
 
     @property
     def _socket_path(self) -> str:
@@ -198,19 +205,21 @@ class LogKeeper:
     def _hint(self) -> str:
         return f"{self._state_dir}/log-keeper.log may say why"
 
-    async def _call(self, operation: str, **fields: Any) -> dict[str, Any]:
+    async def _call(
+        self, operation: str, *, within: float | None = ANSWER_SECONDS, **fields: Any
+    ) -> dict[str, Any]:
         """Ask, and ask the successor when the keeper dies before it answers: all is repeatable."""
         for _ in range(4):
             connection = await self._connected()
             try:
-                return await connection.call(operation, **fields)
+                return await connection.call(operation, within=within, **fields)
             except ConnectionError:
                 continue
         raise Unavailable(
             f"the log keeper died again and again; see {self._state_dir}/log-keeper.log"
         )
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> Connection:
         async with self._connecting:
             if self._connection is None or self._connection.receiving.done():
                 first = self._connection is None
@@ -219,21 +228,20 @@ class LogKeeper:
                     await self._learn(self._connection)
                 else:
                     log.warning("log keeper replaced", pid=self.pid, containers=len(self._opened))
-                self._connection.receiving.add_done_callback(self._restore)
             return self._connection
 
-    def _restore(self, _: asyncio.Task[None]) -> None:
-        """Replace a keeper that died, without waiting for somebody to need it."""
-        if not self._closed:
-            self._restoring = asyncio.create_task(self._restore_now())
+    async def _replace_when_gone(self) -> None:
+        """Replace each keeper that dies at once: until then, containers fill their pipes."""
+        while True:
+            try:
+                connection = await self._connected()
+            except CriError as error:
+                log.error("log keeper lost", error=str(error))
+                await asyncio.sleep(_RESTORE_PAUSE)
+            else:
+                await asyncio.wait({connection.receiving})
 
-    async def _restore_now(self) -> None:
-        try:
-            await self._connected()
-        except CriError as error:
-            log.error("log keeper lost", error=str(error))
-
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         deadline = time.monotonic() + START_SECONDS
         pause = 0.01
         while time.monotonic() < deadline:
@@ -249,15 +257,15 @@ class LogKeeper:
             pause = min(pause * 2, 1.0)
         raise Unavailable(f"the log keeper does not answer; {self._hint}")
 
-    async def _greet(self) -> _Connection | None:
+    async def _greet(self) -> Connection | None:
         """Return a connection to a keeper of this build that has all open, or None: try again."""
-        connection = await _Connection.open(self._socket_path)
+        connection = await Connection.open(self._socket_path)
         try:
             hello = await connection.call("hello")
             if hello["build"] != self._build:
                 await self._learn(connection)
                 log.info("log keeper of another build retires", pid=hello["pid"])
-                await connection.call("retire")
+                await connection.call("retire", within=_RETIRE_SECONDS)
                 await connection.aclose()
                 return None
             self.pid = hello["pid"]
@@ -267,22 +275,27 @@ class LogKeeper:
             raise
         return connection
 
-    async def _learn(self, connection: _Connection) -> None:
+    async def _learn(self, connection: Connection) -> None:
         """Know what an earlier server opened, so that it is opened again should the keeper die."""
         held = await connection.call("list")
-        self._opened = {name: facts["request"] for name, facts in held.items()} | self._opened
+        learned = {name: KeptOutput.of(facts["request"]) for name, facts in held.items()}
+        self._opened = learned | self._opened
 
-    async def _open_again(self, connection: _Connection) -> None:
-        for request in self._opened.values():
+    async def _open_again(self, connection: Connection) -> None:
+        """Open everything that is open, also what is opened or closed meanwhile."""
+        for container_id in list(self._opened):
+            output = self._opened.get(container_id)
+            if output is None:
+                continue
             try:
-                await connection.call("open", **{**request, "tolerant": True})
+                await connection.call("open", **output.request(), tolerant=True)
             except CriError as error:
-                log.error("output not drained", container=request["id"], error=str(error))
+                log.error("output not drained", container=container_id, error=str(error))
 
     def _start_if_none(self) -> None:
         if self._process is not None:
             self._process.poll()  # reaps it
-        lock = os.open(f"{self._state_dir}/log-keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = _private(f"{self._state_dir}/log-keeper.lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # one lives
@@ -299,12 +312,12 @@ class LogKeeper:
             os.unlink(self._socket_path)
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
-            open(f"{self._state_dir}/log-keeper.log", "ab") as complaints,
+            open(_private(f"{self._state_dir}/log-keeper.log"), "ab") as complaints,
         ):
             listener.bind(self._socket_path)
             os.chmod(self._socket_path, 0o600)
             listener.listen(64)
-            arguments = [str(listener.fileno()), self._build, self._state_dir]
+            arguments = [str(listener.fileno()), str(lock), self._build, self._state_dir]
             program = _PROGRAM.format(root=str(_PACKAGE_ROOT))
             return subprocess.Popen(
                 # no site (-S), no environment (-I): that halves the imports of an interpreter
@@ -315,82 +328,15 @@ class LogKeeper:
                 pass_fds=(listener.fileno(), lock),
                 start_new_session=True,
                 cwd="/",
-                env={name: os.environ[name] for name in ("TZ",) if name in os.environ},
+                env=_ENVIRONMENT | {key: os.environ[key] for key in ("TZ",) if key in os.environ},
             )
 
 
-class _Connection:
-    """Requests and answers over one socket, matched by number."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.receiving = asyncio.create_task(self._receive())
-        """Ends with the connection."""
-
-    @classmethod
-    async def open(cls, path: str) -> _Connection:
-        return cls(*await asyncio.open_unix_connection(path, limit=_LINE_BYTES))
-
-    async def call(self, operation: str, **fields: Any) -> dict[str, Any]:
-        """Return the facts of the answer; ConnectionError when the keeper is gone before it."""
-        if self.receiving.done():
-            raise ConnectionResetError("the log keeper is gone")
-        number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        try:
-            self._writer.write(_line(seq=number, op=operation, **fields))
-            reply = await answer
-        finally:
-            del self._waiting[number]
-        return _facts(reply)
-
-    async def aclose(self) -> None:
-        self.receiving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.receiving
-
-    async def _receive(self) -> None:
-        try:
-            while line := await self._reader.readline():
-                reply = json.loads(line)
-                if reply["seq"] is None:
-                    _tell(reply)
-                    continue
-                waiting = self._waiting.get(reply["seq"])
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(reply)
-        except ConnectionError:
-            return
-        finally:
-            self._writer.close()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(ConnectionResetError("the log keeper is gone"))
-
-
-def _tell(news: Mapping[str, Any]) -> None:
-    """Log what the keeper says of a container's log file by itself."""
-    if news["problem"]:
-        log.error("container log", container=news["id"], problem=news["problem"])
-    else:
-        log.info("container log is written again", container=news["id"], bytes_lost=news["lost"])
-
-
-def _line(**request: Any) -> bytes:
-    return json.dumps(request).encode() + b"\n"
-
-
-def _facts(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of an answer; a refusal is raised."""
-    if "error" in reply:
-        kind = NotFound if reply["kind"] == "not-found" else Unknown
-        raise kind(reply["error"])
-    facts: dict[str, Any] = reply["ok"]
-    return facts
+def _private(path: str) -> int:
+    """Open a file of the keeper that nobody but root may read, lock or fill."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)  # an earlier version made it readable
+    return descriptor
 
 
 def build_of_keeper() -> str:

@@ -2,7 +2,7 @@
 
 A container's shim writes its output to FIFOs and blocks once one is full; whoever reads them must
 therefore outlive a restart of the server.  This process does nothing else.  The server starts it
-(``log_keeper_client``), hands it a listening socket, and talks to it in JSON lines:
+(``runtime.logs.client``), hands it a listening socket, and talks to it in JSON lines:
 
     {"seq": 1, "op": "open", "id": ..., "stdout": PATH, "stderr": PATH, "stdin": PATH,
      "tty": bool, "log": PATH, "limit": BYTES, "tolerant": bool}
@@ -27,39 +27,67 @@ Every connected client is also told when a log file cannot be written, and when 
 Rules: draining never stops, whatever happens to a log file (what could not be written is counted
 and reported, and the file is tried again); one write per batch of lines; standard input is not kept
 here, since the shim itself holds a write end of that FIFO and an attached client can open it.
+A request that cannot be served is answered with an error; none ends the process.
 The process ends by itself as soon as it holds no open FIFO and its last client has left.
+
+What a kill of this process loses: a batch is read and written in one go before the next one is
+read, so it is at most the one batch in hand (64 KiB, of one stream), and of each stream the
+beginning of a line whose end has not been read yet. A record that the kill cut short is ended by
+the successor, so that the next one stands on a line of its own.
+
+Only regular files are taken as log files: whoever can write to the log directory could else stop
+the process with a FIFO, or have it write to a device or, by a link, to any file of the node.
+
+A log file may lie on a file system that hangs. Calls into it are made as if it did not, since
+handing each to another thread would halve the throughput. But state belongs to whoever has the
+*turn*, and the turn is let go of for the time of such a call: when one takes longer than
+`PATIENCE`, a watching thread starts another that goes on with the loop, and the one that hangs
+finishes its work, and ends, when the file system answers. Meanwhile the container's FIFOs are left
+alone, so that it is held up as by a slow disk; after `STALL_SECONDS` its output is read again, and
+counted as lost.
 
 FIFO facts this relies on (Linux): a non-blocking read end opens without a writer, and epoll reports
 a hang-up only after a writer has come and gone, so "nobody yet" is never taken for the end.
-
-Memory is why ``_socket`` and ``_json`` are used: ``socket`` and ``json`` import enum, re and more,
-which would add a fifth to the resident set of the process (10.5 MB instead of 8.9).
 """
 
 from __future__ import annotations
 
-import _json
-import _socket
 import errno
 import fcntl
+import json
 import os
+import resource
 import select
+import socket
+import stat
+import sys
+import threading
 import time
 
 from runtime.logs.format import DEFAULT_LINE_LIMIT, Clock, LineFormatter
 
 TYPE_CHECKING = False  # typing is another import that the process does not need
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import TypeAlias
 
-    Request = dict[str, object]
-    Facts = dict[str, object]
+    Facts: TypeAlias = dict[str, object]
+    """What an answer says: a JSON object."""
 
 FIRST_CLIENT_SECONDS = 60.0
 """How long a new keeper waits for whoever started it."""
 
 REOPEN_SECONDS = 1.0
 """How long a log file that could not be opened is left alone before the next attempt."""
+
+PATIENCE = 0.25
+"""Seconds that a call into a log's file system may take before another thread has the loop."""
+
+STALL_SECONDS = 10.0
+"""How long a container is held up by its log's file system before its output counts as lost."""
+
+RETIRE_SECONDS = 2.0
+"""How long a keeper that retires waits for a log's file system."""
 
 _READ_BYTES = 65536
 _READS_PER_TURN = 4
@@ -71,7 +99,10 @@ _FIFO_BYTES = 262144
 _BACKLOG_BYTES = 4 << 20
 """Unread output at which an attached client is let go, so that it cannot hold up the container."""
 
-_F_SETPIPE_SZ = 1031
+_REQUEST_BYTES = 1 << 20
+"""The longest request; a client that sends more without a line end is let go."""
+
+_STACK_BYTES = 1 << 20
 _STREAMS = ("stdout", "stderr")
 
 
@@ -83,15 +114,102 @@ class RequestError(Exception):
         self.kind = kind
 
 
-class LogFile:
-    """One container's log file; ``write`` remembers and counts its errors instead of raising."""
+class Request:
+    """The fields of one request, each read as the type that it must have; raises RequestError."""
 
-    __slots__ = ("_fd", "_retry_at", "_torn", "lost", "path", "problem")
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields = fields
+
+    @property
+    def sequence(self) -> object:
+        """What the answer repeats."""
+        return self._fields.get("seq")
+
+    def text(self, key: str) -> str:
+        """Return a text that must be there."""
+        value = self._fields.get(key)
+        if value is None:
+            raise RequestError(f"{key!r} is missing")
+        if not isinstance(value, str):
+            raise RequestError(f"{key!r} must be a string, not {value!r}")
+        return value
+
+    def path(self, key: str) -> str | None:
+        """Return a path, or None where there is none."""
+        if not self._fields.get(key):
+            return None
+        path = self.text(key)
+        try:
+            unusable = "\0" in path or not os.fsencode(path)
+        except UnicodeEncodeError:
+            unusable = True
+        if unusable:
+            raise RequestError(f"{key!r} cannot be a path: {path!r}")
+        return path
+
+    def flag(self, key: str) -> bool:
+        """Return a flag; one that is missing is false."""
+        value = self._fields.get(key, False)
+        if not isinstance(value, bool):
+            raise RequestError(f"{key!r} must be true or false, not {value!r}")
+        return value
+
+    def number(self, key: str, default: int) -> int:
+        """Return a whole number."""
+        value = self._fields.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise RequestError(f"{key!r} must be a whole number, not {value!r}")
+        return value
+
+
+class Output:
+    """What ``open`` asks for: a container's FIFOs, and how its output is kept."""
+
+    __slots__ = ("container_id", "limit", "log", "stderr", "stdin", "stdout", "tty")
+
+    def __init__(self, request: Request) -> None:
+        self.container_id = request.text("id")
+        self.stdin = request.path("stdin")
+        self.stdout = request.path("stdout")
+        self.stderr = request.path("stderr")
+        self.tty = request.flag("tty")
+        self.log = request.path("log")
+        self.limit = request.number("limit", DEFAULT_LINE_LIMIT)
+
+    def fifos(self) -> dict[str, str]:
+        """Return the path of each stream that is read; a terminal has one stream."""
+        paths = (self.stdout, None if self.tty else self.stderr)
+        return {stream: path for stream, path in zip(_STREAMS, paths, strict=True) if path}
+
+    def facts(self) -> Facts:
+        """Return what a successor's ``open`` needs, in the form of a request."""
+        return {
+            "id": self.container_id,
+            "stdin": self.stdin,
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+            "tty": self.tty,
+            "log": self.log,
+            "limit": self.limit,
+        }
+
+
+class LogFile:
+    """One container's log file; ``write`` remembers and counts its errors instead of raising.
+
+    Its methods may hang with the file system that the file is on.
+    """
+
+    __slots__ = ("_fd", "_retry_at", "_torn", "device", "lost", "path", "problem")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.problem = ""
         self.lost = 0
+        self.device = 0
+        """The file system that it was on last; 0 until it was opened."""
         self._fd = -1
         self._retry_at = 0.0
         self._torn = False
@@ -101,11 +219,11 @@ class LogFile:
         directory = os.path.dirname(self.path)
         if directory:
             os.makedirs(directory, 0o755, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(self.path, flags, 0o640)
+        fd, found = open_regular(self.path)
         self.close()
         self._fd = fd
-        self._torn = False
+        self.device = found.st_dev
+        self._torn = found.st_size > 0 and not ends_a_line(self.path, found.st_size)
         self.problem = ""
 
     def try_open(self) -> None:
@@ -124,7 +242,7 @@ class LogFile:
             if self._fd < 0:
                 self.lost += len(records)
                 return
-        if self._torn:  # a record cut short by a full disk must not run into the next one
+        if self._torn:  # a record that a full disk or a kill cut short must not run into the next
             records = b"\n" + records
         view = memoryview(records)
         try:
@@ -138,46 +256,71 @@ class LogFile:
             self._torn = self._torn or len(view) < len(records)
 
     def close(self) -> None:
+        """Let go of the file; repeatable."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 class Container:
     """The open streams, the log file and the listeners of one container."""
 
     __slots__ = (
+        "asked",
         "bytes_read",
+        "call_since",
+        "dropped",
         "feeds",
+        "finish_later",
         "formatters",
-        "identity",
         "log",
-        "request",
+        "parked",
+        "stalled",
         "streams",
+        "told",
         "wait",
     )
 
-    def __init__(self, request: Request) -> None:
-        self.identity = str(request["id"])
-        self.request = {key: value for key, value in request.items() if key not in ("seq", "op")}
-        limit = request.get("limit", DEFAULT_LINE_LIMIT)
-        if not isinstance(limit, int):
-            raise RequestError("limit must be a number of bytes")
-        path = request.get("log")
-        self.log = LogFile(str(path)) if path else None
-        self.formatters = {stream: LineFormatter(stream, limit) for stream in _STREAMS}
+    def __init__(self, asked: Output) -> None:
+        self.asked = asked
+        self.log = LogFile(asked.log) if asked.log else None
+        self.formatters = {stream: LineFormatter(stream, asked.limit) for stream in _STREAMS}
         self.streams: dict[str, int] = {}
         self.bytes_read = 0
+        self.dropped = 0
+        """Bytes of records that came while the file took none."""
         self.feeds: list[Client] = []
         self.wait: list[Callable[[], None]] = []
+        self.call_since = 0.0
+        """Monotonic seconds at which a call into the log's file system began; 0: there is none."""
+        self.stalled = ""
+        """Why the output is read and dropped, when that call takes too long."""
+        self.parked = False
+        """Whether the FIFOs are left alone until that call ends."""
+        self.finish_later = False
+        """Whether all streams have ended while that call had not."""
+        self.told = ""
+        """The problem that clients were told last."""
+
+    @property
+    def identity(self) -> str:
+        return self.asked.container_id
+
+    @property
+    def lost(self) -> int:
+        return self.dropped + (self.log.lost if self.log else 0)
+
+    @property
+    def problem(self) -> str:
+        return self.stalled or (self.log.problem if self.log else "")
 
     def facts(self) -> Facts:
         return {
-            "request": self.request,
+            "request": self.asked.facts(),
             "open": list(self.streams),
             "read": self.bytes_read,
-            "lost": self.log.lost if self.log else 0,
-            "problem": self.log.problem if self.log else "",
+            "lost": self.lost,
+            "problem": self.problem,
         }
 
 
@@ -186,8 +329,8 @@ class Client:
 
     __slots__ = ("attached", "incoming", "outgoing", "socket", "streams")
 
-    def __init__(self, fd: int) -> None:
-        self.socket = _socket.socket(fileno=fd)
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
         self.socket.setblocking(False)
         self.incoming = bytearray()
         self.outgoing = bytearray()
@@ -196,42 +339,185 @@ class Client:
 
 
 class Keeper:
-    """The loop: one epoll over the listening socket, the clients and the FIFOs."""
+    """The loop: one epoll over the listening socket, the clients and the FIFOs.
+
+    Everything here is touched by the thread that has the turn only.
+    """
 
     def __init__(self, listener: int, build: str) -> None:
         self._build = build
         self._clock = Clock()
         self._epoll = select.epoll()
-        self._listener = _socket.socket(fileno=listener)
+        self._listener = socket.socket(fileno=listener)
         self._listener.setblocking(False)
         self._containers: dict[str, Container] = {}
+        self._opening: set[str] = set()
+        """Containers whose log file is being opened for the first time."""
         self._fifos: dict[int, tuple[Container, str]] = {}
         self._clients: dict[int, Client] = {}
         self._retired = False
+        self._retire_by = 0.0
+        """Monotonic seconds after which no flush is waited for; 0: not asked to retire."""
+        self._turn = threading.Lock()
+        self._looping = 0
+        """The thread that has the loop."""
+        self._call: tuple[Container, float] | None = None
+        """The call into a file system that the loop is in, and since when (monotonic seconds)."""
+        self._hung: list[Container] = []
+        """Containers in whose calls other threads are."""
+        self._ended = threading.Event()
         self._epoll.register(listener, select.EPOLLIN)
 
     def run(self) -> None:
         """Serve until retired, or until there is nothing left to drain and nobody to serve."""
-        listener = self._listener.fileno()
-        events = self._epoll.poll(FIRST_CLIENT_SECONDS)
-        while events and not self._retired:
-            # Output first: a request of this turn may open a FIFO under a number that an event of
-            # this turn was for, and reading a FIFO that has had no writer looks like its end.
-            for fd, _ in events:
-                if fd in self._fifos:
-                    self._drain(fd, _READS_PER_TURN)
-            for fd, event in events:
-                if fd in self._clients:
-                    self._serve(self._clients[fd], event)
-                elif fd == listener:
-                    self._accept()
-            events = self._epoll.poll() if self._clients or self._fifos else []
+        # the loop is another thread's, as any that has it may hang for good
+        loop = threading.Thread(target=self._have_loop, args=(FIRST_CLIENT_SECONDS,), daemon=True)
+        loop.start()
+        self._watch()
+
+    def _have_loop(self, patience: float | None = None) -> None:
+        """Go on with the loop until it ends, or another thread has it."""
+        with self._turn:
+            self._looping = threading.get_ident()
+            try:
+                events = self._events(patience)
+                while events and not self._retired:
+                    self._deal_with(events)
+                    if not self._mine():
+                        return
+                    events = self._events()
+            except BaseException:
+                self._ended.set()
+                raise
+            self._ended.set()
+
+    def _events(self, patience: float | None = None) -> list[tuple[int, int]]:
+        """Wait for events; there are none when nothing is left to do, or ``patience`` has ended."""
+        while not self._retired and (patience or self._clients or self._fifos or self._hung):
+            # a thread that comes back from a call may leave nothing to do
+            seconds = patience or (1.0 if self._hung else None)
+            self._turn.release()
+            try:
+                events = self._epoll.poll(seconds)
+            finally:
+                self._turn.acquire()
+            if events or patience:
+                return events
+        return []
+
+    def _deal_with(self, events: list[tuple[int, int]]) -> None:
+        # Output first: a request of this turn may open a FIFO under a number that an event of
+        # this turn was for, and reading a FIFO that has had no writer looks like its end.
+        for fd, _ in events:
+            if fd in self._fifos:
+                self._drain(fd, _READS_PER_TURN)
+                if not self._mine():
+                    return  # the events are old by now; who has the loop sees them again
+        for fd, event in events:
+            if fd in self._clients:
+                self._serve(self._clients[fd], event)
+            elif fd == self._listener.fileno():
+                self._accept()
+            if not self._mine():
+                return
+
+    # file systems that hang
+
+    def _mine(self) -> bool:
+        """Return whether this thread has the loop."""
+        return self._looping == threading.get_ident()
+
+    def _in_file_system(self, container: Container, call: Callable[[], None]) -> None:
+        """Make a call that may hang, without the turn.  Whatever is looked at next may be new."""
+        now = time.monotonic()
+        container.call_since = now
+        if self._mine():
+            self._call = container, now
+        else:
+            self._hung.append(container)
+        self._turn.release()
+        try:
+            call()
+        finally:
+            self._turn.acquire()
+            container.call_since = 0.0
+            if self._mine():
+                self._call = None
+            else:
+                self._hung.remove(container)
+            container.stalled = ""
+            self._read_again(container)
+        if container.finish_later:
+            self._finish(container)
+
+    def _in_own_thread(self, work: Callable[..., None], *arguments: object) -> None:
+        """Do ``work``, which is likely to hang, in a thread that waits for the turn."""
+
+        def with_turn() -> None:
+            with self._turn:
+                work(*arguments)
+
+        threading.Thread(target=with_turn, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Have another thread go on with the loop whenever the one that has it hangs."""
+        while not self._ended.wait(PATIENCE):
+            if self._call is not None or self._hung:
+                with self._turn:
+                    self._look_after_calls(time.monotonic())
+
+    def _look_after_calls(self, now: float) -> None:
+        if self._call is not None and now - self._call[1] > PATIENCE:
+            self._hung.append(self._call[0])
+            self._call = None
+            self._looping = 0
+            threading.Thread(target=self._have_loop, daemon=True).start()
+        self._retired = self._retired or 0 < self._retire_by < now
+        for container in list(self._hung):
+            if container.log is None or container.stalled or not container.call_since:
+                continue
+            if now - container.call_since > STALL_SECONDS:
+                container.stalled = (
+                    f"the file system of {container.log.path} does not answer for "
+                    f"{STALL_SECONDS:g} s"
+                )
+                self._read_again(container)
+                if container.finish_later:
+                    self._finish(container)
+                self._tell(container)
+
+    def _hangs(self, file: LogFile) -> bool:
+        """Return whether a call into the file system of a log hangs now, as far as is known."""
+        now = time.monotonic()
+        return any(
+            container.log is not None
+            and now - container.call_since > PATIENCE
+            and file.device in (0, container.log.device)
+            for container in self._hung
+        )
+
+    def _park(self, container: Container) -> None:
+        """Leave the FIFOs alone while the log's file system does not answer."""
+        if not container.parked:
+            container.parked = True
+            for fd in container.streams.values():
+                self._epoll.unregister(fd)
+
+    def _read_again(self, container: Container) -> None:
+        if container.parked:
+            container.parked = False
+            for fd in container.streams.values():
+                self._epoll.register(fd, select.EPOLLIN)
 
     # containers' output
 
     def _drain(self, fd: int, reads: int) -> None:
-        container, stream = self._fifos[fd]
+        entry = self._fifos[fd]
+        container, stream = entry
         for _ in range(reads):
+            if container.call_since and not container.stalled:
+                self._park(container)
+                return
             try:
                 data = os.read(fd, _READ_BYTES)
             except BlockingIOError:
@@ -242,19 +528,20 @@ class Keeper:
                 self._end_stream(fd)
                 return
             container.bytes_read += len(data)
+            for client in list(container.feeds):
+                self._feed(client, stream, data)
             if container.log is not None:
                 stamp = self._clock.stamp(time.time_ns())
                 records = container.formatters[stream].feed(data, stamp)
                 if records:
                     self._write(container, container.log, records)
-            for client in list(container.feeds):
-                self._feed(client, stream, data)
-            if len(data) < _READ_BYTES:
+            if len(data) < _READ_BYTES or self._fifos.get(fd) is not entry:
                 return
 
     def _end_stream(self, fd: int) -> None:
         container, stream = self._fifos.pop(fd)
-        self._epoll.unregister(fd)
+        if not container.parked:
+            self._epoll.unregister(fd)
         os.close(fd)
         del container.streams[stream]
         self._flush(container, stream)
@@ -268,24 +555,40 @@ class Keeper:
                 self._write(container, container.log, records)
 
     def _write(self, container: Container, file: LogFile, records: bytes) -> None:
-        before = file.problem
-        file.write(records)
-        if file.problem != before:
-            news = {"seq": None, "id": container.identity, "lost": file.lost}
-            for client in list(self._clients.values()):
-                if client.attached is None:
-                    self._reply(client, {**news, "problem": file.problem})
+        if container.call_since:
+            container.dropped += len(records)
+        elif self._hung and self._hangs(file):
+            container.call_since = time.monotonic()  # by now, and not only once the thread runs
+            self._in_own_thread(self._write_now, container, file, records)
+        else:
+            self._write_now(container, file, records)
+
+    def _write_now(self, container: Container, file: LogFile, records: bytes) -> None:
+        self._in_file_system(container, lambda: file.write(records))
+        if container.problem != container.told:
+            self._tell(container)
+
+    def _tell(self, container: Container) -> None:
+        """Tell every client of a log file's problem, or that there is none any more."""
+        container.told = container.problem
+        news: Facts = {"seq": None, "id": container.identity, "lost": container.lost}
+        for client in list(self._clients.values()):
+            if client.attached is None:
+                self._reply(client, {**news, "problem": container.problem})
 
     def _finish(self, container: Container) -> None:
-        """All streams have ended: close the file, tell who waits and who listens."""
-        if container.log is not None:
-            container.log.close()
+        """All streams have ended: tell who waits and who listens, close the file."""
+        container.finish_later = bool(container.call_since)
+        if container.finish_later and not container.stalled:
+            return
         waiting, container.wait = container.wait, []
         for answer in waiting:
             answer()
         for client in list(container.feeds):
             self._send(client, b"\0\0\0\0\0")
         container.feeds.clear()
+        if container.log is not None and not container.call_since:
+            self._in_file_system(container, container.log.close)
 
     def _feed(self, client: Client, stream: str, data: bytes) -> None:
         if stream not in client.streams:
@@ -300,11 +603,11 @@ class Keeper:
 
     def _accept(self) -> None:
         try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
+            connection, _ = self._listener.accept()
         except OSError:
             return
-        self._clients[fd] = Client(fd)
-        self._epoll.register(fd, select.EPOLLIN)
+        self._clients[connection.fileno()] = Client(connection)
+        self._epoll.register(connection.fileno(), select.EPOLLIN)
 
     def _drop(self, client: Client) -> None:
         fd = client.socket.fileno()
@@ -333,23 +636,40 @@ class Keeper:
                 line = bytes(client.incoming[:end])
                 del client.incoming[: end + 1]
                 self._answer(client, line)
+            if len(client.incoming) > _REQUEST_BYTES:
+                self._drop(client)
 
     def _answer(self, client: Client, line: bytes) -> None:
-        sequence: object = None
+        """Serve one request; one that may hang does so in a thread of its own when others do."""
         try:
-            request = decode(line)
-            sequence = request.get("seq")
-            operation = _OPERATIONS.get(str(request.get("op")))
+            fields = decode(line)
+        except RequestError as error:
+            self._refuse(client, None, error)
+            return
+        request = Request(fields)
+        name = fields.get("op")
+        if self._hung and name in ("open", "reopen"):
+            self._in_own_thread(self._perform, client, name, request)
+        else:
+            self._perform(client, name, request)
+
+    def _perform(self, client: Client, name: object, request: Request) -> None:
+        try:
+            operation = _OPERATIONS.get(name) if isinstance(name, str) else None
             if operation is None:
                 raise RequestError(f"unknown op; known are {', '.join(_OPERATIONS)}")
             facts = operation(self, client, request)
         except RequestError as error:
-            self._reply(client, {"seq": sequence, "error": str(error), "kind": error.kind})
-        except KeyError as error:
-            self._reply(client, {"seq": sequence, "error": f"{error} is missing", "kind": "failed"})
+            self._refuse(client, request.sequence, error)
+        except Exception as error:  # a fault of ours: no request ends what drains the containers
+            sys.excepthook(type(error), error, error.__traceback__)
+            self._refuse(client, request.sequence, RequestError(f"a fault: {error!r}"))
         else:
             if facts is not None:
-                self._reply(client, {"seq": sequence, "ok": facts})
+                self._reply(client, {"seq": request.sequence, "ok": facts})
+
+    def _refuse(self, client: Client, sequence: object, error: RequestError) -> None:
+        self._reply(client, {"seq": sequence, "error": str(error), "kind": error.kind})
 
     def _reply(self, client: Client, reply: Facts) -> None:
         self._send(client, encode(reply))
@@ -376,70 +696,91 @@ class Keeper:
         return {"build": self._build, "pid": os.getpid(), "containers": len(self._containers)}
 
     def _open(self, client: Client, request: Request) -> Facts:
-        identity = str(request["id"])
-        known = self._containers.get(identity)
-        if known is not None:
-            wanted = [request.get(stream) for stream in _STREAMS]
-            if wanted == [known.request.get(stream) for stream in _STREAMS]:
-                return known.facts()
-            self._let_go(known)  # the container was made anew, with other FIFOs
-        container = Container(request)
-        if container.log is not None:
-            if request.get("tolerant"):
-                container.log.try_open()
-            else:
-                try:
-                    container.log.open()
-                except OSError as error:
-                    raise RequestError(
-                        f"cannot open the log file {container.log.path}: {error.strerror}"
-                    ) from None
+        asked = Output(request)
+        known = self._containers.get(asked.container_id)
+        if known is not None and known.asked.fifos() == asked.fifos():
+            return known.facts()
+        if asked.container_id in self._opening:
+            raise RequestError(
+                f"the log file {asked.log} is being opened; its file system does not answer", "busy"
+            )
+        self._opening.add(asked.container_id)
         try:
-            if request.get("stdin"):
-                make_fifo(str(request["stdin"]))
-            for stream in ("stdout",) if request.get("tty") else _STREAMS:
-                if request.get(stream):
-                    container.streams[stream] = open_fifo(str(request[stream]))
+            if known is not None:
+                self._let_go(known)  # the container was made anew, with other FIFOs
+            container = Container(asked)
+            if container.log is not None and not request.flag("tolerant"):
+                self._open_log(container, container.log)
+            if asked.container_id not in self._opening:
+                self._finish(container)
+                raise RequestError(f"container {asked.container_id} was closed meanwhile")
+        finally:
+            self._opening.discard(asked.container_id)
+        self._open_fifos(container)
+        self._containers[asked.container_id] = container
+        return container.facts()
+
+    def _open_log(self, container: Container, file: LogFile) -> None:
+        try:
+            self._in_file_system(container, file.open)
+        except OSError as error:
+            raise RequestError(f"cannot open the log file {file.path}: {error.strerror}") from None
+
+    def _open_fifos(self, container: Container) -> None:
+        try:
+            if container.asked.stdin:
+                make_fifo(container.asked.stdin)
+            for stream, path in container.asked.fifos().items():
+                container.streams[stream] = open_fifo(path)
         except OSError as error:
             for fd in container.streams.values():
                 os.close(fd)
-            if container.log is not None:
-                container.log.close()
+            container.streams.clear()
+            self._finish(container)
             raise RequestError(f"cannot open FIFO {error.filename}: {error.strerror}") from None
         for stream, fd in container.streams.items():
             self._fifos[fd] = (container, stream)
             self._epoll.register(fd, select.EPOLLIN)
-        self._containers[identity] = container
-        return container.facts()
 
     def _reopen(self, client: Client, request: Request) -> Facts:
         container = self._find(request)
-        if container.log is not None:
-            for stream in container.streams:
+        if container.log is None:
+            return {}
+        if not container.call_since:
+            for stream in list(container.streams):
                 self._flush(container, stream)
-            try:
-                container.log.open()
-            except OSError as error:
-                raise RequestError(
-                    f"cannot reopen the log file {container.log.path}: {error.strerror}; "
-                    "output goes on into the old one"
-                ) from None
-            if not container.streams:
-                container.log.close()
+        if container.call_since:
+            raise RequestError(
+                f"the file system of the log file {container.log.path} does not answer", "busy"
+            )
+        try:
+            self._in_file_system(container, container.log.open)
+        except OSError as error:
+            raise RequestError(
+                f"cannot reopen the log file {container.log.path}: {error.strerror}; "
+                "output goes on into the old one"
+            ) from None
+        if not container.streams:
+            self._finish(container)
         return {}
 
     def _drained(self, client: Client, request: Request) -> Facts | None:
-        container = self._containers.get(str(request["id"]))
-        if container is None or not container.streams:
+        container = self._containers.get(request.text("id"))
+        if container is None:
             return {}
-        sequence = request.get("seq")
+        in_hand = container.finish_later and not container.stalled
+        if not container.streams and not in_hand:
+            return {}
+        sequence = request.sequence
         container.wait.append(lambda: self._reply(client, {"seq": sequence, "ok": {}}))
         for fd in container.streams.values():
             touch_fifo(fd)
         return None
 
     def _close(self, client: Client, request: Request) -> Facts:
-        container = self._containers.get(str(request["id"]))
+        identity = request.text("id")
+        self._opening.discard(identity)
+        container = self._containers.get(identity)
         if container is None:
             return {}
         self._let_go(container)
@@ -451,8 +792,8 @@ class Keeper:
     def _attach(self, client: Client, request: Request) -> Facts | None:
         container = self._find(request)
         client.attached = container
-        client.streams = tuple(stream for stream in _STREAMS if request.get(stream))
-        self._reply(client, {"seq": request.get("seq"), "ok": {}})
+        client.streams = tuple(stream for stream in _STREAMS if request.flag(stream))
+        self._reply(client, {"seq": request.sequence, "ok": {}})
         if container.streams:
             container.feeds.append(client)
         else:
@@ -460,26 +801,28 @@ class Keeper:
         return None
 
     def _retire(self, client: Client, request: Request) -> Facts:
+        self._retire_by = time.monotonic() + RETIRE_SECONDS
         for container in list(self._containers.values()):
             self._let_go(container, drain=False)
         self._retired = True
         return {}
 
     def _find(self, request: Request) -> Container:
-        container = self._containers.get(str(request["id"]))
+        container = self._containers.get(request.text("id"))
         if container is None:
-            raise RequestError(f"container {request['id']} is not open here", "not-found")
+            raise RequestError(f"container {request.text('id')} is not open here", "not-found")
         return container
 
     def _let_go(self, container: Container, drain: bool = True) -> None:
         """Forget a container, by default with what its FIFOs hold now written to its log."""
-        for fd in list(container.streams.values()):
+        for stream, fd in list(container.streams.items()):
             if drain:
                 self._drain(fd, reads=_FIFO_BYTES // _READ_BYTES + 1)
-            if fd in self._fifos:
+            if container.streams.get(stream) == fd:
                 self._end_stream(fd)
         self._finish(container)
-        self._containers.pop(container.identity, None)
+        if self._containers.get(container.identity) is container:
+            del self._containers[container.identity]
 
 
 _OPERATIONS: dict[str, Callable[[Keeper, Client, Request], Facts | None]] = {
@@ -494,13 +837,41 @@ _OPERATIONS: dict[str, Callable[[Keeper, Client, Request], Facts | None]] = {
 }
 
 
+def open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Open a file to append to, made 0640 where absent; raises OSError for anything but a file.
+
+    Without waiting: a FIFO would block until somebody reads it.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, 0o640)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OSError(error.errno, "it is not a regular file", path) from None
+        raise
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return fd, found
+
+
+def ends_a_line(path: str, size: int) -> bool:
+    """Return whether the last byte of a file ends a line, or cannot be read; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        return os.pread(fd, 1, size - 1) in (b"\n", b"")
+    finally:
+        os.close(fd)
+
+
 def make_fifo(path: str) -> None:
     """Make a FIFO of mode 0700 (as containerd's clients do) unless there is one."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     try:
         os.mkfifo(path, 0o700)
     except FileExistsError:
-        if not (os.stat(path).st_mode & 0o170000) == 0o010000:
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
             raise OSError(errno.EEXIST, "it exists and is no FIFO", path) from None
 
 
@@ -509,7 +880,7 @@ def open_fifo(path: str) -> int:
     make_fifo(path)
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.fcntl(fd, _F_SETPIPE_SZ, _FIFO_BYTES)
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _FIFO_BYTES)
     except OSError:  # past the user's pipe budget: the default 64 KiB works too
         return fd
     return fd
@@ -524,32 +895,12 @@ def touch_fifo(fd: int) -> None:
     os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
-class _Strict:
-    """What the C scanner of ``json`` asks of a decoder."""
-
-    strict = True
-    object_hook = object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = float
-    memo: dict[str, str]
-
-    def __init__(self) -> None:
-        self.memo = {}
-
-
-_scan = _json.make_scanner(_Strict())  # type: ignore[arg-type]
-_encoder = _json.make_encoder(
-    None, repr, _json.encode_basestring_ascii, None, ":", ",", False, False, False
-)
-
-
-def decode(line: bytes) -> Request:
+def decode(line: bytes) -> dict[str, object]:
     """Return the JSON object of one line; anything else is refused."""
     try:
-        value, _ = _scan(line.decode().strip(), 0)
-    except (ValueError, StopIteration):
-        raise RequestError("a request is one JSON object on one line") from None
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict):
         raise RequestError("a request is one JSON object on one line")
     return value
@@ -557,16 +908,21 @@ def decode(line: bytes) -> Request:
 
 def encode(value: Facts) -> bytes:
     """Return a JSON object as one line."""
-    return "".join(_encoder(value, 0)).encode() + b"\n"
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 def main(arguments: list[str]) -> None:
-    """Run a keeper; arguments: number of the inherited listening socket, build, state directory.
+    """Run a keeper; arguments: numbers of the inherited listening socket and lock, build, place.
 
-    The last is for those who read the list of processes; nothing is opened by it.
+    The last, its state directory, is for those who read the list of processes.
     """
-    listener, build, _ = arguments
+    listener, lock, build, _ = arguments
     with open("/proc/self/comm", "w") as name:
         name.write("log-keeper")
     os.chdir("/")
+    threading.stack_size(_STACK_BYTES)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     Keeper(int(listener), build).run()
+    os.close(int(lock))  # a thread that hangs for good in a call would keep it from the successor
+    os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import stat
@@ -168,7 +169,7 @@ async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
 ) -> None:
     # not the output: another test may have configured what is logged where
     log_of_server = Mock()
-    monkeypatch.setattr("runtime.logs.client.log", log_of_server)
+    monkeypatch.setattr("runtime.logs.connection.log", log_of_server)
     directory = tmp_path / "logs"
     directory.write_text("a file where a directory should be")
     fifos, log = fifos_in(tmp_path), directory / "0.log"
@@ -195,8 +196,9 @@ async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
 
 
 async def test_a_full_disk_does_not_stop_the_container(keeper: LogKeeper, tmp_path: Path) -> None:
-    fifos = fifos_in(tmp_path)
-    await keeper.open("c", fifos, False, "/dev/full")
+    fifos, log = fifos_in(tmp_path), tmp_path / "0.log"
+    resource.prlimit(keeper.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    await keeper.open("c", fifos, False, str(log))
     shim = Shim(fifos)
     os.write(shim.out, b"x\n" * 30000)
     os.write(shim.out, b"x\n" * 30000)
@@ -204,7 +206,9 @@ async def test_a_full_disk_does_not_stop_the_container(keeper: LogKeeper, tmp_pa
     await asyncio.wait_for(keeper.drained("c"), 5)
     kept = (await keeper.list())["c"]
     assert kept.bytes_read == 120000
-    assert kept.problem == "cannot write /dev/full: No space left on device"
+    assert kept.problem == f"cannot write {log}: File too large"
+    assert log.stat().st_size == 100_000
+    assert kept.bytes_lost > 2_000_000
 
 
 async def test_a_killed_keeper_is_replaced_and_loses_nothing(
@@ -350,9 +354,9 @@ def test_keeper_ends_when_it_has_nothing_to_do(
         assert not run.is_alive()
 
 
-def test_json_of_the_lean_codec() -> None:
+def test_requests_are_json_objects() -> None:
     value: dict[str, object] = {"a": [1, "x\u00e9\n"], "b": None, "c": {"d": True}}
     assert decode(encode(value)) == value
-    for bad in (b"", b"[", b"[1]", b"\xff", b'{"a"'):
+    for bad in (b"", b"[", b"[1]", b"\xff", b'{"a"', b"[" * 100_000):
         with pytest.raises(RequestError, match="one JSON object"):
             decode(bad)
