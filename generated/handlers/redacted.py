@@ -12,6 +12,7 @@ from typing import Final
 REDACTED: Final[Mapping[str, tuple[str, ...]]] = {
     "KeyValue": ("value",),
     "ExecSyncRequest": ("cmd",),
+    "ExecRequest": ("cmd",),
     "AuthConfig": (
         "password",
         "auth",

@@ -91,7 +91,7 @@ def apply(
             pod_annotations=handler.pod_annotations,
         )
     )
-    # log_path: handled by containers.create.log_path
+    # log_path: handled by transforms.containers.log_path
     # stdin: handled by containers.start.fifos_of
     # stdin_once: handled by containers.attachment.Attachment.__init__
     # tty -> process.terminal

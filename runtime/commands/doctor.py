@@ -20,7 +20,7 @@ from grpc import aio
 from runtime.cni import config as cni_config
 from runtime.cni import plugin as cni_plugin
 from runtime.config.file import Config
-from runtime.containerd.client import Containerd, daemon_version
+from runtime.containerd.client import BUILTIN_CRI_OFF, Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH
 from runtime.lookups import handlers, host
 from runtime.transforms.facts import Host
@@ -185,9 +185,16 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
                 Finding(
                     "built-in CRI",
                     "loaded, and would fight with this server over every pod",
-                    'set disabled_plugins = ["io.containerd.grpc.v1.cri"] in '
-                    "/etc/containerd/config.toml and restart containerd",
+                    BUILTIN_CRI_OFF,
                     stops_pods=True,
+                )
+            )
+        elif able.builtin_cri_parts:
+            findings.append(
+                Finding(
+                    "built-in CRI",
+                    "off, but its parts still watch images and measure snapshots",
+                    BUILTIN_CRI_OFF,
                 )
             )
         for name in sorted({h.snapshotter for h in handlers.configured(config).values()}):

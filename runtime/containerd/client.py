@@ -62,6 +62,19 @@ _MOMENT: Final = 1.0
 
 _AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
+BUILTIN_CRI: Final = (
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+)
+"""The daemon's own CRI plugin; since 2.0 it has two parts that are switched off on their own."""
+BUILTIN_CRI_OFF: Final = (
+    "set disabled_plugins = ["
+    + ", ".join(f'"{name}"' for name in BUILTIN_CRI)
+    + "] in /etc/containerd/config.toml and restart containerd"
+)
+"""The remedy; containerd 1.x ignores the names that it does not know."""
+
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _CHANNEL_OPTIONS: Final = [
@@ -125,6 +138,8 @@ class Capabilities:
     """Whether PluginInfo tells the features of a runtime (from 2.0 on)."""
     builtin_cri: bool = False
     """Whether the daemon's own CRI plugin runs: it would fight with us over ``k8s.io``."""
+    builtin_cri_parts: bool = False
+    """Whether parts of it run though it is off: they watch images and measure snapshots."""
 
 
 class Service:
@@ -301,6 +316,7 @@ class Containerd:
             builtin_cri=any(
                 plugin.type == "io.containerd.grpc.v1" and plugin.id == "cri" for plugin in loaded
             ),
+            builtin_cri_parts=any(plugin.type == "io.containerd.cri.v1" for plugin in loaded),
         )
 
     async def _tells_runtime_info(self) -> bool:

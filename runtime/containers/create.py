@@ -8,7 +8,6 @@ prepared beside the looking up. What was made is undone in reverse when a step f
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from runtime.steps.side_by_side import all_finished, beside
 from runtime.store.records import CONTAINER_EXTENSION, container_extension
 from runtime.tasks import shared_shim
 from runtime.transforms import facts, signals
+from runtime.transforms.containers import image_digest, log_path
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -79,6 +79,7 @@ async def create(
             config=config,
             image_ref=image.id,
             image_name=image.reference,
+            image_digest=image_digest(image),
             log_path=log_path(sandbox.metadata.config, config),
             stop_signal=_stop_signal(image),
         )
@@ -114,13 +115,6 @@ def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxM
     """The name that at most one container of the node has; the built-in plugin's form."""
     parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
     return "_".join(parts)
-
-
-def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) -> str:
-    """The log file, in the pod's directory; "" when either is not given: no log is kept."""
-    if not (pod.log_directory and container.log_path):
-        return ""
-    return os.path.normpath(f"{pod.log_directory}/{container.log_path}")
 
 
 def target_pid(services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> int:

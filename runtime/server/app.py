@@ -20,7 +20,7 @@ from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from runtime.cni.network import Network
 from runtime.config.file import Config
-from runtime.containerd.client import Containerd
+from runtime.containerd.client import BUILTIN_CRI_OFF, Containerd
 from runtime.containers.operations import Containers
 from runtime.frame import Frame
 from runtime.images.operations import Images
@@ -50,7 +50,7 @@ rest."""
 
 _CRI_NAMESPACE_CLASH: Final = (
     "containerd's built-in CRI plugin runs in the same namespace and will fight over every pod; "
-    'set disabled_plugins = ["io.containerd.grpc.v1.cri"] in containerd\'s config and restart it'
+    f"{BUILTIN_CRI_OFF}"
 )
 
 

@@ -137,12 +137,22 @@ async def test_newer_daemons_tell_about_runtimes(daemon: Daemon, client: Contain
     assert client.capabilities.runtime_info
 
 
-@pytest.mark.parametrize("name", ["cri"])
-async def test_a_rival_is_noticed(daemon: Daemon, client: Containerd, name: str) -> None:
-    daemon.plugins.append(plugin("grpc", name))
+@pytest.mark.parametrize(
+    ("kind", "name", "whole", "parts"),
+    [("grpc", "cri", True, False), ("cri", "images", False, True), ("cri", "runtime", False, True)],
+)
+async def test_a_rival_is_noticed(
+    daemon: Daemon, client: Containerd, kind: str, name: str, whole: bool, parts: bool
+) -> None:
+    daemon.plugins.append(plugin(kind, name))
     async with daemon.running():
         await client.wait_ready()
-    assert client.capabilities.builtin_cri
+    able = client.capabilities
+    assert (able.builtin_cri, able.builtin_cri_parts) == (whole, parts)
+
+
+def test_the_remedy_switches_every_part_of_the_rival_off() -> None:
+    assert all(f'"{name}"' in containerd.BUILTIN_CRI_OFF for name in containerd.BUILTIN_CRI)
 
 
 async def test_a_missing_daemon_is_waited_for(daemon: Daemon, client: Containerd) -> None:

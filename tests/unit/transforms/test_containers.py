@@ -1,0 +1,53 @@
+"""Where a container logs, and which manifest it runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
+from runtime.transforms.containers import image_digest, log_path
+from runtime.transforms.facts import Image
+
+
+def path(directory: str, file: str) -> str:
+    return log_path(
+        api_pb2.PodSandboxConfig(log_directory=directory), api_pb2.ContainerConfig(log_path=file)
+    )
+
+
+@pytest.mark.parametrize(
+    ("directory", "file", "expected"),
+    [
+        ("/var/log/pods/p", "c/0.log", "/var/log/pods/p/c/0.log"),
+        ("/var/log/pods/p/", "/c/0.log", "/var/log/pods/p/c/0.log"),
+        ("/var/log/pods/p", "a/../0.log", "/var/log/pods/p/0.log"),
+        ("/", "0.log", "/0.log"),
+        ("", "0.log", ""),
+        ("/var/log/pods/p", "", ""),
+    ],
+)
+def test_a_log_is_below_the_pods_directory(directory: str, file: str, expected: str) -> None:
+    assert path(directory, file) == expected
+
+
+@pytest.mark.parametrize("file", ["../0.log", "../../../etc/x", "..", ".", "../p2/0.log", "a/.."])
+def test_a_log_that_leaves_the_directory_is_refused(file: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"config\.log_path: must be a file below"):
+        path("/var/log/pods/p", file)
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("example.com:5000/a/b:1", "sha256:bb"),
+        ("example.com:5000/a/b", "sha256:bb"),
+        ("example.com/other:1", "sha256:cc"),
+        ("example.com/x@sha256:dd", "sha256:dd"),
+        ("sha256:aa", ""),
+        ("", ""),
+    ],
+)
+def test_the_digest_is_that_of_the_image_record(reference: str, expected: str) -> None:
+    digests = ("example.com/other@sha256:cc", "example.com:5000/a/b@sha256:bb")
+    assert image_digest(Image(reference=reference, digests=digests)) == expected
