@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -71,6 +70,7 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
     metadata = records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
     saved = _saved_status(services, metadata.id, record.created_at.ToNanoseconds())
     process = None
+    known = saved
     to_watch = False
     try:
         async with asyncio.timeout(_OBJECT_LIMIT):
@@ -78,33 +78,30 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
             if process is None and _was_cut_short(services, metadata.id):
                 await _undo(services, metadata, record)
                 return None
-            status = judged(saved, process)
+            known = status = judged(saved, process)
             await _tidy(services, record, saved, status, process)
     except RecordError as error:
         log.warning("container becomes unknown", container=metadata.id, error=str(error))
         status = replace(saved, state=ContainerState.UNKNOWN)
     except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
-        status, to_watch = _unasked(services, saved, error, metadata.id)
+        status, to_watch = _unasked(known, error, metadata.id)
     return Found(metadata, record.snapshotter, saved, status, process, to_watch)
 
 
 def _unasked(
-    services: Services, saved: facts.ContainerStatus, error: BaseException, container_id: str
+    known: facts.ContainerStatus, error: BaseException, container_id: str
 ) -> tuple[facts.ContainerStatus, bool]:
-    """What is known of a container that was not judged to the end: an exit, if one is saved."""
-    if saved.state is not ContainerState.EXITED:
-        with suppress(OSError, RecordError):  # saved a moment ago, before the task was deleted
-            saved = services.store.checkpoints.load(container_id)
+    """What is shown of a container that was not dealt with to the end: its exit, if it is known."""
     reason = (
         f"{error.code().name}: {error.details()}"
         if isinstance(error, aio.AioRpcError)
         else str(error) or type(error).__name__
     )
-    if saved.state is ContainerState.EXITED:
+    if known.state is ContainerState.EXITED:
         log.warning("what is left of a container stays", container=container_id, error=reason)
-        return saved, False
+        return known, False
     log.warning("container becomes unknown", container=container_id, error=reason)
-    return replace(saved, state=ContainerState.UNKNOWN), True
+    return replace(known, state=ContainerState.UNKNOWN), True
 
 
 def add(services: Services, found: Found) -> Container:
@@ -142,6 +139,7 @@ async def settle(
             await dead_shim.clean_up(services.containerd, container.id)
         else:
             await services.exits.end(container.id)
+        await forget_logs(services, container)
     if container.state is not ContainerState.UNKNOWN:  # stopped meanwhile
         return None
     match status.state:
@@ -186,6 +184,17 @@ async def keep_logs(
         log.error("output of a container is lost", container=container.id, error=str(error))
 
 
+async def forget_logs(services: Services, container: Container) -> None:
+    """Have a log keeper that lived on let go of what a start that was cut short had it open.
+
+    It saw the end of that start's output and would not read the output of the next one.
+    """
+    try:
+        await services.log_keeper.close(container.id)
+    except (CriError, OSError) as error:
+        log.warning("output of an earlier start stays open", id=container.id, error=str(error))
+
+
 def _saved_status(services: Services, container_id: str, created_at: int) -> facts.ContainerStatus:
     """The status file, or what is said of a container that lost it: nobody knows how it ended."""
     try:
@@ -206,9 +215,9 @@ def _was_cut_short(services: Services, container_id: str) -> bool:
     A creation makes the directory first and the status file last; a removal deletes the file first.
     """
     layout = services.store.layout
-    return (
-        layout.container_root(container_id).is_dir()
-        and not layout.container_status(container_id).exists()
+    return layout.container_root(container_id).is_dir() and not (
+        layout.container_status(container_id).exists()
+        or layout.container_status_copy(container_id).exists()
     )
 
 

@@ -171,6 +171,8 @@ class Recovery:
                 container = containers.add(self._container_services, each)
                 if each.to_watch:
                     self._spawn(self._watch_container(container, each.saved))
+                elif container.state is ContainerState.CREATED:
+                    self._spawn(containers.forget_logs(self._container_services, container))
                 elif container.state is ContainerState.RUNNING and each.process is not None:
                     self._keep_logs(container, each.process)
 
@@ -182,7 +184,12 @@ class Recovery:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("recovery in the background failed", error=repr(error), exc_info=error)
 
     # Watching what is unknown
 

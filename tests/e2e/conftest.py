@@ -15,11 +15,13 @@ import pytest
 from tests.harness import cgroups, images
 from tests.harness.cri import Cri
 from tests.harness.leaks import Holdings
+from tests.harness.machine import Machine
 from tests.harness.node import Containerd, Node, containerds
 from tests.harness.registry import Registry
 
 HOST = "test.example"
 BUSYBOX = f"{HOST}/busybox:1"
+PAUSE = f"{HOST}/recovery-pause:1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,3 +64,32 @@ def cri(node: Node) -> Iterator[Cri]:
     """The node's CRI; all pods of the test are removed after it, whatever came of it."""
     yield node.cri
     node.remove_pods()
+
+
+@pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
+def machine(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Machine]:
+    pause = {"Entrypoint": ["sleep", "2147483647"], "Cmd": []}
+    layers = [images.layer_tar(images.busybox_files())]
+    images.push(registry.url, "recovery-pause:1", {"amd64": images.image(layers, pause)})
+    machine = Machine(request.param, host=HOST, registry=registry.url, pause=PAUSE, image=BUSYBOX)
+    try:
+        yield machine
+    finally:
+        machine.close()
+
+
+@pytest.fixture
+def served(machine: Machine) -> Iterator[Machine]:
+    """The machine with our server on it, and no pods before and after."""
+    machine.start_containerd()
+    machine.start_server()
+    machine.cri.pull(BUSYBOX)
+    yield machine
+    machine.clear()
+
+
+@pytest.fixture
+def idle(machine: Machine) -> Iterator[Machine]:
+    """The machine with nothing running, before and after."""
+    yield machine
+    machine.clear()

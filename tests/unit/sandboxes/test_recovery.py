@@ -315,6 +315,12 @@ async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
 # What was cut short
 
 
+async def test_the_output_of_a_start_that_was_cut_short_is_let_go(world: World) -> None:
+    await leave_pod_and_app(world, None, "created")
+    await recovered(world)
+    assert f"close {CONTAINER}" in world.log_keeper.calls
+
+
 async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: World) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
     await leave_container(world, "lost", None)

@@ -1,0 +1,152 @@
+"""Kills, silence and absence while the server starts, or in the middle of a call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from tests.harness.cri import container_config, pod_config
+from tests.harness.leaks import Holdings
+from tests.harness.machine import Machine, log_text, started, wait_until
+
+from .conftest import BUSYBOX
+
+_OWN = ("cri-containerd serve", "runtime.logs.keeper")
+"""What the commands of the server and its log keeper have in them."""
+
+TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
+
+
+@contextlib.contextmanager
+def silent(pid: int) -> Iterator[None]:
+    """A process that does not answer meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def begun(call: Callable[[], object]) -> threading.Thread:
+    """A call that the server does not live to answer."""
+
+    def run() -> None:
+        with contextlib.suppress(grpc.RpcError):
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def assert_nothing_is_left(machine: Machine, idle: Holdings) -> None:
+    """Of pods; shims and namespaces may take a moment to go, and our processes are others now."""
+
+    def left() -> dict[str, list[str]]:
+        held = machine.holdings().since(idle)
+        held.pop("links", None)  # the bridge, which the first pod makes
+        pods = [one for one in held.pop("processes", []) if not any(own in one for own in _OWN)]
+        return held | {"processes": pods, "runc states": sorted(machine.runc_states())}
+
+    deadline = time.monotonic() + 10
+    while any(left().values()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(left().values()), left()
+
+
+def test_a_shim_that_is_silent_at_the_start_loses_nothing(served: Machine) -> None:
+    pod, container = started(served.cri, served, TICK)
+    other, healthy = started(served.cri, served, TICK, name="healthy")
+    served.cri.exec_sync(container, "touch", "/dev/shm/kept")
+    with silent(served.shim(pod)):
+        served.end("server")
+        served.start_server()
+        assert served.cri.pod_status(other).state == api_pb2.SANDBOX_READY
+        assert served.cri.status(healthy).state == api_pb2.CONTAINER_RUNNING
+        assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_NOTREADY
+        assert served.cri.status(container).state == api_pb2.CONTAINER_UNKNOWN
+        files = served.directory / "root/io.containerd.grpc.v1.cri/sandboxes" / pod
+        assert (files / "hosts").exists()
+    wait_until(lambda: served.cri.pod_status(pod).state == api_pb2.SANDBOX_READY)
+    wait_until(lambda: served.cri.status(container).state == api_pb2.CONTAINER_RUNNING)
+    assert served.cri.exec_sync(container, "ls", "/dev/shm").stdout == b"kept\n"
+    seen = len(log_text(served, "app"))
+    wait_until(lambda: len(log_text(served, "app")) > seen)
+    served.cri.stop(container)
+    assert served.cri.status(container).exit_code == 137
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["started again", "removed"])
+def test_a_kill_while_a_container_starts_leaves_nothing(served: Machine, again: bool) -> None:
+    idle = served.holdings()
+    spec = pod_config(log_directory=str(served.logs))
+    pod = served.cri.run_pod(spec)
+    container = served.cri.create(pod, container_config(BUSYBOX, "sleep", "1000"), spec)
+    served.slow_runc(True)
+    call = begun(lambda: served.cri.start(container))
+    wait_until(served.create_began)
+    served.end("server", signal.SIGKILL)
+    call.join()
+    served.slow_runc(False)
+    served.start_server()
+    assert served.cri.status(container).state == api_pb2.CONTAINER_CREATED
+    if again:
+        served.cri.start(container)
+        assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    served.cri.stop_pod(pod)
+    served.cri.remove_pod(pod)
+    assert_nothing_is_left(served, idle)
+
+
+def test_a_kill_while_a_pod_is_made_leaves_nothing(served: Machine) -> None:
+    idle = served.holdings()
+    served.slow_runc(True)
+    call = begun(lambda: served.cri.run_pod(pod_config()))
+    wait_until(served.create_began)
+    served.end("server", signal.SIGKILL)
+    call.join()
+    served.slow_runc(False)
+    served.start_server()
+    assert not served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+    assert_nothing_is_left(served, idle)
+
+
+def test_a_server_that_is_ended_in_its_recovery_ends_and_loses_nothing(served: Machine) -> None:
+    pod, container = started(served.cri, served, TICK)
+    with silent(served.shim(pod)):
+        served.end("server")
+        served.begin_server()
+        wait_until(lambda: served.log().count("event=listening") > 1)
+        time.sleep(1)  # containerd waits for the shim for two seconds
+        began = time.monotonic()
+        served.end("server")
+        assert time.monotonic() - began < 12
+    assert "Traceback" not in served.log()
+    served.start_server()
+    assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
+    assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+
+
+def test_a_daemon_that_goes_away_in_the_recovery_is_waited_for(served: Machine) -> None:
+    pod, container = started(served.cri, served, TICK)
+    with silent(served.shim(pod)):
+        served.end("server")
+        served.begin_server()
+        wait_until(lambda: served.log().count("event=listening") > 1)
+        time.sleep(1)
+        served.end("containerd", signal.SIGKILL)
+    time.sleep(1)
+    assert served.is_running("server")
+    served.start_containerd()
+    served.cri.wait_until_ready(20)
+    assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
+    assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    assert "Traceback" not in served.log()

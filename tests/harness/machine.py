@@ -1,0 +1,258 @@
+"""A machine whose containerd outlives our server, and is restarted under it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+
+from generated.cri import api_pb2
+
+from .cri import Cri, container_config, pod_config
+from .leaks import Holdings, claim
+from .node import CNI_BIN_DIRS, SERVER, Containerd, systemd_is_init
+
+SLICE = "test.slice"
+
+_DISABLED = (
+    '"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"'
+)
+
+_RUNC = """#!/bin/sh
+# runc, whose create takes its time while the file beside it is there
+for word in "$@"; do
+  if [ "$word" = create ] && [ -e {slow} ]; then touch {begun}; sleep {seconds}; fi
+done
+exec {runc} "$@"
+"""
+
+SLOW_CREATE = 3.0
+"""Seconds that a slow ``runc create`` takes."""
+
+
+class Machine:
+    """A containerd of its own, with its built-in CRI plugin or with our server beside it."""
+
+    def __init__(
+        self, containerd: Containerd, *, host: str, registry: str, pause: str, image: str
+    ) -> None:
+        """``pause`` and ``image`` are references at ``host``, whose mirror is ``registry``."""
+        self.containerd = containerd
+        self.image = image
+        self.directory = Path(tempfile.mkdtemp(prefix="cri-", dir="/tmp"))
+        self.logs = self.directory / "pods"
+        self.cri = Cri(str(self.directory / "cri.sock"))
+        self.builtin = Cri(str(self.directory / "containerd.sock"))
+        self._bridge = f"crr{os.getpid() % 100000}"
+        self.marks = claim(self.directory, bridge=self._bridge, network=self._bridge)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._write_config(host, registry, pause)
+
+    def start_containerd(self, *, with_cri: bool = False) -> None:
+        """Start the daemon; ``with_cri`` leaves its own CRI plugin on."""
+        disabled = "" if with_cri else f"disabled_plugins = [{_DISABLED}]\n"
+        config = self.directory / "containerd.toml"
+        config.write_text(disabled + self._containerd_toml)
+        binary = shutil.which("containerd", path=self.containerd.environment()["PATH"])
+        self._start("containerd", str(binary), "--config", str(config))
+        if with_cri:
+            self.builtin.wait_until_ready(20)
+            wait_until(lambda: _is_ready(self.builtin))
+
+    def start_server(self) -> None:
+        """Start our server on the daemon and wait until it has recovered."""
+        config = str(self.directory / "server.toml")
+        self._start("server", str(SERVER), "serve", "--config", config)
+        self.cri.wait_until_ready(20)
+
+    def end(self, what: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """End ``containerd`` or ``server``; pods go on."""
+        process = self._running.pop(what)
+        process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def clear(self) -> None:
+        """Remove every pod by whoever serves, and end both."""
+        remove_pods(self.cri if "server" in self._running else self.builtin)
+        self._end_all()
+
+    def begin_server(self) -> None:
+        """Start our server, and do not wait for it."""
+        config = str(self.directory / "server.toml")
+        self._start("server", str(SERVER), "serve", "--config", config)
+
+    def server_ended(self) -> int:
+        """The exit status of a server that ended, or was told to."""
+        return self._running.pop("server").wait(20)
+
+    def is_running(self, what: str) -> bool:
+        """Whether ``containerd`` or ``server`` runs."""
+        return what in self._running and self._running[what].poll() is None
+
+    def log(self) -> str:
+        """What our servers said."""
+        return (self.directory / "server.log").read_text(errors="replace")
+
+    def slow_runc(self, slow: bool) -> None:
+        """Let ``runc create`` take `SLOW_CREATE` seconds."""
+        self._create_began.unlink(missing_ok=True)
+        if slow:
+            self._slow.touch()
+        else:
+            self._slow.unlink(missing_ok=True)
+
+    def create_began(self) -> bool:
+        """Whether a slow ``runc create`` was called."""
+        return self._create_began.exists()
+
+    def shim(self, pod: str) -> int:
+        """The process of the pod's shim."""
+        (pid,) = (
+            pid
+            for pid, command in processes(str(self.directory))
+            if "containerd-shim" in command and f"-id {pod}" in command
+        )
+        return pid
+
+    def holdings(self) -> Holdings:
+        """What the machine holds on the node: processes, mounts, namespaces, cgroups."""
+        return Holdings.of([self.marks])
+
+    def runc_states(self) -> set[str]:
+        """The containers of this machine that runc has a state of."""
+        states = {path.name for path in Path("/run/containerd/runc/k8s.io").glob("*")}
+        return states & self.marks.names()
+
+    def _runc(self) -> Path:
+        wrapper = self.directory / "runc"
+        self._slow = self.directory / "runc.slow"
+        self._create_began = self.directory / "runc.began"
+        wrapper.write_text(
+            _RUNC.format(
+                slow=self._slow,
+                begun=self._create_began,
+                seconds=SLOW_CREATE,
+                runc=self.containerd.runc,
+            )
+        )
+        wrapper.chmod(0o755)
+        return wrapper
+
+    def close(self) -> None:
+        """End everything and delete it."""
+        self._end_all()
+        for pid, command in processes(str(self.directory)):
+            if "containerd-shim" in command:
+                os.kill(pid, signal.SIGKILL)
+        subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
+        if systemd_is_init():  # as the kubelet does with the slices of its pods
+            subprocess.run(["systemctl", "stop", SLICE], check=True)
+        shutil.rmtree(f"/var/lib/cni/networks/{self._bridge}", ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end_all(self) -> None:
+        for what in ("server", "containerd"):
+            if what in self._running:
+                self.end(what)
+
+    def _start(self, what: str, *command: str) -> None:
+        with (self.directory / f"{what}.log").open("ab") as log:
+            self._running[what] = subprocess.Popen(
+                command, env=self.containerd.environment(), stdout=log, stderr=log
+            )
+
+    def _write_config(self, host: str, registry: str, pause: str) -> None:
+        at = self.directory
+        for name in ("net.d", "pods", f"certs.d/{host}"):
+            (at / name).mkdir(parents=True)
+        (at / "certs.d" / host / "hosts.toml").write_text(
+            f'server = "{registry}"\n[host."{registry}"]\n  capabilities = ["pull", "resolve"]\n'
+        )
+        (at / "net.d" / "10-test.conflist").write_text(
+            f'{{"cniVersion": "1.0.0", "name": "{self._bridge}", "plugins": [{{"type": "bridge", '
+            f'"bridge": "{self._bridge}", "isGateway": true, "ipam": {{"type": "host-local", '
+            f'"ranges": [[{{"subnet": "10.149.{os.getpid() % 256}.0/24"}}]]}}}}]}}'
+        )
+        bin_dir = next(d for d in CNI_BIN_DIRS if Path(d, "bridge").exists())
+        cri = 'plugins."io.containerd.grpc.v1.cri"'
+        options = (
+            f'BinaryName = "{self._runc()}"\n' f"SystemdCgroup = {str(systemd_is_init()).lower()}\n"
+        )
+        self._containerd_toml = (
+            f'version = 2\nroot = "{at}/root"\nstate = "{at}/state"\n'
+            f'[grpc]\naddress = "{at}/containerd.sock"\n'
+            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{at}/opt"\n'
+            f'[{cri}]\nrestrict_oom_score_adj = true\nsandbox_image = "{pause}"\n'
+            f'[{cri}.cni]\nbin_dir = "{bin_dir}"\nconf_dir = "{at}/net.d"\n'
+            f'[{cri}.registry]\nconfig_path = "{at}/certs.d"\n'
+            f'[{cri}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
+            f"[{cri}.containerd.runtimes.runc.options]\n{options}"
+        )
+        (at / "server.toml").write_text(
+            'log_level = "debug"\n'
+            f'listen = "unix://{at}/cri.sock"\nroot = "{at}/root"\nstate = "{at}/state"\n'
+            f'[containerd]\naddress = "unix://{at}/containerd.sock"\n'
+            f"[containerd.runtimes.runc.options]\n{options}"
+            f'[cni]\nbin_dirs = ["{bin_dir}"]\nconf_dir = "{at}/net.d"\n'
+            f'[images]\npinned_images.sandbox = "{pause}"\n'
+            f'registry.config_path = "{at}/certs.d"\n'
+        )
+
+
+def _is_ready(cri: Cri) -> bool:
+    try:
+        status = cri.runtime.Status(api_pb2.StatusRequest(), timeout=5).status
+    except grpc.RpcError:
+        return False
+    return all(c.status for c in status.conditions if c.type in ("RuntimeReady", "NetworkReady"))
+
+
+def processes(mention: str) -> Iterator[tuple[int, str]]:
+    for proc in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if mention in command and int(proc.name) != os.getpid():
+            yield int(proc.name), command
+
+
+def remove_pods(cri: Cri) -> None:
+    for pod in cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
+        cri.stop_pod(pod.id)
+        cri.remove_pod(pod.id)
+
+
+def started(cri: Cri, machine: Machine, script: str, name: str = "app") -> tuple[str, str]:
+    """A running pod and container."""
+    spec = pod_config(name=f"pod-{name}", log_directory=str(machine.logs))
+    if systemd_is_init():  # without a slice the built-in plugin asks systemd for a path
+        spec.linux.cgroup_parent = f"/{SLICE}"
+    pod = cri.run_pod(spec)
+    container = cri.create(
+        pod, container_config(machine.image, "sh", "-c", script, name=name), spec
+    )
+    cri.start(container)
+    return pod, container
+
+
+def log_text(machine: Machine, name: str) -> str:
+    return (machine.logs / f"{name}.log").read_text()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
