@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -99,20 +99,27 @@ def read_api(root: Path) -> Api:
 def translation(
     root: Path, api: Api | None, rpcs: Rpcs | None, problems: Problems
 ) -> Translation | None:
-    """The mapping in ``root``, resolved and judged; None where the CRI, the OCI schema or
-    containerd's record could not be read. Without ``rpcs`` nothing that names an RPC is judged."""
+    """The mapping in ``root``, resolved and judged.
+
+    None where the CRI, the OCI schema, containerd's record or a file of runtime/ could not be read.
+    Without ``rpcs`` nothing that names an RPC is judged.
+    """
     files, broken = mapping_file.read_all(root, problems)
     oci = problems.attempt(lambda: oci_schema.read(root))
     record = problems.attempt(lambda: _record(root))
     if api is None or oci is None or record is None:
         return None
-    paths = Paths(api, oci, Sources(root, api, oci), record)
+    sources = Sources(root, api, oci)
+    paths = Paths(api, oci, sources, record)
+    uses = problems.attempt(lambda: sources.uses)
+    if uses is None:
+        return None
     mapped = {
         name: resolve.resolve(api.messages[name], file, files, paths, rpcs, problems)
         for name, file in files.items()
         if name in api.messages
     }
-    rules.check(rules.Everything(api, files, mapped, broken), problems)
+    rules.check(rules.Everything(api, files, mapped, broken, uses, rpcs), problems)
     return Translation(api, oci, files, mapped)
 
 
@@ -209,10 +216,46 @@ def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
     return found
 
 
-def counts(files: Iterable[MappingFile]) -> dict[str, Any]:
-    """How many fields there are, and how many of each fate."""
-    fates = Counter(e.fate_in_words for file in files for e in file.entries.values())
-    return {"total": sum(fates.values()), "fates": dict(sorted(fates.items()))}
+def counts(files: Iterable[MappingFile]) -> Counts:
+    """How many fields there are, how many of each fate, and what they come to."""
+    entries = [entry for file in files for entry in file.entries.values()]
+    fates = Counter(entry.fate_in_words for entry in entries)
+    by_rpc = sum(entry.by_rpc for entry in entries)
+    if by_rpc:
+        fates["handled by"] -= by_rpc
+        fates["handled by rpc.yaml"] = by_rpc
+    ours = len(entries) - fates["unmapped: other-platform"]
+    decided = sum(entry.fate in ("copy", "compute") or entry.by_rpc for entry in entries)
+    readers = sum(len(entry.readers) for entry in entries)
+    return Counts(
+        len(entries), dict(sorted(fates.items())), ours, decided, fates["handled by"], readers
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The fates of all fields in numbers."""
+
+    total: int
+    fates: Mapping[str, int]
+    ours: int
+    """Fields that are not of other platforms."""
+    decided: int
+    """Of these, those that generated code decides: copied, computed, or looked up by rpc.yaml."""
+    handled: int
+    """Of these, those that a hand-written function decides."""
+    readers: int
+    """Hand-written functions that look at a decided field besides."""
+
+    def lines(self) -> Iterator[str]:
+        """What they come to, for people."""
+        yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
+        yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code;"
+        yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function;"
+        yield f"{self.readers} times one looks at a field besides, as the field's entry says."
+
+    def _share(self, part: int) -> str:
+        return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"
 
 
 def _defaults(root: Path, data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:

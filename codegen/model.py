@@ -249,6 +249,14 @@ class Back:
 
 
 @dataclass(frozen=True, slots=True)
+class Reader:
+    """A hand-written function that looks at a field."""
+
+    function: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry as written: the fate of a field, or (under ``targets``) of a target."""
 
@@ -271,6 +279,8 @@ class Entry:
     merge: str | None = None
     rules: tuple[Rule, ...] = ()
     back: Back | None = None
+    readers: tuple[Reader, ...] = ()
+    """Hand-written functions that look at the field besides."""
     if_set: str = "ignore"
     issue: str | None = None
     like: str | None = None
@@ -279,6 +289,11 @@ class Entry:
     def by_fields(self) -> bool:
         """Whether the entries of the field's own message say its fate."""
         return self.fate == "copy" and self.value == "fields"
+
+    @property
+    def by_rpc(self) -> bool:
+        """Whether the generated handler of an RPC looks at it."""
+        return self.fate == "handled_by" and self.value.startswith("rpc.")
 
     @property
     def fate_in_words(self) -> str:

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from codegen import message_reads
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
+from codegen.message_reads import Use
 from codegen.model import Api, Kind, OciSpec
 
 FACTS = "runtime/transforms/facts.py"
@@ -63,6 +65,7 @@ class Sources:
     oci: OciSpec
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
     _records: dict[str, Record] | None = None
+    _uses: tuple[Use, ...] | None = None
     _read: dict[str, _Annotations] = field(default_factory=dict)
 
     def tree(self, name: str) -> ast.Module | None:
@@ -133,6 +136,17 @@ class Sources:
 
     # --- hand-written functions of runtime/
 
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Every look at a field of a CRI message in runtime/, found by type."""
+        if self._uses is None:
+            folder = self.root / "runtime"
+            files = [f"runtime/{p.relative_to(folder)}" for p in sorted(folder.rglob("*.py"))]
+            trees = {file: tree for file in files if (tree := self.tree(file)) is not None}
+            texts = {file: text_file(self.root, file) for file in files}
+            self._uses = message_reads.uses(self.api, texts, trees)
+        return self._uses
+
     def function(self, dotted: str) -> tuple[str, Callable] | None:
         """(file, function) for ``module.function`` or ``module.Class.method`` below runtime/."""
         parts = dotted.split(".")
@@ -171,34 +185,6 @@ def _parsed(text: str, name: str) -> ast.Module:
         raise SpecError(f"is not Python: {error.msg}", place) from error
     except RecursionError as error:
         raise SpecError("is nested too deeply", Place(name)) from error
-
-
-def reads(function: Callable, name: str) -> bool:
-    """Whether the function's own text looks at an attribute ``name`` or asks HasField for it."""
-    return any(
-        (isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load))
-        or _asks_for(node, name)
-        for node in ast.walk(function)
-    )
-
-
-def sets(function: Callable, name: str) -> bool:
-    """Whether the function's own text gives ``name`` a value: a keyword argument, a store, or a
-    use of the attribute (``out.names.extend(...)``)."""
-    return any(
-        (isinstance(node, ast.keyword) and node.arg == name)
-        or (isinstance(node, ast.Attribute) and node.attr == name)
-        for node in ast.walk(function)
-    )
-
-
-def _asks_for(node: ast.AST, name: str) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("HasField", "WhichOneof")
-        and any(isinstance(a, ast.Constant) and a.value == name for a in node.args)
-    )
 
 
 def _function(tree: ast.Module, path: list[str]) -> Callable | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codegen.errors import Place, Problems, nearest, one_of
+from codegen.message_reads import Use
 from codegen.model import (
     Api,
     Computed,
@@ -19,6 +20,7 @@ from codegen.model import (
     MappingFile,
     Target,
 )
+from codegen.rpc import Rpcs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class Everything:
     mapped: Mapping[str, Mapped]
     broken: frozenset[str]
     """Modules whose mapping file exists but could not be read."""
+    uses: tuple[Use, ...]
+    """Every look of runtime/ at a field."""
+    rpcs: Rpcs | None
+    """None where rpc.yaml could not be read."""
 
 
 Finding = tuple[str, Place, str | None]
@@ -238,6 +244,74 @@ def each_without_merge(all_: Everything) -> Iterator[Finding]:
                     )
 
 
+_PURE = "runtime/transforms/"
+
+
+def undeclared(all_: Everything) -> Iterator[Use]:
+    """Every read of a received field by hand-written code that its entry does not name.
+
+    Transforms are left out: they see what entries give them. A field that holds one message is only
+    the way to the fields below.
+    """
+    for use in all_.uses:
+        file = all_.files.get(use.message)
+        if use.way or use.sets or file is None or not file.takes or use.file.startswith(_PURE):
+            continue
+        entry = file.entries.get(use.field)
+        if entry is None or any(r.function == use.function for r in entry.readers):
+            continue
+        if entry.fate != "handled_by" or entry.value != use.function:
+            yield use
+
+
+def undeclared_reader(all_: Everything) -> Iterator[Finding]:
+    """Whoever looks at a received field is known to the field's entry."""
+    for use in undeclared(all_):
+        entry = all_.files[use.message].entries[use.field]
+        yield (
+            f"{use.function} reads {use.message}.{use.field}, which its entry does not say",
+            Place(use.file, use.line, use.column),
+            f"take what the mapping decides, or name it in readers: of {entry.place.file}:"
+            f"{entry.place.line}",
+        )
+
+
+def unreached(all_: Everything) -> Iterator[Finding]:
+    """What a mapping decides is part of some served RPC; else its generated code would be dead."""
+    if all_.rpcs is None or not all_.rpcs.services:
+        return
+    reached = _reached(all_, all_.rpcs)
+    for file in all_.files.values():
+        for entry in [*file.entries.values(), *file.targets.values()]:
+            if entry.fate in ("copy", "compute") and file.message not in reached:
+                yield (
+                    f"{entry.name} is decided, but no served RPC reaches {file.message}",
+                    entry.place,
+                    "serve the RPC, or make it unmapped: not-yet",
+                )
+
+
+def _reached(all_: Everything, rpcs: Rpcs) -> set[str]:
+    """The messages that served RPCs receive or answer, through fields that are mapped."""
+    pending = [
+        name
+        for rpc in rpcs.all
+        if not rpc.issue
+        for name in (rpc.method.request, rpc.method.response)
+    ]
+    reached: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in reached or name not in all_.files:
+            continue
+        reached.add(name)
+        for entry in all_.files[name].entries.values():
+            field = all_.api.messages[name].fields.get(entry.name)
+            if entry.fate != "unmapped" and field is not None and field.message is not None:
+                pending.append(field.message)
+    return reached
+
+
 RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "message-without-mapping": unmapped_message,
     "unknown-message": unknown_message,
@@ -248,6 +322,8 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "two-writers": two_writers,
     "each-without-merge": each_without_merge,
     "goes-in-circles": goes_in_circles,
+    "undeclared-reader": undeclared_reader,
+    "unreached-entry": unreached,
 }
 
 

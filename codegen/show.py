@@ -34,8 +34,9 @@ def explain(found: Translation, path: str) -> str:
 def review(found: Translation) -> str:
     """Every entry in one line, with the counts by fate and what is not yet done."""
     counted = counts(found.files.values())
-    lines = [f"{counted['total']} fields in {len(found.files)} messages, CRI {found.api.version}"]
-    lines += [f"{count:5} {fate}" for fate, count in counted["fates"].items()]
+    lines = [f"{counted.total} fields in {len(found.files)} messages, CRI {found.api.version}"]
+    lines += [f"{count:5} {fate}" for fate, count in counted.fates.items()]
+    lines += ["", *counted.lines()]
     waiting = [
         (mapped, entry)
         for mapped in found.mapped.values()
@@ -83,6 +84,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "fate": entry.in_words,
         "inputs": ", ".join(given.path for given in entry.inputs),
         "merge": entry.merge or "",
+        "also read": ", ".join(reader.function for reader in entry.readers),
         "rules": "; ".join(map(rule_text, entry.rules)),
         "read back": f"by {entry.back.by}" if entry.back else "",
         "why": entry.why,

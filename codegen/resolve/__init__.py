@@ -13,7 +13,7 @@ from codegen import checks
 from codegen.errors import Problems, SpecError
 from codegen.model import Entry, Mapped, MappingFile, Message, Test
 from codegen.paths import Paths
-from codegen.resolve import back, keys, targets
+from codegen.resolve import back, handlers, keys, targets
 from codegen.resolve.scope import Scope
 from codegen.rpc import Rpcs
 
@@ -50,6 +50,8 @@ def resolve(
 
     fields = [file.entries[name] for name in message.fields if name in file.entries]
     fields = [entry for entry in fields if sound(entry)]
+    for entry in fields:
+        tried(handlers.check_readers, entry)
     alone = [entry for entry in file.targets.values() if sound(entry)]
     writes = [w for e in fields if file.takes for w in tried(targets.of_field, e)]
     writes += [w for e in alone for w in tried(targets.of_target, e)]

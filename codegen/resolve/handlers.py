@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from codegen.errors import SpecError, nearest
+from codegen.message_reads import Use
 from codegen.model import Entry
-from codegen.python_source import reads, sets
 from codegen.resolve.scope import Scope
 
 
 def check(scope: Scope, entry: Entry) -> None:
     """The function must exist and look at the field."""
-    if entry.value.startswith("rpc."):
+    if entry.by_rpc:
         _check_rpc(scope, entry)
         return
     sources = scope.paths.sources
@@ -23,16 +23,38 @@ def check(scope: Scope, entry: Entry) -> None:
             "unknown-handler",
         )
     file, function = found
-    taken = scope.file.takes and reads(function, entry.name)
-    given = scope.file.gives and sets(function, entry.name)
-    if not (taken or given):
+    if not any(
+        use.function == entry.value and (scope.file.takes or use.sets)
+        for use in uses_of(scope, entry)
+    ):
         verb = "reads" if scope.file.takes else "sets"
         raise SpecError(
             f"{entry.name} is handled by {entry.value}, but that function never {verb} it",
             entry.value_place,
-            f"see {file}:{function.lineno}; name the function that does, or change the fate",
+            f"see {file}:{function.lineno}; name the function that has a {scope.message.name} in "
+            "hand, by its annotations, or change the fate",
             "field-not-read" if scope.file.takes else "field-not-set",
         )
+
+
+def check_readers(scope: Scope, entry: Entry) -> None:
+    """Each function that ``readers`` names must read the field."""
+    reading = {use.function for use in uses_of(scope, entry) if not use.sets}
+    for reader in entry.readers:
+        if reader.function not in reading:
+            raise SpecError(
+                f"{reader.function} is said to read {entry.name}, but does not",
+                reader.place,
+                nearest(reader.function, reading) or "remove it",
+                "field-not-read",
+            )
+
+
+def uses_of(scope: Scope, entry: Entry) -> list[Use]:
+    """Where hand-written code looks at the field of an entry."""
+    owner = scope.message.name
+    uses = scope.paths.sources.uses
+    return [use for use in uses if use.message == owner and use.field == entry.name]
 
 
 def _check_rpc(scope: Scope, entry: Entry) -> None:

@@ -9,13 +9,13 @@ from codegen.model import Entry
 from codegen.resolve.scope import Scope
 
 _KEYS: Mapping[str, frozenset[str]] = {
-    "copy": frozenset({"when", "merge", "rules"}),
-    "compute": frozenset({"by", "from", "with", "merge", "rules", "back"}),
-    "handled_by": frozenset({"rules"}),
+    "copy": frozenset({"when", "merge", "rules", "readers"}),
+    "compute": frozenset({"by", "from", "with", "merge", "rules", "back", "readers"}),
+    "handled_by": frozenset({"rules", "readers"}),
     "unmapped": frozenset({"if_set", "issue"}),
 }
 _ALWAYS = frozenset({"like", "why"})
-_ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
+_ONLY_TAKING = frozenset({"merge", "rules", "with", "back", "readers"})
 
 
 def check(scope: Scope, entry: Entry) -> None:

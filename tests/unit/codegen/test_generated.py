@@ -102,3 +102,18 @@ def test_a_bump_asks_for_the_new_fields_only(tmp_path: Path) -> None:
     (tmp_path / "spec/cri/current").write_text("8.88\n")
     with pytest.raises(SpecError, match=r"names version '8\.88'"):
         generate.load_project(tmp_path)
+
+
+def test_what_is_decided_is_reached_by_a_served_rpc(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / "spec/mapping/checkpoint_container_request.yaml"
+    text = path.read_text()
+    start = text.index("  location:\n")
+    end = text.find("\n\n", start)
+    entry = "  location:\n    copy: hostname\n    why: Of an RPC that is not served.\n"
+    path.write_text(text[:start] + entry + (text[end:] if end > 0 else ""))
+    with pytest.raises(SpecError) as raised:
+        generate.load_project(tmp_path)
+    assert [fault.message for fault in raised.value.faults] == [
+        "location is decided, but no served RPC reaches CheckpointContainerRequest"
+    ]
