@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
+
+_PAGE_SIZE = re.compile(r"[1-9][0-9]*[KMG]B")
 
 SANDBOX_OOM_SCORE_ADJ = -998
 """The pause process dies last: with it the pod's namespaces go, and every container with them."""
@@ -70,6 +73,12 @@ def hugepage_limits(
     The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so on
     a node without the controller a refusal is a refusal of every container.
     """
+    for limit in hugepage_limits:
+        if not _PAGE_SIZE.fullmatch(limit.page_size):
+            raise InvalidArgument(
+                f"must be a page size such as 2MB or 1GB, not {limit.page_size!r}",
+                field="linux.resources.hugepage_limits.page_size",
+            )
     if disable_hugetlb_controller or not hugepage_limits:
         return None
     if not hugetlb_controller:

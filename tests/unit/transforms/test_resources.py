@@ -80,6 +80,12 @@ def test_a_controller_that_must_be_there_and_is_not_refuses_the_container() -> N
     assert hugepages([], controller=False, tolerated=False) is None
 
 
+@pytest.mark.parametrize("size", ["2", "2mb", "../x", "0MB", "2MB\n"])
+def test_what_is_no_page_size_is_refused(size: str) -> None:
+    with pytest.raises(InvalidArgument, match="must be a page size such as 2MB"):
+        hugepages([api_pb2.HugepageLimit(page_size=size)], controller=True)
+
+
 def hugepages(
     limits: list[api_pb2.HugepageLimit],
     *,
