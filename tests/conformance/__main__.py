@@ -9,9 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +33,77 @@ def name_of(spec: dict[str, Any]) -> str:
     return " ".join([*spec["ContainerHierarchyTexts"], spec["LeafNodeText"]])
 
 
-def critest_flags(args: argparse.Namespace) -> list[str]:
+def critest_flags(args: argparse.Namespace, seed: int) -> list[str]:
     """How critest is told what our own flags say."""
-    flags = []
-    if args.seed is not None:
-        # the seed alone orders the groups; with this it orders the specs as well
-        flags += [f"-ginkgo.seed={args.seed}", "-ginkgo.randomize-all"]
-    if args.parallel > 1:
-        flags.append(f"-parallel={args.parallel}")
+    # the seed alone orders the groups; with randomize-all it orders the specs as well
+    flags = [f"-ginkgo.seed={seed}", "-ginkgo.randomize-all"]
     if args.websocket:
         flags += [f"-websocket-{way}" for way in ("exec", "attach", "portforward")]
     return flags
 
 
-def run(node: Node, report: Path, skip: list[str], flags: list[str]) -> list[dict[str, Any]]:
-    """The spec reports of one run of critest."""
+def shares(specs: Sequence[dict[str, Any]], count: int, seed: int) -> list[str]:
+    """The specs in ``count`` patterns of about the same number of specs each, by random choice.
+
+    critest's own -parallel needs the command ginkgo. The specs of one group stay together: they may
+    use one pod, in their order.
+    """
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for spec in specs:
+        groups[" ".join(spec["ContainerHierarchyTexts"][:2])].append(name_of(spec))
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    filled: list[list[str]] = [[] for _ in range(count)]
+    for group in sorted(order, key=lambda group: -len(groups[group])):
+        min(filled, key=len).extend(groups[group])
+    return [f"^(?:{'|'.join(map(_quoted, share))})$" for share in filled if share]
+
+
+def _quoted(text: str) -> str:
+    """As ``re.escape``, which escapes spaces as well; Go's expressions know no such escape."""
+    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
+
+
+def start(node: Node, report: Path, flags: list[str]) -> subprocess.Popen[bytes]:
+    """critest at work, to write its report."""
     endpoint = f"unix://{node.socket}"
     command = [
         *("critest", "-runtime-endpoint", endpoint, "-ginkgo.no-color", "-ginkgo.timeout=30m"),
-        *(f"-ginkgo.json-report={report}", *(f"-ginkgo.skip={pattern}" for pattern in skip)),
-        *flags,
+        *(f"-ginkgo.json-report={report}", *flags),
     ]
-    log = report.with_suffix(".log")
-    with log.open("wb") as output:
-        subprocess.run(command, stdout=output, stderr=output, cwd=report.parent, check=False)
+    report.unlink(missing_ok=True)
+    with report.with_suffix(".log").open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, cwd=report.parent)
+
+
+def specs_in(report: Path) -> list[dict[str, Any]]:
+    """The specs of a report that were chosen, or chosen to be skipped by themselves."""
     if not report.exists():
-        sys.exit(f"critest wrote no report:\n{log.read_text()[-3000:]}")
+        sys.exit(f"critest wrote no report:\n{report.with_suffix('.log').read_text()[-3000:]}")
     (suite,) = json.loads(report.read_text())
     return [spec for spec in suite["SpecReports"] if spec["LeafNodeType"] == "It"]
+
+
+def run(node: Node, reports: Path, flags: list[str], count: int, seed: int) -> list[dict[str, Any]]:
+    """The reports of all specs, run by ``count`` critests at a time."""
+    if count == 1:
+        started = {reports / "report.json": start(node, reports / "report.json", flags)}
+    else:
+        listed = reports / "listed.json"
+        start(node, listed, [*flags, "-ginkgo.dry-run"]).wait()
+        started = {}
+        for number, pattern in enumerate(shares(specs_in(listed), count, seed)):
+            report = reports / f"report-{number}.json"
+            started[report] = start(node, report, [*flags, f"-ginkgo.focus={pattern}"])
+    for process in started.values():
+        process.wait()
+    found: dict[str, dict[str, Any]] = {}
+    for report in started:
+        for spec in specs_in(report):
+            # what another one ran is skipped here
+            if spec["State"] != "skipped" or name_of(spec) not in found:
+                found[name_of(spec)] = spec
+    return list(found.values())
 
 
 def main() -> int:
@@ -66,7 +113,7 @@ def main() -> int:
     parser.add_argument(
         "--websocket", action="store_true", help="streaming specs over WebSocket instead of SPDY"
     )
-    parser.add_argument("--parallel", type=int, default=1, help="how many specs run at a time")
+    parser.add_argument("--parallel", type=int, default=1, help="how many critests run at a time")
     parser.add_argument("--seed", type=int, help="of the order of the specs (default: random)")
     parser.add_argument("--kind", default="ours", choices=("ours", "builtin"))
     args, flags = parser.parse_known_args()
@@ -77,6 +124,7 @@ def main() -> int:
         containerd = find_containerd(args.containerd)
     except ValueError as error:
         parser.error(str(error))
+    seed = random.randrange(1, 1 << 31) if args.seed is None else args.seed
     hosts = os.environ.get("CRI_TEST_HOSTS_TOML")
     skip = [] if args.streaming else [STREAMING]
     skip += [PUBLISHED] if hosts else []
@@ -86,11 +134,15 @@ def main() -> int:
         hosts_toml=Path(hosts) if hosts else None,
         pause_image="registry.k8s.io/pause:3.10" if args.kind == "builtin" else None,
     ) as node:
-        reports = Path("build/conformance").resolve()
+        reports = Path("build/conformance", f"{containerd.name}-{args.kind}").resolve()
         reports.mkdir(parents=True, exist_ok=True)
-        report = reports / f"{containerd.name}-{args.kind}.json"
-        specs = run(node, report, skip, [*critest_flags(args), *flags])
-        shutil.copy(node.directory / "server.log", reports / f"{containerd.name}-server.log")
+        flags = [
+            *(f"-ginkgo.skip={pattern}" for pattern in skip),
+            *critest_flags(args, seed),
+            *flags,
+        ]
+        specs = run(node, reports, flags, args.parallel, seed)
+        shutil.copy(node.directory / "server.log", reports / "server.log")
     by_state: dict[str, list[str]] = {}
     for spec in specs:
         state = spec["State"] if spec["State"] in ("passed", "skipped") else "failed"
@@ -104,8 +156,6 @@ def main() -> int:
     for name in sorted(expected.keys() - failed):
         print(f"no longer fails, remove it from {EXPECTED.name}: {name}")
     passed, skipped = len(by_state.get("passed", [])), len(by_state.get("skipped", []))
-    (suite,) = json.loads(report.read_text())
-    seed = suite["SuiteConfig"]["RandomSeed"]
     print(f"{passed} passed, {len(failed)} failed, {skipped} skipped, seed {seed}")
     return 0 if failed == set(expected) else 1
 
