@@ -56,7 +56,8 @@ def shares(specs: Sequence[dict[str, Any]], count: int, seed: int) -> list[str]:
     filled: list[list[str]] = [[] for _ in range(count)]
     for group in sorted(order, key=lambda group: -len(groups[group])):
         min(filled, key=len).extend(groups[group])
-    return [f"^(?:{'|'.join(map(_quoted, share))})$" for share in filled if share]
+    # what is matched begins with the name of the suite
+    return [f"(?:^| )(?:{'|'.join(map(_quoted, share))})$" for share in filled if share]
 
 
 def _quoted(text: str) -> str:

@@ -9,8 +9,12 @@ in its log (nodes of tests log at debug level, so that those of failed attempts 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import os
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +25,8 @@ from . import cgroups
 _LINKS = Path("/sys/class/net")
 _NETWORK_NAMESPACES = Path("/run/netns")
 _CNI = Path("/var/lib/cni")
+_DAEMON_SOCKETS = ("containerd.sock", "state/containerd/containerd.sock")  # in a node's folder
+_SHIM_SOCKETS = Path("/run/containerd/s")  # whatever the state directory of the daemon is
 _NAMES = re.compile(rb"\b(?:[0-9a-f]{64}|cni-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 
 
@@ -37,6 +43,7 @@ class Marks:
         self._names: set[str] = set()
         self._read: dict[Path, int] = {}  # log → bytes of whole lines seen
         self._links: set[str] = set()
+        self._sockets: dict[str, str] = {}  # what it is a digest of → name
         self.ended_with = Holdings()
 
     def names(self) -> set[str]:
@@ -61,6 +68,16 @@ class Marks:
         if not self.network:
             return set()
         return {str(path) for path in (_CNI / "networks" / self.network).glob("*.*.*.*")}
+
+    def shim_sockets(self) -> set[str]:
+        """Sockets of shims of the node's containers, which containerd names by a digest."""
+        there = _entries(_SHIM_SOCKETS)
+        if not there:
+            return set()
+        for address, name in itertools.product(_DAEMON_SOCKETS, self.names()):
+            path = f"{self.directory}/{address}/k8s.io/{name}"
+            self._sockets.setdefault(path, hashlib.sha256(path.encode()).hexdigest())
+        return {str(_SHIM_SOCKETS / name) for name in there.intersection(self._sockets.values())}
 
     def settle(self, seconds: float = 5) -> None:
         """Note what the node still holds when all of it has ended, waiting ``seconds`` at most.
@@ -101,6 +118,8 @@ class Holdings:
     cgroups: frozenset[str] = frozenset()
     cni_results: frozenset[str] = frozenset()
     ip_leases: frozenset[str] = frozenset()
+    firewall_rules: frozenset[str] = frozenset()
+    shim_sockets: frozenset[str] = frozenset()
 
     @classmethod
     def now(cls) -> Self:
@@ -131,6 +150,10 @@ class Holdings:
                 if _mentions(entry, names) or entry.startswith(tuple(f"{n}-" for n in networks))
             ),
             ip_leases=frozenset().union(*(marks.ip_leases() for marks in claimed)),
+            firewall_rules=frozenset(
+                rule for rule in _firewall_rules() if _mentions(rule, names | networks)
+            ),
+            shim_sockets=frozenset().union(*(marks.shim_sockets() for marks in claimed)),
         )
 
     def since(self, earlier: Self) -> dict[str, list[str]]:
@@ -178,6 +201,13 @@ def _mounts(directories: set[str], names: set[str]) -> Iterator[str]:
         where = line.split()[4]
         if _mentions(line, directories) or where.rpartition("/")[2] in names:
             yield where
+
+
+def _firewall_rules() -> Iterator[str]:
+    """Every rule; CNI plugins write the network and the container into a comment."""
+    for program in filter(shutil.which, ("iptables-save", "ip6tables-save")):
+        done = subprocess.run([program], capture_output=True, text=True, check=False)
+        yield from (line for line in done.stdout.splitlines() if line.startswith("-A "))
 
 
 def _cgroups(names: set[str]) -> Iterator[str]:
