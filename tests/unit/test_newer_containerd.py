@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from tests.conftest import pytest_terminal_summary
 from tests.harness import debian, newer_containerd, node
 
 
@@ -58,3 +60,41 @@ def test_a_directory_may_be_named_and_an_unknown_name_says_which_are_known(
     assert node.find_containerd(str(own)).bin_dir == own
     with pytest.raises(ValueError, match=r"no containerd named 2\.1; known: system"):
         node.find_containerd("2.1")
+
+
+class Terminal:
+    """The end of a run of one test, as the hook sees it."""
+
+    def __init__(self, node_id: str) -> None:
+        self.report = pytest.TestReport(node_id, ("", 0, ""), {}, "passed", None, "call")
+        self.said: list[str] = []
+
+    def getreports(self, outcome: str) -> list[pytest.TestReport]:
+        return [self.report] if outcome == "passed" else []
+
+    def section(self, title: str, **_: bool) -> None:
+        self.said.append(title)
+
+    def write_line(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.mark.parametrize(
+    ("test", "there", "says"),
+    [
+        ("tests/e2e/test_walk.py::test_walk", False, True),
+        ("tests/e2e/test_walk.py::test_walk", True, False),
+        ("tests/unit/test_netns.py::test_one", False, False),
+    ],
+)
+def test_a_run_without_the_newest_says_so_in_its_last_lines(
+    cache: Path, test: str, there: bool, says: bool
+) -> None:
+    if there:
+        put(cache, "sid", "98.1.9+ds1")
+    else:
+        cache.mkdir()
+        (cache / "problem").write_text("apt-get update: E: no such mirror\n")
+    terminal = Terminal(test)
+    pytest_terminal_summary(cast("pytest.TerminalReporter", terminal))
+    assert any("no such mirror" in line for line in terminal.said) is says
