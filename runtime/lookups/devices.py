@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from itertools import count, repeat
 
 from generated.cri import api_pb2
 from generated.oci import types
@@ -17,6 +18,18 @@ _NOT_FOR_CONTAINERS = frozenset(
 )
 """What every container has its own of (runc cannot make nodes of devpts), or what belongs to a
 program that manages the host."""
+
+
+_UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
+"""Gone meanwhile, or of another user than those of a rootless server's user namespace."""
+
+
+_LARGEST_TREE = 100_000
+"""Files; a walk of the whole root file system would take a thread for minutes."""
+
+
+class _TooLarge(Exception):
+    """A directory that is none of devices."""
 
 
 def requested(devices: Sequence[api_pb2.Device]) -> tuple[DeviceNode, ...]:
@@ -33,51 +46,57 @@ def requested(devices: Sequence[api_pb2.Device]) -> tuple[DeviceNode, ...]:
 
 def host_devices(directory: str = "/dev") -> tuple[types.LinuxDevice, ...]:
     """All device nodes of the host that a privileged container gets."""
-    return tuple(_below(directory, directory, skip=_NOT_FOR_CONTAINERS))
+    return tuple(_below(directory, directory, repeat(0)))
 
 
 def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
     field = f"config.devices[{index}].host_path"
     threads.looking_at(device.host_path)
-    path = os.path.realpath(device.host_path)
-    container_path = device.container_path or path
     try:
+        path = os.path.realpath(device.host_path)
+        container_path = device.container_path or path
         found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode):
+            yield from _below(path, container_path.rstrip("/"), count())
+            return
     except OSError as error:
         raise InvalidArgument(f"{device.host_path}: {error.strerror}", field=field) from error
-    if stat.S_ISDIR(found.st_mode):
-        yield from _below(path, container_path.rstrip("/"), skip=_NOT_FOR_CONTAINERS)
-        return
+    except _TooLarge as error:
+        raise InvalidArgument(
+            f"{device.host_path} holds more than {_LARGEST_TREE} files: name the devices",
+            field=field,
+        ) from error
     node = _device(found, container_path)
     if node is None:
         raise InvalidArgument(f"{device.host_path} is not a device node", field=field)
     yield node
 
 
-def _below(
-    directory: str, container_path: str, *, skip: frozenset[str]
-) -> Iterator[types.LinuxDevice]:
+def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator[types.LinuxDevice]:
+    """The nodes of a directory and those below it; ``seen`` counts the files that were looked at,
+    where their number is bounded."""
     try:
-        listing = os.scandir(directory)
-    except (FileNotFoundError, PermissionError):
-        # gone meanwhile, or of another user than those of a rootless server's user namespace
+        with os.scandir(directory) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except _UNSEEN:
         return
-    with listing as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name in skip:
-                continue
-            path = f"{container_path}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(entry.path, path, skip=skip)
-                continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-            except (FileNotFoundError, PermissionError):
-                continue
-            # FIFOs are files to talk with the host's processes, not devices
-            node = _device(found, path)
-            if node is not None:
-                yield node
+    for entry in entries:
+        if next(seen) >= _LARGEST_TREE:
+            raise _TooLarge
+        if entry.name in _NOT_FOR_CONTAINERS:
+            continue
+        path = f"{container_path}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path, path, seen)
+            continue
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except _UNSEEN:
+            continue
+        # FIFOs are files to talk with the host's processes, not devices
+        node = _device(found, path)
+        if node is not None:
+            yield node
 
 
 def _device(found: os.stat_result, path: str) -> types.LinuxDevice | None:

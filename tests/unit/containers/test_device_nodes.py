@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -66,3 +67,22 @@ def test_a_directory_that_may_not_be_entered_is_left_out(
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert paths(dev, "/x") == ["/x/null"]
+
+
+def test_a_tree_that_cannot_be_walked_is_refused_with_its_field(
+    dev: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: str) -> object:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InvalidArgument, match=r"devices\[0\]\.host_path: .*Input/output error"):
+        paths(dev)
+
+
+def test_a_directory_of_other_files_is_not_walked_for_ever(
+    dev: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_LARGEST_TREE", 3)
+    with pytest.raises(InvalidArgument, match="holds more than 3 files"):
+        paths(dev)
