@@ -191,6 +191,7 @@ def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:
     moved = {
         "copy": "target-moved",
         "compute": "target-moved",
+        "match": "comparison-changed",
         "handled_by": "handler-moved",
         "unmapped": "reason-changed",
     }[new.fate]

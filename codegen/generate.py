@@ -26,7 +26,7 @@ from codegen import (
     rules,
     stubs,
 )
-from codegen.emit import builders, oci_types, python, readers, services, validators
+from codegen.emit import builders, filters, oci_types, python, readers, services, validators
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec
@@ -152,6 +152,9 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
         "statuses/%message.py.j2": [
             job("reader", r.mapped, readers.text(r)) for r in plan.readers(mapped)
         ],
+        "filters/%message.py.j2": [
+            job("filter", f.mapped, filters.text(f)) for f in plan.filters(mapped)
+        ],
         "validators/%message.py.j2": [
             job("validator", v.mapped, validators.text(v)) for v in plan.validators(mapped)
         ],
@@ -225,7 +228,7 @@ def counts(files: Iterable[MappingFile]) -> Counts:
         fates["handled by"] -= by_rpc
         fates["handled by rpc.yaml"] = by_rpc
     ours = len(entries) - fates["unmapped: other-platform"]
-    decided = sum(entry.fate in ("copy", "compute") or entry.by_rpc for entry in entries)
+    decided = sum(entry.fate in ("copy", "compute", "match") or entry.by_rpc for entry in entries)
     readers = sum(len(entry.readers) for entry in entries)
     return Counts(
         len(entries), dict(sorted(fates.items())), ours, decided, fates["handled by"], readers
@@ -241,7 +244,8 @@ class Counts:
     ours: int
     """Fields that are not of other platforms."""
     decided: int
-    """Of these, those that generated code decides: copied, computed, or looked up by rpc.yaml."""
+    """Of these, those that generated code decides: copied, computed, compared, or looked up by
+    rpc.yaml."""
     handled: int
     """Of these, those that a hand-written function decides."""
     readers: int

@@ -13,7 +13,7 @@ from codegen.nodes import child, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
 SCHEMA = "spec/mapping.schema.json"
-_FATES = ("copy", "compute", "handled_by", "unmapped")
+_FATES = ("copy", "compute", "match", "handled_by", "unmapped")
 
 
 def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], frozenset[str]]:
@@ -55,6 +55,8 @@ def from_node(node: Node, name: str) -> MappingFile:
         message=text(message).removeprefix("runtime.v1."),
         message_place=message.place,
         flow=text(child(node, "flow")),
+        of=_word(node, "of"),
+        of_place=(optional(node, "of") or message).place,
         entries=_entries(child(node, "fields")),
         targets=_entries(optional(node, "targets")),
     )

@@ -264,7 +264,7 @@ class Entry:
     """The field, or the target."""
     place: Place
     fate: str
-    """``copy`` ``compute`` ``handled_by`` ``unmapped``."""
+    """``copy`` ``compute`` ``match`` ``handled_by`` ``unmapped``."""
     value: str
     """What the fate's key says."""
     value_place: Place
@@ -275,7 +275,8 @@ class Entry:
     by: str | None = None
     inputs: tuple[Input, ...] = ()
     partner: str | None = None
-    """``with``: the sibling whose entry takes this field as an input."""
+    """``with``: the sibling whose entry takes this field as an input; of a match, what the field is
+    compared with."""
     merge: str | None = None
     rules: tuple[Rule, ...] = ()
     back: Back | None = None
@@ -288,7 +289,7 @@ class Entry:
     @property
     def by_fields(self) -> bool:
         """Whether the entries of the field's own message say its fate."""
-        return self.fate == "copy" and self.value == "fields"
+        return self.fate in ("copy", "match") and self.value == "fields"
 
     @property
     def by_rpc(self) -> bool:
@@ -300,7 +301,7 @@ class Entry:
         """The fate in one or two words, for tables and counts."""
         if self.fate == "unmapped":
             return f"unmapped: {self.value}"
-        return "copy: fields" if self.by_fields else self.fate.replace("_", " ")
+        return f"{self.fate}: fields" if self.by_fields else self.fate.replace("_", " ")
 
     @property
     def value_in_words(self) -> str:
@@ -324,12 +325,20 @@ class MappingFile:
     message: str
     message_place: Place
     flow: str
+    of: str | None
+    """Of a filter: the message that it is compared with."""
+    of_place: Place
     entries: Mapping[str, Entry]
     targets: Mapping[str, Entry]
 
     @property
     def takes(self) -> bool:
         """Whether the message is received."""
+        return self.flow in ("in", "both", "match")
+
+    @property
+    def writes(self) -> bool:
+        """Whether the message is received and becomes an OCI spec."""
         return self.flow in ("in", "both")
 
     @property
@@ -467,6 +476,17 @@ class ComputedBack:
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A filter compares a field with a field of the item."""
+
+    entry: Entry
+    source: Source
+    against: Source
+
+
+Match = Left | Compared | Descended
+"""What a filter does for one field."""
 Write = Left | Copied | Computed | Descended
 """What a builder does for one entry."""
 Read = Left | CopiedBack | ComputedBack | Descended
@@ -522,6 +542,7 @@ class Mapped:
     file: MappingFile
     writes: tuple[Write, ...]
     reads: tuple[Read, ...]
+    matches: tuple[Match, ...]
     tests: tuple[Test, ...]
     descents: tuple[Descent, ...]
 

@@ -72,6 +72,21 @@ class Paths:
             found = self._step(found, step)
         return found
 
+    def of_message(self, name: str, root: str, path: str, place: Place) -> Source:
+        """The field at ``path`` of the CRI message ``name``; generated code calls it ``root``."""
+        found = Source("", root, (), Kind("message", name))
+        for step in path.split("."):
+            known = self._members(found.kind)
+            if step not in known:
+                raise SpecError(
+                    f"{found.path or name} ({found.kind}) has no {step}",
+                    place,
+                    nearest(step, known) or (one_of(known) if known else "it has no parts"),
+                    "unknown-source",
+                )
+            found = self._step(found, step)
+        return found
+
     def target(self, path: str, place: Place) -> Target:
         """The place at ``path`` in the OCI spec, or in containerd's record after ``Container.``."""
         element = _ELEMENT.match(path)

@@ -88,6 +88,14 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """generated/filters/<message>.py."""
+
+    mapped: Mapped
+    imports: frozenset[Import]
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """All that a validator does with one field."""
 
@@ -263,6 +271,24 @@ def _reader(mapped: Mapping[str, Mapped], one: Mapped, reading: set[str]) -> Rea
         [Import("generated.cri", "api_pb2")],
     )
     return Reader(one, names, {m: tuple(sorted(_read_roots(mapped, m))) for m in called})
+
+
+# --- filters
+
+
+def filters(mapped: Mapping[str, Mapped]) -> list[Filter]:
+    """One for each message of flow match, some field of which is compared."""
+    return [
+        _filter(one)
+        for _, one in sorted(mapped.items())
+        if any(not isinstance(match, Left) for match in one.matches)
+    ]
+
+
+def _filter(one: Mapped) -> Filter:
+    nested = {snake(m.message) for m in one.matches if isinstance(m, Descended)}
+    imports = {Import("generated.filters", name) for name in nested}
+    return Filter(one, frozenset({Import("generated.cri", "api_pb2"), *imports}))
 
 
 # --- validators

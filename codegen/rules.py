@@ -104,7 +104,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
     """``with`` names an entry of the same target that lists the field in its ``from``."""
     for mapped in all_.mapped.values():
         for entry in mapped.file.entries.values():
-            if entry.partner is None or entry.by is not None:
+            if entry.partner is None or entry.by is not None or entry.fate == "match":
                 continue
             partner = mapped.file.entries.get(entry.partner) or mapped.file.targets.get(
                 entry.partner
@@ -283,7 +283,7 @@ def unreached(all_: Everything) -> Iterator[Finding]:
     reached = _reached(all_, all_.rpcs)
     for file in all_.files.values():
         for entry in [*file.entries.values(), *file.targets.values()]:
-            if entry.fate in ("copy", "compute") and file.message not in reached:
+            if entry.fate in ("copy", "compute", "match") and file.message not in reached:
                 yield (
                     f"{entry.name} is decided, but no served RPC reaches {file.message}",
                     entry.place,

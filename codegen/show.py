@@ -105,6 +105,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
 def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
     planned = {
         "oci": [b.mapped for b in plan.builders(mapped)],
+        "filters": [f.mapped for f in plan.filters(mapped)],
         "statuses": [r.mapped for r in plan.readers(mapped)],
         "validators": [v.mapped for v in plan.validators(mapped)],
     }

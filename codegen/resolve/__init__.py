@@ -13,7 +13,7 @@ from codegen import checks
 from codegen.errors import Problems, SpecError
 from codegen.model import Entry, Mapped, MappingFile, Message, Test
 from codegen.paths import Paths
-from codegen.resolve import back, handlers, keys, targets
+from codegen.resolve import back, handlers, keys, matches, targets
 from codegen.resolve.scope import Scope
 from codegen.rpc import Rpcs
 
@@ -53,13 +53,15 @@ def resolve(
     for entry in fields:
         tried(handlers.check_readers, entry)
     alone = [entry for entry in file.targets.values() if sound(entry)]
-    writes = [w for e in fields if file.takes for w in tried(targets.of_field, e)]
+    filters = problems.attempt(lambda: matches.is_filter(scope)) or False
+    writes = [w for e in fields if file.writes for w in tried(targets.of_field, e)]
     writes += [w for e in alone for w in tried(targets.of_target, e)]
     return Mapped(
         message,
         file,
         tuple(writes),
         tuple(read for e in fields if file.gives for read in tried(back.of_field, e)),
+        tuple(m for e in fields if filters for m in tried(matches.of_field, e)),
         tuple(t for e in fields if file.takes for ts in tried(tests, e) for t in ts),
         tuple(checks.descents(message, files)) if file.takes else (),
     )

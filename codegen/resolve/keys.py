@@ -11,6 +11,7 @@ from codegen.resolve.scope import Scope
 _KEYS: Mapping[str, frozenset[str]] = {
     "copy": frozenset({"when", "merge", "rules", "readers"}),
     "compute": frozenset({"by", "from", "with", "merge", "rules", "back", "readers"}),
+    "match": frozenset({"with", "rules", "readers"}),
     "handled_by": frozenset({"rules", "readers"}),
     "unmapped": frozenset({"if_set", "issue"}),
 }
@@ -37,6 +38,7 @@ def check(scope: Scope, entry: Entry) -> None:
                 "it speaks of received messages",
                 "key-does-not-fit",
             )
+    _check_flow(scope, entry)
     if scope.is_target(entry) and not scope.file.takes:
         raise SpecError(
             f"{scope.message.name} is only answered and writes no targets",
@@ -52,6 +54,37 @@ def check(scope: Scope, entry: Entry) -> None:
             entry.value_place,
             'add issue: "…", the one that will give it its fate',
             "not-yet-without-issue",
+        )
+
+
+def _check_flow(scope: Scope, entry: Entry) -> None:
+    """A filter compares; nothing else does."""
+    if scope.file.flow == "match" and entry.fate in ("copy", "compute"):
+        raise SpecError(
+            f"{scope.message.name} is a filter, which writes nothing",
+            entry.value_place,
+            "say in match: and with: what the field is compared with",
+            "key-does-not-fit",
+        )
+    if entry.fate != "match":
+        return
+    if scope.file.flow != "match":
+        raise SpecError(
+            f"{scope.message.name} is of flow {scope.file.flow}, which compares nothing",
+            entry.value_place,
+            "make its flow match, and say in of: what it selects",
+            "key-does-not-fit",
+        )
+    if entry.by_fields == (entry.partner is not None):
+        raise SpecError(
+            (
+                f"the fields of {entry.name} say what they are compared with"
+                if entry.by_fields
+                else f"{entry.name} does not say what it is compared with"
+            ),
+            entry.value_place,
+            "give with: a field of the message that of: names; match: fields has none",
+            "key-does-not-fit",
         )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from generated.cri import api_pb2
-from generated.lifecycle import CRI_CONTAINER_STATE, ContainerState
+from generated.filters import container_filter
+from generated.lifecycle import ContainerState
 from generated.oci import types
 from generated.statuses import container_status
 from runtime.containerd.runtime_options import shown_options
@@ -55,20 +56,11 @@ def list_containers(
     if not request.filter.ByteSize():
         return store.containers.listing()
     return api_pb2.ListContainersResponse(
-        containers=[item.listed() for item in store.containers if matches(request.filter, item)]
-    )
-
-
-def matches(message: api_pb2.ContainerFilter, container: Container) -> bool:
-    """Whether the container passes a filter; its id fields may be prefixes."""
-    return (
-        container.id.startswith(message.id)
-        and container.metadata.sandbox_id.startswith(message.pod_sandbox_id)
-        and (
-            not message.HasField("state")
-            or message.state.state == CRI_CONTAINER_STATE[container.state]
-        )
-        and message.label_selector.items() <= container.metadata.config.labels.items()
+        containers=[
+            listed
+            for container in store.containers
+            if container_filter.matches(request.filter, listed := container.listed())
+        ]
     )
 
 

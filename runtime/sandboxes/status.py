@@ -10,6 +10,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
+from generated.filters import pod_sandbox_filter
 from generated.statuses import pod_sandbox_status
 from runtime.containerd.removals import is_not_found
 from runtime.containerd.runtime_options import shown_options
@@ -44,16 +45,12 @@ def list_sandboxes(
     wanted = request.filter
     candidates = _by_id(store, wanted.id) if wanted.id else list(store.sandboxes)
     return api_pb2.ListPodSandboxResponse(
-        items=[item.listed() for item in candidates if matches(item.listed(), wanted)]
+        items=[
+            listed
+            for sandbox in candidates
+            if pod_sandbox_filter.matches(wanted, listed := sandbox.listed())
+        ]
     )
-
-
-def matches(listed: api_pb2.PodSandbox, wanted: api_pb2.PodSandboxFilter) -> bool:
-    """Whether a sandbox has the filter's state and labels."""
-    if wanted.HasField("state") and listed.state != wanted.state.state:
-        return False
-    labels = listed.labels
-    return all(labels.get(key) == value for key, value in wanted.label_selector.items())
 
 
 def _by_id(store: Store, prefix: str) -> list[Sandbox]:

@@ -57,15 +57,6 @@ class CpuRates:
             del self._latest[key]
 
 
-def matches(message: api_pb2.ContainerStatsFilter, container: Container) -> bool:
-    """Whether the container passes a filter; its id fields may be prefixes."""
-    return (
-        container.id.startswith(message.id)
-        and container.metadata.sandbox_id.startswith(message.pod_sandbox_id)
-        and message.label_selector.items() <= container.metadata.config.labels.items()
-    )
-
-
 def read(
     container: Container, usage: Usage, nano_cores: int | None, layer: LayerUsage | None
 ) -> api_pb2.ContainerStats:

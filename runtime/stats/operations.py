@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from generated.cri import api_pb2
+from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Usage, sandbox_cgroup
@@ -77,7 +78,7 @@ class Stats:
         wanted = [
             container
             for container in self._store.containers
-            if container_stats.matches(request.filter, container)
+            if container_stats_filter.matches(request.filter, container.listed())
         ]
         self._forget_gone()
         return api_pb2.ListContainerStatsResponse(
@@ -103,7 +104,7 @@ class Stats:
             sandbox
             for sandbox in self._store.sandboxes
             if sandbox.state is SandboxState.READY
-            and sandbox_stats.matches(request.filter, sandbox)
+            and pod_sandbox_stats_filter.matches(request.filter, sandbox.listed())
         ]
         self._forget_gone()
         return api_pb2.ListPodSandboxStatsResponse(

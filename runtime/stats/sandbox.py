@@ -26,14 +26,6 @@ class Interface:
     tx_errors: int
 
 
-def matches(message: api_pb2.PodSandboxStatsFilter, sandbox: Sandbox) -> bool:
-    """Whether the sandbox passes a filter; the id may be a prefix."""
-    return (
-        sandbox.id.startswith(message.id)
-        and message.label_selector.items() <= sandbox.metadata.config.labels.items()
-    )
-
-
 def read(
     sandbox: Sandbox,
     usage: Usage,

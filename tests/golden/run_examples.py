@@ -35,6 +35,9 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
     match example["call"].partition(".")[0]:
         case "validators":
             return {"violations": [f"{v} [{v.rule}]" for v in module.check(message)]}
+        case "filters":
+            item = json_format.ParseDict(example["item"], _item_of(module)())
+            return {"passes": module.matches(message, item)}
         case "statuses":
             if "spec" in roots:
                 roots["spec"] = types.Spec.from_dict(roots["spec"])
@@ -50,6 +53,12 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
     record = containers.Container()
     module.apply(message, spec, record=record, **roots)
     return {"record": json_format.MessageToDict(record)}
+
+
+def _item_of(module: Any) -> Any:
+    """The message that a filter is compared with."""
+    api = importlib.import_module("generated.cri.api_pb2")
+    return getattr(api, module.matches.__annotations__["item"].removeprefix("api_pb2."))
 
 
 def _root(fields: dict[str, Any]) -> Any:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.config.file import Config
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
 from runtime.stats import container as container_stats
-from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.container import CpuRates
 from runtime.stats.operations import Stats, _above_own_cgroups
 from runtime.stats.sandbox import Interface, network_usage, parse_net_dev
@@ -123,17 +123,18 @@ def test_the_figures_are_those_of_the_whole_container() -> None:
 def test_filters_of_figures_are_conjunctive(tmp_path: Path) -> None:
     store = made.store(tmp_path)
     container = made.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
-    wanted = api_pb2.ContainerStatsFilter
-    assert container_stats.matches(wanted(), container)
-    assert container_stats.matches(
-        wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"}), container
+    wanted, listed = api_pb2.ContainerStatsFilter, container.listed()
+    assert container_stats_filter.matches(wanted(), listed)
+    assert container_stats_filter.matches(
+        wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"}), listed
     )
-    assert not container_stats.matches(wanted(id="b"), container)
-    assert not container_stats.matches(wanted(label_selector={"a": "2"}), container)
+    assert not container_stats_filter.matches(wanted(id="b"), listed)
+    assert not container_stats_filter.matches(wanted(label_selector={"a": "2"}), listed)
     sandbox = made.sandbox(store, "pod", labels={"a": "1"})
-    assert sandbox_stats.matches(api_pb2.PodSandboxStatsFilter(id="p"), sandbox)
-    assert not sandbox_stats.matches(
-        api_pb2.PodSandboxStatsFilter(label_selector={"c": "1"}), sandbox
+    of_pods = api_pb2.PodSandboxStatsFilter
+    assert pod_sandbox_stats_filter.matches(of_pods(id="p"), sandbox.listed())
+    assert not pod_sandbox_stats_filter.matches(
+        of_pods(label_selector={"c": "1"}), sandbox.listed()
     )
 
 

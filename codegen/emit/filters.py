@@ -1,0 +1,62 @@
+"""generated/filters/<message>.py: one condition for each field that a filter compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from codegen.emit.python import imports, quoted, value
+from codegen.model import Compared, Descended, Left, Match, Source, snake
+from codegen.plan import Filter
+
+
+@dataclass(frozen=True, slots=True)
+class FilterText:
+    """What the template places."""
+
+    message: str
+    of: str
+    imports: list[str]
+    lines: list[str]
+    left: list[str]
+    """Fields that hand-written functions look at."""
+
+
+def text(planned: Filter) -> FilterText:
+    """The filter of one message."""
+    matches = planned.mapped.matches
+    return FilterText(
+        planned.mapped.message.name,
+        planned.mapped.file.of or "",
+        imports(planned.imports),
+        list(_conditions(matches)),
+        [match.entry.name for match in matches if match.entry.fate == "handled_by"],
+    )
+
+
+def _conditions(matches: tuple[Match, ...]) -> Iterator[str]:
+    joined = ""
+    for match in matches:
+        name = match.entry.name
+        match match:
+            case Left(entry):
+                handler = f" {entry.value}" if entry.fate == "handled_by" else ""
+                yield f"# {name}: {entry.fate_in_words}{handler}"
+                continue
+            case Compared(entry, source, against):
+                yield f"# {name}: {_WORDS[entry.value]} {entry.partner}"
+                condition = _HOLDS[entry.value](source, against)
+            case Descended(message=message):
+                yield f"# {name}: by the entries of {message}"
+                passes = f"{snake(message)}.matches(src.{name}, item)"
+                condition = f"(not src.HasField({quoted(name)}) or {passes})"
+        yield f"{joined}{condition}"
+        joined = "and "
+
+
+_WORDS = {"prefix": "a prefix of", "equal": "equal to", "subset": "a subset of"}
+_HOLDS: Mapping[str, Callable[[Source, Source], str]] = {
+    "prefix": lambda source, against: f"{value(against)}.startswith({value(source)})",
+    "equal": lambda source, against: f"{value(source)} == {value(against)}",
+    "subset": lambda source, against: f"{value(source)}.items() <= {value(against)}.items()",
+}
