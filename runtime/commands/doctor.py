@@ -20,7 +20,8 @@ from grpc import aio
 from runtime.cni import config as cni_config
 from runtime.cni import plugin as cni_plugin
 from runtime.config.file import Config
-from runtime.containerd.client import BUILTIN_CRI_OFF, Containerd, daemon_version
+from runtime.containerd.capabilities import BUILTIN_CRI_OFF
+from runtime.containerd.client import Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH
 from runtime.lookups import handlers, host
 from runtime.transforms.facts import Host

@@ -9,7 +9,7 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict
 
 from generated.containerd import containers_pb2, runc_options_pb2
-from runtime.containerd.client import proto_any
+from runtime.containerd.values import proto_any
 from runtime.transforms import facts
 
 _RUNC: Final = "io.containerd.runc."

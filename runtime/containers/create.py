@@ -21,9 +21,9 @@ from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, types
-from runtime.containerd.client import oci_any
 from runtime.containerd.removals import is_not_found
 from runtime.containerd.runtime_options import container_runtime
+from runtime.containerd.values import oci_any
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.lookups import devices as device_nodes

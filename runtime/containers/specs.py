@@ -17,7 +17,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2
 from generated.oci import types
-from runtime.containerd.client import PROCESS_TYPE_URL
+from runtime.containerd.values import process_any
 from runtime.errors import NotFound, from_rpc
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Specs:
             others = [name for name in process.get("env", ()) if not name.startswith("TERM=")]
             process["env"] = [*others, "TERM=xterm"]
         process.pop("consoleSize", None)
-        return AnyMessage(type_url=PROCESS_TYPE_URL, value=msgspec.json.encode(process))
+        return process_any(process)
 
     async def _get(self, container_id: str) -> _Kept:
         kept = self._kept.get(container_id)

@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
-import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
@@ -20,7 +19,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
 from generated.oci import linux_container_resources, types
 from generated.statuses import container_resources
-from runtime.containerd.client import RESOURCES_TYPE_URL, oci_any
+from runtime.containerd.values import oci_any, resources_any
 from runtime.containers.specs import read_record
 from runtime.errors import from_rpc
 from runtime.steps.background import to_the_end
@@ -69,7 +68,9 @@ async def _update_task(
         return
     try:
         await services.containerd.tasks.Update(
-            tasks_pb2.UpdateTaskRequest(container_id=container.id, resources=_resources(spec))
+            tasks_pb2.UpdateTaskRequest(
+                container_id=container.id, resources=resources_any(spec.linux.resources)
+            )
         )
     except BaseException as error:
         if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
@@ -90,10 +91,4 @@ async def _write_spec(
         containers_pb2.UpdateContainerRequest(
             container=changed, update_mask=FieldMask(paths=["spec"])
         )
-    )
-
-
-def _resources(spec: types.Spec) -> AnyMessage:
-    return AnyMessage(
-        type_url=RESOURCES_TYPE_URL, value=msgspec.json.encode(spec.linux.resources.to_dict())
     )

@@ -164,7 +164,7 @@ class Images:
         content = self._store.content(image)
         if content is None:
             raise NotFound(f"image {image.reference} was removed")
-        async with self._containerd.temporary_lease() as lease:
+        async with self._leases.hold(image.reference) as lease:
             try:
                 return await self._puller.unpack(
                     image.reference,

@@ -15,8 +15,9 @@ from grpc import aio
 
 from generated.containerd import introspection_pb2, types_pb2
 from runtime.config.file import Config, Runtime
-from runtime.containerd.client import Containerd, proto_any
+from runtime.containerd.client import Containerd
 from runtime.containerd.runtime_options import runc_binary, runc_options
+from runtime.containerd.values import proto_any
 from runtime.transforms.facts import Handler, Host
 
 log = structlog.get_logger(__name__)

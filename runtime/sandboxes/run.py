@@ -35,7 +35,6 @@ from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2, task
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
-from runtime.containerd.client import oci_any
 from runtime.containerd.removals import (
     delete_container,
     delete_lease,
@@ -43,6 +42,7 @@ from runtime.containerd.removals import (
     remove_snapshot,
 )
 from runtime.containerd.runtime_options import container_runtime
+from runtime.containerd.values import oci_any
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux import netns
 from runtime.linux.directories import remove_tree

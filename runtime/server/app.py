@@ -20,7 +20,8 @@ from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from runtime.cni.network import Network
 from runtime.config.file import Config
-from runtime.containerd.client import BUILTIN_CRI_OFF, Containerd
+from runtime.containerd.capabilities import BUILTIN_CRI_OFF
+from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers
 from runtime.frame import Frame
 from runtime.images.operations import Images

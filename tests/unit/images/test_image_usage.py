@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from generated.containerd import snapshots_pb2
-from runtime.containerd.client import Capabilities, Snapshotter
+from runtime.containerd.capabilities import Capabilities, Snapshotter
 from runtime.images.usage import ImageUsage, Usage, filesystem_usage
 
 

@@ -25,7 +25,7 @@ from generated.containerd import (
 )
 from generated.cri import api_pb2
 from runtime.config.file import Config
-from runtime.containerd.client import Capabilities
+from runtime.containerd.capabilities import Capabilities
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs

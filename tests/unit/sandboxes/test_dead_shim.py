@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from generated.containerd import containers_pb2, runc_options_pb2
-from runtime.containerd.client import proto_any
+from runtime.containerd.values import proto_any
 from runtime.errors import Unknown
 from runtime.tasks import dead_shim
 

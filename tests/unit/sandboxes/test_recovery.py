@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime.containerd.client import proto_any
+from runtime.containerd.values import proto_any
 from runtime.containers import recovery as container_recovery
 from runtime.linux import netns
 from runtime.sandboxes import recovery as sandbox_recovery

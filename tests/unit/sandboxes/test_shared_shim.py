@@ -9,7 +9,8 @@ import pytest
 from grpc import aio
 
 from generated.cri import api_pb2
-from runtime.containerd.client import Capabilities, Containerd
+from runtime.containerd.capabilities import Capabilities
+from runtime.containerd.client import Containerd
 from runtime.store import records
 from runtime.tasks import shared_shim
 from runtime.transforms import facts

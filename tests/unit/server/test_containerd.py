@@ -16,14 +16,13 @@ from grpc import aio
 from generated.containerd import (
     introspection_pb2,
     introspection_pb2_grpc,
-    leases_pb2,
-    leases_pb2_grpc,
     rpc_status_pb2,
     runc_options_pb2,
     version_pb2,
     version_pb2_grpc,
 )
 from generated.oci import types
+from runtime.containerd import capabilities, values
 from runtime.containerd import client as containerd
 from runtime.containerd.client import Containerd
 from runtime.errors import Unknown
@@ -36,16 +35,13 @@ def plugin(kind: str, name: str, **fields: Any) -> introspection_pb2.Plugin:
 class Daemon(
     introspection_pb2_grpc.IntrospectionServicer,
     version_pb2_grpc.VersionServicer,
-    leases_pb2_grpc.LeasesServicer,
 ):
-    """Answers introspection, version and leases, and remembers the metadata of every call."""
+    """Answers introspection and version, and remembers the metadata of every call."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.tells_runtimes = False
         self.metadata: list[dict[str, str]] = []
-        self.leases: list[str] = []
-        self.expiring = False
         self.plugins = [
             plugin("snapshotter", "overlayfs", exports={"root": "/r"}, capabilities=["rebase"]),
             plugin("snapshotter", "zfs", init_err=rpc_status_pb2.Status(message="no zfs")),
@@ -57,7 +53,6 @@ class Daemon(
         server = aio.server()
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(self, server)
         version_pb2_grpc.add_VersionServicer_to_server(self, server)
-        leases_pb2_grpc.add_LeasesServicer_to_server(self, server)
         server.add_insecure_port(self.address)
         await server.start()
         try:
@@ -80,15 +75,6 @@ class Daemon(
     async def Version(self, request: Any, context: Any) -> version_pb2.VersionResponse:
         self._note(context)
         return version_pb2.VersionResponse(version="9.9")
-
-    async def Create(self, request: Any, context: Any) -> leases_pb2.CreateResponse:
-        self.leases.append(request.id)
-        self.expiring = "containerd.io/gc.expire" in request.labels
-        return leases_pb2.CreateResponse()
-
-    async def Delete(self, request: Any, context: Any) -> Empty:
-        self.leases.remove(request.id)
-        return Empty()
 
 
 @pytest.fixture
@@ -152,7 +138,7 @@ async def test_a_rival_is_noticed(
 
 
 def test_the_remedy_switches_every_part_of_the_rival_off() -> None:
-    assert all(f'"{name}"' in containerd.BUILTIN_CRI_OFF for name in containerd.BUILTIN_CRI)
+    assert all(f'"{name}"' in capabilities.BUILTIN_CRI_OFF for name in capabilities.BUILTIN_CRI)
 
 
 async def test_a_missing_daemon_is_waited_for(daemon: Daemon, client: Containerd) -> None:
@@ -188,21 +174,11 @@ async def test_a_daemon_that_goes_is_noticed_and_caught_up_with(
     assert caught_up == [False, False]
 
 
-async def test_a_temporary_lease_ends_with_its_block(daemon: Daemon, client: Containerd) -> None:
-    async with daemon.running():
-        async with client.temporary_lease() as metadata:
-            assert [("containerd-lease", daemon.leases[0])] == [
-                pair for pair in metadata if pair[0] == "containerd-lease"
-            ]
-            assert daemon.expiring
-        assert daemon.leases == []
-
-
 def test_any_messages_have_the_names_that_containerd_knows() -> None:
     options = runc_options_pb2.Options(systemd_cgroup=True)
-    packed = containerd.proto_any(options)
+    packed = values.proto_any(options)
     assert packed.type_url == "containerd.runc.v1.Options"
     assert runc_options_pb2.Options.FromString(packed.value) == options
-    spec = containerd.oci_any(types.Spec(hostname="h"))
+    spec = values.oci_any(types.Spec(hostname="h"))
     assert spec.type_url == "types.containerd.io/opencontainers/runtime-spec/1/Spec"
     assert b'"hostname":"h"' in spec.value

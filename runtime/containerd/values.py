@@ -1,0 +1,47 @@
+"""How containerd wants the values that it stores or passes on: typed JSON and bare protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+_OCI: Final = "types.containerd.io/opencontainers/runtime-spec/1"
+SPEC_TYPE_URL: Final = f"{_OCI}/Spec"
+PROCESS_TYPE_URL: Final = f"{_OCI}/Process"
+RESOURCES_TYPE_URL: Final = f"{_OCI}/LinuxResources"
+
+
+class OciSpec(Protocol):
+    """`generated.oci.types.Spec`."""
+
+    def to_json(self) -> bytes: ...
+
+
+class OciResources(Protocol):
+    """`generated.oci.types.LinuxResources`."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def oci_any(spec: OciSpec) -> AnyMessage:
+    """An OCI spec as ``Container.spec`` wants it."""
+    return AnyMessage(type_url=SPEC_TYPE_URL, value=spec.to_json())
+
+
+def process_any(process: Mapping[str, Any]) -> AnyMessage:
+    """An OCI process, as a JSON object, as ``ExecProcessRequest.spec`` wants it."""
+    return AnyMessage(type_url=PROCESS_TYPE_URL, value=msgspec.json.encode(process))
+
+
+def resources_any(resources: OciResources) -> AnyMessage:
+    """OCI resources as ``UpdateTaskRequest.resources`` wants them."""
+    return AnyMessage(type_url=RESOURCES_TYPE_URL, value=msgspec.json.encode(resources.to_dict()))
+
+
+def proto_any(message: Message) -> AnyMessage:
+    """A protobuf message under its bare name, as containerd knows no ``type.googleapis.com/``."""
+    return AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
