@@ -56,6 +56,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def crashpoints(session: nox.Session) -> None:
+    """Cut every verb at every await, recover, act as the kubelet: ``N points, N clean``."""
+    _run(session, "python", "-m", "tests.crashpoints", *session.posargs)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """critest on our server, where it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
     [--seed N] [--streaming [--websocket]] [critest flags]``."""

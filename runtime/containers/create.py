@@ -67,7 +67,13 @@ async def create(
     config = request.config
     container_id = secrets.token_hex(32)
     name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
-    async with Rollback() as undo:
+
+    def undo_later(_: str) -> None:
+        # the name stays reserved until then; recovery does it, if the server ends before
+        services.exits.settle(container_id, undo.finish())
+
+    undo = Rollback(undo_later)
+    async with undo:
         services.store.names.reserve(name, container_id)
         log.debug("container is being made", container=container_id, name=name)
         undo.push("free the name", services.store.names.release, name)

@@ -7,6 +7,7 @@ until it goes through.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -20,6 +21,7 @@ from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.steps.side_by_side import all_finished
+from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
 from runtime.tasks.exits import delete_task
 
@@ -42,15 +44,29 @@ async def remove(
     try:
         await _remove(services, container)
     except aio.AioRpcError as error:
-        await container.fire(ContainerEvent.REMOVE_FAILED)
+        await _half_removed(container)
         raise from_rpc(error, f"remove container {container.id}") from error
     except BaseException:
-        await container.fire(ContainerEvent.REMOVE_FAILED)
+        await _half_removed(container)
         raise
     services.specs.forget(container.id)
     services.prepared.pop(container.id, None)
     await container.fire(ContainerEvent.REMOVED)
     return api_pb2.RemoveContainerResponse()
+
+
+async def _half_removed(container: Container) -> None:
+    """Show it as EXITED; without an exit of its own it must not look as if it had succeeded."""
+    if container.status.finished_at:
+        await container.fire(ContainerEvent.REMOVE_FAILED)
+        return
+    await container.fire(
+        ContainerEvent.REMOVE_FAILED,
+        finished_at=time.time_ns(),
+        exit_code=UNKNOWN_EXIT_CODE,
+        reason=UNKNOWN_REASON,
+        message="it never ran, and its removal did not go through",
+    )
 
 
 async def _start_over(container: Container) -> None:

@@ -215,10 +215,11 @@ class _Attempt:
                 started_at=self._started_at or time.time_ns(),
             )
             services.exits.follow_container(container)
-        elif self._started_at:
+        elif self._started_at and (process is None or process.status == task_types_pb2.STOPPED):
             # it ended, or containerd forgot it: the follower deals with either
             services.exits.follow_container(container)
         else:
+            # it never ran
             await services.exits.end(container.id)
             await services.log_keeper.close(container.id)
             await self._end(message)

@@ -10,7 +10,7 @@ When the block ends by an exception, cancellation of the caller included, the pu
 reverse in a task of their own, which neither the caller's deadline nor a second cancellation
 reaches; together they may take `LIMIT` seconds. A step that fails stops the rest: later steps
 (earlier in the call) would take away what a new attempt needs. Then ``incomplete`` is called, so
-that the object stays known and a later Stop or Remove goes on where this ended.
+that the object stays known and a later Stop or Remove goes on where this ended, or `finish` does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ log = structlog.get_logger(__name__)
 
 LIMIT: Final = 60.0
 """Seconds for a whole rollback, as containerd's ``io.containerd.timeout.cri.defercleanup``."""
+
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds between attempts of a step that failed; doubled from the first to the longest."""
 
 
 class Rollback:
@@ -66,15 +70,37 @@ class Rollback:
         # to its end, also when the caller is cancelled a second time meanwhile
         await all_finished(in_background(self._undo(error), name="rollback"))
 
+    async def finish(self) -> None:
+        """Go on, with growing pauses, until every step that is left has gone through.
+
+        For what no client knows of, so that no later call could finish it.
+        """
+        pause = _FIRST_PAUSE
+        while self._steps:
+            await asyncio.sleep(pause)
+            what, step, args = self._steps[-1]
+            try:
+                async with asyncio.timeout(self._limit):
+                    result = step(*args)
+                    if inspect.isawaitable(result):
+                        await result
+            except Exception as error:
+                log.warning("rollback is still incomplete", step=what, error=str(error))
+                pause = min(max(pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+            else:
+                self._steps.pop()
+                pause = 0.0
+
     async def _undo(self, cause: BaseException) -> None:
         what = ""
         try:
             async with asyncio.timeout(self._limit):
                 while self._steps:
-                    what, step, args = self._steps.pop()
+                    what, step, args = self._steps[-1]
                     result = step(*args)
                     if inspect.isawaitable(result):
                         await result
+                    self._steps.pop()
         except Exception as error:
             reason = str(error) or type(error).__name__
             log.error("rollback is incomplete", step=what, error=reason, cause=repr(cause))

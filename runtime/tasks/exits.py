@@ -204,6 +204,7 @@ class Exits:
         wait: asyncio.Task[Exit],
         handle: Callable[[Exit], Awaitable[None]],
     ) -> None:
+        me = asyncio.current_task()
         try:
             exit = await asyncio.shield(wait)
             pause = _FIRST_PAUSE
@@ -218,7 +219,7 @@ class Exits:
                     pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             # after `forget` they may be those of another follower
-            if self._followers.get(task_id) is asyncio.current_task():
+            if self._followers.get(task_id) is me:
                 del self._followers[task_id]
                 self._waits.pop(task_id, None)
 

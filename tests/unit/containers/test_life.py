@@ -15,6 +15,7 @@ from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
 from runtime.containers import remove, start, stop
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
+from runtime.steps import rollback
 from runtime.store.objects import Container
 from runtime.tasks import exits
 from tests.unit.sandboxes.fakes import rpc_error
@@ -106,6 +107,24 @@ async def test_layers_that_are_gone_are_unpacked_again(world: World) -> None:
     world.daemon.snapshots_prepare = once_gone  # type: ignore[method-assign]
     await world.created()
     assert len(tried) == 2
+
+
+async def test_a_creation_that_cannot_be_undone_frees_its_name_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollback, "_FIRST_PAUSE", 0.001)
+    world.daemon.fail["containers.Create"] = grpc.StatusCode.UNAVAILABLE
+    world.daemon.fail["snapshots.Remove"] = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(CriError):
+        await world.created()
+    world.daemon.fail.clear()
+    for _ in range(500):
+        if not world.daemon.holdings:
+            break
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    assert files(world) == []
+    await world.created()
 
 
 # Starting
@@ -389,6 +408,15 @@ async def test_a_removal_that_failed_is_repeated(world: World, call: str) -> Non
     del world.daemon.fail[call]
     await world.containers.remove(container, api_pb2.RemoveContainerRequest())
     assert world.daemon.holdings == set()
+
+
+async def test_a_created_container_that_is_half_removed_does_not_look_done(world: World) -> None:
+    container = await world.created()
+    world.daemon.fail["containers.Delete"] = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(CriError):
+        await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    status = container.status
+    assert (status.exit_code, status.reason) == (255, "Unknown") and status.finished_at
 
 
 # Changing

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from runtime.steps import rollback
 from runtime.steps.rollback import Rollback
 
 
@@ -77,3 +78,26 @@ async def test_a_step_that_hangs_is_given_up() -> None:
             undo.push("hang", asyncio.sleep, 60)
             raise ValueError
     assert reported == ["cannot hang: TimeoutError"]
+
+
+async def test_what_could_not_be_undone_is_undone_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollback, "_FIRST_PAUSE", 0.001)
+    done: list[str] = []
+    broken = 2
+
+    def step(name: str) -> None:
+        nonlocal broken
+        if name == "second" and broken:
+            broken -= 1
+            raise OSError("not yet")
+        done.append(name)
+
+    undo = Rollback()
+    with pytest.raises(ValueError):
+        async with undo:
+            for name in ("first", "second", "third"):
+                undo.push(f"undo {name}", step, name)
+            raise ValueError
+    assert done == ["third"]
+    await undo.finish()
+    assert done == ["third", "second", "first"]
