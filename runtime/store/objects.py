@@ -26,11 +26,8 @@ metadata is saved with the pause container by those who create it.
 from __future__ import annotations
 
 import asyncio
-import time
-from bisect import bisect_left, insort
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypedDict, TypeVar, Unpack
+from typing import TypedDict, Unpack
 
 from generated import lifecycle
 from generated.cri import api_pb2
@@ -43,99 +40,15 @@ from generated.lifecycle import (
 )
 from generated.statuses import container as container_listing
 from generated.statuses import pod_sandbox as sandbox_listing
-from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.errors import FailedPrecondition
 from runtime.steps.background import to_the_end
 from runtime.store.checkpoints import Checkpoints
 from runtime.store.events import Events
+from runtime.store.index import Index
 from runtime.store.layout import Layout
+from runtime.store.names import Names
 from runtime.transforms import facts
 from runtime.transforms.facts import ContainerStatus
-
-
-class Names:
-    """Who holds which name: two creations of the same attempt must not run side by side."""
-
-    def __init__(self) -> None:
-        self._holders: dict[str, tuple[str, float]] = {}
-
-    def reserve(self, name: str, holder: str) -> None:
-        """Give ``name`` to the id ``holder``; succeeds if the id holds it already.
-
-        Raises FailedPrecondition with the holder and for how long it has had the name: the kubelet
-        repeats an attempt after its own timeout, and people then search for what takes so long.
-        """
-        taken = self._holders.setdefault(name, (holder, time.monotonic()))
-        if taken[0] != holder:
-            age = time.monotonic() - taken[1]
-            raise FailedPrecondition(
-                f'name "{name}" is reserved for "{taken[0]}" since {age:.0f} s; '
-                "wait for its creation or removal to end, or remove it"
-            )
-
-    def release(self, name: str) -> None:
-        """Free the name; a free one stays free."""
-        self._holders.pop(name, None)
-
-    def holder(self, name: str) -> str | None:
-        """The id that holds the name."""
-        taken = self._holders.get(name)
-        return taken[0] if taken else None
-
-
-class _Identified(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-T = TypeVar("T", bound=_Identified)
-
-
-class Index(Generic[T]):
-    """Objects by id and by any unique prefix of it."""
-
-    def __init__(self, noun: str) -> None:
-        self._noun = noun
-        self._by_id: dict[str, T] = {}
-        self._ids: list[str] = []
-
-    def __iter__(self) -> Iterator[T]:
-        """All objects as they are now; one may be removed while iterating."""
-        return iter(list(self._by_id.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def get(self, exact_id: str) -> T | None:
-        """The object of exactly this id."""
-        return self._by_id.get(exact_id)
-
-    def find(self, prefix: str) -> T | None:
-        """The one object whose id begins with ``prefix``; None when there is none.
-
-        Raises InvalidArgument for an empty prefix and for one that fits several.
-        """
-        exact = self._by_id.get(prefix)
-        if exact is not None:
-            return exact
-        if not prefix:
-            raise InvalidArgument(f"the {self._noun} id is empty; give an id or a prefix of one")
-        at = bisect_left(self._ids, prefix)
-        fitting = [name for name in self._ids[at : at + 2] if name.startswith(prefix)]
-        if len(fitting) > 1:
-            raise InvalidArgument(
-                f'more than one {self._noun} id begins with "{prefix}"; give more of it'
-            )
-        return self._by_id[fitting[0]] if fitting else None
-
-    def _insert(self, item: T) -> None:
-        if item.id in self._by_id:
-            raise ValueError(f"the {self._noun} {item.id} is known already")
-        self._by_id[item.id] = item
-        insort(self._ids, item.id)
-
-    def _drop(self, item: T) -> None:
-        if self._by_id.pop(item.id, None) is not None:
-            del self._ids[bisect_left(self._ids, item.id)]
 
 
 class SandboxChanges(TypedDict, total=False):

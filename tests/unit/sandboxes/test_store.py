@@ -14,7 +14,8 @@ from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, Sa
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.store.events import Events
 from runtime.store.layout import Layout
-from runtime.store.objects import Container, Names, Sandbox, SavedExit, Store
+from runtime.store.names import Names
+from runtime.store.objects import Container, Sandbox, SavedExit, Store
 from runtime.transforms import facts
 
 

@@ -1,0 +1,65 @@
+"""Objects of one kind by id, and by any unique prefix of one, as the CRI allows."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from runtime.errors import InvalidArgument
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Identified)
+
+
+class Index(Generic[T]):
+    """Objects by id and by any unique prefix of it."""
+
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._by_id: dict[str, T] = {}
+        self._ids: list[str] = []
+
+    def __iter__(self) -> Iterator[T]:
+        """All objects as they are now; one may be removed while iterating."""
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, exact_id: str) -> T | None:
+        """The object of exactly this id."""
+        return self._by_id.get(exact_id)
+
+    def find(self, prefix: str) -> T | None:
+        """The one object whose id begins with ``prefix``; None when there is none.
+
+        Raises InvalidArgument for an empty prefix and for one that fits several.
+        """
+        exact = self._by_id.get(prefix)
+        if exact is not None:
+            return exact
+        if not prefix:
+            raise InvalidArgument(f"the {self._noun} id is empty; give an id or a prefix of one")
+        at = bisect_left(self._ids, prefix)
+        fitting = [name for name in self._ids[at : at + 2] if name.startswith(prefix)]
+        if len(fitting) > 1:
+            raise InvalidArgument(
+                f'more than one {self._noun} id begins with "{prefix}"; give more of it'
+            )
+        return self._by_id[fitting[0]] if fitting else None
+
+    def _insert(self, item: T) -> None:
+        if item.id in self._by_id:
+            raise ValueError(f"the {self._noun} {item.id} is known already")
+        self._by_id[item.id] = item
+        insort(self._ids, item.id)
+
+    def _drop(self, item: T) -> None:
+        if self._by_id.pop(item.id, None) is not None:
+            del self._ids[bisect_left(self._ids, item.id)]

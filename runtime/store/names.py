@@ -1,0 +1,37 @@
+"""The names that sandboxes and containers hold while they are made and as long as they exist."""
+
+from __future__ import annotations
+
+import time
+
+from runtime.errors import FailedPrecondition
+
+
+class Names:
+    """Who holds which name: two creations of the same attempt must not run side by side."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, tuple[str, float]] = {}
+
+    def reserve(self, name: str, holder: str) -> None:
+        """Give ``name`` to the id ``holder``; succeeds if the id holds it already.
+
+        Raises FailedPrecondition with the holder and for how long it has had the name: the kubelet
+        repeats an attempt after its own timeout, and people then search for what takes so long.
+        """
+        taken = self._holders.setdefault(name, (holder, time.monotonic()))
+        if taken[0] != holder:
+            age = time.monotonic() - taken[1]
+            raise FailedPrecondition(
+                f'name "{name}" is reserved for "{taken[0]}" since {age:.0f} s; '
+                "wait for its creation or removal to end, or remove it"
+            )
+
+    def release(self, name: str) -> None:
+        """Free the name; a free one stays free."""
+        self._holders.pop(name, None)
+
+    def holder(self, name: str) -> str | None:
+        """The id that holds the name."""
+        taken = self._holders.get(name)
+        return taken[0] if taken else None
