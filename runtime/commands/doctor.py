@@ -126,7 +126,7 @@ def _cgroups(facts: Host, config: Config) -> Iterator[Finding]:
     version = "v2" if facts.cgroup_unified else "v1"
     swap = "with" if facts.swap_controller else "without"
     systemd_runs = Path("/run/systemd/system").is_dir()
-    driver = handlers.configured(config)[""].systemd_cgroup
+    driver = handlers.configured(config).default.systemd_cgroup
     state = f"{version}, {swap} swap limits, driver {'systemd' if driver else 'cgroupfs'}"
     if driver and not systemd_runs:
         yield Finding(
@@ -210,7 +210,8 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
                         stops_pods=True,
                     )
                 )
-        known = await handlers.with_features(handlers.configured(config), containerd, facts)
+        known = handlers.configured(config)
+        await known.learn_features(containerd, facts)
         for name, handler in known.items():
             if name:
                 rro = "with" if handler.recursive_read_only else "without"

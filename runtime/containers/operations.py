@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from generated.cri import api_pb2
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd
@@ -17,6 +15,7 @@ from runtime.containers import stop as container_stop
 from runtime.containers.attachment import Attachment
 from runtime.containers.services import Images, LogKeeper, Services
 from runtime.containers.specs import Specs
+from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
@@ -34,7 +33,7 @@ class Containers:
         images: Images,
         log_keeper: LogKeeper,
         host: facts.Host,
-        handlers: Mapping[str, facts.Handler],
+        handlers: Handlers,
         config: Config,
     ) -> None:
         self.services = Services(

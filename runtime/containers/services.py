@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +15,7 @@ from runtime.containerd.client import Containerd
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition
 from runtime.logs.client import Fifos
+from runtime.lookups.handlers import Handlers
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.tasks.exits import Exits
@@ -61,8 +62,7 @@ class Services:
     images: Images
     log_keeper: LogKeeper
     host: facts.Host
-    handlers: Mapping[str, facts.Handler]
-    """By name."""
+    handlers: Handlers
     config: Config
     specs: Specs
     users: UserDatabases = field(default_factory=UserDatabases)
@@ -74,7 +74,7 @@ class Services:
 
     def handler(self, sandbox: Sandbox) -> facts.Handler:
         """The runtime handler of a pod."""
-        handler = self._handler(sandbox)
+        handler = self.handlers.get(sandbox.metadata.runtime_handler)
         if handler is None:
             raise FailedPrecondition(
                 f"pod {sandbox.id} was made by the runtime handler "
@@ -87,16 +87,11 @@ class Services:
 
         Without it in the record, the handler's of today or the default.
         """
-        if container.snapshotter:
-            return container.snapshotter
-        handler = self.handler_of(container)
-        return self.config.containerd.snapshotter if handler is None else handler.snapshotter
+        sandbox = container.sandbox
+        name = sandbox.metadata.runtime_handler if sandbox else ""
+        return container.snapshotter or self.handlers.snapshotter(name)
 
     def handler_of(self, container: Container) -> facts.Handler | None:
         """The runtime handler of a container's pod; None when pod or handler are not known."""
         sandbox = container.sandbox
-        return None if sandbox is None else self._handler(sandbox)
-
-    def _handler(self, sandbox: Sandbox) -> facts.Handler | None:
-        default = self.config.containerd.default_runtime_name
-        return self.handlers.get(sandbox.metadata.runtime_handler or default)
+        return None if sandbox is None else self.handlers.get(sandbox.metadata.runtime_handler)

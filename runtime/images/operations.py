@@ -14,7 +14,7 @@ from generated.cri import api_pb2
 from generated.statuses import image as image_status
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd
-from runtime.errors import InvalidArgument, NotFound
+from runtime.errors import NotFound
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
 from runtime.images.leases import PullLeases
@@ -29,8 +29,9 @@ from runtime.images.registry.hosts import hosts_for
 from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
 from runtime.images.usage import ImageUsage, filesystem_usage
+from runtime.lookups.handlers import Handlers
 from runtime.steps import threads
-from runtime.transforms.facts import Handler, Host, Image, LayerUsage
+from runtime.transforms.facts import Host, Image, LayerUsage
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ class Images:
         containerd: Containerd,
         config: Config,
         host: Host,
-        handlers: Mapping[str, Handler],
+        handlers: Handlers,
         left_out: Callable[[str], None],
     ) -> None:
         """``left_out`` counts what cannot be listed, by its kind."""
@@ -194,14 +195,7 @@ class Images:
         name = spec.runtime_handler or spec.annotations.get(_HANDLER_ANNOTATION, "")
         if not name:
             return self._snapshotter
-        handler = self._handlers.get(name)
-        if handler is None:
-            known = ", ".join(sorted(self._handlers))
-            raise InvalidArgument(
-                f"there is no runtime handler {name!r}; there are: {known}",
-                field="image.runtime_handler",
-            )
-        return handler.snapshotter
+        return self._handlers.named(name, field="image.runtime_handler").snapshotter
 
     # Inside
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from runtime.config.file import Config, Runtime
 from runtime.containerd.client import Containerd
 from runtime.containerd.runtime_options import runc_binary, runc_options
 from runtime.containerd.values import proto_any
+from runtime.errors import InvalidArgument
 from runtime.transforms.facts import Handler, Host
 
 log = structlog.get_logger(__name__)
@@ -29,24 +30,64 @@ _LIMIT: Final = 10.0
 """Seconds that a binary may take to tell its features."""
 
 
-def configured(config: Config) -> dict[str, Handler]:
-    """Every handler by name, and the default one also by ""; nothing asked of the binaries yet."""
-    default = config.containerd.default_runtime_name
+class Handlers(Mapping[str, Handler]):
+    """The runtime handlers of the configuration by name; the empty name is the default one."""
+
+    def __init__(self, default: Handler, *others: Handler) -> None:
+        self._by_name = {"": default, **{h.name: h for h in (default, *others)}}
+
+    def __getitem__(self, name: str) -> Handler:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def default(self) -> Handler:
+        """The handler of pods that name none."""
+        return self._by_name[""]
+
+    def named(self, name: str, *, field: str) -> Handler:
+        """The handler that a request asks for in ``field``.
+
+        Raises InvalidArgument naming those that the configuration has.
+        """
+        handler = self._by_name.get(name)
+        if handler is None:
+            known = ", ".join(sorted(filter(None, self._by_name)))
+            raise InvalidArgument(
+                f'no runtime handler "{name}" is configured; there are: {known}', field=field
+            )
+        return handler
+
+    def snapshotter(self, name: str) -> str:
+        """Where the snapshots of a pod of this handler are.
+
+        A handler that has left the configuration since may have had another snapshotter than the
+        default one, which is the best guess then; the records of pods and containers know better.
+        """
+        return self._by_name.get(name, self.default).snapshotter
+
+    async def learn_features(self, containerd: Containerd, host: Host) -> None:
+        """Ask every handler's binary what it can do; one that cannot be asked offers nothing."""
+        names = sorted(filter(None, self._by_name))
+        asked = await asyncio.gather(
+            *(_asked(self._by_name[name], containerd, host) for name in names)
+        )
+        known = dict(zip(names, asked, strict=True))
+        self._by_name = {"": known[self.default.name], **known}
+
+
+def configured(config: Config) -> Handlers:
+    """Every handler of the configuration; nothing is asked of the binaries yet."""
     handlers = {
         name: _handler(name, runtime, config.containerd.snapshotter)
         for name, runtime in config.containerd.runtimes.items()
     }
-    return {"": handlers[default], **handlers}
-
-
-async def with_features(
-    handlers: Mapping[str, Handler], containerd: Containerd, host: Host
-) -> dict[str, Handler]:
-    """The same handlers with what their binaries can do; of one that cannot be asked, nothing."""
-    names = sorted(name for name in handlers if name)
-    asked = await asyncio.gather(*(_asked(handlers[name], containerd, host) for name in names))
-    known = dict(zip(names, asked, strict=True))
-    return {"": known[handlers[""].name], **known}
+    return Handlers(handlers.pop(config.containerd.default_runtime_name), *handlers.values())
 
 
 def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:

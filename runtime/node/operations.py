@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Final, Protocol
 
@@ -17,6 +16,7 @@ from runtime.cni.config import CniList
 from runtime.config.file import Config, as_builtins
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.errors import Unknown
+from runtime.lookups.handlers import Handlers
 from runtime.node import info
 from runtime.steps import threads
 from runtime.transforms.facts import Handler
@@ -44,7 +44,7 @@ class Node:
         *,
         containerd: Containerd,
         network: Network,
-        handlers: Mapping[str, Handler],
+        handlers: Handlers,
         config: Config,
     ) -> None:
         self._containerd = containerd
@@ -91,7 +91,7 @@ class Node:
         self, request: api_pb2.RuntimeConfigRequest
     ) -> api_pb2.RuntimeConfigResponse:
         """The cgroup driver of the default handler, which the kubelet must share."""
-        driver = api_pb2.SYSTEMD if self._handlers[""].systemd_cgroup else api_pb2.CGROUPFS
+        driver = api_pb2.SYSTEMD if self._handlers.default.systemd_cgroup else api_pb2.CGROUPFS
         return api_pb2.RuntimeConfigResponse(
             linux=api_pb2.LinuxRuntimeConfiguration(cgroup_driver=driver)
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from generated.cri import api_pb2
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd
+from runtime.lookups.handlers import Handlers
 from runtime.sandboxes import remove as sandbox_remove
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import status as sandbox_status
@@ -31,7 +30,7 @@ class Sandboxes:
         network: Network,
         containers: ContainerWork,
         host: facts.Host,
-        handlers: Mapping[str, facts.Handler],
+        handlers: Handlers,
         config: Config,
     ) -> None:
         self.services = Services(

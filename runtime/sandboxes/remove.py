@@ -77,7 +77,9 @@ async def _remove_container(services: Services, container: Container) -> None:
 
 async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     containerd = services.containerd
-    snapshotter = sandbox.snapshotter or services.snapshotter(sandbox.metadata.runtime_handler)
+    snapshotter = sandbox.snapshotter or services.handlers.snapshotter(
+        sandbox.metadata.runtime_handler
+    )
     # An unreferenced snapshot is collected, so these may go in any order.
     await all_finished(
         remove_snapshot(containerd, snapshotter, sandbox.id),

@@ -82,7 +82,7 @@ async def run(
         config=request.config,
         runtime_handler=request.runtime_handler,
     )
-    handler = services.handler(request.runtime_handler)
+    handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
     if not on_node_network(request.config):
         _must_have_network(services)
     await _Creation(services, handler, metadata).run()

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from generated.cri import api_pb2
 from runtime.config.file import Config
 from runtime.containerd.client import Containerd
-from runtime.errors import InvalidArgument
 from runtime.linux import netns
+from runtime.lookups.handlers import Handlers
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Store
 from runtime.tasks.exits import Exits
@@ -80,25 +80,10 @@ class Services:
     network: Network
     containers: ContainerWork
     host: facts.Host
-    handlers: Mapping[str, facts.Handler]
-    """By name."""
+    handlers: Handlers
     config: Config
     users: UserDatabases = field(default_factory=UserDatabases)
     """Those of the pause images."""
-
-    def handler(self, name: str) -> facts.Handler:
-        """The runtime handler that a pod asks for; the empty name is the default one.
-
-        Raises InvalidArgument naming those that the config has.
-        """
-        handler = self.handlers.get(name or self.config.containerd.default_runtime_name)
-        if handler is None:
-            known = ", ".join(sorted(filter(None, self.handlers)))
-            raise InvalidArgument(
-                f'no runtime handler "{name}" is configured; there are: {known}',
-                field="runtime_handler",
-            )
-        return handler
 
     @property
     def netns_directory(self) -> str:
@@ -106,8 +91,3 @@ class Services:
         if self.config.netns_mounts_under_state_dir:
             return str(self.config.state_dir / "netns")
         return netns.DIRECTORY
-
-    def snapshotter(self, handler_name: str) -> str:
-        """Where the handler's snapshots are; the default for one that has left the config since."""
-        handler = self.handlers.get(handler_name or self.config.containerd.default_runtime_name)
-        return handler.snapshotter if handler else self.config.containerd.snapshotter

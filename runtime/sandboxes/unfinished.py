@@ -71,7 +71,9 @@ async def undo(
     await delete_container(containerd, metadata.id)
     snapshotter = record.snapshotter if record is not None else ""
     await remove_snapshot(
-        containerd, snapshotter or services.snapshotter(metadata.runtime_handler), metadata.id
+        containerd,
+        snapshotter or services.handlers.snapshotter(metadata.runtime_handler),
+        metadata.id,
     )
     if metadata.netns_path:
         alive = netns.is_alive(metadata.netns_path)

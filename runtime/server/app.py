@@ -197,9 +197,7 @@ class App:
         await self.containerd.wait_ready()
         self._closed = "recovering pods and containers of an earlier run"
         self._say_what_is_odd()
-        self.handlers.update(
-            await handlers.with_features(self.handlers, self.containerd, self.host)
-        )
+        await self.handlers.learn_features(self.containerd, self.host)
         await asyncio.gather(
             self.network.start(),
             through_restarts(self.containerd, self.images.start),

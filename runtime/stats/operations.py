@@ -6,7 +6,7 @@ reading and works while containerd is away. The reading runs in a thread: the lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -16,6 +16,7 @@ from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Usage, sandbox_cgroup
+from runtime.lookups.handlers import Handlers
 from runtime.stats import container as container_stats
 from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.container import CpuRates
@@ -44,7 +45,7 @@ class Stats:
         *,
         store: Store,
         images: Images,
-        handlers: Mapping[str, facts.Handler],
+        handlers: Handlers,
         config: Config,
         cgroups: Cgroups | None = None,
     ) -> None:
@@ -132,8 +133,7 @@ class Stats:
     def _layer_usage(self, container: Container) -> facts.LayerUsage | None:
         sandbox = container.sandbox
         name = sandbox.metadata.runtime_handler if sandbox else ""
-        handler = self._handlers.get(name or self._config.containerd.default_runtime_name)
-        snapshotter = handler.snapshotter if handler else self._config.containerd.snapshotter
+        snapshotter = container.snapshotter or self._handlers.snapshotter(name)
         return self._images.layer_usage(snapshotter, container.id)
 
     def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> list[api_pb2.PodSandboxStats]:

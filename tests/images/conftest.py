@@ -16,6 +16,7 @@ from generated.cri import api_pb2
 from runtime.config import file
 from runtime.containerd.client import Containerd
 from runtime.images.operations import Images
+from runtime.lookups.handlers import Handlers
 from runtime.transforms.facts import Handler, Host
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
@@ -70,7 +71,7 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
             containerd=containerd,
             config=file.load(None, {"images": table}),
             host=Host(hostname="test"),
-            handlers={"runc": Handler("runc")},
+            handlers=Handlers(Handler("runc")),
             left_out=lambda _kind: None,
         )
         await images.start()

@@ -15,11 +15,12 @@ from generated.lifecycle import ContainerState, SandboxState
 from runtime.config.file import Config
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
+from runtime.lookups.handlers import Handlers
 from runtime.stats import container as container_stats
 from runtime.stats.container import CpuRates
 from runtime.stats.operations import Stats, _above_own_cgroups
 from runtime.stats.sandbox import Interface, network_usage, parse_net_dev
-from runtime.transforms.facts import LayerUsage
+from runtime.transforms.facts import Handler, LayerUsage
 
 from . import made
 
@@ -148,7 +149,7 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
     stats = Stats(
         store=store,
         images=FakeImages(layer),
-        handlers={},
+        handlers=Handlers(Handler("runc")),
         config=Config(),
         cgroups=FakeCgroups(None, {}, usage(5, 1000, memory=Memory(10, 4, 1, 2, 3, None))),
     )
@@ -171,7 +172,7 @@ async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
     stats = Stats(
         store=store,
         images=FakeImages(None),
-        handlers={},
+        handlers=Handlers(Handler("runc")),
         config=Config(),
         cgroups=FakeCgroups(None, {}),
     )
@@ -201,7 +202,7 @@ async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
     stats = Stats(
         store=store,
         images=FakeImages(None),
-        handlers={},
+        handlers=Handlers(Handler("runc")),
         config=Config(),
         cgroups=Failing(None, {}, usage(5, 1000)),
     )

@@ -13,6 +13,7 @@ from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types
 from generated.cri import api_pb2
 from runtime.config.file import Config
 from runtime.containers.operations import Containers
+from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
@@ -92,7 +93,7 @@ class World:
             images=FakeImages(),
             log_keeper=self.log_keeper,
             host=facts.Host(hostname="node"),
-            handlers={"runc": facts.Handler(name="runc")},
+            handlers=Handlers(facts.Handler(name="runc")),
             config=Config(),
         )
         self.pod: Sandbox = made.sandbox(self.store, "pod")

@@ -30,6 +30,7 @@ from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.errors import Unknown
+from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
 from runtime.store.layout import Layout
@@ -373,7 +374,7 @@ class World:
             log_keeper=self.log_keeper,
         )
         host = facts.Host(hostname="node")
-        handlers = {"runc": facts.Handler(name="runc")}
+        handlers = Handlers(facts.Handler(name="runc"))
         self.containers = RecordedContainers(
             Containers(
                 containerd=self.containerd,  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from runtime.cni import config as cni_config
 from runtime.cni.config import CniList
 from runtime.config.file import CniTable, Config
 from runtime.errors import Unknown
+from runtime.lookups.handlers import Handlers
 from runtime.node.operations import Node
 from runtime.transforms.facts import Handler
 
@@ -55,7 +56,7 @@ def node(
     return Node(
         containerd=daemon or containerd(),
         network=network or Network(),
-        handlers={"": default, default.name: default},
+        handlers=Handlers(default),
         config=config or Config(),
     )
 
