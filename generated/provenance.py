@@ -362,10 +362,10 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "linux.resources.cpu.cpus": (
         Entry(
             field="ContainerConfig.linux.resources.cpuset_cpus",
-            fate="copy",
-            by=None,
-            inputs=(),
-            when="nonempty",
+            fate="compute",
+            by="resources.cpus",
+            inputs=("cpuset_cpus",),
+            when="always",
             why="The CPU manager pins containers by it; empty means all.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
@@ -373,10 +373,10 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "linux.resources.cpu.mems": (
         Entry(
             field="ContainerConfig.linux.resources.cpuset_mems",
-            fate="copy",
-            by=None,
-            inputs=(),
-            when="nonempty",
+            fate="compute",
+            by="resources.memory_nodes",
+            inputs=("cpuset_mems",),
+            when="always",
             why="The memory manager pins containers by it; empty means all.",
             file="spec/mapping/linux_container_resources.yaml",
         ),

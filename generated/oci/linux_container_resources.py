@@ -34,11 +34,13 @@ def apply(
         oom_score_adj=src.oom_score_adj, oom_score_adj_floor=host.oom_score_adj_floor
     )
     # cpuset_cpus -> linux.resources.cpu.cpus
-    if src.cpuset_cpus:
-        out.linux.resources.cpu.cpus = src.cpuset_cpus
+    cpus = resources.cpus(cpuset_cpus=src.cpuset_cpus)
+    if cpus is not None:
+        out.linux.resources.cpu.cpus = cpus
     # cpuset_mems -> linux.resources.cpu.mems
-    if src.cpuset_mems:
-        out.linux.resources.cpu.mems = src.cpuset_mems
+    mems = resources.memory_nodes(cpuset_mems=src.cpuset_mems)
+    if mems is not None:
+        out.linux.resources.cpu.mems = mems
     # hugepage_limits -> linux.resources.hugepageLimits
     hugepage_limits = resources.hugepage_limits(
         hugepage_limits=src.hugepage_limits,

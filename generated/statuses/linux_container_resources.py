@@ -26,10 +26,10 @@ def read(
         memory_limit_in_bytes=spec.linux.resources.memory.limit,
         # oom_score_adj <- resources.oom_score_adj_of
         oom_score_adj=resources.oom_score_adj_of(oomScoreAdj=spec.process.oomScoreAdj),
-        # cpuset_cpus <- spec.linux.resources.cpu.cpus
-        cpuset_cpus=spec.linux.resources.cpu.cpus,
-        # cpuset_mems <- spec.linux.resources.cpu.mems
-        cpuset_mems=spec.linux.resources.cpu.mems,
+        # cpuset_cpus <- resources.cpus_of
+        cpuset_cpus=resources.cpus_of(cpus=spec.linux.resources.cpu.cpus),
+        # cpuset_mems <- resources.memory_nodes_of
+        cpuset_mems=resources.memory_nodes_of(mems=spec.linux.resources.cpu.mems),
         # hugepage_limits <- resources.hugepage_limits_of
         hugepage_limits=resources.hugepage_limits_of(
             hugepageLimits=list(spec.linux.resources.hugepageLimits)

@@ -32,6 +32,9 @@ def check(message: api_pb2.Device, path: str = "") -> list[Violation]:
     # host_path: no NUL
     if "\0" in message.host_path:
         found.append(Violation(f"{path}host_path", "no_nul", "must not contain a NUL character"))
+    # permissions: required
+    if not message.permissions:
+        found.append(Violation(f"{path}permissions", "required", "must not be empty"))
     # permissions: max length 3
     if len(message.permissions) > 3:
         found.append(

@@ -29,11 +29,11 @@ def check(message: api_pb2.LinuxContainerResources, path: str = "") -> list[Viol
                 f"must be -1 to 9223372036854775807, not {message.cpu_quota!r}",
             )
         )
-    # cpu_shares: nonnegative
-    if message.cpu_shares < 0:
+    # cpu_shares: range 0, 262144
+    if not 0 <= message.cpu_shares <= 262144:
         found.append(
             Violation(
-                f"{path}cpu_shares", "nonnegative", f"must be 0 or more, not {message.cpu_shares!r}"
+                f"{path}cpu_shares", "range", f"must be 0 to 262144, not {message.cpu_shares!r}"
             )
         )
     # memory_limit_in_bytes: range -1, 9223372036854775807

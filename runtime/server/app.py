@@ -42,6 +42,7 @@ from runtime.store.layout import Layout
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.streaming.operations import Streaming
 from runtime.tasks.exits import Exits
+from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
 
@@ -73,11 +74,12 @@ class App:
         config: Config,
         containerd: Containerd,
         log_keeper: LogKeeper,
+        node: facts.Host,
     ) -> None:
         self.config = config
         self.containerd = containerd
         self.log_keeper = log_keeper
-        self.host = host.probe(config)
+        self.host = node
         self.handlers = handlers.configured(config)
         self.store = Store(Layout(config.root_dir, config.state_dir), Events())
         self.network = Network(config.cni)
@@ -131,13 +133,17 @@ class App:
 
     @classmethod
     async def joined(cls, config: Config) -> App:
-        """All parts for this configuration; nothing is asked of containerd yet."""
+        """All parts for this configuration; nothing is asked of containerd yet.
+
+        Raises ConfigError, before anything is started, for a key that this node cannot have.
+        """
+        node = host.probe(config)
         for directory in (config.root_dir, config.state_dir):
             directories.make_private(directory)
         containerd = await Containerd.connect(
             config.containerd.address, config.containerd.namespace
         )
-        return cls(config, containerd, await LogKeeper.start(str(config.state_dir)))
+        return cls(config, containerd, await LogKeeper.start(str(config.state_dir)), node)
 
     async def run(self, daemon: Daemon | None) -> None:
         """Serve until a signal, or until a failure that the running server cannot recover from."""

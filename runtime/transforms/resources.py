@@ -11,6 +11,10 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 
 _PAGE_SIZE = re.compile(r"[1-9][0-9]*[KMG]B")
 
+_RANGE = r"[0-9]+(-[0-9]+(:[0-9]+/[0-9]+)?)?"
+_NUMBERS = re.compile(rf"{_RANGE}(,{_RANGE})*")
+"""The kernel's list format: cpuset(7), and strides as in 0-15:2/4."""
+
 SANDBOX_OOM_SCORE_ADJ = -998
 """The pause process dies last: with it the pod's namespaces go, and every container with them."""
 
@@ -58,6 +62,26 @@ def sandbox_oom_score_adj(*, oom_score_adj_floor: int | None) -> int:
     return oom_score_adj(
         oom_score_adj=SANDBOX_OOM_SCORE_ADJ, oom_score_adj_floor=oom_score_adj_floor
     )
+
+
+def cpus(*, cpuset_cpus: str) -> str | None:
+    """The CPUs that the container may run on; None for all."""
+    return _numbers(cpuset_cpus, "cpuset_cpus")
+
+
+def cpus_of(*, cpus: str | None) -> str:
+    """The CPUs as they were applied."""
+    return cpus or ""
+
+
+def memory_nodes(*, cpuset_mems: str) -> str | None:
+    """The memory nodes that the container may use; None for all."""
+    return _numbers(cpuset_mems, "cpuset_mems")
+
+
+def memory_nodes_of(*, mems: str | None) -> str:
+    """The memory nodes as they were applied."""
+    return mems or ""
 
 
 def hugepage_limits(
@@ -124,3 +148,13 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
 def unified_of(*, unified: dict[str, str]) -> dict[str, str]:
     """The files as they were applied."""
     return dict(unified)
+
+
+def _numbers(text: str, field: str) -> str | None:
+    """A list of numbers and ranges, None when it is empty; the kernel would refuse any other."""
+    if text and not _NUMBERS.fullmatch(text):
+        raise InvalidArgument(
+            f"must be numbers and ranges such as 0-3,8, not {text!r}",
+            field=f"linux.resources.{field}",
+        )
+    return text or None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -122,7 +121,7 @@ def _decode(auth: str) -> tuple[str, str]:
     """Name and password; line breaks are no part of base64, and encoders insert them."""
     try:
         text = base64.b64decode(auth.translate(_NO_BREAKS), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of base64, of ASCII or of UTF-8
         text = ""  # the error must not repeat what was sent
     username, colon, password = text.partition(":")
     if not colon:

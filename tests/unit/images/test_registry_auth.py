@@ -52,7 +52,7 @@ def test_meaning_of_auth_config(auth: dict[str, str], meaning: Credentials) -> N
     assert credentials(api_pb2.AuthConfig(**auth)) == meaning
 
 
-@pytest.mark.parametrize("auth", ["!", base64.b64encode(b"nocolon").decode(), "/w=="])
+@pytest.mark.parametrize("auth", ["!", base64.b64encode(b"nocolon").decode(), "/w==", "é"])
 def test_malformed_auth_is_refused_without_repeating_it(auth: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         credentials(api_pb2.AuthConfig(auth=auth))

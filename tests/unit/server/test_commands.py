@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import tomllib
 import urllib.request
 from pathlib import Path
@@ -17,6 +18,7 @@ from runtime.__main__ import main
 from runtime.commands import explain
 from runtime.commands.doctor import Finding
 from runtime.config.file import Config, ConfigError
+from runtime.lookups import host
 from runtime.server import embedded, metrics, state_lock
 
 
@@ -60,6 +62,23 @@ def test_only_one_server_holds_a_state_directory(tmp_path: Path) -> None:
         pass
     with state_lock.alone_in(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="serve needs root")
+def test_a_key_that_is_unsafe_on_this_node_stops_the_start_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "cgroup_mount", lambda text: host.CgroupMount(False, ()))
+    file = tmp_path / "config.toml"
+    file.write_text("[containerd.runtimes.runc]\ncgroup_writable = true\n")
+    # a socket's path is too short for pytest's directory
+    with tempfile.TemporaryDirectory(dir="/tmp") as state:
+        places = ["--root", str(tmp_path / "root"), "--state", state]
+        assert main(["serve", "--config", str(file), *places]) == 1
+        said = capsys.readouterr().err
+        assert "containerd.runtimes.runc.cgroup_writable: needs cgroup v2" in said
+        left = Path(state, "io.containerd.grpc.v1.cri").iterdir()
+        assert [path.name for path in left] == ["lock"]
 
 
 # explain

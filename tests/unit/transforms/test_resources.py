@@ -86,6 +86,22 @@ def test_what_is_no_page_size_is_refused(size: str) -> None:
         hugepages([api_pb2.HugepageLimit(page_size=size)], controller=True)
 
 
+@pytest.mark.parametrize("text", ["0", "0-3", "0-3,8", "1,2,10-12", "0-15:2/4,20"])
+def test_lists_of_cpus_and_memory_nodes_are_there_and_back(text: str) -> None:
+    assert resources.cpus_of(cpus=resources.cpus(cpuset_cpus=text)) == text
+    assert resources.memory_nodes_of(mems=resources.memory_nodes(cpuset_mems=text)) == text
+    assert resources.cpus(cpuset_cpus="") is None
+    assert resources.memory_nodes_of(mems=None) == ""
+
+
+@pytest.mark.parametrize("text", ["-1", "0-", "a", "0 1", "0,", "../x", "0\n"])
+def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="cpuset_cpus: must be numbers and ranges such as"):
+        resources.cpus(cpuset_cpus=text)
+    with pytest.raises(InvalidArgument, match="cpuset_mems: must be numbers and ranges such as"):
+        resources.memory_nodes(cpuset_mems=text)
+
+
 def hugepages(
     limits: list[api_pb2.HugepageLimit],
     *,
