@@ -15,8 +15,8 @@ from typing import Any
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from runtime.config import file as configuration
-from runtime.config.file import Config, ConfigError
+from runtime.config import file, writer
+from runtime.config.tables import Config, ConfigError
 
 _DEFAULT_FILE = Path("/etc/cri-containerd/config.toml")
 
@@ -58,7 +58,7 @@ def _serve(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _config(arguments: argparse.Namespace, config: Config) -> int:
-    print(configuration.as_toml(config), end="")
+    print(writer.as_toml(config), end="")
     return 0
 
 
@@ -88,7 +88,7 @@ def _load(arguments: argparse.Namespace) -> Config:
     }
     if arguments.containerd is not None:
         over["containerd"] = {"address": arguments.containerd}
-    config = configuration.load(path, over)
+    config = file.load(path, over)
     if getattr(arguments, "embedded", False):
         from runtime.server import embedded
 

@@ -19,7 +19,7 @@ from grpc import aio
 
 from runtime.cni import config as cni_config
 from runtime.cni import plugin as cni_plugin
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH

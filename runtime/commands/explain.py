@@ -17,7 +17,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2
 from generated.provenance import TARGETS, Entry
-from runtime.config.file import Config, ConfigError
+from runtime.config.tables import Config, ConfigError
 from runtime.containerd.client import Containerd
 from runtime.transforms import labels
 

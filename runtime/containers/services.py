@@ -10,7 +10,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from generated.containerd import types_pb2
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition

@@ -12,7 +12,7 @@ import structlog
 
 from generated.cri import api_pb2
 from generated.statuses import image as image_status
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.errors import NotFound
 from runtime.images import content as image_content

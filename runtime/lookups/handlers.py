@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from generated.containerd import introspection_pb2, types_pb2
-from runtime.config.file import Config, Runtime
+from runtime.config.tables import Config, Runtime
 from runtime.containerd.client import Containerd
 from runtime.containerd.runtime_options import runc_binary, runc_options
 from runtime.containerd.values import proto_any

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.config.file import Config, ConfigError
+from runtime.config.tables import Config, ConfigError
 from runtime.transforms.facts import Host
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")

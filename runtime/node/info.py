@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from runtime.cni.config import CniList, CniPlugin
-from runtime.config.file import Config, Runtime, as_builtins
+from runtime.config.tables import Config, Runtime
+from runtime.config.writer import as_builtins
 
 
 def builtin_config(config: Config) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from google.protobuf.empty_pb2 import Empty
 from generated.cri import api_pb2
 from runtime.cni import template as cni_template
 from runtime.cni.config import CniList
-from runtime.config.file import Config, as_builtins
+from runtime.config.tables import Config
+from runtime.config.writer import as_builtins
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.errors import Unknown
 from runtime.lookups.handlers import Handlers

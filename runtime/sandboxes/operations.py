@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.lookups.handlers import Handlers
 from runtime.sandboxes import remove as sandbox_remove

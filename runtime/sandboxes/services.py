@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from generated.cri import api_pb2
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.linux import netns
 from runtime.lookups.handlers import Handlers

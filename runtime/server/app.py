@@ -19,7 +19,7 @@ from generated.handlers import protocols
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from runtime.cni.network import Network
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from runtime.config.file import DEFAULT_PAUSE, Config, ConfigError
+from runtime.config.tables import DEFAULT_PAUSE, Config, ConfigError
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from grpc import aio
 
-from runtime.config.file import ConfigError
+from runtime.config.tables import ConfigError
 from runtime.containerd.client import MAX_MESSAGE
 
 GRACE: Final = 10.0

@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from runtime.config.file import ConfigError
+from runtime.config.tables import ConfigError
 
 _BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 """Seconds: from a list answered from memory to the kubelet's own limit."""

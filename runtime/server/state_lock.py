@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from runtime.config.file import ConfigError
+from runtime.config.tables import ConfigError
 from runtime.linux.directories import make_private
 
 _LOCKS: Final = Path("/proc/locks")

@@ -23,7 +23,7 @@ from runtime.stats.container import CpuRates
 from runtime.steps import threads
 
 if TYPE_CHECKING:
-    from runtime.config.file import Config
+    from runtime.config.tables import Config
     from runtime.store.objects import Container, Sandbox, Store
     from runtime.transforms import facts
 

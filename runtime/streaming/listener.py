@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from runtime.config.file import ConfigError, StreamingTable
+from runtime.config.tables import ConfigError, StreamingTable
 from runtime.streaming import tls
 from runtime.streaming.client import Client, Session
 from runtime.streaming.http import Request, Upgrade

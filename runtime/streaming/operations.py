@@ -17,7 +17,7 @@ import structlog
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.errors import InvalidArgument
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.streaming import attach, exec, port_forward

@@ -9,7 +9,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from runtime.config.file import ConfigError, StreamingTable
+from runtime.config.tables import ConfigError, StreamingTable
 
 _DAYS = "3650"
 

@@ -32,7 +32,7 @@ from generated.containerd import (
 )
 from generated.cri import api_pb2
 from generated.handlers.runtime_service import RuntimeService
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containers.operations import Containers
 from runtime.frame import Frame
 from runtime.linux import netns

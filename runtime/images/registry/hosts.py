@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from runtime.config.file import Duration
+from runtime.config.tables import Duration
 from runtime.errors import FailedPrecondition
 from runtime.images.reference import DEFAULT_DOMAIN
 

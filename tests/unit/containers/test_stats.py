@@ -12,7 +12,7 @@ import pytest
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
 from runtime.lookups.handlers import Handlers

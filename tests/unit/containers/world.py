@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containers.operations import Containers
 from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox

@@ -24,7 +24,7 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
-from runtime.config.file import Config
+from runtime.config.tables import Config
 from runtime.containerd.capabilities import Capabilities
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices

@@ -17,7 +17,7 @@ from generated.oci import defaults
 from runtime.__main__ import main
 from runtime.commands import explain
 from runtime.commands.doctor import Finding
-from runtime.config.file import Config, ConfigError
+from runtime.config.tables import Config, ConfigError
 from runtime.lookups import host
 from runtime.server import embedded, metrics, state_lock
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import file
-from runtime.config.file import ConfigError, Duration
+from runtime.config import file, tables, writer
+from runtime.config.tables import ConfigError, Duration
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -55,7 +55,7 @@ def test_the_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:
         [containerd.runtimes."with.dot"]
     """
     found = file.load(written(tmp_path, text))
-    assert file.load(written(tmp_path, file.as_toml(found))) == found
+    assert file.load(written(tmp_path, writer.as_toml(found))) == found
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
     assert float(found.drain_exec_sync_io_timeout) == 0
     assert sorted(found.containerd.runtimes) == ["other", "runc"]
     assert found.images.pinned_images["tool"] == "example.com/tool:1"
-    assert found.pause_image == file.DEFAULT_PAUSE
+    assert found.pause_image == tables.DEFAULT_PAUSE
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from generated.cri import api_pb2
 from generated.handlers.redacted import REDACTED
 from generated.lifecycle import ContainerState, SandboxState
 from runtime import errors, frame
-from runtime.config.file import ConfigError
+from runtime.config.tables import ConfigError
 from tests.unit.server.fakes import Line, Thing, World, empty, world
 
 

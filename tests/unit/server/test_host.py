@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.config.file import Config, ConfigError, ContainerdTable, Runtime
+from runtime.config.tables import Config, ConfigError, ContainerdTable, Runtime
 from runtime.lookups import host
 
 

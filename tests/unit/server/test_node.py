@@ -13,7 +13,7 @@ from generated.containerd import introspection_pb2
 from generated.cri import api_pb2
 from runtime.cni import config as cni_config
 from runtime.cni.config import CniList
-from runtime.config.file import CniTable, Config
+from runtime.config.tables import CniTable, Config
 from runtime.errors import Unknown
 from runtime.lookups.handlers import Handlers
 from runtime.node.operations import Node

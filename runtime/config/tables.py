@@ -1,0 +1,210 @@
+"""The tables of the configuration: their keys, types and defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+_GO_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS_OF: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+PLUGIN_DIR: Final = "io.containerd.grpc.v1.cri"
+"""The built-in plugin's directory, so that a node can be moved from one to the other."""
+
+DEFAULT_PAUSE: Final = "registry.k8s.io/pause:3.10.2"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message is for the person who wrote it."""
+
+
+class Duration(float):
+    """Seconds, written as Go does: ``"1m30s"``, ``"500ms"``, ``"0s"``."""
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        """Raises ValueError when ``text`` is no duration; "" is 0, as for the built-in plugin."""
+        parts = _GO_DURATION.findall(text) if isinstance(text, str) else []
+        if isinstance(text, str) and text in ("", "0"):
+            return cls(0)
+        if not parts or "".join(number + unit for number, unit in parts) != text:
+            raise ValueError('must be a duration such as "1m30s" or "500ms"')
+        return cls(sum(float(number) * _SECONDS_OF[unit] for number, unit in parts))
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One TOML table; unknown keys are refused."""
+
+
+class RuncOptions(_Table, frozen=True):
+    """Options of the shim ``io.containerd.runc.v2`` (``containerd.runc.v1.Options``)."""
+
+    BinaryName: str = ""
+    """The OCI runtime; "" finds ``runc`` on containerd's PATH."""
+    Root: str = ""
+    SystemdCgroup: bool = False
+    NoPivotRoot: bool = False
+    NoNewKeyring: bool = False
+    ShimCgroup: str = ""
+    IoUid: int = 0
+    IoGid: int = 0
+    CriuImagePath: str = ""
+    CriuPath: str = ""
+    """Accepted while it is empty: containerd 1.x writes it into every config that it generates."""
+    CriuWorkPath: str = ""
+
+
+class Runtime(_Table, frozen=True):
+    """``[containerd.runtimes.NAME]``: a runtime handler."""
+
+    runtime_type: Literal["io.containerd.runc.v2"] = "io.containerd.runc.v2"
+    runtime_path: str = ""
+    options: RuncOptions = RuncOptions()
+    snapshotter: str = ""
+    """"" takes that of ``[containerd]``."""
+    pod_annotations: tuple[str, ...] = ()
+    container_annotations: tuple[str, ...] = ()
+    privileged_without_host_devices: bool = False
+    privileged_without_host_devices_all_devices_allowed: bool = False
+    cgroup_writable: bool = False
+
+
+class ContainerdTable(_Table, frozen=True):
+    """``[containerd]``: the daemon and the runtime handlers."""
+
+    address: str = "unix:///run/containerd/containerd.sock"
+    namespace: str = "k8s.io"
+    snapshotter: str = "overlayfs"
+    default_runtime_name: str = "runc"
+    runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: {"runc": Runtime()})
+    """By name; those of the file are added to ``runc``."""
+
+
+class CniTable(_Table, frozen=True):
+    """``[cni]``: network plugins."""
+
+    bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
+    conf_dir: str = "/etc/cni/net.d"
+    max_conf_num: int = 1
+    """How many configurations of the directory, in name order, make networks; 0: all."""
+    setup_serially: bool = False
+    conf_template: str = ""
+    """A Go-template style file that UpdateRuntimeConfig fills with the pod CIDR; "": none."""
+    ip_pref: Literal["", "ipv4", "ipv6", "cni"] = ""
+
+
+class RegistryTable(_Table, frozen=True):
+    """``[images.registry]``."""
+
+    config_path: str = "/etc/containerd/certs.d:/etc/docker/certs.d"
+    """Directories with a ``hosts.toml`` for each registry, separated by colons."""
+
+
+class ImagesTable(_Table, frozen=True):
+    """``[images]``."""
+
+    pinned_images: Mapping[str, str] = msgspec.field(
+        default_factory=lambda: {"sandbox": DEFAULT_PAUSE}
+    )
+    """Images that the kubelet must not collect, by use; ``sandbox`` is the pause image, which has a
+    default."""
+    registry: RegistryTable = RegistryTable()
+    max_concurrent_downloads: int = 3
+    image_pull_progress_timeout: Duration = Duration(300)
+    """A pull is given up when no byte came for this long; 0: never."""
+    stats_collect_period: int = 10
+    """Seconds between two looks at the layers' sizes."""
+
+
+class KeyPair(_Table, frozen=True):
+    """``[streaming.x509_key_pair_streaming]``: files in PEM; both or none."""
+
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
+class StreamingTable(_Table, frozen=True):
+    """``[streaming]``: where exec, attach and port-forward streams are served."""
+
+    stream_server_address: str = "127.0.0.1"
+    """"" takes the address of the default route."""
+    stream_server_port: int = 0
+    """0 takes a free one."""
+    stream_idle_timeout: Duration = Duration(4 * 3600)
+    """How long a stream may carry nothing; 0: for ever."""
+    enable_tls_streaming: bool = False
+    x509_key_pair_streaming: KeyPair = KeyPair()
+    """With TLS and no key pair, a self-signed one is made at each start."""
+    disable_tcp_service: bool = True
+    """Read for the built-in plugin's files; CRI itself is served on a unix socket alone."""
+
+
+class MetricsTable(_Table, frozen=True):
+    """``[metrics]``: the server's own Prometheus metrics."""
+
+    address: str = ""
+    """``host:port`` of an HTTP server with ``/metrics``; "": none."""
+
+
+class Config(_Table, frozen=True):
+    """The whole file; every key may be left out."""
+
+    listen: str = "unix:///run/cri-containerd/cri-containerd.sock"
+    root: str = "/var/lib/cri-containerd"
+    """What must survive a reboot."""
+    state: str = "/run/cri-containerd"
+    """What must not."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_container_log_line_size: int = 16384
+    """Bytes at which a log line is cut into pieces; 0 or less: lines are kept whole in memory."""
+    disable_apparmor: bool = False
+    restrict_oom_score_adj: bool = False
+    """Never ask for an oom_score_adj below the server's own, even where that is allowed."""
+    unset_seccomp_profile: str = ""
+    disable_hugetlb_controller: bool = True
+    """Leave hugepage limits of containers out; the kubelet sets those of pods."""
+    tolerate_missing_hugetlb_controller: bool = True
+    """Leave them out on a node without the controller, instead of refusing the container."""
+    device_ownership_from_security_context: bool = False
+    ignore_image_defined_volumes: bool = False
+    netns_mounts_under_state_dir: bool = False
+    enable_unprivileged_ports: bool = True
+    enable_unprivileged_icmp: bool = True
+    drain_exec_sync_io_timeout: Duration = Duration(0)
+    """How long ExecSync waits for output after its process ended; 0: until all of it came."""
+    containerd: ContainerdTable = ContainerdTable()
+    cni: CniTable = CniTable()
+    images: ImagesTable = ImagesTable()
+    streaming: StreamingTable = StreamingTable()
+    metrics: MetricsTable = MetricsTable()
+
+    @property
+    def root_dir(self) -> Path:
+        """Where records of objects live."""
+        return Path(self.root, PLUGIN_DIR)
+
+    @property
+    def state_dir(self) -> Path:
+        """Where files of running objects live."""
+        return Path(self.state, PLUGIN_DIR)
+
+    @property
+    def socket(self) -> Path:
+        """The path of ``listen``."""
+        return Path(self.listen.removeprefix("unix://"))
+
+    @property
+    def pause_image(self) -> str:
+        """The reference of the pause image."""
+        return self.images.pinned_images["sandbox"]

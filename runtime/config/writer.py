@@ -1,0 +1,27 @@
+"""The effective configuration, every default written out: as plain tables and as TOML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from runtime.config.tables import Config, Duration
+
+
+def as_builtins(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain tables, every default written out."""
+    tables: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_encode)
+    return tables
+
+
+def as_toml(config: Config) -> str:
+    """The effective configuration as a file that `runtime.config.file.load` reads."""
+    return tomli_w.dumps(as_builtins(config))
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Duration):
+        return f"{float(value):g}s"
+    raise NotImplementedError(type(value))
