@@ -123,6 +123,21 @@ def test_the_signal_is_sent_once(pod: Pod) -> None:
     assert log_text(pod, "app").count("got") == 1
 
 
+def test_a_frozen_container_can_be_killed(pod: Pod) -> None:
+    container = pod.running("sleep", "1000")
+    request = api_pb2.ContainerStatusRequest(container_id=container, verbose=True)
+    pid = json.loads(pod.cri.runtime.ContainerStatus(request).info["info"])["pid"]
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    freezer = next((path for _, name, path in lines if name == "freezer"), None)
+    if freezer is None:
+        pytest.skip("cgroup v2 kills frozen processes by itself")
+    state = Path("/sys/fs/cgroup/freezer", freezer.lstrip("/"), "freezer.state")
+    state.write_text("FROZEN")
+    wait_until(lambda: state.read_text() == "FROZEN\n")
+    pod.cri.stop(container)
+    assert pod.cri.status(container).exit_code == 137
+
+
 def test_a_container_in_the_pods_pid_namespace_stops(pod: Pod) -> None:
     config = container_config(BUSYBOX, "sh", "-c", "sleep 1000 & exec sleep 1000")
     config.linux.security_context.namespace_options.pid = api_pb2.POD
@@ -461,14 +476,16 @@ def test_figures_of_a_pod(pod: Pod) -> None:
     assert [s.attributes.id for s in listed] == [pod.id]
 
 
-def test_figures_are_filtered_and_leave_out_what_does_not_run(pod: Pod) -> None:
-    pod.created("true", name="c", labels={"app": "a"})
+def test_figures_are_filtered_and_only_what_runs_has_all_of_them(pod: Pod) -> None:
+    created = pod.created("true", name="c", labels={"app": "a"})
     running = pod.running("sleep", "1000", name="r", labels={"app": "a"})
-    for label, expected in (("a", [running]), ("b", [])):
+    for label, expected in (("a", {created, running}), ("b", set())):
         wanted = api_pb2.ContainerStatsFilter(label_selector={"app": label})
         request = api_pb2.ListContainerStatsRequest(filter=wanted)
         found = pod.cri.runtime.ListContainerStats(request).stats
-        assert [item.attributes.id for item in found] == expected
+        assert {item.attributes.id for item in found} == expected
+        assert {item.attributes.id for item in found if item.HasField("cpu")} <= {running}
+        assert {item.attributes.id for item in found if item.HasField("memory")} <= {running}
 
 
 def assert_no_exec_is_left(pod: Pod, container: str) -> None:
