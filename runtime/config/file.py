@@ -120,7 +120,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             )
     for key, number in (
         (("cni", "max_conf_num"), config.cni.max_conf_num),
-        (("images", "max_concurrent_downloads"), config.images.max_concurrent_downloads - 1),
+        (("images", "max_concurrent_downloads"), config.images.max_concurrent_downloads),
         (("images", "stats_collect_period"), config.images.stats_collect_period - 1),
     ):
         if number < 0:

@@ -121,6 +121,7 @@ class ImagesTable(_Table, frozen=True):
     default."""
     registry: RegistryTable = RegistryTable()
     max_concurrent_downloads: int = 3
+    """Layers that are downloaded at once, over all pulls of the node; 0: no limit."""
     image_pull_progress_timeout: Duration = Duration(300)
     """A pull is given up when no byte came for this long; 0: never."""
     stats_collect_period: int = 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,13 +28,17 @@ BUILTIN_CRI_OFF: Final = (
 """The remedy; containerd 1.x ignores the names that it does not know."""
 
 
+_DEFAULT_ROOT: Final = "/var/lib/containerd"
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshotter:
     """A snapshotter that the daemon has loaded."""
 
     name: str
     root: str
-    """Its directory on the host, the ``fs_id`` of image and layer usage; "" when not told."""
+    """Its directory on the host, the ``fs_id`` of image and layer usage: as it tells, or else where
+    plugins of the daemon have theirs."""
     capabilities: frozenset[str]
     """E.g. ``remap-ids``: the snapshotter can shift owners for user namespaces."""
 
@@ -58,11 +62,12 @@ async def probe(introspection: Any) -> Capabilities:
     """Ask the daemon through its introspection service. Raises AioRpcError."""
     answer = await introspection.Plugins(introspection_pb2.PluginsRequest())
     loaded = [plugin for plugin in answer.plugins if not plugin.HasField("init_err")]
+    root = _daemon_root(loaded)
     return Capabilities(
         snapshotters={
             plugin.id: Snapshotter(
                 name=plugin.id,
-                root=plugin.exports.get("root", ""),
+                root=plugin.exports.get("root") or f"{root}/{plugin.type}.{plugin.id}",
                 capabilities=frozenset(plugin.capabilities),
             )
             for plugin in loaded
@@ -77,6 +82,18 @@ async def probe(introspection: Any) -> Capabilities:
         ),
         builtin_cri_parts=any(plugin.type == "io.containerd.cri.v1" for plugin in loaded),
     )
+
+
+def _daemon_root(plugins: Iterable[introspection_pb2.Plugin]) -> str:
+    """The daemon's own directory, below which every plugin has one named by its type and id: as
+    told by any plugin that says where its directory is, or else containerd's default."""
+    for plugin in plugins:
+        root, found, rest = plugin.exports.get("root", "").rpartition(
+            f"/{plugin.type}.{plugin.id}"
+        )
+        if found and not rest and root:
+            return root
+    return _DEFAULT_ROOT
 
 
 async def _tells_runtime_info(introspection: Any) -> bool:

@@ -191,11 +191,13 @@ class Images:
         return LayerUsage(usage.taken_at, usage.size, usage.inodes, self._root(snapshotter))
 
     def snapshotter_for(self, spec: api_pb2.ImageSpec) -> str:
-        """The snapshotter of the handler that a pull is for."""
+        """The snapshotter of the handler that a pull is for.
+
+        A handler that the node lacks decides nothing: its pods are refused when they are run.
+        """
         name = spec.runtime_handler or spec.annotations.get(_HANDLER_ANNOTATION, "")
-        if not name:
-            return self._snapshotter
-        return self._handlers.named(name, field="image.runtime_handler").snapshotter
+        handler = self._handlers.get(name)
+        return handler.snapshotter if name and handler else self._snapshotter
 
     # Inside
 

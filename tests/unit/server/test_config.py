@@ -75,6 +75,8 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
         [containerd.runtimes.other.options]
         BinaryName = "/x/other"
         CriuPath = ""
+        [images]
+        max_concurrent_downloads = 0
         [images.pinned_images]
         tool = "example.com/tool:1"
         """,
@@ -83,6 +85,7 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
     assert found.max_container_log_line_size == -1
     assert float(found.drain_exec_sync_io_timeout) == 0
     assert sorted(found.containerd.runtimes) == ["other", "runc"]
+    assert found.images.max_concurrent_downloads == 0
     assert found.images.pinned_images["tool"] == "example.com/tool:1"
     assert found.pause_image == tables.DEFAULT_PAUSE
 

@@ -116,6 +116,30 @@ async def test_capabilities_are_those_that_were_loaded(daemon: Daemon, client: C
     assert not able.builtin_cri
 
 
+@pytest.mark.parametrize(
+    ("others", "root"),
+    [
+        ([], "/var/lib/containerd/io.containerd.snapshotter.v1.proxied"),
+        (
+            [
+                ("metadata", "bolt", {}),
+                ("content", "content", {"root": "/d/io.containerd.content.v1.content"}),
+            ],
+            "/d/io.containerd.snapshotter.v1.proxied",
+        ),
+    ],
+)
+async def test_directory_of_a_snapshotter_that_does_not_tell_it(
+    daemon: Daemon, client: Containerd, others: list[Any], root: str
+) -> None:
+    """The kubelet measures the disk of images by this path."""
+    daemon.plugins = [plugin("snapshotter", "proxied")]
+    daemon.plugins += [plugin(kind, name, exports=exports) for kind, name, exports in others]
+    async with daemon.running():
+        await client.wait_ready()
+    assert client.capabilities.snapshotters["proxied"].root == root
+
+
 async def test_newer_daemons_tell_about_runtimes(daemon: Daemon, client: Containerd) -> None:
     daemon.tells_runtimes = True
     async with daemon.running():
