@@ -14,7 +14,8 @@ from generated.cri import api_pb2
 from generated.statuses import image as image_status
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
-from runtime.errors import NotFound
+from runtime.documents import DocumentError, decode
+from runtime.errors import FailedPrecondition, NotFound
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
 from runtime.images.leases import PullLeases
@@ -283,5 +284,14 @@ class Images:
         return known.root if known else ""
 
     async def _verbose(self, image: Image) -> dict[str, str]:
-        config = json.loads(await image_content.read(self._containerd, image.id))
+        data = await image_content.read(self._containerd, image.id)
+        config = await image_content.parsed(_any_document, data, "", image.id)
         return {"info": json.dumps({"chainID": image.chain_id, "imageSpec": config})}
+
+
+def _any_document(data: bytes, _media_type: str, digest: str) -> object:
+    """A config with all that it says; it may say more than what a container is made of."""
+    try:
+        return decode(data, object)
+    except DocumentError as error:
+        raise FailedPrecondition(f"{digest}: {error}") from error

@@ -519,8 +519,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 def test_an_image_without_layers_runs_a_mounted_program(pod: Pod, registry: Registry) -> None:
     images.push(registry.url, "empty:1", {"amd64": images.image([])})
     pod.cri.pull(f"{HOST}/empty:1")
-    program = api_pb2.Mount(host_path=str(images.BUSYBOX), container_path="/program", readonly=True)
+    program = api_pb2.Mount(host_path=str(images.BUSYBOX), container_path="/busybox", readonly=True)
     container = pod.running(
-        "/program", "sh", "-c", "exit 7", image=f"{HOST}/empty:1", mounts=[program]
+        "/busybox", "sh", "-c", "exit 7", image=f"{HOST}/empty:1", mounts=[program]
     )
     assert pod.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED).exit_code == 7
