@@ -88,9 +88,7 @@ def _daemon_root(plugins: Iterable[introspection_pb2.Plugin]) -> str:
     """The daemon's own directory, below which every plugin has one named by its type and id: as
     told by any plugin that says where its directory is, or else containerd's default."""
     for plugin in plugins:
-        root, found, rest = plugin.exports.get("root", "").rpartition(
-            f"/{plugin.type}.{plugin.id}"
-        )
+        root, found, rest = plugin.exports.get("root", "").rpartition(f"/{plugin.type}.{plugin.id}")
         if found and not rest and root:
             return root
     return _DEFAULT_ROOT
