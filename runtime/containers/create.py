@@ -76,7 +76,7 @@ async def create(
     async with undo:
         services.store.names.reserve(name, container_id)
         log.debug("container is being made", container=container_id, name=name)
-        undo.push("free the name", services.store.names.release, name)
+        undo.push("free the name", services.store.names.release, name, container_id)
         image = await _image(services, config.image)
         metadata = facts.ContainerMetadata(
             id=container_id,

@@ -145,7 +145,7 @@ class _Creation:
         store = self._services.store
         async with self._undo as undo:
             store.names.reserve(self._metadata.name, self._metadata.id)
-            undo.push("free the name", store.names.release, self._metadata.name)
+            undo.push("free the name", store.names.release, self._metadata.name, self._metadata.id)
             try:
                 await self._make()
             except aio.AioRpcError as error:

@@ -18,7 +18,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxEvent, SandboxState
-from runtime.errors import from_rpc
+from runtime.errors import Unavailable, from_rpc
 from runtime.linux import netns
 from runtime.linux.directories import unmount
 from runtime.sandboxes.services import Services
@@ -28,6 +28,9 @@ from runtime.tasks.exits import kill_task, task
 
 log = structlog.get_logger(__name__)
 
+
+_END_LIMIT: Final = 120.0
+"""Seconds that a pod's processes have to end after SIGKILL: as long as the kubelet waits."""
 
 _STOPPABLE: Final = frozenset(
     {ContainerState.STARTING, ContainerState.RUNNING, ContainerState.UNKNOWN}
@@ -86,12 +89,19 @@ async def _stop_container(services: Services, container: Container) -> None:
 async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
     """End the pause task and wait until its end is dealt with."""
     if sandbox.state is SandboxState.UNKNOWN and await task(services.containerd, sandbox.id):
-        # Recovery does not watch the task of an UNKNOWN sandbox, so start watching it now.
+        # A task that did not answer at recovery is asked again, but its end is not waited for.
         services.exits.follow_sandbox(sandbox)
     elif sandbox.state is not SandboxState.READY:
         return
     await kill_task(services.containerd, sandbox.id, signal.SIGKILL)
-    await sandbox.exited.wait()
+    try:
+        async with asyncio.timeout(_END_LIMIT):
+            await sandbox.exited.wait()
+    except TimeoutError as error:
+        raise Unavailable(
+            f"the processes of pod {sandbox.id} did not end within {_END_LIMIT:.0f} s of SIGKILL; "
+            "one of them may hang in a mount that does not answer; the stop may be repeated"
+        ) from error
 
 
 async def _unmount_shm(sandbox: Sandbox) -> None:

@@ -161,7 +161,8 @@ class Recovery:
     # Making known
 
     def _add(self, found: _Found) -> None:
-        for item in found.sandboxes:
+        # of two that claim one name, the one that runs has it
+        for item in sorted(found.sandboxes, key=lambda item: item.status.pid == 0):
             with _logged(item.metadata.id):
                 sandbox = sandboxes.add(self._services, item)
                 if item.to_watch:
@@ -238,7 +239,7 @@ class Recovery:
             shim_id = shim.option("-id")
             if shim_id not in known and not await self._has_record(shim_id):
                 log.warning("a shim without a container is ended", id=shim_id, pid=shim.pid)
-                await shims.kill([shim])
+                await shims.kill_shims([shim])
 
     async def _has_record(self, container_id: str) -> bool:
         """Whether containerd has a container of that id, ours or another client's."""

@@ -2,7 +2,7 @@
 
     async with Rollback(incomplete=keep_as_unknown) as undo:
         names.reserve(name, id)
-        undo.push("free the name", names.release, name)
+        undo.push("free the name", names.release, name, id)
         await create_namespace()
         undo.push("remove the network namespace", netns.remove, path)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 
+import structlog
+
 from runtime.errors import FailedPrecondition
+
+log = structlog.get_logger(__name__)
 
 
 class Names:
@@ -27,9 +31,20 @@ class Names:
                 "wait for its creation or removal to end, or remove it"
             )
 
-    def release(self, name: str) -> None:
-        """Free the name; a free one stays free."""
-        self._holders.pop(name, None)
+    def adopt(self, name: str, holder: str) -> None:
+        """Give ``name`` to an object that exists, unless another one that exists has it.
+
+        Two that claim one name are both there and must both be seen, stopped and removed; the
+        second is known by its id alone.
+        """
+        first, _ = self._holders.setdefault(name, (holder, time.monotonic()))
+        if first != holder:
+            log.error("two objects have the same name", name=name, first=first, second=holder)
+
+    def release(self, name: str, holder: str) -> None:
+        """Free the name if the id ``holder`` has it."""
+        if self.holder(name) == holder:
+            del self._holders[name]
 
     def holder(self, name: str) -> str | None:
         """The id that holds the name."""

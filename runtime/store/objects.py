@@ -117,7 +117,7 @@ class Sandbox:
         if transition.to is None:
             self._removed = True
             self._store.sandboxes._drop(self)
-            self._store.names.release(self.metadata.name)
+            self._store.names.release(self.metadata.name, self.id)
         else:
             self.status = replace(self.status, state=transition.to, **changes)
         self._note_exit(gone=transition.to is None)
@@ -301,7 +301,7 @@ class Container:
         if transition.to is None:
             self._removed = True
             self._store.containers._drop(self)
-            self._store.names.release(self.metadata.name)
+            self._store.names.release(self.metadata.name, self.id)
         else:
             status = replace(self.status, state=transition.to, **changes)
             if transition.to is ContainerState.EXITED and self._exit is not None:
@@ -349,7 +349,8 @@ class Sandboxes(Index[Sandbox]):
         recovered: bool = False,
     ) -> Sandbox:
         """Make a sandbox known under its name; a recovered one without telling followers."""
-        self._store.names.reserve(metadata.name, metadata.id)
+        names = self._store.names
+        (names.adopt if recovered else names.reserve)(metadata.name, metadata.id)
         sandbox = Sandbox(self._store, metadata, status, snapshotter)
         self._insert(sandbox)
         self.changed()
@@ -401,7 +402,8 @@ class Containers(Index[Container]):
         recovered: bool = False,
     ) -> Container:
         """Make a container known under its name; a recovered one without telling followers."""
-        self._store.names.reserve(metadata.name, metadata.id)
+        names = self._store.names
+        (names.adopt if recovered else names.reserve)(metadata.name, metadata.id)
         container = Container(self._store, metadata, status, snapshotter)
         self._insert(container)
         self.changed()

@@ -77,9 +77,14 @@ def of_daemon(processes: Iterable[Process], containerd: Containerd) -> list[Proc
 
 def may_run(containerd: Containerd, sandbox_id: str) -> bool:
     """Whether the socket of a pod's shim is there: a look that costs next to nothing."""
-    socket = containerd.address.removeprefix("unix://")
-    name = hashlib.sha256(os.path.join(socket, containerd.namespace, sandbox_id).encode())
-    return (_SOCKETS / name.hexdigest()).exists()
+    address = containerd.address.removeprefix("unix://")
+    return _socket(address, containerd.namespace, sandbox_id).exists()
+
+
+def _socket(address: str, namespace: str, shim_id: str) -> Path:
+    """Where the shim of that id listens, which was given this address of its containerd."""
+    name = hashlib.sha256(os.path.join(address, namespace, shim_id).encode())
+    return _SOCKETS / name.hexdigest()
 
 
 async def end(containerd: Containerd, sandbox_id: str) -> None:
@@ -88,7 +93,15 @@ async def end(containerd: Containerd, sandbox_id: str) -> None:
     shims = [process for process in processes if process.option("-id") == sandbox_id]
     if shims:
         log.warning("a shim without tasks is ended", sandbox=sandbox_id, pid=shims[0].pid)
-        await kill(shims)
+        await kill_shims(shims)
+
+
+async def kill_shims(shims: Collection[Process]) -> None:
+    """Kill shims, and remove the sockets that they had no time to remove."""
+    await kill(shims)
+    for shim in shims:
+        options = (shim.option(name) for name in ("-address", "-namespace", "-id"))
+        _socket(*options).unlink(missing_ok=True)
 
 
 async def creation_ended(container_id: str, limit: float) -> None:

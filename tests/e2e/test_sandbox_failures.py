@@ -221,6 +221,29 @@ def test_a_killed_server_leaves_nothing_half_made(faulty: FaultyNode) -> None:
     assert not list(leases)
 
 
+def test_a_recovery_that_runs_into_its_limit_blocks_no_start(faulty: FaultyNode) -> None:
+    faulty.tell_cni(hang=["ADD"])
+    request = api_pb2.RunPodSandboxRequest(config=pod_config())
+    call = threading.Thread(
+        target=lambda: refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=30))
+    )
+    call.start()
+    wait_until(lambda: faulty.called("ADD"))
+    time.sleep(0.5)  # the pause task is started beside
+    faulty.node.stop(signal.SIGKILL)
+    call.join()
+    kill_hanging_plugins(faulty.node)
+    faulty.tell_cni(hang=["DEL"])
+    assert faulty.node.start() < 20
+    faulty.idle = (Holdings.now(), faulty.idle[1])
+    (kept,) = faulty.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+    assert kept.state == api_pb2.SANDBOX_NOTREADY
+    faulty.tell_cni()
+    faulty.cri.stop_pod(kept.id)
+    faulty.cri.remove_pod(kept.id)
+    faulty.assert_idle()
+
+
 def test_a_stop_whose_network_fails_is_repeated(faulty: FaultyNode) -> None:
     pod = faulty.cri.run_pod(pod_config())
     faulty.tell_cni(fail={"DEL": FAIL})

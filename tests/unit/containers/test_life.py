@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from generated.containerd import runc_options_pb2, snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
+from runtime.containerd.values import proto_any
 from runtime.containers import remove, start, stop
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
 from runtime.steps import rollback
 from runtime.store.objects import Container
 from runtime.tasks import exits
+from runtime.transforms import facts
 from tests.unit.sandboxes.fakes import rpc_error
 
 from .world import World
@@ -324,6 +329,42 @@ async def test_a_kill_that_hangs_as_well_is_told(world: World, soon: None) -> No
     hanging.set()
     await call
     assert container.state is ContainerState.RUNNING
+
+
+# After the configuration changed
+
+
+async def test_a_root_file_system_is_where_the_record_says(world: World) -> None:
+    container = await world.created()
+    world.containers.services.prepared.clear()
+    handlers: Any = world.containers.services.handlers
+    handlers["runc"] = facts.Handler(name="runc", snapshotter="native")
+    asked: list[str] = []
+
+    def mounts(request: snapshots_pb2.MountsRequest) -> snapshots_pb2.MountsResponse:
+        asked.append(request.snapshotter)
+        return snapshots_pb2.MountsResponse()
+
+    world.daemon.snapshots_mounts = mounts  # type: ignore[attr-defined]
+    await world.containers.start(container, api_pb2.StartContainerRequest())
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert asked == ["overlayfs"]
+    assert world.daemon.snapshotters == {"overlayfs"}
+
+
+async def test_a_verbose_status_needs_no_handler_and_shows_the_options_of_the_record(
+    world: World,
+) -> None:
+    container = await world.created()
+    record = world.daemon.records[container.id]
+    options = runc_options_pb2.Options(systemd_cgroup=True)
+    record.runtime.options.CopyFrom(proto_any(options))
+    handlers: Any = world.containers.services.handlers
+    handlers.clear()
+    answer = await world.containers.status(container, api_pb2.ContainerStatusRequest(verbose=True))
+    info = json.loads(answer.info["info"])
+    assert info["runtimeOptions"] == {"systemd_cgroup": True}
+    assert info["snapshotter"] == "overlayfs"
 
 
 # Stopping

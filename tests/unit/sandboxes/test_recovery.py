@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState, SandboxState
+from generated.lifecycle import ContainerState, SandboxEvent, SandboxState
 from runtime.containerd.values import proto_any
 from runtime.containers import recovery as container_recovery
 from runtime.linux import netns
@@ -310,6 +310,28 @@ async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
     assert app(world).state is ContainerState.UNKNOWN
     world.containerd.running[CONTAINER].end(5)
     await until(lambda: app(world).state is ContainerState.EXITED)
+
+
+async def test_two_pods_of_one_name_are_both_listed_and_the_one_that_runs_has_it(
+    world: World,
+) -> None:
+    leave_sandbox(world, None)
+    twin = records.sandbox_metadata_json(
+        facts.SandboxMetadata(id="b" * 64, name="pod_ns_u_0", config=api_pb2.PodSandboxConfig())
+    )
+    leave_record(
+        world,
+        "b" * 64,
+        "sandbox",
+        {records.SANDBOX_EXTENSION: any_pb2.Any(value=twin)},
+        task_types_pb2.RUNNING,
+    )
+    await recovered(world)
+    assert {sandbox.id for sandbox in world.store.sandboxes} == {SANDBOX, "b" * 64}
+    assert world.store.names.holder("pod_ns_u_0") == "b" * 64
+    for event in (SandboxEvent.REMOVE, SandboxEvent.REMOVED):
+        pod(world).fire(event)
+    assert world.store.names.holder("pod_ns_u_0") == "b" * 64
 
 
 # What was cut short

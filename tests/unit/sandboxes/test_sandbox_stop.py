@@ -7,12 +7,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from generated.containerd import task_types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
-from runtime.errors import CriError, FailedPrecondition
+from runtime.errors import CriError, FailedPrecondition, Unavailable
 from runtime.linux import netns
+from runtime.sandboxes import stop
 from runtime.sandboxes.operations import Sandboxes
 from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts
@@ -151,6 +153,24 @@ async def test_the_record_that_recovery_starts_from_is_deleted_last(
     await operations(world).remove(sandbox, REMOVE)
     calls = world.containerd.calls
     assert calls.index("sandboxes.Delete") < calls.index("containers.Delete")
+
+
+async def test_a_stop_does_not_wait_without_end_for_a_process_that_cannot_die(
+    world: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "_END_LIMIT", 0.01)
+    monkeypatch.setattr(world.containerd, "tasks_kill", lambda request: Empty())
+    with pytest.raises(Unavailable, match=f"pod {sandbox.id} did not end within"):
+        await operations(world).stop(sandbox, STOP)
+    assert sandbox.state is SandboxState.READY
+
+
+async def test_the_snapshot_is_removed_from_where_it_was_made(
+    world: World, sandbox: Sandbox
+) -> None:
+    world.services.handlers["runc"] = facts.Handler(name="runc", snapshotter="native")  # type: ignore[index]
+    await operations(world).remove(sandbox, REMOVE)
+    assert world.containerd.snapshotters == {"overlayfs"}
 
 
 async def test_a_removal_under_way_refuses_another(world: World, sandbox: Sandbox) -> None:

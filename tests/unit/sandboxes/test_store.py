@@ -135,7 +135,9 @@ def test_a_reserved_name_names_its_holder() -> None:
     names.reserve("pod_ns_uid_0", "s1")
     with pytest.raises(FailedPrecondition, match='name "pod_ns_uid_0" is reserved for "s1"'):
         names.reserve("pod_ns_uid_0", "s2")
-    names.release("pod_ns_uid_0")
+    names.release("pod_ns_uid_0", "s2")
+    assert names.holder("pod_ns_uid_0") == "s1"
+    names.release("pod_ns_uid_0", "s1")
     names.reserve("pod_ns_uid_0", "s2")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 import tomllib
 import urllib.request
@@ -154,6 +155,15 @@ def test_doctor_fails_where_pods_cannot_run(
 
 
 # metrics
+
+
+def test_a_metrics_address_in_use_is_named_with_the_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(
+            ConfigError, match=rf"metrics\.address: .*{address}: Address already in use; choose"
+        ):
+            metrics.Metrics(unsaved=lambda: 0).serve(address)
 
 
 def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
