@@ -38,10 +38,15 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         pass
 
     monkeypatch.setattr(netns, "remove", remove)
-    for module in (sandbox_recovery, container_recovery):
-        monkeypatch.setattr(module, "_OBJECT_LIMIT", 0.05)
     monkeypatch.setattr(recovery, "_FIRST_PAUSE", 0.01)
     return World(tmp_path)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that hangs is given up soon."""
+    for module in (sandbox_recovery, container_recovery):
+        monkeypatch.setattr(module, "_OBJECT_LIMIT", 0.1)
 
 
 def leave_sandbox(world: World, status: int | None) -> facts.SandboxMetadata:
@@ -220,7 +225,7 @@ async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> N
 @pytest.mark.parametrize("hangs", [True, False])
 @pytest.mark.parametrize("saved", ["created", "running"])
 async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
-    world: World, saved: str, hangs: bool
+    world: World, impatient: None, saved: str, hangs: bool
 ) -> None:
     await leave_pod_and_app(world, None, saved)
     if hangs:
@@ -357,7 +362,7 @@ async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: Wor
 
 
 async def test_half_made_pods_are_undone_side_by_side_and_block_no_start(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(*_: object, **__: object) -> None:
         await asyncio.sleep(60)
@@ -371,7 +376,7 @@ async def test_half_made_pods_are_undone_side_by_side_and_block_no_start(
             netns_path="/nowhere",
         )
         leave_note(world, metadata)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(5):
         await recovered(world)
     assert [sandbox.state for sandbox in world.store.sandboxes] == [SandboxState.UNKNOWN] * 6
     assert len(world.directories) == 6
