@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +22,6 @@ from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, 
 from runtime.steps import rollback
 from runtime.store.objects import Container
 from runtime.tasks import exits
-from runtime.transforms import facts
 from tests.unit.sandboxes.fakes import rpc_error
 
 from .world import World
@@ -337,8 +336,7 @@ async def test_a_kill_that_hangs_as_well_is_told(world: World, soon: None) -> No
 async def test_a_root_file_system_is_where_the_record_says(world: World) -> None:
     container = await world.created()
     world.containers.services.prepared.clear()
-    handlers: Any = world.containers.services.handlers
-    handlers["runc"] = facts.Handler(name="runc", snapshotter="native")
+    container.snapshotter = "native"  # as recovery reads it; the configuration has changed since
     asked: list[str] = []
 
     def mounts(request: snapshots_pb2.MountsRequest) -> snapshots_pb2.MountsResponse:
@@ -348,8 +346,8 @@ async def test_a_root_file_system_is_where_the_record_says(world: World) -> None
     world.daemon.snapshots_mounts = mounts  # type: ignore[attr-defined]
     await world.containers.start(container, api_pb2.StartContainerRequest())
     await world.containers.remove(container, api_pb2.RemoveContainerRequest())
-    assert asked == ["overlayfs"]
-    assert world.daemon.snapshotters == {"overlayfs"}
+    assert asked == ["native"]
+    assert world.daemon.snapshotters == {"native"}
 
 
 async def test_a_verbose_status_needs_no_handler_and_shows_the_options_of_the_record(
@@ -359,8 +357,7 @@ async def test_a_verbose_status_needs_no_handler_and_shows_the_options_of_the_re
     record = world.daemon.records[container.id]
     options = runc_options_pb2.Options(systemd_cgroup=True)
     record.runtime.options.CopyFrom(proto_any(options))
-    handlers: Any = world.containers.services.handlers
-    handlers.clear()
+    world.pod.metadata = replace(world.pod.metadata, runtime_handler="gone")
     answer = await world.containers.status(container, api_pb2.ContainerStatusRequest(verbose=True))
     info = json.loads(answer.info["info"])
     assert info["runtimeOptions"] == {"systemd_cgroup": True}
