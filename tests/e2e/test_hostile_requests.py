@@ -69,7 +69,9 @@ CONTAINERS = {
     "config.mounts[0].host_path: must be an absolute path": _with(
         mounts=[api_pb2.Mount(container_path="/a", host_path="rel/ative")]
     ),
-    "config.devices[0].host_path: ": _with(devices=[api_pb2.Device(host_path="/proc/1/root/x")]),
+    "config.devices[0].host_path: ": _with(
+        devices=[api_pb2.Device(host_path="/proc/1/root/x", permissions="rw")]
+    ),
     "config.linux.resources.memory_limit_in_bytes: must be -1": _resources(
         memory_limit_in_bytes=-5
     ),
