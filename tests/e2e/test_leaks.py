@@ -33,7 +33,6 @@ def test_everything_that_a_pod_holds_is_found_until_it_is_removed(cri: Cri, node
     assert any(name.startswith("veth") for name in held["links"])
     assert {pod, container} <= {name[-64:] for name in _without_scope(held["cgroups"])}
     assert len(held["ip_leases"]) == 1
-    assert len(held["shim_sockets"]) == 1
     assert any(pod in rule for rule in held["firewall_rules"])  # ipMasq of the bridge plugin
     node.remove_pods()
     left = Marks(node.directory, bridge=node.bridge, network=node.network)

@@ -9,8 +9,6 @@ in its log (nodes of tests log at debug level, so that those of failed attempts 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -25,8 +23,6 @@ from . import cgroups
 _LINKS = Path("/sys/class/net")
 _NETWORK_NAMESPACES = Path("/run/netns")
 _CNI = Path("/var/lib/cni")
-_DAEMON_SOCKETS = ("containerd.sock", "state/containerd/containerd.sock")  # in a node's folder
-_SHIM_SOCKETS = Path("/run/containerd/s")  # whatever the state directory of the daemon is
 _NAMES = re.compile(rb"\b(?:[0-9a-f]{64}|cni-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 
 
@@ -43,7 +39,6 @@ class Marks:
         self._names: set[str] = set()
         self._read: dict[Path, int] = {}  # log → bytes of whole lines seen
         self._links: set[str] = set()
-        self._sockets: dict[str, str] = {}  # what it is a digest of → name
         self.ended_with = Holdings()
 
     def names(self) -> set[str]:
@@ -68,16 +63,6 @@ class Marks:
         if not self.network:
             return set()
         return {str(path) for path in (_CNI / "networks" / self.network).glob("*.*.*.*")}
-
-    def shim_sockets(self) -> set[str]:
-        """Sockets of shims of the node's containers, which containerd names by a digest."""
-        there = _entries(_SHIM_SOCKETS)
-        if not there:
-            return set()
-        for address, name in itertools.product(_DAEMON_SOCKETS, self.names()):
-            path = f"{self.directory}/{address}/k8s.io/{name}"
-            self._sockets.setdefault(path, hashlib.sha256(path.encode()).hexdigest())
-        return {str(_SHIM_SOCKETS / name) for name in there.intersection(self._sockets.values())}
 
     def settle(self, seconds: float = 5) -> None:
         """Note what the node still holds when all of it has ended, waiting ``seconds`` at most.
@@ -119,7 +104,6 @@ class Holdings:
     cni_results: frozenset[str] = frozenset()
     ip_leases: frozenset[str] = frozenset()
     firewall_rules: frozenset[str] = frozenset()
-    shim_sockets: frozenset[str] = frozenset()
 
     @classmethod
     def now(cls) -> Self:
@@ -153,7 +137,6 @@ class Holdings:
             firewall_rules=frozenset(
                 rule for rule in _firewall_rules() if _mentions(rule, names | networks)
             ),
-            shim_sockets=frozenset().union(*(marks.shim_sockets() for marks in claimed)),
         )
 
     def since(self, earlier: Self) -> dict[str, list[str]]:
