@@ -114,7 +114,11 @@ class App:
             config=config,
         )
         self.stats = Stats(
-            store=self.store, images=self.images, handlers=self.handlers, config=config
+            store=self.store,
+            images=self.images,
+            handlers=self.handlers,
+            config=config,
+            left_out=self.metrics.left_out,
         )
         self.node = Node(
             containerd=containerd, network=self.network, handlers=self.handlers, config=config

@@ -34,7 +34,7 @@ class Metrics:
             self._served.calls.labels(rpc, code.name).observe(seconds)
 
     def left_out(self, kind: str) -> None:
-        """An object of this kind (``image``) cannot be shown in lists."""
+        """An object of this kind (``image``, ``cgroup``, ``network``) cannot be shown in lists."""
         if self._served:
             self._served.left_out.labels(kind).inc()
 

@@ -47,12 +47,15 @@ class Stats:
         images: Images,
         handlers: Handlers,
         config: Config,
+        left_out: Callable[[str], None],
         cgroups: Cgroups | None = None,
     ) -> None:
+        """``left_out`` counts the figures that cannot be read, as ``cgroup`` or ``network``."""
         self._store = store
         self._images = images
         self._handlers = handlers
         self._config = config
+        self._left_out = left_out
         self._cgroups = cgroups or Cgroups.probe()
         self._rates = CpuRates()
         self._paths: dict[str, tuple[int, str]] = {}
@@ -152,7 +155,7 @@ class Stats:
             sandbox,
             usage,
             self._rates.rate(sandbox.id, usage),
-            _interfaces(sandbox),
+            self._interfaces(sandbox),
             sum(processes for _, processes in figures),
             [stats for stats, _ in figures if stats is not None],
         )
@@ -176,6 +179,7 @@ class Stats:
             return None
         except (OSError, ValueError) as error:
             log.warning("figures left out: a cgroup cannot be read", id=key, error=str(error))
+            self._left_out("cgroup")
             return None
 
     def _path(self, key: str, pid: int) -> str | None:
@@ -194,6 +198,19 @@ class Stats:
         self._paths[key] = (pid, path)
         return path
 
+    def _interfaces(self, sandbox: Sandbox) -> list[sandbox_stats.Interface]:
+        if not sandbox.metadata.netns_path or not sandbox.status.pid:
+            return []
+        try:
+            with open(f"/proc/{sandbox.status.pid}/net/dev", encoding="ascii") as file:
+                return sandbox_stats.parse_net_dev(file.read())
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        except (OSError, ValueError) as error:
+            log.warning("network figures left out", sandbox=sandbox.id, error=str(error))
+            self._left_out("network")
+            return []
+
     def _forget_gone(self) -> None:
         known = {item.id for item in self._store.containers}
         known |= {item.id for item in self._store.sandboxes}
@@ -209,16 +226,3 @@ def _above_own_cgroups(path: str, container_id: str) -> str:
         if container_id in part:
             return "/".join(parts[: index + 1])
     return path
-
-
-def _interfaces(sandbox: Sandbox) -> list[sandbox_stats.Interface]:
-    if not sandbox.metadata.netns_path or not sandbox.status.pid:
-        return []
-    try:
-        with open(f"/proc/{sandbox.status.pid}/net/dev", encoding="ascii") as file:
-            return sandbox_stats.parse_net_dev(file.read())
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    except (OSError, ValueError) as error:
-        log.warning("network figures left out", sandbox=sandbox.id, error=str(error))
-        return []

@@ -151,6 +151,7 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
         images=FakeImages(layer),
         handlers=Handlers(Handler("runc")),
         config=Config(),
+        left_out=pytest.fail,
         cgroups=FakeCgroups(None, {}, usage(5, 1000, memory=Memory(10, 4, 1, 2, 3, None))),
     )
     answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
@@ -174,6 +175,7 @@ async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
         images=FakeImages(None),
         handlers=Handlers(Handler("runc")),
         config=Config(),
+        left_out=pytest.fail,
         cgroups=FakeCgroups(None, {}),
     )
     with pytest.raises(NotFound, match="EXITED"):
@@ -199,16 +201,19 @@ async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
                 raise error
             return super().usage(path)
 
+    counted: list[str] = []
     stats = Stats(
         store=store,
         images=FakeImages(None),
         handlers=Handlers(Handler("runc")),
         config=Config(),
+        left_out=counted.append,
         cgroups=Failing(None, {}, usage(5, 1000)),
     )
     stats._paths = {name: (os.getpid(), f"/{name}") for name in ("bad", "good")}
     answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
     assert [found.attributes.id for found in answer.stats] == ["good"]
+    assert counted == ["cgroup"]
     stats._paths["pod"] = (os.getpid(), "/bad")
     pods = await stats.list_sandboxes(api_pb2.ListPodSandboxStatsRequest())
     assert len(pods.stats) == 0
