@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-_MOUNTINFO = "/proc/self/mountinfo"
+from runtime.linux import mountinfo
 
 _UNLIMITED = 1 << 62
 """cgroup v1 writes "no limit" as the largest multiple of the page size below 2^63."""
@@ -89,10 +90,26 @@ class Cgroups:
     """cgroup v1: the mount point of each controller."""
 
     @classmethod
-    def probe(cls) -> Cgroups:
+    def probe(cls) -> Self:
         """As this process sees them."""
-        with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
-            return parse_mountinfo(file.read())
+        return cls.of(mountinfo.read())
+
+    @classmethod
+    def of(cls, mounts: Sequence[mountinfo.Mount]) -> Self:
+        """Those among ``mounts``.
+
+        A node with cgroup v1 controllers and a cgroup2 mount beside them is a v1 node: there,
+        cgroup v2 has no controllers.
+        """
+        unified: str | None = None
+        controllers: dict[str, str] = {}
+        for mount in mounts:
+            if mount.kind == "cgroup2" and unified is None:
+                unified = mount.path
+            elif mount.kind == "cgroup":
+                for option in mount.options:
+                    controllers.setdefault(option, mount.path)
+        return cls(None if "memory" in controllers else unified, controllers)
 
     def usage(self, path: str) -> Usage:
         """The figures of the cgroup ``path`` (absolute, as /proc/<pid>/cgroup writes it).
@@ -158,26 +175,6 @@ class Cgroups:
             swap=_swap_v1(memory, stat, figures),
             processes=_number(f"{self._directory('pids', path)}/pids.current"),
         )
-
-
-def parse_mountinfo(text: str) -> Cgroups:
-    """The cgroup mounts in ``text``, the content of /proc/self/mountinfo.
-
-    A node with cgroup v1 controllers and a cgroup2 mount beside them is a v1 node: there, cgroup v2
-    has no controllers.
-    """
-    unified: str | None = None
-    controllers: dict[str, str] = {}
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        mount_point = before.split(" ")[4]
-        kind, _, options = after.split(" ", 2)
-        if kind == "cgroup2" and unified is None:
-            unified = mount_point
-        elif kind == "cgroup":
-            for option in options.split(","):
-                controllers.setdefault(option, mount_point)
-    return Cgroups(None if "memory" in controllers else unified, controllers)
 
 
 def sandbox_cgroup(cgroup_parent: str) -> str:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from runtime.linux import kernel
+from runtime.linux import kernel, mountinfo
 from runtime.steps import threads
 
 _PRIVATE: Final = 0o700
@@ -44,7 +44,7 @@ async def unmount(target: str | Path) -> None:
 
 
 def _unmount(target: str) -> None:
-    for point in kernel.mounts_below(target):
+    for point in mountinfo.below(target, mountinfo.read()):
         try:
             kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         except OSError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from typing import Final
 
 MS_RDONLY: Final = 0x1
@@ -36,8 +35,6 @@ _libc.mount.argtypes = (
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
-
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
@@ -70,23 +67,6 @@ def unshare(flags: int) -> None:
     """Give the calling thread new namespaces of the kinds CLONE_NEW* in ``flags``."""
     if _libc.unshare(flags) != 0:
         raise _failure("cannot make a namespace")
-
-
-def mounts_below(directory: str) -> list[str]:
-    """Return the mount points at or below ``directory``, deepest and newest first.
-
-    Unmounting them in this order leaves none behind.
-    """
-    directory = os.path.realpath(directory)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        points = [_unescape(line.split(" ", 5)[4]) for line in table]
-    below = [p for p in points if p == directory or p.startswith(directory.rstrip("/") + "/")]
-    return sorted(reversed(below), key=lambda point: -point.count("/"))
-
-
-def _unescape(path: str) -> str:
-    """Undo the octal escapes of /proc/self/mountinfo (space, tab, line end, backslash)."""
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), path)
 
 
 def _failure(doing: str, path: str | None = None) -> OSError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from runtime.config.tables import Config, ConfigError
+from runtime.linux import mountinfo
+from runtime.linux.cgroups import Cgroups
 from runtime.transforms.facts import Host
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -73,15 +74,6 @@ _CAPABILITIES: Final = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupMount:
-    """How /sys/fs/cgroup is mounted."""
-
-    unified: bool
-    options: tuple[str, ...]
-    """Options of the file system itself, e.g. ``nsdelegate``."""
-
-
 def probe(config: Config) -> Host:
     """The facts of this node, with the node-wide keys of the configuration.
 
@@ -89,9 +81,10 @@ def probe(config: Config) -> Host:
     """
     status = _pairs(Path("/proc/self/status").read_text())
     uname = os.uname()
-    cgroups = cgroup_mount(Path("/proc/self/mountinfo").read_text())
+    mounts = mountinfo.read()
+    unified = Cgroups.of(mounts).unified
     for name, runtime in config.containerd.runtimes.items():
-        if runtime.cgroup_writable and not cgroups.unified:
+        if runtime.cgroup_writable and unified is None:
             # without a cgroup namespace the container would get the node's own cgroups
             raise ConfigError(
                 f"containerd.runtimes.{name}.cgroup_writable: needs cgroup v2, and this node has"
@@ -102,12 +95,10 @@ def probe(config: Config) -> Host:
         kernel=kernel_version(uname.release),
         architecture=_ARCHITECTURES.get(uname.machine, uname.machine),
         capabilities=tuple(capability_names(int(status["CapEff"], 16))),
-        cgroup_unified=cgroups.unified,
-        cgroup_mount_options=tuple(
-            option for option in ("nsdelegate", "memory_recursiveprot") if option in cgroups.options
-        ),
-        swap_controller=_swap_controller(cgroups.unified),
-        hugetlb_controller=_hugetlb_controller(cgroups.unified),
+        cgroup_unified=unified is not None,
+        cgroup_mount_options=_kept_options(unified, mounts),
+        swap_controller=_swap_controller(unified is not None),
+        hugetlb_controller=_hugetlb_controller(unified is not None),
         seccomp="Seccomp" in status,
         apparmor=not config.disable_apparmor and _apparmor(),
         oom_score_adj_floor=_oom_score_adj_floor(config.restrict_oom_score_adj),
@@ -132,16 +123,12 @@ def capability_names(mask: int) -> Iterator[str]:
     return (f"CAP_{name}" for bit, name in enumerate(_CAPABILITIES) if mask >> bit & 1)
 
 
-def cgroup_mount(mountinfo: str) -> CgroupMount:
-    """How cgroups are mounted, by the lines of /proc/self/mountinfo (proc(5))."""
-    mount = CgroupMount(unified=False, options=())
-    for line in mountinfo.splitlines():
-        fields, _, tail = line.partition(" - ")
-        kind, _, options = tail.partition(" ")
-        if fields.split()[4] == str(_CGROUPS):
-            # Several may lie on one another; the last is the one that is seen.
-            mount = CgroupMount(kind == "cgroup2", tuple(options.split()[-1].split(",")))
-    return mount
+def _kept_options(unified: str | None, mounts: Sequence[mountinfo.Mount]) -> tuple[str, ...]:
+    """Options of the cgroup v2 mount that a mount of it in a container must repeat: the kernel
+    takes those of the last mount for all."""
+    mount = mountinfo.holding(unified, mounts) if unified else None
+    options = mount.options if mount else ()
+    return tuple(name for name in ("nsdelegate", "memory_recursiveprot") if name in options)
 
 
 def in_user_namespace(uid_map: str) -> bool:

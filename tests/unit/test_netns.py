@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runtime.linux import kernel, netns
+from runtime.linux import kernel, mountinfo, netns
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -108,13 +108,13 @@ def test_mounts_are_listed_deepest_first_and_unmounted_in_that_order(tmp_path: P
     kernel.mount("tmpfs", str(top / "deep"), "tmpfs", kernel.MS_RDONLY)
     kernel.mount_tmpfs(str(top), 1 << 20)  # covers the first
     assert os.statvfs(top).f_blocks * os.statvfs(top).f_frsize == 1 << 20
-    assert kernel.mounts_below(str(top)) == [str(top / "deep"), str(top), str(top)]
+    assert mountinfo.below(str(top), mountinfo.read()) == [str(top / "deep"), str(top), str(top)]
     kernel.umount2(str(top), kernel.MNT_DETACH)
     with pytest.raises(OSError, match="Read-only file system"):
         (top / "deep/file").touch()
-    for point in kernel.mounts_below(str(top)):
+    for point in mountinfo.below(str(top), mountinfo.read()):
         kernel.umount2(point, kernel.MNT_DETACH)
-    assert kernel.mounts_below(str(tmp_path)) == []
+    assert mountinfo.below(str(tmp_path), mountinfo.read()) == []
 
 
 def test_failures_are_sentences(tmp_path: Path) -> None:

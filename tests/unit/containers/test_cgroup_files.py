@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from runtime.linux import mountinfo
 from runtime.linux.cgroups import (
     Cgroups,
     Memory,
     Pressure,
     Stall,
     Swap,
-    parse_mountinfo,
     sandbox_cgroup,
     slice_cgroup,
 )
@@ -158,14 +158,14 @@ def test_a_hybrid_node_is_a_v1_node() -> None:
         "35 25 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
         "36 25 0:32 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
     )
-    found = parse_mountinfo(text)
+    found = Cgroups.of(mountinfo.parse(text))
     assert found.unified is None
     assert found.controllers["cpuacct"] == "/sys/fs/cgroup/cpu,cpuacct"
 
 
 def test_a_v2_node() -> None:
     text = "34 25 0:30 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
-    assert parse_mountinfo(text).unified == "/sys/fs/cgroup"
+    assert Cgroups.of(mountinfo.parse(text)).unified == "/sys/fs/cgroup"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from runtime.__main__ import main
 from runtime.commands import explain
 from runtime.commands.doctor import Finding
 from runtime.config.tables import Config, ConfigError
-from runtime.lookups import host
+from runtime.linux import mountinfo
 from runtime.server import embedded, metrics, state_lock
 
 
@@ -69,7 +69,7 @@ def test_only_one_server_holds_a_state_directory(tmp_path: Path) -> None:
 def test_a_key_that_is_unsafe_on_this_node_stops_the_start_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "cgroup_mount", lambda text: host.CgroupMount(False, ()))
+    monkeypatch.setattr(mountinfo, "read", lambda: ())
     file = tmp_path / "config.toml"
     file.write_text("[containerd.runtimes.runc]\ncgroup_writable = true\n")
     # a socket's path is too short for pytest's directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.config.tables import Config, ConfigError, ContainerdTable, Runtime
+from runtime.linux import mountinfo
 from runtime.lookups import host
 
 
@@ -24,37 +25,37 @@ def test_capabilities_are_named_in_the_kernels_order() -> None:
     ]
 
 
-def test_cgroup_v2_is_told_by_the_file_system() -> None:
-    line = (
-        "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 "
-        "rw,nsdelegate,memory_recursiveprot\n"
-    )
-    mount = host.cgroup_mount(line)
-    assert mount.unified
-    assert "nsdelegate" in mount.options
+V2 = (
+    "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 "
+    "rw,nsdelegate,memory_recursiveprot\n"
+)
+HYBRID = (
+    "29 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755\n"
+    "30 29 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n"
+    "31 29 0:28 / /sys/fs/cgroup/memory rw shared:11 - cgroup cgroup rw,memory\n"
+)
 
 
-def test_hybrid_cgroups_count_as_v1() -> None:
-    lines = (
-        "29 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755\n"
-        "30 29 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate\n"
-    )
-    assert not host.cgroup_mount(lines).unified
-
-
-def test_of_mounts_upon_one_another_the_last_counts() -> None:
-    lines = (
-        "29 23 0:26 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro\n"
-        "31 29 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
-    )
-    assert host.cgroup_mount(lines).unified
+@pytest.mark.parametrize(
+    ("text", "options"), [(V2, ("nsdelegate", "memory_recursiveprot")), (HYBRID, None)]
+)
+def test_cgroup_v2_and_the_options_of_its_mount(
+    text: str, options: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mountinfo, "read", lambda: mountinfo.parse(text))
+    monkeypatch.setattr(host, "_swap_controller", lambda unified: False)
+    monkeypatch.setattr(host, "_hugetlb_controller", lambda unified: False)
+    found = host.probe(Config(containerd=ContainerdTable(runtimes={"runc": Runtime()})))
+    assert found.cgroup_unified == (options is not None)
+    assert found.cgroup_mount_options == (options or ())
 
 
 @pytest.mark.parametrize("unified", [True, False])
 def test_writable_cgroups_need_a_hierarchy_of_their_own(
     unified: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "cgroup_mount", lambda text: host.CgroupMount(unified, ()))
+    text = V2 if unified else HYBRID
+    monkeypatch.setattr(mountinfo, "read", lambda: mountinfo.parse(text))
     monkeypatch.setattr(host, "_swap_controller", lambda unified: False)
     monkeypatch.setattr(host, "_hugetlb_controller", lambda unified: False)
     config = Config(
