@@ -71,8 +71,8 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
         return
     each = bool(field.kind.of) and rule.name not in _OF_THE_WHOLE
     kind = field.kind.of[-1] if each else field.kind
-    wrapped = _wrapped(kind, api) if rule.name != "required" else None
-    if (wrapped or kind).name not in _FITS[rule.name]:
+    inner = wrapped(kind, api) if rule.name != "required" else None
+    if (inner or kind).name not in _FITS[rule.name]:
         raise SpecError(
             f"the rule {rule.name} says nothing about {kind}, which {field.name} is",
             rule.place,
@@ -88,7 +88,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
             "it fits maps",
             "rule-does-not-fit",
         )
-    _check_values(field, rule, wrapped or kind)
+    _check_values(field, rule, inner or kind)
     if rule.name == "allowed_enum":
         known = api.enums[kind.ref].values
         for name in map(str, rule.values):
@@ -99,7 +99,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
                     nearest(name, known) or one_of(known),
                     "rule-does-not-fit",
                 )
-    yield Test(field, rule.name, wrapped or kind, rule.values, each, wrapped is not None)
+    yield Test(field, rule.name, inner or kind, rule.values, each, inner is not None)
 
 
 def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
@@ -120,7 +120,7 @@ def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
         )
 
 
-def _wrapped(kind: Kind, api: Api) -> Kind | None:
+def wrapped(kind: Kind, api: Api) -> Kind | None:
     """The number inside a message that only wraps one (``Int64Value``)."""
     if kind.name != "message":
         return None

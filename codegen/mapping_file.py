@@ -85,6 +85,7 @@ def _entry(key: Key, node: Node) -> Entry:
         by=text(by) if by is not None else None,
         inputs=_inputs(optional(node, "from")),
         partner=_word(node, "with"),
+        of=_input(of) if (of := optional(node, "of")) is not None else None,
         merge=_word(node, "merge"),
         rules=tuple(_rule(rule) for rule in values(optional(node, "rules"))),
         back=(

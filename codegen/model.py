@@ -277,6 +277,8 @@ class Entry:
     partner: str | None = None
     """``with``: the sibling whose entry takes this field as an input; of a match, what the field is
     compared with."""
+    of: Input | None = None
+    """Of an answered message by its fields: whose the fields are."""
     merge: str | None = None
     rules: tuple[Rule, ...] = ()
     back: Back | None = None
@@ -455,6 +457,9 @@ class Descended:
     each: bool = False
     """Whether it does so for each item of a list."""
     condition: Condition | None = None
+    of: Source | None = None
+    """Of a reader: what the entries of the message call by the name of its class; None leaves the
+    field unset, and for a list the reader runs for each item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,6 +470,8 @@ class CopiedBack:
     source: Source
     unset_if_empty: bool = False
     """Whether an empty value or a zero leaves the field unset."""
+    wrapper: str | None = None
+    """The message that holds the number, such as ``UInt64Value``; None leaves the field unset."""
 
 
 @dataclass(frozen=True, slots=True)

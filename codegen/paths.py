@@ -27,9 +27,13 @@ class Paths:
     """containerd's container record."""
 
     def roots(self, *, reading: bool) -> dict[str, Kind]:
-        """The context roots by name: one for each class of facts.py, and the OCI spec where a
-        status is read (a builder is still writing it)."""
-        facts = {snake(name): Kind("record", name) for name in self.sources.records}
+        """The context roots by name: one for each class of facts.py, and where a status is read
+        what was measured and the OCI spec (a builder is still writing it)."""
+        facts = {
+            snake(name): Kind("record", name)
+            for name, record in self.sources.records.items()
+            if reading or not record.shared
+        }
         return facts | ({"spec": Kind("oci", "Spec")} if reading else {})
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:

@@ -21,6 +21,7 @@ from codegen.model import (
     Left,
     Mapped,
     Origin,
+    Source,
     Test,
     snake,
     stored,
@@ -256,9 +257,17 @@ def _read_roots(
                 roots |= {source.root} if source.root else set()
             case ComputedBack(call=call):
                 roots |= roots_of(call)
-            case Descended(message=message):
-                roots |= _read_roots(mapped, message, (*above, name))
+            case Descended(message=message, of=of):
+                below = _read_roots(mapped, message, (*above, name))
+                roots |= below if of is None else (below - {called(of)}) | {of.root or ""}
     return frozenset(roots)
+
+
+def called(of: Source) -> str:
+    """What the entries of a nested message call the value that their fields are of: the name of its
+    class; "" for what is no record, which only decides whether there is a message at all."""
+    kind = of.kind.of[0] if of.kind.name == "list" else of.kind
+    return snake(kind.ref) if kind.name == "record" else ""
 
 
 def _reader(mapped: Mapping[str, Mapped], one: Mapped, reading: set[str]) -> Reader:

@@ -54,6 +54,8 @@ class Record:
 
     name: str
     fields: Mapping[str, Kind]
+    shared: bool
+    """Whether it is what was measured, of which only answers are made."""
 
 
 @dataclass(slots=True)
@@ -128,11 +130,29 @@ class Sources:
         if self._records is None:
             tree = self.tree(FACTS)
             body = tree.body if tree is not None else []
-            classes = [node for node in body if isinstance(node, ast.ClassDef)]
-            names = frozenset(node.name for node in classes)
-            read = _Annotations(tree or ast.Module([], []), self.api, self.oci, names)
-            self._records = {node.name: _record(node, read) for node in classes}
+            found = [(tree, node) for node in body if isinstance(node, ast.ClassDef)]
+            found += [pair for node in body for pair in self._shared(node)]
+            names = frozenset(node.name for _, node in found)
+            self._records = {
+                node.name: _record(
+                    node, _Annotations(home, self.api, self.oci, names), shared=home is not tree
+                )
+                for home, node in found
+                if home is not None
+            }
         return self._records
+
+    def _shared(self, node: ast.stmt) -> Iterator[tuple[ast.Module, ast.ClassDef]]:
+        """The classes that facts.py takes over from a module below it, by ``import X as X``."""
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("runtime."):
+            return
+        home = self.tree(f"{(node.module or '').replace('.', '/')}.py")
+        names = {part.name for part in node.names if part.asname == part.name}
+        if home is None:
+            return
+        for part in home.body:
+            if isinstance(part, ast.ClassDef) and part.name in names:
+                yield home, part
 
     # --- hand-written functions of runtime/
 
@@ -208,7 +228,7 @@ def _callables(tree: ast.Module) -> Iterator[str]:
                     yield f"{node.name}.{part.name}"
 
 
-def _record(node: ast.ClassDef, read: _Annotations) -> Record:
+def _record(node: ast.ClassDef, read: _Annotations, *, shared: bool) -> Record:
     fields = {
         part.target.id: read.kind(part.annotation)
         for part in node.body
@@ -220,7 +240,7 @@ def _record(node: ast.ClassDef, read: _Annotations) -> Record:
         if isinstance(part, ast.FunctionDef)
         and any(isinstance(d, ast.Name) and d.id == "property" for d in part.decorator_list)
     }
-    return Record(node.name, fields | properties)
+    return Record(node.name, fields | properties, shared)
 
 
 class _Annotations:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from codegen.emit.python import called, imports, value, value_or_none
 from codegen.model import ComputedBack, CopiedBack, Descended, Left, Read, snake
 from codegen.plan import Parameter, Reader
+from codegen.plan import called as called_in_nested
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,34 @@ def _keyword(reader: Reader, read: Read) -> Keyword:
             return Keyword(comment)
         case Descended():
             module = reader.names.modules[f"generated.statuses.{snake(read.message)}"]
-            given = ", ".join(f"{n}={n}" for n in reader.nested[read.message])
-            comment = f"{name}: by the entries of {read.message}"
-            return Keyword(comment, f"{name}={module}.read({given})")
+            return Keyword(_of(read), f"{name}={_nested(read, module, reader)}")
+
+
+def _of(read: Descended) -> str:
+    comment = f"{read.entry.name}: by the entries of {read.message}"
+    return comment if read.of is None else f"{comment}, of {read.of.path}"
+
+
+def _nested(read: Descended, module: str, reader: Reader) -> str:
+    """The call of the reader below, for each item of a list, and None where there is nothing."""
+    own = called_in_nested(read.of) if read.of is not None else ""
+    known = value(read.of) if read.of is not None else ""
+    each = "item" if read.each else known
+    given = ", ".join(f"{n}={each if n == own else n}" for n in reader.nested[read.message])
+    call = f"{module}.read({given})"
+    if read.each:
+        return f"[{call} for item in {known}]"
+    optional = read.of is not None and read.of.kind.optional
+    return f"{call} if {known} is not None else None" if optional else call
 
 
 def _copied(read: CopiedBack) -> str:
     if read.source.presence:
         return value_or_none(read.source)
     text = value(read.source)
+    if read.wrapper is not None:
+        wrapped = f"api_pb2.{read.wrapper}(value={text})"
+        return (
+            f"{wrapped} if {text} is not None else None" if read.source.kind.optional else wrapped
+        )
     return f"{text} or None" if read.unset_if_empty else text

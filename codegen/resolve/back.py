@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from codegen import kinds
+from codegen import checks, kinds
 from codegen.errors import SpecError
 from codegen.model import (
     ComputedBack,
@@ -60,19 +60,13 @@ def _computed(scope: Scope, entry: Entry, field: Field) -> ComputedBack:
         )
     call = inputs.call(scope.paths, by or "", place, given, None)
     returns = replace(call.returns, optional=False)
-    _check_field(entry, f"{by} cannot fill {entry.name}", returns, field)
+    check_value(entry, f"{by} cannot fill {entry.name}", returns, field.kind)
     return ComputedBack(entry, call, by or "")
 
 
 def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
     nested = scope.nested(entry, field)
-    if field.kind.of:
-        raise SpecError(
-            f"{entry.name} is {field.kind}, and nothing says of what",
-            entry.value_place,
-            "compute it, or name the function that handles it",
-            "fields-do-not-fit",
-        )
+    of = _of(scope, entry, field)
     if nested in scope.files and not scope.files[nested].gives:
         raise SpecError(
             f"{entry.name} is answered, but {scope.files[nested].file} is of flow in",
@@ -80,15 +74,41 @@ def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
             "make its flow out or both",
             "flows-differ",
         )
-    return Descended(entry, nested)
+    return Descended(entry, nested, each=field.repeated, of=of)
+
+
+def _of(scope: Scope, entry: Entry, field: Field) -> Source | None:
+    """Whose the fields are: for a list a list of records, else anything that may be None."""
+    if entry.of is None and field.kind.of:
+        raise SpecError(
+            f"{entry.name} is {field.kind}, and nothing says of what",
+            entry.value_place,
+            "say in of: which list its items come from, or compute it",
+            "fields-do-not-fit",
+        )
+    if entry.of is None:
+        return None
+    source = scope.paths.source(entry.of.path, entry.of.place, None)
+    item = source.kind.of[0] if source.kind.name == "list" else None
+    if (item is not None) != field.repeated or (item is not None and item.name != "record"):
+        raise SpecError(
+            f"{source.path} is {source.kind}, of which {entry.name} cannot be",
+            entry.of.place,
+            "a list is of a list of records, a message of one value",
+            "fields-do-not-fit",
+        )
+    return source
 
 
 def _copied(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
     source = scope.paths.source(entry.value, entry.value_place, None)
     kind = replace(source.kind, optional=False)
-    _check_field(entry, f"{entry.value} cannot be copied to {entry.name}", kind, field)
+    wrapped = checks.wrapped(field.kind, scope.paths.api) if kind.name == "int" else None
+    wanted = wrapped or field.kind
+    check_value(entry, f"{entry.value} cannot be copied to {entry.name}", kind, wanted)
     check_when(entry, source)
-    return CopiedBack(entry, source, entry.when in ("nonzero", "nonempty"))
+    wrapper = field.kind.ref if wrapped is not None else None
+    return CopiedBack(entry, source, entry.when in ("nonzero", "nonempty"), wrapper)
 
 
 def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
@@ -102,13 +122,14 @@ def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
             "no-way-back",
         )
     kind = replace(target.kind, low=None, high=None)
-    _check_field(entry, f"{entry.value} cannot give {entry.name}", kind, field)
+    check_value(entry, f"{entry.value} cannot give {entry.name}", kind, field.kind)
     source = Source(f"spec.{target.path}", "spec", target.steps, target.kind, key=target.key)
     return CopiedBack(entry, source)
 
 
-def _check_field(entry: Entry, doing: str, kind: Kind, field: Field) -> None:
-    reason = kinds.why_not(kind, field.kind)
+def check_value(entry: Entry, doing: str, kind: Kind, wanted: Kind) -> None:
+    """A value of ``kind`` must fit the field."""
+    reason = kinds.why_not(kind, wanted)
     if reason is not None:
         raise SpecError(
             f"{doing}: {reason}",

@@ -9,7 +9,7 @@ from codegen.model import Entry
 from codegen.resolve.scope import Scope
 
 _KEYS: Mapping[str, frozenset[str]] = {
-    "copy": frozenset({"when", "merge", "rules", "readers"}),
+    "copy": frozenset({"when", "merge", "rules", "readers", "of"}),
     "compute": frozenset({"by", "from", "with", "merge", "rules", "back", "readers"}),
     "match": frozenset({"with", "rules", "readers"}),
     "handled_by": frozenset({"rules", "readers"}),
@@ -29,6 +29,13 @@ def check(scope: Scope, entry: Entry) -> None:
                 f"{entry.name} is {entry.fate}, which takes no {key!r}",
                 place,
                 one_of(sorted(_KEYS[entry.fate] | _ALWAYS)),
+                "key-does-not-fit",
+            )
+        if key == "of" and (scope.file.takes or not entry.by_fields):
+            raise SpecError(
+                f"{entry.name} takes no 'of'",
+                place,
+                "it says whose the fields of an answered message are, beside copy: fields",
                 "key-does-not-fit",
             )
         if key in _ONLY_TAKING and not scope.file.takes:

@@ -31,8 +31,9 @@ from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
 from runtime.images.usage import ImageUsage, filesystem_usage
 from runtime.lookups.handlers import Handlers
+from runtime.readings import LayerUsage
 from runtime.steps import threads
-from runtime.transforms.facts import Host, Image, LayerUsage
+from runtime.transforms.facts import Host, Image
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,9 @@ from grpc import aio
 
 from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
+from generated.statuses import filesystem_usage as filesystem_usage_status
 from runtime.containerd.client import Containerd
+from runtime.readings import LayerUsage
 from runtime.steps.watched import ended, watched
 
 log = structlog.get_logger(__name__)
@@ -132,12 +134,9 @@ class ImageUsage:
 
 def filesystem_usage(usage: Usage, mountpoint: str) -> api_pb2.FilesystemUsage:
     """A sum as CRI tells it, with the snapshotter's directory as the place."""
-    return api_pb2.FilesystemUsage(
-        timestamp=usage.taken_at or time.time_ns(),
-        fs_id=api_pb2.FilesystemIdentifier(mountpoint=mountpoint),
-        used_bytes=api_pb2.UInt64Value(value=usage.size),
-        inodes_used=api_pb2.UInt64Value(value=usage.inodes),
-    )
+    taken_at = usage.taken_at or time.time_ns()
+    written = LayerUsage(taken_at, usage.size, usage.inodes, mountpoint)
+    return filesystem_usage_status.read(layer_usage=written)
 
 
 def _sum(figures: Iterable[SnapshotUsage]) -> Usage:

@@ -15,69 +15,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from runtime.linux import mountinfo
+from runtime.readings import Memory, Pressure, Stall, Swap, Usage
 
 _UNLIMITED = 1 << 62
 """cgroup v1 writes "no limit" as the largest multiple of the page size below 2^63."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes, and counts of page faults since the cgroup was made."""
-
-    usage: int
-    inactive_file: int
-    rss: int
-    page_faults: int
-    major_page_faults: int
-    limit: int | None
-
-    @property
-    def working_set(self) -> int:
-        """What cannot be reclaimed at once; the kubelet evicts by it."""
-        return max(0, self.usage - self.inactive_file)
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Bytes; ``limit`` is of swap alone, whatever the cgroup version."""
-
-    usage: int
-    limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stall:
-    """One line of a pressure file: percentages of the last seconds, and nanoseconds in all."""
-
-    avg10: float
-    avg60: float
-    avg300: float
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pressure:
-    """How long some, or all, tasks waited for a resource."""
-
-    some: Stall
-    full: Stall
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The figures of one cgroup and everything below it, at one moment."""
-
-    timestamp: int
-    """Nanoseconds since the epoch."""
-    cpu: int | None
-    """Nanoseconds of all cores since the cgroup was made."""
-    memory: Memory | None
-    swap: Swap | None
-    processes: int | None
-    """Processes and threads as the pids controller counts them."""
-    cpu_pressure: Pressure | None = None
-    memory_pressure: Pressure | None = None
-    io_pressure: Pressure | None = None
 
 
 @dataclass(frozen=True, slots=True)

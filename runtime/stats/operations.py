@@ -7,6 +7,7 @@ reading and works while containerd is away. The reading runs in a thread: the lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -14,10 +15,11 @@ import structlog
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
+from generated.statuses import container_stats
 from runtime.errors import NotFound, Unavailable
-from runtime.linux.cgroups import Cgroups, Usage, sandbox_cgroup
+from runtime.linux.cgroups import Cgroups, sandbox_cgroup
 from runtime.lookups.handlers import Handlers
-from runtime.stats import container as container_stats
+from runtime.readings import Interface, Usage
 from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.container import CpuRates
 from runtime.steps import threads
@@ -124,13 +126,18 @@ class Stats:
         """The figures of a container and how many processes it has; none when it has just gone, or
         when its cgroup cannot be read, which must not take the figures of all others with it."""
         if container.state is not ContainerState.RUNNING:
-            return container_stats.of_layer(container, self._layer_usage(container)), 0
-        usage = self._usage(container.id, container.status.pid)
-        if usage is None:
+            # nothing but its layer is left to measure
+            layer = Usage(0, None, None, None, None, layer=self._layer_usage(container))
+            return container_stats.read(container=container.facts, usage=layer), 0
+        measured = self._usage(container.id, container.status.pid)
+        if measured is None:
             return None, 0
-        stats = container_stats.read(
-            container, usage, self._rates.rate(container.id, usage), self._layer_usage(container)
+        usage = replace(
+            measured,
+            nano_cores=self._rates.rate(container.id, measured),
+            layer=self._layer_usage(container),
         )
+        stats = container_stats.read(container=container.facts, usage=usage)
         return stats, usage.processes or 0
 
     def _layer_usage(self, container: Container) -> facts.LayerUsage | None:
@@ -151,13 +158,14 @@ class Stats:
             for container in sandbox.containers
             if container.state is ContainerState.RUNNING
         ]
-        return sandbox_stats.read(
-            sandbox,
+        usage = replace(
             usage,
-            self._rates.rate(sandbox.id, usage),
-            self._interfaces(sandbox),
-            sum(processes for _, processes in figures),
-            [stats for stats, _ in figures if stats is not None],
+            nano_cores=self._rates.rate(sandbox.id, usage),
+            network=sandbox_stats.network(self._interfaces(sandbox)),
+            process_count=sum(processes for _, processes in figures),
+        )
+        return sandbox_stats.read(
+            sandbox, usage, [stats for stats, _ in figures if stats is not None]
         )
 
     def _sandbox_usage(self, sandbox: Sandbox) -> Usage | None:
@@ -198,7 +206,7 @@ class Stats:
         self._paths[key] = (pid, path)
         return path
 
-    def _interfaces(self, sandbox: Sandbox) -> list[sandbox_stats.Interface]:
+    def _interfaces(self, sandbox: Sandbox) -> list[Interface]:
         if not sandbox.metadata.netns_path or not sandbox.status.pid:
             return []
         try:

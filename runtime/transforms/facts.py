@@ -23,6 +23,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runtime.readings import Interface as Interface
+from runtime.readings import LayerUsage as LayerUsage
+from runtime.readings import Memory as Memory
+from runtime.readings import Network as Network
+from runtime.readings import Pressure as Pressure
+from runtime.readings import Stall as Stall
+from runtime.readings import Swap as Swap
+from runtime.readings import Usage as Usage
+
 if TYPE_CHECKING:
     from generated.cri import api_pb2
     from generated.lifecycle import ContainerState, SandboxState
@@ -438,16 +447,3 @@ class Container:
     named. It must be running and in the same pod."""
 
     security: Security = field(default_factory=Security)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerUsage:
-    """What a container wrote into its root file system, as containerd last measured it."""
-
-    timestamp: int
-    """Nanoseconds since the epoch."""
-    size: int
-    """Bytes."""
-    inodes: int
-    root: str
-    """The snapshotter's directory, which names the file system."""

@@ -61,11 +61,14 @@ def _item_of(module: Any) -> Any:
     return getattr(api, module.matches.__annotations__["item"].removeprefix("api_pb2."))
 
 
-def _root(fields: dict[str, Any]) -> Any:
-    if "class" not in fields:
+def _root(fields: Any) -> Any:
+    """A record of facts.py, and those inside it; anything else as it is."""
+    if isinstance(fields, list):
+        return tuple(map(_root, fields))
+    if not isinstance(fields, dict) or "class" not in fields:
         return fields
     facts = importlib.import_module("runtime.transforms.facts")
-    given = {name: value for name, value in fields.items() if name != "class"}
+    given = {name: _root(value) for name, value in fields.items() if name != "class"}
     return getattr(facts, fields["class"])(**given)
 
 

@@ -22,6 +22,7 @@ _ALLOWED = {
     "runtime/transforms": (
         "runtime.transforms",
         "runtime.errors",
+        "runtime.readings",
         "generated.cri",
         "generated.lifecycle",
         "generated.oci.defaults",
@@ -33,7 +34,7 @@ _ALLOWED = {
 _NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node"}
 _HOUSE = (
     {"text"},
-    {"errors", "documents"},
+    {"errors", "documents", "readings"},
     {"steps", "config", "frame"},
     {"linux"},
     {"transforms", "cni", "logs"},

@@ -11,13 +11,10 @@ import pytest
 from runtime.linux import mountinfo
 from runtime.linux.cgroups import (
     Cgroups,
-    Memory,
-    Pressure,
-    Stall,
-    Swap,
     sandbox_cgroup,
     slice_cgroup,
 )
+from runtime.readings import Memory, Pressure, Stall, Swap
 
 GROUP = "/kubepods/pod1/c1"
 

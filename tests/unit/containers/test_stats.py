@@ -12,15 +12,17 @@ import pytest
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
+from generated.statuses import container_stats, linux_pod_sandbox_stats
 from runtime.config.tables import Config
 from runtime.errors import NotFound, Unavailable
-from runtime.linux.cgroups import Cgroups, Memory, Pressure, Stall, Swap, Usage
+from runtime.linux.cgroups import Cgroups
 from runtime.lookups.handlers import Handlers
-from runtime.stats import container as container_stats
+from runtime.readings import Interface, LayerUsage, Memory, Pressure, Stall, Swap, Usage
+from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.container import CpuRates
 from runtime.stats.operations import Stats, _above_own_cgroups
-from runtime.stats.sandbox import Interface, network_usage, parse_net_dev
-from runtime.transforms.facts import Handler, LayerUsage
+from runtime.stats.sandbox import parse_net_dev
+from runtime.transforms.facts import Container, ContainerMetadata, ContainerStatus, Handler
 
 from . import made
 
@@ -30,6 +32,19 @@ SECOND = 1_000_000_000
 def usage(at: int, cpu: int | None = None, **figures: object) -> Usage:
     values: dict[str, object] = {"memory": None, "swap": None, "processes": None, **figures}
     return Usage(timestamp=at, cpu=cpu, **values)  # type: ignore[arg-type]
+
+
+def figures(measured: Usage) -> api_pb2.ContainerStats:
+    """What a client is told of a container."""
+    metadata = ContainerMetadata("c", "c_p_n_u_0", "p", api_pb2.ContainerConfig())
+    facts = Container(metadata, ContainerStatus(ContainerState.RUNNING))
+    return container_stats.read(container=facts, usage=measured)
+
+
+def traffic(interfaces: list[Interface]) -> api_pb2.NetworkUsage:
+    """What a client is told of a pod's network."""
+    measured = usage(1, network=sandbox_stats.network(interfaces))
+    return linux_pod_sandbox_stats.read(usage=measured).network
 
 
 def test_a_rate_needs_two_readings_far_enough_apart() -> None:
@@ -58,28 +73,27 @@ def test_readings_of_the_gone_are_dropped() -> None:
 
 
 def test_what_nobody_measured_is_unset_and_not_zero() -> None:
-    cpu = container_stats.cpu_usage(usage(1, 5), None)
-    assert cpu is not None and not cpu.HasField("usage_nano_cores") and not cpu.HasField("psi")
-    assert container_stats.memory_usage(usage(1)) is None
-    assert container_stats.swap_usage(usage(1)) is None
-    assert container_stats.io_usage(usage(1)) is None
-    memory = container_stats.memory_usage(usage(1, memory=Memory(10, 4, 1, 2, 3, None)))
-    assert memory is not None and not memory.HasField("available_bytes")
+    cpu = figures(usage(1, 5)).cpu
+    assert cpu.usage_core_nano_seconds.value == 5
+    assert not cpu.HasField("usage_nano_cores") and not cpu.HasField("psi")
+    nothing = figures(usage(1))
+    assert [field.name for field, _ in nothing.ListFields()] == ["attributes"]
+    memory = figures(usage(1, memory=Memory(10, 4, 1, 2, 3, None))).memory
+    assert memory.HasField("working_set_bytes") and not memory.HasField("available_bytes")
     assert memory.working_set_bytes.value == 6
+    assert figures(usage(1, 0)).cpu.HasField("usage_core_nano_seconds"), "0 was measured"
 
 
 def test_available_memory_and_swap_never_fall_below_zero() -> None:
-    memory = container_stats.memory_usage(usage(1, memory=Memory(10, 0, 1, 2, 3, 8)))
-    assert memory is not None and memory.available_bytes.value == 0
-    assert memory.HasField("available_bytes")
-    swap = container_stats.swap_usage(usage(1, swap=Swap(5, 3)))
-    assert swap is not None and swap.swap_available_bytes.value == 0
+    found = figures(usage(1, memory=Memory(10, 0, 1, 2, 3, 8), swap=Swap(5, 3)))
+    assert found.memory.HasField("available_bytes") and found.memory.available_bytes.value == 0
+    assert found.swap.HasField("swap_available_bytes")
+    assert found.swap.swap_available_bytes.value == 0
 
 
 def test_pressure_is_told_for_some_and_full() -> None:
     pressure = Pressure(Stall(1.0, 2.0, 3.0, 4), Stall(5.0, 6.0, 7.0, 8))
-    io = container_stats.io_usage(usage(1, io_pressure=pressure))
-    assert io is not None
+    io = figures(usage(1, io_pressure=pressure)).io
     assert io.psi.Some == api_pb2.PsiData(Avg10=1, Avg60=2, Avg300=3, Total=4)
     assert io.psi.Full == api_pb2.PsiData(Avg10=5, Avg60=6, Avg300=7, Total=8)
 
@@ -99,17 +113,15 @@ def test_the_default_interface_is_eth0_and_the_loopback_is_left_out() -> None:
         Interface("net1", 10, 2, 30, 4),
         Interface("eth0", 1000, 5, 2000, 6),
     ]
-    network = network_usage(1, interfaces)
-    assert network is not None
+    network = traffic(interfaces)
     assert network.default_interface.name == "eth0"
     assert network.default_interface.tx_errors.value == 6
     assert [i.name for i in network.interfaces] == ["net1", "eth0"]
 
 
 def test_without_eth0_the_first_interface_is_the_default() -> None:
-    network = network_usage(1, [Interface("net1", 0, 0, 0, 0)])
-    assert network is not None and network.default_interface.name == "net1"
-    assert network_usage(1, []) is None
+    assert traffic([Interface("net1", 0, 0, 0, 0)]).default_interface.name == "net1"
+    assert sandbox_stats.network([]) is None
 
 
 def test_the_figures_are_those_of_the_whole_container() -> None:
