@@ -36,6 +36,7 @@ from runtime.config.tables import Config
 from runtime.containers.operations import Containers
 from runtime.frame import Frame
 from runtime.linux import netns
+from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.operations import Sandboxes
 from runtime.server.recovery import Recovery
 from runtime.steps.threads import Threads
@@ -441,7 +442,7 @@ class Server:
             "exits": self.exits,
             "images": FakeImages(),
             "host": facts.Host(hostname="node"),
-            "handlers": {"runc": facts.Handler(name="runc", runtime_type=RUNTIME)},
+            "handlers": Handlers(facts.Handler(name="runc", runtime_type=RUNTIME)),
             "config": Config(),
         }
         self.containers = Containers(log_keeper=machine.keeper, **shared)
