@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from runtime.config.tables import Config
-from runtime.containerd.client import Containerd
 from runtime.containers import command, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
@@ -13,40 +11,15 @@ from runtime.containers import start as container_start
 from runtime.containers import status as container_status
 from runtime.containers import stop as container_stop
 from runtime.containers.attachment import Attachment
-from runtime.containers.services import Images, LogKeeper, Services
-from runtime.containers.specs import Specs
-from runtime.lookups.handlers import Handlers
-from runtime.store.objects import Container, Sandbox, Store
-from runtime.tasks.exits import Exits
-from runtime.transforms import facts
+from runtime.containers.services import Services
+from runtime.store.objects import Container, Sandbox
 
 
 class Containers:
     """The hand-written half of the container RPCs."""
 
-    def __init__(
-        self,
-        *,
-        containerd: Containerd,
-        store: Store,
-        exits: Exits,
-        images: Images,
-        log_keeper: LogKeeper,
-        host: facts.Host,
-        handlers: Handlers,
-        config: Config,
-    ) -> None:
-        self.services = Services(
-            containerd=containerd,
-            store=store,
-            exits=exits,
-            images=images,
-            log_keeper=log_keeper,
-            host=host,
-            handlers=handlers,
-            config=config,
-            specs=Specs(containerd),
-        )
+    def __init__(self, services: Services) -> None:
+        self.services = services
 
     async def create(
         self, sandbox: Sandbox, request: api_pb2.CreateContainerRequest

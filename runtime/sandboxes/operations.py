@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from runtime.config.tables import Config
-from runtime.containerd.client import Containerd
-from runtime.lookups.handlers import Handlers
 from runtime.sandboxes import remove as sandbox_remove
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import status as sandbox_status
 from runtime.sandboxes import stop as sandbox_stop
-from runtime.sandboxes.services import ContainerWork, Images, Network, Services
+from runtime.sandboxes.services import Services
 from runtime.steps.shared_tasks import SharedTasks
-from runtime.store.objects import Sandbox, Store
-from runtime.tasks.exits import Exits
-from runtime.transforms import facts
+from runtime.store.objects import Sandbox
 
 
 class Sandboxes:
     """Satisfies the generated ``SandboxOperations``."""
 
-    def __init__(
-        self,
-        *,
-        containerd: Containerd,
-        store: Store,
-        exits: Exits,
-        images: Images,
-        network: Network,
-        containers: ContainerWork,
-        host: facts.Host,
-        handlers: Handlers,
-        config: Config,
-    ) -> None:
-        self.services = Services(
-            containerd=containerd,
-            store=store,
-            exits=exits,
-            images=images,
-            network=network,
-            containers=containers,
-            host=host,
-            handlers=handlers,
-            config=config,
-        )
+    def __init__(self, services: Services) -> None:
+        self.services = services
         self._stops = SharedTasks()
 
     async def run(self, request: api_pb2.RunPodSandboxRequest) -> api_pb2.RunPodSandboxResponse:

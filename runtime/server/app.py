@@ -23,6 +23,8 @@ from runtime.config.tables import Config
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers
+from runtime.containers.services import Services as ContainerServices
+from runtime.containers.specs import Specs
 from runtime.frame import Frame
 from runtime.images.operations import Images
 from runtime.images.pause import PauseSource
@@ -31,6 +33,7 @@ from runtime.logs.client import LogKeeper
 from runtime.lookups import handlers, host
 from runtime.node.operations import Node
 from runtime.sandboxes.operations import Sandboxes
+from runtime.sandboxes.services import Services as SandboxServices
 from runtime.server import listener
 from runtime.server.embedded import OWN_PAUSE, Daemon
 from runtime.server.metrics import Metrics
@@ -93,25 +96,30 @@ class App:
             left_out=self.metrics.left_out,
         )
         self.containers = Containers(
-            containerd=containerd,
-            store=self.store,
-            exits=self.exits,
-            images=self.images,
-            log_keeper=log_keeper,
-            host=self.host,
-            handlers=self.handlers,
-            config=config,
+            ContainerServices(
+                containerd=containerd,
+                store=self.store,
+                exits=self.exits,
+                images=self.images,
+                log_keeper=log_keeper,
+                host=self.host,
+                handlers=self.handlers,
+                config=config,
+                specs=Specs(containerd),
+            )
         )
         self.sandboxes = Sandboxes(
-            containerd=containerd,
-            store=self.store,
-            exits=self.exits,
-            images=self.images,
-            network=self.network,
-            containers=self.containers,
-            host=self.host,
-            handlers=self.handlers,
-            config=config,
+            SandboxServices(
+                containerd=containerd,
+                store=self.store,
+                exits=self.exits,
+                images=self.images,
+                network=self.network,
+                containers=self.containers,
+                host=self.host,
+                handlers=self.handlers,
+                config=config,
+            )
         )
         self.stats = Stats(
             store=self.store,

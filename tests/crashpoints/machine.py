@@ -34,10 +34,13 @@ from generated.cri import api_pb2
 from generated.handlers.runtime_service import RuntimeService
 from runtime.config.tables import Config
 from runtime.containers.operations import Containers
+from runtime.containers.services import Services as ContainerServices
+from runtime.containers.specs import Specs
 from runtime.frame import Frame
 from runtime.linux import netns
 from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.operations import Sandboxes
+from runtime.sandboxes.services import Services as SandboxServices
 from runtime.server.recovery import Recovery
 from runtime.steps.threads import Threads
 from runtime.store.events import Events
@@ -445,8 +448,14 @@ class Server:
             "handlers": Handlers(facts.Handler(name="runc", runtime_type=RUNTIME)),
             "config": Config(),
         }
-        self.containers = Containers(log_keeper=machine.keeper, **shared)
-        self.sandboxes = Sandboxes(network=machine.network, containers=self.containers, **shared)
+        self.containers = Containers(
+            ContainerServices(
+                log_keeper=machine.keeper, specs=Specs(shared["containerd"]), **shared
+            )
+        )
+        self.sandboxes = Sandboxes(
+            SandboxServices(network=machine.network, containers=self.containers, **shared)
+        )
         self.recovery = Recovery(
             self.sandboxes.services,
             self.containers.services,

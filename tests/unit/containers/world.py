@@ -13,6 +13,8 @@ from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types
 from generated.cri import api_pb2
 from runtime.config.tables import Config
 from runtime.containers.operations import Containers
+from runtime.containers.services import Services
+from runtime.containers.specs import Specs
 from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks.exits import Exits
@@ -87,14 +89,17 @@ class World:
             log_keeper=self.log_keeper,
         )
         self.containers = Containers(
-            containerd=self.daemon,  # type: ignore[arg-type]
-            store=self.store,
-            exits=self.exits,
-            images=FakeImages(),
-            log_keeper=self.log_keeper,
-            host=facts.Host(hostname="node"),
-            handlers=Handlers(facts.Handler(name="runc")),
-            config=Config(),
+            Services(
+                containerd=self.daemon,  # type: ignore[arg-type]
+                store=self.store,
+                exits=self.exits,
+                images=FakeImages(),
+                log_keeper=self.log_keeper,
+                host=facts.Host(hostname="node"),
+                handlers=Handlers(facts.Handler(name="runc")),
+                config=Config(),
+                specs=Specs(self.daemon),  # type: ignore[arg-type]
+            )
         )
         self.pod: Sandbox = made.sandbox(self.store, "pod")
 

@@ -375,18 +375,18 @@ class World:
         )
         host = facts.Host(hostname="node")
         handlers = Handlers(facts.Handler(name="runc"))
-        self.containers = RecordedContainers(
-            Containers(
-                containerd=self.containerd,  # type: ignore[arg-type]
-                store=self.store,
-                exits=self.exits,
-                images=FakeImages(),
-                log_keeper=self.log_keeper,
-                host=host,
-                handlers=handlers,
-                config=Config(),
-            )
+        self.container_services = ContainerServices(
+            containerd=self.containerd,  # type: ignore[arg-type]
+            store=self.store,
+            exits=self.exits,
+            images=FakeImages(),
+            log_keeper=self.log_keeper,
+            host=host,
+            handlers=handlers,
+            config=Config(),
+            specs=Specs(self.containerd),  # type: ignore[arg-type]
         )
+        self.containers = RecordedContainers(Containers(self.container_services))
         self.services = Services(
             containerd=self.containerd,  # type: ignore[arg-type]
             store=self.store,
@@ -397,18 +397,6 @@ class World:
             host=host,
             handlers=handlers,
             config=Config(),
-        )
-
-        self.container_services = ContainerServices(
-            containerd=self.containerd,  # type: ignore[arg-type]
-            store=self.store,
-            exits=self.exits,
-            images=FakeImages(),
-            log_keeper=self.log_keeper,
-            host=self.services.host,
-            handlers=self.services.handlers,
-            config=self.services.config,
-            specs=Specs(self.containerd),  # type: ignore[arg-type]
         )
 
     @property

@@ -29,18 +29,7 @@ REMOVE = api_pb2.RemovePodSandboxRequest()
 
 
 def operations(world: World) -> Sandboxes:
-    services = world.services
-    return Sandboxes(
-        containerd=services.containerd,
-        store=services.store,
-        exits=services.exits,
-        images=services.images,
-        network=services.network,
-        containers=services.containers,
-        host=services.host,
-        handlers=services.handlers,
-        config=services.config,
-    )
+    return Sandboxes(world.services)
 
 
 @pytest.fixture
