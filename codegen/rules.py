@@ -171,7 +171,7 @@ def _clash(one: _Writer, other: _Writer) -> str | None:
     if left.root != right.root:
         return None
     if left.path == right.path and one.entry is other.entry:
-        return " through another way"
+        return None if one.entry.merge else " through another way"
     if left.key is not None or right.key is not None:
         if left.whole != right.whole:
             return None
