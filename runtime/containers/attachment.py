@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from grpc import aio
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from runtime.store.objects import Container
 
 log = structlog.get_logger(__name__)
+
+_INPUT_LIMIT: Final = 1.0
+"""Seconds for a shim to open the input of a container that has just started."""
 
 
 class Attachment:
@@ -52,7 +55,7 @@ class Attachment:
         if not process.stdin:
             return None
         try:
-            return PipeWriter.opened(process.stdin)
+            return await PipeWriter.opened(process.stdin, _INPUT_LIMIT)
         except OSError as error:
             raise FailedPrecondition(
                 f"nothing reads the input of container {identity}: {error.strerror}; "

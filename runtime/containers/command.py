@@ -20,7 +20,7 @@ from grpc import aio
 from generated.containerd import tasks_pb2
 from runtime.containerd.removals import is_not_found
 from runtime.containers.services import Services
-from runtime.errors import from_rpc
+from runtime.errors import Unavailable, from_rpc
 from runtime.linux.pipes import PipeReader, PipeWriter
 from runtime.steps.background import in_background
 
@@ -33,17 +33,18 @@ log = structlog.get_logger(__name__)
 KILLED: Final = 128 + signal.SIGKILL
 """The exit code of a command whose container ended before containerd told its own."""
 
+_INPUT_LIMIT: Final = 5.0
+"""Seconds for a shim to open the input of a command that it has started."""
+
 _AFTER_CONTAINER: Final = 2.0
 """Seconds for containerd to tell the end of a command that ended with its container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Which streams a command has."""
+    """Which streams a command has; it always has its output."""
 
     stdin: bool
-    stdout: bool
-    stderr: bool
     tty: bool
 
 
@@ -81,6 +82,8 @@ class Command:
             await self._containerd.tasks.Start(
                 tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
             )
+            if stdin:
+                self.stdin = await self._opened_input(stdin)
         except BaseException as error:
             in_background(self._clean_up(kill=True))
             if isinstance(error, aio.AioRpcError):
@@ -91,8 +94,6 @@ class Command:
         for reader in (self.stdout, self.stderr):
             if reader is not None:
                 reader.writer_is_there()
-        if self.stdin is not None:
-            self.stdin.reader_is_there()
 
     async def wait(self) -> int:
         """The exit code; `KILLED` when the container ended and containerd does not tell."""
@@ -149,16 +150,29 @@ class Command:
 
     def _make_fifos(self, streams: Streams) -> tuple[str, str, str]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The shim opens both outputs where there is no terminal, whatever the client wants.
         stdin = self._fifo("stdin", streams.stdin)
-        stdout = self._fifo("stdout", streams.stdout)
-        stderr = self._fifo("stderr", streams.stderr and not streams.tty)
-        if stdin:
-            self.stdin = PipeWriter.made(stdin)
-        if stdout:
-            self.stdout = PipeReader(stdout)
+        stdout = self._fifo("stdout", True)
+        stderr = self._fifo("stderr", not streams.tty)
+        self.stdout = PipeReader(stdout)
         if stderr:
             self.stderr = PipeReader(stderr)
         return stdin, stdout, stderr
+
+    async def _opened_input(self, path: str) -> PipeWriter | None:
+        """The command's input; None when it has ended before its input was opened."""
+        assert self._wait is not None
+        opening = asyncio.create_task(PipeWriter.opened(path, _INPUT_LIMIT))
+        try:
+            await asyncio.wait({opening, self._wait}, return_when=asyncio.FIRST_COMPLETED)
+            return opening.result() if opening.done() else None
+        except OSError as error:
+            raise Unavailable(
+                f"the shim does not read the input of a command in container {self._container.id} "
+                f"after {_INPUT_LIMIT:.0f} s: {error.strerror}"
+            ) from error
+        finally:
+            opening.cancel()
 
     def _fifo(self, stream: str, wanted: bool) -> str:
         if not wanted:

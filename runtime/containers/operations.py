@@ -51,12 +51,10 @@ class Containers:
         cmd: list[str],
         *,
         stdin: bool,
-        stdout: bool,
-        stderr: bool,
         tty: bool,
     ) -> command.Command:
         """Start a command that a client talks to. Raises CriError."""
-        streams = command.Streams(stdin=stdin, stdout=stdout, stderr=stderr, tty=tty)
+        streams = command.Streams(stdin=stdin, tty=tty)
         return await command.start(self.services, container, cmd, streams)
 
     def attachment(self, container: Container) -> Attachment:

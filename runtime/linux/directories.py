@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from runtime.linux import kernel, mountinfo
 from runtime.steps import threads
-
-log = structlog.get_logger(__name__)
 
 _PRIVATE: Final = 0o700
 _BUSY_ATTEMPTS: Final = 50
@@ -35,8 +30,7 @@ def make_private(directory: Path) -> None:
 async def remove_tree(directory: str | Path) -> None:
     """Unmount whatever is mounted in the directory, deepest first, and delete it.
 
-    Succeeds if it does not exist, and if its file system is read-only, which must not keep a pod:
-    the directory is left to the next start, which deletes those of objects that are gone.
+    Succeeds if it does not exist.
 
     Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
     directory busy, which is waited out for 5 s at most.
@@ -64,13 +58,8 @@ def _remove_tree(directory: str) -> None:
         try:
             shutil.rmtree(directory)
         except FileNotFoundError:
-            # either all of it is gone, or one entry that another thread has just renamed
-            if not os.path.lexists(directory):
-                return
+            return
         except OSError as error:
-            if error.errno == errno.EROFS:
-                log.warning("directory stays: its file system is read-only", path=directory)
-                return
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or attempt == _BUSY_ATTEMPTS:
                 raise
             time.sleep(_BUSY_PAUSE)

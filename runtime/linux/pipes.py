@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from typing import Final, Self
 
 CAPACITY: Final = 256 << 10
 """Bytes asked for each FIFO: a quarter as many wake-ups as with the kernel's 64 KiB."""
+
+_FIRST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.05
+"""Seconds between two tries to open a FIFO that nobody reads yet."""
 
 _TURN: Final = 4
 """Reads or writes in a row that need no waiting, before others get their turn."""
@@ -67,30 +72,29 @@ class PipeReader:
 class PipeWriter:
     """The writing end of a FIFO."""
 
-    def __init__(self, fd: int, reader: int = -1) -> None:
+    def __init__(self, fd: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd = fd
-        self._reader = reader
-
-    @classmethod
-    def made(cls, path: Path | str) -> Self:
-        """Of a FIFO that nobody reads yet: a reading end is held until `reader_is_there`."""
-        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(OSError):
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, CAPACITY)
-        return cls(writer, reader)
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CAPACITY)
 
     @classmethod
-    def opened(cls, path: Path | str) -> Self:
-        """Of a FIFO that is read; OSError (ENXIO) when nobody does."""
-        return cls(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    async def opened(cls, path: Path | str, limit: float = 0) -> Self:
+        """Of a FIFO that somebody reads, or will within ``limit`` seconds; OSError (ENXIO) if not.
 
-    def reader_is_there(self) -> None:
-        """Somebody else has the FIFO open for reading."""
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
+        A shim opens its end beside what it answers, within a millisecond. A reading end of ours
+        must not stand in for it: what is written and closed before the shim comes would be lost.
+        """
+        pause, waited = _FIRST_PAUSE, 0.0
+        while True:
+            try:
+                return cls(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno != errno.ENXIO or waited >= limit:
+                    raise
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def write(self, data: bytes) -> None:
         """Write all bytes; BrokenPipeError when nobody reads any more, or after `close`."""
@@ -105,7 +109,6 @@ class PipeWriter:
 
     def close(self) -> None:
         """End the stream. Repeatable; must not be called while `write` waits."""
-        self.reader_is_there()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 
+from runtime.streaming.hangups import Hangups
 from runtime.streaming.http import Http, Refusal, Request, Upgrade
 from runtime.streaming.metrics import Metrics
 
@@ -24,6 +25,9 @@ BUFFERED: Final = 256 << 10
 """Bytes that may wait to be sent to one client."""
 
 _READ_BYTES: Final = 128 << 10
+
+HUNG_UP_LIMIT: Final = 20.0
+"""Seconds for what a client sent before it left to be taken, where its reader is slow."""
 
 _KEEPALIVE: Final = {
     socket.TCP_KEEPIDLE: 10,
@@ -52,9 +56,10 @@ class Session(Protocol):
     def lost(self) -> None: ...
 
 
-Answer = Callable[
-    ["Client", Request], tuple[Upgrade, Callable[[], tuple[Session, Awaitable[None]]]]
-]
+Begun: TypeAlias = tuple[Session, Coroutine[Any, Any, None]]
+"""A session, and the work on it."""
+
+Answer: TypeAlias = Callable[["Client", Request], tuple[Upgrade, Callable[[], Begun]]]
 """Decides on a request: the upgrade, and what to begin once it is told. Raises Refusal."""
 
 
@@ -67,7 +72,13 @@ class Client(asyncio.BufferedProtocol):
         clients: set[Client],
         idle_limit: float,
         metrics: Metrics,
+        hangups: Hangups,
+        sessions: set[asyncio.Task[None]],
     ) -> None:
+        self._sessions = sessions
+        self._hangups = hangups
+        self._fd = -1
+        self._hung_up: asyncio.TimerHandle | None = None
         self._answer = answer
         self._clients = clients
         self._idle_limit = idle_limit
@@ -93,6 +104,7 @@ class Client(asyncio.BufferedProtocol):
         self._clients.add(self)
         transport.set_write_buffer_limits(high=BUFFERED, low=BUFFERED // 4)
         peer: socket.socket = transport.get_extra_info("socket")
+        self._fd = peer.fileno()
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
@@ -123,6 +135,9 @@ class Client(asyncio.BufferedProtocol):
             self._look.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._hangups.forget(self._fd)
+        if self._hung_up is not None:
+            self._hung_up.cancel()
         self._clients.discard(self)
         self._timer.cancel()
         self.resume_writing()
@@ -150,7 +165,9 @@ class Client(asyncio.BufferedProtocol):
         answer, early = http.switched(upgrade)
         self._transport.write(answer)
         self._session, work = begin()
-        self.serving = asyncio.ensure_future(work)
+        self.serving = asyncio.create_task(work)
+        self._sessions.add(self.serving)
+        self.serving.add_done_callback(self._sessions.discard)
         if early:
             self._session.receive(memoryview(early))
 
@@ -208,10 +225,20 @@ class Client(asyncio.BufferedProtocol):
         self._transport.write(data)
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        if not self._ended.is_set():
+            self._transport.pause_reading()
+            self._hangups.watch(self._fd, self._client_left)
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        self._hangups.forget(self._fd)
+        if self._hung_up is not None:
+            self._hung_up.cancel()
+        if not self._ended.is_set():
+            self._transport.resume_reading()
+
+    def _client_left(self) -> None:
+        """What it sent before may still be taken, but not for ever."""
+        self._hung_up = self._loop.call_later(HUNG_UP_LIMIT, self._transport.abort)
 
     def close(self) -> None:
         self._transport.close()

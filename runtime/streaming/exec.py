@@ -31,14 +31,7 @@ async def serve(
     left behind; 0: for ever, as long as the client stays.
     """
     try:
-        command = await containers.run_command(
-            container,
-            cmd,
-            stdin=wanted.stdin,
-            stdout=wanted.stdout,
-            stderr=wanted.stderr,
-            tty=wanted.tty,
-        )
+        command = await containers.run_command(container, cmd, stdin=wanted.stdin, tty=wanted.tty)
     except CriError as error:
         await session.end(Failed(str(error)))
         return
@@ -83,7 +76,10 @@ async def _joined(
 
 
 async def _feed(session: CommandSession, command: Command) -> None:
-    assert session.stdin is not None and command.stdin is not None
+    assert session.stdin is not None
+    if command.stdin is None:  # it has ended already
+        session.stdin.discard()
+        return
     await copy_input(session.stdin, command.stdin)
     await command.end_input()
 

@@ -7,15 +7,14 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
 from runtime.config.tables import ConfigError, StreamingTable
 from runtime.streaming import tls
-from runtime.streaming.client import Client, Session
-from runtime.streaming.http import Request, Upgrade
+from runtime.streaming.client import Answer, Client
+from runtime.streaming.hangups import Hangups
 from runtime.streaming.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -23,8 +22,6 @@ log = structlog.get_logger(__name__)
 _BACKLOG: Final = 512
 _CLOSING: Final = 2.0
 """Seconds for the last words to clients whose time is over."""
-
-Answer = Callable[[Client, Request], tuple[Upgrade, Callable[[], tuple[Session, Awaitable[None]]]]]
 
 
 class Listener:
@@ -36,6 +33,9 @@ class Listener:
         self._metrics = metrics
         self._clients: set[Client] = set()
         self._server: asyncio.Server | None = None
+        self._hangups: Hangups | None = None
+        self._sessions: set[asyncio.Task[None]] = set()
+        """Of all clients, those that have left included."""
         self.url = ""
         """Where clients find it, without a slash at the end."""
 
@@ -45,6 +45,7 @@ class Listener:
         host = config.stream_server_address or default_address()
         context = await tls.context(config, host) if config.enable_tls_streaming else None
         loop = asyncio.get_running_loop()
+        self._hangups = Hangups()
         try:
             self._server = await loop.create_server(
                 self._client,
@@ -61,23 +62,39 @@ class Listener:
         log.info("streaming", url=self.url)
 
     async def stop(self, grace: float) -> None:
-        """Accept no more; sessions have ``grace`` seconds, then they are closed with a word."""
-        if self._server is None:
+        """Accept no more; sessions have ``grace`` seconds, then they are closed with a word.
+
+        Sessions whose client has left are not waited for: their commands go on by themselves.
+        """
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.close()
-        sessions = {task for client in self._clients if (task := client.serving)}
-        if sessions:
-            log.info("streams may end", sessions=len(sessions), within=f"{grace:.0f} s")
-            _, sessions = await asyncio.wait(sessions, timeout=grace)
-        for task in sessions:
+        server.close()
+        attended = {task for client in self._clients if (task := client.serving)}
+        if attended:
+            log.info("streams may end", sessions=len(attended), within=f"{grace:.0f} s")
+            await asyncio.wait(attended, timeout=grace)
+        left = set(self._sessions)
+        for task in left:
             task.cancel()
-        if sessions:
-            await asyncio.wait(sessions, timeout=_CLOSING)
+        if left:
+            await asyncio.wait(left, timeout=_CLOSING)
         for client in list(self._clients):
             client.abort()
+        await asyncio.sleep(0)  # connections are lost in the loop's next turn
+        if self._hangups is not None:
+            self._hangups.close()
 
     def _client(self) -> Client:
-        return Client(self._answer, self._clients, self._config.stream_idle_timeout, self._metrics)
+        assert self._hangups is not None
+        return Client(
+            self._answer,
+            self._clients,
+            self._config.stream_idle_timeout,
+            self._metrics,
+            self._hangups,
+            self._sessions,
+        )
 
 
 def default_address() -> str:

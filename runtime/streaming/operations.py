@@ -22,7 +22,7 @@ from runtime.errors import InvalidArgument
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.streaming import attach, exec, port_forward
 from runtime.streaming.channels import CommandSession, Gone, PortSession, Wanted
-from runtime.streaming.client import Client, Session
+from runtime.streaming.client import Begun, Client, Session
 from runtime.streaming.http import TUNNEL, Kind, Refusal, Request, Upgrade, accepted
 from runtime.streaming.listener import Listener
 from runtime.streaming.metrics import Metrics
@@ -123,9 +123,7 @@ class Streaming:
 
     # Clients
 
-    def _answer(
-        self, client: Client, request: Request
-    ) -> tuple[Upgrade, Callable[[], tuple[Session, Awaitable[None]]]]:
+    def _answer(self, client: Client, request: Request) -> tuple[Upgrade, Callable[[], Begun]]:
         """What a request gets: an upgrade, and what begins after it. Raises Refusal."""
         kind, _, token = request.path.removeprefix("/").partition("/")
         asked = self._tokens.look(token)
@@ -147,9 +145,7 @@ class Streaming:
         self._tokens.take(token)
         return upgrade, lambda: self._begun(client, asked, upgrade)
 
-    def _begun(
-        self, client: Client, asked: _Asked, upgrade: Upgrade
-    ) -> tuple[Session, Awaitable[None]]:
+    def _begun(self, client: Client, asked: _Asked, upgrade: Upgrade) -> Begun:
         session: Session
         if isinstance(asked, _PortForward):
             session, ports = _port_session(client, upgrade, asked.ports)

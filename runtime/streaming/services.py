@@ -31,7 +31,9 @@ class Command(Protocol):
     @property
     def stdin(self) -> Input | None: ...
     @property
-    def stdout(self) -> Output | None: ...
+    def stdout(self) -> Output | None:
+        """To be read to its end, wanted or not: the command is blocked by a full pipe."""
+
     @property
     def stderr(self) -> Output | None: ...
 
@@ -79,8 +81,6 @@ class Containers(Protocol):
         cmd: list[str],
         *,
         stdin: bool,
-        stdout: bool,
-        stderr: bool,
         tty: bool,
     ) -> Command:
         """Raises CriError."""

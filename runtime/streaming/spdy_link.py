@@ -156,9 +156,7 @@ class SpdyCommand:
         return self.link.gone
 
     @classmethod
-    def expected(
-        cls, link: SpdyLink, protocol: str, wanted: Wanted, limit: float = CREATION_LIMIT
-    ) -> Awaitable[SpdyCommand]:
+    def expected(cls, link: SpdyLink, protocol: str, wanted: Wanted) -> Awaitable[SpdyCommand]:
         """The session once all its streams are there; what is awaited raises StreamsMissing."""
         session = cls(link, protocol)
         missing = {name for name, is_wanted in _streams(protocol, wanted).items() if is_wanted}
@@ -177,17 +175,15 @@ class SpdyCommand:
 
         link.on_stream = on_stream
         link.on_lost = complete.set
-        return session._complete(complete, missing, limit)
+        return session._complete(complete, missing)
 
-    async def _complete(
-        self, complete: asyncio.Event, missing: set[str], limit: float
-    ) -> SpdyCommand:
+    async def _complete(self, complete: asyncio.Event, missing: set[str]) -> SpdyCommand:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(CREATION_LIMIT):
                 await complete.wait()
         if missing:
             raise StreamsMissing(
-                f"the client did not open its streams within {limit:.0f} s; "
+                f"the client did not open its streams within {CREATION_LIMIT:.0f} s; "
                 f"missing: {', '.join(sorted(missing))}"
             )
         if self.protocol in ("channel.k8s.io", "v1.channel.k8s.io") and self.stdin is not None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from generated.cri import api_pb2
+from tests.bench import streaming
 from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Containerd, Node, find_containerd
@@ -42,6 +43,11 @@ GOALS = {
     "ContainerStatus": ("ours", 2.0),
     "memory, MB": ("ours", 90.0),
     "start of the server": ("ours", 1000.0),
+    "exec of true, streamed": ("ratio", 1.0),
+    "tty echo of a byte": ("ratio", 1.2),
+    "1 GiB of exec stdout": ("ratio", 1 / 0.8),
+    "1 GiB through port-forward": ("ratio", 1 / 0.6),
+    "memory after 1000 execs, % more": ("ours", 5.0),
 }
 
 
@@ -168,6 +174,7 @@ def one_round(
             cri.pull(IMAGE)
         sequential(node, defaultdict(list), 1)  # the first pod of a node also makes the bridge
         sequential(node, samples, args.cycles)
+        streaming.measure(node, samples, IMAGE, args.execs)
         pods = burst(node, samples, args.pods)
         polling(cri, samples, pods, 100)
         server, daemon = resident_mb(node)
@@ -235,6 +242,7 @@ def main() -> int:
     parser.add_argument("--containerd", default="system", help="system, sid, trixie or a directory")
     parser.add_argument("--cycles", type=int, default=20)
     parser.add_argument("--pods", type=int, default=30)
+    parser.add_argument("--execs", type=int, default=1000, help="commands streamed in a row")
     parser.add_argument("--rounds", type=int, default=2, help="how often each of the two runs")
     args = parser.parse_args()
     try:

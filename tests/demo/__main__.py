@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import re
@@ -20,9 +21,11 @@ from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.leaks import Holdings
 from tests.harness.node import Node
 from tests.harness.registry import Registry
+from tests.harness.streams import connected, forward, ports
 
 IMAGE = "demo.example/hello:1"
 MEMORY = 64 << 20  # bytes
+WEB_PORT = 8080
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -126,7 +129,9 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
         result("size", f"{status.size / 1e6:.2f} MB compressed")
 
     tell.chapter("4  A container inside the pod")
-    container = container_config(IMAGE, "sh", "-c", "echo hello from $HOSTNAME; exec sleep 3600")
+    container = container_config(
+        IMAGE, "sh", "-c", f"echo hello from $HOSTNAME; exec httpd -f -h /etc -p {WEB_PORT}"
+    )
     container.linux.resources.memory_limit_in_bytes = MEMORY
     container.envs.add(key="GREETING", value=b"hi")
     with tell.step("CreateContainer", "snapshot and OCI spec, built from spec/mapping") as result:
@@ -155,6 +160,15 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
         result("cgroup", f"{memory_limit(pid)} bytes (asked for {MEMORY})")
     with tell.step("(log file)", "what `kubectl logs` reads") as result:
         result("log", (node.logs / container.log_path).read_text().strip())
+    with tell.step(
+        "Exec", "`kubectl exec -it`: a shell on a terminal, over WebSocket v5"
+    ) as result:
+        for line in asyncio.run(typed_into_a_shell(cri, app)):
+            result("terminal", line)
+    with tell.step(
+        "PortForward", "`kubectl port-forward`: to a port of the pod, over SPDY"
+    ) as result:
+        result("answer", asyncio.run(fetched_through_a_forward(cri, pod)))
     with tell.step("ListContainers", "the kubelet's relist") as result:
         for one in cri.runtime.ListContainers(api_pb2.ListContainersRequest()).containers:
             state = api_pb2.ContainerState.Name(one.state)
@@ -173,6 +187,33 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
         cri.remove_pod(pod)
     with tell.step("RemoveImage", IMAGE):
         cri.images.RemoveImage(api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=IMAGE)))
+
+
+async def typed_into_a_shell(cri: Cri, container: str) -> list[str]:
+    """What a terminal shows while two commands are typed."""
+    request = api_pb2.ExecRequest(
+        container_id=container, cmd=["sh"], stdin=True, stdout=True, tty=True
+    )
+    url = cri.runtime.Exec(request).url
+    async with connected(url, "websocket") as terminal:
+        await terminal.send("resize", b'{"Width":72,"Height":20}')
+        await terminal.until(lambda: terminal.received["stdout"].endswith(b"# "))
+        await terminal.send("stdin", b"stty size\n")
+        await terminal.until(lambda: terminal.received["stdout"].count(b"# ") == 2)
+        await terminal.send("stdin", b"exit 3\n")
+        await terminal.gone()
+        shown = terminal.received["stdout"].decode().replace("\x1b[6n", "")
+        return [*shown.split("\r\n"), f"exit code {terminal.exit_code}"]
+
+
+async def fetched_through_a_forward(cri: Cri, pod: str) -> str:
+    """The first line that the pod's web server answers."""
+    url = cri.runtime.PortForward(api_pb2.PortForwardRequest(pod_sandbox_id=pod)).url
+    async with ports(url) as streams:
+        data, _ = await forward(streams, WEB_PORT, 1)
+        await streams.send(data, b"GET /hosts HTTP/1.0\r\n\r\n")
+        await streams.all_ended((data,))
+        return streams.received[data].decode().splitlines()[0]
 
 
 def memory_limit(pid: int) -> str:

@@ -1,0 +1,75 @@
+"""FIFOs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.linux.pipes import PipeReader, PipeWriter
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+async def test_an_output_that_has_not_begun_has_not_ended(fifo: Path) -> None:
+    reader = PipeReader(fifo)
+    reading = asyncio.create_task(reader.read())
+    await asyncio.sleep(0.02)
+    assert not reading.done()
+    writer = os.open(fifo, os.O_WRONLY)
+    reader.writer_is_there()
+    os.write(writer, b"out")
+    assert await reading == b"out"
+    os.close(writer)
+    assert await reader.read() == b""
+    reader.close()
+    assert await reader.read() == b""
+
+
+async def test_a_writer_waits_for_its_reader(fifo: Path) -> None:
+    opening = asyncio.create_task(PipeWriter.opened(fifo, 5))
+    await asyncio.sleep(0.02)
+    assert not opening.done()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = await asyncio.wait_for(opening, 2)
+    await writer.write(b"in")
+    writer.close()
+    assert os.read(reader, 10) == b"in"  # what was written outlives the writer
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
+async def test_a_fifo_that_nobody_reads(fifo: Path) -> None:
+    with pytest.raises(OSError) as error:
+        await PipeWriter.opened(fifo, 0.01)
+    assert error.value.errno == errno.ENXIO
+
+
+async def test_a_full_pipe_holds_up_its_writer_until_it_is_read(fifo: Path) -> None:
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = await PipeWriter.opened(fifo)
+    data = os.urandom(3 << 20)
+    writing = asyncio.create_task(writer.write(data))
+    await asyncio.sleep(0.02)
+    assert not writing.done()
+    found = b""
+    while len(found) < len(data):
+        try:
+            found += os.read(fd, 1 << 20)
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    await writing
+    assert found == data
+    os.close(fd)
+    with pytest.raises(BrokenPipeError):
+        await writer.write(b"x")
+    writer.close()
+    with pytest.raises(BrokenPipeError):
+        await writer.write(b"x")
