@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from generated.containerd import task_types_pb2
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.errors import CriError, FailedPrecondition, Unavailable
 from runtime.linux import netns
 from runtime.sandboxes import stop
@@ -161,6 +161,21 @@ async def test_the_snapshot_is_removed_from_where_it_was_made(
     sandbox.snapshotter = "native"  # as recovery reads it; the configuration has changed since
     await operations(world).remove(sandbox, REMOVE)
     assert world.containerd.snapshotters == {"native"}
+
+
+async def test_a_stop_that_a_removal_overtakes_is_no_error(
+    world: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.network.fail.add("DEL")
+    with pytest.raises(CriError):
+        await operations(world).stop(sandbox, STOP)
+
+    async def delete(*_: object, **__: object) -> None:
+        sandbox.fire(SandboxEvent.REMOVE)
+
+    monkeypatch.setattr(world.network, "delete", delete)
+    await operations(world).stop(sandbox, STOP)
+    assert sandbox.state is SandboxState.REMOVING
 
 
 async def test_a_removal_under_way_refuses_another(world: World, sandbox: Sandbox) -> None:
