@@ -12,12 +12,9 @@ file is left, the network is not ready.  A directory that is removed is waited f
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from json.decoder import JSONObject  # type: ignore[attr-defined]
 from json.scanner import py_make_scanner  # type: ignore[attr-defined]
@@ -25,9 +22,6 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import structlog
-from asyncinotify import Event, Inotify, Mask
-
-from runtime.steps.watched import ended, watched
 
 log = structlog.get_logger(__name__)
 
@@ -38,19 +32,6 @@ VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"
 """Versions of the CNI specification that this runtime speaks, oldest first."""
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
-_SETTLE_SECONDS: Final = 0.05
-"""Changes that follow each other this closely are read as one."""
-
-_CHANGES: Final = (
-    Mask.CLOSE_WRITE
-    | Mask.CREATE
-    | Mask.DELETE
-    | Mask.MOVED_FROM
-    | Mask.MOVED_TO
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
-    | Mask.ONLYDIR
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +96,17 @@ def load(directory: str, max_conf_num: int) -> tuple[CniList, ...]:
 
 def load_file(path: Path) -> CniList:
     """Return the network of one file, single plugins made lists of one; raises CniConfigError."""
+    source = _read(path)
+    return parse(source, path=str(path), is_list=path.suffix == ".conflist")
+
+
+def _read(path: Path) -> bytes:
     try:
-        source = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CniConfigError(
             f"cannot read it: {error.strerror}", "fix or remove the file", path=str(path)
         ) from None
-    return parse(source, path=str(path), is_list=path.suffix == ".conflist")
 
 
 def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
@@ -175,6 +160,8 @@ class _Text:
             raise CniConfigError(
                 f"not JSON: {error.msg}", "fix it", path=self._path, line=error.lineno
             ) from None
+        except RecursionError:
+            raise CniConfigError("it is nested too deeply", "fix it", path=self._path) from None
         if not isinstance(whole, dict):
             raise CniConfigError("not a JSON object", "write {…}", path=self._path, line=1)
         return whole
@@ -244,7 +231,7 @@ def _plugins_of_directory(directory: Path) -> list[CniPlugin]:
     """Return the plugins that stand in files of their own, ``<conf_dir>/<network>/*.conf``."""
     plugins = []
     for path in sorted(directory.glob("*.conf")):
-        text = _Text(str(path), path.read_text("utf-8", "replace"))
+        text = _Text(str(path), _read(path).decode("utf-8", "replace"))
         plugins.append(_plugin(text, text.whole()))
     return plugins
 
@@ -257,100 +244,3 @@ def _switch(text: _Text, whole: Json, key: str) -> bool:
     if not isinstance(value, bool | str) or value not in known:
         raise text.error(whole, f"{key} must be true or false", f"{key}: true", key)
     return known[value]
-
-
-class CniDirectory:
-    """The networks of one directory, kept up to date while it is watched."""
-
-    def __init__(self, directory: str, max_conf_num: int) -> None:
-        self._directory = directory
-        self._max_conf_num = max_conf_num
-        self._watching: asyncio.Task[None] | None = None
-        self.networks: tuple[CniList, ...] = ()
-        """What pods get now; empty: not ready."""
-        self.problem: CniConfigError | None = CniConfigError("not read yet", "start the server")
-        """What is wrong with the files, even where earlier networks are still in use."""
-
-    async def start(self) -> None:
-        """Make the directory if it lacks, read it, and keep watching it."""
-        self._make()
-        self.reload()
-        self._watching = watched("CNI directory", self._watch)
-
-    async def stop(self) -> None:
-        """Stop watching; the networks stay as they are."""
-        await ended(self._watching)
-
-    def reload(self) -> None:
-        """Read the directory now."""
-        try:
-            networks = load(self._directory, self._max_conf_num)
-        except CniConfigError as error:
-            if str(error) != str(self.problem):
-                log.error("CNI config", error=str(error), in_use=_names(self.networks))
-            self.problem = error
-            if not self._has_files():
-                self.networks = ()
-            return
-        if networks != self.networks:
-            log.info("CNI config", networks=_names(networks), directory=self._directory)
-        self.networks, self.problem = networks, None
-
-    def _make(self) -> None:
-        directory = Path(self._directory)
-        with contextlib.suppress(OSError):  # then reading it says why, and it is waited for
-            directory.parent.mkdir(0o755, parents=True, exist_ok=True)
-            directory.mkdir(0o700, exist_ok=True)
-
-    def _has_files(self) -> bool:
-        with contextlib.suppress(OSError):
-            return any(name.endswith(SUFFIXES) for name in os.listdir(self._directory))
-        return False
-
-    async def _watch(self) -> None:
-        """Read the directory after every change to it.
-
-        The watch is made anew each time and before the reading, so that no change falls between;
-        while the directory is missing, its nearest ancestor that exists is watched for it.
-        """
-        while True:
-            with Inotify() as inotify:
-                place = self._nearest()
-                try:
-                    for each in self._places(place):
-                        inotify.add_watch(each, _CHANGES)
-                except OSError:  # it went away just now
-                    await asyncio.sleep(_SETTLE_SECONDS)
-                    continue
-                self.reload()
-                if self._nearest() != place:
-                    continue
-                while not self._matters(place, await inotify.get()):
-                    pass
-            await asyncio.sleep(_SETTLE_SECONDS)
-
-    def _nearest(self) -> Path:
-        place = Path(self._directory)
-        while not place.is_dir() and place != place.parent:
-            place = place.parent
-        return place
-
-    def _places(self, place: Path) -> list[Path]:
-        """Return what to watch: the directory and those of single networks, or the ancestor."""
-        if place != Path(self._directory):
-            return [place]
-        return [place, *(each for each in place.iterdir() if each.is_dir())]
-
-    def _matters(self, place: Path, event: Event) -> bool:
-        """Return whether an event can change the networks; one without a name is of the place."""
-        name = event.name
-        return (
-            name is None
-            or place != Path(self._directory)
-            or name.suffix in SUFFIXES
-            or Mask.ISDIR in event.mask
-        )
-
-
-def _names(networks: Sequence[CniList]) -> list[str]:
-    return [network.name for network in networks]

@@ -12,10 +12,9 @@ with today's config: plugins must take a DEL of what they never added.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import json
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
@@ -25,21 +24,26 @@ from generated.cri import api_pb2
 from runtime.cni import plugin as cni_plugin
 from runtime.cni.arguments import capability_args, cni_args
 from runtime.cni.cache import PodInterface, ResultCache
-from runtime.cni.config import CniConfigError, CniDirectory, CniList, CniPlugin, Json, parse
+from runtime.cni.config import CniConfigError, CniList, CniPlugin, parse
+from runtime.cni.directory import CniDirectory
 from runtime.cni.plugin import PluginError
+from runtime.cni.result import Attachment, Json, ResultError, attachment
+from runtime.cni.result import parse as parse_result
 from runtime.errors import CriError, InvalidArgument, Unavailable, Unknown
 from runtime.linux import netns
 
 log = structlog.get_logger(__name__)
-
-DEFAULT_INTERFACE: Final = "eth0"
-"""The interface whose addresses are the pod's."""
 
 PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
 """How long one plugin may take: below the kubelet's deadlines of the calls that wait for it."""
 
 _PASSING: Final = frozenset({11, 50})
 """CNI error codes that say "try again later" and "not available now"."""
+
+_REPLACING_TRIES: Final = 10
+_REPLACING_SECONDS: Final = 0.2
+
+_ETH: Final = re.compile(r"eth\d{1,4}")
 
 _LOOPBACK_NETWORK: Final = "cni-loopback"
 """The network by which the built-in CRI plugin sets the loopback up; its pods may be ours now."""
@@ -60,22 +64,19 @@ class Settings(Protocol):
     def ip_pref(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """What a pod got of all its networks."""
-
-    ip: str
-    """The pod's address."""
-    additional_ips: tuple[str, ...]
-    result: Json
-    """In the built-in plugin's shape: Interfaces by name with IPConfigs, DNS, Routes."""
-
-
 class Network:
     """All CNI networks of the node."""
 
-    def __init__(self, settings: Settings, *, cache: ResultCache | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        cache: ResultCache | None = None,
+        given_up: Callable[[str], None] = lambda _kind: None,
+    ) -> None:
+        """``given_up`` counts, by kind, what is let go of although it cannot be undone."""
         self._settings = settings
+        self._given_up = given_up
         self._cache = cache or ResultCache()
         self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
         self._half_added: set[str] = set()
@@ -143,9 +144,9 @@ class Network:
             results = [await self._add_interface(interface) for interface in wanted]
         else:
             results = await _all_ended([self._add_interface(interface) for interface in wanted])
-        attachment = _attachment(sandbox_id, results, self._settings.ip_pref)
+        got = attachment(sandbox_id, results, self._settings.ip_pref)
         self._half_added.discard(sandbox_id)
-        return attachment
+        return got
 
     async def delete(
         self,
@@ -204,28 +205,78 @@ class Network:
         for plugin in network.plugins:
             try:
                 answer = await self._call_for(interface, network, plugin, "ADD", result)
-                result = _result(plugin, answer, network.version)
+                result = parse_result(answer, network.version)
             except PluginError as error:
                 raise _failure(interface, error) from error
+            except ResultError as error:
+                wrong = PluginError(plugin.kind, "ADD", f"its result {error}")
+                raise _failure(interface, wrong) from error
         self._cache.write(replace(interface, result=result))
         return result
 
     async def _delete_interface(self, interface: PodInterface, *, best_effort: bool) -> None:
-        """Call DEL of a network's plugins, last to first, and forget the result."""
+        """Call DEL of a network's plugins, last to first, and forget the result.
+
+        A plugin that is no longer on the node cannot undo what it did, now or later, and must not
+        keep its pod for ever: today's config is tried in its place, and what is left is logged and
+        counted.
+        """
+        not_undone = await self._delete_as_added(interface, best_effort=best_effort)
+        if not_undone:
+            await self._delete_by_todays_config(interface)
+            self._given_up("cni")
+            log.error(
+                "what was done to a pod's network cannot be undone, and is let go of",
+                network=interface.network,
+                sandbox=interface.container_id,
+                interface=interface.name,
+                problems=not_undone,
+            )
+        self._cache.remove(interface)
+
+    async def _delete_as_added(
+        self, interface: PodInterface, *, best_effort: bool
+    ) -> Sequence[str]:
+        """Call DEL with the config of ADD; return what cannot be undone, now or later, and why."""
         try:
             network = _parsed(interface.config)
         except CniConfigError as error:
-            raise Unknown(f"{_of(interface)}: the config in the result cache: {error}") from error
+            return [f"the config in the result cache: {error}"]
         previous = interface.result if network.speaks("0.4.0") else {}
+        not_undone = []
         for plugin in _undone(interface, network):
+            await self._until_replaced(plugin)
             try:
                 await self._call_for(interface, network, plugin, "DEL", previous)
             except PluginError as error:
-                if best_effort:
+                if error.missing:
+                    not_undone.append(str(error))
+                elif best_effort:
                     log.warning("pod network", problem=str(_failure(interface, error)))
                 elif not _is_gone_already(error, interface.netns):
                     raise _failure(interface, error) from error
-        self._cache.remove(interface)
+        return not_undone
+
+    async def _until_replaced(self, plugin: CniPlugin) -> None:
+        """Wait a moment for a plugin that is missing: it may just be replaced by a newer one."""
+        for _ in range(_REPLACING_TRIES):
+            if cni_plugin.find(plugin.kind, self._settings.bin_dirs) is not None:
+                return
+            await asyncio.sleep(_REPLACING_SECONDS)
+
+    async def _delete_by_todays_config(self, interface: PodInterface) -> None:
+        """Call DEL of what the interface would be made by today, unless that is what made it."""
+        number = int(interface.name.removeprefix("eth")) if _ETH.fullmatch(interface.name) else -1
+        if not 0 <= number < len(self.networks):
+            return
+        network = self.networks[number]
+        if network.source == interface.config:
+            return
+        for plugin in reversed(network.plugins):
+            try:
+                await self._call_for(interface, network, plugin, "DEL", {})
+            except PluginError as error:
+                log.warning("pod network, by today's config", problem=str(error))
 
     async def _call_for(
         self,
@@ -304,18 +355,6 @@ def _is_gone_already(error: PluginError, netns: str) -> bool:
     return "not found" in str(error) or (netns == "" and "no such file or directory" in str(error))
 
 
-def _result(plugin: CniPlugin, answer: bytes, version: str) -> Json:
-    """Return a plugin's answer to ADD; one without a version has that of the list."""
-    try:
-        result = json.loads(answer)
-    except ValueError:
-        result = None
-    if not isinstance(result, dict):
-        said = answer[:200].decode("utf-8", "replace")
-        raise PluginError(plugin.kind, "ADD", f"its result is not a JSON object: {said!r}")
-    return {**result, "cniVersion": result.get("cniVersion") or version}
-
-
 async def _all_ended(steps: Sequence[Awaitable[Json]]) -> list[Json]:
     """Return all results; the first error is raised when every step has ended."""
     results = await asyncio.gather(*steps, return_exceptions=True)
@@ -323,76 +362,3 @@ async def _all_ended(steps: Sequence[Awaitable[Json]]) -> list[Json]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
-
-
-def _attachment(sandbox_id: str, results: Sequence[Json], preference: str) -> Attachment:
-    """Return the pod's addresses: those of its first interface."""
-    summary = summarise(results)
-    found = [each["IP"] for each in summary["Interfaces"][DEFAULT_INTERFACE]["IPConfigs"] or ()]
-    if not found:
-        raise Unknown(
-            f"the CNI plugins gave pod {sandbox_id} no address on {DEFAULT_INTERFACE}: "
-            "the network list lacks an address plugin (ipam)"
-        )
-    ip, additional = select_pod_ip(found, preference)
-    return Attachment(ip, additional, summary)
-
-
-def summarise(results: Sequence[Json]) -> Json:
-    """Return the results of several networks as one, in the shape of containerd's go-cni."""
-    interfaces: dict[str, Json] = {DEFAULT_INTERFACE: _interface({})}
-    dns: list[Json] = []
-    routes: list[Json] = []
-    for result in results:
-        listed = result.get("interfaces") or []
-        for each in listed:
-            interfaces[each["name"]] = _interface(each)
-        for address, gateway, number in _addresses(result):
-            if number is not None and not 0 <= number < len(listed):
-                raise Unknown(
-                    f"a CNI plugin gave an address to interface {number} of {len(listed)}"
-                )
-            name = DEFAULT_INTERFACE if number is None else listed[number]["name"]
-            entry = {"IP": address, "Gateway": gateway}
-            interfaces[name]["IPConfigs"] = [*(interfaces[name]["IPConfigs"] or ()), entry]
-        dns.append(result.get("dns") or {})
-        routes += result.get("routes") or []
-    return {"Interfaces": interfaces, "DNS": dns, "Routes": routes or None}
-
-
-def _interface(of_result: Mapping[str, Any]) -> Json:
-    return {
-        "IPConfigs": None,
-        "Mac": of_result.get("mac", ""),
-        "Sandbox": of_result.get("sandbox", ""),
-        "PciID": of_result.get("pciID", ""),
-        "SocketPath": of_result.get("socketPath", ""),
-    }
-
-
-def _addresses(result: Json) -> list[tuple[str, str, int | None]]:
-    """Return (address, gateway, number of the interface) of a result of any version."""
-    if "ips" in result:
-        listed = [(ip["address"], ip.get("gateway"), ip.get("interface")) for ip in result["ips"]]
-    else:  # versions before 0.3.0
-        old = [result[family] for family in ("ip4", "ip6") if result.get(family)]
-        listed = [(ip["ip"], ip.get("gateway"), None) for ip in old]
-    try:
-        return [
-            (str(ipaddress.ip_interface(address).ip), gateway or "", number)
-            for address, gateway, number in listed
-        ]
-    except ValueError as error:
-        raise Unknown(f"a CNI plugin gave an address that is none: {error}") from error
-
-
-def select_pod_ip(found: Sequence[str], preference: str) -> tuple[str, tuple[str, ...]]:
-    """Return the pod's address and the others: the first of the preferred family comes first.
-
-    ``cni`` keeps the plugins' order; anything but ``ipv6`` prefers IPv4.
-    """
-    version = 6 if preference == "ipv6" else 4
-    for number, address in enumerate(found):
-        if preference != "cni" and ipaddress.ip_address(address).version == version:
-            return address, (*found[:number], *found[number + 1 :])
-    return found[0], tuple(found[1:])

@@ -21,9 +21,6 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-ENVIRONMENT: Final = ("PATH", "HOME", "TZ")
-"""What a plugin gets of the server's own environment: where to find iptables, and little else."""
-
 _OUTPUT_BYTES: Final = 16 << 20
 _BUSY_TRIES: Final = 25
 _BUSY_SECONDS: Final = 0.2
@@ -33,11 +30,20 @@ class PluginError(Exception):
     """A plugin that could not be run or said no."""
 
     def __init__(
-        self, plugin: str, command: str, msg: str, code: int = 0, details: str = ""
+        self,
+        plugin: str,
+        command: str,
+        msg: str,
+        code: int = 0,
+        details: str = "",
+        *,
+        missing: bool = False,
     ) -> None:
         self.msg = msg
         self.code = code
         """The CNI error code; 0 when the plugin gave none."""
+        self.missing = missing
+        """Whether there is no such plugin on the node."""
         said = "; ".join(filter(None, (msg, details))) + (f" (code {code})" if code else "")
         super().__init__(f"CNI plugin {plugin} failed at {command}: {said}")
 
@@ -61,15 +67,24 @@ async def call(
 ) -> bytes:
     """Run a plugin and return what it wrote; raises PluginError.
 
-    ``arguments`` are the CNI_* variables beside CNI_COMMAND and CNI_PATH.
+    ``arguments`` are the CNI_* variables beside CNI_COMMAND and CNI_PATH. The rest of the plugin's
+    environment is the server's own, as libcni hands it on: plugins find there what the node's
+    administrator gave to the service (KUBECONFIG, proxies, endpoints).
     """
     executable = find(kind, directories)
     if executable is None:
         raise PluginError(
-            kind, command, f"it is in none of {', '.join(directories)}; install it there"
+            kind,
+            command,
+            f"it is in none of {', '.join(directories)}; install it there",
+            missing=True,
         )
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    environment |= {"CNI_COMMAND": command, "CNI_PATH": os.pathsep.join(directories), **arguments}
+    environment = {
+        **os.environ,
+        "CNI_COMMAND": command,
+        "CNI_PATH": os.pathsep.join(directories),
+        **arguments,
+    }
     text = json.dumps(config, separators=(",", ":")).encode()
     try:
         async with asyncio.timeout(seconds):
@@ -78,6 +93,8 @@ async def call(
         raise PluginError(kind, command, f"killed after {seconds:g} s without an end") from None
     except OSError as error:
         raise PluginError(kind, command, f"cannot run {executable}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in an argument, such as the pod's name
+        raise PluginError(kind, command, f"cannot run {executable}: {error}") from None
     if code != 0:
         raise _failure(kind, command, code, answer, complaint)
     if complaint:
@@ -92,7 +109,7 @@ def _failure(kind: str, command: str, code: int, answer: bytes, complaint: bytes
         said = json.loads(answer)
         details = str(said.get("details", ""))
         return PluginError(kind, command, str(said["msg"]), int(said["code"]), details)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         said = _readable(complaint or answer) or "it gave no reason"
         return PluginError(kind, command, f"{said} ({ending})")
 
@@ -107,8 +124,7 @@ async def _run(
     """Return the exit code (or minus the signal), the standard output and the standard error."""
     files = [os.memfd_create(f"cni-{stream}") for stream in ("stdin", "stdout", "stderr")]
     try:
-        os.write(files[0], text)
-        os.lseek(files[0], 0, os.SEEK_SET)
+        _fill(files[0], text)
         pid = await _spawn(executable, files, environment)
         code = await _ended(pid)
         return code, _content(files[1]), _content(files[2])
@@ -141,12 +157,21 @@ async def _ended(pid: int) -> int:
     """Return the exit code when the process has ended; kills its group when cancelled."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # out of descriptors: its end cannot be waited for without blocking
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)  # noqa: ASYNC222 (it has been killed)
+        raise
+
+    reaped = False
 
     def reap() -> None:
+        nonlocal reaped
         loop.remove_reader(pidfd)
         os.close(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        reaped = True
         if not ended.done():
             ended.set_result(code)
 
@@ -154,8 +179,18 @@ async def _ended(pid: int) -> int:
     try:
         return await ended
     except asyncio.CancelledError:
-        os.killpg(pid, signal.SIGKILL)  # it is reaped by the event of its end
+        # It is reaped by the event of its end. Once it is, the number may be another process's;
+        # both happen in this thread, so until then it is not.
+        if not reaped:
+            os.killpg(pid, signal.SIGKILL)
         raise
+
+
+def _fill(file: int, content: bytes) -> None:
+    """Write a memory file whole and go back to its beginning."""
+    with open(file, "wb", closefd=False) as stream:
+        stream.write(content)
+    os.lseek(file, 0, os.SEEK_SET)
 
 
 def _content(file: int) -> bytes:

@@ -7,6 +7,7 @@ shim deleted, its FIFOs removed, in tasks that the caller's cancellation does no
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import signal
 from collections.abc import Awaitable
@@ -24,7 +25,7 @@ from runtime.containerd.client import MAX_MESSAGE
 from runtime.containerd.removals import is_not_found
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
-from runtime.errors import DeadlineExceeded, Unknown, from_rpc
+from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc
 from runtime.steps.background import in_background, to_the_end
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ MAX_OUTPUT = MAX_MESSAGE
 
 _ROOM_FOR_OUTPUT = MAX_MESSAGE - 64
 """Bytes of output in an answer: the rest is for exit code, field tags and lengths."""
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
 
 _CLEANUP_LIMIT = 30.0
 """Seconds for the killing and forgetting of a process."""
@@ -122,14 +125,14 @@ async def exec_sync(
 ) -> api_pb2.ExecSyncResponse:
     """Run ``cmd`` to its end.
 
-    Raises DeadlineExceeded when ``timeout`` seconds pass first, and Unknown when something that the
-    command left behind holds its output open for longer than the config allows.
+    Raises DeadlineExceeded when ``timeout`` seconds pass first, Unknown when something that the
+    command left behind holds its output open for longer than the config allows, and
+    ResourceExhausted when the server is out of descriptors or its state directory is full.
     """
     exec_id = secrets.token_hex(16)
-    directory = services.store.layout.container_state(container.id) / "exec"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stdout = OutputPipe(_fifo(directory, exec_id, "stdout"), limit=MAX_OUTPUT)
-    stderr = OutputPipe(_fifo(directory, exec_id, "stderr"), limit=MAX_OUTPUT)
+    stdout, stderr = output_pipes(
+        services.store.layout.container_state(container.id) / "exec", exec_id
+    )
     command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
     try:
         exit_code = await _run(services, command, request)
@@ -174,9 +177,32 @@ async def _drain(command: _Exec, limit: float) -> None:
             await command.drained
     except TimeoutError as error:
         raise Unknown(
-            f"the command ended, but its output is still held open after {limit:g} s; "
-            "it seems to have left a process behind that writes there"
+            # tools look for the beginning, which is the built-in plugin's
+            f"failed to drain exec process {command.exec_id!r} io because io is still held by "
+            f"other processes: the command ended, but {limit:g} s later something that it left "
+            "behind still has its output open (drain_exec_sync_io_timeout)"
         ) from error
+
+
+def output_pipes(directory: Path, exec_id: str) -> tuple[OutputPipe, OutputPipe]:
+    """The FIFOs of a command's output and error output, both or none of them.
+
+    Raises ResourceExhausted and Unknown.
+    """
+    made: list[OutputPipe] = []
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stream in ("stdout", "stderr"):
+            made.append(OutputPipe(_fifo(directory, exec_id, stream), limit=MAX_OUTPUT))
+    except OSError as error:
+        for pipe in made:
+            pipe.close()
+        kind = ResourceExhausted if error.errno in _EXHAUSTED else Unknown
+        raise kind(
+            f"cannot make the pipes for the output of a command in {directory}: {error.strerror}"
+        ) from error
+    stdout, stderr = made
+    return stdout, stderr
 
 
 def _fifo(directory: Path, exec_id: str, stream: str) -> Path:

@@ -18,17 +18,25 @@ class OutputPipe:
     """
 
     def __init__(self, path: Path, *, limit: int) -> None:
-        """Make the FIFO at ``path`` and begin to read; at most ``limit`` bytes are kept."""
+        """Make the FIFO at ``path`` and begin to read; at most ``limit`` bytes are kept.
+
+        Raises OSError, and then leaves nothing behind.
+        """
         self.path = path
         self._limit = limit
         self._kept = bytearray()
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done when every writer has closed its end."""
+        self._reader = self._writer = -1
         os.mkfifo(path, 0o600)
-        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._loop.add_reader(self._reader, self._read)
+        try:
+            self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._loop.add_reader(self._reader, self._read)
+            self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def content(self) -> bytes:

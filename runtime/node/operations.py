@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import platform
 from importlib import metadata
@@ -16,7 +17,7 @@ from runtime.cni.config import CniList
 from runtime.config.tables import Config
 from runtime.config.writer import as_builtins
 from runtime.containerd.client import Containerd, daemon_version
-from runtime.errors import Unknown
+from runtime.errors import InvalidArgument, Unknown
 from runtime.lookups.handlers import Handlers
 from runtime.node import info
 from runtime.steps import threads
@@ -104,12 +105,12 @@ class Node:
 
         A node whose network is ready keeps what it has: somebody else takes care of it.
         """
-        pod_cidrs = request.runtime_config.network_config.pod_cidr
+        pod_cidrs = _pod_cidrs(request.runtime_config.network_config.pod_cidr)
         template = self._config.cni.conf_template
         if pod_cidrs and template and self._network.problem():
             try:
                 await threads.STATE_FILES.run(
-                    cni_template.write, template, self._config.cni.conf_dir, pod_cidrs.split(",")
+                    cni_template.write, template, self._config.cni.conf_dir, pod_cidrs
                 )
             except (OSError, ValueError) as error:
                 raise Unknown(f"cannot fill in the CNI template {template}: {error}") from error
@@ -134,6 +135,25 @@ class Node:
             "lastCNILoadStatus": network_problem or "OK",
             "lastCNILoadStatus.default": network_problem or "OK",
         }
+
+
+def _pod_cidrs(text: str) -> list[str]:
+    """The pod CIDRs of a comma list, with or without spaces; raises InvalidArgument."""
+    cidrs = [cidr.strip() for cidr in text.split(",")] if text.strip() else []
+    for cidr in cidrs:
+        try:
+            ipaddress.ip_network(cidr, strict=False)
+        except ValueError as error:
+            raise InvalidArgument(
+                f"{cidr!r} is not a CIDR such as 10.244.1.0/24: {error}",
+                field="runtime_config.network_config.pod_cidr",
+            ) from error
+        if "/" not in cidr:
+            raise InvalidArgument(
+                f"{cidr!r} has no prefix length, as 10.244.1.0/24 has",
+                field="runtime_config.network_config.pod_cidr",
+            )
+    return cidrs
 
 
 def condition(

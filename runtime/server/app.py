@@ -85,9 +85,9 @@ class App:
         self.host = node
         self.handlers = handlers.configured(config)
         self.store = Store(Layout(config.root_dir, config.state_dir), Events())
-        self.network = Network(config.cni)
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
         self.metrics = Metrics(unsaved=lambda: self.store.checkpoints.unsaved)
+        self.network = Network(config.cni, given_up=self.metrics.given_up)
         self.images = Images(
             containerd=containerd,
             config=config,

@@ -38,6 +38,11 @@ class Metrics:
         if self._served:
             self._served.left_out.labels(kind).inc()
 
+    def given_up(self, kind: str) -> None:
+        """Something (``cni``: a pod's network) was let go of although it cannot be undone."""
+        if self._served:
+            self._served.given_up.labels(kind).inc()
+
     def stream_began(self, kind: str, transport: str) -> None:
         """A session of ``exec``, ``attach`` or ``portforward`` began, over SPDY or WebSocket."""
         if self._served:
@@ -81,6 +86,12 @@ class _Counters:
         self.left_out = Counter(
             "cri_containerd_objects_left_out_total",
             "Objects found that cannot be shown in lists; the log says which and why.",
+            ("kind",),
+            registry=registry,
+        )
+        self.given_up = Counter(
+            "cri_containerd_given_up_total",
+            "What could not be undone and was let go of; the log says what it was.",
             ("kind",),
             registry=registry,
         )

@@ -12,6 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
+
+from runtime.errors import ResourceExhausted
+
+BACKLOG: Final = 1024
+"""Events that may wait for one follower: far more than a reader that reads leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +33,74 @@ class Event:
     """Nanoseconds since the epoch."""
 
 
+class Follower:
+    """The events that one reader has not taken yet, in order."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._behind = False
+
+    async def get(self) -> Event:
+        """Return the next event, waiting for it.
+
+        Raises ResourceExhausted when the reader fell more than `BACKLOG` events behind: it has
+        missed some, and must look at the state of everything before it follows again.
+        """
+        return self._checked(None if self._behind else await self._queue.get())
+
+    def get_nowait(self) -> Event:
+        """As ``get``; raises asyncio.QueueEmpty when there is none."""
+        return self._checked(None if self._behind else self._queue.get_nowait())
+
+    def empty(self) -> bool:
+        """Return whether the reader has taken everything."""
+        return self._queue.empty()
+
+    def qsize(self) -> int:
+        """Return how many events wait."""
+        return self._queue.qsize()
+
+    def _put(self, event: Event) -> bool:
+        """Add an event; False: the reader is too far behind, and hears so with its next ``get``."""
+        if self._queue.qsize() >= BACKLOG:
+            self._behind = True
+            self._queue = asyncio.Queue()
+            self._queue.put_nowait(None)
+            return False
+        self._queue.put_nowait(event)
+        return True
+
+    @staticmethod
+    def _checked(event: Event | None) -> Event:
+        if event is None:
+            raise ResourceExhausted(
+                f"more than {BACKLOG} events waited to be read and some were dropped; "
+                "list the objects, then follow the events again"
+            )
+        return event
+
+
 class Events:
     """The hub between the store and its followers."""
 
     def __init__(self) -> None:
-        self._followers: set[asyncio.Queue[Event]] = set()
+        self._followers: set[Follower] = set()
 
     def emit(self, kind: str, container_id: str, sandbox_id: str) -> None:
         """Tell every follower; never waits for one."""
         if not self._followers:
             return
         event = Event(kind, container_id, sandbox_id, time.time_ns())
-        for queue in self._followers:
-            queue.put_nowait(event)
+        for follower in list(self._followers):
+            if not follower._put(event):
+                self._followers.discard(follower)
 
     @contextmanager
-    def follow(self) -> Iterator[asyncio.Queue[Event]]:
+    def follow(self) -> Iterator[Follower]:
         """Every event from now to the end of the block, in order."""
-        queue: asyncio.Queue[Event] = asyncio.Queue()
-        self._followers.add(queue)
+        follower = Follower()
+        self._followers.add(follower)
         try:
-            yield queue
+            yield follower
         finally:
-            self._followers.discard(queue)
+            self._followers.discard(follower)

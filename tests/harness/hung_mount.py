@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import stat
 import struct
 import threading
@@ -20,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+import pytest
 
 from runtime.linux import kernel
 
@@ -31,10 +34,16 @@ _ENTRY: Final = struct.Struct("<QQQQII")
 _OPEN: Final = struct.Struct("<QII")
 _WRITE: Final = struct.Struct("<QQIIQII")
 _READ: Final = struct.Struct("<QQIIQII")
+_PERIOD: Final = 0.05
 _DIRECT_IO: Final = 1
 _ROOT: Final = 1
 _FORGET: Final = (2, 42)
 _INTERRUPT: Final = 36
+
+
+needs_fuse = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounts a file system of its own"
+)
 
 
 class HungMount:
@@ -44,6 +53,8 @@ class HungMount:
         self._directory = directory
         self._answers = threading.Event()
         self._answers.set()
+        self._answering = threading.Lock()
+        self._ended = False
         self._names: dict[bytes, int] = {}
         self._files: dict[int, bytearray] = {}
         self._device = -1
@@ -64,13 +75,15 @@ class HungMount:
         trace: TracebackType | None,
     ) -> None:
         kernel.umount2(str(self._directory), kernel.MNT_DETACH)
+        self._ended = True
         self._answers.set()
-        with contextlib.suppress(OSError):
-            os.close(self._device)  # every call that waits fails
+        self._thread.join()
+        os.close(self._device)  # every call that waits fails
 
     def hang(self) -> None:
         """Answer nothing from now on."""
-        self._answers.clear()
+        with self._answering:
+            self._answers.clear()
 
     def go_on(self) -> None:
         """Answer again, also what was asked meanwhile."""
@@ -81,25 +94,32 @@ class HungMount:
         return bytes(self._files[self._names[name.encode()]])
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # unmounted
-            while True:
-                request = os.read(self._device, 1 << 20)
-                _, code, unique, node, *_ = _IN.unpack_from(request)
-                if code in _FORGET or code == _INTERRUPT:
-                    continue
-                self._answers.wait()
-                error, answer = 0, b""
-                operation = _OPERATIONS.get(code)
-                if operation is None:
-                    error = errno.ENOSYS
-                else:
-                    try:
-                        answer = operation(self, node, request[_IN.size :])
-                    except OSError as refusal:
-                        error = refusal.errno or errno.EIO
-                head = _OUT.pack(_OUT.size + len(answer), -error, unique)
-                with contextlib.suppress(FileNotFoundError):  # who asked was killed
-                    os.write(self._device, head + answer)
+        """Answer requests. While it hangs none is even taken: who asks can then be killed."""
+        asked = select.poll()
+        asked.register(self._device, select.POLLIN)
+        while not self._ended:
+            self._answers.wait()
+            if asked.poll(_PERIOD * 1000):
+                with self._answering, contextlib.suppress(OSError):  # unmounted
+                    if self._answers.is_set():
+                        self._answer(os.read(self._device, 1 << 20))
+
+    def _answer(self, request: bytes) -> None:
+        _, code, unique, node, *_ = _IN.unpack_from(request)
+        if code in _FORGET or code == _INTERRUPT:
+            return
+        error, answer = 0, b""
+        operation = _OPERATIONS.get(code)
+        if operation is None:
+            error = errno.ENOSYS
+        else:
+            try:
+                answer = operation(self, node, request[_IN.size :])
+            except OSError as refusal:
+                error = refusal.errno or errno.EIO
+        head = _OUT.pack(_OUT.size + len(answer), -error, unique)
+        with contextlib.suppress(FileNotFoundError):  # who asked was killed
+            os.write(self._device, head + answer)
 
     def _attributes(self, node: int) -> bytes:
         if node == _ROOT:

@@ -20,7 +20,8 @@ from generated.cri import api_pb2
 from runtime.cni import network as cni
 from runtime.cni import plugin as cni_plugin
 from runtime.cni.cache import ResultCache
-from runtime.cni.network import Network, select_pod_ip, summarise
+from runtime.cni.network import Network
+from runtime.cni.result import select_pod_ip, summarise
 from runtime.errors import InvalidArgument, Unavailable, Unknown
 from tests.harness import cni_recorder
 
@@ -105,19 +106,19 @@ async def test_add_chains_results_and_del_goes_back(lab: Lab) -> None:
     assert [each["prevResult"] for each in undone] == [result, result]
 
 
-async def test_environment_is_the_specified_and_little_else(
+async def test_the_environment_is_the_servers_and_what_cni_specifies(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SECRET", "x")
+    """As libcni has it, so that what the unit sets for plugins (KUBECONFIG, proxies) is there."""
+    monkeypatch.setenv("KUBECONFIG", "/etc/cni/kubeconfig")
+    monkeypatch.setenv("CNI_IFNAME", "of somebody else")
     lab.write("net.conflist", {"type": "first"})
     async with lab.network() as network:
         await network.add("sb1", NETNS, POD)
     (call,) = lab.calls()
-    env = {
-        key: value for key, value in call["env"].items() if key not in ("HOME", "TZ", "LC_CTYPE")
-    }
-    assert env == {
-        "PATH": os.environ["PATH"],
+    assert call["env"] | {"LC_CTYPE": ""} == {
+        **os.environ,
+        "LC_CTYPE": "",
         "CNI_COMMAND": "ADD",
         "CNI_CONTAINERID": "sb1",
         "CNI_NETNS": NETNS,
@@ -442,12 +443,154 @@ def test_results_of_old_versions_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "error"),
+    ("part", "why"),
     [
-        ({"ips": [{"address": "10.0.0.1/24", "interface": 3}]}, "to interface 3 of 0"),
-        ({"ips": [{"address": "somewhere"}]}, "an address that is none: 'somewhere'"),
+        (
+            {"ips": [{"address": "10.0.0.1/24", "interface": 3}]},
+            "ips[0].interface must be the number",
+        ),
+        ({"ips": [{"address": "10.0.0.1/24", "interface": True}]}, "ips[0].interface must be"),
+        ({"ips": [{"address": "10.0.0.1/24", "interface": -1}]}, "ips[0].interface must be"),
+        (
+            {"ips": [{"address": "somewhere"}]},
+            "ips[0].address must be an address such as 10.0.0.2/24",
+        ),
+        ({"ips": [{}]}, "ips[0].address must be an address such as 10.0.0.2/24, not null"),
+        (
+            {"ips": [{"address": "10.0.0.1/24", "gateway": 1}]},
+            "ips[0].gateway must be a string, not 1",
+        ),
+        ({"ips": {}}, "ips must be a list, not {}"),
+        ({"ips": [None]}, "ips[0] must be an object, not null"),
+        ({"interfaces": ["eth0"]}, 'interfaces[0] must be an object, not "eth0"'),
+        ({"interfaces": [{"name": 1}]}, "interfaces[0].name must be a string, not 1"),
+        ({"routes": [{"dst": []}]}, "routes[0].dst must be a string, not []"),
+        ({"dns": []}, "dns must be an object, not []"),
+        ({"ip4": {"ip": 5}}, "ip4.ip must be an address"),
+        ({"cniVersion": 1}, "cniVersion must be a string, not 1"),
+        ({"x": [float("inf")]}, "a number is not finite"),
     ],
 )
-def test_impossible_results_are_refused(result: dict[str, Any], error: str) -> None:
-    with pytest.raises(Unknown, match=error):
-        summarise([result])
+async def test_a_part_of_a_wrong_type_is_named_with_its_plugin(
+    lab: Lab, part: dict[str, Any], why: str
+) -> None:
+    text = json.dumps(cni_recorder.ADDRESS | part)
+    lab.write("net.conflist", {"type": "first", "print": {"ADD": text}})
+    async with lab.network() as network:
+        with pytest.raises(Unknown) as failure:
+            await network.add("sb1", NETNS, POD)
+    wrong = f"CNI plugin first failed at ADD: its result is wrong: {why}"
+    assert wrong in str(failure.value)
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("part", ["interfaces", "routes", "dns", "cniVersion"])
+async def test_every_part_of_a_result_may_be_null_or_missing(
+    lab: Lab, part: str, null: bool
+) -> None:
+    answer: dict[str, Any] = {**cni_recorder.ADDRESS, "ips": [{"address": "10.9.8.7/24"}]}
+    answer[part] = None
+    answer["interfaces"] = answer["interfaces"] and [{"name": "eth0", "mac": None, "sandbox": None}]
+    if not null:
+        del answer[part]
+    lab.write("net.conflist", {"type": "first", "answer": {"ADD": answer}})
+    async with lab.network() as network:
+        assert (await network.add("sb1", NETNS, POD)).ip == "10.9.8.7"
+
+
+@pytest.mark.parametrize("ips", [{"ips": None}, {"ips": []}, {}])
+async def test_a_result_without_addresses_says_what_is_lacking(
+    lab: Lab, ips: dict[str, Any]
+) -> None:
+    answer = {"interfaces": [{"name": "eth0"}], **ips}
+    lab.write("net.conflist", {"type": "first", "answer": {"ADD": answer}})
+    async with lab.network() as network:
+        with pytest.raises(
+            Unknown, match="gave pod sb1 no address on eth0: the network list lacks"
+        ):
+            await network.add("sb1", NETNS, POD)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 100_000, "is nested deeper than 32 levels"),
+        ('{"a":' * 40 + "1" + "}" * 40, "is nested deeper than 32 levels"),
+        ('{"a": "' + "x" * (1 << 20) + '"}', "is larger than 1 MiB"),
+    ],
+)
+async def test_a_result_is_bounded(lab: Lab, text: str, why: str) -> None:
+    lab.write("net.conflist", {"type": "first", "print": {"ADD": text}})
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match=f"CNI plugin first failed at ADD: its result {why}"):
+            await network.add("sb1", NETNS, POD)
+
+
+async def test_a_plugin_that_is_gone_does_not_keep_its_pod(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "_REPLACING_SECONDS", 0.01)
+    given_up: list[str] = []
+    lab.write("old.conflist", {"type": "first"}, {"type": "second"})
+    async with lab.network() as network:
+        network._given_up = given_up.append
+        await network.add("sb1", NETNS, POD)
+        (lab.bin / "second").unlink()
+        (lab.conf / "old.conflist").unlink()
+        lab.write("new.conflist", {"type": "third"})
+        network._directory.reload()
+        await network.delete("sb1", NETNS, POD, had_result=True)
+        calls = [(call["plugin"], call["command"]) for call in lab.calls()[2:]]
+        assert calls == [("first", "DEL"), ("third", "DEL")]
+        assert "prevResult" not in lab.calls()[-1]["stdin"]
+    assert (lab.cached(), given_up) == ([], ["cni"])
+
+
+async def test_a_plugin_that_is_being_replaced_is_waited_for(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        (lab.bin / "first").rename(lab.bin / "first.old")
+        deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+        await asyncio.sleep(0.1)
+        (lab.bin / "first.old").rename(lab.bin / "first")
+        await deleting
+    assert [call["command"] for call in lab.calls()] == ["ADD", "DEL"]
+
+
+async def test_a_cancellation_as_the_plugin_ends_kills_nobody_else(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin is reaped, and the call cancelled, in one turn of the loop."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _number: killed.append(group))
+    lab.write("net.conflist", {"type": "first"})
+    waitpid = os.waitpid
+    async with lab.network() as network:
+        adding = asyncio.create_task(network.add("sb1", NETNS, POD))
+
+        def reap_and_cancel(pid: int, options: int) -> tuple[int, int]:
+            reaped = waitpid(pid, options)
+            adding.cancel()
+            return reaped
+
+        monkeypatch.setattr(os, "waitpid", reap_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+    assert killed == []
+
+
+async def test_an_odd_error_of_a_plugin_is_told(lab: Lab) -> None:
+    for text in ('{"code": 1e999, "msg": "m"}', "[" * 100_000):
+        lab.write("net.conflist", {"type": "first", "print": {"ADD": text}, "exit": {"ADD": 1}})
+        async with lab.network() as network:
+            with pytest.raises(Unknown, match=r"\(exit code 1\)"):
+                await network.add("sb1", NETNS, POD)
+
+
+async def test_a_nul_in_a_pods_name_is_told(lab: Lab) -> None:
+    pod = api_pb2.PodSandboxConfig(metadata=api_pb2.PodSandboxMetadata(name="a\0b"))
+    lab.write("net.conflist", {"type": "first"})
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match=r"cannot run .*first: embedded null byte"):
+            await network.add("sb1", NETNS, pod)

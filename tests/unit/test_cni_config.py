@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from runtime.cni.config import CniConfigError, CniDirectory, load, parse
+from runtime.cni.config import CniConfigError, load, parse
+from runtime.cni.directory import CniDirectory
 
 PLUGIN = {"type": "bridge"}
 

@@ -19,12 +19,8 @@ from runtime.errors import Unavailable, Unknown
 from runtime.logs import keeper as keeper_module
 from runtime.logs.client import KeptContainer, LogKeeper
 from runtime.logs.connection import Connection
-from tests.harness.hung_mount import HungMount
+from tests.harness.hung_mount import HungMount, needs_fuse
 from tests.unit.test_log_keeper import Shim, end_process, fifos_in, texts, until, until_read
-
-needs_fuse = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="mounts a file system of its own"
-)
 
 
 @pytest_asyncio.fixture

@@ -18,6 +18,7 @@ from runtime.errors import InvalidArgument, Unavailable
 from runtime.lookups.security import read_seccomp
 from runtime.steps import threads
 from runtime.steps.threads import Threads
+from tests.harness.hung_mount import HungMount, needs_fuse
 from tests.unit.codegen.project import ROOT
 
 
@@ -123,21 +124,28 @@ async def test_work_that_was_given_up_before_it_began_is_not_done(hung: threadin
     assert done == [3]
 
 
-def test_a_look_that_hangs_does_not_keep_the_process() -> None:
+@needs_fuse
+def test_a_look_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
     program = """
-import asyncio, threading
+import asyncio, os, sys
 from runtime.steps.threads import Threads
 async def main():
     try:
-        async with asyncio.timeout(0.1):
-            await Threads("looks", size=1).run(threading.Event().wait)
+        async with asyncio.timeout(0.5):
+            await Threads("looks", size=1).run(os.stat, sys.argv[1])
     except TimeoutError:
         print("given up")
 asyncio.run(main())
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, timeout=20, capture_output=True, check=True
-    )
+    with HungMount(tmp_path / "hung") as mount:
+        mount.hang()
+        ended = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "hung/x")],
+            cwd=ROOT,
+            timeout=20,
+            capture_output=True,
+            check=True,
+        )
     assert ended.stdout == b"given up\n"
 
 

@@ -14,7 +14,7 @@ from generated.cri import api_pb2
 from runtime.cni import config as cni_config
 from runtime.cni.config import CniList
 from runtime.config.tables import CniTable, Config
-from runtime.errors import Unknown
+from runtime.errors import InvalidArgument, Unknown
 from runtime.lookups.handlers import Handlers
 from runtime.node.operations import Node
 from runtime.transforms.facts import Handler
@@ -191,3 +191,17 @@ async def test_a_wrong_template_is_named(tmp_path: Path) -> None:
     made = node(config=config, network=Network("no config"))
     with pytest.raises(Unknown, match=r"template.*\.Foo"):
         await made.update_runtime_config(update("10.0.0.0/8"))
+
+
+async def test_pod_cidrs_are_trimmed(tmp_path: Path) -> None:
+    config = with_template(tmp_path, "{{range .PodCIDRRanges}}<{{.}}>{{end}}")
+    made = node(config=config, network=Network("no config"))
+    await made.update_runtime_config(update(" 10.0.0.0/24, fd00::/64 "))
+    written = tmp_path / "net.d" / "10-containerd-net.conflist"
+    assert written.read_text() == "<10.0.0.0/24><fd00::/64>"
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/33", "nonsense", "10.0.0.0/24,", "10.0.0.1"])
+async def test_a_wrong_pod_cidr_is_refused_without_a_template_too(cidr: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"network_config\.pod_cidr: .*10\.244\.1\.0/24"):
+        await node(network=Network(None)).update_runtime_config(update(cidr))

@@ -1,0 +1,123 @@
+"""A volume or a log's file system that hangs is the problem of its own pod only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from runtime.steps import threads
+from tests.e2e.conftest import BUSYBOX
+from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.hung_mount import HungMount, needs_fuse
+from tests.harness.node import Node
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[HungMount]:
+    with HungMount(tmp_path / "hung") as mount:
+        yield mount
+
+
+def host_pod(name: str, logs: Path) -> api_pb2.PodSandboxConfig:
+    spec = pod_config(name, log_directory=str(logs))
+    spec.hostname = ""
+    spec.linux.security_context.namespace_options.network = api_pb2.NODE
+    return spec
+
+
+@needs_fuse
+def test_a_volume_that_hangs_stops_no_other_pod_nor_the_end_of_the_server(
+    cri: Cri, node: Node, tmp_path: Path, hung: HungMount
+) -> None:
+    spec = host_pod("victim", tmp_path)
+    pod = cri.run_pod(spec)
+    config = container_config(BUSYBOX, "true")
+    config.mounts.add(host_path=str(tmp_path / "hung/data"), container_path="/data")
+    request = api_pb2.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=spec)
+    hung.hang()
+    codes = []
+    for attempt in range(6):
+        request.config.metadata.attempt = attempt
+        with pytest.raises(grpc.RpcError) as failure:
+            cri.runtime.CreateContainer(request, timeout=2)
+        codes.append(failure.value.code())
+    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 4 + codes[4:]
+    time.sleep(threads.HANGS)
+    request.config.metadata.attempt = 7
+    with pytest.raises(grpc.RpcError) as failure:
+        cri.runtime.CreateContainer(request, timeout=5)
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert f"looks at host paths hang on {tmp_path / 'hung/data'}" in str(failure.value.details())
+
+    began = time.monotonic()
+    other_spec = host_pod("other", tmp_path)
+    other = cri.run_pod(other_spec)
+    container = cri.create(other, container_config(BUSYBOX, "sleep", "60"), other_spec)
+    cri.start(container)
+    cri.runtime.ListContainerStats(api_pb2.ListContainerStatsRequest(), timeout=5)
+    cri.stop_pod(other)
+    cri.remove_pod(other)
+    assert time.monotonic() - began < 8
+
+    assert node.stop() == 0, "SIGTERM ends the server although looks hang"
+    node.start()
+    hung.go_on()
+
+
+@needs_fuse
+def test_a_log_whose_file_system_hangs_stops_no_other_container(
+    cri: Cri, tmp_path: Path, hung: HungMount
+) -> None:
+    bad_spec, good_spec = host_pod("bad", tmp_path / "hung"), host_pod("good", tmp_path)
+    script = "i=0; while true; do i=$((i+1)); echo line $i; usleep 50000; done"
+    bad = cri.create(cri.run_pod(bad_spec), container_config(BUSYBOX, "sh", "-c", script), bad_spec)
+    cri.start(bad)
+    hung.hang()
+    time.sleep(0.5)
+
+    config = container_config(BUSYBOX, "sh", "-c", script)
+    good = cri.create(cri.run_pod(good_spec), config, good_spec)
+    cri.start(good)
+    log = tmp_path / config.log_path
+    time.sleep(0.5)
+    assert "stdout F line 3" in log.read_text()
+    log.rename(tmp_path / "rotated.log")
+    request = api_pb2.ReopenContainerLogRequest(container_id=good)
+    cri.runtime.ReopenContainerLog(request, timeout=2)
+    with pytest.raises(grpc.RpcError, match="does not answer") as failure:
+        cri.runtime.ReopenContainerLog(
+            api_pb2.ReopenContainerLogRequest(container_id=bad), timeout=2
+        )
+    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+    began = time.monotonic()
+    cri.stop(good)
+    cri.remove(good)
+    assert time.monotonic() - began < 5
+    cri.stop(bad)
+    cri.remove(bad)
+    assert time.monotonic() - began < 25
+    hung.go_on()
+
+
+def test_a_fifo_at_a_logs_path_is_refused_and_the_old_file_goes_on(
+    cri: Cri, tmp_path: Path
+) -> None:
+    spec = host_pod("pod", tmp_path)
+    config = container_config(BUSYBOX, "sh", "-c", "while true; do echo line; usleep 50000; done")
+    container = cri.create(cri.run_pod(spec), config, spec)
+    cri.start(container)
+    log = tmp_path / config.log_path
+    log.rename(tmp_path / "rotated.log")
+    os.mkfifo(log)
+    request = api_pb2.ReopenContainerLogRequest(container_id=container)
+    with pytest.raises(grpc.RpcError, match="it is not a regular file"):
+        cri.runtime.ReopenContainerLog(request, timeout=5)
+    size = (tmp_path / "rotated.log").stat().st_size
+    time.sleep(0.5)
+    assert (tmp_path / "rotated.log").stat().st_size > size
