@@ -93,15 +93,15 @@ class CniDirectory:
         """Read the directory after every change to it."""
         while True:
             await asyncio.sleep(_PERIOD)
-            signature = await threads.STATE_FILES.run(self._signature)
+            signature = await threads.CONFIGURATION.run(self._signature)
             if signature == self._seen:
                 continue
             await asyncio.sleep(_SETTLE_SECONDS)
-            settled = await threads.STATE_FILES.run(self._signature)
+            settled = await threads.CONFIGURATION.run(self._signature)
             if settled != signature:
                 continue  # somebody writes there right now
             self._seen = settled
-            self._take(await threads.STATE_FILES.run(self._load))
+            self._take(await threads.CONFIGURATION.run(self._load))
 
     def _signature(self) -> Signature:
         """Return what tells one state of the files from another; () without a directory."""

@@ -193,7 +193,7 @@ async def _make(
         spec, record = await _described(services, sandbox, container, image, user)
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
-            await threads.STATE_FILES.run(
+            await threads.IMAGE_FILES.run(
                 _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
             )
 
@@ -322,7 +322,7 @@ async def _user(
         return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
     database = services.users.known(image.chain_id)
     if database is None:
-        database = await threads.STATE_FILES.run(
+        database = await threads.IMAGE_FILES.run(
             _read_users, services.users, await asyncio.shield(snapshot), root
         )
     return rootfs_user.resolve(wanted, database)

@@ -221,7 +221,7 @@ class Images:
     async def _ask_registry(
         self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
     ) -> Image:
-        hosts = await threads.STATE_FILES.run(hosts_for, reference.domain, self._config_path)
+        hosts = await threads.CONFIGURATION.run(hosts_for, reference.domain, self._config_path)
         async with open_registry(reference, hosts, who, activity) as registry:
             image = await self._unchanged(reference, registry, snapshotter)
             if image:

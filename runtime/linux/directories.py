@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import shutil
-import time
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from runtime.linux import kernel, mountinfo
 from runtime.steps import threads
+
+log = structlog.get_logger(__name__)
 
 _PRIVATE: Final = 0o700
 _BUSY_ATTEMPTS: Final = 50
@@ -30,11 +35,19 @@ def make_private(directory: Path) -> None:
 async def remove_tree(directory: str | Path) -> None:
     """Unmount whatever is mounted in the directory, deepest first, and delete it.
 
-    Succeeds if it does not exist.
+    Succeeds if it does not exist, and if its file system is read-only, which must not keep a pod:
+    the directory is left to the next start, which deletes those of objects that are gone.
 
     Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
     directory busy, which is waited out for 5 s at most.
     """
+    for _ in range(_BUSY_ATTEMPTS - 1):
+        try:
+            return await threads.STATE_FILES.run(_remove_tree, str(directory))
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise
+        await asyncio.sleep(_BUSY_PAUSE)
     await threads.STATE_FILES.run(_remove_tree, str(directory))
 
 
@@ -53,15 +66,14 @@ def _unmount(target: str) -> None:
 
 
 def _remove_tree(directory: str) -> None:
-    for attempt in range(1, _BUSY_ATTEMPTS + 1):
-        _unmount(directory)
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or attempt == _BUSY_ATTEMPTS:
-                raise
-            time.sleep(_BUSY_PAUSE)
-        else:
-            return
+    _unmount(directory)
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        # either all of it is gone, or one entry that another thread has just renamed
+        if os.path.lexists(directory):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), directory) from None
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        log.warning("directory stays: its file system is read-only", path=directory)

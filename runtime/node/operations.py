@@ -109,7 +109,7 @@ class Node:
         template = self._config.cni.conf_template
         if pod_cidrs and template and self._network.problem():
             try:
-                await threads.STATE_FILES.run(
+                await threads.CONFIGURATION.run(
                     cni_template.write, template, self._config.cni.conf_dir, pod_cidrs
                 )
             except (OSError, ValueError) as error:

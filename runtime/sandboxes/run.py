@@ -353,7 +353,7 @@ class _Creation:
         if database is None:
             if self._snapshot is not None:
                 await asyncio.shield(self._snapshot)
-            database = await threads.STATE_FILES.run(self._read_users, image.chain_id)
+            database = await threads.IMAGE_FILES.run(self._read_users, image.chain_id)
         return users.resolve(wanted, database)
 
     def _read_users(self, chain_id: str) -> users.UserDatabase:

@@ -216,7 +216,13 @@ HOST_PATHS: Final = Threads("looks at host paths", size=32)
 """Paths that a request names; any of them may lie on a mount that hangs."""
 
 STATE_FILES: Final = Threads("operations on the server's own files", size=8)
-"""Files below ``root`` and ``state``, of images and snapshots, and the node's configuration."""
+"""Files below ``root`` and ``state``."""
+
+IMAGE_FILES: Final = Threads("readings of images' files", size=8)
+"""Files in the layers of images, which a snapshotter may serve over the network."""
+
+CONFIGURATION: Final = Threads("readings of the node's configuration", size=4)
+"""The CNI directory, the registries' hosts files and certificates, and modules that load late."""
 
 NETWORK_NAMESPACES: Final = Threads("operations on network namespaces", size=8)
 

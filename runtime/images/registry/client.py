@@ -74,7 +74,7 @@ async def open_registry(
 ) -> AsyncIterator[Registry]:
     """A client for one pull; ``activity`` is told of the bytes that come."""
     # the first import takes 0.2 s, in which other calls want to be answered
-    aiohttp = await threads.STATE_FILES.run(importlib.import_module, "aiohttp")
+    aiohttp = await threads.CONFIGURATION.run(importlib.import_module, "aiohttp")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),

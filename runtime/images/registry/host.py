@@ -251,7 +251,7 @@ class HostClient:
         async with self._tls_lock:
             if self._tls is None:
                 try:
-                    self._tls = await threads.STATE_FILES.run(tls_context, self.host)
+                    self._tls = await threads.CONFIGURATION.run(tls_context, self.host)
                 except (OSError, ssl.SSLError) as error:
                     raise FailedPrecondition(
                         f"cannot use the TLS files of {self.host.base} in hosts.toml: {error}"
