@@ -6,7 +6,8 @@ DEL calls them in reverse.  The loopback is not CNI's business here (``netns`` s
 What DEL undoes is what ADD did: the config, arguments and result of an interface are read back
 from the result cache, so a changed or removed config file does not strand a pod.  For a network of
 which the cache knows nothing (ADD failed half-way, or the server was killed in it), DEL is called
-with today's config: plugins must take a DEL of what they never added.
+with today's config: plugins must take a DEL of what they never added.  So it is for what a plugin
+did that is no longer on the node; what is left after that is logged, counted and let go of.
 """
 
 from __future__ import annotations
