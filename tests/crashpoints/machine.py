@@ -175,8 +175,10 @@ class Daemon(FakeContainerd):
             process.waiters.append(ended)
             gone = asyncio.ensure_future(self.away.wait())
             both: set[asyncio.Future[Any]] = {ended, gone}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
         self._must_be_here()
         assert process.status == task_types_pb2.STOPPED
         return tasks_pb2.WaitResponse(exit_status=process.code, exited_at=Timestamp(seconds=9))

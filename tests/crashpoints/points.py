@@ -12,8 +12,10 @@ from pathlib import Path
 
 import structlog
 
+from runtime.steps import background
+
 from .kubelet import Kubelet
-from .machine import Life, Machine, Refused
+from .machine import Life, Machine, Refused, Server
 
 _AWAY = 20.0
 """Seconds that a daemon which is restarted is away."""
@@ -103,9 +105,9 @@ VERBS = (
     Verb("RemovePodSandbox, running", 3, lambda node: node.kubelet.remove_pod(node.pod)),
 )
 
-CUTS = ("cancel", "cancel, late", "kill", "kill, late", "daemon away")
-"""The client gives up; the server is killed; containerd is restarted. Late: what was under way in
-containerd takes effect although nobody hears of it."""
+CUTS = ("cancel", "cancel, late", "kill", "kill, late", "shutdown", "daemon away")
+"""The client gives up; the server is killed, or told to end; containerd is restarted. Late: what
+was under way in containerd takes effect although nobody hears of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,9 @@ def _check(point: Point, machine: Machine, lives: list[Life]) -> None:
     work = life.loop.create_task(_acted(point.verb, node))
     work.add_done_callback(lambda work: work.cancelled() or work.exception())
     life.turns(point.turns)
-    if point.cut.startswith("kill"):
+    if point.cut.startswith("kill") or point.cut == "shutdown":
+        if point.cut == "shutdown":
+            life.run(_shut_down(life.server, work))
         life.kill()
         life = Life(machine)
         lives.append(life)
@@ -216,6 +220,16 @@ async def _ended(work: asyncio.Task[None]) -> None:
     async with asyncio.timeout(600):
         with contextlib.suppress(Refused, asyncio.CancelledError):
             await work
+
+
+async def _shut_down(server: Server, work: asyncio.Task[None]) -> None:
+    """What the server does on SIGTERM, once the calls have had their time."""
+    work.cancel()
+    await _ended(work)
+    await background.finished(10)
+    await server.recovery.stop()
+    await server.exits.stop()
+    await server.store.close()
 
 
 async def _daemon_restarted(machine: Machine, work: asyncio.Task[None]) -> None:
