@@ -22,6 +22,9 @@ from runtime.streaming.outcome import Outcome
 UNREAD: Final = 128 << 10
 """Bytes of one channel that may wait for its reader."""
 
+_SMALL: Final = 8 << 10
+"""Bytes up to which what was received is put together: a frame of one byte costs a hundred."""
+
 MAX_WRITE: Final = 256 << 10
 """Bytes in one frame of ours: the channels of a connection take turns."""
 
@@ -138,7 +141,10 @@ class Channel:
         if self._discarding or self._gone:
             self._link.consumed(self, len(data))
         elif data:
-            self._chunks.append(data)
+            if self._chunks and len(self._chunks[-1]) + len(data) <= _SMALL:
+                self._chunks[-1] += data
+            else:
+                self._chunks.append(data)
             self.unread += len(data)
             self._wake()
             self._link.fed(self)

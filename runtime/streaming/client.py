@@ -24,6 +24,13 @@ REQUEST_LIMIT: Final = 10.0
 BUFFERED: Final = 256 << 10
 """Bytes that may wait to be sent to one client."""
 
+_ANSWERS: Final = 3 * BUFFERED
+"""Bytes that wait at which a client is not read any more: it asks (pings, refused streams) and does
+not take the answers. Channels alone never come so far."""
+
+_LOGGED_FAULTS: Final = 5
+"""Faults of one client that are logged; all are counted."""
+
 _READ_BYTES: Final = 128 << 10
 
 HUNG_UP_LIMIT: Final = 20.0
@@ -90,6 +97,9 @@ class Client(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle
         self._look: asyncio.TimerHandle | None = None
         self._active = 0.0
+        self._faults = 0
+        self._unread_for: set[str] = set()
+        """Why the connection is not read now."""
         self._room = asyncio.Event()
         self._room.set()
         self._ended = asyncio.Event()
@@ -119,6 +129,8 @@ class Client(asyncio.BufferedProtocol):
         data = _buffer[:count]
         if self._session is not None:
             self._session.receive(data)
+            if self._transport.get_write_buffer_size() > _ANSWERS:
+                self._stop_reading("answers")
         elif self._http is not None:
             self._receive_request(bytes(data))
 
@@ -130,6 +142,7 @@ class Client(asyncio.BufferedProtocol):
         self._look = self._loop.call_later(_LOOK, self._look_for_life)
 
     def resume_writing(self) -> None:
+        self._read_again("answers")
         self._room.set()
         if self._look is not None:
             self._look.cancel()
@@ -140,8 +153,8 @@ class Client(asyncio.BufferedProtocol):
             self._hung_up.cancel()
         self._clients.discard(self)
         self._timer.cancel()
-        self.resume_writing()
         self._ended.set()
+        self.resume_writing()
         if self._session is not None:
             self._session.lost()
         self._session = None
@@ -225,15 +238,24 @@ class Client(asyncio.BufferedProtocol):
         self._transport.write(data)
 
     def pause_reading(self) -> None:
-        if not self._ended.is_set():
-            self._transport.pause_reading()
-            self._hangups.watch(self._fd, self._client_left)
+        self._stop_reading("channels")
 
     def resume_reading(self) -> None:
-        self._hangups.forget(self._fd)
-        if self._hung_up is not None:
-            self._hung_up.cancel()
-        if not self._ended.is_set():
+        self._read_again("channels")
+
+    def _stop_reading(self, reason: str) -> None:
+        if not (self._unread_for or self._ended.is_set()):
+            self._transport.pause_reading()
+            self._hangups.watch(self._fd, self._client_left)
+        self._unread_for.add(reason)
+
+    def _read_again(self, reason: str) -> None:
+        was_unread = bool(self._unread_for)
+        self._unread_for.discard(reason)
+        if was_unread and not (self._unread_for or self._ended.is_set()):
+            self._hangups.forget(self._fd)
+            if self._hung_up is not None:
+                self._hung_up.cancel()
             self._transport.resume_reading()
 
     def _client_left(self) -> None:
@@ -253,6 +275,9 @@ class Client(asyncio.BufferedProtocol):
                 await self._ended.wait()
 
     def report(self, fault: str) -> None:
-        peer: Any = self._transport.get_extra_info("peername")
-        log.info("streaming client", client=peer, problem=fault)
         self._metrics.stream_fault()
+        self._faults += 1
+        if self._faults <= _LOGGED_FAULTS:
+            peer: Any = self._transport.get_extra_info("peername")
+            more = {"more": "not logged"} if self._faults == _LOGGED_FAULTS else {}
+            log.info("streaming client", client=peer, problem=fault, **more)

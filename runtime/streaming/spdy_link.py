@@ -130,9 +130,9 @@ class SpdyLink:
         self._spdy.consumed(channel.number, count)
         self._flush()
 
-    async def close(self) -> None:
-        """Let the client close first, as it does after the last end; then close."""
-        await self.wire.closed_by_client(LINGER)
+    async def close(self, linger: float = LINGER) -> None:
+        """Let the client close first, as it does after the last end of a command; then close."""
+        await self.wire.closed_by_client(linger)
         if not self.gone.is_set():
             self._spdy.go_away()
             self._flush()
@@ -233,7 +233,7 @@ class SpdyPorts:
             yield connection
 
     async def end(self) -> None:
-        await self.link.close()
+        await self.link.close(0)
 
     def _on_lost(self) -> None:
         for half in self._halves.values():

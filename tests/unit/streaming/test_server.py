@@ -418,6 +418,25 @@ async def test_a_broken_websocket_is_told_why(world: World) -> None:
     await until(lambda: world.counts.faults == 1)
 
 
+async def test_a_client_that_asks_and_takes_no_answer_is_not_read(world: World) -> None:
+    async with connected(await world.exec(), names=NAMES) as streams:
+        assert isinstance(streams, SpdyStreams)
+        command = await world.command()
+        streams.stop_reading()
+        ping = b"\x80\3\0\6\0\0\0\4\0\0\0\1" * 10_000
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                streams.writer.write(ping)
+                async with asyncio.timeout(0.5):
+                    await streams.writer.drain()
+                sent += len(ping)
+        assert sent < 64 << 20  # the kernel's buffers and ours
+        streams.vanish()
+        command.exit(0)
+        await until(lambda: "close" in command.calls)
+
+
 # Attach
 
 
