@@ -139,13 +139,10 @@ class Client(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._room.clear()
-        self._look = self._loop.call_later(_LOOK, self._look_for_life)
 
     def resume_writing(self) -> None:
         self._read_again("answers")
         self._room.set()
-        if self._look is not None:
-            self._look.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._hangups.forget(self._fd)
@@ -155,6 +152,8 @@ class Client(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._ended.set()
         self.resume_writing()
+        if self._look is not None:
+            self._look.cancel()
         if self._session is not None:
             self._session.lost()
         self._session = None
@@ -209,20 +208,24 @@ class Client(asyncio.BufferedProtocol):
             self._timer = self._loop.call_later(self._idle_limit - idle, self._watch_idle)
 
     def _look_for_life(self) -> None:
-        """Keepalive does not work while bytes wait, and retransmission gives up in 15 minutes.
+        """Whether the client acknowledges what was written to it.
 
-        A client that merely reads nothing still acknowledges, so it is left alone.
+        Keepalive does not work while bytes wait for that, and retransmission gives up after 15
+        minutes. A client that merely reads nothing acknowledges all the same.
         """
+        self._look = None
         peer: socket.socket = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
+        try:
             info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-            (unacked,) = _TCP_INFO_UNACKED.unpack_from(info)
-            (silent,) = _TCP_INFO_LAST_ACK.unpack_from(info)
-            if unacked and silent > _UNANSWERED_LIMIT:
-                self.report("the client vanished: it acknowledges nothing")
-                self._transport.abort()
-                return
-        self._look = self._loop.call_later(_LOOK, self._look_for_life)
+        except OSError:
+            return
+        (unacked,) = _TCP_INFO_UNACKED.unpack_from(info)
+        (silent,) = _TCP_INFO_LAST_ACK.unpack_from(info)
+        if unacked and silent > _UNANSWERED_LIMIT:
+            self.report("the client vanished: it acknowledges nothing")
+            self._transport.abort()
+        elif unacked or self.full:
+            self._look = self._loop.call_later(_LOOK, self._look_for_life)
 
     # The wire's side
 
@@ -234,8 +237,12 @@ class Client(asyncio.BufferedProtocol):
         await self._room.wait()
 
     def write(self, data: bytes) -> None:
+        if self._ended.is_set():
+            return
         self._active = self._loop.time()
         self._transport.write(data)
+        if self._look is None:
+            self._look = self._loop.call_later(_LOOK, self._look_for_life)
 
     def pause_reading(self) -> None:
         self._stop_reading("channels")
