@@ -19,6 +19,7 @@ from codegen import (
     mapping_file,
     oci_schema,
     plan,
+    plan_schema,
     protoc,
     render,
     resolve,
@@ -26,10 +27,10 @@ from codegen import (
     rules,
     stubs,
 )
-from codegen.emit import builders, filters, oci_types, python, readers, services, validators
+from codegen.emit import builders, filters, oci_types, plans, python, readers, services, validators
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
-from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec
+from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec, Plan
 from codegen.paths import Paths
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -46,6 +47,7 @@ _SPEC_OF = {
     "oci/types.py.j2": oci_schema.FILE,
     "oci/defaults.py.j2": "spec/oci",
     "provenance.py.j2": mapping_file.FOLDER,
+    "plans.py.j2": plan_schema.FOLDER,
     "lifecycle.py.j2": lifecycle.FILE,
 }
 _TOOLS = ("black", "grpcio-tools", "jinja2", "protobuf")
@@ -59,6 +61,7 @@ class Translation:
     oci: OciSpec
     files: Mapping[str, MappingFile]
     mapped: Mapping[str, Mapped]
+    plans: Mapping[str, Plan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ def translation(
     if api is None or oci is None or record is None:
         return None
     sources = Sources(root, api, oci)
-    paths = Paths(api, oci, sources, record)
+    known_plans = plan_schema.read_all(root, api, problems)
+    paths = Paths(api, oci, sources, record, known_plans)
     uses = problems.attempt(lambda: sources.uses)
     if uses is None:
         return None
@@ -119,8 +123,8 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    rules.check(rules.Everything(api, files, mapped, broken, uses, rpcs), problems)
-    return Translation(api, oci, files, mapped)
+    rules.check(rules.Everything(api, files, mapped, broken, uses, known_plans, rpcs), problems)
+    return Translation(api, oci, files, mapped, known_plans)
 
 
 def outputs(project: Project) -> dict[str, str]:
@@ -188,7 +192,10 @@ def secrets(api: Api, files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
 def shared(project: Project) -> dict[str, Any]:
     """What every template knows."""
     found = project.translation
+    planned = plan.plans(found.mapped, found.plans)
     return {
+        "plans": [plans.text(p) for p in planned],
+        "plan_imports": plans.all_imports(planned),
         "api": found.api,
         "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,

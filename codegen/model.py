@@ -218,6 +218,24 @@ class OciSpec:
     classes: Mapping[str, OciClass]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What hand-written steps are told of one config, so that they need not read it."""
+
+    name: str
+    """``sandbox`` or another noun."""
+    message: str
+    """The CRI message that it is made from."""
+    doc: str
+    fields: Mapping[str, OciField]
+    places: Mapping[str, Place]
+    """Where each property is written."""
+
+    @property
+    def python_class(self) -> str:
+        return f"{self.name.capitalize()}Plan"
+
+
 # --- the mapping, as written ----------------------------------------------------------------
 
 
@@ -378,7 +396,8 @@ class Target:
     path: str
     """As the mapping writes it."""
     root: str
-    """What is written: ``out`` (the OCI spec) or ``record`` (containerd's container record)."""
+    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record) or
+    ``plan``."""
     steps: tuple[str, ...]
     kind: Kind
     key: str | None = None
@@ -503,6 +522,12 @@ Read = Left | CopiedBack | ComputedBack | Descended
 def written(write: Write) -> Target | None:
     """The target of a write, where it has one of its own."""
     return write.target if isinstance(write, Copied | Computed) else None
+
+
+def is_planned(write: Write) -> bool:
+    """Whether it is part of a plan and not of a builder."""
+    target = written(write)
+    return target is not None and target.root == "plan"
 
 
 def stored(entry: Entry, target: Target) -> str:

@@ -42,7 +42,7 @@ def spec(schema: Mapping[str, Any], node: Node) -> OciSpec:
     }
     classes = {}
     for name, body in objects.items():
-        reader = _Reader(name, body, definitions, load.at(node, ["$defs", name]), problems)
+        reader = ObjectReader(name, body, definitions, load.at(node, ["$defs", name]), problems)
         fields = {field.name: field for field in reader.fields(demands=name not in alone)}
         classes[name] = OciClass(name, body.get("description", ""), fields, reader.identity(fields))
     problems.stop_if_any()
@@ -54,7 +54,7 @@ def _is_object(body: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class ObjectReader:
     """One object type of the schema."""
 
     name: str
@@ -62,6 +62,7 @@ class _Reader:
     definitions: Mapping[str, Any]
     node: Node
     problems: Problems
+    """Where constructs go that have no Python counterpart."""
 
     def fields(self, *, demands: bool) -> Iterator[OciField]:
         """Demanded fields first, as Python's constructors want it, else in the schema's order.

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from codegen.errors import Place, SpecError, nearest, one_of
-from codegen.model import Api, Kind, Message, OciSpec, Source, Target, snake
+from codegen.model import Api, Kind, Message, OciSpec, Plan, Source, Target, snake
+from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
 _ELEMENT = re.compile(r"(?P<whole>[\w.]+)\[(?P<key>[^\[\]]+)\]\Z")
@@ -25,6 +26,7 @@ class Paths:
     sources: Sources
     record: Message
     """containerd's container record."""
+    plans: Mapping[str, Plan]
 
     def roots(self, *, reading: bool) -> dict[str, Kind]:
         """The context roots by name: one for each class of facts.py, and where a status is read
@@ -92,7 +94,10 @@ class Paths:
         return found
 
     def target(self, path: str, place: Place) -> Target:
-        """The place at ``path`` in the OCI spec, or in containerd's record after ``Container.``."""
+        """The place at ``path`` in the OCI spec, in containerd's record after ``Container.``, or
+        in a plan after ``plan.``."""
+        if path.startswith("plan."):
+            return self._planned(path, place)
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
         record = whole.startswith(f"{_RECORD}.")
@@ -133,6 +138,18 @@ class Paths:
                 "unknown-target",
             )
         return Target(path, root, tuple(steps), kind.of[1], element["key"])
+
+    def _planned(self, path: str, place: Place) -> Target:
+        name = path.removeprefix("plan.")
+        known = {f.name: f.kind for plan in self.plans.values() for f in plan.fields.values()}
+        if name not in known:
+            raise SpecError(
+                f"no plan of {PLANS} has {name}",
+                place,
+                nearest(name, known) or (one_of(known) if known else None),
+                "unknown-target",
+            )
+        return Target(path, "plan", (name,), known[name])
 
     def _record_members(self) -> Mapping[str, Kind]:
         return {

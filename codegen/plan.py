@@ -20,9 +20,12 @@ from codegen.model import (
     Field,
     Left,
     Mapped,
+    OciField,
     Origin,
+    Plan,
     Source,
     Test,
+    is_planned,
     snake,
     stored,
     written,
@@ -32,6 +35,8 @@ from codegen.rpc import Noun, Rpcs, ServiceRpcs
 _ALWAYS_TAKEN = frozenset(
     {"annotations", "api_pb2", "containers_pb2", "facts", "item", "out", "src", "types"}
 )
+_DEEPEST = 16
+"""Messages within messages; more can only be a circle, which a rule refuses."""
 _LISTS = "runtime.transforms.lists"
 """The module whose ``merge`` joins lists by the identity of their items."""
 
@@ -183,7 +188,7 @@ def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()
     if name not in mapped or name in above:
         return False
     return any(
-        written(w) is not None
+        (written(w) is not None and not is_planned(w))
         or (isinstance(w, Descended) and _writes(mapped, w.message, (*above, name)))
         for w in mapped[name].writes
     )
@@ -193,6 +198,8 @@ def _roots(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ())
     """The context roots of a builder, with those of the builders that it calls."""
     roots: set[str] = set()
     for write in mapped[name].writes if name in mapped and name not in above else ():
+        if is_planned(write):
+            continue
         match write:
             case Copied(source=source, target=target):
                 roots |= {source.root} if source.root else set()
@@ -211,7 +218,7 @@ def roots_of(call: Call) -> frozenset[str]:
 
 def _builder(mapped: Mapping[str, Mapped], one: Mapped, writing: set[str]) -> Builder:
     called = {w.message for w in one.writes if isinstance(w, Descended) and w.message in writing}
-    computed = [w for w in one.writes if isinstance(w, Computed)]
+    computed = [w for w in one.writes if isinstance(w, Computed) and not is_planned(w)]
     topics = {w.call.topic for w in computed}
     if any(
         isinstance(w, Copied | Computed) and stored(w.entry, w.target) == "merge"
@@ -226,6 +233,60 @@ def _builder(mapped: Mapping[str, Mapped], one: Mapped, writing: set[str]) -> Bu
         [Import("generated.cri", "api_pb2"), Import("generated.oci", "types")],
     )
     return Builder(one, names, {m: tuple(sorted(_roots(mapped, m))) for m in called})
+
+
+# --- plans
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One value of a plan."""
+
+    field: OciField
+    path: tuple[str, ...]
+    """The fields that lead from the plan's message to the entry's."""
+    write: Copied | Computed
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOf:
+    """One plan with what fills it."""
+
+    plan: Plan
+    names: Names
+    values: tuple[Planned, ...]
+
+
+def plans(mapped: Mapping[str, Mapped], known: Mapping[str, Plan]) -> list[PlanOf]:
+    """One for each schema of spec/plan."""
+    return [_plan_of(mapped, plan) for plan in known.values()]
+
+
+def _plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
+    found = {p.field.name: p for p in planned(mapped, plan, plan.message, ())}
+    values = tuple(found[name] for name in plan.fields if name in found)
+    calls = [v.write.call for v in values if isinstance(v.write, Computed)]
+    roots = {root for call in calls for root in roots_of(call)}
+    roots |= {v.write.source.root for v in values if isinstance(v.write, Copied)} - {None}  # type: ignore[arg-type]
+    names = _names(
+        roots, "plans", (), {call.topic for call in calls}, [Import("generated.cri", "api_pb2")]
+    )
+    return PlanOf(plan, names, values)
+
+
+def planned(
+    mapped: Mapping[str, Mapped], plan: Plan, name: str, path: tuple[str, ...]
+) -> Iterator[Planned]:
+    """The values of ``plan`` that the entries of a message, and of those below it, decide."""
+    if name not in mapped or len(path) > _DEEPEST:
+        return
+    for write in mapped[name].writes:
+        if isinstance(write, Descended) and not write.each:
+            yield from planned(mapped, plan, write.message, (*path, write.entry.name))
+        elif isinstance(write, Copied | Computed) and is_planned(write):
+            [step] = write.target.steps
+            if step in plan.fields:
+                yield Planned(plan.fields[step], path, write)
 
 
 # --- readers
@@ -388,7 +449,13 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
         here = f"{path}.{entry.name}"
         if isinstance(write, Descended) and write.message in mapped:
             yield from _origins(mapped, write.message, here)
+        elif is_planned(write):
+            continue
         elif entry.name in one.file.targets:
             yield entry.name, Origin(path, entry, one.file.file)
-        elif written(write) is not None or (isinstance(write, Left) and entry.partner is not None):
+        elif written(write) is not None or (
+            isinstance(write, Left)
+            and entry.partner is not None
+            and not entry.value.startswith("plan.")
+        ):
             yield entry.value, Origin(here, entry, one.file.file)

@@ -18,8 +18,10 @@ from codegen.model import (
     Entry,
     Mapped,
     MappingFile,
+    Plan,
     Target,
 )
+from codegen.plan import planned
 from codegen.rpc import Rpcs
 
 
@@ -34,6 +36,7 @@ class Everything:
     """Modules whose mapping file exists but could not be read."""
     uses: tuple[Use, ...]
     """Every look of runtime/ at a field."""
+    plans: Mapping[str, Plan]
     rpcs: Rpcs | None
     """None where rpc.yaml could not be read."""
 
@@ -312,6 +315,20 @@ def _reached(all_: Everything, rpcs: Rpcs) -> set[str]:
     return reached
 
 
+def plan_without_writer(all_: Everything) -> Iterator[Finding]:
+    """Each property of a plan is filled by an entry that the plan's message leads to."""
+    for plan in all_.plans.values():
+        reached = list(planned(all_.mapped, plan, plan.message, ()))
+        filled = {value.field.name for value in reached}
+        for name in plan.fields:
+            if name not in filled:
+                yield (
+                    f"no entry below {plan.message} fills {name}",
+                    plan.places[name],
+                    f"write copy: plan.{name} or compute: plan.{name} in an entry, or remove it",
+                )
+
+
 RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "message-without-mapping": unmapped_message,
     "unknown-message": unknown_message,
@@ -324,6 +341,7 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "goes-in-circles": goes_in_circles,
     "undeclared-reader": undeclared_reader,
     "unreached-entry": unreached,
+    "plan-without-writer": plan_without_writer,
 }
 
 

@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from codegen.emit.python import called, free, imports, is_set, place, value, value_or_none
-from codegen.model import Computed, Condition, Copied, Descended, Left, Source, Write, snake, stored
+from codegen.model import (
+    Computed,
+    Condition,
+    Copied,
+    Descended,
+    Left,
+    Source,
+    Write,
+    is_planned,
+    snake,
+    stored,
+)
 from codegen.plan import Builder, Parameter
 
 
@@ -46,7 +57,7 @@ def _asked_often(builder: Builder) -> frozenset[str]:
     paths = Counter(
         argument.source.path
         for write in builder.mapped.writes
-        if isinstance(write, Computed)
+        if isinstance(write, Computed) and not is_planned(write)
         for argument in write.call.arguments
         if argument.none_if_unset
     )
@@ -64,6 +75,8 @@ class _Body:
     """Local variables that hold a source's value or None, by the source's path."""
 
     def block(self, write: Write) -> Block:
+        if isinstance(write, Copied | Computed) and is_planned(write):
+            return Block(self._comment(write))
         match write:
             case Left():
                 return Block(_left(write))

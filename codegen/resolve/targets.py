@@ -55,6 +55,14 @@ def of_target(scope: Scope, entry: Entry) -> Write:
 
 def _target(scope: Scope, entry: Entry, path: str) -> Target:
     target = scope.paths.target(path, entry.value_place)
+    if target.root == "plan" and (entry.merge or entry.when != "always"):
+        key = "merge" if entry.merge else "when"
+        raise SpecError(
+            f"{path} always has a value, so {key}: does not fit",
+            entry.keys[key],
+            "leave it out; an unset field is the empty value",
+            "key-does-not-fit",
+        )
     if entry.merge is None:
         return target
     if target.key is not None or target.kind.name != _MERGE_FITS[entry.merge]:

@@ -92,8 +92,8 @@ def apply(
         )
     )
     # log_path: handled by transforms.containers.log_path
-    # stdin: handled by containers.start.fifos_of
-    # stdin_once: handled by containers.attachment.Attachment.__init__
+    # stdin -> plan.open_stdin
+    # stdin_once -> plan.closes_input
     # tty -> process.terminal
     if src.tty:
         out.process.terminal = src.tty
@@ -140,3 +140,4 @@ def apply(
     rootfs_propagation = mounts.rootfs_propagation(requested=src.mounts)
     if rootfs_propagation is not None:
         out.linux.rootfsPropagation = rootfs_propagation
+    # plan.terminal <- tty

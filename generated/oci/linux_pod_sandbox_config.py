@@ -50,3 +50,5 @@ def apply(
             resources=src.resources if src.HasField("resources") else None
         )
     )
+    # plan.network_first
+    # plan.pod_cgroup <- cgroup_parent

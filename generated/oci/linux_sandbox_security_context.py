@@ -60,3 +60,5 @@ def apply(
     gid_mappings = namespaces.gid_mappings(namespace_options=namespace_options)
     if gid_mappings is not None:
         out.linux.gidMappings = gid_mappings
+    # plan.on_node_network
+    # plan.shares_node_ipc

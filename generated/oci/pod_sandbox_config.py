@@ -24,7 +24,7 @@ def apply(
     user: facts.User,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
-    # metadata: handled by sandboxes.run.run
+    # metadata: by the entries of PodSandboxMetadata; none has a target
     # hostname -> hostname
     if src.hostname:
         out.hostname = src.hostname
@@ -68,3 +68,4 @@ def apply(
     out.process.oomScoreAdj = resources.sandbox_oom_score_adj(
         oom_score_adj_floor=host.oom_score_adj_floor
     )
+    # plan.snapshot_labels

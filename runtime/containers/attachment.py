@@ -11,6 +11,7 @@ import structlog
 from grpc import aio
 
 from generated.containerd import tasks_pb2
+from generated.plans import plan_container
 from runtime.containers.command import resize
 from runtime.errors import FailedPrecondition, NotFound, from_rpc
 from runtime.linux.pipes import PipeWriter
@@ -32,9 +33,9 @@ class Attachment:
     def __init__(self, services: Services, container: Container) -> None:
         self._services = services
         self._container = container
-        config = container.metadata.config
-        self.tty = config.tty
-        self.closes_input = config.stdin_once and not config.tty
+        self._plan = plan_container(container.metadata.config)
+        self.tty = self._plan.terminal
+        self.closes_input = self._plan.closes_input
         """The container reads the end of its input when this client's ends (``stdin_once``)."""
 
     async def open_input(self) -> PipeWriter | None:
@@ -43,7 +44,7 @@ class Attachment:
         The path is the task's own answer, so that a container of another runtime's making can be
         attached to as well.
         """
-        if not self._container.metadata.config.stdin:
+        if not self._plan.open_stdin:
             return None
         identity = self._container.id
         try:

@@ -16,6 +16,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
+from generated.plans import plan_container
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.containers.services import Services
 from runtime.errors import CriError, Unavailable
@@ -175,7 +176,7 @@ async def keep_logs(
         await log_keeper.open(
             container.id,
             fifos,
-            container.metadata.config.tty,
+            plan_container(container.metadata.config).terminal,
             container.metadata.log_path or None,
             line_limit=services.config.max_container_log_line_size,
             tolerant=True,

@@ -18,6 +18,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2, task_types_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
+from generated.plans import plan_container
 from runtime.containers.create import target_pid
 from runtime.errors import CriError, FailedPrecondition, from_rpc
 from runtime.logs.client import Fifos
@@ -70,13 +71,13 @@ async def start(
 def fifos_of(services: Services, container: Container) -> Fifos:
     """The FIFOs between the shim and the log keeper."""
     directory = services.store.layout.container_state(container.id) / "io"
-    config = container.metadata.config
+    plan = plan_container(container.metadata.config)
     path = f"{directory}/{container.id}"
     return Fifos(
-        stdin=f"{path}-stdin" if config.stdin else None,
+        stdin=f"{path}-stdin" if plan.open_stdin else None,
         stdout=f"{path}-stdout",
         # a terminal has one output
-        stderr=None if config.tty else f"{path}-stderr",
+        stderr=None if plan.terminal else f"{path}-stderr",
     )
 
 
@@ -107,14 +108,14 @@ class _Attempt:
         sandbox = _ready_sandbox(container)
         # the process that was there at creation may have ended, and its number been given anew
         target_pid(services, sandbox, container.metadata.config)
-        config = container.metadata.config
+        plan = plan_container(container.metadata.config)
         fifos = fifos_of(services, container)
         async with Rollback(self._not_undone) as undo:
             undo.push("close the output", services.log_keeper.close, container.id)
             await services.log_keeper.open(
                 container.id,
                 fifos,
-                config.tty,
+                plan.terminal,
                 container.metadata.log_path or None,
                 line_limit=services.config.max_container_log_line_size,
             )
@@ -124,7 +125,7 @@ class _Attempt:
                 stdin=fifos.stdin or "",
                 stdout=fifos.stdout or "",
                 stderr=fifos.stderr or "",
-                terminal=config.tty,
+                terminal=plan.terminal,
                 runtime_path=services.handler(sandbox).runtime_path,
             )
             undo.push("end the task", services.exits.end, container.id)

@@ -20,13 +20,10 @@ known as UNKNOWN, so that Stop and Remove finish the work.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import structlog
 from grpc import aio
@@ -35,6 +32,7 @@ from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2, task
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
+from generated.plans import SandboxPlan, plan_sandbox
 from runtime.containerd.removals import (
     delete_container,
     delete_lease,
@@ -61,12 +59,6 @@ from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
 
-_SNAPSHOT_LABELS: Final = "containerd.io/snapshot/"
-_SNAPSHOT_REFERENCE: Final = "containerd.io/snapshot.ref"
-
-_INTERFACE_SYSCTL: Final = re.compile(r"net[./]\w+[./](conf|neigh)[./](?!(all|default|lo)[./])")
-"""Sysctls of one interface, which exists only after CNI ADD."""
-
 
 async def run(
     services: Services, request: api_pb2.RunPodSandboxRequest
@@ -76,28 +68,18 @@ async def run(
     Raises FailedPrecondition while another sandbox has the name, InvalidArgument for a handler that
     the config lacks, and whatever the failing step says.
     """
+    plan = plan_sandbox(request.config)
     metadata = facts.SandboxMetadata(
         id=secrets.token_hex(32),
-        name=reserved_name(request.config.metadata),
+        name=plan.pod_name,
         config=request.config,
         runtime_handler=request.runtime_handler,
     )
     handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
-    if not on_node_network(request.config):
+    if not plan.on_node_network:
         _must_have_network(services)
-    await _Creation(services, handler, metadata).run()
+    await _Creation(services, handler, metadata, plan).run()
     return api_pb2.RunPodSandboxResponse(pod_sandbox_id=metadata.id)
-
-
-def reserved_name(metadata: api_pb2.PodSandboxMetadata) -> str:
-    """The name under which one sandbox may exist: that of the built-in plugin."""
-    return f"{metadata.name}_{metadata.namespace}_{metadata.uid}_{metadata.attempt}"
-
-
-def on_node_network(config: api_pb2.PodSandboxConfig) -> bool:
-    """Whether the pod shares the node's network and gets no address of its own."""
-    network = config.linux.security_context.namespace_options.network
-    return network == api_pb2.NODE
 
 
 def _must_have_network(services: Services) -> None:
@@ -107,27 +89,18 @@ def _must_have_network(services: Services) -> None:
         raise Unavailable(f"the pod network is not ready: {problem}")
 
 
-def names_interface(sysctls: Iterable[str]) -> bool:
-    """Whether a sysctl belongs to one network interface, which must be there first."""
-    return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)
-
-
-def snapshot_labels(annotations: Mapping[str, str]) -> dict[str, str]:
-    """The pod annotations that a snapshotter understands, as in the built-in plugin."""
-    return {
-        key: value
-        for key, value in annotations.items()
-        if key.startswith(_SNAPSHOT_LABELS) or key == _SNAPSHOT_REFERENCE
-    }
-
-
 class _Creation:
     """One RunPodSandbox at work."""
 
     def __init__(
-        self, services: Services, handler: facts.Handler, metadata: facts.SandboxMetadata
+        self,
+        services: Services,
+        handler: facts.Handler,
+        metadata: facts.SandboxMetadata,
+        plan: SandboxPlan,
     ) -> None:
         self._services = services
+        self._plan = plan
         self._containerd = services.containerd
         self._handler = handler
         self._metadata = metadata
@@ -172,7 +145,7 @@ class _Creation:
     async def _make(self) -> None:
         sandbox_id = self._metadata.id
         undo = self._undo
-        if not on_node_network(self._metadata.config):
+        if not self._plan.on_node_network:
             path = netns.new_path(self._services.netns_directory)
             self._metadata = replace(self._metadata, netns_path=path)
         log.debug("sandbox is being made", sandbox=sandbox_id, netns=self._metadata.netns_path)
@@ -195,7 +168,7 @@ class _Creation:
     async def _make_network_and_pause(self, image: facts.Image) -> None:
         if not self._metadata.netns_path:
             await all_finished(self._start_pause(image))
-        elif names_interface(self._metadata.config.linux.sysctls):
+        elif self._plan.network_first:
             await self._attach(recorded=False)
             await all_finished(self._start_pause(image))
         else:
@@ -293,7 +266,7 @@ class _Creation:
                 snapshotter=self._handler.snapshotter,
                 key=self._metadata.id,
                 parent=parent,
-                labels=snapshot_labels(self._metadata.config.annotations),
+                labels=self._plan.snapshot_labels,
             ),
             metadata=self._containerd.with_lease(self._metadata.id),
         )

@@ -15,6 +15,7 @@ import structlog
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
+from generated.plans import plan_sandbox
 from generated.statuses import container_stats
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, sandbox_cgroup
@@ -169,7 +170,7 @@ class Stats:
         )
 
     def _sandbox_usage(self, sandbox: Sandbox) -> Usage | None:
-        parent = sandbox.metadata.config.linux.cgroup_parent
+        parent = plan_sandbox(sandbox.metadata.config).pod_cgroup
         if not parent:
             # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
             return self._usage(sandbox.id, sandbox.status.pid)

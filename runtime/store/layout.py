@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from generated.cri import api_pb2
+from generated.plans import plan_sandbox
 from runtime.transforms import facts
 
 _HOST_SHM: Final = "/dev/shm"
@@ -25,14 +25,13 @@ class Layout:
         """The files of a sandbox; nothing is created."""
         root = self.root / "sandboxes" / metadata.id
         state = self.state / "sandboxes" / metadata.id
-        namespaces = metadata.config.linux.security_context.namespace_options
         return facts.SandboxFiles(
             root_dir=str(root),
             state_dir=str(state),
             hostname=str(root / "hostname"),
             hosts=str(root / "hosts"),
             resolv_conf=str(root / "resolv.conf"),
-            shm=_HOST_SHM if namespaces.ipc == api_pb2.NODE else str(state / "shm"),
+            shm=_HOST_SHM if plan_sandbox(metadata.config).shares_node_ipc else str(state / "shm"),
         )
 
     def container_root(self, container_id: str) -> Path:

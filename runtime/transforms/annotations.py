@@ -9,6 +9,8 @@ from functools import lru_cache
 from generated.cri import api_pb2
 
 _SANDBOX = "io.kubernetes.cri.sandbox"
+_SNAPSHOT_LABELS = "containerd.io/snapshot/"
+_SNAPSHOT_REFERENCE = "containerd.io/snapshot.ref"
 
 OWN = frozenset(
     f"io.kubernetes.cri.{name}"
@@ -97,3 +99,12 @@ def _matcher(pattern: str) -> re.Pattern[str]:
         else:
             parts.append(re.escape(head))
     return re.compile("".join(parts), re.DOTALL)
+
+
+def snapshot_labels(*, annotations: Mapping[str, str]) -> dict[str, str]:
+    """The pod annotations that a snapshotter understands, as in the built-in plugin."""
+    return {
+        key: value
+        for key, value in annotations.items()
+        if key.startswith(_SNAPSHOT_LABELS) or key == _SNAPSHOT_REFERENCE
+    }

@@ -40,3 +40,9 @@ def image_digest(image: Image) -> str:
     return next(
         (known.partition("@")[2] for known in image.digests if known.startswith(f"{named}@")), ""
     )
+
+
+def closes_input(*, stdin_once: bool, tty: bool) -> bool:
+    """Whether the container reads the end of its input when the first client's ends; on a terminal
+    it does not, as a user may come back to it."""
+    return stdin_once and not tty

@@ -1,9 +1,17 @@
-"""What the CRI shows of a sandbox where the record says it otherwise."""
+"""What a sandbox's config asks of the steps that make it, and what the CRI shows of it where the
+record says it otherwise."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 from generated import lifecycle
 from generated.cri import api_pb2
+
+_INTERFACE_SYSCTL: Final = re.compile(r"net[./]\w+[./](conf|neigh)[./](?!(all|default|lo)[./])")
+"""Sysctls of one interface, which exists only after CNI ADD."""
 
 
 def cri_state(*, state: lifecycle.SandboxState) -> api_pb2.PodSandboxState:
@@ -14,3 +22,18 @@ def cri_state(*, state: lifecycle.SandboxState) -> api_pb2.PodSandboxState:
 def pod_ips(*, addresses: tuple[str, ...]) -> list[api_pb2.PodIP]:
     """The addresses as messages, in the same order."""
     return [api_pb2.PodIP(ip=address) for address in addresses]
+
+
+def pod_name(*, name: str, namespace: str, uid: str, attempt: int) -> str:
+    """The name under which one sandbox may exist: that of the built-in plugin."""
+    return f"{name}_{namespace}_{uid}_{attempt}"
+
+
+def shares_node(*, mode: api_pb2.NamespaceMode) -> bool:
+    """Whether the pod has the node's namespace instead of one of its own."""
+    return mode == api_pb2.NODE
+
+
+def names_interface(*, sysctls: Mapping[str, str]) -> bool:
+    """Whether a sysctl belongs to one network interface, which must be there first."""
+    return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)

@@ -7,6 +7,7 @@ A case file has the keys
 ``mapping``     {file name: text} below spec/mapping;
 ``transforms``  {file name: text} below runtime/transforms, optional;
 ``runtime``     {file name: text} below runtime, optional;
+``plan``        {file name: text} below spec/plan, optional;
 ``examples``    calls of the generated functions and what they answer, optional;
 ``python``      {path below generated/: text without its header}, or
 ``error``       what the generator says instead.
@@ -25,8 +26,8 @@ from typing import Any
 
 import yaml
 
-from codegen import generate, oci_schema, protoc, render
-from codegen.emit import oci_types
+from codegen import generate, oci_schema, plan, plan_schema, protoc, render
+from codegen.emit import oci_types, plans
 from codegen.errors import Problems, SpecError
 from codegen.rpc import Rpcs
 
@@ -78,6 +79,7 @@ def lay_out(case: Case, root: Path) -> None:
         ("spec/mapping", "mapping"),
         ("runtime/transforms", "transforms"),
         ("runtime", "runtime"),
+        ("spec/plan", "plan"),
     ):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, text in case.data.get(key, {}).items():
@@ -96,6 +98,15 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
     files: dict[str, str] = {}
     for template, jobs in generate.jobs(found).items():
         files |= render.render_template(template, jobs, {})
+    planned = plan.plans(found.mapped, found.plans)
+    if planned:
+        variables = {
+            "plans": [plans.text(p) for p in planned],
+            "plan_imports": plans.all_imports(planned),
+        }
+        files |= render.render_template(
+            "plans.py.j2", [render.Job({}, variables, plan_schema.FOLDER)], {}
+        )
     return files, None
 
 

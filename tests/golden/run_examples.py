@@ -9,6 +9,7 @@ It says what comes out: the OCI spec in ``oci``, containerd's record in ``record
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -25,9 +26,13 @@ def main() -> None:
 
 def _answer(example: dict[str, Any]) -> dict[str, Any]:
     api = importlib.import_module("generated.cri.api_pb2")
-    module = importlib.import_module(f"generated.{example['call']}")
+    kind, _, function = example["call"].partition(".")
+    module = importlib.import_module(
+        "generated.plans" if kind == "plans" else f"generated.{kind}.{function}"
+    )
     roots = {name: _root(fields) for name, fields in example.get("roots", {}).items()}
-    name = "".join(part.capitalize() for part in example["call"].rpartition(".")[2].split("_"))
+    words = example.get("of") or function
+    name = "".join(part.capitalize() for part in words.split("_"))
     message = json_format.ParseDict(
         example.get("message", {}), getattr(api, name)(), ignore_unknown_fields=False
     )
@@ -35,6 +40,9 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
     match example["call"].partition(".")[0]:
         case "validators":
             return {"violations": [f"{v} [{v.rule}]" for v in module.check(message)]}
+        case "plans":
+            made = getattr(module, example["call"].partition(".")[2])
+            return {"plan": dataclasses.asdict(made(message, **roots))}
         case "filters":
             item = json_format.ParseDict(example["item"], _item_of(module)())
             return {"passes": module.matches(message, item)}

@@ -34,11 +34,13 @@ _NOT_SHOWN = {
 _BOXES = """
 from __future__ import annotations
 from collections.abc import Mapping, Sequence
+from generated.cri import api_pb2
 from generated.oci import types
 
 def limit(*, size: int, layers: int, spare: int) -> int | None: ...
 def mounts(*, mounts: Sequence[str]) -> list[types.Mount]: ...
 def words(*, label: str) -> list[str]: ...
+def has_lid(*, lid: api_pb2.Lid | None) -> bool: ...
 def depth(*, notes: Mapping[str, str]) -> int: ...
 """
 _FACTS = """
@@ -71,6 +73,15 @@ def find(box: api_pb2.Box) -> str:
 """
 
 
+_PLAN = """
+{
+  "x-message": "Box",
+  "type": "object",
+  "properties": {"has_lid": {"type": "boolean", "description": "Whether it has a lid."}}
+}
+"""
+
+
 def _blocks() -> list[tuple[str, str]]:
     return [(match["what"], match["text"]) for match in _BLOCK.finditer(_PAGE)]
 
@@ -93,6 +104,7 @@ def _case() -> Case:
         "mapping": mapping,
         "transforms": {"boxes.py": _BOXES, "facts.py": _FACTS},
         "runtime": {"shelves.py": _SHELVES},
+        "plan": {"box.schema.json": _PLAN},
     }
     return Case("page", data)
 

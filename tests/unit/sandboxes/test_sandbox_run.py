@@ -15,7 +15,7 @@ from runtime.linux import netns
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import unfinished
 from runtime.store import records
-from runtime.transforms import facts
+from runtime.transforms import facts, sandboxes
 
 from .fakes import World, run_request
 
@@ -117,7 +117,7 @@ async def test_an_interface_sysctl_waits_for_the_interface(world: World) -> None
     ],
 )
 def test_which_sysctls_name_an_interface(key: str, named: bool) -> None:
-    assert sandbox_run.names_interface([key]) is named
+    assert sandboxes.names_interface(sysctls={key: "1"}) is named
 
 
 async def test_a_pod_on_the_nodes_network_needs_no_cni(world: World, namespaces: set[str]) -> None:

@@ -1,0 +1,81 @@
+"""generated/plans.py: for each plan its class and the function that makes one from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from codegen.emit.oci_types import annotation, docstring
+from codegen.emit.python import called, imports, value
+from codegen.model import Computed, Source
+from codegen.plan import Import, Parameter, Planned, PlanOf
+
+
+@dataclass(frozen=True, slots=True)
+class FieldText:
+    """One attribute of a plan, and the keyword that fills it."""
+
+    declared: str
+    doc: str
+    comment: str
+    keyword: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanText:
+    """What the template places."""
+
+    name: str
+    python_class: str
+    message: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    fields: list[FieldText]
+
+
+def all_imports(plans: Iterable[PlanOf]) -> list[str]:
+    """The imports of the one file that has all plans."""
+    wanted: set[Import] = set()
+    for plan in plans:
+        wanted |= plan.names.imports
+    return imports(wanted)
+
+
+def text(plan: PlanOf) -> PlanText:
+    """One plan."""
+    return PlanText(
+        plan.plan.name,
+        plan.plan.python_class,
+        plan.plan.message,
+        docstring(plan.plan.doc),
+        plan.names.parameters,
+        [_field(planned, plan) for planned in plan.values],
+    )
+
+
+def _field(planned: Planned, plan: PlanOf) -> FieldText:
+    name, entry = planned.field.attribute, planned.write.entry
+    if isinstance(planned.write, Computed):
+        call = planned.write.call
+        arguments = tuple(
+            replace(argument, source=_below(argument.source, planned.path))
+            for argument in call.arguments
+        )
+        made = called(replace(call, arguments=arguments), plan.names, {})
+        comment = f"{planned.write.target.path}, by {entry.by}"
+    else:
+        source = _below(planned.write.source, planned.path)
+        wraps = {"list": "list({})", "map": "dict({})"}.get(planned.field.kind.name, "{}")
+        made = wraps.format(value(source))
+        comment = f"{planned.write.target.path} <- {'.'.join([source.root or '', *source.steps])}"
+    return FieldText(
+        f"{name}: {annotation(planned.field.kind)}",
+        docstring(planned.field.doc),
+        comment.replace("<- .", "<- "),
+        f"{name}={made}",
+    )
+
+
+def _below(source: Source, path: tuple[str, ...]) -> Source:
+    """A field of the entry's message as seen from the plan's."""
+    return replace(source, steps=(*path, *source.steps)) if source.root is None else source
