@@ -449,13 +449,7 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
         here = f"{path}.{entry.name}"
         if isinstance(write, Descended) and write.message in mapped:
             yield from _origins(mapped, write.message, here)
-        elif is_planned(write):
-            continue
         elif entry.name in one.file.targets:
             yield entry.name, Origin(path, entry, one.file.file)
-        elif written(write) is not None or (
-            isinstance(write, Left)
-            and entry.partner is not None
-            and not entry.value.startswith("plan.")
-        ):
+        elif written(write) is not None or (isinstance(write, Left) and entry.partner is not None):
             yield entry.value, Origin(here, entry, one.file.file)

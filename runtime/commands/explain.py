@@ -1,7 +1,7 @@
 """``cri-containerd explain``: why a container has the OCI values that it has.
 
-The values are read from the spec that containerd holds, the reasons from the mapping by which it
-was written (generated/provenance.py).
+The values are read from the spec that containerd holds, what the steps were told (``plan.…``) from
+the config that it keeps, the reasons from the mapping (generated/provenance.py).
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from grpc import aio
 
 from generated.containerd import containers_pb2
+from generated.plans import plan_container, plan_sandbox
 from generated.provenance import TARGETS, Entry
 from runtime.config.tables import Config, ConfigError
 from runtime.containerd.client import Containerd
+from runtime.store import records
 from runtime.transforms import labels
 
 _WIDTH: Final = 96
@@ -26,6 +28,10 @@ _ABSENT: Final = object()
 _CONFIG_OF: Final = {
     labels.CONTAINER: "ContainerConfig",
     labels.SANDBOX: "PodSandboxConfig",
+}
+_EXTENSION_OF: Final = {
+    labels.CONTAINER: records.CONTAINER_EXTENSION,
+    labels.SANDBOX: records.SANDBOX_EXTENSION,
 }
 _DEFAULTS_OF: Final = {
     labels.CONTAINER: "spec/oci/default_container.json",
@@ -76,7 +82,7 @@ async def report(config: Config, prefix: str, path: str) -> int:
     kind = record.labels.get(labels.KIND, "")
     if kind not in _CONFIG_OF:
         raise ConfigError(f"container {record.id} was not made by a CRI server")
-    spec = json.loads(record.spec.value)
+    spec = json.loads(record.spec.value) | {"plan": _plan(record, kind)}
     explanations = list(explained(spec, _CONFIG_OF[kind], path))
     print(f"{kind} {record.id}")
     for explanation in explanations:
@@ -122,6 +128,17 @@ def _covers(above: str, below: str) -> bool:
 def _steps(target: str) -> Iterator[str]:
     for plain, element in re.findall(r"([^.\[\]]+)|\[([^\]]*)\]", target):
         yield plain or element
+
+
+def _plan(record: containers_pb2.Container, kind: str) -> dict[str, Any]:
+    """What the steps that made it were told; empty where the record has no config."""
+    extension = _EXTENSION_OF[kind]
+    if extension not in record.extensions:
+        return {}
+    data = record.extensions[extension].value
+    if kind == labels.SANDBOX:
+        return asdict(plan_sandbox(records.sandbox_metadata(data).config))
+    return asdict(plan_container(records.container_metadata(data).config))
 
 
 async def _record(containerd: Containerd, prefix: str) -> containers_pb2.Container:

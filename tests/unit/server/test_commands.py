@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
+from generated.containerd import containers_pb2
+from generated.cri import api_pb2
 from generated.oci import defaults
 from runtime.__main__ import main
 from runtime.commands import explain
@@ -21,6 +23,8 @@ from runtime.commands.doctor import Finding
 from runtime.config.tables import Config, ConfigError
 from runtime.linux import mountinfo
 from runtime.server import embedded, metrics, state_lock
+from runtime.store import records
+from runtime.transforms import facts, labels
 
 
 def test_config_prints_what_the_command_line_and_the_file_say(
@@ -112,6 +116,26 @@ def test_the_pause_container_is_explained_by_the_pods_config_only() -> None:
     fields = {entry.field for explanation in found for entry in explanation.entries}
     assert fields
     assert all(field.startswith("PodSandboxConfig") for field in fields)
+
+
+def test_what_the_steps_were_told_is_explained_as_well() -> None:
+    config = api_pb2.PodSandboxConfig()
+    config.metadata.name, config.metadata.namespace = "web", "shop"
+    config.linux.sysctls["net.ipv4.conf.eth0.arp_filter"] = "1"
+    metadata = facts.SandboxMetadata("p", "web_shop__0", config)
+    record = containers_pb2.Container(
+        extensions={records.SANDBOX_EXTENSION: records.sandbox_extension(metadata)}
+    )
+    told = {"plan": explain._plan(record, labels.SANDBOX)}
+    found = {e.target: e for e in explain.explained(told, "PodSandboxConfig", "plan")}
+    assert found["plan.pod_name"].value == "web_shop__0"
+    assert found["plan.network_first"].value is True
+    (entry,) = found["plan.network_first"].entries
+    assert (entry.by, entry.inputs) == ("sandboxes.names_interface", ("sysctls",))
+    assert {e.field for e in found["plan.pod_name"].entries} == {
+        f"PodSandboxConfig.metadata.{field}" for field in ("name", "namespace", "uid", "attempt")
+    }
+    assert explain._plan(containers_pb2.Container(), labels.CONTAINER) == {}
 
 
 def test_an_absent_value_is_said_to_be_absent() -> None:
