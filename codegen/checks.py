@@ -20,6 +20,7 @@ _FITS: Mapping[str, frozenset[str]] = {
     "refused_keys": frozenset({"str"}),
     "required": frozenset({"str", "bytes", "int", "float", "enum", "list", "map", "message"}),
     "secret": _TEXT,
+    "without": frozenset({"str"}),
 }
 _OF_THE_WHOLE = frozenset({"max_length", "required"})
 _BETWEEN = frozenset({"exclusive_with", "requires"})

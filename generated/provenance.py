@@ -701,7 +701,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "attempt",
             ),
             when="always",
-            why="Part of the name under which at most one sandbox may exist.",
+            why="Part of the name under which at most one sandbox may exist. CNI plugins are told it in a text of KEY=VALUE pairs with semicolons between them, into which it must not write others.",
             file="spec/mapping/pod_sandbox_metadata.yaml",
         ),
         Entry(

@@ -171,6 +171,7 @@ _BROKEN: Mapping[str, Callable[[str, Test], str]] = {
     "refused_keys": lambda value, test: " or ".join(_refused(value, test)),
     "required": lambda _, test: f"not {is_set(test.field)}",
     "requires": lambda _, test: f"not {is_set(_other(test))}",
+    "without": lambda value, test: f"set({_literal(test.values[0])}) & set({value})",
 }
 """By rule: what is true when it is broken, besides that the field is set where the rule needs that
 (``unsupported`` needs nothing else)."""
@@ -230,6 +231,7 @@ _SAID: Mapping[str, Callable[[Test], str]] = {
     "refused_keys": lambda _: "is not supported yet and is never ignored: leave it out",
     "required": _required,
     "requires": lambda test: f"needs {_other(test).name} to be set",
+    "without": lambda test: f"must not contain any of {' '.join(str(test.values[0]))}",
     "unsupported": lambda _: "is not supported and must not be set",
 }
 """By rule: what is allowed."""

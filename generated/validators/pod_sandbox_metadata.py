@@ -15,12 +15,33 @@ def check(message: api_pb2.PodSandboxMetadata, path: str = "") -> list[Violation
     # name: required
     if not message.name:
         found.append(Violation(f"{path}name", "required", "must not be empty"))
+    # name: without ;=
+    if set(";=") & set(message.name):
+        found.append(
+            Violation(
+                f"{path}name", "without", f"must not contain any of ; =, not {message.name!r}"
+            )
+        )
     # name: no NUL
     if "\0" in message.name:
         found.append(Violation(f"{path}name", "no_nul", "must not contain a NUL character"))
+    # uid: without ;=
+    if set(";=") & set(message.uid):
+        found.append(
+            Violation(f"{path}uid", "without", f"must not contain any of ; =, not {message.uid!r}")
+        )
     # uid: no NUL
     if "\0" in message.uid:
         found.append(Violation(f"{path}uid", "no_nul", "must not contain a NUL character"))
+    # namespace: without ;=
+    if set(";=") & set(message.namespace):
+        found.append(
+            Violation(
+                f"{path}namespace",
+                "without",
+                f"must not contain any of ; =, not {message.namespace!r}",
+            )
+        )
     # namespace: no NUL
     if "\0" in message.namespace:
         found.append(Violation(f"{path}namespace", "no_nul", "must not contain a NUL character"))

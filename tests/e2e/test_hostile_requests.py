@@ -104,6 +104,9 @@ def _pod(**fields: Any) -> api_pb2.PodSandboxConfig:
 
 
 PODS = {
+    "config.metadata.namespace: must not contain any of ; =": _pod(
+        metadata=api_pb2.PodSandboxMetadata(namespace="a;K8S_POD_UID=b")
+    ),
     "config.log_directory: must be an absolute path": _pod(log_directory="rel/ative"),
     "config.linux.cgroup_parent: must not climb": _pod(
         linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/a/../../x")
