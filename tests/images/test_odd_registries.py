@@ -287,9 +287,15 @@ async def test_bad_first_mirror_costs_next_to_nothing(
 
         mirror.odd = busy
         write_hosts(tmp_path, "bad.example", f'server = "{odd.url}"\n[host."{url}"]\n')
-        with_good = min([await timed("good.example/app:seven") for _ in range(3)])
-        with_bad = min([await timed("bad.example/app:seven") for _ in range(3)])
-        assert len(mirror.asked) == (3 if refusal else 0), "asked once in each pull"
+        with_good = with_bad = float("inf")
+        # in turn and the best of some rounds, as a busy machine slows single ones; what a pull
+        # waits for a mirror, it waits in every round
+        for rounds in range(1, 21):
+            with_good = min(with_good, await timed("good.example/app:seven"))
+            with_bad = min(with_bad, await timed("bad.example/app:seven"))
+            if rounds >= 3 and with_bad <= 1.2 * with_good:
+                break
+        assert len(mirror.asked) == (rounds if refusal else 0), "asked once in each pull"
     assert with_bad <= 1.2 * with_good
 
 
