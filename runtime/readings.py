@@ -1,4 +1,5 @@
-"""What was measured of a container or a pod; the CRI's figures are copied from here by the mapping.
+"""What was measured of a container or a pod, and what was found out about the node and its daemon;
+the mapping copies it into the CRI's answers.
 
 Times are nanoseconds since the epoch, sizes are bytes. None: nobody measured it. Such a figure
 stays unset in the answer, never 0: the kubelet and the autoscalers behind it would take a 0 for a
@@ -7,7 +8,8 @@ measurement.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,53 @@ class Usage:
     """Of a pod that has a network of its own."""
     process_count: int | None = None
     """Of a pod: the processes of its containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What Version answers."""
+
+    daemon: str
+    """containerd's own version."""
+    daemon_name: str = "containerd"
+    kubelet_api: str = "0.1.0"
+    """The version of the kubelet's runtime interface, the same since there is a CRI."""
+    cri: str = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Whether something that the kubelet waits for holds, and why not."""
+
+    type: str
+    status: bool = True
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerStatus:
+    """What the kubelet may ask of a runtime handler; "" is the default one."""
+
+    name: str
+    recursive_read_only: bool
+    user_namespaces: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFeatures:
+    """What this server does whichever the handler."""
+
+    supplemental_groups_policy: bool = True
+    user_namespaces_host_network: bool = False
+    """Becomes true together with user namespaces of any handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What Status answers."""
+
+    conditions: tuple[Condition, ...]
+    handlers: tuple[HandlerStatus, ...]
+    info: Mapping[str, str] = field(default_factory=dict)
+    """JSON texts by key; only where they are asked for."""

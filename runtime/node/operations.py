@@ -7,11 +7,13 @@ import ipaddress
 import json
 import platform
 from importlib import metadata
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from google.protobuf.empty_pb2 import Empty
 
 from generated.cri import api_pb2
+from generated.statuses import runtime_config_response, status_response, version_response
+from runtime import readings
 from runtime.cni import template as cni_template
 from runtime.cni.config import CniList
 from runtime.config.tables import Config
@@ -21,10 +23,6 @@ from runtime.errors import InvalidArgument, Unknown
 from runtime.lookups.handlers import Handlers
 from runtime.node import info
 from runtime.steps import threads
-from runtime.transforms.facts import Handler
-
-_KUBELET_API: Final = "0.1.0"
-"""The version of the kubelet's runtime interface, the same since there is a CRI."""
 
 
 class Network(Protocol):
@@ -56,47 +54,39 @@ class Node:
 
     async def version(self, request: api_pb2.VersionRequest) -> api_pb2.VersionResponse:
         """Name and version of the daemon that runs the containers, which tools key on."""
-        return api_pb2.VersionResponse(
-            version=_KUBELET_API,
-            runtime_name="containerd",
-            runtime_version=await daemon_version(self._containerd),
-            runtime_api_version="v1",
-        )
+        versions = readings.Versions(await daemon_version(self._containerd))
+        return version_response.read(versions=versions)
 
     async def status(self, request: api_pb2.StatusRequest) -> api_pb2.StatusResponse:
         """Conditions, handlers and features; ``verbose`` adds the configurations as JSON."""
         problem, deprecations = await asyncio.gather(self._network.status(), self._deprecations())
-        return api_pb2.StatusResponse(
-            status=api_pb2.RuntimeStatus(
-                conditions=[
-                    condition("RuntimeReady"),
-                    condition(
-                        "NetworkReady",
-                        reason="NetworkPluginNotReady",
-                        problem=f"Network plugin returns error: {problem}" if problem else None,
-                    ),
-                    condition(
-                        "ContainerdHasNoDeprecationWarnings",
-                        reason="ContainerdHasDeprecationWarnings",
-                        problem=json.dumps(deprecations) if deprecations else None,
-                    ),
-                ]
+        node = readings.Node(
+            conditions=(
+                condition("RuntimeReady"),
+                condition(
+                    "NetworkReady",
+                    reason="NetworkPluginNotReady",
+                    problem=f"Network plugin returns error: {problem}" if problem else None,
+                ),
+                condition(
+                    "ContainerdHasNoDeprecationWarnings",
+                    reason="ContainerdHasDeprecationWarnings",
+                    problem=json.dumps(deprecations) if deprecations else None,
+                ),
+            ),
+            handlers=tuple(
+                readings.HandlerStatus(name, handler.recursive_read_only, handler.user_namespaces)
+                for name, handler in sorted(self._handlers.items())
             ),
             info=self._info(problem) if request.verbose else {},
-            runtime_handlers=[
-                runtime_handler(name, handler) for name, handler in sorted(self._handlers.items())
-            ],
-            features=runtime_features(),
         )
+        return status_response.read(node=node, server_features=readings.ServerFeatures())
 
     async def runtime_config(
         self, request: api_pb2.RuntimeConfigRequest
     ) -> api_pb2.RuntimeConfigResponse:
         """The cgroup driver of the default handler, which the kubelet must share."""
-        driver = api_pb2.SYSTEMD if self._handlers.default.systemd_cgroup else api_pb2.CGROUPFS
-        return api_pb2.RuntimeConfigResponse(
-            linux=api_pb2.LinuxRuntimeConfiguration(cgroup_driver=driver)
-        )
+        return runtime_config_response.read(handler=self._handlers.default)
 
     async def update_runtime_config(
         self, request: api_pb2.UpdateRuntimeConfigRequest
@@ -156,33 +146,8 @@ def _pod_cidrs(text: str) -> list[str]:
     return cidrs
 
 
-def condition(
-    kind: str, *, reason: str = "", problem: str | None = None
-) -> api_pb2.RuntimeCondition:
+def condition(kind: str, *, reason: str = "", problem: str | None = None) -> readings.Condition:
     """A condition that is true unless there is a problem, which then says why."""
-    return api_pb2.RuntimeCondition(
-        type=kind,
-        status=not problem,
-        reason=reason if problem else "",
-        message=problem or "",
-    )
-
-
-def runtime_handler(name: str, handler: Handler) -> api_pb2.RuntimeHandler:
-    """What the kubelet may ask of a handler; "" is the default one."""
-    return api_pb2.RuntimeHandler(
-        name=name,
-        features=api_pb2.RuntimeHandlerFeatures(
-            recursive_read_only_mounts=handler.recursive_read_only,
-            user_namespaces=handler.user_namespaces,
-        ),
-    )
-
-
-def runtime_features() -> api_pb2.RuntimeFeatures:
-    """What this server does whichever the handler."""
-    return api_pb2.RuntimeFeatures(
-        supplemental_groups_policy=True,
-        # Becomes true together with user namespaces of any handler.
-        user_namespaces_host_network=False,
-    )
+    if not problem:
+        return readings.Condition(kind)
+    return readings.Condition(kind, status=False, reason=reason, message=problem)

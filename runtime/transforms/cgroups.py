@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 
+from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 
 _PREFIX = "cri-containerd"
@@ -35,3 +36,8 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
             field="config.linux.cgroup_parent",
         )
     return f"system.slice:{_PREFIX}:{id}"
+
+
+def driver(*, systemd_cgroup: bool) -> api_pb2.CgroupDriver:
+    """Who makes cgroups for a handler; the kubelet must share it."""
+    return api_pb2.SYSTEMD if systemd_cgroup else api_pb2.CGROUPFS
