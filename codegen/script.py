@@ -11,7 +11,9 @@ def main() -> int:
     """Run the generator, or say which extra brings what it lacks."""
     try:
         from codegen.__main__ import main as run
-    except ModuleNotFoundError as error:
+
+        return run()
+    except ModuleNotFoundError as error:  # at once, or when a command comes to need it
         if (error.name or "").partition(".")[0] in _OURS:
             raise
         print(
@@ -21,4 +23,3 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    return run()

@@ -65,9 +65,13 @@ def test_every_file_of_the_packages_is_in_it(source: Path, wheel: Path) -> None:
     assert packed == tree
 
 
-def test_the_generator_says_which_extra_it_needs(commands: Path) -> None:
+@pytest.mark.parametrize("command", ["generate", "check", "review", "explain ContainerConfig.tty"])
+def test_the_generator_says_which_extra_it_needs(commands: Path, command: str) -> None:
     done = subprocess.run(
-        [commands / "cri-codegen", "check"], capture_output=True, text=True, check=False
+        [commands / "cri-codegen", f"--root={PROJECT}", *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "pip install 'cri-containerd[codegen]'" in done.stderr
