@@ -19,8 +19,9 @@ from grpc import aio
 
 from generated.containerd import tasks_pb2
 from runtime.containerd.removals import is_not_found
+from runtime.containers.exec import EXHAUSTED
 from runtime.containers.services import Services
-from runtime.errors import Unavailable, from_rpc
+from runtime.errors import ResourceExhausted, Unavailable, Unknown, from_rpc
 from runtime.linux.pipes import PipeReader, PipeWriter
 from runtime.steps.background import in_background
 
@@ -79,9 +80,10 @@ class Command:
                 )
             )
             self._wait = asyncio.create_task(self._ended(), name=f"exec {self._id}")
-            await self._containerd.tasks.Start(
-                tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
-            )
+            async with services.starting(self._container):
+                await self._containerd.tasks.Start(
+                    tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
+                )
             if stdin:
                 self.stdin = await self._opened_input(stdin)
         except BaseException as error:
@@ -149,14 +151,20 @@ class Command:
             self._wait.cancel()
 
     def _make_fifos(self, streams: Streams) -> tuple[str, str, str]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The shim opens both outputs where there is no terminal, whatever the client wants.
-        stdin = self._fifo("stdin", streams.stdin)
-        stdout = self._fifo("stdout", True)
-        stderr = self._fifo("stderr", not streams.tty)
-        self.stdout = PipeReader(stdout)
-        if stderr:
-            self.stderr = PipeReader(stderr)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The shim opens both outputs where there is no terminal, whatever the client wants.
+            stdin = self._fifo("stdin", streams.stdin)
+            stdout = self._fifo("stdout", True)
+            stderr = self._fifo("stderr", not streams.tty)
+            self.stdout = PipeReader(stdout)
+            if stderr:
+                self.stderr = PipeReader(stderr)
+        except OSError as error:
+            kind = ResourceExhausted if error.errno in EXHAUSTED else Unknown
+            raise kind(
+                f"cannot make the pipes of a command in {self._directory}: {error.strerror}"
+            ) from error
         return stdin, stdout, stderr
 
     async def _opened_input(self, path: str) -> PipeWriter | None:

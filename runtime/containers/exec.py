@@ -40,7 +40,8 @@ MAX_OUTPUT = MAX_MESSAGE
 _ROOM_FOR_OUTPUT = MAX_MESSAGE - 64
 """Bytes of output in an answer: the rest is for exit code, field tags and lengths."""
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
+"""Errors of making a pipe that pass when something else is let go of."""
 
 _CLEANUP_LIMIT = 30.0
 """Seconds for the killing and forgetting of a process."""
@@ -71,13 +72,14 @@ class _Exec:
             )
         )
 
-    async def run(self) -> int:
-        """Start the process and return its exit code."""
+    async def run(self, starting: asyncio.Semaphore) -> int:
+        """Start the process, when its pod's turn comes, and return its exit code."""
         wait = asyncio.create_task(self._wait())
         try:
-            await self.containerd.tasks.Start(
-                tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
-            )
+            async with starting:
+                await self.containerd.tasks.Start(
+                    tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
+                )
             self.stdout.started()
             self.stderr.started()
             return await wait
@@ -135,7 +137,7 @@ async def exec_sync(
     )
     command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
     try:
-        exit_code = await _run(services, command, request)
+        exit_code = await _run(services, container, command, request)
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the command, or what it left behind on its output, did not end within "
@@ -151,14 +153,16 @@ async def exec_sync(
     )
 
 
-async def _run(services: Services, command: _Exec, request: api_pb2.ExecSyncRequest) -> int:
+async def _run(
+    services: Services, container: Container, command: _Exec, request: api_pb2.ExecSyncRequest
+) -> int:
     """The exit code, once all output was read. Nothing is left when this fails."""
     running = True
     try:
         async with asyncio.timeout(request.timeout or None):
             process = await services.specs.process(command.container_id, list(request.cmd))
             await command.create(process)
-            exit_code = await command.run()
+            exit_code = await command.run(services.starting(container))
             running = False
             await _drain(command, services.config.drain_exec_sync_io_timeout)
     except BaseException:
@@ -197,7 +201,7 @@ def output_pipes(directory: Path, exec_id: str) -> tuple[OutputPipe, OutputPipe]
     except OSError as error:
         for pipe in made:
             pipe.close()
-        kind = ResourceExhausted if error.errno in _EXHAUSTED else Unknown
+        kind = ResourceExhausted if error.errno in EXHAUSTED else Unknown
         raise kind(
             f"cannot make the pipes for the output of a command in {directory}: {error.strerror}"
         ) from error

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from generated.containerd import types_pb2
@@ -20,6 +20,9 @@ from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
+
+COMMAND_STARTS: Final = 8
+"""Commands that may start at once in one pod; any number may run."""
 
 
 class Images(Protocol):
@@ -71,6 +74,20 @@ class Services:
     the snapshotter told them."""
     updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """Held while a container's resources change: the spec is read, changed and written back."""
+    command_starts: WeakKeyDictionary[Sandbox, asyncio.Semaphore] = field(
+        default_factory=WeakKeyDictionary
+    )
+
+    def starting(self, container: Container) -> asyncio.Semaphore:
+        """Held while a command starts: at most `COMMAND_STARTS` do at once in one pod.
+
+        A shim lets exits wait behind the starts that were there before them, has room for 32 exits
+        and then takes a second for each: a hundred commands at once stopped it for minutes.
+        """
+        sandbox = container.sandbox
+        if sandbox is None:  # its record was lost
+            return asyncio.Semaphore(COMMAND_STARTS)
+        return self.command_starts.setdefault(sandbox, asyncio.Semaphore(COMMAND_STARTS))
 
     def handler(self, sandbox: Sandbox) -> facts.Handler:
         """The runtime handler of a pod."""

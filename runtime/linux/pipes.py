@@ -32,8 +32,13 @@ class PipeReader:
         `writer_is_there` lets go of ours.
         """
         self._loop = asyncio.get_running_loop()
+        self._writer = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
         self._in_a_row = 0
         with contextlib.suppress(OSError):  # more than this user may have
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CAPACITY)
