@@ -15,20 +15,25 @@ are refused because a reviewer should never have to look elsewhere to know what 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError as JsonSchemaError
-from jsonschema.exceptions import ValidationError
 
+from codegen import cache
 from codegen.errors import Place, Problems, SpecError, nearest, one_of
 
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+_JSONSCHEMA = version("jsonschema").encode()
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
 
@@ -159,16 +164,32 @@ class Schema:
 
     def __init__(self, data: Mapping[str, Any], name: str = "the schema") -> None:
         """Raises SpecError where ``data``, written in the file ``name``, is no schema."""
-        try:
-            Draft202012Validator.check_schema(data)
-        except JsonSchemaError as error:
-            where = ".".join(map(str, error.absolute_path)) or "it"
-            raise SpecError(f"{where} is no JSON Schema: {error.message}", Place(name)) from error
-        self._validator = Draft202012Validator(_without_references(data, data, name, ()))
+        self.text = json.dumps(data).encode()
+        self._whole = _without_references(data, data, name, ())
+
+        def check() -> bytes:
+            from jsonschema import Draft202012Validator  # slow to load, and rarely needed
+            from jsonschema.exceptions import SchemaError
+
+            try:
+                Draft202012Validator.check_schema(data)
+            except SchemaError as error:
+                where = ".".join(map(str, error.absolute_path)) or "it"
+                said = f"{where} is no JSON Schema: {error.message}"
+                raise SpecError(said, Place(name)) from error
+            return b""
+
+        cache.made_once("schema", (_JSONSCHEMA, self.text), check)
 
     def errors(self, value: Any) -> Iterator[ValidationError]:
         """Each way in which ``value`` breaks it."""
         return self._validator.iter_errors(value)
+
+    @functools.cached_property
+    def _validator(self) -> Validator:
+        from jsonschema import Draft202012Validator
+
+        return Draft202012Validator(self._whole)
 
 
 def schema_file(root: Path, name: str) -> Schema:
@@ -212,10 +233,16 @@ def check_schema(node: Node, schema: Schema, problems: Problems) -> bool:
 def checked_file(root: Path, name: str, schema: Schema) -> Node:
     """The document in ``root/name``; raises SpecError with each way in which it breaks the
     schema."""
-    node = yaml_file(root, name)
-    problems = Problems()
-    check_schema(node, schema, problems)
-    problems.stop_if_any()
+    text = text_file(root, name)
+    node = yaml_text(text, name)
+
+    def check() -> bytes:
+        problems = Problems()
+        check_schema(node, schema, problems)
+        problems.stop_if_any()
+        return b""
+
+    cache.made_once("checked", (_JSONSCHEMA, schema.text, text.encode()), check)
     return node
 
 

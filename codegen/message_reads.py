@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from sys import version as version_info
@@ -65,11 +65,14 @@ class Use:
     """Whether it only leads to the fields below: the field holds one message."""
 
 
-def uses(api: Api, texts: Mapping[str, str], trees: Mapping[str, ast.Module]) -> tuple[Use, ...]:
-    """Every use of a field in the files given by path, sorted."""
+def uses(
+    api: Api, texts: Mapping[str, str], parsed: Callable[[str], ast.Module | None]
+) -> tuple[Use, ...]:
+    """Every use of a field in the files given by path, sorted; ``parsed`` gives the tree of one."""
     parts = [version_info, Path(__file__).read_text(), repr(api), *texts, *texts.values()]
 
     def make() -> bytes:
+        trees = {file: tree for file in texts if (tree := parsed(file)) is not None}
         found = sorted(set(MessageReads(api, trees).uses))
         return json.dumps([astuple(use) for use in found]).encode()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from codegen.errors import Place, SpecError, nearest, one_of
-from codegen.model import Api, Kind, Message, OciSpec, Plan, Source, Target, snake
+from codegen.model import Api, Kind, Message, OciSpec, Plan, Source, Target
 from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
@@ -28,23 +28,13 @@ class Paths:
     """containerd's container record."""
     plans: Mapping[str, Plan]
 
-    def roots(self, *, reading: bool) -> dict[str, Kind]:
-        """The context roots by name: one for each class of facts.py, and where a status is read
-        what was measured and the OCI spec (a builder is still writing it)."""
-        facts = {
-            snake(name): Kind("record", name)
-            for name, record in self.sources.records.items()
-            if reading or not record.shared
-        }
-        return facts | ({"spec": Kind("oci", "Spec")} if reading else {})
-
     def source(self, path: str, place: Place, own: Message | None) -> Source:
         """The value at ``path``; with ``own``, fields of that message may begin it.
 
         A context root wins over a field of the same name.
         """
         head, *rest = path.split(".")
-        roots = self.roots(reading=own is None)
+        roots = self.sources.roots(reading=own is None)
         if head in roots:
             start = Source(head, head, (), roots[head])
         elif own is not None and head in own.fields:

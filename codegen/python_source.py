@@ -15,7 +15,7 @@ from codegen import message_reads
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
 from codegen.message_reads import Use
-from codegen.model import Api, Kind, OciSpec
+from codegen.model import Api, Kind, OciSpec, snake
 
 FACTS = "runtime/transforms/facts.py"
 _LISTS = {
@@ -67,6 +67,7 @@ class Sources:
     oci: OciSpec
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
     _records: dict[str, Record] | None = None
+    _roots: dict[bool, Mapping[str, Kind]] = field(default_factory=dict)
     _uses: tuple[Use, ...] | None = None
     _read: dict[str, _Annotations] = field(default_factory=dict)
 
@@ -133,10 +134,12 @@ class Sources:
             found = [(tree, node) for node in body if isinstance(node, ast.ClassDef)]
             found += [pair for node in body for pair in self._shared(node)]
             names = frozenset(node.name for _, node in found)
+            homes = {id(home): home for home, _ in found if home is not None}
+            read = {
+                key: _Annotations(home, self.api, self.oci, names) for key, home in homes.items()
+            }
             self._records = {
-                node.name: _record(
-                    node, _Annotations(home, self.api, self.oci, names), shared=home is not tree
-                )
+                node.name: _record(node, read[id(home)], shared=home is not tree)
                 for home, node in found
                 if home is not None
             }
@@ -154,6 +157,18 @@ class Sources:
             if isinstance(part, ast.ClassDef) and part.name in names:
                 yield home, part
 
+    def roots(self, *, reading: bool) -> Mapping[str, Kind]:
+        """The context roots by name: one for each class of facts.py, and where a status is read
+        what was measured and the OCI spec (a builder is still writing it)."""
+        if reading not in self._roots:
+            found = {
+                snake(name): Kind("record", name)
+                for name, record in self.records.items()
+                if reading or not record.shared
+            }
+            self._roots[reading] = found | ({"spec": Kind("oci", "Spec")} if reading else {})
+        return self._roots[reading]
+
     # --- hand-written functions of runtime/
 
     @property
@@ -162,9 +177,8 @@ class Sources:
         if self._uses is None:
             folder = self.root / "runtime"
             files = [f"runtime/{p.relative_to(folder)}" for p in sorted(folder.rglob("*.py"))]
-            trees = {file: tree for file in files if (tree := self.tree(file)) is not None}
             texts = {file: text_file(self.root, file) for file in files}
-            self._uses = message_reads.uses(self.api, texts, trees)
+            self._uses = message_reads.uses(self.api, texts, self.tree)
         return self._uses
 
     def function(self, dotted: str) -> tuple[str, Callable] | None:

@@ -83,6 +83,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         + ", never logged" * field.redacted,
         "fate": entry.in_words,
         "inputs": ", ".join(given.path for given in entry.inputs),
+        "also for": ", ".join(_also_for(mapped, entry)),
         "merge": entry.merge or "",
         "also read": ", ".join(reader.function for reader in entry.readers),
         "rules": "; ".join(map(rule_text, entry.rules)),
@@ -100,6 +101,15 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
                 value, 100, initial_indent=f"  {name:10} ", subsequent_indent=" " * 13
             )
     return "\n".join(lines)
+
+
+def _also_for(mapped: Mapped, entry: Entry) -> Iterator[str]:
+    """Targets of other entries of the message that take the field as an input."""
+    for other in [*mapped.file.entries.values(), *mapped.file.targets.values()]:
+        copied = other.value if other.name in mapped.file.targets and other.fate == "copy" else ""
+        paths = [copied, *(given.path for given in other.inputs)]
+        if other is not entry and any(path.split(".")[0] == entry.name for path in paths):
+            yield other.name if other.name in mapped.file.targets else other.value
 
 
 def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
