@@ -123,7 +123,16 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    rules.check(rules.Everything(api, files, mapped, broken, uses, known_plans, rpcs), problems)
+    pure = sources.called_from(
+        by
+        for file in files.values()
+        for entry in [*file.entries.values(), *file.targets.values()]
+        for by in (entry.by, entry.back.by if entry.back is not None else None)
+        if by is not None
+    )
+    rules.check(
+        rules.Everything(api, files, mapped, broken, uses, pure, known_plans, rpcs), problems
+    )
     return Translation(api, oci, files, mapped, known_plans)
 
 
@@ -236,10 +245,10 @@ def counts(files: Iterable[MappingFile]) -> Counts:
         fates["handled by rpc.yaml"] = by_rpc
     ours = len(entries) - fates["unmapped: other-platform"]
     decided = sum(entry.fate in ("copy", "compute", "match") or entry.by_rpc for entry in entries)
+    pure = sum(e.fate == "handled_by" and e.value.startswith("transforms.") for e in entries)
     readers = sum(len(entry.readers) for entry in entries)
-    return Counts(
-        len(entries), dict(sorted(fates.items())), ours, decided, fates["handled by"], readers
-    )
+    by_hand = fates["handled by"]
+    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, by_hand, pure, readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +264,8 @@ class Counts:
     rpc.yaml."""
     handled: int
     """Of these, those that a hand-written function decides."""
+    pure: int
+    """Of the last, those inside a pure transform that is given the whole message."""
     readers: int
     """Hand-written functions that look at a decided field besides."""
 
@@ -262,7 +273,8 @@ class Counts:
         """What they come to, for people."""
         yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
         yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code;"
-        yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function;"
+        yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function,"
+        yield f"{self.pure} of them inside a pure transform that is given the whole message;"
         yield f"{self.readers} times one looks at a field besides, as the field's entry says."
 
     def _share(self, part: int) -> str:

@@ -7,7 +7,7 @@ so functions, annotations and dataclasses are looked up in the source.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -192,6 +192,22 @@ class Sources:
                 return (file, found) if found is not None else None
         return None
 
+    def called_from(self, transforms: Iterable[str]) -> frozenset[str]:
+        """The functions of runtime/transforms that these (``topic.name``) come to call, themselves
+        among them, as ``handled_by`` names functions."""
+        pending, reached = set(transforms), set()
+        while pending:
+            dotted = pending.pop()
+            if dotted in reached:
+                continue
+            reached.add(dotted)
+            topic, *path = dotted.split(".")
+            tree = self.tree(f"runtime/transforms/{topic}.py")
+            part = _part(tree, path) if tree is not None else None
+            if tree is not None and part is not None:
+                pending |= set(_named_in(part, topic, tree))
+        return frozenset(f"transforms.{name}" for name in reached)
+
     def hint(self, dotted: str) -> str:
         """What ``handled_by`` may have meant by a name that does not exist."""
         modules = self.modules()
@@ -230,6 +246,32 @@ def _function(tree: ast.Module, path: list[str]) -> Callable | None:
         body = found.body
     functions = (n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     return next((n for n in functions if n.name == path[-1]), None)
+
+
+def _part(tree: ast.Module, path: list[str]) -> ast.AST | None:
+    """A function, a method, a class or the value of a module-level name."""
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) if name == path[0]:
+                return node if len(path) == 1 else _function(tree, path)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                if name == path[0]:
+                    return node
+    return None
+
+
+def _named_in(part: ast.AST, topic: str, tree: ast.Module) -> Iterator[str]:
+    """What of runtime/transforms is named inside a part of the module ``topic``."""
+    imported = dict(_imports(tree))
+    for node in ast.walk(part):
+        if isinstance(node, ast.Name):
+            home, _, name = imported.get(node.id, "").rpartition(".")
+            known = home.startswith("runtime.transforms.")
+            yield f"{home.rpartition('.')[2]}.{name}" if known else f"{topic}.{node.id}"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            home = imported.get(node.value.id, "")
+            if home.startswith("runtime.transforms."):
+                yield f"{home.rpartition('.')[2]}.{node.attr}"
 
 
 def _callables(tree: ast.Module) -> Iterator[str]:

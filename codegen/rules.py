@@ -36,6 +36,8 @@ class Everything:
     """Modules whose mapping file exists but could not be read."""
     uses: tuple[Use, ...]
     """Every look of runtime/ at a field."""
+    pure: frozenset[str]
+    """The transforms that entries come to call."""
     plans: Mapping[str, Plan]
     rpcs: Rpcs | None
     """None where rpc.yaml could not be read."""
@@ -247,18 +249,15 @@ def each_without_merge(all_: Everything) -> Iterator[Finding]:
                     )
 
 
-_PURE = "runtime/transforms/"
-
-
 def undeclared(all_: Everything) -> Iterator[Use]:
     """Every read of a received field by hand-written code that its entry does not name.
 
-    Transforms are left out: they see what entries give them. A field that holds one message is only
-    the way to the fields below.
+    A transform that an entry calls, and what that calls, sees what the entry gives it. A field that
+    holds one message is only the way to the fields below.
     """
     for use in all_.uses:
         file = all_.files.get(use.message)
-        if use.way or use.sets or file is None or not file.takes or use.file.startswith(_PURE):
+        if use.way or use.sets or file is None or not file.takes or use.function in all_.pure:
             continue
         entry = file.entries.get(use.field)
         if entry is None or any(r.function == use.function for r in entry.readers):

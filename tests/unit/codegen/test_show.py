@@ -17,6 +17,12 @@ from tests.unit.codegen.project import api, project
         "ContainerConfig.linux.resources.cpu_quota",
     ],
 )
+def test_explain_tells_for_what_else_a_field_is_read() -> None:
+    said = show.explain(project().translation, "LinuxPodSandboxConfig.sysctls")
+    assert "also for   plan.network_first\n" in said
+    assert "generated/plans.py" in said
+
+
 def test_explain_finds_a_field_by_each_of_its_names(path: str) -> None:
     told = show.explain(project().translation, path)
     assert told.startswith("LinuxContainerResources.cpu_quota\n")
