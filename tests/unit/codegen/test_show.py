@@ -17,12 +17,6 @@ from tests.unit.codegen.project import api, project
         "ContainerConfig.linux.resources.cpu_quota",
     ],
 )
-def test_explain_tells_for_what_else_a_field_is_read() -> None:
-    said = show.explain(project().translation, "LinuxPodSandboxConfig.sysctls")
-    assert "also for   plan.network_first\n" in said
-    assert "generated/plans.py" in said
-
-
 def test_explain_finds_a_field_by_each_of_its_names(path: str) -> None:
     told = show.explain(project().translation, path)
     assert told.startswith("LinuxContainerResources.cpu_quota\n")
@@ -52,3 +46,9 @@ def test_review_has_every_field() -> None:
     assert lines[0] == f"{fields} fields in {len(api().messages)} messages, CRI {api().version}"
     listed = [line for line in lines if line.startswith("  ") and ": " in line]
     assert len(listed) >= fields
+
+
+def test_explain_tells_for_what_else_a_field_is_read() -> None:
+    said = show.explain(project().translation, "LinuxPodSandboxConfig.sysctls")
+    assert "also for   plan.network_first\n" in said
+    assert "generated/plans.py" in said
