@@ -26,15 +26,16 @@ _DISABLED = (
 )
 
 _RUNC = """#!/bin/sh
-# runc, whose create takes its time while the file beside it is there
+# runc, whose command that the file beside it names takes its time
+command=$(cat {slow} 2>/dev/null)
 for word in "$@"; do
-  if [ "$word" = create ] && [ -e {slow} ]; then touch {begun}; sleep {seconds}; fi
+  if [ "$word" = "$command" ]; then touch {begun}; sleep {seconds}; fi
 done
 exec {runc} "$@"
 """
 
-SLOW_CREATE = 3.0
-"""Seconds that a slow ``runc create`` takes."""
+SLOW = 3.0
+"""Seconds that a slow command of runc takes."""
 
 
 class Machine:
@@ -104,17 +105,17 @@ class Machine:
         """What our servers said."""
         return (self.directory / "server.log").read_text(errors="replace")
 
-    def slow_runc(self, slow: bool) -> None:
-        """Let ``runc create`` take `SLOW_CREATE` seconds."""
-        self._create_began.unlink(missing_ok=True)
+    def slow_runc(self, slow: bool, command: str = "create") -> None:
+        """Let ``runc create``, or another command, take `SLOW` seconds."""
+        self._began.unlink(missing_ok=True)
         if slow:
-            self._slow.touch()
+            self._slow.write_text(command)
         else:
             self._slow.unlink(missing_ok=True)
 
     def create_began(self) -> bool:
-        """Whether a slow ``runc create`` was called."""
-        return self._create_began.exists()
+        """Whether the slow command was called."""
+        return self._began.exists()
 
     def shim(self, pod: str) -> int:
         """The process of the pod's shim."""
@@ -137,12 +138,12 @@ class Machine:
     def _runc(self) -> Path:
         wrapper = self.directory / "runc"
         self._slow = self.directory / "runc.slow"
-        self._create_began = self.directory / "runc.began"
+        self._began = self.directory / "runc.began"
         wrapper.write_text(
             _RUNC.format(
                 slow=self._slow,
-                begun=self._create_began,
-                seconds=SLOW_CREATE,
+                begun=self._began,
+                seconds=SLOW,
                 runc=self.containerd.runc,
             )
         )
