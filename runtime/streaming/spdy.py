@@ -49,6 +49,11 @@ _STREAM_IDS: Final = 0x7FFFFFFF
 _VERSION: Final = 3
 _FIN: Final = 0x01
 
+_WINDOW_BITS: Final = 11
+_MEMORY_LEVEL: Final = 1
+"""Of our compression: the dictionary fits into 2 KiB, and our headers are few. By default each
+connection would take 268 KiB for it."""
+
 _WORDS: Final = struct.Struct(">II")
 _WORD: Final = struct.Struct(">I")
 
@@ -201,7 +206,12 @@ class Spdy:
         self._peer_initial_window = _DEFAULT_WINDOW
         self._peer_window = _DEFAULT_WINDOW
         self._peer_keeps_windows = False
-        self._deflate = zlib.compressobj(9, zdict=DICTIONARY)
+        self._deflate = zlib.compressobj(
+            level=zlib.Z_BEST_COMPRESSION,
+            wbits=_WINDOW_BITS,
+            memLevel=_MEMORY_LEVEL,
+            zdict=DICTIONARY,
+        )
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._waiting = bytearray()
         self._needed = 0
