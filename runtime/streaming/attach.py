@@ -30,6 +30,8 @@ async def serve(session: CommandSession, attachment: Attachment, wanted: Wanted)
 
 async def _joined(session: CommandSession, attachment: Attachment, wanted: Wanted) -> Outcome:
     target = await attachment.open_input() if session.stdin is not None else None
+    if session.stdin is not None and target is None:  # the container was made without an input
+        session.stdin.discard()
     try:
         async with attachment.output(stdout=wanted.stdout, stderr=wanted.stderr) as output:
             await _until_one_ends(session, attachment, target, output)

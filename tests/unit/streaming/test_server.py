@@ -102,11 +102,11 @@ class FakeAttachment:
     closes_input = False
 
     def __init__(self) -> None:
-        self.pipe = Pipe()
+        self.pipe: Pipe | None = Pipe()
         self.parts: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
         self.calls: list[str] = []
 
-    async def open_input(self) -> Pipe:
+    async def open_input(self) -> Pipe | None:
         return self.pipe
 
     @asynccontextmanager
@@ -446,13 +446,26 @@ async def test_the_end_of_input_ends_the_session(world: World, transport: str) -
     attached = world.containers.attached
     async with connected(url, transport, names=NAMES) as streams:
         await streams.send("stdin", b"in")
-        await until(lambda: attached.pipe.taken == b"in")
+        pipe = attached.pipe
+        assert pipe is not None
+        await until(lambda: pipe.taken == b"in")
         attached.parts.put_nowait(("stdout", b"out"))
         await streams.until(lambda: streams.received["stdout"] == b"out")
         await streams.end("stdin")
         await streams.all_ended(("error", "stdout"))
         assert streams.exit_code == 0
-    assert attached.pipe.closed and not attached.calls
+    assert pipe.closed and not attached.calls
+
+
+@both
+async def test_input_for_a_container_without_one_is_dropped(world: World, transport: str) -> None:
+    url = await world.attach(stdin=True, stdout=True)
+    attached = world.containers.attached
+    attached.pipe = None
+    async with connected(url, transport, names=NAMES) as streams:
+        await streams.send("stdin", b"x" * 1_000_000)
+        attached.parts.put_nowait(("stdout", b"out"))
+        await streams.until(lambda: streams.received["stdout"] == b"out")
 
 
 @both
