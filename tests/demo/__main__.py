@@ -197,13 +197,22 @@ async def typed_into_a_shell(cri: Cri, container: str) -> list[str]:
     url = cri.runtime.Exec(request).url
     async with connected(url, "websocket") as terminal:
         await terminal.send("resize", b'{"Width":72,"Height":20}')
-        await terminal.until(lambda: terminal.received["stdout"].endswith(b"# "))
+        await terminal.until(lambda: b"# " in terminal.received["stdout"])
         await terminal.send("stdin", b"stty size\n")
-        await terminal.until(lambda: terminal.received["stdout"].count(b"# ") == 2)
+        await terminal.until(lambda: b"20 72" in terminal.received["stdout"])
         await terminal.send("stdin", b"exit 3\n")
         await terminal.gone()
-        shown = terminal.received["stdout"].decode().replace("\x1b[6n", "")
-        return [*shown.split("\r\n"), f"exit code {terminal.exit_code}"]
+        shown = terminal.received["stdout"].decode()
+        return [*as_shown(shown), f"exit code {terminal.exit_code}"]
+
+
+def as_shown(output: str) -> list[str]:
+    """The lines that a terminal ends up with.
+
+    A shell that learns its terminal's size while it prompts draws the prompt again over the first.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output)
+    return [line.rpartition("\r")[2] for line in plain.split("\r\n")]
 
 
 async def fetched_through_a_forward(cri: Cri, pod: str) -> str:
