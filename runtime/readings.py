@@ -102,6 +102,23 @@ class LayerUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Filesystems:
+    """What images and containers take, by snapshotter."""
+
+    images: tuple[LayerUsage, ...]
+    containers: tuple[LayerUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a command: its output as far as there is room for it, and its exit code."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The figures of one cgroup and everything below it, at one moment, with what was measured
     beside it."""

@@ -21,11 +21,13 @@ from grpc import aio
 
 from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
+from generated.statuses import exec_sync_response
 from runtime.containerd.client import MAX_MESSAGE
 from runtime.containerd.removals import is_not_found
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
 from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc
+from runtime.readings import Outcome
 from runtime.steps.background import in_background, to_the_end
 
 if TYPE_CHECKING:
@@ -146,11 +148,8 @@ async def exec_sync(
     except aio.AioRpcError as error:
         raise from_rpc(error, f"run a command in container {container.id}") from error
     kept = stdout.content[:_ROOM_FOR_OUTPUT]
-    return api_pb2.ExecSyncResponse(
-        stdout=kept,
-        stderr=stderr.content[: _ROOM_FOR_OUTPUT - len(kept)],
-        exit_code=exit_code,
-    )
+    outcome = Outcome(kept, stderr.content[: _ROOM_FOR_OUTPUT - len(kept)], exit_code)
+    return exec_sync_response.read(outcome=outcome)
 
 
 async def _run(

@@ -12,6 +12,7 @@ import structlog
 
 from generated.cri import api_pb2
 from generated.statuses import image as image_status
+from generated.statuses import image_fs_info_response
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.documents import DocumentError, decode
@@ -29,9 +30,9 @@ from runtime.images.registry.client import Registry, open_registry
 from runtime.images.registry.hosts import hosts_for
 from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
-from runtime.images.usage import ImageUsage, filesystem_usage
+from runtime.images.usage import ImageUsage, written
 from runtime.lookups.handlers import Handlers
-from runtime.readings import LayerUsage
+from runtime.readings import Filesystems, LayerUsage
 from runtime.steps import threads
 from runtime.transforms.facts import Host, Image
 
@@ -133,14 +134,13 @@ class Images:
     async def fs_info(self, request: api_pb2.ImageFsInfoRequest) -> api_pb2.ImageFsInfoResponse:
         """The disk that layers take, as last measured."""
         roots = {name: self._root(name) for name in self._snapshotters}
-        return api_pb2.ImageFsInfoResponse(
-            image_filesystems=[
-                filesystem_usage(self._usage.total(name), root) for name, root in roots.items()
-            ],
-            container_filesystems=[
-                filesystem_usage(self._usage.writable(name), root) for name, root in roots.items()
-            ],
+        filesystems = Filesystems(
+            images=tuple(written(self._usage.total(name), root) for name, root in roots.items()),
+            containers=tuple(
+                written(self._usage.writable(name), root) for name, root in roots.items()
+            ),
         )
+        return image_fs_info_response.read(filesystems=filesystems)
 
     # What pods and containers need
 

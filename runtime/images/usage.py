@@ -18,8 +18,6 @@ import structlog
 from grpc import aio
 
 from generated.containerd import snapshots_pb2
-from generated.cri import api_pb2
-from generated.statuses import filesystem_usage as filesystem_usage_status
 from runtime.containerd.client import Containerd
 from runtime.readings import LayerUsage
 from runtime.steps.watched import ended, watched
@@ -132,11 +130,9 @@ class ImageUsage:
         return SnapshotUsage(answer.size, answer.inodes, active, time.time_ns())
 
 
-def filesystem_usage(usage: Usage, mountpoint: str) -> api_pb2.FilesystemUsage:
-    """A sum as CRI tells it, with the snapshotter's directory as the place."""
-    taken_at = usage.taken_at or time.time_ns()
-    written = LayerUsage(taken_at, usage.size, usage.inodes, mountpoint)
-    return filesystem_usage_status.read(layer_usage=written)
+def written(usage: Usage, mountpoint: str) -> LayerUsage:
+    """A sum as a reading, with the snapshotter's directory as the place."""
+    return LayerUsage(usage.taken_at or time.time_ns(), usage.size, usage.inodes, mountpoint)
 
 
 def _sum(figures: Iterable[SnapshotUsage]) -> Usage:

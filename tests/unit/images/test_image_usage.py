@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from generated.containerd import snapshots_pb2
+from generated.statuses import filesystem_usage
 from runtime.containerd.capabilities import Capabilities, Snapshotter
-from runtime.images.usage import ImageUsage, Usage, filesystem_usage
+from runtime.images.usage import ImageUsage, Usage, written
 
 
 class FakeSnapshots:
@@ -67,7 +68,8 @@ async def test_removed_snapshots_are_forgotten() -> None:
 
 
 def test_figures_as_cri_tells_them() -> None:
-    told = filesystem_usage(Usage(size=5, inodes=2, taken_at=7), "/root")
+    reading = written(Usage(size=5, inodes=2, taken_at=7), "/root")
+    told = filesystem_usage.read(layer_usage=reading)
     assert (told.used_bytes.value, told.inodes_used.value, told.timestamp) == (5, 2, 7)
     assert told.fs_id.mountpoint == "/root"
-    assert filesystem_usage(Usage(), "/root").timestamp > 0
+    assert written(Usage(), "/root").timestamp > 0
