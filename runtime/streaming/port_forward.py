@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -74,20 +75,27 @@ async def _dialled(port: int, netns_path: str) -> socket.socket:
         try:
             peer = await _socket_in(netns_path, family)
         except OSError as error:
-            reasons.append(f"{address}: {error.strerror}")
+            reasons.append(f"{address}: {_words(error)}")
             continue
         try:
             async with asyncio.timeout(DIAL_LIMIT):
                 await asyncio.get_running_loop().sock_connect(peer, (address, port))
         except (OSError, TimeoutError) as error:
             peer.close()
-            reasons.append(f"{address}: {getattr(error, 'strerror', None) or 'no answer'}")
+            reasons.append(f"{address}: {_words(error)}")
         except BaseException:
             peer.close()
             raise
         else:
             return peer
     raise _Refused(f"failed to connect to port {port} of the pod: {'; '.join(reasons)}")
+
+
+def _words(error: OSError) -> str:
+    """The system's own: asyncio puts others in their place."""
+    if isinstance(error, TimeoutError) or error.errno is None:
+        return f"no answer within {DIAL_LIMIT:.0f} s"
+    return os.strerror(error.errno)
 
 
 async def _socket_in(netns_path: str, family: socket.AddressFamily) -> socket.socket:

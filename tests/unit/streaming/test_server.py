@@ -512,6 +512,21 @@ async def test_connections_of_one_session(world: World, echo: int, transport: st
             assert streams.received[f"data{request}"] == b"%d" % request * 1000
 
 
+async def test_a_refused_port_is_an_error_on_its_own_stream(world: World, echo: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    async with ports(await world.forward()) as streams:
+        data, error = await forward(streams, port, 1)
+        await streams.until(lambda: error in streams.ended and data in streams.resets)
+        assert streams.received[error].decode() == (
+            f"failed to connect to port {port} of the pod: 127.0.0.1: Connection refused; "
+            "::1: Connection refused"
+        )
+        other, _ = await forward(streams, echo, 2)
+        await streams.send(other, b"goes on")
+        await streams.until(lambda: streams.received[other] == b"goes on")
+
+
 async def test_a_pair_without_request_ids(world: World, echo: int) -> None:
     async with ports(await world.forward()) as streams:
         await streams.open("error", streamType="error", port=str(echo))
