@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import structlog
-
 from runtime.errors import CriError
 from runtime.store.objects import Container
 from runtime.streaming.channels import CommandSession, Wanted
 from runtime.streaming.copying import cancelled, copy_input, copy_output, follow_sizes
 from runtime.streaming.outcome import Exited, Failed, Outcome
 from runtime.streaming.services import Command, Containers
-
-log = structlog.get_logger(__name__)
 
 
 async def serve(

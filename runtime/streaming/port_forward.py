@@ -8,12 +8,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from runtime.linux import netns
 from runtime.streaming.channels import Channel, Connection, Gone, PortSession
-
-log = structlog.get_logger(__name__)
 
 DIAL_LIMIT: Final = 10.0
 """Seconds for a port of the pod to accept."""
