@@ -37,52 +37,52 @@ class SandboxState(Enum):
     READY = "READY"
     """The pause container runs and the network is up."""
     NOTREADY = "NOTREADY"
-    """Stopped, or its pause container ended; what is left is to be removed."""
+    """Stopped, or its pause container exited; it can be removed."""
     UNKNOWN = "UNKNOWN"
-    """A failed rollback or an unreadable record: kept rather than lost, so that the kubelet,
-    which sees it as not ready, stops and removes it."""
+    """A rollback failed, or the record cannot be read. The sandbox stays listed as not ready, so
+    that the kubelet stops and removes it."""
     REMOVING = "REMOVING"
-    """Under removal; a second removal is refused with FAILED_PRECONDITION, and nothing can start
-    in it."""
+    """Being removed; a second removal is refused with FAILED_PRECONDITION, and nothing can
+    start."""
 
 
 class SandboxEvent(Enum):
     """What can happen to a sandbox."""
 
     EXITED = "exited"
-    """The pause container ended. Whichever of this and `stopped` comes first tells subscribers;
-    the other finds nothing left to say."""
+    """The pause container exited. Only the first of this event and `stopped` notifies
+    subscribers."""
     STOPPED = "stopped"
-    """StopPodSandbox went through; stopping again is allowed and silent."""
+    """StopPodSandbox succeeded. It can be repeated, which sends no event."""
     LOST = "lost"
-    """The sandbox cannot be judged any more, e.g. its record cannot be read at recovery."""
+    """The state of the sandbox is unknown, e.g. its record cannot be read at recovery."""
     FOUND = "found"
-    """A shim that did not answer at recovery answers again, and the pause container runs.
-    Subscribers saw the sandbox as not ready until now."""
+    """The shim, which did not answer at recovery, answers again, and the pause container is
+    running. Subscribers saw the sandbox as not ready until now."""
     REMOVE = "remove"
-    """RemovePodSandbox stops first, so only a stopped sandbox is removed."""
+    """RemovePodSandbox stops the sandbox first, so only a stopped one is removed."""
     REMOVE_FAILED = "remove_failed"
-    """The kubelet will call again; until then it is a stopped sandbox."""
+    """The kubelet retries; until then it is a stopped sandbox."""
     REMOVED = "removed"
-    """Nothing of it is left."""
+    """The object and its files are deleted."""
 
 
 class ContainerState(Enum):
     """Where a container stands."""
 
     CREATED = "CREATED"
-    """It exists and has not been started."""
+    """Created and not started."""
     STARTING = "STARTING"
-    """Under StartContainer; it may neither start a second time nor be removed."""
+    """StartContainer is in progress; the container can neither be started again nor removed."""
     RUNNING = "RUNNING"
-    """Its process runs."""
+    """Its process is running."""
     EXITED = "EXITED"
-    """Its process ended, or could not be started."""
+    """Its process exited, or could not be started."""
     UNKNOWN = "UNKNOWN"
-    """Its task cannot be judged; it may be stopped, which makes it EXITED, but not started or
-    entered."""
+    """The state of its task is unknown. It can be stopped, which makes it EXITED, but exec and a
+    new start are refused."""
     REMOVING = "REMOVING"
-    """Under removal."""
+    """Being removed."""
 
 
 class ContainerEvent(Enum):
@@ -91,26 +91,26 @@ class ContainerEvent(Enum):
     START = "start"
     """Claims the container for one StartContainer."""
     STARTED = "started"
-    """Pid and start time are on disk before anyone sees RUNNING, so that a restarted server
-    knows them; the exit is handled only after that."""
+    """Pid and start time are on disk before RUNNING is visible, so that a restarted server knows
+    them. The exit is handled only after that."""
     START_FAILED = "start_failed"
     """Ends as EXITED with reason StartError, exit code 128, as the kubelet expects."""
     EXITED = "exited"
-    """Exit code and time are on disk before anyone sees EXITED."""
+    """Exit code and time are on disk before EXITED is visible."""
     LOST = "lost"
-    """The task cannot be judged any more: an error at recovery, or a start that neither went
-    through nor could be undone."""
+    """The state of the task is unknown: recovery failed, or a start neither succeeded nor could
+    be rolled back."""
     FOUND = "found"
-    """A task that could not be judged can be judged again, and its process runs."""
+    """The state of the task is known again, and its process is running."""
     NEVER_STARTED = "never_started"
-    """A container that could not be judged at recovery can be judged again: it was created, and
-    there is no task."""
+    """The state was unknown at recovery and is known again. The container was created and has no
+    task."""
     REMOVE = "remove"
-    """RemoveContainer stops a running container first; one that is starting refuses."""
+    """RemoveContainer stops a running container first. It is refused while the container starts."""
     REMOVE_FAILED = "remove_failed"
-    """Half removed, it must not start again; EXITED lets the kubelet remove it."""
+    """A partly removed container must not start again; as EXITED, the kubelet can remove it."""
     REMOVED = "removed"
-    """Nothing of it is left."""
+    """The object and its files are deleted."""
 
 
 SANDBOX_CREATED: Final = SandboxState.READY

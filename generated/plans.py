@@ -17,16 +17,16 @@ from runtime.transforms import containers, sandboxes
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """What the steps of a container are told of its config."""
+    """Values that hand-written code gets from a container's config."""
 
     terminal: bool
-    """Its first process has a terminal: one stream carries all output."""
+    """The first process has a terminal, so all output is in one stream."""
 
     open_stdin: bool
-    """It has a standard input that clients can attach to."""
+    """The first process has a stdin that clients can attach to."""
 
     closes_input: bool
-    """Its input ends with that of the first client that attaches."""
+    """Stdin is closed when the first attached client disconnects."""
 
 
 def plan_container(
@@ -45,25 +45,25 @@ def plan_container(
 
 @dataclass(frozen=True, slots=True)
 class SandboxPlan:
-    """What the steps of a pod are told of its config."""
+    """Values that hand-written code gets from a pod's config."""
 
     pod_name: str
-    """The name that at most one pod of the node has, in the built-in plugin's form."""
+    """The pod's unique name on the node, in the built-in plugin's format."""
 
     on_node_network: bool
-    """The pod shares the node's network: it gets no network namespace and CNI is not asked."""
+    """The pod uses the node's network, so it gets no network namespace and no CNI call."""
 
     network_first: bool
-    """The network must be there before the pause task is created, because a sysctl names one of its interfaces."""
+    """The network must be set up before the pause task is created, because a sysctl names one of its interfaces."""
 
     shares_node_ipc: bool
-    """The pod sees the node's /dev/shm and gets none of its own."""
+    """The pod uses the node's /dev/shm instead of its own."""
 
     pod_cgroup: str
-    """The cgroup of the whole pod as the kubelet named it; empty without one."""
+    """The pod's cgroup as named by the kubelet; empty if it has none."""
 
     snapshot_labels: dict[str, str]
-    """What the snapshotter is told of the pod's root file system."""
+    """The labels of the snapshot for the pod's root file system."""
 
 
 def plan_sandbox(

@@ -62,8 +62,8 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         sandbox: SandboxT_contra,
         request: api_pb2.CreateContainerRequest,
     ) -> api_pb2.CreateContainerResponse:
-        """CreateContainer. Creates in a running pod. The same name and attempt are refused while the first
-        exists, as for pods."""
+        """CreateContainer. Creates a container in a running pod. A second one with the same name and
+        attempt is refused while the first exists, as for pods."""
 
     async def start(
         self,
@@ -77,16 +77,16 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         container: ContainerT_contra,
         request: api_pb2.StopContainerRequest,
     ) -> api_pb2.StopContainerResponse:
-        """StopContainer. A container that does not run is stopped already; one whose start hangs is
-        killed. When the caller gives up, the container keeps running."""
+        """StopContainer. Succeeds if the container is not running; kills one whose start hangs. If the
+        client cancels the call, the container keeps running."""
 
     async def remove(
         self,
         container: ContainerT_contra,
         request: api_pb2.RemoveContainerRequest,
     ) -> api_pb2.RemoveContainerResponse:
-        """RemoveContainer. Stops the container by force if need be. One that starts or is being removed
-        refuses."""
+        """RemoveContainer. Kills the container if necessary. It is refused while the container starts or is
+        being removed."""
 
     async def list(
         self,
@@ -106,24 +106,24 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         container: ContainerT_contra,
         request: api_pb2.UpdateContainerResourcesRequest,
     ) -> api_pb2.UpdateContainerResourcesResponse:
-        """UpdateContainerResources. Changes the OCI spec, and the cgroup where there is one."""
+        """UpdateContainerResources. Changes the OCI spec, and the cgroup if there is one."""
 
     async def reopen_log(
         self,
         container: ContainerT_contra,
         request: api_pb2.ReopenContainerLogRequest,
     ) -> api_pb2.ReopenContainerLogResponse:
-        """ReopenContainerLog. After the kubelet has rotated the file. A container that does not run must not
-        get a new, empty one."""
+        """ReopenContainerLog. Called after the kubelet has rotated the file. A container that is not running
+        must not get a new, empty file."""
 
     async def exec_sync(
         self,
         container: ContainerT_contra,
         request: api_pb2.ExecSyncRequest,
     ) -> api_pb2.ExecSyncResponse:
-        """ExecSync. Exec probes depend on DEADLINE_EXCEEDED when the timeout passes; a timeout of 0
-        is none. A non-zero exit code is no error. The command may hold secrets and is
-        not logged."""
+        """ExecSync. Exec probes depend on DEADLINE_EXCEEDED after the timeout; 0 means no timeout. A
+        non-zero exit code is not an error. The command is not logged, because it can
+        contain secrets."""
 
 
 @runtime_checkable
@@ -140,26 +140,26 @@ class ImageOperations(Protocol):
         self,
         request: api_pb2.ImageStatusRequest,
     ) -> api_pb2.ImageStatusResponse:
-        """ImageStatus. An image that is not here answers an empty response, not an error."""
+        """ImageStatus. An image that does not exist gives an empty response, not an error."""
 
     async def pull(
         self,
         request: api_pb2.PullImageRequest,
     ) -> api_pb2.PullImageResponse:
-        """PullImage. Fetches and unpacks an image; one that is here already is resolved again. The
-        kubelet sets no deadline and cancels a pull that it gives up."""
+        """PullImage. Fetches and unpacks an image; the reference of an existing image is resolved
+        again. The kubelet sets no deadline and cancels the pull if it gives up."""
 
     async def remove(
         self,
         request: api_pb2.RemoveImageRequest,
     ) -> api_pb2.RemoveImageResponse:
-        """RemoveImage. An image that is not here is removed already."""
+        """RemoveImage. Succeeds if the image does not exist."""
 
     async def fs_info(
         self,
         request: api_pb2.ImageFsInfoRequest,
     ) -> api_pb2.ImageFsInfoResponse:
-        """ImageFsInfo. Bytes and inodes that the layers take, for the kubelet's garbage collection."""
+        """ImageFsInfo. Bytes and inodes used by the layers, for the kubelet's image garbage collection."""
 
 
 @runtime_checkable
@@ -170,13 +170,13 @@ class NodeOperations(Protocol):
         self,
         request: api_pb2.VersionRequest,
     ) -> api_pb2.VersionResponse:
-        """Version. The kubelet's first question."""
+        """Version. The kubelet's first call."""
 
     async def update_runtime_config(
         self,
         request: api_pb2.UpdateRuntimeConfigRequest,
     ) -> api_pb2.UpdateRuntimeConfigResponse:
-        """UpdateRuntimeConfig. The kubelet tells the pod CIDR; a CNI template is filled in with it."""
+        """UpdateRuntimeConfig. The kubelet sends the pod CIDR, which fills in the CNI template."""
 
     async def status(
         self,
@@ -188,7 +188,7 @@ class NodeOperations(Protocol):
         self,
         request: api_pb2.RuntimeConfigRequest,
     ) -> api_pb2.RuntimeConfigResponse:
-        """RuntimeConfig. The cgroup driver, so that the kubelet need not be told it twice."""
+        """RuntimeConfig. The cgroup driver, so that it is not configured twice, here and in the kubelet."""
 
 
 @runtime_checkable
@@ -199,25 +199,25 @@ class SandboxOperations(Protocol[SandboxT_contra]):
         self,
         request: api_pb2.RunPodSandboxRequest,
     ) -> api_pb2.RunPodSandboxResponse:
-        """RunPodSandbox. Makes and starts a pod. The same name, namespace, uid and attempt are refused
-        while the first exists: the kubelet retries the same attempt after a timeout and
-        must not get two pods."""
+        """RunPodSandbox. Creates and starts a pod. A second pod with the same name, namespace, uid and
+        attempt is refused while the first exists, because the kubelet retries an
+        attempt after a timeout."""
 
     async def stop(
         self,
         sandbox: SandboxT_contra,
         request: api_pb2.StopPodSandboxRequest,
     ) -> api_pb2.StopPodSandboxResponse:
-        """StopPodSandbox. Stops every container and gives the network back. A stopped pod is stopped
-        again, so that a failed network teardown is retried."""
+        """StopPodSandbox. Stops every container and removes the network. It also runs for a stopped pod,
+        so that a failed network teardown is retried."""
 
     async def remove(
         self,
         sandbox: SandboxT_contra,
         request: api_pb2.RemovePodSandboxRequest,
     ) -> api_pb2.RemovePodSandboxResponse:
-        """RemovePodSandbox. Stops the pod if need be and leaves nothing of it. A removal under way refuses a
-        second."""
+        """RemovePodSandbox. Stops the pod if necessary and deletes it. It is refused while another removal
+        is running."""
 
     async def status(
         self,
@@ -255,7 +255,8 @@ class StatsOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         sandbox: SandboxT_contra,
         request: api_pb2.PodSandboxStatsRequest,
     ) -> api_pb2.PodSandboxStatsResponse:
-        """PodSandboxStats. Read from the pod's cgroup and network namespace, which only a ready pod has."""
+        """PodSandboxStats. Read from the pod's cgroup and network namespace, which exist only while the pod
+        is ready."""
 
     async def list_sandboxes(
         self,
@@ -273,8 +274,8 @@ class StreamingOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         container: ContainerT_contra,
         request: api_pb2.ExecRequest,
     ) -> api_pb2.ExecResponse:
-        """Exec. Answers a URL of the streaming server, good for one client within one minute.
-        The command may hold secrets and is not logged."""
+        """Exec. Returns a URL of the streaming server, valid for one client within one minute.
+        The command is not logged, because it can contain secrets."""
 
     async def attach(
         self,
