@@ -60,13 +60,15 @@ async def undone(
 
     It is not asked about again: StopPodSandbox and RemovePodSandbox finish the work.
     """
+    snapshotter = record.snapshotter if record is not None else ""
+    remains = unfinished.Remains(services, metadata, snapshotter, record)
     try:
         async with asyncio.timeout(_OBJECT_LIMIT):
-            await unfinished.undo(services, metadata, record)
+            await unfinished.undo(remains)
     except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
         log.error("half-made sandbox stays unknown", sandbox=metadata.id, error=_reason(error))
         status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
-        return Found(metadata, record.snapshotter if record is not None else "", status)
+        return Found(metadata, snapshotter, status)
     log.info("half-made sandbox undone", sandbox=metadata.id, name=metadata.name)
     return None
 

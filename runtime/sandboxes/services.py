@@ -46,7 +46,8 @@ class Network(Protocol):
         config: api_pb2.PodSandboxConfig,
         *,
         had_result: bool,
-    ) -> None: ...
+    ) -> None:
+        """Repeatable; a namespace that is gone leaves DEL to free the addresses alone."""
 
 
 class Images(Protocol):

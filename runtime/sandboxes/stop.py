@@ -124,7 +124,7 @@ async def _tear_network_down(services: Services, sandbox: Sandbox) -> None:
         return
     await services.network.delete(
         sandbox.id,
-        path if netns.is_alive(path) else "",
+        path,
         sandbox.metadata.config,
         had_result=sandbox.metadata.cni_result is not None,
     )

@@ -2,10 +2,16 @@
 
 The note is written before anything is made that a crash could leave behind, and deleted when the
 pod is whole. It holds what undoing needs: the pod's record, with the path of its namespace.
+
+One list says how every part of such a pod is undone, for the rollback of a call that failed and for
+recovery after a crash.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -53,38 +59,101 @@ def found(layout: Layout) -> list[facts.SandboxMetadata]:
     return notes
 
 
-async def undo(
-    services: Services, metadata: facts.SandboxMetadata, record: containers_pb2.Container | None
-) -> None:
-    """What the rollback of RunPodSandbox does, for one that had no time to do it.
+# Undoing
 
-    ``record`` is the pause container's, if it was made. Every step succeeds if there is nothing to
-    undo; the note goes last, with the pod's files.
-    """
-    containerd = services.containerd
-    await services.exits.end(metadata.id)
-    if record is not None:
-        await dead_shim.clean_up_record(containerd.namespace, record)
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """A pod that never became whole."""
+
+    services: Services
+    metadata: facts.SandboxMetadata
+    snapshotter: str = ""
+    """Empty: the one that the pod's handler has today."""
+    record: containers_pb2.Container | None = None
+    """The pause container's as an earlier server left it, whose shim may go on unknown to
+    containerd."""
+
+
+class Part(Enum):
+    """What RunPodSandbox makes, in this order, and how the undoing of it is called in the log."""
+
+    DIRECTORIES = "delete its directories"
+    LEASE = "delete the lease"
+    NAMESPACE = "remove the network namespace"
+    NETWORK = "give the network back"
+    SNAPSHOT = "remove the snapshot"
+    CONTAINER = "delete the container"
+    SHIM_RECORD = "withdraw the record of its shim"
+    TASK = "end the pause task"
+
+
+async def undo_part(remains: Remains, part: Part) -> None:
+    """Undo one part; succeeds if it was not made. The parts that were made after it go before."""
+    await _UNDO[part](remains)
+
+
+async def undo(remains: Remains) -> None:
+    """What the rollback of RunPodSandbox does, for one that had no time to do it."""
+    for part in reversed(Part):
+        await undo_part(remains, part)
+
+
+async def _end_task(remains: Remains) -> None:
+    containerd, sandbox_id = remains.services.containerd, remains.metadata.id
+    await remains.services.exits.end(sandbox_id)
+    if remains.record is not None:
+        await dead_shim.clean_up_record(containerd.namespace, remains.record)
         # the kill cut the creation of the task short, so containerd forgot the shim
-        await shims.end(containerd, metadata.id)
-    await shared_shim.withdraw(containerd, metadata.id)
-    await delete_container(containerd, metadata.id)
-    snapshotter = record.snapshotter if record is not None else ""
-    await remove_snapshot(
-        containerd,
-        snapshotter or services.handlers.snapshotter(metadata.runtime_handler),
-        metadata.id,
-    )
+        await shims.end(containerd, sandbox_id)
+
+
+async def _withdraw_shim_record(remains: Remains) -> None:
+    await shared_shim.withdraw(remains.services.containerd, remains.metadata.id)
+
+
+async def _delete_container(remains: Remains) -> None:
+    await delete_container(remains.services.containerd, remains.metadata.id)
+
+
+async def _remove_snapshot(remains: Remains) -> None:
+    services, metadata = remains.services, remains.metadata
+    snapshotter = remains.snapshotter or services.handlers.snapshotter(metadata.runtime_handler)
+    await remove_snapshot(services.containerd, snapshotter, metadata.id)
+
+
+async def _detach(remains: Remains) -> None:
+    """CNI DEL, strictly: whatever a half-done ADD left must be given back, or be retried."""
+    metadata = remains.metadata
     if metadata.netns_path:
-        alive = netns.is_alive(metadata.netns_path)
-        await services.network.delete(
-            metadata.id,
-            metadata.netns_path if alive else "",
-            metadata.config,
-            had_result=True,
+        await remains.services.network.delete(
+            metadata.id, metadata.netns_path, metadata.config, had_result=True
         )
-        await netns.remove(metadata.netns_path)
-    await delete_lease(containerd, metadata.id)
-    files = services.store.layout.sandbox(metadata)
+
+
+async def _remove_namespace(remains: Remains) -> None:
+    if remains.metadata.netns_path:
+        await netns.remove(remains.metadata.netns_path)
+
+
+async def _delete_lease(remains: Remains) -> None:
+    await delete_lease(remains.services.containerd, remains.metadata.id)
+
+
+async def _remove_directories(remains: Remains) -> None:
+    """The note goes last, with the pod's files."""
+    files = remains.services.store.layout.sandbox(remains.metadata)
     for directory in (files.state_dir, files.root_dir):
         await remove_tree(directory)
+
+
+_UNDO: Final[Mapping[Part, Callable[[Remains], Awaitable[None]]]] = {
+    Part.DIRECTORIES: _remove_directories,
+    Part.LEASE: _delete_lease,
+    Part.NAMESPACE: _remove_namespace,
+    Part.NETWORK: _detach,
+    Part.SNAPSHOT: _remove_snapshot,
+    Part.CONTAINER: _delete_container,
+    Part.SHIM_RECORD: _withdraw_shim_record,
+    Part.TASK: _end_task,
+}

@@ -42,8 +42,9 @@ class Rollback:
     def __init__(
         self, incomplete: Callable[[str], object] | None = None, *, limit: float = LIMIT
     ) -> None:
-        """``incomplete`` gets a sentence about the step that failed."""
-        self._incomplete = incomplete
+        """``incomplete`` gets a sentence about the step that failed; a call that learns more of
+        what it makes may replace it."""
+        self.incomplete = incomplete
         self._limit = limit
         self._steps: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = []
 
@@ -104,5 +105,5 @@ class Rollback:
         except Exception as error:
             reason = str(error) or type(error).__name__
             log.error("rollback is incomplete", step=what, error=reason, cause=repr(cause))
-            if self._incomplete is not None:
-                self._incomplete(f"cannot {what}: {reason}")
+            if self.incomplete is not None:
+                self.incomplete(f"cannot {what}: {reason}")

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+S = TypeVar("S")
+F = TypeVar("F")
 
 
 async def all_finished(*steps: Awaitable[object]) -> None:
@@ -18,16 +21,16 @@ async def all_finished(*steps: Awaitable[object]) -> None:
     A cancellation is passed on after the steps have ended.
     """
     tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(step) for step in steps]
-    await _ended(tasks)
+    await _wait_for_all(tasks)
     failures = [error for task in tasks if (error := task.exception()) is not None]
     if failures:
         raise failures[0]
 
 
 async def beside(
-    *, stoppable: Coroutine[Any, Any, None], finishing: Coroutine[Any, Any, None]
-) -> None:
-    """Return when both steps have ended well.
+    *, stoppable: Coroutine[Any, Any, S], finishing: Coroutine[Any, Any, F]
+) -> tuple[S, F]:
+    """The results of both steps, when both have ended well.
 
     When ``finishing`` fails or the caller goes away, ``stoppable`` is cancelled. ``finishing`` is
     always waited for. Its failure is the one that counts when both fail.
@@ -39,19 +42,19 @@ async def beside(
         await asyncio.wait({stopped, finished})
     except asyncio.CancelledError:
         stopped.cancel()
-        await _ended([stopped, finished])
+        await _wait_for_all([stopped, finished])
         raise
     _see_failures([finished, stopped])
-    finished.result()
-    stopped.result()
+    result = finished.result()
+    return stopped.result(), result
 
 
-def _stop_after_failure(failed: asyncio.Future[None], other: asyncio.Future[None]) -> None:
+def _stop_after_failure(failed: asyncio.Future[F], other: asyncio.Future[S]) -> None:
     if failed.cancelled() or failed.exception() is not None:
         other.cancel()
 
 
-async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> None:
+async def _wait_for_all(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Return when every task has ended, also when cancelled meanwhile; then pass that on."""
     cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:

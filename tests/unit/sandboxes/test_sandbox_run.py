@@ -182,6 +182,37 @@ async def test_what_cannot_be_undone_stays_known(world: World, namespaces: set[s
         await sandbox_run.run(world.services, run_request())
 
 
+async def test_a_pod_that_stays_known_keeps_its_addresses(world: World) -> None:
+    """Stop then insists on a CNI DEL that goes through."""
+    world.containerd.fail["tasks.Start"] = grpc.StatusCode.INTERNAL
+    world.containerd.fail["snapshots.Remove"] = grpc.StatusCode.INTERNAL
+    with pytest.raises(CriError):
+        await sandbox_run.run(world.services, run_request())
+    (kept,) = world.store.sandboxes
+    assert (kept.metadata.ip, kept.metadata.cni_result) == ("10.0.0.2", {"Interfaces": {}})
+
+
+async def test_recovery_undoes_a_pod_as_the_rollback_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[unfinished.Part] = []
+    known: list[facts.SandboxMetadata] = []
+    undo_part = unfinished.undo_part
+
+    async def noted(remains: unfinished.Remains, part: unfinished.Part) -> None:
+        undone.append(part)
+        known.append(remains.metadata)
+        await undo_part(remains, part)
+
+    monkeypatch.setattr(unfinished, "undo_part", noted)
+    world.containerd.fail["tasks.Start"] = grpc.StatusCode.INTERNAL
+    with pytest.raises(CriError):
+        await sandbox_run.run(world.services, run_request())
+    by_rollback, undone[:] = list(undone), []
+    await unfinished.undo(unfinished.Remains(world.services, known[0]))
+    assert by_rollback == undone == list(reversed(unfinished.Part))
+
+
 async def test_a_repeated_request_is_refused_with_the_holder(world: World) -> None:
     answer = await sandbox_run.run(world.services, run_request())
     with pytest.raises(FailedPrecondition, match=f'reserved for "{answer.pod_sandbox_id}"'):

@@ -1,0 +1,208 @@
+"""The pause container, whose process holds a pod's namespaces: its record, snapshot and task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+
+from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
+from generated.lifecycle import SandboxState
+from generated.oci import defaults, pod_sandbox_config
+from generated.plans import SandboxPlan
+from runtime.containerd.client import Containerd
+from runtime.containerd.removals import is_not_found
+from runtime.containerd.runtime_options import container_runtime
+from runtime.containerd.values import oci_any
+from runtime.lookups import security, users
+from runtime.lookups.snapshot import open_snapshot
+from runtime.sandboxes import files
+from runtime.sandboxes.services import Services
+from runtime.steps import threads
+from runtime.steps.side_by_side import all_finished
+from runtime.steps.times import StepTimes
+from runtime.store import records
+from runtime.tasks import shared_shim
+from runtime.transforms import facts
+
+Mounts = list[types_pb2.Mount]
+
+
+@dataclass(frozen=True, slots=True)
+class NewPod:
+    """A pod that is being made: what its steps are given."""
+
+    services: Services
+    handler: facts.Handler
+    plan: SandboxPlan
+    metadata: facts.SandboxMetadata
+    times: StepTimes = field(default_factory=StepTimes)
+
+    @property
+    def id(self) -> str:
+        """The pod's, and that of its pause container, snapshot and lease."""
+        return self.metadata.id
+
+    @property
+    def files(self) -> facts.SandboxFiles:
+        return self.services.store.layout.sandbox(self.metadata)
+
+
+async def start(
+    pod: NewPod,
+    image: facts.Image,
+    *,
+    leased: Awaitable[None],
+    recorded: asyncio.Future[containers_pb2.Container],
+) -> int:
+    """Start the pause task; its pid.
+
+    ``leased`` ends when the lease protects snapshots. ``recorded`` gets the container's record as
+    containerd keeps it, long before the task runs.
+    """
+    services, times = pod.services, pod.times
+    snapshot = asyncio.ensure_future(_prepare_snapshot(pod, image, leased))
+    await all_finished(snapshot, _record(pod, image, snapshot, recorded), _make_files(pod))
+    await all_finished(_create_task(pod, snapshot.result()), _announce(pod))
+    services.exits.wait(pod.id)  # issued before the start, so that no exit is missed
+    with times.step("start"):
+        started = await services.containerd.tasks.Start(tasks_pb2.StartRequest(container_id=pod.id))
+    return int(started.pid)
+
+
+async def save_metadata(
+    containerd: Containerd, record: containers_pb2.Container, metadata: facts.SandboxMetadata
+) -> None:
+    """Write the sandbox's metadata into the extension of its pause container, whose ``record`` is
+    sent as a whole: daemons may read more of an update than its mask names."""
+    container = containers_pb2.Container()
+    container.CopyFrom(record)
+    container.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
+    await containerd.containers.Update(
+        containers_pb2.UpdateContainerRequest(
+            container=container, update_mask=FieldMask(paths=["extensions"])
+        )
+    )
+
+
+# The parts
+
+
+async def _prepare_snapshot(pod: NewPod, image: facts.Image, leased: Awaitable[None]) -> Mounts:
+    await leased
+    with pod.times.step("snapshot"):
+        try:
+            return await _prepare_on(pod, image.chain_id)
+        except aio.AioRpcError as error:
+            if not is_not_found(error):
+                raise
+        # The layers are gone, e.g. after a failed unpack: make them again from the content.
+        parent = await pod.services.images.unpacked(image, pod.handler.snapshotter)
+        return await _prepare_on(pod, parent)
+
+
+async def _prepare_on(pod: NewPod, parent: str) -> Mounts:
+    containerd = pod.services.containerd
+    answer = await containerd.snapshots.Prepare(
+        snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=pod.handler.snapshotter,
+            key=pod.id,
+            parent=parent,
+            labels=pod.plan.snapshot_labels,
+        ),
+        metadata=containerd.with_lease(pod.id),
+    )
+    return list(answer.mounts)
+
+
+async def _record(
+    pod: NewPod,
+    image: facts.Image,
+    snapshot: asyncio.Future[Mounts],
+    recorded: asyncio.Future[containers_pb2.Container],
+) -> None:
+    user = await _user(pod, image, snapshot)
+    container = await _container(pod, image, user)
+    with pod.times.step("container"):
+        answer = await pod.services.containerd.containers.Create(
+            containers_pb2.CreateContainerRequest(container=container)
+        )
+    # as the daemon keeps it, with the time that recovery will read
+    recorded.set_result(answer.container)
+
+
+async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> containers_pb2.Container:
+    """The pause container as containerd keeps it, its OCI spec built by the mapping."""
+    config, host = pod.metadata.config, pod.services.host
+    profiles = security.wanted_by_sandbox(config.linux.security_context, host)
+    sandbox = facts.Sandbox(
+        metadata=pod.metadata,
+        status=facts.SandboxStatus(SandboxState.READY),
+        files=pod.files,
+        security=await security.look_up(profiles),
+    )
+    record = containers_pb2.Container(
+        id=pod.id,
+        image=image.reference,
+        runtime=container_runtime(pod.handler),
+        snapshotter=pod.handler.snapshotter,
+        snapshot_key=pod.id,
+    )
+    record.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(pod.metadata))
+    spec = defaults.sandbox_spec()
+    pod_sandbox_config.apply(
+        config,
+        spec,
+        handler=pod.handler,
+        host=host,
+        image=image,
+        record=record,
+        sandbox=sandbox,
+        user=user,
+    )
+    record.spec.CopyFrom(oci_any(spec))
+    return record
+
+
+async def _user(pod: NewPod, image: facts.Image, snapshot: asyncio.Future[Mounts]) -> facts.User:
+    """The pause process's user: by number, or as the image's own files know it."""
+    context = pod.metadata.config.linux.security_context
+    requested = users.wanted_by_sandbox(context, image.user)
+    if not requested.needs_database:
+        return users.resolve(requested, users.UserDatabase())
+    database = pod.services.users.known(image.chain_id)
+    if database is None:
+        rootfs = await asyncio.shield(snapshot)
+        database = await threads.IMAGE_FILES.run(_read_users, pod, rootfs, image.chain_id)
+    return users.resolve(requested, database)
+
+
+def _read_users(pod: NewPod, rootfs: Mounts, chain_id: str) -> users.UserDatabase:
+    with open_snapshot(rootfs, Path(pod.files.root_dir)) as layers:
+        return pod.services.users.get(chain_id, lambda: users.read_database(layers))
+
+
+async def _make_files(pod: NewPod) -> None:
+    with pod.times.step("files"):
+        await threads.STATE_FILES.run(files.make, pod.files, pod.metadata.config, pod.services.host)
+
+
+async def _create_task(pod: NewPod, rootfs: Mounts) -> None:
+    with pod.times.step("task"):
+        await pod.services.containerd.tasks.Create(
+            tasks_pb2.CreateTaskRequest(
+                container_id=pod.id, rootfs=rootfs, runtime_path=pod.handler.runtime_path
+            )
+        )
+
+
+async def _announce(pod: NewPod) -> None:
+    """Tell containerd of the pod, so that its containers start in the pause task's shim."""
+    containerd = pod.services.containerd
+    if shared_shim.offered(containerd):
+        with pod.times.step("shim"):
+            await shared_shim.announce(containerd, pod.handler, pod.metadata)
