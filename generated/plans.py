@@ -12,12 +12,21 @@ from dataclasses import dataclass
 
 from generated.cri import api_pb2
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import containers, sandboxes
+from runtime.transforms import containers, namespaces, sandboxes
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
     """Values that hand-written code gets from a container's config."""
+
+    privileged: bool
+    """It may use every device of the node, which are looked up for it."""
+
+    joins_processes: bool
+    """It shares the processes of one container of its pod, which must run."""
+
+    processes_of: str
+    """The id of that container, or a unique prefix of it."""
 
     terminal: bool
     """The first process has a terminal, so all output is in one stream."""
@@ -34,6 +43,14 @@ def plan_container(
 ) -> ContainerPlan:
     """The plan that a config asks for."""
     return ContainerPlan(
+        # plan.privileged <- linux.security_context.privileged
+        privileged=src.linux.security_context.privileged,
+        # plan.joins_processes, by namespaces.joins_container
+        joins_processes=namespaces.joins_container(
+            mode=src.linux.security_context.namespace_options.pid
+        ),
+        # plan.processes_of <- linux.security_context.namespace_options.target_id
+        processes_of=src.linux.security_context.namespace_options.target_id,
         # plan.terminal <- tty
         terminal=src.tty,
         # plan.open_stdin <- stdin

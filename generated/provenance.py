@@ -645,6 +645,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/container_config.yaml",
         ),
     ),
+    "plan.joins_processes": (
+        Entry(
+            field="ContainerConfig.linux.security_context",
+            fate="compute",
+            by="namespaces.joins_container",
+            inputs=("namespace_options.pid",),
+            when="always",
+            why="An ephemeral container sees the processes of the container that it is to debug.",
+            file="spec/mapping/linux_container_security_context.yaml",
+        ),
+    ),
     "plan.network_first": (
         Entry(
             field="PodSandboxConfig.linux",
@@ -730,6 +741,28 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Part of the reserved name, so that a pod's next sandbox does not conflict with the old one.",
             file="spec/mapping/pod_sandbox_metadata.yaml",
+        ),
+    ),
+    "plan.privileged": (
+        Entry(
+            field="ContainerConfig.linux.security_context",
+            fate="copy",
+            by=None,
+            inputs=("privileged",),
+            when="always",
+            why="The node's devices come and go, so they are listed when such a container is created.",
+            file="spec/mapping/linux_container_security_context.yaml",
+        ),
+    ),
+    "plan.processes_of": (
+        Entry(
+            field="ContainerConfig.linux.security_context",
+            fate="copy",
+            by=None,
+            inputs=("namespace_options.target_id",),
+            when="always",
+            why="Looked up when the container is created, and again when it starts.",
+            file="spec/mapping/linux_container_security_context.yaml",
         ),
     ),
     "plan.shares_node_ipc": (

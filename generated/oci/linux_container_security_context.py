@@ -97,3 +97,6 @@ def apply(
     gid_mappings = namespaces.gid_mappings(namespace_options=sandbox_namespace_options)
     if gid_mappings is not None:
         out.linux.gidMappings = gid_mappings
+    # plan.privileged <- privileged
+    # plan.joins_processes
+    # plan.processes_of <- namespace_options.target_id

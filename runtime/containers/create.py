@@ -21,6 +21,7 @@ from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, types
+from generated.plans import ContainerPlan, plan_container
 from runtime.containerd.removals import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
@@ -123,18 +124,17 @@ def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxM
     return "_".join(parts)
 
 
-def target_pid(services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> int:
+def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan) -> int:
     """The first process of the container whose PID namespace is to be joined; 0 when none is.
 
     Raises FailedPrecondition unless it runs, in the same pod.
     """
-    options = config.linux.security_context.namespace_options
-    if options.pid != api_pb2.TARGET:
+    if not plan.joins_processes:
         return 0
-    target = services.store.containers.find(options.target_id)
+    target = services.store.containers.find(plan.processes_of)
     if target is None or target.metadata.sandbox_id != sandbox.id:
         raise NotFound(
-            f"pod {sandbox.id} has no container {options.target_id!r}",
+            f"pod {sandbox.id} has no container {plan.processes_of!r}",
             field="config.linux.security_context.namespace_options.target_id",
         )
     if target.state is not ContainerState.RUNNING:
@@ -213,7 +213,7 @@ async def _described(
     handler = services.handler(sandbox)
     metadata = container.metadata
     host = services.host
-    if metadata.config.linux.security_context.privileged:
+    if plan_container(metadata.config).privileged:
         host = replace(host, devices=await threads.HOST_PATHS.run(device_nodes.host_devices))
     record = containers_pb2.Container(
         id=metadata.id,
@@ -280,7 +280,7 @@ async def _look_up(
         mounts=sources,
         volumes=image_volumes.uncovered(volumes, config.mounts, root),
         devices=devices,
-        target_pid=target_pid(services, sandbox, config),
+        target_pid=target_pid(services, sandbox, plan_container(config)),
         security=await security.look_up(wanted),
     )
 

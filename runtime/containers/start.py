@@ -106,9 +106,9 @@ class _Attempt:
     async def run(self) -> None:
         services, container = self._services, self._container
         sandbox = _ready_sandbox(container)
-        # the process that was there at creation may have ended, and its number been given anew
-        target_pid(services, sandbox, container.metadata.config)
         plan = plan_container(container.metadata.config)
+        # the process that was there at creation may have ended, and its number been given anew
+        target_pid(services, sandbox, plan)
         fifos = fifos_of(services, container)
         async with Rollback(self._not_undone) as undo:
             undo.push("close the output", services.log_keeper.close, container.id)

@@ -139,6 +139,11 @@ def sysctls(
     return {**found, **sysctls}
 
 
+def joins_container(*, mode: api_pb2.NamespaceMode) -> bool:
+    """Whether the namespace is that of another container of the pod."""
+    return mode == api_pb2.TARGET
+
+
 def pid_namespace(
     options: api_pb2.NamespaceOption, pid: int, target_pid: int
 ) -> types.LinuxNamespace:
