@@ -41,11 +41,6 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else text.translate(_NO_SURROGATES)
 
 
-def decoded(data: bytes) -> str:
-    """Bytes that claim to be UTF-8 as valid text."""
-    return valid(data.decode(errors="replace"))
-
-
 def one_line(text: str, limit: int = sys.maxsize) -> str:
     """Valid text in one line of at most ``limit`` characters, the end cut off visibly."""
     if not _is_plain(text):

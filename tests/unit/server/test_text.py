@@ -35,10 +35,6 @@ def test_line_breaks_and_tabs_may_stay() -> None:
     assert text.valid("a\n\tb\x07") == "a\n\tb\ufffd"
 
 
-def test_bytes_that_are_not_utf_8() -> None:
-    assert text.decoded(b"trouv\xe9") == "trouv\ufffd"
-
-
 def test_what_is_cut_off_shows() -> None:
     assert text.one_line("a" * 100, 20) == "a" * 16 + " […]"
 
