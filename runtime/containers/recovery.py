@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from grpc import aio
@@ -32,21 +32,6 @@ log = structlog.get_logger(__name__)
 
 _OBJECT_LIMIT: Final = 10.0
 """Seconds for one object, as in the built-in plugin."""
-
-
-class LogKeeper(Protocol):
-    """The log keeper as recovery uses it."""
-
-    async def open(
-        self,
-        container_id: str,
-        fifos: Fifos,
-        tty: bool,
-        log_path: str | None,
-        *,
-        line_limit: int,
-        tolerant: bool,
-    ) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +148,17 @@ async def settle(
 
 
 async def keep_logs(
-    services: Services,
-    log_keeper: LogKeeper,
-    container: Container,
-    process: task_types_pb2.Process,
+    services: Services, container: Container, process: task_types_pb2.Process
 ) -> None:
-    """Have the output drained, by the FIFOs that the shim names; a keeper that lived on has it."""
+    """Have the output drained, by the FIFOs that the shim names; a keeper that lived on has it.
+
+    A log file that cannot be opened is tried again: the container runs already.
+    """
     fifos = Fifos(
         stdin=process.stdin or None, stdout=process.stdout or None, stderr=process.stderr or None
     )
     try:
-        await log_keeper.open(
+        await services.log_keeper.open(
             container.id,
             fifos,
             plan_container(container.metadata.config).terminal,
@@ -241,7 +226,7 @@ def judged(
     know the task's state either.
     """
     if process is None:
-        return _ended(saved, Exit.unseen()) if saved.state is ContainerState.RUNNING else saved
+        return _exited(saved, Exit.unseen()) if saved.state is ContainerState.RUNNING else saved
     if process.status in ALIVE:
         if saved.state is ContainerState.EXITED:
             raise RecordError("the status file says that it ended, but its task runs")
@@ -256,7 +241,7 @@ def judged(
     if process.status == task_types_pb2.STOPPED:
         if saved.state is ContainerState.EXITED:
             return saved
-        return _ended(saved, Exit.told(process.exit_status, process.exited_at))
+        return _exited(saved, Exit.told(process.exit_status, process.exited_at))
     if process.status == task_types_pb2.CREATED:
         if saved.state is not ContainerState.CREATED:
             raise RecordError(f"its task never started, but its status is {saved.state.name}")
@@ -270,7 +255,7 @@ def _known_reason(saved: facts.ContainerStatus) -> str:
     return "" if saved.reason == records.UNKNOWN_REASON else saved.reason
 
 
-def _ended(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:
+def _exited(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:
     return replace(
         saved,
         state=ContainerState.EXITED,

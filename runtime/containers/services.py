@@ -44,6 +44,7 @@ class LogKeeper(Protocol):
         log_path: str | None,
         *,
         line_limit: int,
+        tolerant: bool = False,
     ) -> object: ...
 
     async def reopen(self, container_id: str) -> None: ...

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from grpc import aio
@@ -131,7 +130,7 @@ class App:
         self.node = Node(
             containerd=containerd, network=self.network, handlers=self.handlers, config=config
         )
-        self.recovery = Recovery(self.sandboxes.services, self.containers.services, log_keeper)
+        self.recovery = Recovery(self.sandboxes.services, self.containers.services)
         self.streaming = Streaming(
             config=config,
             store=self.store,
@@ -141,7 +140,7 @@ class App:
         self._closed: str | None = "the server is starting"
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = background.Tasks(failed=self._fail)
 
     @classmethod
     async def joined(cls, config: Config) -> App:
@@ -165,9 +164,9 @@ class App:
         await self.streaming.start()
         listening = await listener.listening(self.config.socket, self._add_services)
         log.info("listening", socket=str(self.config.socket))
-        self._spawn(self._open())
+        self._background.start(self._open())
         if daemon:
-            self._spawn(daemon.keep_alive())
+            self._background.start(daemon.keep_alive())
         try:
             await self._stop.wait()
             log.info("stopping: running calls may end", within=f"{listener.GRACE:.0f} s")
@@ -224,7 +223,7 @@ class App:
         if self.config.pause_image == OWN_PAUSE:
             await through_restarts(self.containerd, self._install_own_pause)
         await self.recovery.run()
-        self._spawn(self.containerd.watch(self.images.reconcile))
+        self._background.start(self.containerd.watch(self.images.reconcile))
         self._closed = None
         log.info("serving", socket=str(self.config.socket))
 
@@ -251,22 +250,13 @@ class App:
                 reason="this process lacks CAP_SYS_RESOURCE, or restrict_oom_score_adj is set",
             )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` beside the calls; its failure ends the server."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception():
-            self._failure = task.exception()
-            self._stop.set()
+    def _fail(self, error: BaseException) -> None:
+        """Work beside the calls failed: end the server."""
+        self._failure = error
+        self._stop.set()
 
     async def _close(self) -> None:
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.cancel()
         await self.recovery.stop()
         left = await background.finished(_CLEAN_UP_LIMIT)
         if left:

@@ -33,7 +33,6 @@ from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.containerd.client import Containerd
 from runtime.containers import recovery as containers
-from runtime.containers.recovery import LogKeeper
 from runtime.containers.services import Services as ContainerServices
 from runtime.errors import Unavailable
 from runtime.linux.directories import remove_tree
@@ -41,6 +40,7 @@ from runtime.sandboxes import recovery as sandboxes
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
 from runtime.steps import threads
+from runtime.steps.background import Tasks
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks import shared_shim, shims
 from runtime.transforms import facts, labels
@@ -81,13 +81,10 @@ class _Found:
 class Recovery:
     """The work of one start, and what goes on after it: unknown objects are asked for again."""
 
-    def __init__(
-        self, services: Services, container_services: ContainerServices, log_keeper: LogKeeper
-    ) -> None:
+    def __init__(self, services: Services, container_services: ContainerServices) -> None:
         self._services = services
         self._container_services = container_services
-        self._log_keeper = log_keeper
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks(failed=_failed)
 
     async def run(self) -> None:
         """Fill the store and follow every running task; waits for a containerd that is away."""
@@ -104,9 +101,7 @@ class Recovery:
 
     async def stop(self) -> None:
         """End what goes on in the background; the next start finds the same again."""
-        for work in self._background:
-            work.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.cancel()
 
     # Finding out
 
@@ -161,36 +156,27 @@ class Recovery:
     # Making known
 
     def _add(self, found: _Found) -> None:
+        start = self._background.start
         # of two that claim one name, the one that runs has it
         for item in sorted(found.sandboxes, key=lambda item: item.status.pid == 0):
             with _logged(item.metadata.id):
                 sandbox = sandboxes.add(self._services, item)
                 if item.to_watch:
-                    self._spawn(self._watch_sandbox(sandbox))
+                    start(self._watch_sandbox(sandbox))
         for each in found.containers:
             with _logged(each.metadata.id):
                 container = containers.add(self._container_services, each)
                 if each.to_watch:
-                    self._spawn(self._watch_container(container, each.saved))
+                    start(self._watch_container(container, each.saved))
                 elif container.state is ContainerState.CREATED:
-                    self._spawn(containers.forget_logs(self._container_services, container))
+                    start(containers.forget_logs(self._container_services, container))
                 elif container.state is ContainerState.RUNNING and each.process is not None:
                     self._keep_logs(container, each.process)
 
     def _keep_logs(self, container: Container, process: task_types_pb2.Process) -> None:
         # in a task of its own: a keeper that hangs on a log volume delays nothing else
-        services = self._container_services
-        self._spawn(containers.keep_logs(services, self._log_keeper, container, process))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("recovery in the background failed", error=repr(error), exc_info=error)
+        work = containers.keep_logs(self._container_services, container, process)
+        self._background.start(work)
 
     # Watching what is unknown
 
@@ -260,6 +246,10 @@ class Recovery:
             if sandbox_id not in known:
                 log.info("orphaned sandbox record deleted", sandbox=sandbox_id)
                 await shared_shim.withdraw(containerd, sandbox_id)
+
+
+def _failed(error: BaseException) -> None:
+    log.error("recovery in the background failed", error=repr(error), exc_info=error)
 
 
 async def through_restarts(containerd: Containerd, step: Callable[[], Awaitable[T]]) -> T:

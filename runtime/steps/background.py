@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +18,33 @@ def in_background(work: Coroutine[Any, Any, T], *, name: str | None = None) -> a
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
     return task
+
+
+class Tasks:
+    """Work that goes on beside everything else and is cancelled with its owner."""
+
+    def __init__(self, *, failed: Callable[[BaseException], object]) -> None:
+        """``failed`` gets the exception of each work that fails."""
+        self._failed = failed
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` until it ends, or until `cancel`."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    async def cancel(self) -> None:
+        """Cancel all work and return when it has ended."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

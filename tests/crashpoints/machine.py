@@ -461,7 +461,6 @@ class Server:
         self.recovery = Recovery(
             self.sandboxes.services,
             self.containers.services,
-            machine.keeper,
         )
         unserved: Any = object()
         self._service: Any = RuntimeService(

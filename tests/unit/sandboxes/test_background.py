@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from runtime.steps.background import finished, in_background, to_the_end
+from runtime.steps.background import Tasks, finished, in_background, to_the_end
 from runtime.steps.rollback import Rollback
 
 
@@ -56,3 +56,26 @@ async def test_work_goes_on_when_its_caller_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     await asyncio.wait_for(done.wait(), 5)
+
+
+async def test_tasks_report_their_failures_and_end_with_their_owner() -> None:
+    failures: list[BaseException] = []
+    tasks = Tasks(failed=failures.append)
+    ended: list[str] = []
+
+    async def fail() -> None:
+        raise OSError("full")
+
+    async def go_on() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    tasks.start(fail())
+    tasks.start(go_on())
+    await asyncio.sleep(0.01)
+    assert [str(failure) for failure in failures] == ["full"]
+    await tasks.cancel()
+    assert ended == ["cancelled"]
+    assert len(failures) == 1

@@ -117,7 +117,7 @@ def leave_note(world: World, metadata: facts.SandboxMetadata) -> None:
 
 
 async def recovered(world: World) -> Recovery:
-    work = Recovery(world.services, world.container_services, world.log_keeper)
+    work = Recovery(world.services, world.container_services)
     await work.run()
     await asyncio.sleep(0)
     return work
