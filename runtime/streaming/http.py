@@ -11,17 +11,18 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import h11
 from wsproto.utilities import generate_accept_token
+
+from runtime.streaming.asked import Kind
 
 MAX_HEAD_BYTES: Final = 16 << 10
 """Request line and headers together."""
 
 SPDY: Final = "spdy/3.1"
 
-Kind: TypeAlias = Literal["exec", "attach", "portforward"]
 
 _CHANNELS: Final = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io")
 _FIRST_CHANNELS: Final = ("channel.k8s.io", "v1.channel.k8s.io")

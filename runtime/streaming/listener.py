@@ -7,15 +7,17 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from runtime.config.tables import ConfigError, StreamingTable
 from runtime.streaming import tls
-from runtime.streaming.client import Answer, Client
 from runtime.streaming.hangups import Hangups
 from runtime.streaming.metrics import Metrics
+
+if TYPE_CHECKING:
+    from runtime.streaming.client import Answer, Client
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +88,9 @@ class Listener:
             self._hangups.close()
 
     def _client(self) -> Client:
+        # The protocols take 60 ms to load: the first client waits for them, not every start.
+        from runtime.streaming.client import Client
+
         assert self._hangups is not None
         return Client(
             self._answer,
