@@ -19,6 +19,7 @@ from generated.containerd import containers_pb2
 from generated.oci import types
 from runtime.containerd.values import process_any
 from runtime.errors import NotFound, from_rpc
+from runtime.transforms.process import program
 
 if TYPE_CHECKING:
     from runtime.containerd.client import Containerd
@@ -60,11 +61,13 @@ class Specs:
     ) -> AnyMessage:
         """The OCI process that runs ``command`` as the container's first process would run it.
 
-        On a terminal TERM is "xterm", whatever the container's own is.
+        On a terminal TERM is "xterm", whatever the container's own is. Raises InvalidArgument for a
+        program whose name no path can have.
         """
+        args = program(command, field="cmd[0]")
         kept = await self._get(container_id)
         process: dict[str, Any] = msgspec.json.decode(kept.process)
-        process["args"] = command
+        process["args"] = args
         process["terminal"] = terminal
         if terminal:
             others = [name for name in process.get("env", ()) if not name.startswith("TERM=")]

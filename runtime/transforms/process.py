@@ -10,6 +10,9 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_LONGEST_PATH = 4095
+"""Bytes that the kernel takes of a path: PATH_MAX, without the NUL at its end."""
+
 
 def args(
     *, command: Sequence[str], args: Sequence[str], entrypoint: Sequence[str], cmd: Sequence[str]
@@ -20,14 +23,33 @@ def args(
     only the cmd. An entrypoint of one empty string is an image's way to say that it has none.
     """
     if command:
-        return [*command, *args]
+        return program([*command, *args], field="config.command")
     first = [] if list(entrypoint) == [""] else list(entrypoint)
     words = [*first, *(args or cmd)]
     if not words:
         raise InvalidArgument(
             "the image has no entrypoint and no cmd, so a command is needed", field="config.command"
         )
-    return words
+    return program(words, field="config.command")
+
+
+def program(words: Sequence[str], *, field: str) -> list[str]:
+    """``words``, which begin with a program's path or name.
+
+    Raises InvalidArgument for one that is longer than any path. It could not be run, and runc says
+    so with the path in its error. A shim does not read an error that fills a pipe: it waits for
+    runc until the call's deadline, and so do all other commands of the pod and its stop.
+    """
+    _must_be_a_path(words[0], field)
+    return list(words)
+
+
+def _must_be_a_path(text: str, field: str) -> None:
+    length = len(text.encode())
+    if length > _LONGEST_PATH:
+        raise InvalidArgument(
+            f"a path may have {_LONGEST_PATH} bytes, and this one has {length}", field=field
+        )
 
 
 def sandbox_args(*, entrypoint: Sequence[str], cmd: Sequence[str]) -> list[str]:
@@ -42,8 +64,12 @@ def sandbox_args(*, entrypoint: Sequence[str], cmd: Sequence[str]) -> list[str]:
 
 
 def cwd(*, working_dir: str, image_working_dir: str) -> str:
-    """The request's directory, else the image's, else the root; absolute, as runc wants it."""
+    """The request's directory, else the image's, else the root; absolute, as runc wants it.
+
+    Raises InvalidArgument for one that is longer than any path.
+    """
     directory = working_dir or image_working_dir
+    _must_be_a_path(directory, "config.working_dir")
     return directory if directory.startswith("/") else f"/{directory}"
 
 

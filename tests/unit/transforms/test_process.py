@@ -33,6 +33,19 @@ def test_an_image_that_says_nothing_needs_a_command() -> None:
         process.sandbox_args(entrypoint=[], cmd=[])
 
 
+def test_what_is_longer_than_any_path_is_refused() -> None:
+    longest = "/" + "é" * 2047  # two bytes each: 4095 in all
+    assert process.program([longest, "a" * 100_000], field="cmd[0]") == [longest, "a" * 100_000]
+    assert process.cwd(working_dir=longest, image_working_dir="") == longest
+    with pytest.raises(InvalidArgument, match=r"cmd\[0\]: a path may have 4095 bytes, .* 4096"):
+        process.program([longest + "x"], field="cmd[0]")
+    for words in ({"command": [longest + "x"]}, {"entrypoint": [longest + "x"]}):
+        with pytest.raises(InvalidArgument, match=r"config\.command"):
+            process.args(**{"command": [], "args": [], "entrypoint": [], "cmd": [], **words})
+    with pytest.raises(InvalidArgument, match=r"config\.working_dir"):
+        process.cwd(working_dir="", image_working_dir=longest + "x")
+
+
 @pytest.mark.parametrize(
     ("working_dir", "image_working_dir", "expected"),
     [("/a", "/b", "/a"), ("", "/b", "/b"), ("", "", "/"), ("", "app", "/app")],
