@@ -51,7 +51,6 @@ class FaultyNode:
         self._record = node.directory / "cni.log"
         self._cni_fault = node.directory / "cni.fault"
         self._runc_fault = node.directory / "runc.fault"
-        self._install_plugin()
         self.work()
         self._make_bridge()
         self.idle = self.holdings()
@@ -94,27 +93,28 @@ class FaultyNode:
             base = self.node.directory / kind / "io.containerd.grpc.v1.cri" / "sandboxes"
             assert not base.exists() or not list(base.iterdir())
 
-    def _install_plugin(self) -> None:
-        directory = self.node.directory / "plugins"
-        directory.mkdir()
-        recorder = str(Path(cni_recorder.__file__).resolve())
-        program = _PLUGIN.format(
-            python=sys.executable, fault=str(self._cni_fault), recorder=recorder
-        )
-        (directory / "faulty").write_text(program)
-        (directory / "faulty").chmod(0o755)
-        path = self.node.directory / "net.d" / "10-test.conflist"
-        conflist = json.loads(path.read_text())
-        conflist["plugins"].append({"type": "faulty"})
-        path.with_suffix(".new").write_text(json.dumps(conflist))
-        path.with_suffix(".new").rename(path)
-        time.sleep(0.5)  # the server notices by inotify
-
     def _make_bridge(self) -> None:
         """The first pod makes the bridge and the image's files, which stay."""
         pod = self.cri.run_pod(pod_config())
         self.cri.stop_pod(pod)
         self.cri.remove_pod(pod)
+
+
+def install_plugin(node: Node) -> None:
+    """Put the third plugin into the network of a node that does not run."""
+    directory = node.directory / "plugins"
+    directory.mkdir()
+    program = _PLUGIN.format(
+        python=sys.executable,
+        fault=str(node.directory / "cni.fault"),
+        recorder=str(Path(cni_recorder.__file__).resolve()),
+    )
+    (directory / "faulty").write_text(program)
+    (directory / "faulty").chmod(0o755)
+    path = node.directory / "net.d" / "10-test.conflist"
+    conflist = json.loads(path.read_text())
+    conflist["plugins"].append({"type": "faulty"})
+    path.write_text(json.dumps(conflist))
 
 
 @pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
@@ -127,6 +127,7 @@ def faulty_node(request: pytest.FixtureRequest, nothing_is_left: None) -> Iterat
         wrapper.chmod(0o755)
         fault.write_text("none")
         node.stop()
+        install_plugin(node)
         options = (
             f'{{ BinaryName = "{wrapper}", SystemdCgroup = {str(node.systemd_cgroup).lower()} }}'
         )
