@@ -1,16 +1,26 @@
-"""What is under way when the server is told to end, or when a start does not."""
+"""What is under way when the server or containerd goes away, or when the disk is full."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
 
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
-from tests.harness.machine import Machine, processes, wait_until
+from tests.harness.machine import Machine, log_text, processes, started, wait_until
 
 from .conftest import BUSYBOX
-from .test_recovery_faults import assert_nothing_is_left, begun
+from .test_recovery_faults import assert_nothing_is_left, begun, silent
+
+TRAPS = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
 
 MARK = "31415"
 
@@ -21,9 +31,42 @@ def created(machine: Machine, *command: str) -> tuple[str, str]:
     return pod, machine.cri.create(pod, container_config(BUSYBOX, *command), spec)
 
 
+def log_keeper(machine: Machine) -> int:
+    """The process of the machine's log keeper."""
+    (pid,) = (
+        pid
+        for pid, command in processes(str(machine.directory))
+        if "runtime.logs.keeper" in command
+    )
+    return pid
+
+
+def traps(machine: Machine, name: str) -> str:
+    """A container that ends with 9 when it is asked to."""
+    _, container = started(machine.cri, machine, TRAPS, name=name)
+    wait_until(lambda: "ready" in log_text(machine, name))
+    return container
+
+
 def sleepers() -> list[int]:
     """The processes of the containers of these tests."""
     return [pid for pid, command in processes(MARK) if command.startswith("sleep")]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
+    served: Machine, how: signal.Signals
+) -> None:
+    said = served.log().count("container exited")
+    _, container = started(served.cri, served, "sleep 1; exit 7")
+    with silent(log_keeper(served)):
+        wait_until(lambda: served.log().count("container exited") > said)
+        time.sleep(0.3)  # meanwhile the task is deleted; only the output is still waited for
+        assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+        served.end("server", how)
+    served.start_server()
+    status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
+    assert (status.exit_code, status.reason) == (7, "Error")
 
 
 def test_a_start_ends_before_the_server_that_is_told_to(served: Machine) -> None:
@@ -37,6 +80,33 @@ def test_a_start_ends_before_the_server_that_is_told_to(served: Machine) -> None
     served.start_server()
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     assert len(sleepers()) == 1
+
+
+@pytest.mark.parametrize("command", ["create", "start"])
+def test_a_daemon_restarted_during_start_makes_nothing_run_twice(
+    served: Machine, command: str
+) -> None:
+    idle = served.holdings()
+    pod, container = created(served, "sleep", MARK)
+    served.slow_runc(True, command)
+    call = begun(lambda: served.cri.start(container))
+    wait_until(served.create_began)
+    served.end("containerd", signal.SIGKILL)
+    call.join(30)
+    assert not call.is_alive()
+    served.slow_runc(False)
+    time.sleep(4)  # the shim goes on with what it was told
+    served.start_containerd()
+    served.cri.wait_until_ready(20)
+    # the kubelet makes no other container while it does not know of this one
+    wait_until(lambda: served.cri.status(container).state != api_pb2.CONTAINER_UNKNOWN, 60)
+    state = served.cri.status(container).state
+    assert state in (api_pb2.CONTAINER_RUNNING, api_pb2.CONTAINER_EXITED)
+    assert len(sleepers()) == (state == api_pb2.CONTAINER_RUNNING)
+    served.cri.stop_pod(pod)
+    served.cri.remove_pod(pod)
+    assert sleepers() == []
+    assert_nothing_is_left(served, idle)
 
 
 def test_a_pod_whose_container_does_not_get_started_is_stopped_and_removed(
@@ -56,3 +126,62 @@ def test_a_pod_whose_container_does_not_get_started_is_stopped_and_removed(
     served.slow_runc(False)
     assert sleepers() == []
     assert_nothing_is_left(served, idle)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB at the path; `fill` takes all of it."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until its disk has no room for more."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_keeps_no_container_running_and_loses_no_exit_code(idle: Machine) -> None:
+    with small_disk(idle.directory / "root/io.containerd.grpc.v1.cri") as disk:
+        idle.start_containerd()
+        idle.start_server()
+        idle.cri.pull(BUSYBOX)
+        container = traps(idle, "full")
+        fill(disk / "full")
+        began = time.monotonic()
+        idle.cri.stop(container, 20)
+        assert time.monotonic() - began < 15
+        assert idle.cri.status(container).exit_code == 9
+        assert "status not saved" in idle.log()
+        # a server that starts on the full disk knows it as well
+        idle.end("server", signal.SIGKILL)
+        idle.start_server()
+        status = idle.cri.status(container)
+        assert (status.state, status.exit_code) == (api_pb2.CONTAINER_EXITED, 9)
+        (disk / "full").unlink()
+        for pod in idle.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
+            idle.cri.stop_pod(pod.id)
+            idle.cri.remove_pod(pod.id)
+        with pytest.raises(grpc.RpcError):
+            idle.cri.status(container)
+
+
+def test_a_status_is_saved_once_there_is_room(idle: Machine) -> None:
+    with small_disk(idle.directory / "root/io.containerd.grpc.v1.cri") as disk:
+        idle.start_containerd()
+        idle.start_server()
+        idle.cri.pull(BUSYBOX)
+        container = traps(idle, "room")
+        fill(disk / "full")
+        idle.cri.stop(container, 20)
+        (disk / "full").unlink()
+        file = disk / "containers" / container / "status"
+        wait_until(lambda: json.loads(file.read_bytes())["ExitCode"] == 9)
+        for pod in idle.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
+            idle.cri.stop_pod(pod.id)
+            idle.cri.remove_pod(pod.id)

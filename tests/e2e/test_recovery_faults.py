@@ -19,8 +19,8 @@ from tests.harness.machine import Machine, log_text, started, wait_until
 
 from .conftest import BUSYBOX
 
-_OWN = ("cri-containerd serve", "runtime.logs.keeper")
-"""What the commands of the server and its log keeper have in them."""
+_OWN = ("cri-containerd serve", "runtime.logs.keeper", "bin/containerd --config")
+"""What the commands of the server, its log keeper and containerd have in them."""
 
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 
