@@ -32,6 +32,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.containerd.client import Containerd
+from runtime.containers import left_commands
 from runtime.containers import recovery as containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.errors import Unavailable
@@ -172,6 +173,9 @@ class Recovery:
                     start(containers.forget_logs(self._container_services, container))
                 elif container.state is ContainerState.RUNNING and each.process is not None:
                     self._keep_logs(container, each.process)
+                for command in left_commands.found(self._container_services, container):
+                    containerd = self._container_services.containerd
+                    start(left_commands.see_to_the_end(containerd, container, command))
 
     def _keep_logs(self, container: Container, process: task_types_pb2.Process) -> None:
         # in a task of its own: a keeper that hangs on a log volume delays nothing else

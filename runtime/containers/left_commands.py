@@ -1,0 +1,122 @@
+"""Commands that an earlier server left running: they go on as if their clients had left.
+
+A shim holds both ends of a command's FIFOs. Without a reader a command that writes more than they
+take would be blocked until its container ends, and without word of its input's end one that reads
+would wait as long; and nobody would have the shim forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from grpc import StatusCode, aio
+
+from generated.containerd import task_types_pb2, tasks_pb2
+from runtime.containerd.client import Containerd
+from runtime.containerd.removals import is_not_found
+from runtime.containers.services import Services
+from runtime.linux.pipes import PipeReader
+from runtime.store.objects import Container
+from runtime.tasks.exits import ALIVE
+
+log = structlog.get_logger(__name__)
+
+_OUTPUTS: Final = ("stdout", "stderr")
+_PAUSE: Final = 1.0
+"""Seconds before a containerd that went away is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A command by the FIFOs that are left of it."""
+
+    exec_id: str
+    fifos: dict[str, Path]
+    """By stream; a terminal has no stderr."""
+
+
+def found(services: Services, container: Container) -> list[Left]:
+    """The commands left in a container. To be called before calls are served, which make more."""
+    directory = services.store.layout.container_state(container.id) / "exec"
+    by_id: dict[str, dict[str, Path]] = {}
+    for path in directory.iterdir() if directory.is_dir() else ():
+        exec_id, _, stream = path.name.partition("-")
+        by_id.setdefault(exec_id, {})[stream] = path
+    return [Left(exec_id, fifos) for exec_id, fifos in by_id.items()]
+
+
+async def see_to_the_end(containerd: Containerd, container: Container, left: Left) -> None:
+    """Drop the command's output until it ends, then leave nothing of it.
+
+    A terminal is hung up, any other input ended. Cancelled, all stays for the next server.
+    """
+    readers = [PipeReader(left.fifos[stream]) for stream in _OUTPUTS if stream in left.fifos]
+    for reader in readers:
+        reader.writer_is_there()  # the shim, if the command was started and has not ended
+    dropping = [asyncio.create_task(_drop(reader)) for reader in readers]
+    try:
+        while not await _has_ended(containerd, container.id, left):  # noqa: ASYNC110  of a daemon
+            await asyncio.sleep(_PAUSE)
+    finally:
+        for task in dropping:
+            task.cancel()
+        await asyncio.gather(*dropping, return_exceptions=True)
+        for reader in readers:
+            reader.close()
+    for path in left.fifos.values():
+        path.unlink(missing_ok=True)
+    log.info("a command of an earlier server ended", container=container.id, command=left.exec_id)
+
+
+async def _drop(reader: PipeReader) -> None:
+    while await reader.read():
+        pass
+
+
+async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> bool:
+    """True once the shim has forgotten the command; False to ask again later."""
+    try:
+        request = tasks_pb2.GetRequest(container_id=container_id, exec_id=left.exec_id)
+        process = (await containerd.tasks.Get(request)).process
+        if process.status in ALIVE:
+            await _as_if_left(containerd, container_id, left)
+            await containerd.tasks.Wait(
+                tasks_pb2.WaitRequest(container_id=container_id, exec_id=left.exec_id)
+            )
+        elif process.status == task_types_pb2.UNKNOWN:  # the shim was silent
+            return False
+        await containerd.tasks.DeleteProcess(
+            tasks_pb2.DeleteProcessRequest(container_id=container_id, exec_id=left.exec_id)
+        )
+    except aio.AioRpcError as error:
+        if is_not_found(error):
+            return True
+        if error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+            return False
+        log.warning("a command may be left behind", container=container_id, error=error.details())
+    return True
+
+
+async def _as_if_left(containerd: Containerd, container_id: str, left: Left) -> None:
+    """Tell the command that its client is gone; it may have ended meanwhile."""
+    try:
+        if "stderr" not in left.fifos:
+            for number in (signal.SIGHUP, signal.SIGCONT):
+                request = tasks_pb2.KillRequest(
+                    container_id=container_id, exec_id=left.exec_id, signal=number
+                )
+                await containerd.tasks.Kill(request)
+        elif "stdin" in left.fifos:
+            await containerd.tasks.CloseIO(
+                tasks_pb2.CloseIORequest(
+                    container_id=container_id, exec_id=left.exec_id, stdin=True
+                )
+            )
+    except aio.AioRpcError as error:
+        if not is_not_found(error):
+            raise
