@@ -77,6 +77,7 @@ class Images:
             snapshotters=self._snapshotters,
             left_out=lambda _name: left_out("image"),
         )
+        self._cache = self._store.cache
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
 
     async def start(self) -> None:
@@ -102,15 +103,15 @@ class Images:
         """Every image, or the one that the filter names."""
         name = request.filter.image.image
         if name:
-            one = self._store.find(name)
+            one = self._cache.find(name)
             images = [one] if one else []
         else:
-            images = self._store.images()
+            images = self._cache.images()
         return api_pb2.ListImagesResponse(images=self._shown(images))
 
     async def status(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
         """One image; an empty answer when it is not here."""
-        image = self._store.find(request.image.image)
+        image = self._cache.find(request.image.image)
         if image is None:
             return api_pb2.ImageStatusResponse()
         info = await self._verbose(image) if request.verbose else {}
@@ -125,7 +126,7 @@ class Images:
 
     async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
         """Remove an image with all its names; one that is not here is removed already."""
-        names = self._store.names_to_remove(request.image.image)
+        names = self._cache.names_to_remove(request.image.image)
         for name in names:
             # the last one waits until the space is free, as the kubelet measures it next
             await self._store.delete(name, sync=name == names[-1])
@@ -146,11 +147,11 @@ class Images:
 
     async def resolve(self, name: str) -> Image | None:
         """The local image of a reference, an id or a unique prefix of one."""
-        return self._store.find(name)
+        return self._cache.find(name)
 
     async def ensure(self, reference: str) -> Image:
         """The image, pulled if it is not here."""
-        image = self._store.find(reference)
+        image = self._cache.find(reference)
         if image:
             return image
         return await self._pull(image_reference.parse(reference), ANONYMOUS, self._snapshotter)
@@ -164,7 +165,7 @@ class Images:
             self._containerd, snapshotter, image.chain_id
         ):
             return image.chain_id
-        content = self._store.content(image)
+        content = self._cache.content(image)
         if content is None:
             raise NotFound(f"image {image.reference} was removed")
         async with self._leases.hold(image.reference) as lease:
@@ -234,14 +235,14 @@ class Images:
     ) -> Image | None:
         """The local image if the registry still means it, everything of it is here and its records
         are complete: then nothing need be fetched."""
-        target = self._store.target_of(str(reference))
-        image = self._store.find(str(reference))
+        target = self._cache.target_of(str(reference))
+        image = self._cache.find(str(reference))
         if target is None or image is None:
             return None
         if await registry.digest_of_tag() != target.digest:
             return None
         names = self._record_names(reference, target, image.id)
-        if any(self._store.target_of(name) != target for name in names):
+        if any(self._cache.target_of(name) != target for name in names):
             return None
         if image.chain_id and not await snapshot_exists(
             self._containerd, snapshotter, image.chain_id
@@ -268,7 +269,7 @@ class Images:
             image_id = pulled.config.digest
             names = self._record_names(reference, pulled.target, image_id)
             await asyncio.gather(*(self._store.put(n, pulled.target, labels) for n in names))
-        image = self._store.find(image_id)
+        image = self._cache.find(image_id)
         if image is None:
             raise NotFound(f"image {reference} was removed while it was pulled")
         return image

@@ -1,22 +1,16 @@
-"""The images of containerd's namespace, kept in memory so that lists and look-ups need no call.
+"""Keep the images of containerd's namespace in memory, so that lists and look-ups need no call.
 
 All records are read at the start; after that containerd's events say what changed, whoever changed
 it (this server, the built-in plugin, ``ctr -n k8s.io``). Events have no replay, so after a lost
-connection everything is compared once more. A record whose image cannot be used (content not
-fetched or broken, another platform) is kept but makes no image, which the log says.
-
-Records are named by tag, by digest and by image id; several records make one image. All that
-happens to one name happens in turn, so that what containerd says of it is never older than what is
-known here.
+connection everything is compared once more. All that happens to one name happens in turn, so that
+what containerd says of it is never older than what is known here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -29,9 +23,10 @@ from grpc import aio
 
 from generated.containerd import events_pb2, image_events_pb2, images_pb2, types_pb2
 from runtime.containerd.client import Containerd
-from runtime.errors import CriError, InvalidArgument, NotFound, from_rpc
+from runtime.errors import CriError, NotFound, from_rpc
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
+from runtime.images.cache import PINNED, Content, ImageCache, Record
 from runtime.images.choice import choose
 from runtime.images.manifest import (
     Config,
@@ -51,9 +46,6 @@ from runtime.transforms.facts import Image
 log = structlog.get_logger(__name__)
 
 MANAGED: Final = {"io.cri-containerd.image": "managed"}
-PINNED: Final = {"io.cri-containerd.pinned": "pinned"}
-
-_ID_PREFIX: Final = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
 _RESUBSCRIBE_DELAY: Final = 0.5
 """Seconds between tries to hear events again."""
 _SETTLE_DELAY: Final = 0.2
@@ -69,31 +61,8 @@ _AWAY: Final = frozenset(
 """What says nothing of the object that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of containerd's image store."""
-
-    name: str
-    target: Descriptor
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What an image is, read from its blobs; the same for every record with that target."""
-
-    manifest: Manifest
-    config: Config
-    size: int
-    """Compressed bytes of index, manifest, config and layers of this platform."""
-
-    @property
-    def image_id(self) -> str:
-        return self.manifest.config.digest
-
-
 class ImageStore:
-    """The cache; ``start`` loads it and keeps it fresh until ``close``."""
+    """Changes containerd's records and keeps ``cache`` fresh, from ``start`` until ``close``."""
 
     def __init__(
         self,
@@ -111,9 +80,7 @@ class ImageStore:
         self._snapshotters = snapshotters
         self._left_out = left_out
         self._pinned = frozenset(_complete(reference) for reference in pinned_references)
-        self._records: dict[str, Record] = {}
-        self._contents: dict[str, Content] = {}
-        self._images: dict[str, Image] = {}
+        self.cache = ImageCache()
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._adopting = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -130,68 +97,9 @@ class ImageStore:
         """Stop listening."""
         await ended(self._watcher)
 
-    # Looking up
-
-    def images(self) -> list[Image]:
-        """Every image."""
-        return list(self._images.values())
-
-    def find(self, name: str) -> Image | None:
-        """The image of a reference, an image id or a unique prefix of one."""
-        if image_reference.why_invalid(name) is None:
-            record = self._records.get(str(image_reference.parse(name)))
-            if record and (image := self._image_of(record)):
-                return image
-        return self._by_id(name)
-
-    def content(self, image: Image) -> Content | None:
-        """Manifest and config of an image."""
-        record = self._records.get(image.reference)
-        return self._contents.get(record.target.digest) if record else None
-
-    def target_of(self, reference: str) -> Descriptor | None:
-        """What a complete reference names here."""
-        record = self._records.get(reference)
-        return record.target if record else None
-
-    def references(self, image: Image) -> list[str]:
-        """The names of all records of an image; that of its id comes last."""
-        names = [name for name, r in self._records.items() if self._id_of(r) == image.id]
-        return sorted(names, key=lambda name: (name == image.id, name))
-
-    def names_to_remove(self, name: str) -> list[str]:
-        """The records to delete so that what ``name`` names is gone: those of an image, or else a
-        record that makes none."""
-        image = self.find(name)
-        if image:
-            return self.references(image)
-        if image_reference.why_invalid(name) is None:
-            name = str(image_reference.parse(name))
-        return [name] if name in self._records else []
-
     def labels_for(self, reference: str) -> dict[str, str]:
         """The labels of the records of an image that is pulled under ``reference``."""
         return MANAGED | (PINNED if reference in self._pinned else {})
-
-    def _image_of(self, record: Record) -> Image | None:
-        return self._images.get(self._id_of(record) or "")
-
-    def _id_of(self, record: Record) -> str | None:
-        content = self._contents.get(record.target.digest)
-        return content.image_id if content else None
-
-    def _by_id(self, name: str) -> Image | None:
-        prefix = _ID_PREFIX.fullmatch(name)
-        if not prefix:
-            return None
-        wanted = "sha256:" + prefix[1]
-        found = [image for id_, image in self._images.items() if id_.startswith(wanted)]
-        if len(found) > 1:
-            raise InvalidArgument(
-                f"{name} is the beginning of {len(found)} image ids: give more of it",
-                field="image.image",
-            )
-        return found[0] if found else None
 
     # Changing containerd's records
 
@@ -227,9 +135,7 @@ class ImageStore:
     def forget_content(self, image: Image) -> None:
         """Stop offering an image whose content turned out to be incomplete: a client that sees it
         missing pulls it again."""
-        for record in [r for r in self._records.values() if self._id_of(r) == image.id]:
-            self._contents.pop(record.target.digest, None)
-        self._images.pop(image.id, None)
+        self.cache.forget_content(image)
         self._leave_out(image.reference, "its content is incomplete: pull it again")
 
     # Keeping fresh
@@ -243,7 +149,7 @@ class ImageStore:
             answer = await self._containerd.images.List(images_pb2.ListImagesRequest())
             listed = {image.name: image for image in answer.images}
             compare = partial(self._compare, listed, changed)
-            await asyncio.gather(*map(compare, self._records.keys() | listed.keys()))
+            await asyncio.gather(*map(compare, {*self.cache.names(), *listed}))
         await self._adopt(listed)
 
     async def _compare(
@@ -322,60 +228,15 @@ class ImageStore:
 
     async def _take(self, image: images_pb2.Image) -> None:
         target = Descriptor(image.target.media_type, image.target.digest, image.target.size)
-        if target.digest not in self._contents:
+        content = None
+        if not self.cache.has_content(target):
             content = await self._read(image.name, target)
-            if content:
-                self._contents[target.digest] = content
         self._note_change(image.name)
-        old = self._records.get(image.name)
-        self._records[image.name] = Record(image.name, target, dict(image.labels))
-        if old and old.target.digest != target.digest:
-            self._rebuild(old)
-        self._rebuild(self._records[image.name])
+        self.cache.keep(Record(image.name, target, dict(image.labels)), content)
 
     def _drop(self, name: str) -> None:
         self._note_change(name)
-        record = self._records.pop(name, None)
-        if record:
-            self._rebuild(record)
-
-    def _rebuild(self, record: Record) -> None:
-        """Make anew the image that a record belongs to."""
-        image_id = self._id_of(record)
-        if image_id is None:
-            return
-        records = [r for r in self._records.values() if self._id_of(r) == image_id]
-        if records:
-            self._images[image_id] = self._made(image_id, records)
-        else:
-            self._images.pop(image_id, None)
-        if not any(r.target.digest == record.target.digest for r in records):
-            self._contents.pop(record.target.digest, None)
-
-    def _made(self, image_id: str, records: Collection[Record]) -> Image:
-        tags = sorted(r.name for r in records if _kind(r.name) == "tag")
-        digests = sorted(r.name for r in records if _kind(r.name) == "digest")
-        reference = [*tags, *digests, *sorted(r.name for r in records)][0]
-        content = self._contents[next(r for r in records if r.name == reference).target.digest]
-        config = content.config
-        chain = chain_ids(config.diff_ids)
-        return Image(
-            id=image_id,
-            reference=reference,
-            chain_id=chain[-1] if chain else "",
-            tags=tuple(tags),
-            digests=tuple(digests),
-            size=content.size,
-            pinned=any(PINNED.items() <= dict(r.labels).items() for r in records),
-            user=config.user,
-            entrypoint=config.entrypoint,
-            cmd=config.cmd,
-            env=config.env,
-            working_dir=config.working_dir,
-            volumes=config.volumes,
-            stop_signal=config.stop_signal,
-            labels=config.labels,
-        )
+        self.cache.drop(name)
 
     async def _read(self, name: str, target: Descriptor) -> Content | None:
         """The content of a record's target; None, said in the log, when it makes no image."""
@@ -412,8 +273,7 @@ class ImageStore:
         the id then holds the image while its tags move."""
         async with self._adopting:
             for name in names:
-                record = self._records.get(name)
-                image = self._image_of(record) if record else None
+                record, image = self.cache.record(name), self.cache.image_of(name)
                 if record is None or image is None:
                     continue
                 labels = self.labels_for(name)
@@ -426,7 +286,7 @@ class ImageStore:
 
     async def _adopt_one(self, record: Record, image_id: str, labels: Mapping[str, str]) -> None:
         """The id first, as the label says that it is there; taken back when the record is gone."""
-        known = image_id in self._records
+        known = self.cache.record(image_id) is not None
         await self.put(image_id, record.target, labels)
         async with self._turn(record.name):
             labelled = await self._label(record, labels)
@@ -486,13 +346,6 @@ def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) ->
             media_type=target.media_type, digest=target.digest, size=target.size
         ),
     )
-
-
-def _kind(name: str) -> str:
-    """What a record's name is: ``tag``, ``digest`` or (an id, or something foreign) ``other``."""
-    if image_reference.is_digest(name) or image_reference.why_invalid(name) is not None:
-        return "other"
-    return "digest" if "@" in name else "tag"
 
 
 def _complete(reference: str) -> str:

@@ -301,7 +301,7 @@ async def test_image_of_another_client_is_seen_and_gets_its_id(
     assert image.config.digest in daemon.ctr("images", "list", "-q")
     assert (await status(images, pushed)).id == image.config.digest
     daemon.ctr("images", "rm", pushed, image.config.digest)
-    await until(lambda: not images._store.images())
+    await until(lambda: not images._cache.images())
     assert (await status(images, pushed)).id == ""
 
 
@@ -318,7 +318,7 @@ async def test_events_are_heard_after_the_daemon_came_back(
 ) -> None:
     daemon.restart()
     daemon.ctr("images", "pull", "--plain-http", pushed)
-    await until(lambda: bool(images._store.images()))
+    await until(lambda: bool(images._cache.images()))
     await until(lambda: image.config.digest in daemon.ctr("images", "list", "-q"))
 
 

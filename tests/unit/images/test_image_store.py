@@ -146,7 +146,7 @@ def store(daemon: FakeContainerd, left_out: list[str]) -> ImageStore:
 
 
 def names(store: ImageStore) -> list[str]:
-    return sorted(image.reference for image in store.images())
+    return sorted(image.reference for image in store.cache.images())
 
 
 async def test_removed_image_stays_removed_though_a_comparison_had_its_answer(
@@ -181,10 +181,10 @@ async def test_comparison_takes_what_changed_without_us(
     await store.put(NAME, daemon.image(), MANAGED)
     daemon.records[NAME].target.digest = daemon.image({"User": "1"}).digest
     await store.reconcile()
-    assert [image.user for image in store.images() if NAME in image.tags] == ["1"]
+    assert [image.user for image in store.cache.images() if NAME in image.tags] == ["1"]
     daemon.records.clear()
     await store.reconcile()
-    assert store.images() == []
+    assert store.cache.images() == []
 
 
 @pytest.mark.parametrize(
@@ -198,9 +198,9 @@ async def test_bad_image_is_left_out_and_the_others_are_listed(
     for name, content in (("bad:1", run), ("good:1", {"User": "\ud800"})):
         await store.put(f"docker.io/library/{name}", daemon.image(content), MANAGED)
     assert names(store) == ["docker.io/library/good:1"]
-    assert store.images()[0].user == "\ufffd"
+    assert store.cache.images()[0].user == "\ufffd"
     assert left_out == ["docker.io/library/bad:1"]
-    assert store.names_to_remove("bad:1") == ["docker.io/library/bad:1"]
+    assert store.cache.names_to_remove("bad:1") == ["docker.io/library/bad:1"]
 
 
 async def test_blob_that_cannot_be_read_costs_its_own_image_only(
@@ -246,8 +246,8 @@ async def test_image_whose_content_is_gone_is_no_longer_offered_until_it_is_pull
 ) -> None:
     image = daemon.image()
     await store.put(NAME, image, MANAGED)
-    store.forget_content(store.images()[0])
-    assert store.find(NAME) is None
+    store.forget_content(store.cache.images()[0])
+    assert store.cache.find(NAME) is None
     assert left_out == [NAME]
     await store.put(NAME, image, MANAGED)
     assert names(store) == [NAME]
@@ -268,7 +268,7 @@ async def test_image_without_layers(store: ImageStore, daemon: FakeContainerd) -
     config = daemon.blob({"architecture": "amd64", "rootfs": {"diff_ids": None}}, CONFIG_TYPE)
     manifest = {"config": written(config), "layers": None}
     await store.put(NAME, daemon.blob(manifest, MANIFEST_TYPES[0]), MANAGED)
-    assert [image.chain_id for image in store.images()] == [""]
+    assert [image.chain_id for image in store.cache.images()] == [""]
 
 
 async def test_adopting_sends_the_whole_record(store: ImageStore, daemon: FakeContainerd) -> None:
