@@ -1,0 +1,155 @@
+"""How an image comes onto the node: its blobs, its snapshots, and then the records that name it.
+
+A lease protects what was fetched from containerd's garbage collector until the records do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from runtime.containerd.client import Containerd
+from runtime.errors import NotFound
+from runtime.images import content as image_content
+from runtime.images.leases import PullLeases
+from runtime.images.manifest import Descriptor
+from runtime.images.progress import Activity, unless_stalled
+from runtime.images.pull import ImageSource, Puller
+from runtime.images.reference import Reference
+from runtime.images.registry.auth import Credentials
+from runtime.images.registry.client import Registry, open_registry
+from runtime.images.registry.hosts import hosts_for
+from runtime.images.store import ImageStore
+from runtime.images.unpack import snapshot_exists
+from runtime.steps import threads
+from runtime.transforms.facts import Image
+
+
+class Intake:
+    """Brings images here, from registries and other sources."""
+
+    def __init__(
+        self,
+        containerd: Containerd,
+        store: ImageStore,
+        puller: Puller,
+        leases: PullLeases,
+        *,
+        config_path: str,
+        progress_timeout: float,
+    ) -> None:
+        """``config_path`` names the directories with a ``hosts.toml`` for each registry;
+        ``progress_timeout`` is in seconds."""
+        self._containerd = containerd
+        self._store = store
+        self._cache = store.cache
+        self._puller = puller
+        self._leases = leases
+        self._config_path = config_path
+        self._progress_timeout = progress_timeout
+
+    async def start(self) -> None:
+        """Delete what an earlier server's pulls left."""
+        await self._leases.delete_leftovers()
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+        await self._leases.close()
+
+    async def pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
+        """Fetch, unpack and record an image; what is here already is not fetched again.
+
+        Raises RegistryUnavailable when nothing arrives for the progress timeout, and whatever the
+        registry or containerd answers.
+        """
+        activity = Activity()
+        work = self._ask_registry(reference, who, snapshotter, activity)
+        return await unless_stalled(work, activity, self._progress_timeout)
+
+    async def _ask_registry(
+        self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
+    ) -> Image:
+        hosts = await threads.CONFIGURATION.run(hosts_for, reference.domain, self._config_path)
+        async with open_registry(reference, hosts, who, activity) as registry:
+            image = await self._unchanged(reference, registry, snapshotter)
+            if image:
+                return image
+            source = image_content.source_label(reference.domain, reference.path)
+            return await self.take(reference, registry, snapshotter, source)
+
+    async def _unchanged(
+        self, reference: Reference, registry: Registry, snapshotter: str
+    ) -> Image | None:
+        """The local image if the registry still means it, everything of it is here and its records
+        are complete: then nothing need be fetched."""
+        target = self._cache.target_of(str(reference))
+        image = self._cache.find(str(reference))
+        if target is None or image is None:
+            return None
+        if await registry.digest_of_tag() != target.digest:
+            return None
+        names = self._record_names(reference, target, image.id)
+        if any(self._cache.target_of(name) != target for name in names):
+            return None
+        if image.chain_id and not await snapshot_exists(
+            self._containerd, snapshotter, image.chain_id
+        ):
+            return None
+        return image
+
+    async def take(
+        self,
+        reference: Reference,
+        source: ImageSource,
+        snapshotter: str,
+        source_label: Mapping[str, str],
+    ) -> Image:
+        """Bring the image of ``source`` here and record it under its id, tag and digest."""
+        async with self._leases.hold(str(reference)) as lease:
+            pulled = await self._puller.pull(
+                str(reference),
+                source,
+                snapshotter=snapshotter,
+                source_label=source_label,
+                lease=lease,
+            )
+            labels = self._store.labels_for(str(reference))
+            image_id = pulled.config.digest
+            names = self._record_names(reference, pulled.target, image_id)
+            await asyncio.gather(*(self._store.put(n, pulled.target, labels) for n in names))
+        image = self._cache.find(image_id)
+        if image is None:
+            raise NotFound(f"image {reference} was removed while it was pulled")
+        return image
+
+    def _record_names(
+        self, reference: Reference, target: Descriptor, image_id: str
+    ) -> tuple[str, ...]:
+        """The records of an image: its id, the tag if it was pulled by one, and the digest."""
+        by_tag = (str(reference),) if reference.tag else ()
+        return (image_id, *by_tag, reference.at(target.digest))
+
+    async def unpacked(self, image: Image, snapshotter: str) -> str:
+        """The chain id of an image, whose snapshots are there when this returns.
+
+        They are missing after a change of snapshotter, or when somebody fetched without unpacking.
+        """
+        if not image.chain_id or await snapshot_exists(
+            self._containerd, snapshotter, image.chain_id
+        ):
+            return image.chain_id
+        content = self._cache.content(image)
+        if content is None:
+            raise NotFound(f"image {image.reference} was removed")
+        async with self._leases.hold(image.reference) as lease:
+            try:
+                return await self._puller.unpack(
+                    image.reference,
+                    content.manifest,
+                    content.config,
+                    snapshotter=snapshotter,
+                    lease=lease,
+                )
+            except NotFound:
+                self._store.forget_content(image)
+                raise
