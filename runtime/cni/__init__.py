@@ -1,1 +1,1 @@
-"""CNI: the network configuration, its plugins and what they answered."""
+"""CNI: the network configuration, the plugins and their results."""

@@ -1,7 +1,7 @@
-"""What CNI plugins are told of a pod: CNI_ARGS and the capabilities of ``runtimeConfig``.
+"""The arguments of CNI plugins for a pod: CNI_ARGS and the capabilities of ``runtimeConfig``.
 
-Pure.  Keys are written as the CNI conventions spell them (lower camel case); plugins in Go take
-any case, others do not.
+Pure.  Keys follow the CNI conventions (lower camel case); plugins in Go accept any case, others do
+not.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 
 POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
-"""Capability by which a plugin asks for all annotations of the pod."""
+"""Capability with which a plugin requests all annotations of the pod."""
 
 INGRESS: Final = "kubernetes.io/ingress-bandwidth"
 EGRESS: Final = "kubernetes.io/egress-bandwidth"
 
 _BURST: Final = 2**32 - 1
-"""Bits that may pass at once: as much as the bandwidth plugin takes, so that only rates count."""
+"""Burst in bits: the maximum of the bandwidth plugin, so that only the rate limits traffic."""
 _LEAST_RATE: Final = 1_000
 _MOST_RATE: Final = 1_000_000_000_000_000
 
@@ -40,7 +40,7 @@ _SCALE: Final = {
 
 
 def cni_args(sandbox_id: str, metadata: api_pb2.PodSandboxMetadata) -> dict[str, str]:
-    """Return CNI_ARGS: which pod it is, and that plugins may pass over keys they do not know."""
+    """Return CNI_ARGS: the pod's identity, and that plugins can ignore unknown keys."""
     return {
         "IgnoreUnknown": "1",
         "K8S_POD_NAMESPACE": metadata.namespace,
@@ -51,7 +51,7 @@ def cni_args(sandbox_id: str, metadata: api_pb2.PodSandboxMetadata) -> dict[str,
 
 
 def capability_args(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
-    """Return everything a plugin may ask for by a capability; raises InvalidArgument."""
+    """Return the values of all capabilities; raises InvalidArgument."""
     offered = {
         "portMappings": port_mappings(config),
         "bandwidth": bandwidth(config.annotations),
@@ -86,7 +86,7 @@ def dns(config: api_pb2.DNSConfig) -> dict[str, list[str]]:
 
 
 def bandwidth(annotations: Mapping[str, str]) -> dict[str, int] | None:
-    """Return rates in bits per second of a pod's annotations; None without any."""
+    """Return the rates in a pod's annotations, in bits per second; None if there are none."""
     limits: dict[str, int] = {}
     for direction, annotation in (("ingress", INGRESS), ("egress", EGRESS)):
         if annotation in annotations:
@@ -99,14 +99,14 @@ def _rate(annotation: str, text: str) -> int:
     field = f"config.annotations[{annotation}]"
     bits = quantity(text)
     if bits is None:
-        raise InvalidArgument(f"{text!r} is no quantity, as 10M is one", field=field)
+        raise InvalidArgument(f"{text!r} is not a quantity such as 10M", field=field)
     if not _LEAST_RATE <= bits <= _MOST_RATE:
         raise InvalidArgument(f"must be between 1k and 1P bits per second, not {text}", field=field)
     return bits
 
 
 def quantity(text: str) -> int | None:
-    """Return a Kubernetes quantity rounded up to a whole number; None if it is none."""
+    """Return a Kubernetes quantity, rounded up to an integer; None if ``text`` is not one."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return None

@@ -1,8 +1,8 @@
-"""What CNI plugins answered, kept in files as libcni keeps them (kind ``cniCacheV1``).
+"""A cache of CNI results, in the files and the format of libcni (kind ``cniCacheV1``).
 
-The format and the place are libcni's, so that a node can move from one runtime to another with its
-pods running.  The config an interface was made with is kept beside the result: DEL must undo what
-was done, not what today's config would do.
+Format and location are libcni's, so that a node can move to another runtime while its pods are
+running.  The config used for ADD is stored with the result, because DEL must undo what ADD did,
+even if the config has changed since.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DIRECTORY: Final = "/var/lib/cni"
 
 @dataclass(frozen=True, slots=True)
 class PodInterface:
-    """One interface of one pod, and how it was made."""
+    """One interface of one pod, and how it was created."""
 
     network: str
     container_id: str
@@ -36,7 +36,7 @@ class PodInterface:
     arguments: Mapping[str, str]
     """CNI_ARGS."""
     capabilities: Mapping[str, Any]
-    """What was offered as ``runtimeConfig``."""
+    """The values that were available for ``runtimeConfig``."""
     result: Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ class ResultCache:
         self._results = Path(directory) / "results"
 
     def write(self, interface: PodInterface) -> None:
-        """Keep what is known of an interface; raises OSError."""
+        """Store an interface; raises OSError."""
         self._results.mkdir(0o700, parents=True, exist_ok=True)
         text = json.dumps(
             {
@@ -63,7 +63,7 @@ class ResultCache:
             },
             separators=(",", ":"),
         )
-        # not forced to disk, as the interface is gone after a power cut
+        # not synced, because the interface does not survive a power failure
         write_whole(self._path(interface), text.encode(), durable=False)
 
     def remove(self, interface: PodInterface) -> None:
@@ -73,7 +73,7 @@ class ResultCache:
     def of(self, container_id: str) -> list[PodInterface]:
         """Return the interfaces of one pod, in the order of their names.
 
-        Files that cannot be read as such are passed over: their pod is treated as one without.
+        Unreadable files are ignored, as if the pod had no such interface.
         """
         found = []
         for path in self._results.glob(f"*-{container_id}-*"):

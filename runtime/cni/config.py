@@ -1,13 +1,13 @@
-"""CNI network lists: read from a directory, checked, and read again when the directory changes.
+"""CNI network lists: loaded and validated from a directory, and reloaded when it changes.
 
-Files ``*.conf``, ``*.conflist`` and ``*.json`` count, in the order of their names; the first
+Files ``*.conf``, ``*.conflist`` and ``*.json`` are used in the order of their names; the first
 ``max_conf_num`` of them become the interfaces eth0, eth1, … of every pod.
 
-Loading is all or nothing over the files that would be used: a bad file is never skipped for the
-next one, because pods would then silently come up in another network than the one meant.  A failed
-load leaves the lists of the last good one in use (they are complete, pods keep coming up) and is
-reported with file, line and remedy until it is fixed; without an earlier good load, and once no
-file is left, the network is not ready.  A directory that is removed is waited for.
+Loading is all or nothing: an invalid file is never skipped in favour of the next one, because pods
+would then silently start in the wrong network.  After a failed load, the lists of the last
+successful load stay in use, so pods keep starting, and the error is reported with file, line and
+remedy until it is fixed.  Without an earlier successful load, or if no file is left, the network is
+not ready.  If the directory is removed, the network is not ready until it exists again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Json: TypeAlias = dict[str, Any]
 
 SUFFIXES: Final = (".conf", ".conflist", ".json")
 VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-"""Versions of the CNI specification that this runtime speaks, oldest first."""
+"""Supported versions of the CNI specification, oldest first."""
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 
@@ -42,18 +42,18 @@ class CniPlugin:
     """The name of its executable (``type``)."""
     config: Json
     capabilities: frozenset[str]
-    """Keys of ``runtimeConfig`` that it wants to be told."""
+    """Keys of ``runtimeConfig`` that the plugin requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class CniList:
-    """One network: plugins that are called one after the other for each pod."""
+    """One network: the plugins that are called for each pod, in order."""
 
     name: str
     version: str
     plugins: tuple[CniPlugin, ...]
     source: bytes
-    """The list as it goes into the result cache, from which DEL reads it back."""
+    """The list as stored in the result cache, from which DEL reads it."""
     path: str = ""
 
     def speaks(self, version: str) -> bool:
@@ -62,7 +62,7 @@ class CniList:
 
 
 class CniConfigError(Exception):
-    """A network list that cannot be used: where, what, and what to do about it."""
+    """A network list that cannot be used: the place, the problem and the remedy."""
 
     def __init__(self, problem: str, remedy: str, *, path: str = "", line: int = 0) -> None:
         self.problem = problem
@@ -74,28 +74,28 @@ class CniConfigError(Exception):
 def load(directory: str, max_conf_num: int) -> tuple[CniList, ...]:
     """Return the networks of a directory, in order; raises CniConfigError.
 
-    ``max_conf_num`` 0 takes them all.
+    ``max_conf_num`` 0 means all of them.
     """
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIXES))
     except OSError as error:
         raise CniConfigError(
             f"cannot read the CNI directory: {error.strerror}",
-            "make it, or set cni.conf_dir to where the network's DaemonSet puts its file",
+            "create it, or set cni.conf_dir to where the network's DaemonSet writes its file",
             path=directory,
         ) from None
     paths = [path for name in names if (path := Path(directory, name)).is_file()]
     if not paths:
         raise CniConfigError(
             "no network config found",
-            "install a pod network; until then only pods in the host's network can run",
+            "install a pod network; until then only pods on the host network can run",
             path=directory,
         )
     return tuple(load_file(path) for path in paths[: max_conf_num or None])
 
 
 def load_file(path: Path) -> CniList:
-    """Return the network of one file, single plugins made lists of one; raises CniConfigError."""
+    """Return the network in one file; a single plugin becomes a list. Raises CniConfigError."""
     source = _read(path)
     return parse(source, path=str(path), is_list=path.suffix == ".conflist")
 
@@ -110,7 +110,7 @@ def _read(path: Path) -> bytes:
 
 
 def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
-    """Return the network that a file's text means; raises CniConfigError."""
+    """Return the network in the text of a file; raises CniConfigError."""
     text = _Text(path, source.decode("utf-8", "replace"))
     whole = text.whole()
     if not is_list:
@@ -143,7 +143,7 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
 
 
 class _Text:
-    """A JSON text whose objects know their line."""
+    """A JSON text, with the line of each object."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
@@ -167,7 +167,7 @@ class _Text:
         return whole
 
     def error(self, where: object, problem: str, remedy: str, key: str = "") -> CniConfigError:
-        """Return an error at the line of ``key`` in an object, or at the object's own."""
+        """Return an error at the line of ``key`` in an object, or of the object itself."""
         start = self._starts.get(id(where), 0)
         if key and (found := re.compile(rf'"{re.escape(key)}"\s*:').search(self._text, start)):
             start = found.start()
@@ -181,7 +181,7 @@ class _Text:
 
 
 def _version(text: _Text, whole: Json) -> str:
-    """Return the newest version that the list allows and this runtime speaks."""
+    """Return the newest version that both the list and this runtime support."""
     stated = whole.get("cniVersion") or "0.1.0"
     offered = whole.get("cniVersions", [])
     if not isinstance(offered, list) or not all(isinstance(each, str) for each in offered):
@@ -228,7 +228,7 @@ def _plugin(text: _Text, config: object) -> CniPlugin:
 
 
 def _plugins_of_directory(directory: Path) -> list[CniPlugin]:
-    """Return the plugins that stand in files of their own, ``<conf_dir>/<network>/*.conf``."""
+    """Return the plugins in separate files, ``<conf_dir>/<network>/*.conf``."""
     plugins = []
     for path in sorted(directory.glob("*.conf")):
         text = _Text(str(path), _read(path).decode("utf-8", "replace"))
@@ -237,7 +237,7 @@ def _plugins_of_directory(directory: Path) -> list[CniPlugin]:
 
 
 def _switch(text: _Text, whole: Json, key: str) -> bool:
-    """Return a boolean that may be written as a string, as libcni allows."""
+    """Return a boolean, which can be written as a string, as in libcni."""
     value = whole.get(key, False)
     known = {True: True, False: False, "true": True, "false": False}
     value = value.lower() if isinstance(value, str) else value

@@ -1,8 +1,8 @@
-"""The CNI directory, kept up to date: looked at once a second.
+"""The CNI directory, checked for changes once a second.
 
-A look costs a stat of each file. A watch by inotify would be told, but its instances are shared by
-all of root's processes (128 by default) and run out on busy nodes, it says nothing of changes by
-other nodes on a network mount, and it has to be made anew for each directory that comes and goes.
+A check costs one stat for each file. inotify is not used: all processes of root share its instances
+(128 by default), which run out on busy nodes; it does not see changes made by other nodes on a
+network mount; and it needs a new watch each time the directory is recreated.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from runtime.steps.watched import ended, watched
 log = structlog.get_logger(__name__)
 
 Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
-"""Of each file: its path, inode, size and time of change (nanoseconds)."""
+"""Path, inode, size and modification time (nanoseconds) of each file."""
 
 _PERIOD: Final = 1.0
 _SETTLE_SECONDS: Final = 0.05
-"""Changes that follow each other this closely are read as one: no file is read half-written."""
+"""Seconds without a change before the files are read, so that no file is read half-written."""
 
 
 class CniDirectory:
-    """The networks of one directory, kept up to date while it is watched."""
+    """The networks of one directory, updated while it is watched."""
 
     def __init__(self, directory: str, max_conf_num: int) -> None:
         self._directory = directory
         self._max_conf_num = max_conf_num
         self._watching: asyncio.Task[None] | None = None
         self._seen: Signature = ()
-        """What the files looked like when they were read last."""
+        """The state of the files when they were last read."""
         self.networks: tuple[CniList, ...] = ()
-        """What pods get now; empty: not ready."""
+        """The networks of new pods; empty if the network is not ready."""
         self.problem: CniConfigError | None = CniConfigError("not read yet", "start the server")
-        """What is wrong with the files, even where earlier networks are still in use."""
+        """The problem with the files, even if earlier networks are still in use."""
 
     async def start(self) -> None:
-        """Make the directory if it lacks, read it, and keep watching it."""
+        """Create the directory if it does not exist, read it, and start watching it."""
         self._make()
         self.reload()
         self._watching = watched("CNI directory", self._watch)
@@ -80,7 +80,7 @@ class CniDirectory:
 
     def _make(self) -> None:
         directory = Path(self._directory)
-        with contextlib.suppress(OSError):  # then reading it says why, and it is waited for
+        with contextlib.suppress(OSError):  # the read below reports why, and the watch continues
             directory.parent.mkdir(0o755, parents=True, exist_ok=True)
             directory.mkdir(0o700, exist_ok=True)
 
@@ -99,16 +99,16 @@ class CniDirectory:
             await asyncio.sleep(_SETTLE_SECONDS)
             settled = await threads.CONFIGURATION.run(self._signature)
             if settled != signature:
-                continue  # somebody writes there right now
+                continue  # another process is still writing
             self._seen = settled
             self._take(await threads.CONFIGURATION.run(self._load))
 
     def _signature(self) -> Signature:
-        """Return what tells one state of the files from another; () without a directory."""
+        """Return a value that changes when the files change; () if the directory does not exist."""
         return tuple(sorted(self._entries()))
 
     def _entries(self) -> Iterator[tuple[str, int, int, int]]:
-        """The files of networks, and those of single plugins in directories of their own."""
+        """The files of networks, and of single plugins in subdirectories."""
         for directory in (Path(self._directory), *self._of_networks()):
             with contextlib.suppress(OSError), os.scandir(directory) as entries:
                 for entry in entries:

@@ -1,13 +1,13 @@
-"""The pods' network: CNI plugins, called for each pod as the CNI specification 1.1 says.
+"""The pods' network: calls CNI plugins for each pod, as in the CNI specification 1.1.
 
-ADD calls the plugins of a network one after the other, each with the result of the one before;
-DEL calls them in reverse.  The loopback is not CNI's business here (``netns`` sets it up).
+ADD calls the plugins of a network in order, each with the result of the previous one; DEL calls
+them in reverse.  CNI does not set up the loopback interface; ``netns`` does.
 
-What DEL undoes is what ADD did: the config, arguments and result of an interface are read back
-from the result cache, so a changed or removed config file does not strand a pod.  For a network of
-which the cache knows nothing (ADD failed half-way, or the server was killed in it), DEL is called
-with today's config: plugins must take a DEL of what they never added.  So it is for what a plugin
-did that is no longer on the node; what is left after that is logged, counted and let go of.
+DEL undoes what ADD did: config, arguments and result of an interface are read from the result
+cache, so a changed or removed config file does not block the removal of a pod.  If the cache has no
+entry (ADD failed half-way, or the server was killed), DEL uses the current config; plugins must
+accept a DEL for something they never added.  The current config is also used if a plugin is no
+longer on the node.  What cannot be removed is logged, counted and abandoned.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from runtime.linux import netns
 log = structlog.get_logger(__name__)
 
 PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
-"""How long one plugin may take: below the kubelet's deadlines of the calls that wait for it."""
+"""Time limit of one plugin, in seconds: less than the kubelet's deadlines for the waiting calls."""
 
 _PASSING: Final = frozenset({11, 50})
-"""CNI error codes that say "try again later" and "not available now"."""
+"""CNI error codes for "try again later" and "not available now"."""
 
 _REPLACING_TRIES: Final = 10
 _REPLACING_SECONDS: Final = 0.2
@@ -47,7 +47,7 @@ _REPLACING_SECONDS: Final = 0.2
 _ETH: Final = re.compile(r"eth\d{1,4}")
 
 _LOOPBACK_NETWORK: Final = "cni-loopback"
-"""The network by which the built-in CRI plugin sets the loopback up; its pods may be ours now."""
+"""The built-in CRI plugin's network for the loopback interface; its pods can be recovered here."""
 
 
 class Settings(Protocol):
@@ -75,16 +75,17 @@ class Network:
         cache: ResultCache | None = None,
         given_up: Callable[[str], None] = lambda _kind: None,
     ) -> None:
-        """``given_up`` counts, by kind, what is let go of although it cannot be undone."""
+        """``given_up`` counts, by kind, what is abandoned because it cannot be undone."""
         self._settings = settings
         self._given_up = given_up
         self._cache = cache or ResultCache()
         self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
         self._half_added: set[str] = set()
-        """Pods whose ADD has begun and not ended well; what there is of them may be uncached."""
+        """Pods whose ADD started and did not succeed; the cache can lack some of their
+        interfaces."""
 
     async def start(self) -> None:
-        """Read the config and keep up with it.  Without a usable one it is merely not ready."""
+        """Read the config and watch it.  Without a usable config the network is not ready."""
         await self._directory.start()
 
     async def stop(self) -> None:
@@ -93,11 +94,11 @@ class Network:
 
     @property
     def networks(self) -> tuple[CniList, ...]:
-        """The networks a pod would get now: eth0, eth1, …"""
+        """The networks of a new pod: eth0, eth1, …"""
         return self._directory.networks
 
     def problem(self) -> str | None:
-        """Return why a pod would get no network now, as far as files tell; None: it would."""
+        """Return why a new pod would get no network, judging by the files; None if it would."""
         if not self.networks:
             return str(self._directory.problem)
         for network in self.networks:
@@ -110,11 +111,11 @@ class Network:
         return None
 
     def config_problem(self) -> str | None:
-        """Return what is wrong with the files, also where an earlier config is still in use."""
+        """Return the problem with the files, even if an earlier config is still in use."""
         return str(self._directory.problem) if self._directory.problem else None
 
     async def status(self) -> str | None:
-        """Return why a pod would get no network now, having asked plugins that can say (1.1.0)."""
+        """Return why a new pod would get no network; also queries plugins with STATUS (1.1.0)."""
         problem = self.problem()
         if problem is not None:
             return problem
@@ -133,8 +134,8 @@ class Network:
     ) -> Attachment:
         """Attach a pod to every network.
 
-        When this fails or is cancelled, some of it may be done: the caller undoes it by ``delete``.
-        The networks are added side by side, or in order with ``setup_serially``.
+        If this fails or is cancelled, it can be partly done; the caller must then call ``delete``.
+        The networks are added in parallel, or in order with ``setup_serially``.
         """
         problem = self.problem()
         if problem is not None:
@@ -157,10 +158,10 @@ class Network:
         *,
         had_result: bool,
     ) -> None:
-        """Detach a pod from its networks.  Repeatable, and works when the namespace is gone.
+        """Detach a pod from its networks.  Idempotent; works without the network namespace.
 
-        A pod whose ADD never had a result (``had_result`` false) is detached as far as the plugins
-        do it; their failures are logged and not raised, as nobody knows what there is to undo.
+        If ADD never returned a result (``had_result`` false), failures of the plugins are logged
+        and not raised, because it is unknown what there is to undo.
         """
         path = netns_path if netns.is_alive(netns_path) else ""
         interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
@@ -170,7 +171,7 @@ class Network:
             interfaces += [interface for interface in wanted if interface.name not in known]
         if had_result and not interfaces:
             raise Unavailable(
-                f"the network of pod {sandbox_id} cannot be given back: {self.config_problem()}"
+                f"the network of pod {sandbox_id} cannot be removed: {self.config_problem()}"
             )
         for interface in interfaces:
             await self._delete_interface(interface, best_effort=not had_result)
@@ -183,7 +184,7 @@ class Network:
         config: api_pb2.PodSandboxConfig,
         capabilities: Json,
     ) -> list[PodInterface]:
-        """Return the interfaces that today's config gives a pod."""
+        """Return the interfaces that a pod gets with the current config."""
         arguments = cni_args(sandbox_id, config.metadata)
         return [
             PodInterface(
@@ -200,7 +201,7 @@ class Network:
         ]
 
     async def _add_interface(self, interface: PodInterface) -> Json:
-        """Call ADD of a network's plugins, first to last, and keep the result."""
+        """Call ADD of a network's plugins, first to last, and cache the result."""
         network = _parsed(interface.config)
         result: Json = {}
         for plugin in network.plugins:
@@ -216,18 +217,18 @@ class Network:
         return result
 
     async def _delete_interface(self, interface: PodInterface, *, best_effort: bool) -> None:
-        """Call DEL of a network's plugins, last to first, and forget the result.
+        """Call DEL of a network's plugins, last to first, and remove the result from the cache.
 
-        A plugin that is no longer on the node cannot undo what it did, now or later, and must not
-        keep its pod for ever: today's config is tried in its place, and what is left is logged and
-        counted.
+        A plugin that is no longer on the node cannot undo what it did, and must not block the
+        removal of the pod forever: the current config is tried, and what cannot be removed is
+        logged and counted.
         """
         not_undone = await self._delete_as_added(interface, best_effort=best_effort)
         if not_undone:
             await self._delete_by_todays_config(interface)
             self._given_up("cni")
             log.error(
-                "what was done to a pod's network cannot be undone, and is let go of",
+                "a pod's network cannot be removed completely; giving up",
                 network=interface.network,
                 sandbox=interface.container_id,
                 interface=interface.name,
@@ -238,7 +239,7 @@ class Network:
     async def _delete_as_added(
         self, interface: PodInterface, *, best_effort: bool
     ) -> Sequence[str]:
-        """Call DEL with the config of ADD; return what cannot be undone, now or later, and why."""
+        """Call DEL with the config of ADD; return what can never be undone, and why."""
         try:
             network = _parsed(interface.config)
         except CniConfigError as error:
@@ -259,14 +260,14 @@ class Network:
         return not_undone
 
     async def _until_replaced(self, plugin: CniPlugin) -> None:
-        """Wait a moment for a plugin that is missing: it may just be replaced by a newer one."""
+        """Wait briefly for a missing plugin, in case it is being upgraded."""
         for _ in range(_REPLACING_TRIES):
             if cni_plugin.find(plugin.kind, self._settings.bin_dirs) is not None:
                 return
             await asyncio.sleep(_REPLACING_SECONDS)
 
     async def _delete_by_todays_config(self, interface: PodInterface) -> None:
-        """Call DEL of what the interface would be made by today, unless that is what made it."""
+        """Call DEL with the current config, unless it is the config of ADD."""
         number = int(interface.name.removeprefix("eth")) if _ETH.fullmatch(interface.name) else -1
         if not 0 <= number < len(self.networks):
             return
@@ -277,7 +278,7 @@ class Network:
             try:
                 await self._call_for(interface, network, plugin, "DEL", {})
             except PluginError as error:
-                log.warning("pod network, by today's config", problem=str(error))
+                log.warning("CNI DEL with the current config failed", problem=str(error))
 
     async def _call_for(
         self,
@@ -317,17 +318,17 @@ class Network:
 
 @lru_cache(maxsize=32)
 def _parsed(config: bytes) -> CniList:
-    """Return the network of a kept config; a node has few, and each is used for every pod."""
+    """Return the network of a cached config; a node has few, and each is used for every pod."""
     return parse(config)
 
 
 def _plugin_config(network: CniList, plugin: CniPlugin) -> Json:
-    """Return what a plugin reads: its own config under the list's name and version."""
+    """Return a plugin's input: its config with the list's name and version."""
     return {**plugin.config, "name": network.name, "cniVersion": network.version}
 
 
 def _undone(interface: PodInterface, network: CniList) -> Iterable[CniPlugin]:
-    """Return the plugins that DEL calls, in its order."""
+    """Return the plugins for DEL, in calling order."""
     return () if interface.network == _LOOPBACK_NETWORK else reversed(network.plugins)
 
 
@@ -341,7 +342,7 @@ def _failure(interface: PodInterface, error: PluginError) -> CriError:
 
 
 def _valid_capability_args(config: api_pb2.PodSandboxConfig) -> Json:
-    """Return what plugins may ask for; nothing of a config that ADD refused for this."""
+    """Return the capability values; none if the config is invalid, because ADD refused it too."""
     try:
         return capability_args(config)
     except InvalidArgument:
@@ -349,15 +350,16 @@ def _valid_capability_args(config: api_pb2.PodSandboxConfig) -> Json:
 
 
 def _is_gone_already(error: PluginError, netns: str) -> bool:
-    """Return whether a failed DEL only says that there is nothing left to delete.
+    """Return whether a DEL failed only because there was nothing left to delete.
 
-    Plugins differ in this (containernetworking/plugins#210); containerd takes the same two.
+    Plugins report this differently (containernetworking/plugins#210); containerd checks the same
+    two texts.
     """
     return "not found" in str(error) or (netns == "" and "no such file or directory" in str(error))
 
 
 async def _all_ended(steps: Sequence[Awaitable[Json]]) -> list[Json]:
-    """Return all results; the first error is raised when every step has ended."""
+    """Return all results, or raise the first error after every step has finished."""
     results = await asyncio.gather(*steps, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -1,10 +1,10 @@
-"""One call of one CNI plugin: an executable that reads its config and answers JSON.
+"""One call of one CNI plugin: an executable that reads its config and writes JSON.
 
-A call costs a process, and every pod costs several, so it is made as cheap as the kernel allows:
-``posix_spawn`` (a vfork: no page table of this process is copied, however big it is), no pipes and
-no thread (input and output are memory files, the end of the process is an event of its pidfd).
-It also cannot hang on a grandchild that keeps an output open: only the plugin's own end counts.
-A plugin runs in a process group of its own, which is killed when the call's time is over.
+Every pod needs several calls, and each starts a process, so a call is as cheap as possible:
+``posix_spawn`` (a vfork, which copies no page tables of this process), no pipes and no thread
+(input and output are memory files, and a pidfd reports the exit).  A grandchild that keeps an
+output open cannot block the call, which ends when the plugin itself exits.  A plugin runs in its
+own process group, which is killed after the time limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUSY_SECONDS: Final = 0.2
 
 
 class PluginError(Exception):
-    """A plugin that could not be run or said no."""
+    """A plugin could not be run, or failed."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ async def call(
     arguments: Mapping[str, str],
     seconds: float,
 ) -> bytes:
-    """Run a plugin and return what it wrote; raises PluginError.
+    """Run a plugin and return its output; raises PluginError.
 
-    ``arguments`` are the CNI_* variables beside CNI_COMMAND and CNI_PATH. The rest of the plugin's
-    environment is the server's own, as libcni hands it on: plugins find there what the node's
-    administrator gave to the service (KUBECONFIG, proxies, endpoints).
+    ``arguments`` are the CNI_* variables other than CNI_COMMAND and CNI_PATH. The plugin also gets
+    the server's environment, as with libcni, because it can contain settings of the node's
+    administrator for plugins (KUBECONFIG, proxies, endpoints).
     """
     executable = find(kind, directories)
     if executable is None:
@@ -90,7 +90,7 @@ async def call(
         async with asyncio.timeout(seconds):
             code, answer, complaint = await _run(executable, text, environment)
     except TimeoutError:
-        raise PluginError(kind, command, f"killed after {seconds:g} s without an end") from None
+        raise PluginError(kind, command, f"killed after {seconds:g} s") from None
     except OSError as error:
         raise PluginError(kind, command, f"cannot run {executable}: {error.strerror}") from None
     except ValueError as error:  # a NUL in an argument, such as the pod's name
@@ -103,7 +103,7 @@ async def call(
 
 
 def _failure(kind: str, command: str, code: int, answer: bytes, complaint: bytes) -> PluginError:
-    """Return what a failed plugin said: an error object, or else whatever it wrote."""
+    """Return the error of a failed plugin: its error object, or else its output."""
     ending = f"signal {-code}" if code < 0 else f"exit code {code}"
     try:
         said = json.loads(answer)
@@ -134,7 +134,7 @@ async def _run(
 
 
 async def _spawn(executable: str, files: Sequence[int], environment: Mapping[str, str]) -> int:
-    """Start a process; one whose file is being replaced right now is tried again for 5 s."""
+    """Start a process; retry for 5 s if its file is being replaced."""
     for attempt in range(_BUSY_TRIES + 1):
         try:
             return os.posix_spawn(  # noqa: ASYNC221 (returns when the child has exec'd: 0.3 ms)
@@ -154,7 +154,7 @@ async def _spawn(executable: str, files: Sequence[int], environment: Mapping[str
 
 
 async def _ended(pid: int) -> int:
-    """Return the exit code when the process has ended; kills its group when cancelled."""
+    """Wait for the process and return its exit code; kills its group if cancelled."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     try:
@@ -179,15 +179,15 @@ async def _ended(pid: int) -> int:
     try:
         return await ended
     except asyncio.CancelledError:
-        # It is reaped by the event of its end. Once it is, the number may be another process's;
-        # both happen in this thread, so until then it is not.
+        # The event of its exit reaps it. After that its number can belong to another process. Both
+        # run in this thread, so before the event the number is still its own.
         if not reaped:
             os.killpg(pid, signal.SIGKILL)
         raise
 
 
 def _fill(file: int, content: bytes) -> None:
-    """Write a memory file whole and go back to its beginning."""
+    """Write a memory file and seek to its beginning."""
     with open(file, "wb", closefd=False) as stream:
         stream.write(content)
     os.lseek(file, 0, os.SEEK_SET)

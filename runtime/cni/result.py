@@ -1,8 +1,8 @@
-"""What CNI plugins answer to ADD: checked, and summed up for the pod's status.  Pure.
+"""Results of CNI ADD: validated, and summarised for the pod's status.  Pure.
 
-A plugin may leave out every part of a result, or give it as null, and programs that are not written
-in Go do. What has a wrong type is refused with the part's path before anything is made of it; keys
-that are not known are kept, as the next plugin and DEL are given the result as it is.
+Every part of a result can be missing or null, and plugins that are not written in Go make use of
+that. A value of a wrong type is refused with its path. Unknown keys are preserved, because the next
+plugin and DEL get the result unchanged.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ DEFAULT_INTERFACE: Final = "eth0"
 """The interface whose addresses are the pod's."""
 
 LARGEST: Final = 1 << 20
-"""Bytes of one result: it is kept in the cache and in the pod's record."""
+"""Maximum bytes of one result, which is stored in the cache and in the pod's record."""
 
 DEEPEST: Final = 32
-"""Objects and lists in one another."""
+"""Maximum nesting of objects and lists."""
 
 _OLD_FAMILIES: Final = ("ip4", "ip6")
 _TEXTS: Final = {
@@ -33,16 +33,16 @@ _TEXTS: Final = {
     "ips": ("gateway",),
     "routes": ("dst", "gw"),
 }
-"""Of each list of a result, the keys of its entries that are strings where they are there."""
+"""For each list in a result, the keys of its entries that must be strings if present."""
 
 
 class ResultError(ValueError):
-    """A result that cannot be used; the text goes on after "its result"."""
+    """A result that cannot be used; the text continues a sentence that starts with "its result"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What a pod got of all its networks."""
+    """The addresses and results of a pod from all its networks."""
 
     ip: str
     """The pod's address."""
@@ -52,7 +52,7 @@ class Attachment:
 
 
 def parse(answer: bytes, version: str) -> Json:
-    """Return a plugin's answer to ADD, checked; one without a version has that of the list.
+    """Return a plugin's validated result of ADD; without a version it gets the list's.
 
     Raises ResultError.
     """
@@ -73,7 +73,7 @@ def parse(answer: bytes, version: str) -> Json:
 
 
 def _check_values(value: Any, levels: int) -> None:
-    """Refuse what could not be written as JSON again."""
+    """Refuse values that could not be written as JSON again."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ResultError("is wrong: a number is not finite")
     if isinstance(value, dict | list):
@@ -84,7 +84,7 @@ def _check_values(value: Any, levels: int) -> None:
 
 
 def _check(result: Json) -> None:
-    """Refuse every part that has a wrong type."""
+    """Refuse values of a wrong type."""
     _check_text(result, "cniVersion", "")
     lists = {key: _objects(result, key) for key in _TEXTS}
     for key, entries in lists.items():
@@ -218,7 +218,7 @@ def _ips(result: Json) -> list[Json]:
 
 
 def select_pod_ip(found: Sequence[str], preference: str) -> tuple[str, tuple[str, ...]]:
-    """Return the pod's address and the others: the first of the preferred family comes first.
+    """Return the pod's address, which is the first one of the preferred family, and the others.
 
     ``cni`` keeps the plugins' order; anything but ``ipv6`` prefers IPv4.
     """

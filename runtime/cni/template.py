@@ -1,7 +1,7 @@
-"""A CNI configuration from the node's template, once the kubelet has told the pod CIDR.
+"""Write a CNI configuration from the node's template, once the kubelet has sent the pod CIDR.
 
-Templates are written for containerd's CRI plugin, in Go's template language. What such templates
-use is understood, and nothing else: ``{{.PodCIDR}}``, ``{{range $i, $x := .PodCIDRRanges}}`` or
+Templates are written for containerd's CRI plugin, in Go's template language. Only what such
+templates use is supported: ``{{.PodCIDR}}``, ``{{range $i, $x := .PodCIDRRanges}}`` or
 ``.Routes`` to ``{{end}}``, and in it ``{{$x}}``, ``{{.}}`` and ``{{if $i}}`` to ``{{end}}``;
 ``{{-`` and ``-}}`` trim white space.
 """
@@ -33,7 +33,7 @@ class _Token:
 
 
 def write(template: str, conf_dir: str, pod_cidrs: Sequence[str]) -> Path:
-    """Fill in the file ``template`` and put the result into ``conf_dir``, all at once.
+    """Fill in the file ``template`` and write the result into ``conf_dir``, atomically.
 
     Raises OSError, and ValueError for a CIDR or a template that cannot be understood.
     """
@@ -64,7 +64,7 @@ def _tokens(template: str) -> Iterator[_Token]:
         yield _Token(template[position : tag.start()], is_tag=False)
         yield _Token("" if trim_before else before, is_tag=False)
         yield _Token(body, is_tag=True)
-        # White space that is not trimmed may be trimmed by the next tag: it is looked at again.
+        # White space that is not trimmed here can be trimmed by the next tag, so it is kept for it.
         position = tag.end() if trim_after else tag.end() - len(after)
     yield _Token(template[position:], is_tag=False)
 
@@ -82,7 +82,7 @@ def _rendered(
         elif loop := _RANGE.fullmatch(token.text):
             index, item, source = loop.groups()
             if source not in lists:
-                raise ValueError(f"range over .{source}: there are {', '.join(lists)}")
+                raise ValueError(f"range over .{source}; use one of {', '.join(lists)}")
             body = _block(tokens, token)
             for number, value in enumerate(lists[source]):
                 here = {**names, ".": value, item or ".": value, index or "$": str(number)}
@@ -92,7 +92,7 @@ def _rendered(
             if names[token.text[3:].strip()] not in ("", "0"):
                 yield from _rendered(body, lists, names)
         else:
-            raise ValueError(f"{{{{{token.text}}}}} is not understood")
+            raise ValueError(f"{{{{{token.text}}}}} is not supported")
 
 
 def _block(tokens: list[_Token], opening: _Token) -> list[_Token]:

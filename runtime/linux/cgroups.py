@@ -1,8 +1,8 @@
-"""What the kernel says about a cgroup, read from its files: cgroup v1 and v2 in one shape.
+"""Statistics of a cgroup, read from its files, in one form for cgroup v1 and v2.
 
-Asking containerd costs a call to the shim of every container, two milliseconds each; the files cost
-some microseconds each. Absent files (a controller that is off, a kernel without pressure figures)
-give None; a cgroup that is gone raises FileNotFoundError.
+Through containerd it would take one call to the shim per container, two milliseconds each; reading
+a file takes some microseconds. Absent files (a disabled controller, a kernel without pressure stall
+information) give None; a removed cgroup raises FileNotFoundError.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Cgroups:
     def of(cls, mounts: Sequence[mountinfo.Mount]) -> Self:
         """Those among ``mounts``.
 
-        A node with cgroup v1 controllers and a cgroup2 mount beside them is a v1 node: there,
-        cgroup v2 has no controllers.
+        A node with cgroup v1 controllers is a v1 node, even if cgroup2 is mounted too, because
+        there cgroup v2 has no controllers.
         """
         unified: str | None = None
         controllers: dict[str, str] = {}
@@ -53,26 +53,26 @@ class Cgroups:
         return cls(None if "memory" in controllers else unified, controllers)
 
     def usage(self, path: str) -> Usage:
-        """The figures of the cgroup ``path`` (absolute, as /proc/<pid>/cgroup writes it).
+        """The statistics of the cgroup ``path`` (absolute, as in /proc/<pid>/cgroup).
 
-        Raises FileNotFoundError when it is gone.
+        Raises FileNotFoundError if it does not exist.
         """
         return self._usage_v1(path) if self.unified is None else self._usage_v2(path)
 
     def exists(self, path: str) -> bool:
-        """Whether the cgroup ``path`` is there (v1: in the memory hierarchy)."""
+        """Whether the cgroup ``path`` exists (v1: in the memory hierarchy)."""
         return os.path.isdir(self._directory("memory", path))
 
     def oom_kills(self, path: str) -> int | None:
-        """How many processes of the cgroup the out-of-memory killer ended; None when unknown,
-        because the cgroup is gone or has no memory controller."""
+        """How many processes of the cgroup were OOM-killed; None if unknown, because the cgroup was
+        removed or has no memory controller."""
         name = "memory.oom_control" if self.unified is None else "memory.events"
         text = _read(f"{self._directory('memory', path)}/{name}")
         return None if text is None else _pairs(text).get("oom_kill")
 
     def of_process(self, pid: int) -> str | None:
-        """The cgroup that the process ``pid`` is in (v1: in the memory hierarchy); None when it
-        is gone."""
+        """The cgroup of the process ``pid`` (v1: in the memory hierarchy); None if it has
+        exited."""
         text = _read(f"/proc/{pid}/cgroup")
         for line in (text or "").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -201,7 +201,7 @@ def _pressure(path: str) -> Pressure | None:
                 int(figures["total"]) * 1000,
             )
         except (KeyError, ValueError):
-            # cut short: better no figures than half of them
+            # truncated: return nothing rather than incomplete values
             return None
     # kernels before 5.13 have no "full" line for the cpu
     nothing = Stall(0.0, 0.0, 0.0, 0)
@@ -213,8 +213,8 @@ def _number(path: str) -> int | None:
 
 
 def _integer(text: str | None) -> int | None:
-    """The number in a file; None when there is none: a cgroup that is going away gives "" as well
-    as an error."""
+    """The number in a file; None if there is none, because reading a cgroup that is being removed
+    can return "" as well as an error."""
     try:
         return None if text is None else int(text)
     except ValueError:
@@ -231,18 +231,18 @@ def _pairs(text: str) -> dict[str, int]:
 
 
 def _read(path: str) -> str | None:
-    # os.read and not open(): half the time, and a pod listing reads a thousand of these
+    # os.read instead of open(): half the time, and a listing of pods reads a thousand files
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        # ENODEV: kernfs says so of the files of a cgroup that is going away
+        # ENODEV: from kernfs, for files of a cgroup that is being removed
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             return None
         raise
     try:
         return os.read(descriptor, 1 << 16).decode()
     except OSError:
-        # ENODEV: the cgroup went away with the file open; EOPNOTSUPP: pressure is switched off
+        # ENODEV: the cgroup was removed while the file was open; EOPNOTSUPP: PSI is disabled
         return None
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Directories of sandboxes and containers, whose contents other programs may have mounted over."""
+"""Directories of sandboxes and containers, in which other programs can have mounted something."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = structlog.get_logger(__name__)
 _PRIVATE: Final = 0o700
 _BUSY_ATTEMPTS: Final = 50
 _BUSY_PAUSE: Final = 0.1
-"""Seconds; a mount that is detached is let go of a little later."""
+"""Seconds; the kernel releases a detached mount with a delay."""
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory that only this user can enter, or close an existing one to all others.
+    """Create a directory that only this user can enter, or restrict an existing one.
 
-    What lies below, such as the pods' world-writable /dev/shm, is out of reach of the node's other
-    users from the first moment. Raises OSError.
+    Other users of the node can then never reach its content, such as the pods' world-writable
+    /dev/shm. Raises OSError.
     """
     directory.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     directory.chmod(_PRIVATE)
@@ -35,11 +35,11 @@ def make_private(directory: Path) -> None:
 async def remove_tree(directory: str | Path) -> None:
     """Unmount whatever is mounted in the directory, deepest first, and delete it.
 
-    Succeeds if it does not exist, and if its file system is read-only, which must not keep a pod:
-    the directory is left to the next start, which deletes those of objects that are gone.
+    Succeeds if it does not exist. Also succeeds if its file system is read-only, which must not
+    block the removal of a pod; the next start deletes the directories of removed objects.
 
-    Raises OSError. Nothing below a mount is ever deleted: a mount that cannot be detached makes the
-    directory busy, which is waited out for 5 s at most.
+    Raises OSError. Nothing below a mount is ever deleted: if a mount cannot be detached, the
+    directory is busy, which is retried for at most 5 s.
     """
     for _ in range(_BUSY_ATTEMPTS - 1):
         try:
@@ -61,7 +61,7 @@ def _unmount(target: str) -> None:
         try:
             kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):  # another call was faster
+            if error.errno not in (errno.EINVAL, errno.ENOENT):  # already unmounted by another call
                 raise
 
 
@@ -70,10 +70,10 @@ def _remove_tree(directory: str) -> None:
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:
-        # either all of it is gone, or one entry that another thread has just renamed
+        # either the directory does not exist, or another thread has just renamed an entry
         if os.path.lexists(directory):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), directory) from None
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        log.warning("directory stays: its file system is read-only", path=directory)
+        log.warning("directory not removed: its file system is read-only", path=directory)

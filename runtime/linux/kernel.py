@@ -1,9 +1,9 @@
-"""The few kernel calls that Python 3.11 lacks, by ctypes, and what is built of them alone.
+"""The few system calls that Python 3.11 does not have, through ctypes.
 
-A failing call raises OSError with its errno and a sentence that says what was tried, on what.
-The calls release the interpreter lock but block their thread: slow file systems (NFS under a
-volume) belong into a worker thread.  ``setns`` and ``unshare`` change the calling thread only, so
-they belong into a thread that is made for it and thrown away (see ``netns``).
+A failed call raises OSError with its errno and a sentence that names the operation and the path.
+The calls release the interpreter lock but block their thread, so call them in a worker thread if
+the file system can be slow (a volume on NFS).  ``setns`` and ``unshare`` change only the calling
+thread, so call them in a new thread that ends afterwards (see ``netns``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _libc.unshare.argtypes = (ctypes.c_int,)
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
-    """Mount; ``flags`` are MS_* bits, ``data`` the file system's own options (below one page)."""
+    """Mount; ``flags`` are MS_* bits, ``data`` the file system's options (less than one page)."""
     arguments = (os.fsencode(source), os.fsencode(target), fstype.encode(), flags, data.encode())
     if _libc.mount(*arguments) != 0:
         kind = f"{fstype} " if fstype else ""
@@ -52,21 +52,21 @@ def mount_tmpfs(target: str, size: int) -> None:
 
 
 def umount2(target: str, flags: int = 0) -> None:
-    """Unmount what is on top at ``target``; ``flags`` are MNT_* bits."""
+    """Unmount the topmost mount at ``target``; ``flags`` are MNT_* bits."""
     if _libc.umount2(os.fsencode(target), flags) != 0:
         raise _failure(f"cannot unmount {target}", target)
 
 
 def setns(fd: int, kind: int) -> None:
-    """Move the calling thread into the namespace ``fd`` is open on; ``kind`` is CLONE_NEW*."""
+    """Move the calling thread into the namespace of ``fd``; ``kind`` is CLONE_NEW*."""
     if _libc.setns(fd, kind) != 0:
         raise _failure("cannot enter the namespace")
 
 
 def unshare(flags: int) -> None:
-    """Give the calling thread new namespaces of the kinds CLONE_NEW* in ``flags``."""
+    """Move the calling thread into new namespaces of the types CLONE_NEW* in ``flags``."""
     if _libc.unshare(flags) != 0:
-        raise _failure("cannot make a namespace")
+        raise _failure("cannot create a namespace")
 
 
 def _failure(doing: str, path: str | None = None) -> OSError:

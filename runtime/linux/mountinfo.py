@@ -29,7 +29,7 @@ class Mount:
 
 
 def read() -> tuple[Mount, ...]:
-    """The mounts of this process, in the order in which they were made."""
+    """The mounts of this process, in mount order."""
     with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
         return parse(file.read())
 
@@ -55,7 +55,7 @@ def _mount(line: str) -> Mount:
 
 
 def holding(path: str, mounts: Sequence[Mount]) -> Mount | None:
-    """The mount that ``path`` is on: the longest mount point above it, the latest of equal ones."""
+    """The mount that contains ``path``: the longest matching mount point, the latest if equal."""
     best: Mount | None = None
     for mount in mounts:
         covers = path == mount.path or path.startswith(mount.path.rstrip("/") + "/")
@@ -67,7 +67,7 @@ def holding(path: str, mounts: Sequence[Mount]) -> Mount | None:
 def below(directory: str, mounts: Sequence[Mount]) -> list[str]:
     """The mount points at or below ``directory``, deepest and newest first.
 
-    Unmounting them in this order leaves none behind.
+    Unmounting them in this order removes all of them.
     """
     directory = os.path.realpath(directory)
     prefix = directory.rstrip("/") + "/"

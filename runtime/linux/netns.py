@@ -1,8 +1,8 @@
-"""Network namespaces of pods: files in /var/run/netns that hold a namespace by a bind mount.
+"""Network namespaces of pods: files in /var/run/netns that keep a namespace alive by a bind mount.
 
-The place and the name are containerd's (``cni-<uuid>``), so that ``ip netns`` and other runtimes
-see them.  A namespace belongs to a thread until something else holds it: it is made in a thread of
-its own, which ends when the mount holds it, and no thread of the server is ever left in one.
+Directory and name are containerd's (``cni-<uuid>``), so that ``ip netns`` and other runtimes see
+them.  A namespace is created in a new thread, which ends once the bind mount holds the namespace,
+so no other thread of the server is ever in one.
 """
 
 from __future__ import annotations
@@ -33,29 +33,28 @@ Result = TypeVar("Result")
 
 
 def new_path(directory: str = DIRECTORY) -> str:
-    """A path for a new namespace, which the caller can record before anything is there."""
+    """A path for a new namespace, which the caller can record before the namespace is created."""
     return f"{directory}/cni-{uuid.uuid4()}"
 
 
 async def create(path: str) -> str:
-    """Make a network namespace at ``path`` with its loopback up; gives the path. Takes about 1 ms.
+    """Create a network namespace at ``path``, with loopback up, and return the path (about 1 ms).
 
-    Raises OSError; nothing is left behind then. A cancellation, and any that follows it, is passed
-    on once the namespace is there or is known not to be: a caller that removes ``path`` afterwards
-    leaves nothing.
+    Raises OSError and then leaves nothing behind. A cancellation is raised only after the namespace
+    was created or has failed, so a caller that then removes ``path`` leaves nothing behind.
     """
     await all_finished(in_own_thread(_create, path))
     return path
 
 
 async def remove(path: str) -> None:
-    """Let go of the namespace and delete its file; it ends with its last process.  Repeatable."""
+    """Release the namespace and delete its file; it ends with its last process.  Idempotent."""
     if path:
         await threads.NETWORK_NAMESPACES.run(_remove, path)
 
 
 def is_alive(path: str) -> bool:
-    """Return whether ``path`` still is a namespace (a reboot leaves the file and no mount)."""
+    """Return whether ``path`` is still a namespace (after a reboot, only the file is left)."""
     try:
         return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
     except OSError:
@@ -63,7 +62,7 @@ def is_alive(path: str) -> bool:
 
 
 async def inside(path: str, work: Callable[[], Result]) -> Result:
-    """Run ``work`` in the namespace at ``path``, in a thread of its own, and return its result."""
+    """Run ``work`` in the namespace at ``path``, in a new thread, and return its result."""
 
     def enter_and_work() -> Result:
         with open(path, "rb") as namespace:
@@ -74,9 +73,9 @@ async def inside(path: str, work: Callable[[], Result]) -> Result:
 
 
 async def in_own_thread(work: Callable[..., Result], *arguments: object) -> Result:
-    """Run ``work`` in a new thread that ends with it; its namespaces end with it too.
+    """Run ``work`` in a new thread that ends afterwards, and leaves its namespaces.
 
-    Not one of `runtime.steps.threads`: it would go on serving others from the wrong namespace.
+    A thread of `runtime.steps.threads` would later run other work in the wrong namespace.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Result] = loop.create_future()
@@ -103,7 +102,7 @@ async def in_own_thread(work: Callable[..., Result], *arguments: object) -> Resu
 
 def _create(path: str) -> None:
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    # The bind mount needs a file to stand on; made exclusively, so it is ours to delete.
+    # The bind mount needs an existing file; created exclusively, so it can be deleted.
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
         kernel.unshare(kernel.CLONE_NEWNET)
@@ -115,9 +114,9 @@ def _create(path: str) -> None:
 
 
 def raise_loopback() -> None:
-    """Set ``lo`` of the calling thread's network namespace up; the kernel then gives it 127.0.0.1.
+    """Set ``lo`` up in the calling thread's network namespace; the kernel assigns 127.0.0.1.
 
-    This replaces the loopback plugin, whose process costs more than all else in this file.
+    This replaces the loopback plugin, whose process would take longer than the rest of this file.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
         answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _INTERFACE_REQUEST.pack(b"lo", 0))

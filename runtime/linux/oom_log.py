@@ -1,9 +1,9 @@
-"""Which processes the out-of-memory killer ended, from the kernel's own log.
+"""The processes that were OOM-killed, from the kernel log.
 
-A cgroup counts such kills too, and shims report them, but under systemd the cgroup of a
-container goes with its last process, and with it the count, often before anybody has read it.
-The log (/dev/kmsg) keeps them, with the time, the process and its cgroup, and a kill is in it
-before the process has ended.
+A cgroup also counts these kills, and shims report them. But under systemd the cgroup of a
+container, and its counter, is removed with the last process, often before it has been read. The
+kernel log (/dev/kmsg) keeps the time, the process and its cgroup, and has a kill before the process
+exits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ log = structlog.get_logger(__name__)
 
 _KMSG = "/dev/kmsg"
 _RECORD_BYTES = 8192
-"""The longest record that the kernel gives to a reader."""
+"""Maximum length of a record in bytes."""
 
 _KEPT = 1024
-"""Kills that are remembered: far more than end between two looks."""
+"""Maximum number of stored kills: far more than happen between two reads."""
 
 _SLACK = 600 * 1_000_000_000
-"""Nanoseconds by which the log's clock may be behind after a long uptime. PID reuse within this
-window, with both processes killed for memory, is considered impossible in practice."""
+"""Nanoseconds by which the log's clock can be behind after a long uptime. PID reuse within this
+window, with both processes OOM-killed, is considered impossible in practice."""
 
 # "oom-kill:constraint=…,task_memcg=/cgroup/of/the/process,task=name,pid=7,uid=0": at most ten in
 # five seconds. The name is the process's own choice, so nothing after it is read.
@@ -39,7 +39,7 @@ _PROCESS = re.compile(r"(?:Memory cgroup out|Out) of memory: Killed process (\d+
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One line about a kill; the kernel writes one with the cgroup and one with the process."""
+    """One log line about a kill; the kernel writes one with the cgroup and one with the process."""
 
     at: int
     """Nanoseconds since the epoch."""
@@ -48,7 +48,7 @@ class Kill:
 
 
 class OomLog:
-    """The kills that the log holds; without the right to read it there are none."""
+    """The kills in the log; none without the permission to read it."""
 
     def __init__(self, path: str = _KMSG) -> None:
         self._kills: deque[Kill] = deque(maxlen=_KEPT)
@@ -57,21 +57,24 @@ class OomLog:
             self._log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             log.info(
-                "the kernel's log is closed to us: only shims tell of kills for memory",
+                "cannot read the kernel log; out-of-memory kills are known only from shims",
                 path=path,
                 error=error.strerror,
             )
 
     def read(self) -> None:
-        """Take in what is new; the first time that is the whole log, some ten milliseconds."""
+        """Read new records; the first time this is the whole log, which takes some 10 ms."""
         for record in self._records():
             kill = parse(record, boot=time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC))
             if kill is not None:
                 self._kills.append(kill)
 
     def killed(self, container_id: str, pid: int, since: int) -> bool:
-        """Whether the container's first process ``pid``, or another in its cgroup, was killed; a
-        number is that of this process only from ``since`` (nanoseconds since the epoch) on."""
+        """Whether the container's first process ``pid``, or another one in its cgroup, was killed.
+
+        ``since`` (nanoseconds since the epoch) is when ``pid`` was started; earlier kills of the
+        same pid were another process.
+        """
         self.read()
         return any(
             container_id in kill.cgroup
@@ -80,7 +83,7 @@ class OomLog:
         )
 
     def close(self) -> None:
-        """Let go of the log. Repeatable."""
+        """Close the log. Idempotent."""
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
@@ -90,7 +93,7 @@ class OomLog:
             try:
                 record = os.read(self._log, _RECORD_BYTES)
             except BrokenPipeError:
-                # the next record was overwritten; the read after this goes on with the oldest left
+                # the next record was overwritten; the next read continues with the oldest one left
                 continue
             except OSError:
                 return
@@ -100,9 +103,9 @@ class OomLog:
 
 
 def parse(record: str, *, boot: int) -> Kill | None:
-    """The kill that a record of /dev/kmsg tells of; None for every other record.
+    """The kill that a record of /dev/kmsg describes; None for other records.
 
-    ``boot`` is the moment, in nanoseconds since the epoch, at which the log's clock was 0.
+    ``boot`` is the time at which the log's clock was 0, in nanoseconds since the epoch.
     """
     head, _, message = record.partition(";")
     by_cgroup, by_process = _CGROUP.match(message), _PROCESS.match(message)

@@ -1,4 +1,4 @@
-"""Both ends of pipes and FIFOs on the event loop, without a thread and without polling."""
+"""Reading and writing FIFOs on the event loop, without threads and without polling."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Final, Self
 
 CAPACITY: Final = 256 << 10
-"""Bytes asked for each FIFO: a quarter as many wake-ups as with the kernel's 64 KiB."""
+"""Requested capacity of each FIFO: a quarter of the wake-ups of the kernel's default, 64 KiB."""
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.05
-"""Seconds between two tries to open a FIFO that nobody reads yet."""
+"""Seconds between attempts to open a FIFO that has no reader yet."""
 
 _TURN: Final = 4
-"""Reads or writes in a row that need no waiting, before others get their turn."""
+"""Reads or writes in a row without waiting, before other tasks run."""
 
 
 class PipeReader:
     """The reading end of a FIFO."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open the end, and a writing end besides.
+        """Open the reading end, and a writing end too.
 
-        Without a writer a read would report the end of an output that has not begun;
-        `writer_is_there` lets go of ours.
+        Without a writer, a read would report the end of output that has not started yet;
+        `writer_is_there` closes our writing end.
         """
         self._loop = asyncio.get_running_loop()
         self._writer = -1
@@ -40,11 +40,11 @@ class PipeReader:
             self.close()
             raise
         self._in_a_row = 0
-        with contextlib.suppress(OSError):  # more than this user may have
+        with contextlib.suppress(OSError):  # above the user's limit
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CAPACITY)
 
     def writer_is_there(self) -> None:
-        """Somebody else has the FIFO open for writing."""
+        """Another process has opened the FIFO for writing."""
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
@@ -67,7 +67,7 @@ class PipeReader:
         return b""
 
     def close(self) -> None:
-        """Stop reading. Repeatable; must not be called while `read` waits."""
+        """Stop reading. Idempotent; must not be called while `read` waits."""
         self.writer_is_there()
         if self._fd >= 0:
             os.close(self._fd)
@@ -85,10 +85,10 @@ class PipeWriter:
 
     @classmethod
     async def opened(cls, path: Path | str, limit: float = 0) -> Self:
-        """Of a FIFO that somebody reads, or will within ``limit`` seconds; OSError (ENXIO) if not.
+        """Open a FIFO that has a reader within ``limit`` seconds; OSError (ENXIO) if not.
 
-        A shim opens its end beside what it answers, within a millisecond. A reading end of ours
-        must not stand in for it: what is written and closed before the shim comes would be lost.
+        A shim opens its end asynchronously, within a millisecond. Opening a reading end here
+        instead would lose input that is written and closed before the shim has opened its end.
         """
         pause, waited = _FIRST_PAUSE, 0.0
         while True:
@@ -102,7 +102,7 @@ class PipeWriter:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def write(self, data: bytes) -> None:
-        """Write all bytes; BrokenPipeError when nobody reads any more, or after `close`."""
+        """Write all bytes; BrokenPipeError if there is no reader left, or after `close`."""
         view = memoryview(data)
         while view:
             if self._fd < 0:
@@ -113,14 +113,14 @@ class PipeWriter:
                 await _ready(self._loop.add_writer, self._loop.remove_writer, self._fd)
 
     def close(self) -> None:
-        """End the stream. Repeatable; must not be called while `write` waits."""
+        """End the stream. Idempotent; must not be called while `write` waits."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 async def _ready(add: Callable[..., None], remove: Callable[[int], bool], fd: int) -> None:
-    """Return once the descriptor can be read or written, or has been hung up."""
+    """Wait until the descriptor is readable or writable, or was hung up."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     add(fd, _wake, ready)

@@ -1,8 +1,7 @@
 """Send a signal to a container's first process without starting an OCI runtime to do so.
 
-``Tasks.Kill`` has the shim run ``runc kill``, some 8 ms of a program's start and end to make
-one system call. The number of the process is known, so the call can be made here, once it is
-sure whose process the number is.
+``Tasks.Kill`` makes the shim run ``runc kill``, which takes some 8 ms for one system call. The pid
+is known, so the call can be made here, after verifying that the pid still belongs to the container.
 """
 
 from __future__ import annotations
@@ -18,12 +17,11 @@ _FREEZER: Final = Path("/sys/fs/cgroup/freezer")
 def send(pid: int, container_id: str, number: int) -> bool:
     """Signal the process ``pid`` if it is in the container's cgroup.
 
-    False when it is not, has ended, or cannot be told: then containerd is the one to ask. False
-    also for a SIGKILL to a frozen cgroup v1: the process would only die once it is thawed, which
-    ``runc kill`` does (cgroup v2 kills frozen processes by itself).
+    Returns False if it is not, has exited, or this cannot be determined; then use containerd. Also
+    returns False for a SIGKILL to a frozen cgroup v1, where the process dies only after it is
+    thawed, which ``runc kill`` does (cgroup v2 kills frozen processes).
 
-    The process is held by a descriptor before its cgroup is read, so its number cannot pass to
-    another process in between.
+    A pidfd is opened before the cgroup is read, so the pid cannot be reused in between.
     """
     if pid <= 0:
         return False
@@ -34,7 +32,7 @@ def send(pid: int, container_id: str, number: int) -> bool:
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             cgroups = file.read()
-        # both cgroup drivers name a container's cgroup after it
+        # both cgroup drivers use the container id in the name of its cgroup
         if container_id not in cgroups or (number == signal.SIGKILL and _frozen(cgroups)):
             return False
         signal.pidfd_send_signal(process, number)
@@ -46,7 +44,7 @@ def send(pid: int, container_id: str, number: int) -> bool:
 
 
 def _frozen(cgroups: str) -> bool:
-    """Whether the freezer of cgroup v1 holds the process of this /proc/<pid>/cgroup."""
+    """Whether the process with this /proc/<pid>/cgroup is frozen by cgroup v1."""
     for line in cgroups.splitlines():
         _, controllers, path = line.split(":", 2)
         if "freezer" in controllers.split(","):

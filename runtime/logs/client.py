@@ -1,13 +1,14 @@
-"""The server's side of the log keeper: starts it, speaks its protocol, replaces it when it is gone.
+"""The client of the log keeper: starts it, speaks its protocol, and replaces it if it dies.
 
-At most one keeper lives per state directory: it holds ``log-keeper.lock`` (flock) for as long as it
-lives, and listens on a socket that was bound by whoever started it, so there is no moment when it
-lives and cannot be reached.  What a crashed keeper had open is opened again at once by its
-successor: the shims hold both ends of every FIFO, so only a container that fills its pipe within
-those milliseconds waits, and nothing is lost but what the keeper had in hand: at most the one batch
-(64 KiB, of one stream) that it had read and not yet written, and unfinished lines.
-A keeper of another build (an upgraded server starts beside it) is asked to retire and succeeded in
-the same way.
+At most one keeper runs per state directory. It holds ``log-keeper.lock`` (flock) while it runs, and
+listens on a socket that its starter has bound, so a running keeper can always be reached.
+
+After a crash, the next keeper reopens everything at once. The shims hold both ends of every FIFO,
+so only a container that fills its pipe within those milliseconds has to wait. At most the one batch
+(64 KiB of one stream) that was read and not yet written, and unfinished lines, are lost.
+
+A keeper of another build, from before an upgrade of the server, is asked to retire and is replaced
+in the same way.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from runtime.steps.watched import ended, watched
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 10.0
-"""How long a keeper may take to answer before a call that needs it fails."""
+"""How long a call waits for a new keeper to answer."""
 
 _ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "2097152", "MALLOC_MMAP_THRESHOLD_": "2097152"}
-"""Lets glibc keep the memory of one batch for the next instead of handing it back to the kernel and
-faulting it in again: a quarter less CPU time for each byte, for 1 MB more of resident memory."""
+"""Makes glibc reuse the memory of a batch for the next one, instead of returning it to the kernel
+and faulting it in again: 25 % less CPU time per byte, for 1 MB more resident memory."""
 
 _RESTORE_PAUSE = 1.0
-"""Seconds between the tries to replace a keeper that is gone."""
+"""Seconds between attempts to replace a dead keeper."""
 
 _RETIRE_SECONDS = 5.0
-"""How long a keeper of another build may take to flush; it ends by itself before."""
+"""How long to wait for a keeper of another build to flush; it exits by itself before that."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
@@ -66,7 +67,7 @@ class Fifos:
 
 @dataclass(frozen=True, slots=True)
 class KeptOutput:
-    """A container's output as it was asked to be kept: what a new keeper is told again."""
+    """The parameters of a container's ``open``, which a new keeper gets again."""
 
     container_id: str
     fifos: Fifos
@@ -76,7 +77,7 @@ class KeptOutput:
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> KeptOutput:
-        """Read the request by which an earlier server opened it."""
+        """Read the request with which an earlier server opened it."""
         fifos = Fifos(request["stdin"], request["stdout"], request["stderr"])
         return cls(request["id"], fifos, request["tty"], request["log"], request["limit"])
 
@@ -95,7 +96,7 @@ class KeptOutput:
 
 @dataclass(frozen=True, slots=True)
 class KeptContainer:
-    """What the keeper says of one container."""
+    """The keeper's state of one container."""
 
     open_streams: tuple[str, ...]
     """Streams that have not ended yet."""
@@ -103,16 +104,16 @@ class KeptContainer:
     bytes_lost: int
     """Bytes of log records that could not be written."""
     problem: str
-    """Why the log file cannot be written now; empty when it can."""
+    """Why the log file cannot be written at the moment; empty if it can."""
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> KeptContainer:
-        """Read one container's entry of the keeper's answers."""
+        """Read one container's entry in the keeper's answer."""
         return cls(tuple(facts["open"]), facts["read"], facts["lost"], facts["problem"])
 
 
 class LogKeeper:
-    """The keeper of one state directory.  Every method survives the keeper's death in between."""
+    """The keeper of one state directory.  Every method retries if the keeper dies meanwhile."""
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
@@ -126,7 +127,7 @@ class LogKeeper:
 
     @classmethod
     async def start(cls, state_dir: str) -> LogKeeper:
-        """Connect to the living keeper of ``state_dir``, or start one there (about 20 ms)."""
+        """Connect to the running keeper of ``state_dir``, or start one (about 20 ms)."""
         os.makedirs(state_dir, 0o700, exist_ok=True)
         keeper = cls(state_dir)
         await keeper._connected()
@@ -134,7 +135,7 @@ class LogKeeper:
         return keeper
 
     async def aclose(self) -> None:
-        """Leave the keeper to itself: it goes on draining what it holds."""
+        """Disconnect; the keeper continues to drain its containers."""
         await ended(self._restoring)
         if self._connection is not None:
             await self._connection.aclose()
@@ -149,11 +150,11 @@ class LogKeeper:
         line_limit: int = DEFAULT_LINE_LIMIT,
         tolerant: bool = False,
     ) -> KeptContainer:
-        """Make the FIFOs and open their read ends and the log file: Tasks.Create may follow.
+        """Create the FIFOs, and open their read ends and the log file, before Tasks.Create.
 
-        Repeatable with the same FIFOs.  ``log_path`` None drains the output without keeping it.
-        A log file that cannot be opened fails the call, except when ``tolerant`` (recovery of a
-        running container): then its output is drained, counted as lost, and the file tried again.
+        Idempotent for the same FIFOs.  With ``log_path`` None the output is drained and discarded.
+        If the log file cannot be opened, the call fails, unless ``tolerant`` (for recovery of a
+        running container): then the output is drained and counted as lost, and the file is retried.
         """
         output = KeptOutput(container_id, fifos, tty, log_path, line_limit)
         facts = await self._call("open", **output.request(), tolerant=tolerant)
@@ -161,24 +162,23 @@ class LogKeeper:
         return KeptContainer.from_facts(facts)
 
     async def reopen(self, container_id: str) -> None:
-        """Go on in a new file at the same path: the old one has been renamed (rotation)."""
+        """Continue in a new file at the same path, after the old one was renamed (rotation)."""
         await self._call("reopen", id=container_id)
 
     async def drained(self, container_id: str) -> None:
-        """Return when all output is in the log.  Ask after the task's exit; set a limit of time.
+        """Wait until all output is in the log.  Call it after the task's exit, with a timeout.
 
-        A process that outlives its container's init and holds its output delays this for as long
-        as it lives.
+        A process that outlives the container's init and holds the output open delays this.
         """
         await self._call("drained", within=None, id=container_id)
 
     async def close(self, container_id: str) -> None:
-        """Take what the FIFOs still hold, then forget the container.  Repeatable."""
+        """Drain what is left in the FIFOs, then remove the container.  Idempotent."""
         self._opened.pop(container_id, None)
         await self._call("close", id=container_id)
 
     async def list(self) -> dict[str, KeptContainer]:
-        """Return every container the keeper holds, those of earlier servers included."""
+        """Return every container of the keeper, including those of earlier servers."""
         facts = await self._call("list")
         return {name: KeptContainer.from_facts(of_one) for name, of_one in facts.items()}
 
@@ -186,11 +186,11 @@ class LogKeeper:
     async def attach(
         self, container_id: str, *, stdout: bool = True, stderr: bool = True
     ) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
-        """Give (stream, bytes) of live output, from entering on, until the container's output ends.
+        """Yield (stream, bytes) of live output, from now until the container's output ends.
 
-        A caller that falls more than 4 MiB behind is cut off, with Unavailable: an attached client
-        never holds up the container.  Standard input is written to the container's FIFO by the
-        caller itself.
+        A caller that falls more than 4 MiB behind gets Unavailable, so that an attached client
+        never blocks the container.  The caller writes standard input to the container's FIFO
+        itself.
         """
         await self._connected()
         fields = {"id": container_id, "stdout": stdout, "stderr": stderr}
@@ -203,21 +203,19 @@ class LogKeeper:
 
     @property
     def _hint(self) -> str:
-        return f"{self._state_dir}/log-keeper.log may say why"
+        return f"see {self._state_dir}/log-keeper.log"
 
     async def _call(
         self, operation: str, *, within: float | None = ANSWER_SECONDS, **fields: Any
     ) -> dict[str, Any]:
-        """Ask, and ask the successor when the keeper dies before it answers: all is repeatable."""
+        """Send a request; resend it to the next keeper if one dies. All requests are idempotent."""
         for _ in range(4):
             connection = await self._connected()
             try:
                 return await connection.call(operation, within=within, **fields)
             except ConnectionError:
                 continue
-        raise Unavailable(
-            f"the log keeper died again and again; see {self._state_dir}/log-keeper.log"
-        )
+        raise Unavailable(f"the log keeper died repeatedly; see {self._state_dir}/log-keeper.log")
 
     async def _connected(self) -> Connection:
         async with self._connecting:
@@ -231,7 +229,7 @@ class LogKeeper:
             return self._connection
 
     async def _replace_when_gone(self) -> None:
-        """Replace each keeper that dies at once: until then, containers fill their pipes."""
+        """Replace a dead keeper at once, because containers block when their pipes are full."""
         while True:
             try:
                 connection = await self._connected()
@@ -258,7 +256,7 @@ class LogKeeper:
         raise Unavailable(f"the log keeper does not answer; {self._hint}")
 
     async def _greet(self) -> Connection | None:
-        """Return a connection to a keeper of this build that has all open, or None: try again."""
+        """Return a connection to a keeper of this build with everything open; None means retry."""
         connection = await Connection.open(self._socket_path)
         try:
             hello = await connection.call("hello")
@@ -276,13 +274,13 @@ class LogKeeper:
         return connection
 
     async def _learn(self, connection: Connection) -> None:
-        """Know what an earlier server opened, so that it is opened again should the keeper die."""
+        """Learn what an earlier server opened, to reopen it if the keeper dies."""
         held = await connection.call("list")
         learned = {name: KeptOutput.of(facts["request"]) for name, facts in held.items()}
         self._opened = learned | self._opened
 
     async def _open_again(self, connection: Connection) -> None:
-        """Open everything that is open, also what is opened or closed meanwhile."""
+        """Reopen everything; containers can be opened and closed meanwhile."""
         for container_id in list(self._opened):
             output = self._opened.get(container_id)
             if output is None:
@@ -307,7 +305,7 @@ class LogKeeper:
             os.close(lock)
 
     def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
-        """Start a keeper in a session of its own; it inherits the lock and a listening socket."""
+        """Start a keeper in a new session; it inherits the lock and a listening socket."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket_path)
         with (
@@ -320,7 +318,7 @@ class LogKeeper:
             arguments = [str(listener.fileno()), str(lock), self._build, self._state_dir]
             program = _PROGRAM.format(root=str(_PACKAGE_ROOT))
             return subprocess.Popen(
-                # no site (-S), no environment (-I): that halves the imports of an interpreter
+                # without site (-S) and environment (-I): halves the interpreter's imports
                 [sys.executable, "-I", "-S", "-c", program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -333,13 +331,13 @@ class LogKeeper:
 
 
 def _private(path: str) -> int:
-    """Open a file of the keeper that nobody but root may read, lock or fill."""
+    """Open a file of the keeper that only root can read, lock or write."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)  # an earlier version made it readable
     return descriptor
 
 
 def build_of_keeper() -> str:
-    """Return what tells one build of the keeper from another: a digest of its source."""
+    """Return the identity of the keeper's build: a digest of its source."""
     sources = (Path(__file__).with_name(name) for name in ("format.py", "keeper.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

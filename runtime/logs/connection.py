@@ -17,14 +17,13 @@ from runtime.steps.watched import ended
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 20.0
-"""How long the keeper may take for an answer; it takes this long only when a log's file system
-hangs while a file on it is opened."""
+"""Time limit for an answer, in seconds; only a hung file system of a log takes this long."""
 
 _LINE_BYTES: Final = 64 << 20
-"""The longest answer: a list of every container of a node."""
+"""Maximum length of an answer: a list of every container of a node."""
 
 _KINDS: Final = {"not-found": NotFound, "busy": Unavailable}
-"""Errors by what the keeper calls them; every other is Unknown."""
+"""Errors by the keeper's names for them; all others are Unknown."""
 
 
 class Connection:
@@ -46,10 +45,10 @@ class Connection:
     async def call(
         self, operation: str, *, within: float | None = ANSWER_SECONDS, **fields: Any
     ) -> dict[str, Any]:
-        """Return the facts of the answer.
+        """Return the facts in the answer.
 
-        Raises ConnectionError when the keeper ends before it, Unavailable when it has not come
-        ``within`` seconds, and what the keeper refuses as NotFound, Unavailable or Unknown.
+        Raises ConnectionError if the keeper dies before it answers, Unavailable if there is no
+        answer ``within`` seconds, and NotFound, Unavailable or Unknown if the keeper refuses.
         """
         if self.receiving.done():
             raise ConnectionResetError("the log keeper is gone")
@@ -70,7 +69,7 @@ class Connection:
         return facts(reply)
 
     async def aclose(self) -> None:
-        """Close the connection; calls that wait fail with ConnectionError."""
+        """Close the connection; waiting calls fail with ConnectionError."""
         await ended(self.receiving)
 
     async def _receive(self) -> None:
@@ -86,7 +85,7 @@ class Connection:
         except ConnectionError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            log.error("log keeper not understood", error=repr(error))
+            log.error("invalid answer from the log keeper", error=repr(error))
         finally:
             self._writer.close()
             for waiting in self._waiting.values():
@@ -98,9 +97,9 @@ class Connection:
 async def attached(
     path: str, hint: str, **fields: Any
 ) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
-    """Give (stream, bytes) of a container's live output, over a connection of its own to ``path``.
+    """Yield (stream, bytes) of a container's live output, over a new connection to ``path``.
 
-    Raises Unavailable, with ``hint``, when the keeper ends, or lets go of a reader too far behind.
+    Raises Unavailable, with ``hint``, if the keeper dies, or drops a reader that is too far behind.
     """
     reader, writer = await asyncio.open_unix_connection(path)
     try:
@@ -126,7 +125,7 @@ async def _frames(reader: asyncio.StreamReader, hint: str) -> AsyncIterator[tupl
 
 
 def _log_news(news: Mapping[str, Any]) -> None:
-    """Log what the keeper says of a container's log file by itself."""
+    """Log the keeper's notifications about a container's log file."""
     if news["problem"]:
         log.error("container log", container=news["id"], problem=news["problem"])
     else:
@@ -134,12 +133,12 @@ def _log_news(news: Mapping[str, Any]) -> None:
 
 
 def line(**request: Any) -> bytes:
-    """Return a request as the keeper reads it."""
+    """Return a request in the keeper's format."""
     return json.dumps(request).encode() + b"\n"
 
 
 def facts(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of an answer; a refusal is raised."""
+    """Return the facts in an answer; raises an error if the keeper refused."""
     if "error" in reply:
         raise _KINDS.get(reply["kind"], Unknown)(reply["error"])
     told: dict[str, Any] = reply["ok"]

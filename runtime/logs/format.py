@@ -1,9 +1,9 @@
 """The CRI log format: ``<RFC 3339 time with nanoseconds> <stdout|stderr> <P|F> <text>\\n``.
 
-Pure, and free of imports beyond ``time``: the log keeper is a small process and pays for each.
-F ends a line of the container, P is a piece of one that goes on in the next record of its stream.
-The format is Kubernetes' ("CRI: Log management for container stdout/stderr streams"); how lines are
-cut follows containerd's CRI plugin, and the kubelet's log reader is who must be able to read it.
+Pure, and imports only ``time``, because every import makes the log keeper's process larger. F ends
+a line of the container; P is a part of a line that continues in the next record of its stream.  The
+format is Kubernetes' ("CRI: Log management for container stdout/stderr streams"); lines are split
+as in containerd's CRI plugin, and the kubelet's log reader must be able to read them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ _NANOSECONDS = 1_000_000_000
 
 
 class Clock:
-    """Writes moments as RFC 3339 in the node's own time zone, always with nine decimals.
+    """Formats times as RFC 3339 in the node's time zone, always with nine decimals.
 
-    The seconds are formatted once per second: at a million lines a second this is what shows up.
+    The part up to the seconds is cached, because formatting it dominates at a million lines a
+    second.
     """
 
     __slots__ = ("_head", "_second", "_zone")
@@ -30,7 +31,7 @@ class Clock:
         self._zone = b""
 
     def stamp(self, nanoseconds: int) -> bytes:
-        """Return the moment that lies this many nanoseconds after the epoch."""
+        """Return the time that is this many nanoseconds after the epoch."""
         second, fraction = divmod(nanoseconds, _NANOSECONDS)
         if second != self._second:
             local = time.localtime(second)
@@ -49,10 +50,10 @@ def zone_offset(seconds_east: int) -> str:
 
 
 class LineFormatter:
-    """Turns the bytes of one output stream into records, however they are cut into reads.
+    """Converts the bytes of one output stream into records, independent of how reads split them.
 
-    Text without a line end is held back until its line end comes, it passes the limit (a P record),
-    or ``flush`` is called.  A carriage return before a line end belongs to the line end.
+    Text without a line end is buffered until the line end arrives, the limit is exceeded (a P
+    record), or ``flush`` is called.  A carriage return before a line end is part of the line end.
     """
 
     __slots__ = ("_limit", "_pending", "_stream")
@@ -63,7 +64,7 @@ class LineFormatter:
         self._pending = bytearray()
 
     def feed(self, data: bytes, stamp: bytes) -> bytes:
-        """Return the records that ``data`` completes; all carry the one stamp of their reading."""
+        """Return the records that ``data`` completes; all have the time at which it was read."""
         last_end = data.rfind(b"\n")
         if last_end < 0:
             self._pending += data
@@ -84,7 +85,7 @@ class LineFormatter:
         return records + self._cut_pending(stamp) if self._pending else records
 
     def flush(self, stamp: bytes) -> bytes:
-        """Return what is held back as a P record (nothing if nothing is) and forget it."""
+        """Return the buffered text as a P record, b"" if there is none, and clear the buffer."""
         if not self._pending:
             return b""
         text, self._pending = bytes(self._pending), bytearray()
@@ -106,7 +107,7 @@ class LineFormatter:
         if limit <= 0:
             return b""
         records = []
-        # A carriage return at the end does not count yet: it may be half of a line end.
+        # A carriage return at the end does not count yet: it can be half of a line end.
         while len(pending) - pending.endswith(b"\r") > limit:
             records.append(self._partial(bytes(pending[:limit]), stamp))
             del pending[:limit]

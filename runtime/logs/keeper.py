@@ -1,8 +1,8 @@
-"""The log keeper: a small process of its own that drains containers' output into CRI log files.
+"""The log keeper: a small separate process that drains containers' output into CRI log files.
 
-A container's shim writes its output to FIFOs and blocks once one is full; whoever reads them must
-therefore outlive a restart of the server.  This process does nothing else.  The server starts it
-(``runtime.logs.client``), hands it a listening socket, and talks to it in JSON lines:
+A container's shim writes the output to FIFOs and blocks when one is full, so their reader must
+outlive a restart of the server.  This process does nothing else.  The server starts it
+(``runtime.logs.client``), passes it a listening socket, and talks to it in JSON lines:
 
     {"seq": 1, "op": "open", "id": ..., "stdout": PATH, "stderr": PATH, "stdin": PATH,
      "tty": bool, "log": PATH, "limit": BYTES, "tolerant": bool}
@@ -10,44 +10,47 @@ therefore outlive a restart of the server.  This process does nothing else.  The
 
 =========  ====================================================================================
 hello      protocol facts: build, pid, number of containers
-open       makes the FIFOs that are named, opens their read ends and the log file; repeatable
-reopen     a partial line goes to the old file, later text to a new one at the same path
-drained    answered once every stream of the container has ended; to be asked after its task's exit
-close      takes what the FIFOs still hold, then forgets the container; repeatable
+open       creates the named FIFOs, opens their read ends and the log file; idempotent
+reopen     writes a partial line to the old file, later text to a new one at the same path
+drained    answers once every stream of the container has ended; called after its task's exit
+close      drains what is left in the FIFOs, then removes the container; idempotent
 list       every container with its paths, open streams, bytes read and bytes lost
-attach     from the answer on, this connection carries the container's live output as frames:
+attach     after the answer, this connection carries the container's live output as frames:
            one byte stream (1 stdout, 2 stderr, 0 the end), four bytes length, the bytes
-retire     flushes, lets go of everything and ends, so that a newer build can take over
+retire     flushes, releases everything and exits, so that a newer build can take over
 =========  ====================================================================================
 
-Every connected client is also told when a log file cannot be written, and when it can be again:
+Every connected client is also notified when a log file cannot be written, and when it can again:
 
     {"seq": null, "id": ..., "lost": BYTES, "problem": "sentence, or empty"}
 
-Rules: draining never stops, whatever happens to a log file (what could not be written is counted
-and reported, and the file is tried again); one write per batch of lines; standard input is not kept
-here, since the shim itself holds a write end of that FIFO and an attached client can open it.
-A request that cannot be served is answered with an error; none ends the process.
-The process ends by itself as soon as it holds no open FIFO and its last client has left.
+Rules: draining never stops, whatever happens to a log file (lost bytes are counted and reported,
+and the file is retried). There is one write per batch of lines. Standard input is not handled here,
+because the shim itself holds a write end of that FIFO and an attached client can open it. An
+invalid request gets an error and never ends the process. The process exits by itself when it holds
+no open FIFO and its last client has disconnected.
 
-What a kill of this process loses: a batch is read and written in one go before the next one is
-read, so it is at most the one batch in hand (64 KiB, of one stream), and of each stream the
-beginning of a line whose end has not been read yet. A record that the kill cut short is ended by
-the successor, so that the next one stands on a line of its own.
+A batch is read and written before the next one is read. If this process is killed, at most the
+current batch (64 KiB of one stream) is lost, and the beginning of an unfinished line of each
+stream. The next keeper terminates a partly written record, so that the next record starts on a new
+line.
 
-Only regular files are taken as log files: whoever can write to the log directory could else stop
-the process with a FIFO, or have it write to a device or, by a link, to any file of the node.
+Only regular files are accepted as log files. Otherwise a process that can write to the log
+directory could block the keeper with a FIFO, or make it write to a device or, through a link, to
+any file.
 
-A log file may lie on a file system that hangs. Calls into it are made as if it did not, since
-handing each to another thread would halve the throughput. But state belongs to whoever has the
-*turn*, and the turn is let go of for the time of such a call: when one takes longer than
-`PATIENCE`, a watching thread starts another that goes on with the loop, and the one that hangs
-finishes its work, and ends, when the file system answers. Meanwhile the container's FIFOs are left
-alone, so that it is held up as by a slow disk; after `STALL_SECONDS` its output is read again, and
+A log file can be on a file system that hangs. The loop still calls into it directly, because
+passing each call to another thread would halve the throughput. The thread that runs the loop holds
+the
+*turn*, a lock for all state, and releases it during such a call. If the call takes longer than
+`PATIENCE`, a watchdog thread starts another thread that continues the loop; the blocked thread
+finishes its call and exits when the file system answers. Meanwhile the container's FIFOs are not
+read, so the container waits as for a slow disk. After `STALL_SECONDS` its output is read again, and
 counted as lost.
 
-FIFO facts this relies on (Linux): a non-blocking read end opens without a writer, and epoll reports
-a hang-up only after a writer has come and gone, so "nobody yet" is never taken for the end.
+This relies on two properties of Linux FIFOs: a non-blocking read end opens without a writer, and
+epoll reports a hang-up only after a writer has opened and closed it, so "no writer yet" is never
+mistaken for the end.
 """
 
 from __future__ import annotations
@@ -66,41 +69,41 @@ import time
 
 from runtime.logs.format import DEFAULT_LINE_LIMIT, Clock, LineFormatter
 
-TYPE_CHECKING = False  # typing is another import that the process does not need
+TYPE_CHECKING = False  # without typing, to save the import
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
     Facts: TypeAlias = dict[str, object]
-    """What an answer says: a JSON object."""
+    """The content of an answer: a JSON object."""
 
 FIRST_CLIENT_SECONDS = 60.0
-"""How long a new keeper waits for whoever started it."""
+"""How long a new keeper waits for its first client."""
 
 REOPEN_SECONDS = 1.0
-"""How long a log file that could not be opened is left alone before the next attempt."""
+"""Seconds between attempts to open a log file that could not be opened."""
 
 PATIENCE = 0.25
-"""Seconds that a call into a log's file system may take before another thread has the loop."""
+"""Seconds after which a blocked call into a log's file system loses the loop to another thread."""
 
 STALL_SECONDS = 10.0
-"""How long a container is held up by its log's file system before its output counts as lost."""
+"""How long a container waits for its log's file system before its output counts as lost."""
 
 RETIRE_SECONDS = 2.0
 """How long a keeper that retires waits for a log's file system."""
 
 _READ_BYTES = 65536
 _READS_PER_TURN = 4
-"""Reads of one FIFO before the others get their turn."""
+"""Reads of one FIFO before the other FIFOs are read."""
 
 _FIFO_BYTES = 262144
-"""Capacity asked of each FIFO: what a container can write while a crashed keeper is restarted."""
+"""Requested capacity of each FIFO: what a container can write while a dead keeper is replaced."""
 
 _BACKLOG_BYTES = 4 << 20
-"""Unread output at which an attached client is let go, so that it cannot hold up the container."""
+"""Unread bytes at which an attached client is dropped, so that it cannot block the container."""
 
 _REQUEST_BYTES = 1 << 20
-"""The longest request; a client that sends more without a line end is let go."""
+"""Maximum length of a request; a client that sends more without a line end is dropped."""
 
 _STACK_BYTES = 1 << 20
 _STREAMS = ("stdout", "stderr")
@@ -115,7 +118,7 @@ class RequestError(Exception):
 
 
 class Request:
-    """The fields of one request, each read as the type that it must have; raises RequestError."""
+    """The fields of one request, read with type checks; raises RequestError."""
 
     __slots__ = ("_fields",)
 
@@ -124,11 +127,11 @@ class Request:
 
     @property
     def sequence(self) -> object:
-        """What the answer repeats."""
+        """The number that the answer repeats."""
         return self._fields.get("seq")
 
     def text(self, key: str) -> str:
-        """Return a text that must be there."""
+        """Return a required string."""
         value = self._fields.get(key)
         if value is None:
             raise RequestError(f"{key!r} is missing")
@@ -137,7 +140,7 @@ class Request:
         return value
 
     def path(self, key: str) -> str | None:
-        """Return a path, or None where there is none."""
+        """Return a path, or None if it is missing."""
         if not self._fields.get(key):
             return None
         path = self.text(key)
@@ -150,22 +153,22 @@ class Request:
         return path
 
     def flag(self, key: str) -> bool:
-        """Return a flag; one that is missing is false."""
+        """Return a flag; false if it is missing."""
         value = self._fields.get(key, False)
         if not isinstance(value, bool):
             raise RequestError(f"{key!r} must be true or false, not {value!r}")
         return value
 
     def number(self, key: str, default: int) -> int:
-        """Return a whole number."""
+        """Return an integer."""
         value = self._fields.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise RequestError(f"{key!r} must be a whole number, not {value!r}")
+            raise RequestError(f"{key!r} must be an integer, not {value!r}")
         return value
 
 
 class Output:
-    """What ``open`` asks for: a container's FIFOs, and how its output is kept."""
+    """The parameters of ``open``: a container's FIFOs and log file."""
 
     __slots__ = ("container_id", "limit", "log", "stderr", "stdin", "stdout", "tty")
 
@@ -179,12 +182,12 @@ class Output:
         self.limit = request.number("limit", DEFAULT_LINE_LIMIT)
 
     def fifos(self) -> dict[str, str]:
-        """Return the path of each stream that is read; a terminal has one stream."""
+        """Return the FIFO of each output stream; a terminal has only one."""
         paths = (self.stdout, None if self.tty else self.stderr)
         return {stream: path for stream, path in zip(_STREAMS, paths, strict=True) if path}
 
     def facts(self) -> Facts:
-        """Return what a successor's ``open`` needs, in the form of a request."""
+        """Return the request with which a new keeper can open it."""
         return {
             "id": self.container_id,
             "stdin": self.stdin,
@@ -197,9 +200,9 @@ class Output:
 
 
 class LogFile:
-    """One container's log file; ``write`` remembers and counts its errors instead of raising.
+    """One container's log file; ``write`` records and counts errors instead of raising them.
 
-    Its methods may hang with the file system that the file is on.
+    Its methods block if the file system hangs.
     """
 
     __slots__ = ("_fd", "_retry_at", "_torn", "device", "lost", "path", "problem")
@@ -209,13 +212,13 @@ class LogFile:
         self.problem = ""
         self.lost = 0
         self.device = 0
-        """The file system that it was on last; 0 until it was opened."""
+        """The device number of the file system; 0 until the file was opened."""
         self._fd = -1
         self._retry_at = 0.0
         self._torn = False
 
     def open(self) -> None:
-        """Open the file, made 0640 in directories 0755 where absent; raises OSError."""
+        """Open the file, created with mode 0640 in directories 0755 if absent; raises OSError."""
         directory = os.path.dirname(self.path)
         if directory:
             os.makedirs(directory, 0o755, exist_ok=True)
@@ -227,7 +230,7 @@ class LogFile:
         self.problem = ""
 
     def try_open(self) -> None:
-        """Open the file, or remember why not and when to try again."""
+        """Open the file, or record the error and when to retry."""
         try:
             self.open()
         except OSError as error:
@@ -242,7 +245,7 @@ class LogFile:
             if self._fd < 0:
                 self.lost += len(records)
                 return
-        if self._torn:  # a record that a full disk or a kill cut short must not run into the next
+        if self._torn:  # terminate a record that a full disk or a kill has truncated
             records = b"\n" + records
         view = memoryview(records)
         try:
@@ -256,7 +259,7 @@ class LogFile:
             self._torn = self._torn or len(view) < len(records)
 
     def close(self) -> None:
-        """Let go of the file; repeatable."""
+        """Close the file. Idempotent."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -288,19 +291,19 @@ class Container:
         self.streams: dict[str, int] = {}
         self.bytes_read = 0
         self.dropped = 0
-        """Bytes of records that came while the file took none."""
+        """Bytes of records that could not be written."""
         self.feeds: list[Client] = []
         self.wait: list[Callable[[], None]] = []
         self.call_since = 0.0
-        """Monotonic seconds at which a call into the log's file system began; 0: there is none."""
+        """Monotonic time at which a call into the log's file system began; 0 if there is none."""
         self.stalled = ""
-        """Why the output is read and dropped, when that call takes too long."""
+        """Why the output is read and discarded, if that call takes too long."""
         self.parked = False
-        """Whether the FIFOs are left alone until that call ends."""
+        """Whether the FIFOs are not read until that call ends."""
         self.finish_later = False
-        """Whether all streams have ended while that call had not."""
+        """Whether all streams ended during that call."""
         self.told = ""
-        """The problem that clients were told last."""
+        """The problem that clients were last notified of."""
 
     @property
     def identity(self) -> str:
@@ -325,7 +328,7 @@ class Container:
 
 
 class Client:
-    """One connection: received bytes up to a whole line, and sent bytes that wait for room."""
+    """One connection: received bytes of an incomplete line, and bytes that wait to be sent."""
 
     __slots__ = ("attached", "incoming", "outgoing", "socket", "streams")
 
@@ -341,7 +344,7 @@ class Client:
 class Keeper:
     """The loop: one epoll over the listening socket, the clients and the FIFOs.
 
-    Everything here is touched by the thread that has the turn only.
+    Only the thread that holds the turn accesses this state.
     """
 
     def __init__(self, listener: int, build: str) -> None:
@@ -357,26 +360,27 @@ class Keeper:
         self._clients: dict[int, Client] = {}
         self._retired = False
         self._retire_by = 0.0
-        """Monotonic seconds after which no flush is waited for; 0: not asked to retire."""
+        """Monotonic time until which a retiring keeper waits for flushes; 0 if it is not
+        retiring."""
         self._turn = threading.Lock()
         self._looping = 0
-        """The thread that has the loop."""
+        """The thread that runs the loop."""
         self._call: tuple[Container, float] | None = None
-        """The call into a file system that the loop is in, and since when (monotonic seconds)."""
+        """The loop's current call into a file system, and its start (monotonic seconds)."""
         self._hung: list[Container] = []
-        """Containers in whose calls other threads are."""
+        """Containers for which other threads are blocked in a call."""
         self._ended = threading.Event()
         self._epoll.register(listener, select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until retired, or until there is nothing left to drain and nobody to serve."""
-        # the loop is another thread's, as any that has it may hang for good
+        """Serve until retired, or until there is nothing left to drain and no client left."""
+        # in another thread, because the thread that runs the loop can block forever
         loop = threading.Thread(target=self._have_loop, args=(FIRST_CLIENT_SECONDS,), daemon=True)
         loop.start()
         self._watch()
 
     def _have_loop(self, patience: float | None = None) -> None:
-        """Go on with the loop until it ends, or another thread has it."""
+        """Run the loop until it ends, or another thread has taken it over."""
         with self._turn:
             self._looping = threading.get_ident()
             try:
@@ -392,9 +396,9 @@ class Keeper:
             self._ended.set()
 
     def _events(self, patience: float | None = None) -> list[tuple[int, int]]:
-        """Wait for events; there are none when nothing is left to do, or ``patience`` has ended."""
+        """Wait for events; returns none if nothing is left to do, or after ``patience``."""
         while not self._retired and (patience or self._clients or self._fifos or self._hung):
-            # a thread that comes back from a call may leave nothing to do
+            # after a blocked thread has returned, there can be nothing left to do
             seconds = patience or (1.0 if self._hung else None)
             self._turn.release()
             try:
@@ -406,13 +410,13 @@ class Keeper:
         return []
 
     def _deal_with(self, events: list[tuple[int, int]]) -> None:
-        # Output first: a request of this turn may open a FIFO under a number that an event of
-        # this turn was for, and reading a FIFO that has had no writer looks like its end.
+        # Output first: a request can open a FIFO with a descriptor number that an earlier event of
+        # this round refers to, and reading a FIFO that never had a writer looks like its end.
         for fd, _ in events:
             if fd in self._fifos:
                 self._drain(fd, _READS_PER_TURN)
                 if not self._mine():
-                    return  # the events are old by now; who has the loop sees them again
+                    return  # these events are outdated; the new loop thread gets them again
         for fd, event in events:
             if fd in self._clients:
                 self._serve(self._clients[fd], event)
@@ -424,11 +428,11 @@ class Keeper:
     # file systems that hang
 
     def _mine(self) -> bool:
-        """Return whether this thread has the loop."""
+        """Return whether this thread runs the loop."""
         return self._looping == threading.get_ident()
 
     def _in_file_system(self, container: Container, call: Callable[[], None]) -> None:
-        """Make a call that may hang, without the turn.  Whatever is looked at next may be new."""
+        """Make a call that can block, without the turn.  Any state can change meanwhile."""
         now = time.monotonic()
         container.call_since = now
         if self._mine():
@@ -451,7 +455,7 @@ class Keeper:
             self._finish(container)
 
     def _in_own_thread(self, work: Callable[..., None], *arguments: object) -> None:
-        """Do ``work``, which is likely to hang, in a thread that waits for the turn."""
+        """Run ``work``, which is likely to block, in a thread that waits for the turn."""
 
         def with_turn() -> None:
             with self._turn:
@@ -460,7 +464,7 @@ class Keeper:
         threading.Thread(target=with_turn, daemon=True).start()
 
     def _watch(self) -> None:
-        """Have another thread go on with the loop whenever the one that has it hangs."""
+        """Let another thread continue the loop whenever the current one is blocked."""
         while not self._ended.wait(PATIENCE):
             if self._call is not None or self._hung:
                 with self._turn:
@@ -487,7 +491,7 @@ class Keeper:
                 self._tell(container)
 
     def _hangs(self, file: LogFile) -> bool:
-        """Return whether a call into the file system of a log hangs now, as far as is known."""
+        """Return whether a call into a log's file system is known to be blocked."""
         now = time.monotonic()
         return any(
             container.log is not None
@@ -497,7 +501,7 @@ class Keeper:
         )
 
     def _park(self, container: Container) -> None:
-        """Leave the FIFOs alone while the log's file system does not answer."""
+        """Do not read the FIFOs while the log's file system does not answer."""
         if not container.parked:
             container.parked = True
             for fd in container.streams.values():
@@ -569,7 +573,7 @@ class Keeper:
             self._tell(container)
 
     def _tell(self, container: Container) -> None:
-        """Tell every client of a log file's problem, or that there is none any more."""
+        """Notify every client of a log file's problem, or that it is solved."""
         container.told = container.problem
         news: Facts = {"seq": None, "id": container.identity, "lost": container.lost}
         for client in list(self._clients.values()):
@@ -577,7 +581,7 @@ class Keeper:
                 self._reply(client, {**news, "problem": container.problem})
 
     def _finish(self, container: Container) -> None:
-        """All streams have ended: tell who waits and who listens, close the file."""
+        """All streams have ended: answer waiting requests, end attached clients, close the file."""
         container.finish_later = bool(container.call_since)
         if container.finish_later and not container.stalled:
             return
@@ -640,7 +644,7 @@ class Keeper:
                 self._drop(client)
 
     def _answer(self, client: Client, line: bytes) -> None:
-        """Serve one request; one that may hang does so in a thread of its own when others do."""
+        """Serve one request; in a separate thread if it can block and others are blocked."""
         try:
             fields = decode(line)
         except RequestError as error:
@@ -661,7 +665,7 @@ class Keeper:
             facts = operation(self, client, request)
         except RequestError as error:
             self._refuse(client, request.sequence, error)
-        except Exception as error:  # a fault of ours: no request ends what drains the containers
+        except Exception as error:  # a bug must not end the process that drains the containers
             sys.excepthook(type(error), error, error.__traceback__)
             self._refuse(client, request.sequence, RequestError(f"a fault: {error!r}"))
         else:
@@ -675,7 +679,7 @@ class Keeper:
         self._send(client, encode(reply))
 
     def _send(self, client: Client, data: bytes) -> None:
-        """Send, or keep for when the socket has room; a broken connection is dropped."""
+        """Send, or buffer until the socket is writable; drops a broken connection."""
         waiting = bool(client.outgoing)
         client.outgoing += data
         try:
@@ -690,7 +694,7 @@ class Keeper:
             mask = select.EPOLLIN | (select.EPOLLOUT if client.outgoing else 0)
             self._epoll.modify(client.socket.fileno(), mask)
 
-    # operations: each returns the facts of its answer, or None when it answers by itself
+    # operations: each returns the facts for the answer, or None if it answers itself
 
     def _hello(self, client: Client, request: Request) -> Facts:
         return {"build": self._build, "pid": os.getpid(), "containers": len(self._containers)}
@@ -707,7 +711,7 @@ class Keeper:
         self._opening.add(asked.container_id)
         try:
             if known is not None:
-                self._let_go(known)  # the container was made anew, with other FIFOs
+                self._let_go(known)  # the container was recreated, with other FIFOs
             container = Container(asked)
             if container.log is not None and not request.flag("tolerant"):
                 self._open_log(container, container.log)
@@ -758,7 +762,7 @@ class Keeper:
         except OSError as error:
             raise RequestError(
                 f"cannot reopen the log file {container.log.path}: {error.strerror}; "
-                "output goes on into the old one"
+                "output continues in the old one"
             ) from None
         if not container.streams:
             self._finish(container)
@@ -814,7 +818,7 @@ class Keeper:
         return container
 
     def _let_go(self, container: Container, drain: bool = True) -> None:
-        """Forget a container, by default with what its FIFOs hold now written to its log."""
+        """Remove a container; by default, first write what is left in its FIFOs to the log."""
         for stream, fd in list(container.streams.items()):
             if drain:
                 self._drain(fd, reads=_FIFO_BYTES // _READ_BYTES + 1)
@@ -838,9 +842,9 @@ _OPERATIONS: dict[str, Callable[[Keeper, Client, Request], Facts | None]] = {
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
-    """Open a file to append to, made 0640 where absent; raises OSError for anything but a file.
+    """Open a regular file for appending, created 0640 if absent; raises OSError for other types.
 
-    Without waiting: a FIFO would block until somebody reads it.
+    Non-blocking, because a FIFO would block until it has a reader.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     try:
@@ -857,7 +861,7 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
 
 
 def ends_a_line(path: str, size: int) -> bool:
-    """Return whether the last byte of a file ends a line, or cannot be read; raises OSError."""
+    """Return whether a file ends with a line end, or has no such byte; raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         return os.pread(fd, 1, size - 1) in (b"\n", b"")
@@ -866,37 +870,37 @@ def ends_a_line(path: str, size: int) -> bool:
 
 
 def make_fifo(path: str) -> None:
-    """Make a FIFO of mode 0700 (as containerd's clients do) unless there is one."""
+    """Create a FIFO with mode 0700 (as containerd's clients do) if it does not exist."""
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     try:
         os.mkfifo(path, 0o700)
     except FileExistsError:
         if not stat.S_ISFIFO(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, "it exists and is no FIFO", path) from None
+            raise OSError(errno.EEXIST, "it exists and is not a FIFO", path) from None
 
 
 def open_fifo(path: str) -> int:
-    """Open the read end, made where absent; it is ready for a writer when this returns."""
+    """Open the read end, creating the FIFO if absent; a writer can then open it."""
     make_fifo(path)
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _FIFO_BYTES)
-    except OSError:  # past the user's pipe budget: the default 64 KiB works too
+    except OSError:  # above the user's pipe limit; the default of 64 KiB works too
         return fd
     return fd
 
 
 def touch_fifo(fd: int) -> None:
-    """Be a writer for a moment: a FIFO whose writers are all gone then shows its end.
+    """Open and close a write end, so that a FIFO without other writers reports its end.
 
-    A FIFO that was opened again after its last writer had left would never show it otherwise; one
-    that still has a writer is not changed by this.
+    Otherwise a FIFO that was reopened after its last writer had closed it would never report it. A
+    FIFO that still has a writer is not affected.
     """
     os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def decode(line: bytes) -> dict[str, object]:
-    """Return the JSON object of one line; anything else is refused."""
+    """Return the JSON object in one line; raises RequestError for anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -907,14 +911,14 @@ def decode(line: bytes) -> dict[str, object]:
 
 
 def encode(value: Facts) -> bytes:
-    """Return a JSON object as one line."""
+    """Encode a JSON object as one line."""
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 def main(arguments: list[str]) -> None:
-    """Run a keeper; arguments: numbers of the inherited listening socket and lock, build, place.
+    """Run a keeper. Arguments: inherited listening socket and lock, build, state directory.
 
-    The last, its state directory, is for those who read the list of processes.
+    The state directory only identifies the keeper in the list of processes.
     """
     listener, lock, build, _ = arguments
     with open("/proc/self/comm", "w") as name:
@@ -924,5 +928,5 @@ def main(arguments: list[str]) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     Keeper(int(listener), build).run()
-    os.close(int(lock))  # a thread that hangs for good in a call would keep it from the successor
+    os.close(int(lock))  # a thread that is blocked forever would keep the lock from the next keeper
     os._exit(0)

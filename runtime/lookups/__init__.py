@@ -1,1 +1,1 @@
-"""Questions to the node whose answers the OCI spec builders need."""
+"""Facts about the node and images that the OCI spec builders need."""

@@ -1,4 +1,4 @@
-"""Device nodes of the host that a container gets: those it names, or all when it is privileged."""
+"""Host device nodes of a container: the requested ones, or all if it is privileged."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from runtime.transforms.facts import DeviceNode
 _NOT_FOR_CONTAINERS = frozenset(
     {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"}
 )
-"""What every container has its own of (runc cannot make nodes of devpts), or what belongs to a
+"""Names that every container has its own of (runc cannot create devpts nodes), or that belong to a
 program that manages the host."""
 
 
 _UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
-"""Gone meanwhile, or of another user than those of a rootless server's user namespace."""
+"""The file was removed meanwhile, or belongs to a user outside a rootless server's namespace."""
 
 
 _LARGEST_TREE = 100_000
-"""Files; a walk of the whole root file system would take a thread for minutes."""
+"""Maximum number of files; a walk of the whole root file system would block a thread for
+minutes."""
 
 
 class _TooLarge(Exception):
-    """A directory that is none of devices."""
+    """A directory has too many files to be a directory of devices."""
 
 
 def requested(devices: Sequence[api_pb2.Device]) -> tuple[DeviceNode, ...]:
-    """The nodes that the entries of ``ContainerConfig.devices`` name, directories walked.
+    """The device nodes in ``ContainerConfig.devices``, including those below directories.
 
-    Raises InvalidArgument for a path that is missing or no device.
+    Raises InvalidArgument for a path that does not exist or is not a device.
     """
     nodes: list[DeviceNode] = []
     for index, device in enumerate(devices):
@@ -73,8 +74,7 @@ def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
 
 
 def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator[types.LinuxDevice]:
-    """The nodes of a directory and those below it; ``seen`` counts the files that were looked at,
-    where their number is bounded."""
+    """The device nodes in and below a directory; ``seen`` counts the files, to limit them."""
     try:
         with os.scandir(directory) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -93,14 +93,14 @@ def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator
             found = entry.stat(follow_symlinks=False)
         except _UNSEEN:
             continue
-        # FIFOs are files to talk with the host's processes, not devices
+        # a FIFO is not a device, but a way to communicate with host processes
         node = _device(found, path)
         if node is not None:
             yield node
 
 
 def _device(found: os.stat_result, path: str) -> types.LinuxDevice | None:
-    """The OCI device for a node; None for any other kind of file."""
+    """The OCI device for a device node; None for other types of files."""
     if stat.S_ISBLK(found.st_mode):
         kind = "b"
     elif stat.S_ISCHR(found.st_mode):

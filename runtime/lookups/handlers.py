@@ -1,4 +1,4 @@
-"""The runtime handlers: what the configuration says of each, and what its binary can do."""
+"""The runtime handlers: their configuration, and the features of their binaries."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from runtime.transforms.facts import Handler, Host
 log = structlog.get_logger(__name__)
 
 _RRO_SINCE: Final = (5, 12)
-"""The kernel that first had recursive read-only mounts (mount_setattr)."""
+"""The first kernel version with recursive read-only mounts (mount_setattr)."""
 
 _LIMIT: Final = 10.0
-"""Seconds that a binary may take to tell its features."""
+"""Time limit for querying the features of a binary, in seconds."""
 
 
 class Handlers(Mapping[str, Handler]):
-    """The runtime handlers of the configuration by name; the empty name is the default one."""
+    """The configured runtime handlers by name; the empty name is the default one."""
 
     def __init__(self, default: Handler, *others: Handler) -> None:
         self._by_name = {"": default, **{h.name: h for h in (default, *others)}}
@@ -47,32 +47,32 @@ class Handlers(Mapping[str, Handler]):
 
     @property
     def default(self) -> Handler:
-        """The handler of pods that name none."""
+        """The handler of pods without a handler name."""
         return self._by_name[""]
 
     def named(self, name: str, *, field: str) -> Handler:
-        """The handler that a request asks for in ``field``.
+        """The handler that a request names in ``field``.
 
-        Raises InvalidArgument naming those that the configuration has.
+        Raises InvalidArgument, which lists the configured handlers, if there is no such handler.
         """
         handler = self._by_name.get(name)
         if handler is None:
             known = ", ".join(sorted(filter(None, self._by_name)))
             raise InvalidArgument(
-                f'no runtime handler "{name}" is configured; there are: {known}', field=field
+                f'no runtime handler "{name}" is configured; use one of: {known}', field=field
             )
         return handler
 
     def snapshotter(self, name: str) -> str:
-        """Where the snapshots of a pod of this handler are.
+        """The snapshotter for pods of this handler.
 
-        A handler that has left the configuration since may have had another snapshotter than the
-        default one, which is the best guess then; the records of pods and containers know better.
+        For a handler that is no longer configured, this is the default snapshotter, which is only a
+        guess; prefer the record of the pod or container.
         """
         return self._by_name.get(name, self.default).snapshotter
 
     async def learn_features(self, containerd: Containerd, host: Host) -> None:
-        """Ask every handler's binary what it can do; one that cannot be asked offers nothing."""
+        """Query the features of every handler's binary; none are assumed if the query fails."""
         names = sorted(filter(None, self._by_name))
         asked = await asyncio.gather(
             *(_asked(self._by_name[name], containerd, host) for name in names)
@@ -82,7 +82,7 @@ class Handlers(Mapping[str, Handler]):
 
 
 def configured(config: Config) -> Handlers:
-    """Every handler of the configuration; nothing is asked of the binaries yet."""
+    """Every configured handler, without querying the binaries."""
     handlers = {
         name: _handler(name, runtime, config.containerd.snapshotter)
         for name, runtime in config.containerd.runtimes.items()
@@ -119,7 +119,7 @@ async def _asked(handler: Handler, containerd: Containerd, host: Host) -> Handle
         )
     except (OSError, ValueError, TimeoutError, aio.AioRpcError) as error:
         log.warning(
-            "the runtime does not tell its features; none is offered",
+            "cannot query the runtime's features; none are offered",
             handler=handler.name,
             error=error.details() if isinstance(error, aio.AioRpcError) else str(error),
         )
@@ -132,7 +132,7 @@ async def _asked(handler: Handler, containerd: Containerd, host: Host) -> Handle
 
 
 async def _features_by_daemon(handler: Handler, containerd: Containerd) -> Mapping[str, Any]:
-    """``PluginInfo``: the shim asks the very binary that it will run."""
+    """``PluginInfo``: the shim queries the binary that it will run."""
     request = types_pb2.RuntimeRequest(
         runtime_path=handler.runtime_path or handler.runtime_type,
         options=proto_any(runc_options(handler)),
@@ -148,7 +148,7 @@ async def _features_by_daemon(handler: Handler, containerd: Containerd) -> Mappi
 
 
 async def _features_by_binary(handler: Handler) -> Mapping[str, Any]:
-    """``runc features``, for a daemon without PluginInfo."""
+    """``runc features``, for a containerd without PluginInfo."""
     binary = runc_binary(runc_options(handler))
     process = await asyncio.create_subprocess_exec(
         binary,
@@ -171,5 +171,5 @@ async def _features_by_binary(handler: Handler) -> Mapping[str, Any]:
 def _object(text: bytes) -> Mapping[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("the features are no JSON object")
+        raise ValueError("the features are not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""What the node is and allows, found out once at the start (``runtime.transforms.facts.Host``)."""
+"""Properties of the node, read once at the start (``runtime.transforms.facts.Host``)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _CAPABILITIES: Final = [
 
 
 def probe(config: Config) -> Host:
-    """The facts of this node, with the node-wide keys of the configuration.
+    """The properties of this node, and the node-wide keys of the configuration.
 
     Raises ConfigError for a key that would be unsafe on this node.
     """
@@ -85,7 +85,7 @@ def probe(config: Config) -> Host:
     unified = Cgroups.of(mounts).unified
     for name, runtime in config.containerd.runtimes.items():
         if runtime.cgroup_writable and unified is None:
-            # without a cgroup namespace the container would get the node's own cgroups
+            # without a cgroup namespace the container would see the node's cgroups
             raise ConfigError(
                 f"containerd.runtimes.{name}.cgroup_writable: needs cgroup v2, and this node has"
                 " v1: containers could change the cgroups of the node"
@@ -113,7 +113,7 @@ def probe(config: Config) -> Host:
 
 
 def kernel_version(release: str) -> tuple[int, int]:
-    """Major and minor of uname's release, e.g. ``6.1.0-18-amd64``; (0, 0) when it has none."""
+    """Major and minor version in uname's release, e.g. ``6.1.0-18-amd64``; (0, 0) without one."""
     found = re.match(r"(\d+)\.(\d+)", release)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -124,29 +124,29 @@ def capability_names(mask: int) -> Iterator[str]:
 
 
 def _kept_options(unified: str | None, mounts: Sequence[mountinfo.Mount]) -> tuple[str, ...]:
-    """Options of the cgroup v2 mount that a mount of it in a container must repeat: the kernel
-    takes those of the last mount for all."""
+    """Options of the cgroup v2 mount that a container's mount must repeat, because the kernel
+    applies the options of the last mount to all of them."""
     mount = mountinfo.holding(unified, mounts) if unified else None
     options = mount.options if mount else ()
     return tuple(name for name in ("nsdelegate", "memory_recursiveprot") if name in options)
 
 
 def in_user_namespace(uid_map: str) -> bool:
-    """Whether ``uid_map``, the text of /proc/self/uid_map, is that of a user namespace below the
-    first one, which maps every id to itself (user_namespaces(7))."""
+    """Whether ``uid_map``, the text of /proc/self/uid_map, is not that of the initial user
+    namespace, which maps every id to itself (user_namespaces(7))."""
     return uid_map.split() != ["0", "0", "4294967295"]
 
 
 def own_oom_score_adj() -> int:
-    """The value that children inherit."""
+    """This process's value, which children inherit."""
     return int(Path("/proc/self/oom_score_adj").read_text())
 
 
 def _oom_score_adj_floor(restricted: bool) -> int | None:
-    """The lowest value that children can have, None when there is no bound.
+    """The lowest value that children can have; None if there is no limit.
 
-    The kernel lets a process with CAP_SYS_RESOURCE in the first user namespace lower the value; no
-    file tells in which namespace we are for sure, so it is tried on this process and put back.
+    A process with CAP_SYS_RESOURCE in the initial user namespace can lower the value. No file shows
+    reliably which namespace this is, so the value of this process is lowered and restored.
     """
     own = own_oom_score_adj()
     if restricted:
@@ -166,7 +166,7 @@ def _swap_controller(unified: bool) -> bool:
     own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
     if (_CGROUPS / own.lstrip("/") / "memory.swap.max").exists():
         return True
-    # The root cgroup has no such file; any group below it tells as well.
+    # The root cgroup has no such file; any cgroup below it will do.
     return any(_CGROUPS.glob("*/memory.swap.max"))
 
 
@@ -177,12 +177,12 @@ def _hugetlb_controller(unified: bool) -> bool:
 
 
 def apparmor_parser() -> str | None:
-    """The program that loads profiles; None when it is not installed."""
+    """The program that loads AppArmor profiles; None if it is not installed."""
     return shutil.which("apparmor_parser", path="/sbin:/usr/sbin")
 
 
 def _apparmor() -> bool:
-    """As containerd decides it: enabled, with a parser, and the node itself is no container."""
+    """As in containerd: enabled, with a parser, and the node itself is not a container."""
     enabled = Path("/sys/module/apparmor/parameters/enabled")
     return (
         "container" not in os.environ

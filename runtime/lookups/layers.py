@@ -1,17 +1,16 @@
-"""Read a few files of a root file system that is not mounted.
+"""Read a few files of a root file system without mounting it.
 
-A snapshot of an overlay snapshotter is a stack of directories. Looking one file up in them
-takes some microseconds, mounting them takes a hundred times as long and needs clean-up, so the
-user database of an image is read from the directories themselves. The rules of overlayfs that
-matter here:
+A snapshot of an overlay snapshotter is a stack of directories. Looking up a file in them takes some
+microseconds; mounting them takes a hundred times as long and needs cleanup. Therefore the user
+database of an image is read from the directories. The relevant rules of overlayfs:
 
-* the topmost layer that has a name decides what it is; directories are merged;
+* the topmost layer that has a name decides its type; directories are merged;
 * a character device 0:0 is a whiteout: the name does not exist, whatever lies below;
 * an opaque directory (extended attribute ``overlay.opaque``) hides what lies below it.
 
-The layers belong to an image, so their content is hostile: symbolic links are resolved inside
-the root file system, component by component, never by the kernel; only regular files are read,
-up to a limit.
+The layers belong to an image, so their content is untrusted: symbolic links are resolved within the
+root file system, component by component, never by the kernel, and only regular files are read, up
+to a limit.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
     from generated.containerd import types_pb2
 
 _MAX_SYMLINKS = 40
-"""As the kernel allows in one path (MAXSYMLINKS)."""
+"""The kernel's limit for one path (MAXSYMLINKS)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What a name is in the merged view: a directory (one path per layer) or one other thing."""
+    """An entry of the merged view: a directory (one path per layer) or a single file."""
 
     paths: tuple[str, ...]
     mode: int
@@ -48,17 +47,17 @@ class Layers:
     opaque_attribute: str = "trusted.overlay.opaque"
 
     def read_file(self, path: str, *, limit: int) -> bytes | None:
-        """The content of the regular file ``path``; None when there is none.
+        """The content of the regular file ``path``; None if it does not exist.
 
-        Raises FailedPrecondition when the path is no regular file, is longer than ``limit``
-        bytes, or loops through symbolic links.
+        Raises FailedPrecondition if the path is not a regular file, is larger than ``limit`` bytes,
+        or has a loop of symbolic links.
         """
         entry = self._resolve(path)
         if entry is None:
             return None
         if not stat.S_ISREG(entry.mode):
             raise FailedPrecondition(f"{path} of the image is not a regular file")
-        # O_NONBLOCK: should the file have been swapped for a FIFO, the open must not wait
+        # O_NONBLOCK, so that the open does not block if it is now a FIFO
         descriptor = os.open(entry.paths[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -69,10 +68,10 @@ class Layers:
         return content
 
     def tree(self, path: str) -> Iterator[tuple[str, str]]:
-        """Everything below the directory ``path`` and itself, parents first: the path relative to
-        it ("" for itself) and the path on the host, below the topmost layer that has it.
+        """The directory ``path`` and everything below it, parents first. Each item is the path
+        relative to it ("" for itself), and the path on the host, in the topmost layer that has it.
 
-        Nothing when ``path`` is no directory. Symbolic links below it are not followed.
+        Empty if ``path`` is not a directory. Symbolic links below it are not followed.
         """
         entry = self._resolve(path)
         if entry is not None and stat.S_ISDIR(entry.mode):
@@ -146,8 +145,8 @@ class Layers:
 
 
 def layers_of(mounts: Sequence[types_pb2.Mount]) -> Layers | None:
-    """The layers behind the ``mounts`` of a snapshot; None when only mounting can show its content
-    (block-device snapshotters, an overlay over another mount)."""
+    """The layers of a snapshot with these ``mounts``; None if the snapshot must be mounted to read
+    it (block-device snapshotters, an overlay over another mount)."""
     if len(mounts) != 1:
         return None
     mount = mounts[0]

@@ -1,7 +1,6 @@
-"""The host side of a container's mounts: made where it is missing, resolved, its propagation known.
+"""The sources of a container's mounts: created if missing, resolved, and their propagation read.
 
-These are system calls on paths that may be network mounts which hang, so callers run them in a
-thread.
+The paths can be on network mounts that hang, so callers run these functions in a thread.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from runtime.transforms.facts import MountSource
 def host_sources(mounts: Sequence[api_pb2.Mount]) -> tuple[MountSource, ...]:
     """The sources of ``mounts``, in order.
 
-    Raises InvalidArgument for a source that can neither be found nor made.
+    Raises InvalidArgument for a source that does not exist and cannot be created.
     """
-    # a mount that propagates nothing needs no look at a table of thousands of lines
+    # a private mount does not need the mount table, which can be long
     needs_table = any(mount.propagation != api_pb2.PROPAGATION_PRIVATE for mount in mounts)
     table = mountinfo.read() if needs_table else ()
     return tuple(_host_source(index, mount, table) for index, mount in enumerate(mounts))
@@ -36,7 +35,7 @@ def _host_source(index: int, mount: api_pb2.Mount, table: Sequence[mountinfo.Mou
         path = os.path.realpath(mount.host_path, strict=True)
     except OSError as error:
         raise InvalidArgument(
-            f"cannot use or make the source {mount.host_path}: {error.strerror}",
+            f"cannot use or create the source {mount.host_path}: {error.strerror}",
             field=f"config.mounts[{index}].host_path",
         ) from error
     held_by = mountinfo.holding(path, table)

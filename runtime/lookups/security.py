@@ -1,4 +1,4 @@
-"""What the security fields of a request name on this node: seccomp files, AppArmor profiles."""
+"""The seccomp files and AppArmor profiles of this node that a request names."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _APPARMOR_FILES = Path("/etc/apparmor.d")
 _OWN_PROFILE = Path("/proc/self/attr/current")
 _LARGEST_PROFILE = 1 << 20
-"""Bytes; the default profile of this runtime, written out, has some ten thousand."""
+"""Maximum bytes; the default profile as JSON has some ten thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The profiles that a request names, whichever of its fields does so."""
+    """The profiles that a request names, in current or deprecated fields."""
 
     seccomp_file: str = ""
-    """Path of a profile file on the host; "" when none is named."""
+    """Path of a seccomp profile on the host; "" if there is none."""
     apparmor_name: str = ""
-    """Name of a profile that is loaded on the node."""
+    """Name of an AppArmor profile loaded on the node."""
     apparmor_default: bool = False
-    """The runtime's own profile is needed, which the runtime itself loads."""
+    """Whether the default AppArmor profile is needed, which this server loads."""
 
 
 def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Host) -> Wanted:
@@ -73,7 +73,7 @@ def _seccomp_file(
 
 
 async def look_up(wanted: Wanted) -> Security:
-    """Read and load what is wanted; no I/O when nothing is."""
+    """Read and load the requested profiles; no I/O if there are none."""
     if wanted == Wanted():
         return Security()
     if wanted.apparmor_default:
@@ -90,10 +90,10 @@ async def look_up(wanted: Wanted) -> Security:
 
 
 def read_seccomp(path: str) -> types.LinuxSeccomp:
-    """The seccomp profile in the file ``path``; InvalidArgument says what is wrong with it.
+    """The seccomp profile in the file ``path``; raises InvalidArgument if it is invalid.
 
-    A profile is a JSON object of the OCI runtime spec (LinuxSeccomp) that names its default action:
-    without one there would be no filter at all.
+    A profile is a JSON object (LinuxSeccomp of the OCI runtime spec). It must have a default
+    action, because otherwise it would filter nothing.
     """
     field = "config.linux.security_context.seccomp.localhost_ref"
     try:
@@ -116,7 +116,7 @@ def read_seccomp(path: str) -> types.LinuxSeccomp:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A JSON value without the keys that are null, which to a profile's readers are absent."""
+    """A JSON value without null keys, which readers of profiles treat as absent."""
     if isinstance(value, dict):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     if isinstance(value, list):
@@ -125,9 +125,9 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _content(path: str) -> bytes:
-    """What a profile's file holds; raises OSError and ValueError.
+    """The content of a profile's file; raises OSError and ValueError.
 
-    The path is a client's choice: a FIFO would block the reading, and a device never end it.
+    Clients choose the path, so it can be a FIFO, which would block, or a device without an end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -153,7 +153,7 @@ def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
 
 
 async def load_default_apparmor() -> None:
-    """Have the kernel know the runtime's own profile; does nothing when it does already."""
+    """Load the default AppArmor profile into the kernel, unless it is loaded already."""
     if security.DEFAULT_APPARMOR_PROFILE in await threads.CGROUPS.run(loaded_apparmor_profiles):
         return
     parser = await asyncio.create_subprocess_exec(
@@ -175,7 +175,7 @@ async def load_default_apparmor() -> None:
 
 
 def _default_profile() -> str:
-    """The runtime's own profile as this node can load it."""
+    """The default AppArmor profile in a form that this node can load."""
     try:
         own = _OWN_PROFILE.read_text(errors="replace")
     except OSError:  # another security module, or none

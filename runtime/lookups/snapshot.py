@@ -1,4 +1,4 @@
-"""See what is in a snapshot: its layers where they are directories, else a short-lived mount."""
+"""Read the content of a snapshot, from its layer directories or through a temporary mount."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _NO_FLAG = frozenset({"rw", "defaults"})
 
 @contextmanager
 def open_snapshot(mounts: Sequence[types_pb2.Mount], scratch: Path) -> Iterator[Layers]:
-    """The content behind ``mounts``, for reading. Blocking: for a thread.
+    """The content of a snapshot with these ``mounts``, read-only. Blocks, so run it in a thread.
 
-    ``scratch`` is a directory that is removed with the object should this process die inside.
+    ``scratch`` is a directory of the object, which is removed with it if this process dies here.
     """
     layers = layers_of(mounts)
     if layers is not None:

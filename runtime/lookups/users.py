@@ -1,11 +1,10 @@
-"""Who a container's first process is: user and groups by the passwd and group files of its image.
+"""The user and groups of a container's first process, from its image's passwd and group files.
 
-The rules are those of the built-in plugin. A user is named by the request (a name wins over a
-number), else by the image, else it is root. A name must be in the image's ``/etc/passwd``; a
-number need not be, and takes its group from there if it is. The files are an image's and so
+The rules are those of the built-in plugin. The user comes from the request (a name wins over a
+number), else from the image, else it is root. A name must be in the image's ``/etc/passwd``. A
+number need not be; if it is, the group comes from there. The files belong to an image, so they are
 untrusted: at most 10 MiB are read, only from regular files, with symbolic links confined to the
-root file system (``rootfs_layers``). Lines that make no sense are skipped, as the C library
-does.
+root file system (``runtime.lookups.layers``). Malformed lines are skipped, as in the C library.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 10 << 20
 MAX_ID = (1 << 31) - 1
-"""The largest user or group id. A larger number is refused and never taken for a name: an image
-could give that name to root, while it counts as a number where runAsNonRoot is checked."""
+"""The largest user or group id. A larger number is refused and never treated as a name: an image
+could map that name to root, although it passes the check for runAsNonRoot as a number."""
 
 _ROOT = "0"
 
@@ -54,17 +53,17 @@ class UserDatabase:
 
 @dataclass(frozen=True, slots=True)
 class WantedUser:
-    """What a request and its image say about the user, before anything was looked up."""
+    """The user as requested or set in the image, before the look-up."""
 
     user: str
     """``name|uid[:group|gid]``; "" is root."""
     member: str
-    """The name or number whose memberships of the group file count; "" counts none."""
+    """The name or number whose groups are read from the group file; "" for none."""
     supplemental_groups: tuple[int, ...]
 
     @property
     def needs_database(self) -> bool:
-        """Whether the files of the root file system can change the answer."""
+        """Whether the result depends on the files of the root file system."""
         name, colon, group = self.user.partition(":")
         return bool(self.member) or not (_id(name) is not None and colon and _id(group) is not None)
 
@@ -72,9 +71,9 @@ class WantedUser:
 def wanted_by_container(
     context: api_pb2.LinuxContainerSecurityContext, image_user: str
 ) -> WantedUser:
-    """The user that a container's security context and its image ask for.
+    """The user in a container's security context and its image.
 
-    Raises InvalidArgument for a group without a user: the CRI does not define what it would mean.
+    Raises InvalidArgument for a group without a user, which the CRI does not define.
     """
     user = context.run_as_username or (
         str(context.run_as_user.value) if context.HasField("run_as_user") else ""
@@ -82,7 +81,7 @@ def wanted_by_container(
     if context.HasField("run_as_group"):
         if not user:
             raise InvalidArgument(
-                "run_as_group needs run_as_user or run_as_username beside it",
+                "run_as_group requires run_as_user or run_as_username",
                 field="config.linux.security_context.run_as_group",
             )
         user_and_group = f"{user}:{context.run_as_group.value}"
@@ -94,12 +93,12 @@ def wanted_by_container(
 
 
 def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, image_user: str) -> WantedUser:
-    """The user that a pod's security context and the pause image ask for."""
+    """The user in a pod's security context and the pause image."""
     user = str(context.run_as_user.value) if context.HasField("run_as_user") else ""
     if context.HasField("run_as_group"):
         if not user:
             raise InvalidArgument(
-                "run_as_group needs run_as_user beside it",
+                "run_as_group requires run_as_user",
                 field="config.linux.security_context.run_as_group",
             )
         user = f"{user}:{context.run_as_group.value}"
@@ -109,9 +108,9 @@ def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, image_user: 
 
 
 def resolve(wanted: WantedUser, database: UserDatabase) -> User:
-    """The ids behind ``wanted``; the primary group is always among the additional ones.
+    """The ids of ``wanted``; the additional groups always include the primary one.
 
-    Raises InvalidArgument for a name that the image does not know and for a number out of range.
+    Raises InvalidArgument for a name that the image does not have and for a number out of range.
     """
     uid, gid = _user_and_group(wanted.user or f"{_ROOT}:{_ROOT}", database)
     groups = {gid, *wanted.supplemental_groups, *_memberships(wanted.member, database)}
@@ -122,7 +121,7 @@ def resolve(wanted: WantedUser, database: UserDatabase) -> User:
 def read_database(root: Layers) -> UserDatabase:
     """The user database below ``root``.
 
-    Raises FailedPrecondition when a file is not a regular one or too large.
+    Raises FailedPrecondition if a file is not a regular file or too large.
     """
     passwd = root.read_file("/etc/passwd", limit=MAX_FILE_BYTES)
     group = root.read_file("/etc/group", limit=MAX_FILE_BYTES)
@@ -130,9 +129,9 @@ def read_database(root: Layers) -> UserDatabase:
 
 
 class UserDatabases:
-    """The databases of the images in use, so that each image's files are read and parsed once.
+    """A cache of the databases of images, so that each image's files are parsed once.
 
-    Layers never change under their chain id, so an entry never goes stale.
+    The layers of a chain id never change, so an entry never becomes stale.
     """
 
     def __init__(self, *, images: int = 64, entries: int = 10_000) -> None:
@@ -141,13 +140,13 @@ class UserDatabases:
         self._by_chain_id: OrderedDict[str, UserDatabase] = OrderedDict()
 
     def get(self, chain_id: str, read: Callable[[], UserDatabase]) -> UserDatabase:
-        """The database of the layers ``chain_id``; ``read`` is called the first time."""
+        """The database of the layers ``chain_id``; calls ``read`` the first time."""
         known = self._by_chain_id.get(chain_id)
         if known is not None:
             self._by_chain_id.move_to_end(chain_id)
             return known
         database = read()
-        # a database as large as only an attacker writes is not worth the memory
+        # do not cache a database that is larger than any legitimate one
         if len(database.users) + len(database.groups) <= self._entries:
             self._by_chain_id[chain_id] = database
             if len(self._by_chain_id) > self._images:
@@ -155,7 +154,7 @@ class UserDatabases:
         return database
 
     def known(self, chain_id: str) -> UserDatabase | None:
-        """The database of the layers ``chain_id`` if it was read before."""
+        """The database of the layers ``chain_id`` if it is cached."""
         return self._by_chain_id.get(chain_id)
 
 
@@ -192,7 +191,7 @@ def _memberships(member: str, database: UserDatabase) -> Iterator[int]:
     if uid is not None:
         member = next((u.name for u in database.users if u.uid == uid), "")
     for entry in database.groups:
-        # the group named like the user is the user's own and no supplemental one
+        # the group with the user's name is the user's own, not a supplemental one
         if member and entry.name != member and member in entry.members:
             yield entry.gid
 
@@ -219,9 +218,9 @@ def _lines(content: bytes) -> Iterator[list[str]]:
 
 
 def _wanted_id(text: str, kind: str) -> int | None:
-    """``text`` as the id of a user or group; None when it is a name.
+    """``text`` as the id of a user or group; None if it is a name.
 
-    Raises InvalidArgument for a number that no id can be.
+    Raises InvalidArgument for a number that is out of range.
     """
     found = _id(text)
     if found is None and _is_number(text):
@@ -230,7 +229,7 @@ def _wanted_id(text: str, kind: str) -> int | None:
 
 
 def _id(text: str) -> int | None:
-    """``text`` as a user or group id; None when it is no decimal number or too large."""
+    """``text`` as a user or group id; None if it is not a decimal number or too large."""
     if not _is_number(text):
         return None
     digits = text.lstrip("0") or "0"

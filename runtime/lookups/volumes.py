@@ -1,6 +1,6 @@
-"""The VOLUMEs of an image: a directory on the host for each, filled with what the image has there.
+"""The VOLUMEs of an image: one host directory each, filled with the image's content of that path.
 
-Kubernetes does not manage them, so they live and die with the container, below its root directory.
+Kubernetes does not manage them, so they are in the container's root directory and removed with it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from runtime.transforms.facts import Volume
 log = structlog.get_logger(__name__)
 
 _NOT_COPIED = ("security.selinux", "trusted.overlay.", "user.overlay.")
-"""Attributes that mean something only where they are: a label of the node's policy, the marks of
-overlayfs."""
+"""Attributes that must not be copied: SELinux labels, and overlayfs' own attributes."""
 
 
 def uncovered(
@@ -30,7 +29,7 @@ def uncovered(
 ) -> tuple[Volume, ...]:
     """A directory below ``container_root`` for each volume that no requested mount covers.
 
-    Only named here; ``fill`` makes them.
+    Only chooses the paths; ``fill`` creates the directories.
     """
     covered = {os.path.normpath(mount.container_path) for mount in mounts}
     paths = [os.path.normpath(f"/{path.lstrip('/')}") for path in volumes]
@@ -42,8 +41,10 @@ def uncovered(
 
 
 def fill(volumes: Sequence[Volume], root: Layers) -> None:
-    """Make the directories and copy what the image has at their paths, owners and attributes
-    included. Blocking: files may be large."""
+    """Create the directories and copy the image's content, including owners and attributes.
+
+    Blocks, because files can be large.
+    """
     for volume in volumes:
         os.makedirs(volume.host_path, mode=0o755)
         _copy(volume, root)
@@ -73,7 +74,7 @@ def _copy(volume: Volume, root: Layers) -> None:
 
 
 def _make(source: str, target: str, found: os.stat_result) -> bool:
-    """Make a file of the same kind and content; False for a socket, which nobody listens on."""
+    """Create a file of the same type and content; False for a socket, which has no listener."""
     mode = found.st_mode
     if stat.S_ISDIR(mode):
         os.makedirs(target, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Ways to run asynchronous steps: beside each other, with undo, in the background."""
+"""Running asynchronous steps: in parallel, with rollback, in the background, in threads."""

@@ -1,4 +1,4 @@
-"""Work that goes on when the call that began it is given up, and that a shutdown waits for."""
+"""Work that continues after its call was cancelled, and that a shutdown waits for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _unfinished: set[asyncio.Task[Any]] = set()
-"""asyncio itself holds tasks weakly only."""
+"""Strong references; asyncio itself has only weak references to tasks."""
 
 
 def in_background(work: Coroutine[Any, Any, T], *, name: str | None = None) -> asyncio.Task[T]:
-    """Let ``work`` run beside what comes next; somebody must take its failure, if it can fail."""
+    """Start ``work`` in the background; if it can fail, the caller must retrieve the exception."""
     task = asyncio.create_task(work, name=name)
     _unfinished.add(task)
     task.add_done_callback(_unfinished.discard)
@@ -48,18 +48,18 @@ class Tasks:
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Wait for ``work``, which goes on when the caller is cancelled meanwhile."""
+    """Wait for ``work``, which continues if the caller is cancelled."""
     return await asyncio.shield(in_background(work))
 
 
 async def finished(limit: float) -> list[str]:
-    """Return when all such work has ended, but after ``limit`` seconds at the latest.
+    """Wait until all such work has ended, for at most ``limit`` seconds.
 
-    Gives the names of what has not.
+    Returns the names of unfinished work.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + limit
-    # work may begin other work, e.g. a rollback that saves a status
+    # work can start more work, e.g. a rollback that saves a status
     while mine := [task for task in _unfinished if task.get_loop() is loop]:
         done, pending = await asyncio.wait(mine, timeout=max(end - loop.time(), 0))
         if not done:

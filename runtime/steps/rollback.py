@@ -1,4 +1,4 @@
-"""Undo what a failed call did, in reverse, whatever becomes of the call.
+"""Undo what a failed call did, in reverse order, even if the call is cancelled.
 
     async with Rollback(incomplete=keep_as_unknown) as undo:
         names.reserve(name, id)
@@ -6,11 +6,11 @@
         await create_namespace()
         undo.push("remove the network namespace", netns.remove, path)
 
-When the block ends by an exception, cancellation of the caller included, the pushed steps run in
-reverse in a task of their own, which neither the caller's deadline nor a second cancellation
-reaches; together they may take `LIMIT` seconds. A step that fails stops the rest: later steps
-(earlier in the call) would take away what a new attempt needs. Then ``incomplete`` is called, so
-that the object stays known and a later Stop or Remove goes on where this ended, or `finish` does.
+If the block ends with an exception, including a cancellation of the caller, the pushed steps run in
+reverse order in a separate task, which the caller's deadline or a second cancellation does not
+affect. All steps together have `LIMIT` seconds. If a step fails, the remaining steps do not run,
+because they would remove what a retry needs. Then ``incomplete`` is called, so that the object
+stays known, and a later Stop or Remove, or `finish`, can complete the rollback.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from runtime.steps.side_by_side import all_finished
 log = structlog.get_logger(__name__)
 
 LIMIT: Final = 60.0
-"""Seconds for a whole rollback, as containerd's ``io.containerd.timeout.cri.defercleanup``."""
+"""Seconds for a whole rollback, as in containerd's ``io.containerd.timeout.cri.defercleanup``."""
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
-"""Seconds between attempts of a step that failed; doubled from the first to the longest."""
+"""Seconds between retries of a failed step; doubled from the first to the longest."""
 
 
 class Rollback:
@@ -42,18 +42,17 @@ class Rollback:
     def __init__(
         self, incomplete: Callable[[str], object] | None = None, *, limit: float = LIMIT
     ) -> None:
-        """``incomplete`` gets a sentence about the step that failed; a call that learns more of
-        what it makes may replace it."""
+        """``incomplete`` gets a sentence about the failed step; the call can replace it later."""
         self.incomplete = incomplete
         self._limit = limit
         self._steps: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = []
 
     def push(self, what: str, step: Callable[..., object], *args: Any) -> None:
-        """Remember ``step(*args)``, a plain or an async function, as the way to undo what was done.
+        """Add ``step(*args)``, a plain or async function, to the steps that undo the call.
 
-        ``what`` says it in the imperative, for the log. Push before an action that may take effect
-        although it fails; such a step must be
-        idempotent: it may run when nothing was created.
+        ``what`` describes it in the imperative, for the log. If an action can take effect although
+        it fails, push its step before it; such a step must be idempotent, because it can run when
+        nothing was created.
         """
         self._steps.append((what, step, args))
 
@@ -68,13 +67,13 @@ class Rollback:
     ) -> None:
         if error is None or not self._steps:
             return
-        # to its end, also when the caller is cancelled a second time meanwhile
+        # to completion, even if the caller is cancelled a second time
         await all_finished(in_background(self._undo(error), name="rollback"))
 
     async def finish(self) -> None:
-        """Go on, with growing pauses, until every step that is left has gone through.
+        """Retry, with growing pauses, until every remaining step has succeeded.
 
-        For what no client knows of, so that no later call could finish it.
+        For objects that no client knows, so that no later call could finish the rollback.
         """
         pause = _FIRST_PAUSE
         while self._steps:

@@ -1,4 +1,4 @@
-"""Work that several callers want at once and that is done once."""
+"""Work that several callers need at the same time and that is done once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class _Running:
 
 
 class SharedTasks:
-    """Tasks by key; a task that every caller has given up is cancelled."""
+    """Tasks by key; a task is cancelled when all of its callers are."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, _Running] = {}
 
     async def run(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Return when the work under ``key`` is done; True: by our ``start``, not somebody else's.
+        """Wait until the work for ``key`` is done; True if our ``start`` did it.
 
-        A failure of somebody else's try (their credentials, their cancellation) says nothing of
-        ours: then we start our own. Our own failure is raised.
+        If another caller's attempt fails (with its credentials, or by its cancellation), we start
+        our own. A failure of our own attempt is raised.
         """
         while True:
             running = self._running.get(key)
@@ -40,7 +40,7 @@ class SharedTasks:
                 return own
 
     async def _wait(self, running: _Running) -> bool:
-        """Whether the task ended well; our own cancellation leaves it to the other callers."""
+        """Whether the task succeeded; our own cancellation does not affect the other callers."""
         running.callers += 1
         try:
             await asyncio.wait({running.task})

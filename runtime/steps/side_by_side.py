@@ -1,8 +1,8 @@
-"""Steps that run beside each other without being torn apart.
+"""Steps that run in parallel and are always waited for.
 
-Cancelling a call to containerd does not undo it: it may take effect after the caller has begun to
-clean up. So steps that make something are always waited for, and only then is the failure, or the
-cancellation, passed on.
+Cancelling a call to containerd does not undo it: it can take effect after the caller has started to
+clean up. Therefore steps that create something are always waited for before a failure or a
+cancellation is raised.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ async def beside(
 ) -> tuple[S, F]:
     """The results of both steps, when both have ended well.
 
-    When ``finishing`` fails or the caller goes away, ``stoppable`` is cancelled. ``finishing`` is
-    always waited for. Its failure is the one that counts when both fail.
+    If ``finishing`` fails or the caller is cancelled, ``stoppable`` is cancelled. ``finishing`` is
+    always waited for. If both fail, the failure of ``finishing`` is raised.
     """
     # In this order: the step that is waited for is the one that takes longer, so it begins first.
     finished, stopped = asyncio.ensure_future(finishing), asyncio.ensure_future(stoppable)
@@ -55,7 +55,7 @@ def _stop_after_failure(failed: asyncio.Future[F], other: asyncio.Future[S]) -> 
 
 
 async def _wait_for_all(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Return when every task has ended, also when cancelled meanwhile; then pass that on."""
+    """Wait until every task has ended, even if cancelled meanwhile; then raise the cancellation."""
     cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:
         try:
@@ -68,7 +68,7 @@ async def _wait_for_all(tasks: Sequence[asyncio.Future[Any]]) -> None:
 
 
 def _see_failures(tasks: Sequence[asyncio.Future[Any]]) -> None:
-    """Look at every failure: one is raised, and asyncio reports the others as never retrieved."""
+    """Retrieve every failure, because asyncio warns about exceptions that are not retrieved."""
     for task in tasks:
         if not task.cancelled():
             task.exception()

@@ -1,17 +1,17 @@
-"""Threads for blocking work, each class of it with threads of its own.
+"""Threads for blocking work, with a separate pool for each class of work.
 
-A system call on a network mount whose server is gone never returns, and no deadline of a call frees
-the thread that waits in it. In one pool for everything, one pod with a dead volume would take all
-threads and so stop every other pod. Hence a pool for each class of work, none of which can
-starve another, and a rule for what is done when calls hang:
+A system call on a network mount whose server is down never returns, and no deadline frees its
+thread. With a single pool, one pod with a dead volume would take all threads and block every other
+pod. Therefore each class of work has its own pool, with these rules for calls that hang:
 
-- Work names the *place* it looks at. While a look at a place hangs, another look at that place is
-  refused at once with UNAVAILABLE, which names the place: a client that retries costs no thread.
-- Not more than `_AT_ONE_PLACE` looks at one place run at once; others wait for them.
-- Once every thread of a class hangs, its work is refused; what waited longer than `HANGS` seconds
-  for a thread is refused as well.
+- Work names the *place* (path) that it accesses. While an access to a place hangs, further accesses
+  to it fail at once with UNAVAILABLE, which names the place, so a client that retries takes no
+  thread.
+- At most `_AT_ONE_PLACE` accesses to one place run at the same time; others wait.
+- If every thread of a pool hangs, its work is refused, and so is work that has waited longer than
+  `HANGS` seconds for a thread.
 
-The threads are daemons: a look that hangs never keeps the server from ending.
+The threads are daemon threads, so a call that hangs never prevents the server from exiting.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Any, Final, ParamSpec, TypeVar
 from runtime.errors import Unavailable
 
 HANGS: Final = 10.0
-"""Seconds after which a look is taken to hang. A disk under load answers within these."""
+"""Seconds after which a call is considered to hang. A disk under load answers sooner."""
 
 _AT_ONE_PLACE: Final = 4
 _IDLE_SECONDS: Final = 60.0
-"""How long a thread without work is kept."""
+"""How long an idle thread lives, in seconds."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,9 +47,9 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Any]
     at: str = ""
-    """The place it looks at now."""
+    """The place that it accesses now."""
     since: float = 0.0
-    """Monotonic seconds at which it began to look there; 0 while it waits for a thread."""
+    """Monotonic time at which that access began; 0 while it waits for a thread."""
 
     def hangs(self, now: float) -> bool:
         return 0 < self.since <= now - HANGS
@@ -58,7 +58,7 @@ class _Job:
         self.at, self.since = place, time.monotonic()
 
     def run(self) -> Callable[[], None]:
-        """Work, in a thread of the pool; return what tells the answer in the loop's thread."""
+        """Run in a thread of the pool; return the function that delivers the result to the loop."""
         try:
             result = self.work()
         except BaseException as error:
@@ -66,7 +66,7 @@ class _Job:
         return partial(self._settle, self.answer.set_result, result)
 
     def refuse(self, error: Unavailable) -> None:
-        """Answer without having run; called in the loop's thread."""
+        """Fail without having run; called in the loop's thread."""
         self._settle(self.answer.set_exception, error)
 
     def _settle(self, settle: Callable[[Any], None], value: object) -> None:
@@ -95,15 +95,15 @@ class Threads:
         self._idle = 0
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return ``function(*args)``, called in a thread; raises Unavailable when it cannot be."""
+        """Return ``function(*args)``, called in a thread; raises Unavailable if that is refused."""
         return await self.run_at((), function, *args, **kwargs)
 
     async def run_at(
         self, places: Sequence[str], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """As ``run``, for work that looks at ``places``: paths that may hang.
+        """As ``run``, for work that accesses ``places``: paths that can hang.
 
-        Work on several places says by `looking_at` which one it has come to.
+        Work on several places calls `looking_at` before each one.
         """
         loop = asyncio.get_running_loop()
         work = partial(copy_context().run, function, *args, **kwargs)
@@ -118,7 +118,7 @@ class Threads:
             patience.cancel()
 
     def _submit(self, job: _Job) -> None:
-        """Hand a job over, to a thread that is idle or to a new one; else it waits for one."""
+        """Give a job to an idle or a new thread; otherwise it waits."""
         with self._lock:
             self._refuse_if_hung(job)
             self._waiting.append(job)
@@ -132,7 +132,7 @@ class Threads:
                 threading.Thread(target=self._serve, name=self._work, daemon=True).start()
 
     def _may_run(self, job: _Job) -> bool:
-        """Return whether not too many run at this place already."""
+        """Return whether the limit for this place allows another job."""
         at_its_place = sum(running.at == job.at for running in self._running) if job.at else 0
         return at_its_place < _AT_ONE_PLACE
 
@@ -153,7 +153,7 @@ class Threads:
         job.refuse(self._unavailable(hung, set()))
 
     def _unavailable(self, hung: Sequence[_Job], only: set[str]) -> Unavailable:
-        """Say what hangs, where: at all places, or at ``only`` those."""
+        """Describe what hangs, at all places or only at ``only``."""
         counts = Counter(job.at for job in hung if not only or job.at in only)
         if not counts:
             return Unavailable(f"no thread for {self._work} became free within {HANGS:g} s")
@@ -179,10 +179,10 @@ class Threads:
             job.loop.call_soon_threadsafe(answer)
 
     def _next(self, done: Callable[[], None] | None) -> _Job | None:
-        """Return the next job, or None after a time without one: then the thread ends.
+        """Return the next job, or None after an idle time, which ends the thread.
 
-        ``done`` tells the answer of the last one. That is under the lock, so that who hears of it
-        and has more work finds this thread idle.
+        ``done`` delivers the result of the last job. It is called under the lock, so that a caller
+        that gets the result and has more work finds this thread idle.
         """
         with self._lock:
             if done is not None:
@@ -207,27 +207,27 @@ class Threads:
 
 
 def looking_at(place: str) -> None:
-    """Say which place the work of this thread looks at from now on."""
+    """Set the place that the work of this thread accesses from now on."""
     if _local.job is not None:
         _local.job.look_at(place)
 
 
 HOST_PATHS: Final = Threads("looks at host paths", size=32)
-"""Paths that a request names; any of them may lie on a mount that hangs."""
+"""Paths in a request; any of them can be on a mount that hangs."""
 
 STATE_FILES: Final = Threads("operations on the server's own files", size=8)
 """Files below ``root`` and ``state``."""
 
 IMAGE_FILES: Final = Threads("readings of images' files", size=8)
-"""Files in the layers of images, which a snapshotter may serve over the network."""
+"""Files in the layers of images, which a snapshotter can serve over the network."""
 
 CONFIGURATION: Final = Threads("readings of the node's configuration", size=4)
-"""The CNI directory, the registries' hosts files and certificates, and modules that load late."""
+"""The CNI directory, hosts files and certificates of registries, and modules imported late."""
 
 NETWORK_NAMESPACES: Final = Threads("operations on network namespaces", size=8)
 
 CGROUPS: Final = Threads("readings of cgroups", size=4)
-"""Figures of cgroups and network interfaces, the kernel's log, and what else the kernel tells."""
+"""Statistics of cgroups and network interfaces, the kernel log, and other kernel data."""
 
 DOCUMENTS: Final = Threads("readings of long documents", size=4)
-"""JSON of images that is too long for the loop."""
+"""JSON of images that is too large to parse in the loop."""

@@ -1,4 +1,4 @@
-"""How long each step of a call took, for the debug log and the benchmark."""
+"""The time of each step of a call, for the debug log and the benchmark."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class StepTimes:
-    """Milliseconds from the start of the call to the begin and the end of each step.
+    """Milliseconds from the start of the call to the start and the end of each step.
 
-    Steps may overlap; both ends are kept, so that the critical path can be seen.
+    Steps can overlap; both times are stored, so that the critical path is visible.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure the block, whether it ends well or not."""
+        """Measure the block, whether it succeeds or fails."""
         begin = self._now()
         try:
             yield
@@ -27,7 +27,7 @@ class StepTimes:
             self._spans[name] = f"{begin:.1f}-{self._now():.1f}"
 
     def spans(self) -> dict[str, str]:
-        """For a log line: step name to ``begin-end`` in milliseconds, in order of their ends."""
+        """For a log line: step name to ``start-end`` in milliseconds, ordered by end."""
         return dict(self._spans)
 
     def _now(self) -> float:

@@ -1,8 +1,8 @@
-"""Tasks that live as long as the server: an error never ends one without a word.
+"""Tasks that run as long as the server; a failure is logged and the task restarted.
 
-asyncio keeps the exception of a task that nobody awaits to itself, so a watch that failed once
-would be gone until the next restart while everything looks well. Every endless loop of the server
-is therefore started here, or by the App, where its failure ends the server.
+asyncio does not report the exception of a task that is never awaited, so a failed watch would stay
+dead until the next restart without any sign. Therefore every endless loop of the server is started
+here, or by the App, where a failure stops the server.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
-"""Seconds between the failures of one task and its next tries; doubled from the first to this."""
+"""Maximum seconds between a failure and the next attempt; doubled from the first to this."""
 
 
 def watched(name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
-    """Run ``work`` for ever: when it fails, or returns, it is logged and run again after a pause.
+    """Run ``work`` forever: if it fails or returns, log that and run it again after a pause.
 
-    The task ends only when it is cancelled; `ended` does that and waits.
+    The task ends only if it is cancelled; `ended` cancels it and waits.
     """
     return asyncio.create_task(_run(name, work), name=name)
 
@@ -41,7 +41,7 @@ async def _run(name: str, work: Callable[[], Awaitable[object]]) -> None:
         if time.monotonic() - began > _LONGEST_PAUSE:
             pause = _FIRST_PAUSE
         log.error(
-            "a task of the server failed and is run again",
+            "a background task failed and is restarted",
             task=name,
             error=repr(failure) if failure else "it returned",
             after=f"{pause:g} s",
@@ -52,11 +52,11 @@ async def _run(name: str, work: Callable[[], Awaitable[object]]) -> None:
 
 
 async def ended(task: asyncio.Future[object] | asyncio.Task[None] | None) -> None:
-    """Cancel a task and return when it has ended, however it did; the caller may be cancelled."""
+    """Cancel a task and wait until it has ended; the caller can be cancelled meanwhile."""
     if task is None:
         return
     task.cancel()
-    # asyncio.wait raises a cancellation of the caller only, never that of the task
+    # asyncio.wait raises only a cancellation of the caller, never that of the task
     await asyncio.wait({task})
     if not task.cancelled():
         task.exception()  # seen

@@ -200,7 +200,7 @@ async def test_another_build_takes_over_although_a_log_hangs(
         ({"id": "c", "log": 7}, "'log' must be a string, not 7"),
         ({"id": 7}, "'id' must be a string, not 7"),
         ({}, "'id' is missing"),
-        ({"id": "c", "limit": "many"}, "'limit' must be a whole number"),
+        ({"id": "c", "limit": "many"}, "'limit' must be an integer"),
         ({"id": "c", "tty": "yes"}, "'tty' must be true or false"),
         ({"id": "c", "stdout": "/proc/none/x"}, "cannot open FIFO /proc/none"),
     ],
@@ -237,7 +237,7 @@ async def test_a_fifo_is_no_log_file(keeper: LogKeeper, tmp_path: Path, reader: 
     log.rename(tmp_path / "0.log.1")
     os.mkfifo(log)
     held = os.open(log, os.O_RDWR | os.O_NONBLOCK) if reader else -1
-    with pytest.raises(Unknown, match=r"0\.log: it is not a regular file; output goes on into"):
+    with pytest.raises(Unknown, match=r"0\.log: it is not a regular file; output continues in"):
         await keeper.reopen("c")
     os.write(shim.out, b"two\n")
     shim.exit()

@@ -24,7 +24,7 @@ def test_a_missing_source_is_made_and_links_are_resolved(tmp_path: Path) -> None
 def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        InvalidArgument, match=r"config\.mounts\[0\]\.host_path: cannot use or make"
+        InvalidArgument, match=r"config\.mounts\[0\]\.host_path: cannot use or create"
     ):
         host_sources([api_pb2.Mount(host_path=str(tmp_path / "file/below"))])
 

@@ -125,10 +125,10 @@ def test_leading_zeros_do_not_make_a_number_a_name() -> None:
 
 
 def test_a_group_needs_a_user() -> None:
-    with pytest.raises(InvalidArgument, match="run_as_group needs"):
+    with pytest.raises(InvalidArgument, match="run_as_group requires"):
         wanted_by_container(context(run_as_group=5), "root")
     pod = api_pb2.LinuxSandboxSecurityContext(run_as_group=api_pb2.Int64Value(value=5))
-    with pytest.raises(InvalidArgument, match="run_as_group needs"):
+    with pytest.raises(InvalidArgument, match="run_as_group requires"):
         wanted_by_sandbox(pod, "")
 
 

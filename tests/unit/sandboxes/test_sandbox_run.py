@@ -232,7 +232,7 @@ async def test_a_missing_network_is_refused_before_anything_is_made(
 async def test_an_unknown_handler_names_the_known(world: World) -> None:
     request = run_request()
     request.runtime_handler = "kata"
-    with pytest.raises(InvalidArgument, match="there are: runc"):
+    with pytest.raises(InvalidArgument, match="use one of: runc"):
         await sandbox_run.run(world.services, request)
 
 

@@ -56,9 +56,9 @@ def test_white_space_is_trimmed_only_where_asked() -> None:
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{{.Foo}}", "{{.Foo}} is not understood"),
+        ("{{.Foo}}", "{{.Foo}} is not supported"),
         ("{{range .PodCIDRRanges}}x", "has no {{end}}"),
-        ("{{range .Foos}}{{end}}", "range over .Foos: there are PodCIDRRanges, Routes"),
+        ("{{range .Foos}}{{end}}", "range over .Foos; use one of PodCIDRRanges, Routes"),
     ],
 )
 def test_what_is_not_understood_is_named(template: str, said: str) -> None:
