@@ -5,6 +5,7 @@ Here containerd is not the server's child: it outlives the server, and is restar
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ import time
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
 from tests.harness.machine import Machine, log_text, processes, remove_pods, started, wait_until
+from tests.harness.streams import connected
 
 from .conftest import BUSYBOX
 
@@ -67,6 +69,31 @@ def test_a_dead_shim_is_an_exit_that_nobody_saw(served: Machine) -> None:
     wait_until(lambda: served.cri.pod_status(pod).state == api_pb2.SANDBOX_NOTREADY)
     served.cri.stop_pod(pod)
     served.cri.remove_pod(pod)
+
+
+def test_a_command_that_a_killed_server_left_runs_to_its_end(served: Machine) -> None:
+    _, container = started(served.cri, served, TICK)
+    command = "cat >/tmp/read; head -c 3000000 /dev/zero; touch /tmp/done"
+    asyncio.run(_kill_the_server_under(served, container, command))
+    served.start_server()
+    wait_until(lambda: served.cri.exec_sync(container, "test", "-e", "/tmp/done").exit_code == 0)
+    assert served.cri.exec_sync(container, "cat", "/tmp/read").stdout == b"typed"
+    wait_until(lambda: not list(served.directory.glob(f"**/containers/{container}/exec/*")))
+
+
+async def _kill_the_server_under(served: Machine, container: str, command: str) -> None:
+    request = api_pb2.ExecRequest(
+        container_id=container, cmd=["sh", "-c", command], stdin=True, stdout=True, stderr=True
+    )
+
+    def read() -> bytes:
+        return served.cri.exec_sync(container, "cat", "/tmp/read").stdout
+
+    async with connected(served.cri.runtime.Exec(request).url, "websocket") as streams:
+        await streams.send("stdin", b"typed")
+        while read() != b"typed":  # noqa: ASYNC110  it is another process's doing
+            await asyncio.sleep(0.05)
+        served.end("server", signal.SIGKILL)
 
 
 def test_states_survive_the_server(served: Machine) -> None:
