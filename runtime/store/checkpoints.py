@@ -29,7 +29,7 @@ from runtime.transforms import facts
 log = structlog.get_logger(__name__)
 
 _SAVE_LIMIT: Final = 10.0
-"""Seconds for one write; a disk that takes longer is treated as one that cannot be written."""
+"""Time limit of one write in seconds; a slower disk is treated as not writable."""
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
@@ -50,11 +50,11 @@ class Checkpoints:
 
     @property
     def unsaved(self) -> int:
-        """How many containers have a status that is in memory only."""
+        """The number of containers whose status is only in memory."""
         return len(self._unsaved)
 
     async def create(self, container_id: str, status: facts.ContainerStatus) -> None:
-        """Write a container's first status file; raises Unavailable when that is not possible."""
+        """Write a container's first status file; raises Unavailable if that fails."""
         directory = self._layout.container_root(container_id)
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class Checkpoints:
         return records.container_status(self._layout.container_status(container_id).read_bytes())
 
     async def close(self) -> None:
-        """Write what is not saved yet, as far as that goes."""
+        """Try to write every unsaved status."""
         self._closing = True
         if self._retry is not None:
             self._retry.cancel()
@@ -133,7 +133,7 @@ class Checkpoints:
             log.warning("directory of a status file not synced", error=str(error))
 
     def _replace(self, container_id: str, data: bytes, durable: bool) -> None:
-        """Write the file; where that fails, write the copy and raise all the same."""
+        """Write the file; if that fails, write the copy and raise the error."""
         copy = self._layout.container_status_copy(container_id)
         try:
             write_whole(self._layout.container_status(container_id), data, durable=durable)

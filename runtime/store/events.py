@@ -1,4 +1,4 @@
-"""What happened to sandboxes and containers, for those who follow it.
+"""Events of sandboxes and containers, for followers.
 
 `runtime.store.objects` emits an event after a change of state is saved and visible; nothing else
 does, so the order of events is the order of changes. An event names its object only: who passes it
@@ -17,12 +17,12 @@ from typing import Final
 from runtime.errors import ResourceExhausted
 
 BACKLOG: Final = 1024
-"""Events that may wait for one follower: far more than a reader that reads leaves."""
+"""Maximum number of unread events of one follower; an active reader stays far below it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of state that the CRI tells of."""
+    """One change of state that is a CRI event."""
 
     kind: str
     """Name in the enum ContainerEventType, e.g. ``CONTAINER_STOPPED_EVENT``."""
@@ -87,7 +87,7 @@ class Events:
         self._followers: set[Follower] = set()
 
     def emit(self, kind: str, container_id: str, sandbox_id: str) -> None:
-        """Tell every follower; never waits for one."""
+        """Send an event to every follower, without waiting."""
         if not self._followers:
             return
         event = Event(kind, container_id, sandbox_id, time.time_ns())

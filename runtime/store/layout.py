@@ -14,7 +14,7 @@ _HOST_SHM: Final = "/dev/shm"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the files of every object are; both directories are the server's own."""
+    """The paths of every object's files; both directories belong to the server."""
 
     root: Path
     """``Config.root_dir``: survives a reboot."""

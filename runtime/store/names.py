@@ -1,4 +1,4 @@
-"""The names that sandboxes and containers hold while they are made and as long as they exist."""
+"""Reserved names of sandboxes and containers, from the start of creation until removal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 class Names:
-    """Who holds which name: two creations of the same attempt must not run side by side."""
+    """The holder of each name, so that the same attempt is not created twice."""
 
     def __init__(self) -> None:
         self._holders: dict[str, tuple[str, float]] = {}
@@ -34,8 +34,8 @@ class Names:
     def adopt(self, name: str, holder: str) -> None:
         """Give ``name`` to an object that exists, unless another one that exists has it.
 
-        Two that claim one name are both there and must both be seen, stopped and removed; the
-        second is known by its id alone.
+        If two existing objects have the same name, both must stay visible to be stopped and
+        removed; the second is known only by its id.
         """
         first, _ = self._holders.setdefault(name, (holder, time.monotonic()))
         if first != holder:

@@ -38,7 +38,7 @@ SANDBOX_METADATA_URL = "github.com/containerd/cri/pkg/store/sandbox/Metadata"
 CONTAINER_METADATA_URL = "github.com/containerd/cri/pkg/store/container/Metadata"
 
 UNKNOWN_EXIT_CODE = 255
-"""The exit code of a process whose end nobody saw."""
+"""The exit code of a process whose exit was not observed."""
 UNKNOWN_REASON = "Unknown"
 """The reason that goes with it."""
 
@@ -48,7 +48,7 @@ M = TypeVar("M", bound=Message)
 
 
 class RecordError(ValueError):
-    """A record that cannot be read; the message says which part of it."""
+    """A record cannot be read; the message names the invalid part."""
 
 
 def to_go(message: Message) -> dict[str, Any]:

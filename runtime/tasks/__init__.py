@@ -1,1 +1,1 @@
-"""Tasks of containerd: their ends, kills and dead shims."""
+"""containerd tasks: exits, kills and dead shims."""

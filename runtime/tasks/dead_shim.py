@@ -27,7 +27,7 @@ from runtime.transforms import facts
 log = structlog.get_logger(__name__)
 
 DEFAULT_ROOT: Final = "/run/containerd/runc"
-"""Where the shim has runc keep its state when the options name no other place."""
+"""runc's state directory, if the shim's options do not name another one."""
 
 _CREATE_LIMIT: Final = 5.0
 """Seconds that a ``runc create`` under way may still take."""
@@ -37,7 +37,7 @@ _DELETE_LIMIT: Final = 10.0
 
 
 async def clean_up(containerd: Containerd, container_id: str) -> None:
-    """Have runc kill and delete a container whose task containerd no longer knows.
+    """Let runc kill and delete a container whose task containerd no longer knows.
 
     Does nothing where runc has no state of it, as after every ordinary end. Raises Unknown with
     runc's words when it fails or does not end in time.
@@ -67,7 +67,7 @@ async def clean_up_record(namespace: str, record: containers_pb2.Container) -> N
 
 
 def has_state(namespace: str, container_id: str, handler: facts.Handler | None) -> bool:
-    """Whether runc has a state of the container: a look that costs next to nothing."""
+    """Whether runc has state of the container; a cheap check."""
     root = handler.options.get("Root") if handler else None
     return Path(str(root or DEFAULT_ROOT), namespace, container_id).exists()
 

@@ -30,7 +30,7 @@ _ID: Final = re.compile(r"[0-9a-f]{64}")
 _SHIM_NAME: Final = "containerd-shim"
 
 _SOCKETS: Final = Path("/run/containerd/s")
-"""Where every containerd has its shims listen, whatever its own state directory is."""
+"""The directory of shim sockets, which does not depend on containerd's state directory."""
 
 _END_LIMIT: Final = 5.0
 """Seconds that a killed process may take to be gone."""
@@ -88,11 +88,11 @@ def _socket(address: str, namespace: str, shim_id: str) -> Path:
 
 
 async def end(containerd: Containerd, sandbox_id: str) -> None:
-    """Kill the shim of a pod of which containerd knows no task any more, if it is still there."""
+    """Kill the shim of a pod that has no task in containerd any more, if it is still running."""
     processes = of_daemon(await threads.CGROUPS.run(running), containerd)
     shims = [process for process in processes if process.option("-id") == sandbox_id]
     if shims:
-        log.warning("a shim without tasks is ended", sandbox=sandbox_id, pid=shims[0].pid)
+        log.warning("killing a shim without tasks", sandbox=sandbox_id, pid=shims[0].pid)
         await kill_shims(shims)
 
 
@@ -112,7 +112,7 @@ async def creation_ended(container_id: str, limit: float) -> None:
     deadline = asyncio.get_running_loop().time() + limit
     while busy := await threads.CGROUPS.run(_creating, container_id):
         if asyncio.get_running_loop().time() > deadline:
-            log.warning("an OCI runtime that does not end is killed", container=container_id)
+            log.warning("killing an OCI runtime that does not exit", container=container_id)
             await kill(busy)
             return
         await asyncio.sleep(_PAUSE)
