@@ -73,6 +73,13 @@ async def run(
             pod, status = await _make(pod, undo)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"run sandbox {metadata.name}") from error
+        except OSError as error:  # a full disk, mostly
+            if error.errno is None:  # a TimeoutError of asyncio
+                raise
+            raise Unavailable(
+                f"cannot run sandbox {metadata.name}, whose files are below {pod.files.root_dir} "
+                f"and {pod.files.state_dir}: {error.strerror}"
+            ) from error
     sandbox = services.store.sandboxes.add(
         pod.metadata, status, snapshotter=pod.handler.snapshotter
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import grpc
@@ -149,6 +151,19 @@ async def test_a_failing_call_undoes_everything(
     assert_nothing_is_left(world, namespaces)
     del world.containerd.fail[call]
     await sandbox_run.run(world.services, run_request())
+
+
+async def test_a_full_disk_is_named_and_undoes_everything(
+    world: World, namespaces: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(files: facts.SandboxFiles, metadata: facts.SandboxMetadata) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(unfinished, "write", write)
+    with pytest.raises(Unavailable, match=r"files are below .*: No space left on device"):
+        await sandbox_run.run(world.services, run_request())
+    assert not world.directories
+    assert namespaces == NOTHING
 
 
 async def test_a_failing_network_undoes_everything(world: World, namespaces: set[str]) -> None:
