@@ -55,11 +55,20 @@ async def test_a_failed_network_waits_for_the_task() -> None:
 
 async def test_a_cancelled_creation_lets_the_task_be_made() -> None:
     log: list[str] = []
-    call = asyncio.create_task(
-        beside(stoppable=step(log, "cni", 60), finishing=step(log, "task", 0.02))
-    )
+    made = asyncio.Event()
+
+    async def task() -> None:
+        await made.wait()
+        log.append("task")
+
+    call = asyncio.create_task(beside(stoppable=step(log, "cni", 60), finishing=task()))
     await asyncio.sleep(0.01)
     call.cancel()
+    async with asyncio.timeout(10):
+        while not log:  # noqa: ASYNC110  nothing else tells of it
+            await asyncio.sleep(0)
+    assert not call.done()
+    made.set()
     with pytest.raises(asyncio.CancelledError):
         await call
     assert log == ["cni cancelled", "task"]
