@@ -17,6 +17,7 @@ from sys import version as version_info
 
 from codegen import cache
 from codegen.model import Api, Kind
+from codegen.syntax import statements
 
 _API = "generated.cri.api_pb2"
 _READER = re.compile(r"generated\.statuses\.(?P<module>\w+)\.read\Z")
@@ -303,7 +304,7 @@ def full_name(module: _Module, node: ast.expr) -> str | None:
 
 def _module(name: str, file: str, tree: ast.Module) -> _Module:
     module = _Module(name, file, tree)
-    for node in ast.walk(tree):
+    for node in statements(tree.body):
         if isinstance(node, ast.ImportFrom) and node.module:
             for part in node.names:
                 module.names[part.asname or part.name] = f"{node.module}.{part.name}"
@@ -338,7 +339,7 @@ def _class(module: _Module, node: ast.ClassDef) -> _Class:
             words = [ast.unparse(d).rpartition(".")[2] for d in part.decorator_list]
             if {"property", "cached_property"} & set(words):
                 found.properties.add(part.name)
-            for inner in ast.walk(part):
+            for inner in statements(part.body):
                 match inner:
                     case ast.AnnAssign(
                         target=ast.Attribute(value=ast.Name(id="self"), attr=attr),

@@ -16,6 +16,7 @@ from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
 from codegen.message_reads import Use
 from codegen.model import Api, Kind, OciSpec, snake
+from codegen.syntax import statements
 
 FACTS = "runtime/transforms/facts.py"
 _LISTS = {
@@ -384,7 +385,7 @@ def _dotted(node: ast.expr) -> str:
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """(local name, full name) of every import, those under TYPE_CHECKING too."""
-    for node in ast.walk(tree):
+    for node in statements(tree.body):
         if isinstance(node, ast.ImportFrom) and node.module:
             for name in node.names:
                 yield name.asname or name.name, f"{node.module}.{name.name}"

@@ -21,7 +21,8 @@ from codegen.errors import Fault, Place
 _CODE = Path(__file__).resolve().parent
 _TOOLS = ("black", "grpcio", "grpcio-tools", "jinja2", "msgspec", "protobuf")
 _IMPORT_ALL = """
-import importlib, json, sys, traceback
+import gc, importlib, json, sys, traceback
+gc.disable()
 root, *names = json.load(sys.stdin)
 sys.path.insert(0, root)
 failed = []
