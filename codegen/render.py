@@ -15,13 +15,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from codegen import cache
 from codegen.model import Entry
 from codegen.rpc import Rpc
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DEFAULT_SPEC = "spec/rpc.yaml"
@@ -137,6 +138,8 @@ def _filled(path: str, words: Mapping[str, str]) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # slow to load, and explain and review render nothing
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
