@@ -6,6 +6,7 @@ is known, so the call can be made here, after verifying that the pid still belon
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -17,9 +18,9 @@ _FREEZER: Final = Path("/sys/fs/cgroup/freezer")
 def send(pid: int, container_id: str, number: int) -> bool:
     """Signal the process ``pid`` if it is in the container's cgroup.
 
-    Returns False if it is not, has exited, or this cannot be determined; then use containerd. Also
-    returns False for a SIGKILL to a frozen cgroup v1, where the process dies only after it is
-    thawed, which ``runc kill`` does (cgroup v2 kills frozen processes).
+    Returns False if it is not, has exited, or this cannot be determined; then use containerd.
+    SIGKILL also thaws a cgroup v1 that is frozen, because the process dies only then and newer
+    versions of runc leave it frozen (cgroup v2 kills frozen processes).
 
     A pidfd is opened before the cgroup is read, so the pid cannot be reused in between.
     """
@@ -33,9 +34,11 @@ def send(pid: int, container_id: str, number: int) -> bool:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             cgroups = file.read()
         # both cgroup drivers use the container id in the name of its cgroup
-        if container_id not in cgroups or (number == signal.SIGKILL and _frozen(cgroups)):
+        if container_id not in cgroups:
             return False
         signal.pidfd_send_signal(process, number)
+        if number == signal.SIGKILL:
+            _thaw(cgroups)
     except OSError:
         return False
     finally:
@@ -43,14 +46,13 @@ def send(pid: int, container_id: str, number: int) -> bool:
     return True
 
 
-def _frozen(cgroups: str) -> bool:
-    """Whether the process with this /proc/<pid>/cgroup is frozen by cgroup v1."""
+def _thaw(cgroups: str) -> None:
+    """Thaw the cgroup v1 freezer of the process with this /proc/<pid>/cgroup. Raises OSError."""
     for line in cgroups.splitlines():
         _, controllers, path = line.split(":", 2)
         if "freezer" in controllers.split(","):
-            try:
-                state = Path(_FREEZER, path.lstrip("/"), "freezer.state").read_text()
-            except OSError:
-                return False
-            return not state.startswith("THAWED")
-    return False
+            state = Path(_FREEZER, path.lstrip("/"), "freezer.state")
+            # gone: the process was the cgroup's last and has ended
+            with contextlib.suppress(FileNotFoundError):
+                if not state.read_text().startswith("THAWED"):
+                    state.write_text("THAWED")

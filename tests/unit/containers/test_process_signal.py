@@ -42,19 +42,19 @@ def test_a_process_that_is_gone_is_for_containerd_to_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "number", "sent"),
+    ("state", "number", "left"),
     [
-        ("FROZEN\n", signal.SIGKILL, False),
-        ("FREEZING\n", signal.SIGKILL, False),
-        ("THAWED\n", signal.SIGKILL, True),
+        ("FROZEN\n", signal.SIGKILL, "THAWED"),
+        ("FREEZING\n", signal.SIGKILL, "THAWED"),
+        ("THAWED\n", signal.SIGKILL, "THAWED\n"),
         # pending until it is thawed, by runc too
-        ("FROZEN\n", signal.SIGTERM, True),
+        ("FROZEN\n", signal.SIGTERM, "FROZEN\n"),
     ],
 )
-def test_a_kill_of_a_frozen_process_is_left_to_who_thaws_it(
+def test_a_kill_thaws_a_frozen_process(
     state: str,
     number: signal.Signals,
-    sent: bool,
+    left: str,
     process: subprocess.Popen[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -67,5 +67,6 @@ def test_a_kill_of_a_frozen_process_is_left_to_who_thaws_it(
     group = tmp_path / own.rpartition(":")[2].lstrip("/")
     group.mkdir(parents=True, exist_ok=True)
     (group / "freezer.state").write_text(state)
-    assert signals.send(process.pid, own_cgroup(), number) is sent
-    assert sent or process.poll() is None
+    assert signals.send(process.pid, own_cgroup(), number)
+    assert process.wait(10) == -number
+    assert (group / "freezer.state").read_text() == left
