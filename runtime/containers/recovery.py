@@ -241,7 +241,7 @@ def judged(
     if process.status == task_types_pb2.STOPPED:
         if saved.state is ContainerState.EXITED:
             return saved
-        return _exited(saved, Exit.told(process.exit_status, process.exited_at))
+        return _exited(saved, Exit.reported(process.exit_status, process.exited_at))
     if process.status == task_types_pb2.CREATED:
         if saved.state is not ContainerState.CREATED:
             raise RecordError(f"its task never started, but its status is {saved.state.name}")

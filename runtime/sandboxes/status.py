@@ -67,7 +67,7 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
     container = await _container(services, sandbox.id)
     process = await task(services.containerd, sandbox.id)
     metadata = sandbox.metadata
-    told: dict[str, Any] = {
+    info: dict[str, Any] = {
         "pid": sandbox.status.pid,
         "processStatus": _process_status(process),
         "netNamespaceClosed": bool(metadata.netns_path) and not netns.is_alive(metadata.netns_path),
@@ -84,7 +84,7 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
         "overhead": records.to_go(metadata.config.linux.overhead),
         "resources": records.to_go(metadata.config.linux.resources),
     }
-    return {"info": msgspec.json.encode(told).decode()}
+    return {"info": msgspec.json.encode(info).decode()}
 
 
 async def _container(services: Services, sandbox_id: str) -> containers_pb2.Container:

@@ -116,8 +116,8 @@ class Exit:
         return cls(code=UNKNOWN_EXIT_CODE, at=time.time_ns(), reason=UNKNOWN_REASON)
 
     @classmethod
-    def told(cls, code: int, at: Timestamp) -> Exit:
-        """The end as containerd tells it; a time that it lacks is now."""
+    def reported(cls, code: int, at: Timestamp) -> Exit:
+        """The end as containerd reports it; without a time, the time is now."""
         return cls(code=code, at=at.ToNanoseconds() if at.seconds > 0 else time.time_ns())
 
 
@@ -230,7 +230,7 @@ class Exits:
         while True:
             try:
                 ended = await answer
-                return Exit.told(ended.exit_status, ended.exited_at)
+                return Exit.reported(ended.exit_status, ended.exited_at)
             except aio.AioRpcError as error:
                 log.debug("wait broke", id=task_id, code=error.code().name, error=error.details())
             except Exception:
@@ -252,7 +252,7 @@ class Exits:
         if process is None:
             return Exit.unseen()
         if process.status == task_types_pb2.STOPPED:
-            return Exit.told(process.exit_status, process.exited_at)
+            return Exit.reported(process.exit_status, process.exited_at)
         return None
 
     # Dealing with exits
@@ -388,7 +388,7 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
             if not attempts or _SHIM_GONE not in (error.details() or ""):
                 raise
         else:
-            return Exit.told(answer.exit_status, answer.exited_at)
+            return Exit.reported(answer.exit_status, answer.exited_at)
         # the shim of a pod may end with another task of it, while it answers for this one
         await asyncio.sleep(_SHIM_PAUSE)
 

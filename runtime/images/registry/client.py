@@ -227,7 +227,7 @@ class Registry:
 def _raise(doing: str, refusals: Sequence[Refusal]) -> NoReturn:
     """The error after every host refused: the last host, the registry itself, decides its kind."""
     kind = refusals[-1].kind
-    told = "; ".join(dict.fromkeys(map(str, refusals)))
+    answers = "; ".join(dict.fromkeys(map(str, refusals)))
     if kind is Unavailable:
         kind = RegistryUnavailable
-    raise kind(f"cannot {doing}: {told}")
+    raise kind(f"cannot {doing}: {answers}")
