@@ -103,7 +103,8 @@ async def test_many_logs_on_one_file_system_that_hangs_cost_one_delay(
     for number in range(5):
         os.write(good.out, b"%d\n" % number)
         await until(lambda n=number: len(texts(tmp_path / "good.log")) == n + 1, 2)  # type: ignore[misc]
-    assert time.monotonic() - began < 4 * keeper_module.PATIENCE
+    # one delay for each log would take twice this, and a busy machine takes a part of it
+    assert time.monotonic() - began < len(bad) / 2 * keeper_module.PATIENCE
     hung.go_on()
     for number, shim in enumerate(bad):
         shim.exit()

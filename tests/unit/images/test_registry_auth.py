@@ -123,9 +123,9 @@ def test_challenges_are_read(header: str, found: list[Challenge]) -> None:
     ids=["word", "equals", "quotes", "words", "escapes", "marks"],
 )
 def test_reading_a_long_header_takes_no_longer_than_its_length(header: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # what other processes take does not count
     challenges(header)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 async def test_several_scopes_are_asked_for_one_by_one() -> None:
