@@ -59,6 +59,7 @@ def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) 
     found = list(_keys("message", old, new))
     for name in _both(old, new):
         found += _changed("flow-changed", name, old[name].flow, new[name].flow)
+        found += _changed("item-changed", name, _item(old[name]), _item(new[name]))
         for before, after in (
             (old[name].entries, new[name].entries),
             (old[name].targets, new[name].targets),
@@ -207,6 +208,10 @@ def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:
     yield from _keys("rule", before, after, f"{subject}: ")
     if old.why != new.why:
         yield Named("reason-reworded", subject)
+
+
+def _item(file: MappingFile) -> str | None:
+    return file.item.in_words if file.item is not None else None
 
 
 def _inputs(entry: Entry) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen import (
+    cni_schema,
     cri_api,
     lifecycle,
     load,
@@ -27,7 +28,17 @@ from codegen import (
     rules,
     stubs,
 )
-from codegen.emit import builders, filters, oci_types, plans, python, readers, services, validators
+from codegen.emit import (
+    builders,
+    filters,
+    items,
+    oci_types,
+    plans,
+    python,
+    readers,
+    services,
+    validators,
+)
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec, Plan
@@ -47,6 +58,7 @@ _SPEC_OF = {
     "oci/types.py.j2": oci_schema.FILE,
     "oci/defaults.py.j2": "spec/oci",
     "provenance.py.j2": mapping_file.FOLDER,
+    "items/__init__.py.j2": mapping_file.FOLDER,
     "plans.py.j2": plan_schema.FOLDER,
     "lifecycle.py.j2": lifecycle.FILE,
 }
@@ -104,17 +116,18 @@ def translation(
 ) -> Translation | None:
     """The mapping in ``root``, resolved and judged.
 
-    None where the CRI, the OCI schema, containerd's record or a file of runtime/ could not be read.
-    Without ``rpcs`` nothing that names an RPC is judged.
+    None where the CRI, the OCI or CNI schema, containerd's record or a file of runtime/ could not
+    be read. Without ``rpcs`` nothing that names an RPC is judged.
     """
     files, broken = mapping_file.read_all(root, problems)
     oci = problems.attempt(lambda: oci_schema.read(root))
+    cni = problems.attempt(lambda: cni_schema.read(root))
     record = problems.attempt(lambda: _record(root))
-    if api is None or oci is None or record is None:
+    if api is None or oci is None or cni is None or record is None:
         return None
     sources = Sources(root, api, oci)
     known_plans = plan_schema.read_all(root, api, problems)
-    paths = Paths(api, oci, sources, record, known_plans)
+    paths = Paths(api, oci, sources, record, known_plans, cni)
     uses = problems.attempt(lambda: sources.uses)
     if uses is None:
         return None
@@ -165,6 +178,7 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
         "statuses/%message.py.j2": [
             job("reader", r.mapped, readers.text(r)) for r in plan.readers(mapped)
         ],
+        "items/%message.py.j2": [job("item", i.mapped, items.text(i)) for i in plan.items(mapped)],
         "filters/%message.py.j2": [
             job("filter", f.mapped, filters.text(f)) for f in plan.filters(mapped)
         ],

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from codegen import load
 from codegen.errors import Problems
-from codegen.load import Key, Node, ScalarNode
-from codegen.model import Back, Entry, Input, MappingFile, Reader, Rule
-from codegen.nodes import child, mapping, optional, text, values
+from codegen.load import Key, ListNode, Node, ScalarNode
+from codegen.model import Asked, Back, Entry, Input, ItemText, MappingFile, Reader, Rule
+from codegen.nodes import child, items, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
 SCHEMA = "spec/mapping.schema.json"
@@ -57,8 +57,19 @@ def from_node(node: Node, name: str) -> MappingFile:
         flow=text(child(node, "flow")),
         of=_word(node, "of"),
         of_place=(optional(node, "of") or message).place,
+        item=_item(found) if (found := optional(node, "item")) is not None else None,
         entries=_entries(child(node, "fields")),
         targets=_entries(optional(node, "targets")),
+    )
+
+
+def _item(node: Node) -> ItemText:
+    of, when = child(node, "of"), optional(node, "when")
+    paths = values(of) if isinstance(of, ListNode) else (of,)
+    asked = items(when) if when is not None else ()
+    return ItemText(
+        tuple(map(_input, paths)),
+        tuple(Asked(name, text(word), word.place) for name, word in asked),
     )
 
 

@@ -32,8 +32,9 @@ class Kind:
 
     ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
     ``map`` with ``of``, and in ``ref`` the Python container where an annotation names one); a
-    named type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``record``:
-    runtime/transforms/facts.py; ``class``: any other Python class); or ``any``.
+    named type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``cni``: what
+    plugins are told; ``record``: runtime/transforms/facts.py; ``class``: any other Python class);
+    or ``any``.
     """
 
     name: str
@@ -338,6 +339,32 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A condition of an item: the field and the word that is asked of it."""
+
+    field: str
+    word: str
+    """As in ``when`` of an entry."""
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ItemText:
+    """``item`` of a file: its message is one item of a list, or one object."""
+
+    of: tuple[Input, ...]
+    """Paths of the lists or objects, all of one type."""
+    when: tuple[Asked, ...]
+    """What must hold for a message to become an item."""
+
+    @property
+    def in_words(self) -> str:
+        """What the message becomes, in one line."""
+        asked = " and ".join(f"{one.field} is {one.word}" for one in self.when)
+        return " or ".join(given.path for given in self.of) + (f" when {asked}" if asked else "")
+
+
+@dataclass(frozen=True, slots=True)
 class MappingFile:
     """One file of spec/mapping."""
 
@@ -348,6 +375,8 @@ class MappingFile:
     of: str | None
     """Of a filter: the message that it is compared with."""
     of_place: Place
+    item: ItemText | None
+    """Of a message whose entries write the keys of an item."""
     entries: Mapping[str, Entry]
     targets: Mapping[str, Entry]
 
@@ -396,8 +425,8 @@ class Target:
     path: str
     """As the mapping writes it."""
     root: str
-    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record) or
-    ``plan``."""
+    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record), ``plan``
+    or ``item`` (an item of a list)."""
     steps: tuple[str, ...]
     kind: Kind
     key: str | None = None
@@ -438,6 +467,19 @@ class Condition:
     source: Source
     word: str
     """``set`` ``nonzero`` ``nonempty``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The object that a message becomes."""
+
+    kind: Kind
+    """``oci`` or ``cni``."""
+    listed: bool
+    """Whether it is an item of a list."""
+    keys: Mapping[str, OciField]
+    conditions: tuple[Condition, ...]
+    """What must hold for a message to become an item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,6 +619,7 @@ class Mapped:
     matches: tuple[Match, ...]
     tests: tuple[Test, ...]
     descents: tuple[Descent, ...]
+    item: Item | None = None
 
     @property
     def module(self) -> str:

@@ -29,24 +29,33 @@ def read(root: Path) -> OciSpec:
 
 def spec(schema: Mapping[str, Any], node: Node) -> OciSpec:
     """The model of a schema; ``node`` is the same document, for the places of faults."""
+    return OciSpec(classes(schema, node, FILE, _ROOT, "oci"))
+
+
+def classes(
+    schema: Mapping[str, Any], node: Node, file: str, root: str, world: str
+) -> dict[str, OciClass]:
+    """Every object of a schema; a reference to one is of the kind ``world``."""
     problems = Problems()
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
-    if _ROOT not in objects:
-        problems.add(f"$defs has no object {_ROOT}, the root of the document", Place(FILE))
-    alone = {_ROOT} | {
+    if root not in objects:
+        problems.add(f"$defs has no object {root}, the root of the document", Place(file))
+    alone = {root} | {
         _target(part["$ref"])
         for body in objects.values()
         for part in body["properties"].values()
         if "$ref" in part
     }
-    classes = {}
+    found = {}
     for name, body in objects.items():
-        reader = ObjectReader(name, body, definitions, load.at(node, ["$defs", name]), problems)
+        reader = ObjectReader(
+            name, body, definitions, load.at(node, ["$defs", name]), problems, world
+        )
         fields = {field.name: field for field in reader.fields(demands=name not in alone)}
-        classes[name] = OciClass(name, body.get("description", ""), fields, reader.identity(fields))
+        found[name] = OciClass(name, body.get("description", ""), fields, reader.identity(fields))
     problems.stop_if_any()
-    return OciSpec(classes)
+    return found
 
 
 def _is_object(body: Mapping[str, Any]) -> bool:
@@ -63,6 +72,8 @@ class ObjectReader:
     node: Node
     problems: Problems
     """Where constructs go that have no Python counterpart."""
+    world: str = "oci"
+    """The kind of a reference to an object."""
 
     def fields(self, *, demands: bool) -> Iterator[OciField]:
         """Demanded fields first, as Python's constructors want it, else in the schema's order.
@@ -79,7 +90,7 @@ class ObjectReader:
                 yield OciField(
                     name,
                     kind,
-                    name in required and kind.name != "oci",
+                    name in required and kind.name != self.world,
                     part.get("description", ""),
                     part.get("x-empty-counts", False),
                 )
@@ -99,7 +110,7 @@ class ObjectReader:
         if "$ref" in part:
             target = _target(part["$ref"])
             if _is_object(self.definitions[target]):
-                return Kind("oci", target)
+                return Kind(self.world, target)
             return self._kind(self.definitions[target], name)
         match part.get("type"):
             case "array" if "items" in part:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from codegen.cni_schema import ROOT as CNI_ROOT
 from codegen.errors import Place, SpecError, nearest, one_of
-from codegen.model import Api, Kind, Message, OciSpec, Plan, Source, Target
+from codegen.model import Api, Kind, Message, OciClass, OciField, OciSpec, Plan, Source, Target
 from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
@@ -27,6 +28,8 @@ class Paths:
     record: Message
     """containerd's container record."""
     plans: Mapping[str, Plan]
+    cni: Mapping[str, OciClass]
+    """What CNI plugins are told."""
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:
         """The value at ``path``; with ``own``, fields of that message may begin it.
@@ -129,6 +132,37 @@ class Paths:
             )
         return Target(path, root, tuple(steps), kind.of[1], element["key"])
 
+    def object_at(self, path: str, place: Place) -> tuple[Kind, bool]:
+        """The type of the object at ``path`` of the OCI spec, or after ``cni.`` of what CNI plugins
+        are told, and whether the path is a list of it."""
+        if path.startswith("cni."):
+            kind, walked = Kind("cni", CNI_ROOT), "what CNI plugins are told"
+            for step in path.split(".")[1:]:
+                known = self._members(kind)
+                if step not in known:
+                    raise SpecError(
+                        f"{walked} has no {step}",
+                        place,
+                        nearest(step, known) or (one_of(known) if known else None),
+                        "unknown-target",
+                    )
+                kind, walked = known[step], step
+        else:
+            kind = self.target(path, place).kind
+        one = kind.of[0] if kind.name == "list" else kind
+        if one.name not in ("oci", "cni"):
+            raise SpecError(
+                f"{path} is {kind}, which has no keys that entries could write",
+                place,
+                "name a list of objects, or an object",
+                "item-does-not-fit",
+            )
+        return replace(one, optional=False), kind.name == "list"
+
+    def keys_of(self, kind: Kind) -> Mapping[str, OciField]:
+        """The keys of an ``oci`` or ``cni`` object."""
+        return (self.cni if kind.name == "cni" else self.oci.classes)[kind.ref].fields
+
     def _planned(self, path: str, place: Place) -> Target:
         name = path.removeprefix("plan.")
         known = {f.name: f.kind for plan in self.plans.values() for f in plan.fields.values()}
@@ -156,10 +190,10 @@ class Paths:
                 return self.sources.records[kind.ref].fields
             case "message":
                 return {n: f.kind for n, f in self.api.messages[kind.ref].fields.items()}
-            case "oci":
+            case "oci" | "cni":
                 return {
                     name: replace(field.kind, optional=field.absent_is_none)
-                    for name, field in self.oci.classes[kind.ref].fields.items()
+                    for name, field in self.keys_of(kind).items()
                 }
         return {}
 

@@ -18,6 +18,7 @@ from codegen.model import (
     Descended,
     Descent,
     Field,
+    Item,
     Left,
     Mapped,
     OciField,
@@ -48,6 +49,9 @@ class Import:
     home: str
     name: str
     alias: str | None = None
+
+
+_OCI_TYPES = Import("generated.oci", "types")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ def builders(mapped: Mapping[str, Mapped]) -> list[Builder]:
 
 
 def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
-    if name not in mapped or name in above:
+    if name not in mapped or name in above or mapped[name].item is not None:
         return False
     return any(
         (written(w) is not None and not is_planned(w))
@@ -230,9 +234,40 @@ def _builder(mapped: Mapping[str, Mapped], one: Mapped, writing: set[str]) -> Bu
         "oci",
         called,
         topics,
-        [Import("generated.cri", "api_pb2"), Import("generated.oci", "types")],
+        [Import("generated.cri", "api_pb2"), _OCI_TYPES],
     )
     return Builder(one, names, {m: tuple(sorted(_roots(mapped, m))) for m in called})
+
+
+# --- items
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBuilder:
+    """generated/items/<message>.py."""
+
+    mapped: Mapped
+    item: Item
+    names: Names
+
+
+def items(mapped: Mapping[str, Mapped]) -> list[ItemBuilder]:
+    """One for each message that becomes an item or an object."""
+    return [
+        _item_builder(one, one.item) for _, one in sorted(mapped.items()) if one.item is not None
+    ]
+
+
+def _item_builder(one: Mapped, item: Item) -> ItemBuilder:
+    computed = [w for w in one.writes if isinstance(w, Computed)]
+    roots = {root for w in computed for root in roots_of(w.call)}
+    roots |= {w.source.root for w in one.writes if isinstance(w, Copied) and w.source.root}
+    always = {Import("generated.cri", "api_pb2")}
+    always.add(Import("typing", "Any") if item.kind.name == "cni" else _OCI_TYPES)
+    if item.listed:
+        always.add(Import("collections.abc", "Iterable"))
+    names = _names(roots, "items", (), {w.call.topic for w in computed}, always)
+    return ItemBuilder(one, item, names)
 
 
 # --- plans
@@ -450,6 +485,17 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
         if isinstance(write, Descended) and write.message in mapped:
             yield from _origins(mapped, write.message, here)
         elif entry.name in one.file.targets:
-            yield entry.name, Origin(path, entry, one.file.file)
+            origin = Origin(path, entry, one.file.file)
+            yield from ((target, origin) for target in _places(one, entry.name))
         elif written(write) is not None or (isinstance(write, Left) and entry.partner is not None):
-            yield entry.value, Origin(here, entry, one.file.file)
+            origin = Origin(here, entry, one.file.file)
+            yield from ((target, origin) for target in _places(one, entry.value))
+
+
+def _places(one: Mapped, target: str) -> Iterator[str]:
+    """The whole paths of a target: of an item's key, one in each list that the item is for."""
+    if one.item is None or one.file.item is None:
+        yield target
+        return
+    for given in one.file.item.of:
+        yield f"{given.path}{'[]' * one.item.listed}.{target}"

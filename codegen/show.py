@@ -46,7 +46,8 @@ def review(found: Translation) -> str:
     lines += ["", f"not yet ({len(waiting)}):"]
     lines += [f"  {m.message.name}.{e.name}: {e.issue}" for m, e in waiting]
     for mapped in found.mapped.values():
-        lines += ["", f"{mapped.message.name} ({mapped.file.flow}, {mapped.file.file})"]
+        item = f", item of {mapped.file.item.in_words}" if mapped.file.item is not None else ""
+        lines += ["", f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"]
         lines += [_line(entry) for entry in mapped.file.entries.values()]
         lines += [f"  → {entry.name}: {entry.in_words}" for entry in mapped.file.targets.values()]
     return "\n".join(lines)
@@ -82,6 +83,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         + ", deprecated" * field.deprecated
         + ", never logged" * field.redacted,
         "fate": entry.in_words,
+        "item of": mapped.file.item.in_words if mapped.file.item is not None else "",
         "inputs": ", ".join(given.path for given in entry.inputs),
         "also for": ", ".join(_also_for(mapped, entry)),
         "merge": entry.merge or "",
@@ -115,6 +117,7 @@ def _also_for(mapped: Mapped, entry: Entry) -> Iterator[str]:
 def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
     planned = {
         "oci": [b.mapped for b in plan.builders(mapped)],
+        "items": [i.mapped for i in plan.items(mapped)],
         "filters": [f.mapped for f in plan.filters(mapped)],
         "statuses": [r.mapped for r in plan.readers(mapped)],
         "validators": [v.mapped for v in plan.validators(mapped)],

@@ -222,6 +222,83 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
+    "cni.dns.options": (
+        Entry(
+            field="DNSConfig.options",
+            fate="copy",
+            by=None,
+            inputs=("options",),
+            when="always",
+            why="The options line.",
+            file="spec/mapping/dns_config.yaml",
+        ),
+    ),
+    "cni.dns.searches": (
+        Entry(
+            field="DNSConfig.searches",
+            fate="copy",
+            by=None,
+            inputs=("searches",),
+            when="always",
+            why="The search line.",
+            file="spec/mapping/dns_config.yaml",
+        ),
+    ),
+    "cni.dns.servers": (
+        Entry(
+            field="DNSConfig.servers",
+            fate="copy",
+            by=None,
+            inputs=("servers",),
+            when="always",
+            why="One nameserver line each.",
+            file="spec/mapping/dns_config.yaml",
+        ),
+    ),
+    "cni.portMappings[].containerPort": (
+        Entry(
+            field="PortMapping.container_port",
+            fate="copy",
+            by=None,
+            inputs=("containerPort",),
+            when="always",
+            why="The port in the pod.",
+            file="spec/mapping/port_mapping.yaml",
+        ),
+    ),
+    "cni.portMappings[].hostIP": (
+        Entry(
+            field="PortMapping.host_ip",
+            fate="copy",
+            by=None,
+            inputs=("hostIP",),
+            when="nonempty",
+            why="The node address to forward from; empty means all addresses.",
+            file="spec/mapping/port_mapping.yaml",
+        ),
+    ),
+    "cni.portMappings[].hostPort": (
+        Entry(
+            field="PortMapping.host_port",
+            fate="copy",
+            by=None,
+            inputs=("hostPort",),
+            when="always",
+            why="The port of the node; 0 means that no port is forwarded and the mapping is informational.",
+            file="spec/mapping/port_mapping.yaml",
+        ),
+    ),
+    "cni.portMappings[].protocol": (
+        Entry(
+            field="PortMapping.protocol",
+            fate="compute",
+            by="ports.protocol_name",
+            inputs=("protocol",),
+            when="always",
+            why="Plugins expect the name in lower case.",
+            file="spec/mapping/port_mapping.yaml",
+        ),
+    ),
     "hostname": (
         Entry(
             field="PodSandboxConfig.hostname",
@@ -298,6 +375,39 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="The group ids of the pod's user namespace.",
             file="spec/mapping/linux_sandbox_security_context.yaml",
+        ),
+    ),
+    "linux.gidMappings[].containerID": (
+        Entry(
+            field="IDMapping.container_id",
+            fate="copy",
+            by=None,
+            inputs=("containerID",),
+            when="always",
+            why="First id of the range in the container.",
+            file="spec/mapping/id_mapping.yaml",
+        ),
+    ),
+    "linux.gidMappings[].hostID": (
+        Entry(
+            field="IDMapping.host_id",
+            fate="copy",
+            by=None,
+            inputs=("hostID",),
+            when="always",
+            why="First id of the range on the node.",
+            file="spec/mapping/id_mapping.yaml",
+        ),
+    ),
+    "linux.gidMappings[].size": (
+        Entry(
+            field="IDMapping.length",
+            fate="copy",
+            by=None,
+            inputs=("size",),
+            when="always",
+            why="How many ids the range has.",
+            file="spec/mapping/id_mapping.yaml",
         ),
     ),
     "linux.maskedPaths": (
@@ -447,6 +557,28 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/linux_container_resources.yaml",
         ),
     ),
+    "linux.resources.hugepageLimits[].limit": (
+        Entry(
+            field="HugepageLimit.limit",
+            fate="copy",
+            by=None,
+            inputs=("limit",),
+            when="always",
+            why="Bytes; 0 forbids pages of that size.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
+    ),
+    "linux.resources.hugepageLimits[].pageSize": (
+        Entry(
+            field="HugepageLimit.page_size",
+            fate="copy",
+            by=None,
+            inputs=("pageSize",),
+            when="always",
+            why="The page size as the kernel names it, as in 2MB.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
+    ),
     "linux.resources.memory.limit": (
         Entry(
             field="ContainerConfig.linux.resources.memory_limit_in_bytes",
@@ -592,6 +724,39 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="The user ids of the pod's user namespace.",
             file="spec/mapping/linux_sandbox_security_context.yaml",
+        ),
+    ),
+    "linux.uidMappings[].containerID": (
+        Entry(
+            field="IDMapping.container_id",
+            fate="copy",
+            by=None,
+            inputs=("containerID",),
+            when="always",
+            why="First id of the range in the container.",
+            file="spec/mapping/id_mapping.yaml",
+        ),
+    ),
+    "linux.uidMappings[].hostID": (
+        Entry(
+            field="IDMapping.host_id",
+            fate="copy",
+            by=None,
+            inputs=("hostID",),
+            when="always",
+            why="First id of the range on the node.",
+            file="spec/mapping/id_mapping.yaml",
+        ),
+    ),
+    "linux.uidMappings[].size": (
+        Entry(
+            field="IDMapping.length",
+            fate="copy",
+            by=None,
+            inputs=("size",),
+            when="always",
+            why="How many ids the range has.",
+            file="spec/mapping/id_mapping.yaml",
         ),
     ),
     "mounts": (

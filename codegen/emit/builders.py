@@ -161,10 +161,11 @@ def _as_container(write: Computed, text: str) -> str:
 def _under(condition: Condition | None, lines: list[str]) -> list[str]:
     if condition is None:
         return lines
-    return [f"if {_holds(condition)}:", *(f"    {line}" for line in lines)]
+    return [f"if {holds(condition)}:", *(f"    {line}" for line in lines)]
 
 
-def _holds(condition: Condition) -> str:
+def holds(condition: Condition) -> str:
+    """The expression that is true when the condition is met."""
     source = condition.source
     if condition.word == "set":
         return is_set(source) if source.presence else f"{value(source)} is not None"

@@ -7,13 +7,14 @@ writers of one target, fields without a fate) is judged by ``rules.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from codegen import checks
 from codegen.errors import Problems, SpecError
 from codegen.model import Entry, Mapped, MappingFile, Message, Test
 from codegen.paths import Paths
-from codegen.resolve import back, handlers, keys, matches, targets
+from codegen.resolve import back, handlers, items, keys, matches, targets
 from codegen.resolve.scope import Scope
 from codegen.rpc import Rpcs
 
@@ -33,7 +34,10 @@ def resolve(
     Faults go to ``problems`` and the faulty entries are left out. ``files`` are all mapping files
     by message; ``rpcs`` is None where rpc.yaml could not be read.
     """
-    scope = Scope(message, file, files, paths, rpcs)
+    alone_in_file = Scope(message, file, files, paths, rpcs)
+    item = problems.attempt(lambda: items.of_file(alone_in_file))
+    scope = replace(alone_in_file, item=item)
+    readable = item is not None or file.item is None
 
     def tried(step: Callable[[Scope, Entry], _Result], entry: Entry) -> list[_Result]:
         try:
@@ -54,8 +58,11 @@ def resolve(
         tried(handlers.check_readers, entry)
     alone = [entry for entry in file.targets.values() if sound(entry)]
     filters = problems.attempt(lambda: matches.is_filter(scope)) or False
-    writes = [w for e in fields if file.writes for w in tried(targets.of_field, e)]
-    writes += [w for e in alone for w in tried(targets.of_target, e)]
+    written = fields if file.writes and readable else []
+    writes = [w for e in written for w in tried(targets.of_field, e)]
+    writes += [w for e in alone if readable for w in tried(targets.of_target, e)]
+    if item is not None and len(writes) == len(written) + len(alone):
+        problems.attempt(lambda: items.check_complete(scope, item, tuple(writes)))
     return Mapped(
         message,
         file,
@@ -64,4 +71,5 @@ def resolve(
         tuple(m for e in fields if filters for m in tried(matches.of_field, e)),
         tuple(t for e in fields if file.takes for ts in tried(tests, e) for t in ts),
         tuple(checks.descents(message, files)) if file.takes else (),
+        item,
     )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codegen import kinds
-from codegen.errors import SpecError
-from codegen.model import Entry, Field, Kind, MappingFile, Message, Source
+from codegen.errors import Place, SpecError
+from codegen.model import Entry, Field, Item, Kind, MappingFile, Message, Source
 from codegen.paths import Paths
 from codegen.rpc import Rpcs
 
@@ -23,6 +23,8 @@ class Scope:
     paths: Paths
     rpcs: Rpcs | None
     """None where rpc.yaml could not be read."""
+    item: Item | None = None
+    """What the message becomes, where its file has ``item``."""
 
     def is_target(self, entry: Entry) -> bool:
         """Whether the entry stands under ``targets`` and speaks of no field."""
@@ -52,16 +54,20 @@ _WHEN_FITS: Mapping[str, frozenset[str]] = {
 
 def check_when(entry: Entry, source: Source) -> None:
     """The condition of an entry must be one that can be asked of its source."""
-    if entry.when == "always":
-        return
-    if entry.when == "set":
+    if entry.when != "always":
+        check_asked(entry.when, source, entry.keys["when"])
+
+
+def check_asked(word: str, source: Source, place: Place) -> None:
+    """The condition ``word`` must be one that can be asked of the source."""
+    if word == "set":
         fits = source.presence or source.kind.optional
     else:
-        fits = source.kind.name in _WHEN_FITS[entry.when]
+        fits = source.kind.name in _WHEN_FITS[word]
     if not fits:
         raise SpecError(
-            f"when: {entry.when} cannot be asked of {source.path}, which is {source.kind}",
-            entry.keys["when"],
+            f"when: {word} cannot be asked of {source.path}, which is {source.kind}",
+            place,
             "set is for what has presence, nonzero for numbers and booleans, nonempty for "
             "strings, lists and maps",
             "when-does-not-fit",

@@ -18,7 +18,7 @@ from codegen.model import (
     Target,
     Write,
 )
-from codegen.resolve import handlers, inputs
+from codegen.resolve import handlers, inputs, items
 from codegen.resolve.scope import Scope, check_fit, check_when
 
 _MERGE_FITS = {"append": "list", "update": "map", "by-key": "list"}
@@ -54,6 +54,8 @@ def of_target(scope: Scope, entry: Entry) -> Write:
 
 
 def _target(scope: Scope, entry: Entry, path: str) -> Target:
+    if scope.item is not None:
+        return items.key(scope.item, entry, path)
     target = scope.paths.target(path, entry.value_place)
     if target.root == "plan" and (entry.merge or entry.when != "always"):
         key = "merge" if entry.merge else "when"
@@ -132,6 +134,18 @@ def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
             entry.value_place,
             "make its flow in or both",
             "flows-differ",
+        )
+    outside = nested in scope.files and scope.files[nested].item is not None
+    if scope.item is not None or outside:
+        raise SpecError(
+            (
+                f"{nested} becomes an item, so its entries write nothing for {scope.message.name}"
+                if outside
+                else f"{scope.message.name} becomes an item, whose keys {nested} cannot write"
+            ),
+            entry.value_place,
+            "give the whole field to a function, which calls the item's builder",
+            "fields-do-not-fit",
         )
     condition = _condition(entry, scope.own(field))
     return Descended(entry, nested, field.repeated, condition)

@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
 from generated.cri import api_pb2
+from generated.items import dns_config, port_mapping
 from runtime.errors import InvalidArgument
 
 POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
@@ -55,7 +56,7 @@ def capability_args(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
     offered = {
         "portMappings": port_mappings(config),
         "bandwidth": bandwidth(config.annotations),
-        "dns": dns(config.dns_config) if config.HasField("dns_config") else None,
+        "dns": dns_config.item(config.dns_config) if config.HasField("dns_config") else None,
         "cgroupPath": config.linux.cgroup_parent,
         POD_ANNOTATIONS: dict(config.annotations),
     }
@@ -64,25 +65,7 @@ def capability_args(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
 
 def port_mappings(config: api_pb2.PodSandboxConfig) -> list[dict[str, Any]]:
     """Return the ports that the node forwards; a mapping without a host port forwards nothing."""
-    return [
-        {
-            "hostPort": mapping.host_port,
-            "containerPort": mapping.container_port,
-            "protocol": api_pb2.Protocol.Name(mapping.protocol).lower(),
-        }
-        | ({"hostIP": mapping.host_ip} if mapping.host_ip else {})
-        for mapping in config.port_mappings
-        if mapping.host_port > 0
-    ]
-
-
-def dns(config: api_pb2.DNSConfig) -> dict[str, list[str]]:
-    """Return the pod's resolver settings."""
-    return {
-        "servers": list(config.servers),
-        "searches": list(config.searches),
-        "options": list(config.options),
-    }
+    return port_mapping.items(config.port_mappings)
 
 
 def bandwidth(annotations: Mapping[str, str]) -> dict[str, int] | None:

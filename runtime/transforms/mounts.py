@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
 from runtime.transforms.facts import MountSource, SandboxFiles, Volume
-from runtime.transforms.namespaces import id_mappings
 
 _PROPAGATION = {
     api_pb2.PROPAGATION_PRIVATE: "rprivate",
@@ -118,7 +118,7 @@ def requested_mount(
 ) -> types.Mount:
     """One mount of a request; InvalidArgument where the node or the handler cannot do it."""
     field = f"config.mounts[{index}]"
-    uids, gids = id_mappings(mount.uidMappings), id_mappings(mount.gidMappings)
+    uids, gids = id_mapping.items(mount.uidMappings), id_mapping.items(mount.gidMappings)
     if (uids or gids) and not user_namespaces:
         raise InvalidArgument(
             "this runtime handler cannot map the ids of a mount (see the features in Status)",

@@ -3,9 +3,10 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument
 
@@ -97,16 +98,6 @@ def gid_mappings(
     return mappings[1] if mappings else None
 
 
-def id_mappings(mappings: Sequence[api_pb2.IDMapping]) -> list[types.LinuxIDMapping]:
-    """The CRI's ranges as the OCI runtime spec writes them."""
-    return [
-        types.LinuxIDMapping(
-            containerID=mapping.container_id, hostID=mapping.host_id, size=mapping.length
-        )
-        for mapping in mappings
-    ]
-
-
 def sysctls(
     *,
     sysctls: Mapping[str, str],
@@ -179,7 +170,7 @@ def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
     if not options.HasField("userns_options"):
         return None
     userns = options.userns_options
-    uids, gids = id_mappings(userns.uids), id_mappings(userns.gids)
+    uids, gids = id_mapping.items(userns.uids), id_mapping.items(userns.gids)
     if userns.mode == api_pb2.NODE:
         if uids or gids:
             raise InvalidArgument("mode NODE has no mappings", field=f"config.{_USERNS_FIELD}.uids")

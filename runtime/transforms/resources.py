@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from generated.cri import api_pb2
+from generated.items import hugepage_limit
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -113,10 +114,7 @@ def hugepage_limits(
             " tolerate_missing_hugetlb_controller = true in the config",
             field="linux.resources.hugepage_limits",
         )
-    return [
-        types.LinuxHugepageLimit(pageSize=limit.page_size, limit=limit.limit)
-        for limit in hugepage_limits
-    ]
+    return hugepage_limit.items(hugepage_limits)
 
 
 def hugepage_limits_of(

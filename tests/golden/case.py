@@ -73,7 +73,7 @@ def lay_out(case: Case, root: Path) -> None:
     (spec / "cri").mkdir(parents=True)
     (spec / "cri/current").write_text("1.0\n")
     (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
-    for name in ("oci", "containerd", "mapping.schema.json"):
+    for name in ("cni", "oci", "containerd", "mapping.schema.json"):
         (spec / name).symlink_to(_ROOT / "spec" / name)
     for folder, key in (
         ("spec/mapping", "mapping"),

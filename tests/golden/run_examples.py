@@ -1,10 +1,11 @@
 """Runs the examples of one golden case inside the case's own project; started by ``case.answers``.
 
-Each example names a generated function in ``call`` (``oci.box``, ``statuses.box`` or
+Each example names a generated function in ``call`` (``oci.box``, ``statuses.box``, ``items.box`` or
 ``validators.box``), gives the message in ``message`` (JSON as protobuf reads it), what the OCI spec
 has already in ``before``, and the context roots in ``roots`` (``{host: {class: Host, …fields}}``).
 It says what comes out: the OCI spec in ``oci``, containerd's record in ``record``, the message in
-``answer``, the violations as lines.
+``answer``, the violations as lines, the items that
+the message becomes in ``items``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
         case "plans":
             made = getattr(module, example["call"].partition(".")[2])
             return {"plan": dataclasses.asdict(made(message, **roots))}
+        case "items" if hasattr(module, "items"):
+            return {"items": [_plain(item) for item in module.items([message], **roots)]}
+        case "items":
+            return {"items": [_plain(module.item(message, **roots))]}
         case "filters":
             item = json_format.ParseDict(example["item"], _item_of(module)())
             return {"passes": module.matches(message, item)}
@@ -61,6 +66,10 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
     record = containers.Container()
     module.apply(message, spec, record=record, **roots)
     return {"record": json_format.MessageToDict(record)}
+
+
+def _plain(item: Any) -> Any:
+    return item if isinstance(item, dict) else item.to_dict()
 
 
 def _item_of(module: Any) -> Any:

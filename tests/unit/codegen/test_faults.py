@@ -15,6 +15,7 @@ from tests.unit.codegen.project import api, copy_of_spec
 
 _PROTO = f"spec/cri/{api().version}.proto"
 _READ = (
+    "spec/cni/runtime_config.schema.json",
     "spec/lifecycle.schema.json",
     "spec/lifecycle.yaml",
     "spec/mapping.schema.json",

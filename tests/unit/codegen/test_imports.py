@@ -24,6 +24,7 @@ _ALLOWED = {
         "runtime.errors",
         "runtime.readings",
         "generated.cri",
+        "generated.items",
         "generated.lifecycle",
         "generated.oci.defaults",
         "generated.oci.types",

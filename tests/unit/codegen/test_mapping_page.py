@@ -26,10 +26,14 @@ _HEADS = {
     "note_filter.yaml": "message: runtime.v1.NoteFilter\nflow: match\nof: Stored\n",
     "disk.yaml": "message: runtime.v1.Disk\nflow: out\n",
     "number.yaml": "message: runtime.v1.Number\nflow: out\n",
+    "gate.yaml": "message: runtime.v1.Gate\nflow: in\n",
+    "range.yaml": "message: runtime.v1.Range\nflow: in\n",
 }
 _NOT_SHOWN = {
     "disk.yaml": "name: {copy: disk.name, why: w}\n",
     "number.yaml": "value: {unmapped: informational, why: w}\n",
+    "box.yaml": "gates: {handled_by: shelves.doors, why: w}\n"
+    "ranges: {handled_by: shelves.doors, why: w}\n",
 }
 _BOXES = """
 from __future__ import annotations
@@ -67,6 +71,9 @@ from generated.cri import api_pb2
 
 def place(box: api_pb2.Box) -> str:
     return box.path
+
+def doors(box: api_pb2.Box) -> int:
+    return len(box.gates) + len(box.ranges)
 
 def find(box: api_pb2.Box) -> str:
     return box.shelf + box.path
