@@ -1,4 +1,4 @@
-"""What is slow to make and depends on nothing but its input: protoc's and black's output.
+"""What is slow to make and depends on nothing but its input, as protoc's output does.
 
 An entry's name is the digest of everything that it was made from, the tool's version included, so
 it can be absent but never out of date; a damaged entry is as good as absent. The folder belongs to

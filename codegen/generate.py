@@ -62,7 +62,7 @@ _SPEC_OF = {
     "plans.py.j2": plan_schema.FOLDER,
     "lifecycle.py.j2": lifecycle.FILE,
 }
-_TOOLS = ("black", "grpcio-tools", "jinja2", "protobuf")
+_TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codegen import cache
 from codegen.model import Entry
 from codegen.rpc import Rpc
 
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DEFAULT_SPEC = "spec/rpc.yaml"
-_LINE_LENGTH = 100
-_MANY = 16
-"""Texts that are worth the start of worker processes."""
+_FORMAT = ("--isolated", "--no-cache", "--quiet", "--line-length=100", "--target-version=py311")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ def _texts(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[st
 
 
 def _finished(texts: Mapping[str, str]) -> dict[str, str]:
-    """Python in black's format, Markdown tidied."""
+    """Python formatted, Markdown tidied."""
     python = {path: text for path, text in texts.items() if path.endswith(".py")}
     done = dict(zip(python, formatted(list(python.values())), strict=True))
     return {path: done.get(path) or _tidied(text) for path, text in texts.items()}
@@ -103,33 +99,22 @@ def template_names() -> list[str]:
 
 
 def formatted(texts: Sequence[str]) -> list[str]:
-    """Python as black writes it, for the line length of the project.
+    """Python as ruff formats it, for the line length of the project."""
+    from ruff import find_ruff_bin  # type: ignore[import-untyped]
 
-    Only what was never formatted before goes through black; when that is much, on all processors.
-    """
-    tool = (version("black").encode(), str(_LINE_LENGTH).encode())
-    keys = [cache.digest(b"black", *tool, text.encode()) for text in texts]
-    known = {key: cache.get(key) for key in keys}
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
-    for key, made in zip(missing, _all_by_black(list(missing.values())), strict=True):
-        known[key] = made.encode()
-        cache.put(key, made.encode())
-    return [(known[key] or b"").decode() for key in keys]
-
-
-def _all_by_black(texts: list[str]) -> Iterable[str]:
-    if len(texts) < _MANY:
-        return map(_by_black, texts)
-    with ProcessPoolExecutor(os.cpu_count()) as workers:
-        return list(workers.map(_by_black, texts))
-
-
-def _by_black(text: str) -> str:
-    import black  # slow to load, and needed only for text that changed
-    from black.mode import TargetVersion
-
-    mode = black.Mode(line_length=_LINE_LENGTH, target_versions={TargetVersion.PY311})
-    return black.format_str(text, mode=mode)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.py") for number in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        done = subprocess.run(
+            [find_ruff_bin(), "format", *_FORMAT, folder],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"a template makes what is no Python: {done.stderr}")
+        return [file.read_text() for file in files]
 
 
 def _filled(path: str, words: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from codegen import cache
 from codegen.errors import Fault, Place
 
 _CODE = Path(__file__).resolve().parent
-_TOOLS = ("black", "grpcio", "grpcio-tools", "jinja2", "msgspec", "protobuf")
+_TOOLS = ("grpcio", "grpcio-tools", "jinja2", "msgspec", "protobuf", "ruff")
 _IMPORT_ALL = """
 import gc, importlib, json, sys, traceback
 gc.disable()

@@ -85,7 +85,7 @@ def _taken(part: OciField) -> str:
     match part.kind.name:
         case "oci" if part.empty_counts:
             found = f'{part.kind.ref}.from_dict(rest.pop("{part.name}"))'
-            return f'{found} if rest.get("{part.name}") is not None else {value}'
+            return f'({found} if rest.get("{part.name}") is not None else {value})'
         case "oci":
             return f"{part.kind.ref}.from_dict({value})"
         case "list" if part.kind.of[0].name == "oci":

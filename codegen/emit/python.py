@@ -52,7 +52,7 @@ def is_set(source: Source) -> str:
 
 def value_or_none(source: Source) -> str:
     """The value, or None when the message does not set it."""
-    return f"{value(source)} if {is_set(source)} else None"
+    return f"({value(source)} if {is_set(source)} else None)"
 
 
 def place(target: Target) -> str:

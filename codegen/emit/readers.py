@@ -76,7 +76,7 @@ def _nested(read: Descended, module: str, reader: Reader) -> str:
     if read.each:
         return f"[{call} for item in {known}]"
     optional = read.of is not None and read.of.kind.optional
-    return f"{call} if {known} is not None else None" if optional else call
+    return f"({call} if {known} is not None else None)" if optional else call
 
 
 def _copied(read: CopiedBack) -> str:
@@ -86,6 +86,6 @@ def _copied(read: CopiedBack) -> str:
     if read.wrapper is not None:
         wrapped = f"api_pb2.{read.wrapper}(value={text})"
         return (
-            f"{wrapped} if {text} is not None else None" if read.source.kind.optional else wrapped
+            f"({wrapped} if {text} is not None else None)" if read.source.kind.optional else wrapped
         )
     return f"{text} or None" if read.unset_if_empty else text

@@ -10,8 +10,5 @@ from generated.cri import api_pb2
 
 def matches(src: api_pb2.ContainerStateValue, item: api_pb2.Container) -> bool:
     """Whether the item passes; every part is one field, in the order of the proto."""
-    return (
-        # state: equal to state
-        src.state
-        == item.state
-    )
+    # state: equal to state
+    return src.state == item.state

@@ -205,8 +205,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _START_CONTAINER_STATES:
             raise FailedPrecondition(
-                f"container {container.id} is {container.state.name}; "
-                "StartContainer needs CREATED"
+                f"container {container.id} is {container.state.name}; StartContainer needs CREATED"
             )
         return await self._containers.start(container, request)
 

@@ -35,7 +35,7 @@ def apply(
         else None
     )
     out.linux.namespaces = namespaces.container_namespaces(
-        namespace_options=src.namespace_options if src.HasField("namespace_options") else None,
+        namespace_options=(src.namespace_options if src.HasField("namespace_options") else None),
         sandbox_options=sandbox_namespace_options,
         pid=sandbox.status.pid,
         target_pid=container.target_pid,
@@ -64,7 +64,7 @@ def apply(
         out.linux.readonlyPaths = readonly_paths
     # seccomp -> linux.seccomp
     seccomp = security.seccomp(
-        seccomp=src.seccomp if src.HasField("seccomp") else None,
+        seccomp=(src.seccomp if src.HasField("seccomp") else None),
         seccomp_profile_path=src.seccomp_profile_path,
         capabilities=capabilities,
         privileged=src.privileged,
@@ -79,7 +79,7 @@ def apply(
         out.linux.seccomp = seccomp
     # apparmor -> process.apparmorProfile
     apparmor_profile = security.apparmor_profile(
-        apparmor=src.apparmor if src.HasField("apparmor") else None,
+        apparmor=(src.apparmor if src.HasField("apparmor") else None),
         apparmor_profile=src.apparmor_profile,
         privileged=src.privileged,
         available=host.apparmor,

@@ -47,7 +47,7 @@ def apply(
     # resources -> annotations
     out.annotations.update(
         annotations_transforms.sandbox_resources(
-            resources=src.resources if src.HasField("resources") else None
+            resources=(src.resources if src.HasField("resources") else None)
         )
     )
     # plan.network_first

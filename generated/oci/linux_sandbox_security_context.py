@@ -39,7 +39,7 @@ def apply(
     )
     # seccomp -> linux.seccomp
     seccomp = security.sandbox_seccomp(
-        seccomp=src.seccomp if src.HasField("seccomp") else None,
+        seccomp=(src.seccomp if src.HasField("seccomp") else None),
         seccomp_profile_path=src.seccomp_profile_path,
         privileged=src.privileged,
         localhost_seccomp=sandbox.security.localhost_seccomp,

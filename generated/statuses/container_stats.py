@@ -27,7 +27,7 @@ def read(
         # attributes: by the entries of ContainerAttributes
         attributes=container_attributes.read(container=container),
         # cpu: by the entries of CpuUsage, of usage.cpu
-        cpu=cpu_usage.read(usage=usage) if usage.cpu is not None else None,
+        cpu=(cpu_usage.read(usage=usage) if usage.cpu is not None else None),
         # memory: by the entries of MemoryUsage, of usage.memory
         memory=(
             memory_usage.read(memory=usage.memory, usage=usage)
@@ -39,7 +39,7 @@ def read(
             filesystem_usage.read(layer_usage=usage.layer) if usage.layer is not None else None
         ),
         # swap: by the entries of SwapUsage, of usage.swap
-        swap=swap_usage.read(swap=usage.swap, usage=usage) if usage.swap is not None else None,
+        swap=(swap_usage.read(swap=usage.swap, usage=usage) if usage.swap is not None else None),
         # io: by the entries of IoUsage, of usage.io_pressure
-        io=io_usage.read(usage=usage) if usage.io_pressure is not None else None,
+        io=(io_usage.read(usage=usage) if usage.io_pressure is not None else None),
     )

@@ -27,5 +27,7 @@ def read(
             api_pb2.UInt64Value(value=usage.nano_cores) if usage.nano_cores is not None else None
         ),
         # psi: by the entries of PsiStats, of usage.cpu_pressure
-        psi=psi_stats.read(pressure=usage.cpu_pressure) if usage.cpu_pressure is not None else None,
+        psi=(
+            psi_stats.read(pressure=usage.cpu_pressure) if usage.cpu_pressure is not None else None
+        ),
     )

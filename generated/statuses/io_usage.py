@@ -19,5 +19,5 @@ def read(
         # timestamp <- usage.timestamp
         timestamp=usage.timestamp,
         # psi: by the entries of PsiStats, of usage.io_pressure
-        psi=psi_stats.read(pressure=usage.io_pressure) if usage.io_pressure is not None else None,
+        psi=(psi_stats.read(pressure=usage.io_pressure) if usage.io_pressure is not None else None),
     )

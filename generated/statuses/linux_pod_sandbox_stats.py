@@ -17,7 +17,7 @@ def read(
     """Every keyword is one field, in the order of the proto; the caller sets containers."""
     return api_pb2.LinuxPodSandboxStats(
         # cpu: by the entries of CpuUsage, of usage.cpu
-        cpu=cpu_usage.read(usage=usage) if usage.cpu is not None else None,
+        cpu=(cpu_usage.read(usage=usage) if usage.cpu is not None else None),
         # memory: by the entries of MemoryUsage, of usage.memory
         memory=(
             memory_usage.read(memory=usage.memory, usage=usage)
@@ -31,8 +31,8 @@ def read(
             else None
         ),
         # process: by the entries of ProcessUsage, of usage.process_count
-        process=process_usage.read(usage=usage) if usage.process_count is not None else None,
+        process=(process_usage.read(usage=usage) if usage.process_count is not None else None),
         # containers: handled by stats.sandbox.read
         # io: by the entries of IoUsage, of usage.io_pressure
-        io=io_usage.read(usage=usage) if usage.io_pressure is not None else None,
+        io=(io_usage.read(usage=usage) if usage.io_pressure is not None else None),
     )

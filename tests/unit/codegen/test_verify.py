@@ -85,10 +85,9 @@ def test_what_cannot_be_imported_is_named_once_with_its_line(checkout: Path) -> 
     assert not verify.known_good(checkout)
 
 
-def test_a_second_run_needs_neither_protoc_nor_black(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_needs_no_protoc(monkeypatch: pytest.MonkeyPatch) -> None:
     before = generate.outputs(project())
     monkeypatch.setattr(protoc, "_run", None)
-    monkeypatch.setattr(render, "_by_black", None)
     assert generate.outputs(generate.load_project(ROOT)) == before
 
 
