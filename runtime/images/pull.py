@@ -244,13 +244,16 @@ class _Pull:
                     self._containerd, descriptor, source, labels=wanted, metadata=self._lease
                 )
 
-        there = await content.info(self._containerd, descriptor.digest)
-        if there is None:
+        while await content.info(self._containerd, descriptor.digest) is None:
             if await self._puller.writes.run(descriptor.digest, write):
                 return
-            there = await content.info(self._containerd, descriptor.digest)
         await keep_in_lease(self._containerd, self._lease, "content", descriptor.digest)
-        missing = content.missing_labels(there.labels if there else {}, wanted)
+        # it may have been collected before the lease held it, with the last image that used it
+        there = await content.info(self._containerd, descriptor.digest)
+        if there is None:
+            await self._keep(descriptor, source, labels, slot=slot)
+            return
+        missing = content.missing_labels(there.labels, wanted)
         await content.set_labels(self._containerd, descriptor.digest, missing)
 
 

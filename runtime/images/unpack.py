@@ -105,9 +105,7 @@ class Unpacker:
                 f"the manifest of {image} has {len(layers)} layers and its config {len(diff_ids)}"
             )
         chain = chain_ids(diff_ids)
-        first = await self._first_missing(snapshotter, chain)
-        if first:
-            await self._keep(lease, snapshotter, chain[first - 1])
+        first = await self._held(lease, snapshotter, chain)
         for i in range(first, len(chain)):
             await fetched(layers[i])
             parent = chain[i - 1] if i else ""
@@ -116,6 +114,18 @@ class Unpacker:
             if not await self._steps.run((snapshotter, chain[i]), partial(self._apply, step)):
                 await self._keep(lease, snapshotter, chain[i])
         return chain[-1] if chain else ""
+
+    async def _held(self, lease: Metadata, snapshotter: str, chain: Sequence[str]) -> int:
+        """The number of layers that are unpacked, counted from the lowest, held by the lease.
+
+        A snapshot can be collected between the look and the lease, with the last image that used
+        it, so it counts only if it is still there once the lease holds it.
+        """
+        while first := await self._first_missing(snapshotter, chain):
+            await self._keep(lease, snapshotter, chain[first - 1])
+            if await snapshot_exists(self._containerd, snapshotter, chain[first - 1]):
+                break
+        return first
 
     async def _first_missing(self, snapshotter: str, chain: Sequence[str]) -> int:
         """The number of layers that are unpacked, counted from the lowest."""
