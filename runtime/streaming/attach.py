@@ -1,4 +1,4 @@
-"""Attach: a client and a container's own streams, joined by channels."""
+"""Attach: connects a client to the streams of a running container."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from runtime.errors import CriError
-from runtime.streaming.channels import CommandSession, Gone, Wanted
+from runtime.streaming.channels import CommandSession, Gone, Streams
 from runtime.streaming.copying import cancelled, copy_input, follow_sizes
 from runtime.streaming.outcome import Exited, Failed, Outcome
 from runtime.streaming.services import Attachment, Input
 
 
-async def serve(session: CommandSession, attachment: Attachment, wanted: Wanted) -> None:
-    """Let the client see and feed the container until its output ends or the client leaves.
+async def serve(session: CommandSession, attachment: Attachment, streams: Streams) -> None:
+    """Connect client and container until the container's output ends or the client disconnects.
 
-    The end of the client's input ends its session too, except where it ends the container's input
-    (``stdin_once``): the client then waits for what the container makes of it.
+    The end of the client's input also ends its session, unless it ends the container's input
+    (``stdin_once``): then the client stays connected to receive the remaining output.
     """
     try:
-        outcome = await _joined(session, attachment, wanted)
+        outcome = await _connect(session, attachment, streams)
     except CriError as error:
         outcome = Failed(str(error))
     except asyncio.CancelledError:
-        await session.end(Failed("the server stops"))
+        await session.end(Failed("the server is shutting down"))
         raise
     await session.end(outcome)
 
 
-async def _joined(session: CommandSession, attachment: Attachment, wanted: Wanted) -> Outcome:
+async def _connect(session: CommandSession, attachment: Attachment, streams: Streams) -> Outcome:
     target = await attachment.open_input() if session.stdin is not None else None
-    if session.stdin is not None and target is None:  # the container was made without an input
+    if session.stdin is not None and target is None:  # the container was created without stdin
         session.stdin.discard()
     try:
-        async with attachment.output(stdout=wanted.stdout, stderr=wanted.stderr) as output:
+        async with attachment.output(stdout=streams.stdout, stderr=streams.stderr) as output:
             await _until_one_ends(session, attachment, target, output)
     finally:
         if target is not None:
@@ -48,22 +48,22 @@ async def _until_one_ends(
     output: AsyncIterator[tuple[str, bytes]],
 ) -> None:
     copying = asyncio.create_task(_copy_output(session, output))
-    leaving = asyncio.create_task(_gone(session))
-    enough = {copying, leaving}
+    disconnecting = asyncio.create_task(_client_gone(session))
+    until = {copying, disconnecting}
     others = set()
     if session.stdin is not None and target is not None:
         feeding = asyncio.create_task(_feed(session, attachment, target))
         others.add(feeding)
         if not attachment.closes_input:
-            enough.add(feeding)
+            until.add(feeding)
     if session.resize is not None:
         others.add(asyncio.create_task(follow_sizes(session.resize, attachment.resize)))
     try:
-        await asyncio.wait(enough, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
         if copying.done():
             copying.result()
     finally:
-        await cancelled(*enough, *others)
+        await cancelled(*until, *others)
         if session.gone.is_set() and attachment.closes_input and target is not None:
             target.close()
             await attachment.end_input()
@@ -88,5 +88,5 @@ async def _feed(session: CommandSession, attachment: Attachment, target: Input) 
         await attachment.end_input()
 
 
-async def _gone(session: CommandSession) -> None:
+async def _client_gone(session: CommandSession) -> None:
     await session.gone.wait()

@@ -1,12 +1,12 @@
-"""Named byte channels between a client and what it talks to, with back-pressure both ways.
+"""Named byte channels between a client and its command or port, with back-pressure both ways.
 
-A `Channel` is one ordered stream of bytes in each direction, whatever protocol carries it. A
-session is the channels of one client: a `CommandSession` has those of a command, a `PortSession`
-opens a pair for each connection to a port.
+A `Channel` is one ordered stream of bytes in each direction, independent of the protocol that
+carries it. A session is the set of channels of one client: a `CommandSession` has the channels of a
+command, a `PortSession` opens a pair for each connection to a port.
 
-Back-pressure: `Channel.write` waits while the connection, or the peer's window of this channel, is
-full. What was received and not read is at most `UNREAD` bytes and one read of the socket; beyond
-it the connection is not read any more, until the channel's reader has caught up.
+Back-pressure: `Channel.write` waits while the connection, or the peer's window for this channel, is
+full. At most `UNREAD` bytes plus one read of the socket are buffered for a channel; above that, the
+connection is not read until the channel's reader has caught up.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Final, Protocol
 from runtime.streaming.outcome import Outcome
 
 UNREAD: Final = 128 << 10
-"""Bytes of one channel that may wait for its reader."""
+"""Bytes of one channel that may be buffered for its reader."""
 
 _SMALL: Final = 8 << 10
-"""Bytes up to which what was received is put together: a frame of one byte costs a hundred."""
+"""Chunks up to this size are merged: a buffered one-byte frame would cost a hundred bytes."""
 
 MAX_WRITE: Final = 256 << 10
-"""Bytes in one frame of ours: the channels of a connection take turns."""
+"""Maximum bytes in one frame that we send, so that the channels of a connection take turns."""
 
 
 class Gone(Exception):
-    """The client left, or gave this channel up: nothing more can be written."""
+    """The client disconnected or reset this channel: nothing more can be written."""
 
 
 class Link(Protocol):
-    """One protocol on one connection, as its channels use it."""
+    """What a channel needs from the protocol that carries it."""
 
     def room(self, number: int) -> int:
         """Bytes that may be sent on a channel now."""
 
-    async def room_wanted(self) -> None:
+    async def wait_for_room(self) -> None:
         """Return when there may be more room."""
 
     def send(self, number: int, data: bytes) -> None: ...
@@ -49,10 +49,10 @@ class Link(Protocol):
     def reset(self, number: int) -> None: ...
 
     def fed(self, channel: Channel) -> None:
-        """Bytes were received on the channel."""
+        """Called when bytes were received on the channel."""
 
     def consumed(self, channel: Channel, count: int) -> None:
-        """The reader took bytes."""
+        """Called when the reader has taken bytes."""
 
 
 class Channel:
@@ -75,7 +75,7 @@ class Channel:
         self.name = name
         self.number = number
         self.unread = 0
-        """Bytes received and not read yet."""
+        """Bytes received but not read yet."""
         self._link = link
         self._chunks: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -84,10 +84,10 @@ class Channel:
         self._gone = False
         self._discarding = False
 
-    # For those who talk to the client
+    # Used by the command or port that the client is connected to
 
     async def read(self) -> bytes:
-        """The next bytes; b"" once the client will send no more, however that came."""
+        """The next bytes; b"" once the client has closed its side or disconnected."""
         while not self._chunks:
             if self._ended or self._gone:
                 return b""
@@ -102,39 +102,39 @@ class Channel:
         return chunk
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; returns once there was room for them. Raises Gone."""
+        """Send all bytes, waiting for room as needed. Raises Gone."""
         at = 0
         while at < len(data):
             if self._gone or self._finished:
                 raise Gone
             room = min(self._link.room(self.number), MAX_WRITE)
             if room <= 0:
-                await self._link.room_wanted()
+                await self._link.wait_for_room()
                 continue
             whole = at == 0 and room >= len(data)
             self._link.send(self.number, data if whole else data[at : at + room])
             at += room
 
     def end(self) -> None:
-        """Send no more; the client may go on."""
+        """Send no more; the client may continue to send."""
         if not (self._finished or self._gone):
             self._finished = True
             self._link.end(self.number)
 
     def reset(self) -> None:
-        """Give the channel up in both directions."""
+        """Close the channel in both directions."""
         if not self._gone:
             self.lost()
             self._link.reset(self.number)
 
     def discard(self) -> None:
-        """Drop what was received and what will be."""
+        """Drop everything received so far and from now on."""
         self._discarding = True
         while self._chunks:
             self._link.consumed(self, len(self._chunks.popleft()))
         self.unread = 0
 
-    # For the link
+    # Used by the link
 
     def feed(self, data: bytes) -> None:
         """The client sent bytes."""
@@ -155,7 +155,7 @@ class Channel:
         self._wake()
 
     def lost(self) -> None:
-        """The client, or this channel of it, is gone."""
+        """The client disconnected, or reset this channel."""
         self._gone = True
         self._wake()
 
@@ -165,8 +165,8 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """The channels of a command."""
+class Streams:
+    """Which streams of a command a client requested."""
 
     stdin: bool
     stdout: bool
@@ -175,7 +175,7 @@ class Wanted:
 
 
 class CommandSession(Protocol):
-    """A client of one command: the channels that it opened, None for those not asked for."""
+    """One client of a command: the channels it opened, None for those it did not request."""
 
     @property
     def stdin(self) -> Channel | None: ...
@@ -188,10 +188,10 @@ class CommandSession(Protocol):
 
     @property
     def gone(self) -> asyncio.Event:
-        """Set once the client has left."""
+        """Set when the client disconnects."""
 
     async def end(self, outcome: Outcome) -> None:
-        """Tell the client how it ended, after everything that was written, and let it go."""
+        """Send the outcome to the client after all pending output, then close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +204,10 @@ class Connection:
 
 
 class PortSession(Protocol):
-    """A client of a pod's ports."""
+    """One client of a pod's ports."""
 
     def connections(self) -> AsyncIterator[Connection]:
-        """Each connection that the client opens, until it leaves."""
+        """Each connection that the client opens, until it disconnects."""
 
     async def end(self) -> None:
-        """Let the client go."""
+        """Close the client's connection."""

@@ -19,63 +19,64 @@ from runtime.streaming.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 REQUEST_LIMIT: Final = 10.0
-"""Seconds for a client to send its request."""
+"""Seconds that a client has to send its request."""
 
 BUFFERED: Final = 256 << 10
-"""Bytes that may wait to be sent to one client."""
+"""Bytes that may be buffered for sending to one client."""
 
-_ANSWERS: Final = 3 * BUFFERED
-"""Bytes that wait at which a client is not read any more: it asks (pings, refused streams) and does
-not take the answers. Channels alone never come so far."""
+_REPLIES_LIMIT: Final = 3 * BUFFERED
+"""Stop reading a client while this many bytes are buffered for it: it causes replies (to pings and
+refused streams) without reading them. Channel data alone never reaches this limit."""
 
 _LOGGED_FAULTS: Final = 5
-"""Faults of one client that are logged; all are counted."""
+"""Faults logged per client; all are counted."""
 
 _READ_BYTES: Final = 128 << 10
 
 HUNG_UP_LIMIT: Final = 20.0
-"""Seconds for what a client sent before it left to be taken, where its reader is slow."""
+"""Seconds allowed for a slow reader to consume what a client sent before it disconnected."""
 
 _KEEPALIVE: Final = {
     socket.TCP_KEEPIDLE: 10,
     socket.TCP_KEEPINTVL: 5,
     socket.TCP_KEEPCNT: 3,
 }
-"""Seconds, seconds, probes: an idle client that vanished is noticed after 25 s."""
+"""Seconds, seconds, probes: an idle client that vanished is detected after 25 s."""
 
-_UNANSWERED_LIMIT: Final = 20_000
-"""Milliseconds without a sign of life from a client that has bytes to acknowledge."""
-_LOOK: Final = 5.0
-"""Seconds between two looks at a client that takes no bytes."""
+_SILENCE_LIMIT: Final = 20_000
+"""Milliseconds that a client with unacknowledged bytes may stay silent."""
+_LIVENESS_INTERVAL: Final = 5.0
+"""Seconds between two liveness checks of a client that has data to acknowledge."""
 _TCP_INFO_UNACKED: Final = struct.Struct("24xI")
 _TCP_INFO_LAST_ACK: Final = struct.Struct("56xI")
 _TCP_INFO_BYTES: Final = 104
 
 _buffer = memoryview(bytearray(_READ_BYTES))
-"""What sockets are read into: one for all, as what was read is taken out before the next read."""
+"""The receive buffer shared by all sockets: each read is consumed before the next one."""
 
 
 class Session(Protocol):
-    """What a connection carries after its upgrade."""
+    """The protocol on a connection after its upgrade."""
 
     def receive(self, data: memoryview) -> None: ...
 
     def lost(self) -> None: ...
 
 
-Begun: TypeAlias = tuple[Session, Coroutine[Any, Any, None]]
-"""A session, and the work on it."""
+StartedSession: TypeAlias = tuple[Session, Coroutine[Any, Any, None]]
+"""A session and the coroutine that serves it."""
 
-Answer: TypeAlias = Callable[["Client", Request], tuple[Upgrade, Callable[[], Begun]]]
-"""Decides on a request: the upgrade, and what to begin once it is told. Raises Refusal."""
+Decide: TypeAlias = Callable[["Client", Request], tuple[Upgrade, Callable[[], StartedSession]]]
+"""Decides about a request: the upgrade, and a function that starts the session once the client has
+been sent the 101 response. Raises Refusal."""
 
 
 class Client(asyncio.BufferedProtocol):
-    """A connection; a `runtime.streaming.wire.Wire` once it is upgraded."""
+    """One connection; acts as `runtime.streaming.wire.Wire` once it is upgraded."""
 
     def __init__(
         self,
-        answer: Answer,
+        decide: Decide,
         clients: set[Client],
         idle_limit: float,
         metrics: Metrics,
@@ -86,7 +87,7 @@ class Client(asyncio.BufferedProtocol):
         self._hangups = hangups
         self._fd = -1
         self._hung_up: asyncio.TimerHandle | None = None
-        self._answer = answer
+        self._decide = decide
         self._clients = clients
         self._idle_limit = idle_limit
         self._metrics = metrics
@@ -95,18 +96,18 @@ class Client(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle
-        self._look: asyncio.TimerHandle | None = None
+        self._liveness: asyncio.TimerHandle | None = None
         self._active = 0.0
         self._faults = 0
-        self._unread_for: set[str] = set()
-        """Why the connection is not read now."""
+        self._paused_for: set[str] = set()
+        """Why reading is paused."""
         self._room = asyncio.Event()
         self._room.set()
         self._ended = asyncio.Event()
         self.serving: asyncio.Task[None] | None = None
-        """The work on the session."""
+        """The task that serves the session."""
 
-    # asyncio's side
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -129,19 +130,19 @@ class Client(asyncio.BufferedProtocol):
         data = _buffer[:count]
         if self._session is not None:
             self._session.receive(data)
-            if self._transport.get_write_buffer_size() > _ANSWERS:
-                self._stop_reading("answers")
+            if self._transport.get_write_buffer_size() > _REPLIES_LIMIT:
+                self._stop_reading("replies")
         elif self._http is not None:
             self._receive_request(bytes(data))
 
     def eof_received(self) -> bool:
-        return False  # clients of these protocols do not half-close their connection
+        return False  # clients of these protocols never half-close their connection
 
     def pause_writing(self) -> None:
         self._room.clear()
 
     def resume_writing(self) -> None:
-        self._read_again("answers")
+        self._resume("replies")
         self._room.set()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -152,8 +153,8 @@ class Client(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._ended.set()
         self.resume_writing()
-        if self._look is not None:
-            self._look.cancel()
+        if self._liveness is not None:
+            self._liveness.cancel()
         if self._session is not None:
             self._session.lost()
         self._session = None
@@ -167,15 +168,15 @@ class Client(asyncio.BufferedProtocol):
             request = http.receive(data)
             if request is None:
                 return
-            upgrade, begin = self._answer(self, request)
+            upgrade, begin = self._decide(self, request)
         except Refusal as refusal:
             self._refuse(http, refusal)
             return
         self._http = None
         self._timer.cancel()
         self._watch_idle()
-        answer, early = http.switched(upgrade)
-        self._transport.write(answer)
+        response, early = http.switched(upgrade)
+        self._transport.write(response)
         self._session, work = begin()
         self.serving = asyncio.create_task(work)
         self._sessions.add(self.serving)
@@ -191,11 +192,11 @@ class Client(asyncio.BufferedProtocol):
 
     def _no_request(self) -> None:
         if self._http is not None:
-            reason = f"no request came within {REQUEST_LIMIT:.0f} s"
+            reason = f"no request received within {REQUEST_LIMIT:.0f} s"
             self._refuse(self._http, Refusal(HTTPStatus.REQUEST_TIMEOUT, reason))
         self._timer = self._loop.call_later(REQUEST_LIMIT, self._transport.abort)
 
-    # Idle clients, and those that vanished
+    # Idle and vanished clients
 
     def _watch_idle(self) -> None:
         if not self._idle_limit:
@@ -207,13 +208,13 @@ class Client(asyncio.BufferedProtocol):
         else:
             self._timer = self._loop.call_later(self._idle_limit - idle, self._watch_idle)
 
-    def _look_for_life(self) -> None:
-        """Whether the client acknowledges what was written to it.
+    def _check_liveness(self) -> None:
+        """Check that the client acknowledges what was sent to it.
 
-        Keepalive does not work while bytes wait for that, and retransmission gives up after 15
-        minutes. A client that merely reads nothing acknowledges all the same.
+        TCP keepalive is inactive while data is unacknowledged, and retransmission gives up only
+        after 15 minutes. A client that merely does not read still acknowledges.
         """
-        self._look = None
+        self._liveness = None
         peer: socket.socket = self._transport.get_extra_info("socket")
         try:
             info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
@@ -221,13 +222,13 @@ class Client(asyncio.BufferedProtocol):
             return
         (unacked,) = _TCP_INFO_UNACKED.unpack_from(info)
         (silent,) = _TCP_INFO_LAST_ACK.unpack_from(info)
-        if unacked and silent > _UNANSWERED_LIMIT:
-            self.report("the client vanished: it acknowledges nothing")
+        if unacked and silent > _SILENCE_LIMIT:
+            self.report("the client vanished: it no longer acknowledges data")
             self._transport.abort()
         elif unacked or self.full:
-            self._look = self._loop.call_later(_LOOK, self._look_for_life)
+            self._liveness = self._loop.call_later(_LIVENESS_INTERVAL, self._check_liveness)
 
-    # The wire's side
+    # Used by the session, as `Wire`
 
     @property
     def full(self) -> bool:
@@ -241,39 +242,39 @@ class Client(asyncio.BufferedProtocol):
             return
         self._active = self._loop.time()
         self._transport.write(data)
-        if self._look is None:
-            self._look = self._loop.call_later(_LOOK, self._look_for_life)
+        if self._liveness is None:
+            self._liveness = self._loop.call_later(_LIVENESS_INTERVAL, self._check_liveness)
 
     def pause_reading(self) -> None:
         self._stop_reading("channels")
 
     def resume_reading(self) -> None:
-        self._read_again("channels")
+        self._resume("channels")
 
     def _stop_reading(self, reason: str) -> None:
-        if not (self._unread_for or self._ended.is_set()):
+        if not (self._paused_for or self._ended.is_set()):
             self._transport.pause_reading()
             self._hangups.watch(self._fd, self._client_left)
-        self._unread_for.add(reason)
+        self._paused_for.add(reason)
 
-    def _read_again(self, reason: str) -> None:
-        was_unread = bool(self._unread_for)
-        self._unread_for.discard(reason)
-        if was_unread and not (self._unread_for or self._ended.is_set()):
+    def _resume(self, reason: str) -> None:
+        was_paused = bool(self._paused_for)
+        self._paused_for.discard(reason)
+        if was_paused and not (self._paused_for or self._ended.is_set()):
             self._hangups.forget(self._fd)
             if self._hung_up is not None:
                 self._hung_up.cancel()
             self._transport.resume_reading()
 
     def _client_left(self) -> None:
-        """What it sent before may still be taken, but not for ever."""
+        """The data sent before it left may still be consumed, but only for a limited time."""
         self._hung_up = self._loop.call_later(HUNG_UP_LIMIT, self._transport.abort)
 
     def close(self) -> None:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close without sending what waits."""
+        """Close without sending what is buffered."""
         self._transport.abort()
 
     async def closed_by_client(self, seconds: float) -> None:

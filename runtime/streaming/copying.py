@@ -1,4 +1,4 @@
-"""Copies between channels and what runs on the node."""
+"""Copy between channels and the streams of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from runtime.streaming.terminal_size import Sizes
 
 
 async def copy_output(source: Output, channel: Channel | None) -> None:
-    """Copy to the end. What nobody takes is dropped, so that the source is never blocked."""
+    """Copy until the source ends. Without a receiver the data is dropped, so the source never
+    blocks."""
     while data := await source.read():
         if channel is not None:
             try:
@@ -21,7 +22,7 @@ async def copy_output(source: Output, channel: Channel | None) -> None:
 
 
 async def copy_input(channel: Channel, target: Input) -> None:
-    """Copy until the client sends no more or has left, or nothing reads the target."""
+    """Copy until the client closes its input or disconnects, or the target has no reader."""
     try:
         while data := await channel.read():
             await target.write(data)
@@ -30,7 +31,7 @@ async def copy_input(channel: Channel, target: Input) -> None:
 
 
 async def follow_sizes(channel: Channel, resize: Callable[[int, int], Awaitable[None]]) -> None:
-    """Resize with every size that the client sends; what is no size ends this."""
+    """Apply every terminal size the client sends; invalid data ends this."""
     sizes = Sizes()
     try:
         while data := await channel.read():
@@ -41,7 +42,7 @@ async def follow_sizes(channel: Channel, resize: Callable[[int, int], Awaitable[
 
 
 async def cancelled(*tasks: asyncio.Task[None]) -> None:
-    """End tasks, and wait until they have."""
+    """Cancel tasks, and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

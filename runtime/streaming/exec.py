@@ -1,4 +1,4 @@
-"""Exec: a client and a command, joined by channels."""
+"""Exec: connects a client to a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime.errors import CriError
 from runtime.store.objects import Container
-from runtime.streaming.channels import CommandSession, Wanted
+from runtime.streaming.channels import CommandSession, Streams
 from runtime.streaming.copying import cancelled, copy_input, copy_output, follow_sizes
 from runtime.streaming.outcome import Exited, Failed, Outcome
 from runtime.streaming.services import Command, Containers
@@ -18,26 +18,26 @@ async def serve(
     containers: Containers,
     container: Container,
     cmd: list[str],
-    wanted: Wanted,
+    streams: Streams,
     output_limit: float,
 ) -> None:
-    """Run ``cmd`` for the client, and on to its end should the client leave.
+    """Run ``cmd`` for the client; it continues to its end if the client disconnects.
 
-    ``output_limit`` is how many seconds output may be held open after the command's end by what it
-    left behind; 0: for ever, as long as the client stays.
+    ``output_limit``: for how many seconds after the command has exited its output may be held open
+    by processes it left behind; 0 means as long as the client stays.
     """
     try:
-        command = await containers.run_command(container, cmd, stdin=wanted.stdin, tty=wanted.tty)
+        command = await containers.run_command(container, cmd, stdin=streams.stdin, tty=streams.tty)
     except CriError as error:
         await session.end(Failed(str(error)))
         return
     try:
-        outcome = await _joined(session, command, wanted.tty, output_limit)
-    except asyncio.CancelledError:  # the server stops: as if the client had left
-        if wanted.tty:
+        outcome = await _joined(session, command, streams.tty, output_limit)
+    except asyncio.CancelledError:  # the server is shutting down: as if the client disconnected
+        if streams.tty:
             await asyncio.shield(command.hang_up())
         command.leave()
-        await session.end(Failed("the server stops"))
+        await session.end(Failed("the server is shutting down"))
         raise
     except BaseException:
         command.close()
@@ -73,7 +73,7 @@ async def _joined(
 
 async def _feed(session: CommandSession, command: Command) -> None:
     assert session.stdin is not None
-    if command.stdin is None:  # it has ended already
+    if command.stdin is None:  # it has already exited
         session.stdin.discard()
         return
     await copy_input(session.stdin, command.stdin)
@@ -81,7 +81,7 @@ async def _feed(session: CommandSession, command: Command) -> None:
 
 
 async def _watch(session: CommandSession, command: Command, tty: bool) -> None:
-    """The user of a terminal hangs up by leaving; without that, shells pile up unseen."""
+    """A client that leaves its terminal hangs up; otherwise abandoned shells would pile up."""
     await session.gone.wait()
     if tty:
         await command.hang_up()

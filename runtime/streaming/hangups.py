@@ -1,8 +1,8 @@
-"""Notices clients that close while their connection is not read.
+"""Detects clients that disconnect while reading from them is paused.
 
-A connection that is paused is not looked at by the event loop, so the end of its client would be
-noticed only when it is read again, which may be never. One epoll, which the loop waits for as it
-does for a socket, asks for nothing but hang-ups.
+The event loop does not poll a paused connection, so a disconnect would be noticed only when reading
+resumes, which may be never. One epoll instance, registered with the loop like a socket, polls for
+hang-ups only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class Hangups:
-    """The connections that are not read now."""
+    """The connections whose reading is paused."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -22,17 +22,17 @@ class Hangups:
         self._loop.add_reader(self._epoll.fileno(), self._look)
 
     def watch(self, fd: int, hung_up: Callable[[], None]) -> None:
-        """Call ``hung_up``, once, when the peer closes or resets the connection."""
+        """Call ``hung_up`` once when the peer closes or resets the connection."""
         self._watched[fd] = hung_up
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
     def forget(self, fd: int) -> None:
-        """The connection is read again, or about to be closed. Repeatable."""
+        """Stop watching: reading resumes or the connection is closed. May be called again."""
         if self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching all connections."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 

@@ -1,8 +1,8 @@
-"""The HTTP/1.1 of the streaming server: one request that asks for an upgrade; it does no I/O.
+"""HTTP/1.1 for the streaming server: reads one upgrade request; does no I/O.
 
-`Http` reads the one request of a connection (by h11, which is strict about everything that
-smuggling lives on) and writes the one answer. `accepted` decides, from the request alone, which
-protocol it becomes, or why not.
+`Http` reads the only request of a connection (with h11, which is strict about everything that
+request smuggling relies on) and writes the only response. `accepted` decides from the request alone
+which protocol the connection is upgraded to, or why not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal
 import h11
 from wsproto.utilities import generate_accept_token
 
-from runtime.streaming.asked import Kind
+from runtime.streaming.requests import Kind
 
 MAX_HEAD_BYTES: Final = 16 << 10
 """Request line and headers together."""
@@ -32,10 +32,10 @@ SPDY_PROTOCOLS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "attach": _CHANNELS + _FIRST_CHANNELS,
     "portforward": ("portforward.k8s.io",),
 }
-"""What is spoken over SPDY, for each path."""
+"""The subprotocols spoken over SPDY, for each path."""
 
 TUNNEL: Final = "SPDY/3.1+portforward.k8s.io"
-"""SPDY in the messages of a WebSocket."""
+"""SPDY tunnelled through WebSocket messages."""
 
 _WEBSOCKET_CHANNELS: Final = (
     "v4.channel.k8s.io",
@@ -49,7 +49,7 @@ WEBSOCKET_PROTOCOLS: Final[Mapping[Kind, tuple[str, ...]]] = {
     "attach": ("v5.channel.k8s.io", *_WEBSOCKET_CHANNELS),
     "portforward": (TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"),
 }
-"""What is spoken over WebSocket, for each path; a client that offers none gets the oldest form."""
+"""The subprotocols spoken over WebSocket, for each path; the oldest is used if none is offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +58,34 @@ class Request:
 
     method: str
     path: str
-    """Without the query."""
+    """The path without the query."""
     headers: Sequence[tuple[str, str]]
-    """Names in lower case."""
+    """With lower-case names."""
 
     def values(self, name: str) -> list[str]:
-        """Every element of a header that may be a list, in order."""
+        """All elements of a header that may be a list, in order."""
         joined = ",".join(value for header, value in self.headers if header == name)
         return [element for part in joined.split(",") if (element := part.strip())]
 
     def tokens(self, name: str) -> set[str]:
-        """The elements in lower case, where case does not matter."""
+        """The elements in lower case, for headers that ignore case."""
         return {element.lower() for element in self.values(name)}
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What a connection becomes."""
+    """What a connection is upgraded to."""
 
     transport: Literal["spdy", "websocket"]
     protocol: str
-    """The subprotocol; "" for a WebSocket client that named none."""
+    """The subprotocol; "" if a WebSocket client offered none."""
     headers: tuple[tuple[str, str], ...]
-    """Of the 101 answer."""
+    """Headers of the 101 response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Exception):
-    """An answer that ends the connection."""
+    """A response that ends the connection."""
 
     status: HTTPStatus
     reason: str
@@ -96,15 +96,15 @@ class Refusal(Exception):
 
 
 class Http:
-    """The one request of a connection and its answer."""
+    """The only request of a connection, and its response."""
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
 
     def receive(self, data: bytes) -> Request | None:
-        """The request once all of it came, None before.
+        """The request once it is complete, until then None.
 
-        Raises Refusal for what is no HTTP/1.1 request, or has a body.
+        Raises Refusal if it is not an HTTP/1.1 request or has a body.
         """
         try:
             self._connection.receive_data(data)
@@ -118,10 +118,10 @@ class Http:
 
     def _request(self, event: h11.Request) -> Request:
         if event.http_version != b"1.1":
-            raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 is spoken here")
+            raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is supported")
         framed = any(name == b"transfer-encoding" for name, _ in event.headers)
         if framed or not isinstance(self._connection.next_event(), h11.EndOfMessage):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "a request to upgrade has no body")
+            raise Refusal(HTTPStatus.BAD_REQUEST, "an upgrade request must not have a body")
         return Request(
             method=event.method.decode(),
             path=event.target.decode("latin-1").partition("?")[0],
@@ -129,15 +129,15 @@ class Http:
         )
 
     def switched(self, upgrade: Upgrade) -> tuple[bytes, bytes]:
-        """The 101 answer, and what the client sent after its request already."""
-        answer = h11.InformationalResponse(
+        """The 101 response, and the bytes the client has already sent after its request."""
+        response = h11.InformationalResponse(
             status_code=HTTPStatus.SWITCHING_PROTOCOLS, headers=list(upgrade.headers)
         )
-        sent = self._connection.send(answer) or b""
+        sent = self._connection.send(response) or b""
         return sent, self._connection.trailing_data[0]
 
     def refused(self, refusal: Refusal) -> bytes:
-        """The answer that says no; nothing where the connection is past answering."""
+        """The response that refuses; b"" if the connection is already past its response."""
         body = f"{refusal.reason}\n".encode()
         headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
@@ -145,28 +145,28 @@ class Http:
             ("Connection", "close"),
             *refusal.headers,
         ]
-        answer = h11.Response(status_code=refusal.status, headers=headers)
+        response = h11.Response(status_code=refusal.status, headers=headers)
         try:
-            parts = (answer, h11.Data(data=body), h11.EndOfMessage())
+            parts = (response, h11.Data(data=body), h11.EndOfMessage())
             return b"".join(self._connection.send(part) or b"" for part in parts)
         except h11.LocalProtocolError:
             return b""
 
 
 def accepted(request: Request, kind: Kind) -> Upgrade:
-    """What the connection becomes; raises Refusal with what a client has to change."""
+    """What to upgrade the connection to; raises Refusal with what the client must change."""
     if request.method not in ("GET", "POST"):
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED, "use GET or POST", headers=(("Allow", "GET, POST"),)
         )
-    wanted = request.tokens("upgrade")
-    if "upgrade" not in request.tokens("connection") or not wanted & {SPDY, "websocket"}:
+    upgrades = request.tokens("upgrade")
+    if "upgrade" not in request.tokens("connection") or not upgrades & {SPDY, "websocket"}:
         raise Refusal(
             HTTPStatus.BAD_REQUEST,
             "unable to upgrade: the request needs Connection: Upgrade, and Upgrade: websocket or "
             "SPDY/3.1",
         )
-    if "websocket" in wanted:
+    if "websocket" in upgrades:
         return _websocket(request, WEBSOCKET_PROTOCOLS[kind])
     return _spdy(request, SPDY_PROTOCOLS[kind])
 
@@ -191,7 +191,7 @@ def _websocket(request: Request, spoken: tuple[str, ...]) -> Upgrade:
     if request.method != "GET":
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            "a WebSocket begins with GET",
+            "a WebSocket handshake must use GET",
             headers=(("Allow", "GET"),),
         )
     if request.values("sec-websocket-version") != ["13"]:
@@ -218,14 +218,14 @@ def _websocket(request: Request, spoken: tuple[str, ...]) -> Upgrade:
 
 
 def _first_spoken(offered: list[str], spoken: tuple[str, ...]) -> str:
-    """The first of the client's protocols that is spoken here: the order is the client's."""
+    """The first of the client's protocols that is supported: the client's order decides."""
     for protocol in offered:
         if protocol in spoken:
             return protocol
     raise Refusal(
         HTTPStatus.FORBIDDEN,
-        f"unable to upgrade: none of {', '.join(offered)} is spoken here; "
-        f"spoken are {', '.join(spoken)}",
+        f"unable to upgrade: none of {', '.join(offered)} is supported; "
+        f"supported: {', '.join(spoken)}",
         headers=tuple(("X-Accepted-Stream-Protocol-Versions", name) for name in spoken),
     )
 

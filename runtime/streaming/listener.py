@@ -1,4 +1,4 @@
-"""The one listener of exec, attach and port-forward: its address, its TLS, its end."""
+"""The listener for exec, attach and port-forward: address, TLS, shutdown."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from runtime.streaming.hangups import Hangups
 from runtime.streaming.metrics import Metrics
 
 if TYPE_CHECKING:
-    from runtime.streaming.client import Answer, Client
+    from runtime.streaming.client import Client, Decide
 
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 512
 _CLOSING: Final = 2.0
-"""Seconds for the last words to clients whose time is over."""
+"""Seconds for the final messages to clients when the grace period is over."""
 
 
 class Listener:
-    """Accepts clients, until it is stopped."""
+    """Accepts clients until it is stopped."""
 
-    def __init__(self, config: StreamingTable, answer: Answer, metrics: Metrics) -> None:
+    def __init__(self, config: StreamingTable, decide: Decide, metrics: Metrics) -> None:
         self._config = config
-        self._answer = answer
+        self._decide = decide
         self._metrics = metrics
         self._clients: set[Client] = set()
         self._server: asyncio.Server | None = None
         self._hangups: Hangups | None = None
         self._sessions: set[asyncio.Task[None]] = set()
-        """Of all clients, those that have left included."""
+        """The sessions of all clients, including those that have disconnected."""
         self.url = ""
-        """Where clients find it, without a slash at the end."""
+        """The base URL for clients, without a trailing slash."""
 
     async def start(self) -> None:
         """Listen; raises ConfigError with the remedy."""
@@ -64,18 +64,23 @@ class Listener:
         log.info("streaming", url=self.url)
 
     async def stop(self, grace: float) -> None:
-        """Accept no more; sessions have ``grace`` seconds, then they are closed with a word.
+        """Stop accepting. Sessions have ``grace`` seconds to end, then they are closed with a
+        message.
 
-        Sessions whose client has left are not waited for: their commands go on by themselves.
+        Sessions of disconnected clients are not waited for; their commands continue to run.
         """
         server, self._server = self._server, None
         if server is None:
             return
         server.close()
-        attended = {task for client in self._clients if (task := client.serving)}
-        if attended:
-            log.info("streams may end", sessions=len(attended), within=f"{grace:.0f} s")
-            await asyncio.wait(attended, timeout=grace)
+        connected = {task for client in self._clients if (task := client.serving)}
+        if connected:
+            log.info(
+                "waiting for streaming sessions to end",
+                sessions=len(connected),
+                within=f"{grace:.0f} s",
+            )
+            await asyncio.wait(connected, timeout=grace)
         left = set(self._sessions)
         for task in left:
             task.cancel()
@@ -83,17 +88,17 @@ class Listener:
             await asyncio.wait(left, timeout=_CLOSING)
         for client in list(self._clients):
             client.abort()
-        await asyncio.sleep(0)  # connections are lost in the loop's next turn
+        await asyncio.sleep(0)  # connection_lost runs in the loop's next iteration
         if self._hangups is not None:
             self._hangups.close()
 
     def _client(self) -> Client:
-        # The protocols take 60 ms to load: the first client waits for them, not every start.
+        # The protocols take 60 ms to load: delay the first client, not every start of the server.
         from runtime.streaming.client import Client
 
         assert self._hangups is not None
         return Client(
-            self._answer,
+            self._decide,
             self._clients,
             self._config.stream_idle_timeout,
             self._metrics,
@@ -103,11 +108,11 @@ class Listener:
 
 
 def default_address() -> str:
-    """The address that packets to other networks leave from; 127.0.0.1 where there is no route."""
+    """The source address for packets to other networks; 127.0.0.1 if there is no route."""
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect((elsewhere, 9))  # of a datagram socket: only looks the route up
+                probe.connect((elsewhere, 9))  # a datagram socket: only looks up the route
             except OSError:
                 continue
             return str(probe.getsockname()[0])

@@ -1,4 +1,4 @@
-"""What is counted of streaming; `runtime.server.metrics.Metrics`."""
+"""The streaming metrics, as a Protocol; `runtime.server.metrics.Metrics` implements it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Metrics(Protocol):
-    """Told of sessions and of clients' faults."""
+    """Counts sessions and client faults."""
 
     def stream_began(self, kind: str, transport: str) -> None: ...
 

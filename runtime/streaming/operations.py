@@ -1,4 +1,4 @@
-"""Exec, Attach and PortForward: each answers a URL, which a client then has one minute to use.
+"""Exec, Attach and PortForward: each returns a URL, which a client must use within one minute.
 
 `Streaming` issues the URLs; `runtime.streaming.listener` accepts the clients, and
 `runtime.streaming.sessions` serves them.
@@ -13,15 +13,15 @@ from generated.cri import api_pb2
 from runtime.config.tables import Config
 from runtime.errors import InvalidArgument
 from runtime.store.objects import Container, Sandbox, Store
-from runtime.streaming.asked import Asked, Attach, Exec, PortForward
-from runtime.streaming.channels import Wanted
+from runtime.streaming.channels import Streams
 from runtime.streaming.listener import Listener
 from runtime.streaming.metrics import Metrics
+from runtime.streaming.requests import Attach, Exec, PortForward, StreamRequest
 from runtime.streaming.services import Containers
 from runtime.streaming.tokens import Tokens
 
 if TYPE_CHECKING:
-    from runtime.streaming.client import Begun, Client
+    from runtime.streaming.client import Client, StartedSession
     from runtime.streaming.http import Request, Upgrade
 
 
@@ -35,15 +35,15 @@ class Streaming:
         self._store = store
         self._containers = containers
         self._metrics = metrics
-        self._tokens: Tokens[Asked] = Tokens()
-        self._listener = Listener(config.streaming, self._answer, metrics)
+        self._tokens: Tokens[StreamRequest] = Tokens()
+        self._listener = Listener(config.streaming, self._decide, metrics)
 
     async def start(self) -> None:
-        """Listen; raises ConfigError with the remedy when that cannot be."""
+        """Listen; raises ConfigError with the remedy if that fails."""
         await self._listener.start()
 
     async def stop(self, grace: float) -> None:
-        """Take no more clients; those that are served have ``grace`` seconds to end."""
+        """Stop accepting clients; running sessions have ``grace`` seconds to end."""
         await self._listener.stop(grace)
 
     # The RPCs
@@ -52,18 +52,18 @@ class Streaming:
         self, container: Container, request: api_pb2.ExecRequest
     ) -> api_pb2.ExecResponse:
         """Exec."""
-        wanted = Wanted(request.stdin, request.stdout, request.stderr, request.tty)
-        _must_have_a_stream(wanted)
-        asked = Exec(container.id, tuple(request.cmd), wanted)
-        return api_pb2.ExecResponse(url=self._url(asked))
+        streams = Streams(request.stdin, request.stdout, request.stderr, request.tty)
+        _must_have_a_stream(streams)
+        pending = Exec(container.id, tuple(request.cmd), streams)
+        return api_pb2.ExecResponse(url=self._url(pending))
 
     async def attach(
         self, container: Container, request: api_pb2.AttachRequest
     ) -> api_pb2.AttachResponse:
         """Attach."""
-        wanted = Wanted(request.stdin, request.stdout, request.stderr, request.tty)
-        _must_have_a_stream(wanted)
-        return api_pb2.AttachResponse(url=self._url(Attach(container.id, wanted)))
+        streams = Streams(request.stdin, request.stdout, request.stderr, request.tty)
+        _must_have_a_stream(streams)
+        return api_pb2.AttachResponse(url=self._url(Attach(container.id, streams)))
 
     async def port_forward(
         self, sandbox: Sandbox, request: api_pb2.PortForwardRequest
@@ -72,14 +72,16 @@ class Streaming:
         for index, port in enumerate(request.port):
             if not 0 < port < 1 << 16:
                 raise InvalidArgument(f"must be 1 to 65535, not {port}", field=f"port[{index}]")
-        asked = PortForward(sandbox.id, tuple(request.port))
-        return api_pb2.PortForwardResponse(url=self._url(asked))
+        pending = PortForward(sandbox.id, tuple(request.port))
+        return api_pb2.PortForwardResponse(url=self._url(pending))
 
-    def _url(self, asked: Asked) -> str:
-        return f"{self._listener.url}/{asked.kind}/{self._tokens.issue(asked)}"
+    def _url(self, pending: StreamRequest) -> str:
+        return f"{self._listener.url}/{pending.kind}/{self._tokens.issue(pending)}"
 
-    def _answer(self, client: Client, request: Request) -> tuple[Upgrade, Callable[[], Begun]]:
-        # with the first client, as in the listener
+    def _decide(
+        self, client: Client, request: Request
+    ) -> tuple[Upgrade, Callable[[], StartedSession]]:
+        # loaded with the first client, as in the listener
         from runtime.streaming.sessions import Sessions
 
         sessions = Sessions(
@@ -89,9 +91,9 @@ class Streaming:
             metrics=self._metrics,
             tokens=self._tokens,
         )
-        return sessions.answer(client, request)
+        return sessions.decide(client, request)
 
 
-def _must_have_a_stream(wanted: Wanted) -> None:
-    if not (wanted.stdin or wanted.stdout or wanted.stderr):
+def _must_have_a_stream(streams: Streams) -> None:
+    if not (streams.stdin or streams.stdout or streams.stderr):
         raise InvalidArgument("one of stdin, stdout and stderr must be set", field="stdin")

@@ -1,4 +1,4 @@
-"""How a command ended, in the words of the error channel."""
+"""How a command ended, and how the error channel reports it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The command ended by itself, or attached output did (code 0)."""
+    """The command exited by itself, or the attached output ended (code 0)."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The command could not be run, or could not be followed to its end."""
+    """The command could not be run, or its exit could not be observed."""
 
     reason: str
 
@@ -25,9 +25,9 @@ Outcome: TypeAlias = Exited | Failed
 
 
 def encoded(outcome: Outcome, protocol: str) -> bytes:
-    """What goes to the error channel: from v4 on a ``metav1.Status`` in JSON.
+    """The bytes for the error channel: from v4 on a ``metav1.Status`` as JSON.
 
-    Before it, the bare message of a failure, and nothing when all went well.
+    Older protocols get the plain message of a failure, and nothing on success.
     """
     status = _status(outcome)
     if protocol.startswith(("v4.", "v5.")):

@@ -1,4 +1,4 @@
-"""PortForward: a client's connections and a pod's ports, joined by channels."""
+"""PortForward: connects a client's connections to ports of a pod."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from runtime.linux import netns
 from runtime.streaming.channels import Channel, Connection, Gone, PortSession
 
 DIAL_LIMIT: Final = 10.0
-"""Seconds for a port of the pod to accept."""
+"""Seconds for a port of the pod to accept a connection."""
 
 GRACE: Final = 1.0
-"""Seconds of silence after one direction has ended until the other is cut."""
+"""Seconds of silence, after one direction has ended, until the other is closed."""
 
 _READ_BYTES: Final = 256 << 10
 _LOCALHOST: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class _Refused(Exception):
-    """No connection to the port; the message is for the client."""
+    """The port refused the connection; the message is for the client."""
 
 
 async def serve(session: PortSession, netns_path: str) -> None:
-    """Join every connection that the client opens to its port of the pod.
+    """Connect every connection that the client opens to its port of the pod.
 
-    ``netns_path`` is the pod's network namespace; "" is the node's.
+    ``netns_path`` is the pod's network namespace; "" means the node's.
     """
-    joined: set[asyncio.Task[None]] = set()
+    forwarding: set[asyncio.Task[None]] = set()
     try:
         async for connection in session.connections():
-            task = asyncio.create_task(_join(connection, netns_path))
-            joined.add(task)
-            task.add_done_callback(joined.discard)
+            task = asyncio.create_task(_forward(connection, netns_path))
+            forwarding.add(task)
+            task.add_done_callback(forwarding.discard)
     finally:
-        for task in joined:
+        for task in forwarding:
             task.cancel()
-        await asyncio.gather(*joined, return_exceptions=True)
+        await asyncio.gather(*forwarding, return_exceptions=True)
         await session.end()
 
 
-async def _join(connection: Connection, netns_path: str) -> None:
+async def _forward(connection: Connection, netns_path: str) -> None:
     data, error = connection.data, connection.error
     error.discard()
     try:
-        with await _dialled(connection.port, netns_path) as peer:
-            await _copied(data, peer)
+        with await _dial(connection.port, netns_path) as peer:
+            await _copy_both_ways(data, peer)
     except _Refused as refusal:
         try:
             await error.write(str(refusal).encode())
@@ -57,28 +57,28 @@ async def _join(connection: Connection, netns_path: str) -> None:
         error.end()
         data.reset()
         return
-    except (OSError, Gone):  # a connection that breaks is one that ends
+    except (OSError, Gone):  # a broken connection is handled like one that ended
         data.reset()
     finally:
         data.end()
         error.end()
 
 
-async def _dialled(port: int, netns_path: str) -> socket.socket:
+async def _dial(port: int, netns_path: str) -> socket.socket:
     """A connection to the port on the pod's localhost, by IPv4 or else IPv6."""
     reasons = []
     for family, address in _LOCALHOST:
         try:
             peer = await _socket_in(netns_path, family)
         except OSError as error:
-            reasons.append(f"{address}: {_words(error)}")
+            reasons.append(f"{address}: {_reason(error)}")
             continue
         try:
             async with asyncio.timeout(DIAL_LIMIT):
                 await asyncio.get_running_loop().sock_connect(peer, (address, port))
         except (OSError, TimeoutError) as error:
             peer.close()
-            reasons.append(f"{address}: {_words(error)}")
+            reasons.append(f"{address}: {_reason(error)}")
         except BaseException:
             peer.close()
             raise
@@ -87,26 +87,26 @@ async def _dialled(port: int, netns_path: str) -> socket.socket:
     raise _Refused(f"failed to connect to port {port} of the pod: {'; '.join(reasons)}")
 
 
-def _words(error: OSError) -> str:
-    """The system's own: asyncio puts others in their place."""
+def _reason(error: OSError) -> str:
+    """The operating system's text: asyncio replaces it with its own."""
     if isinstance(error, TimeoutError) or error.errno is None:
-        return f"no answer within {DIAL_LIMIT:.0f} s"
+        return f"no response within {DIAL_LIMIT:.0f} s"
     return os.strerror(error.errno)
 
 
 async def _socket_in(netns_path: str, family: socket.AddressFamily) -> socket.socket:
-    """A socket of a network namespace: it stays there, whoever uses it."""
+    """A socket created in a network namespace; it stays there whichever thread uses it."""
 
-    def made() -> socket.socket:
-        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return made
+    def create() -> socket.socket:
+        created = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return created
 
-    return await netns.inside(netns_path, made) if netns_path else made()
+    return await netns.inside(netns_path, create) if netns_path else create()
 
 
-async def _copied(data: Channel, peer: socket.socket) -> None:
-    """Copy both ways until both have ended, or one has and the other is silent."""
+async def _copy_both_ways(data: Channel, peer: socket.socket) -> None:
+    """Copy both ways until both have ended, or one has ended and the other is silent."""
     moved = _Moved()
     sending = asyncio.create_task(_send(data, peer, moved.note))
     receiving = asyncio.create_task(_receive(data, peer, moved.note))
@@ -127,7 +127,7 @@ async def _copied(data: Channel, peer: socket.socket) -> None:
 
 
 class _Moved:
-    """Counts what goes through a connection."""
+    """Counts the bytes copied on a connection."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""What streaming needs of containers: Protocols, which `runtime.containers` satisfies."""
+"""What streaming needs from containers, as Protocols that `runtime.containers` implements."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from runtime.store.objects import Container
 
 
 class Input(Protocol):
-    """Where a client's input goes."""
+    """Where a client's input is written."""
 
     async def write(self, data: bytes) -> None:
-        """Raises BrokenPipeError when nothing reads it any more."""
+        """Raises BrokenPipeError if it has no reader any more."""
 
     def close(self) -> None: ...
 
 
 class Output(Protocol):
-    """Where output comes from."""
+    """Where output is read from."""
 
     async def read(self) -> bytes:
         """b"" at the end."""
@@ -32,34 +32,34 @@ class Command(Protocol):
     def stdin(self) -> Input | None: ...
     @property
     def stdout(self) -> Output | None:
-        """To be read to its end, wanted or not: the command is blocked by a full pipe."""
+        """Must be read to its end even if it is not needed: a full pipe blocks the command."""
 
     @property
     def stderr(self) -> Output | None: ...
 
     async def wait(self) -> int:
-        """The exit code."""
+        """Wait for the command and return its exit code."""
 
     async def end_input(self) -> None: ...
 
     async def resize(self, width: int, height: int) -> None: ...
 
     async def hang_up(self) -> None:
-        """SIGHUP, as from a terminal whose user leaves."""
+        """Send SIGHUP, as a terminal does when its user disconnects."""
 
     def close(self) -> None:
-        """Leave nothing of it, killed if it still runs."""
+        """Delete the command, killing it if it still runs."""
 
     def leave(self) -> None:
-        """Let go of it without ending it."""
+        """Stop watching the command without ending it."""
 
 
 class Attachment(Protocol):
-    """A container's own streams, as one client sees them."""
+    """The streams of a container, as one client sees them."""
 
     @property
     def closes_input(self) -> bool:
-        """The container's input ends with this client's."""
+        """Whether the end of the client's input ends the container's input."""
 
     async def open_input(self) -> Input | None: ...
 

@@ -1,4 +1,4 @@
-"""What a client of a URL gets: the upgrade of its connection, and the work that begins after it."""
+"""Serves the client of a streaming URL: upgrades its connection, then runs its session."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from generated.lifecycle import ContainerState, SandboxState
 from runtime.config.tables import Config
 from runtime.store.objects import Store
 from runtime.streaming import attach, exec, port_forward
-from runtime.streaming.asked import Asked, Attach, Exec, PortForward
-from runtime.streaming.channels import CommandSession, Gone, PortSession, Wanted
-from runtime.streaming.client import Begun, Client, Session
+from runtime.streaming.channels import CommandSession, Gone, PortSession, Streams
+from runtime.streaming.client import Client, Session, StartedSession
 from runtime.streaming.http import TUNNEL, Refusal, Request, Upgrade, accepted
 from runtime.streaming.metrics import Metrics
 from runtime.streaming.outcome import Failed
+from runtime.streaming.requests import Attach, Exec, PortForward, StreamRequest
 from runtime.streaming.services import Containers
 from runtime.streaming.spdy_link import SpdyCommand, SpdyLink, SpdyPorts, StreamsMissing
 from runtime.streaming.tokens import Tokens
@@ -34,7 +34,8 @@ from runtime.streaming.websocket_link import (
 log = structlog.get_logger(__name__)
 
 _MAX_WEBSOCKET_PORTS: Final = {False: 127, True: 5}
-"""Ports whose channel numbers fit: one byte, or (base64 forms) one digit, for two channels each."""
+"""The most ports whose channel numbers fit: two channels per port, and a number is one byte or, in
+the base64 protocols, one digit."""
 
 
 class Sessions:
@@ -47,7 +48,7 @@ class Sessions:
         store: Store,
         containers: Containers,
         metrics: Metrics,
-        tokens: Tokens[Asked],
+        tokens: Tokens[StreamRequest],
     ) -> None:
         self._config = config
         self._store = store
@@ -55,42 +56,45 @@ class Sessions:
         self._metrics = metrics
         self._tokens = tokens
 
-    def answer(self, client: Client, request: Request) -> tuple[Upgrade, Callable[[], Begun]]:
-        """What a request gets: an upgrade, and what begins after it. Raises Refusal."""
+    def decide(
+        self, client: Client, request: Request
+    ) -> tuple[Upgrade, Callable[[], StartedSession]]:
+        """The response to a request: an upgrade, and a function that starts the session. Raises
+        Refusal."""
         kind, _, token = request.path.removeprefix("/").partition("/")
-        asked = self._tokens.look(token)
-        if asked is None or asked.kind != kind:
+        pending = self._tokens.look(token)
+        if pending is None or pending.kind != kind:
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
-                "there is no such URL: each serves one client, within one minute",
+                "unknown URL: each one is valid for one client and one minute",
             )
-        upgrade = accepted(request, asked.kind)
-        if isinstance(asked, PortForward) and upgrade.protocol != TUNNEL:
+        upgrade = accepted(request, pending.kind)
+        if isinstance(pending, PortForward) and upgrade.protocol != TUNNEL:
             most = _MAX_WEBSOCKET_PORTS["base64" in upgrade.protocol]
-            if upgrade.transport == "websocket" and not 0 < len(asked.ports) <= most:
+            if upgrade.transport == "websocket" and not 0 < len(pending.ports) <= most:
                 raise Refusal(
                     HTTPStatus.BAD_REQUEST,
                     f"this subprotocol needs the ports in the PortForward call, at most {most}; "
                     f"{TUNNEL} needs none",
                 )
-        # A client whose upgrade was refused may try another with the same URL.
+        # A client whose upgrade was refused may try another protocol with the same URL.
         self._tokens.take(token)
-        return upgrade, lambda: self._begun(client, asked, upgrade)
+        return upgrade, lambda: self._start(client, pending, upgrade)
 
-    def _begun(self, client: Client, asked: Asked, upgrade: Upgrade) -> Begun:
+    def _start(self, client: Client, pending: StreamRequest, upgrade: Upgrade) -> StartedSession:
         session: Session
-        if isinstance(asked, PortForward):
-            session, ports = _port_session(client, upgrade, asked.ports)
-            work = self._forward(asked, ports)
+        if isinstance(pending, PortForward):
+            session, ports = _port_session(client, upgrade, pending.ports)
+            work = self._forward(pending, ports)
         else:
-            session, opening = _command_session(client, upgrade, asked.wanted)
-            work = self._command(asked, opening)
-        return session, self._observed(asked.kind, upgrade.transport, client, work)
+            session, opening = _command_session(client, upgrade, pending.streams)
+            work = self._command(pending, opening)
+        return session, self._observed(pending.kind, upgrade.transport, client, work)
 
     async def _observed(
         self, kind: str, transport: str, client: Client, work: Awaitable[None]
     ) -> None:
-        """Serve one client; whatever comes of it, it costs this client only."""
+        """Serve one client; any failure affects this client only."""
         began = time.monotonic()
         self._metrics.stream_began(kind, transport)
         try:
@@ -98,32 +102,32 @@ class Sessions:
         except StreamsMissing as error:
             client.report(str(error))
         except Exception as error:
-            log.error("a stream failed inside the server", kind=kind, exc_info=error)
-            client.report(f"failed inside the server: {error!r}")
+            log.error("streaming session failed with an internal error", kind=kind, exc_info=error)
+            client.report(f"internal error: {error!r}")
         finally:
             self._metrics.stream_ended(kind, transport, time.monotonic() - began)
             client.close()
 
-    async def _command(self, asked: Exec | Attach, opening: Awaitable[CommandSession]) -> None:
+    async def _command(self, pending: Exec | Attach, opening: Awaitable[CommandSession]) -> None:
         session = await opening
-        container = self._store.containers.get(asked.container_id)
+        container = self._store.containers.get(pending.container_id)
         if container is None or container.state is not ContainerState.RUNNING:
             state = "gone" if container is None else container.state.name
-            await session.end(Failed(f"container {asked.container_id} is {state}"))
-        elif isinstance(asked, Exec):
+            await session.end(Failed(f"container {pending.container_id} is {state}"))
+        elif isinstance(pending, Exec):
             await exec.serve(
                 session,
                 self._containers,
                 container,
-                list(asked.cmd),
-                asked.wanted,
+                list(pending.cmd),
+                pending.streams,
                 self._config.drain_exec_sync_io_timeout,
             )
         else:
-            await attach.serve(session, self._containers.attachment(container), asked.wanted)
+            await attach.serve(session, self._containers.attachment(container), pending.streams)
 
-    async def _forward(self, asked: PortForward, session: PortSession) -> None:
-        sandbox = self._store.sandboxes.get(asked.sandbox_id)
+    async def _forward(self, pending: PortForward, session: PortSession) -> None:
+        sandbox = self._store.sandboxes.get(pending.sandbox_id)
         if sandbox is None or sandbox.state is not SandboxState.READY:
             await session.end()
             return
@@ -143,14 +147,14 @@ async def _set(event: asyncio.Event) -> None:
 
 
 def _command_session(
-    client: Client, upgrade: Upgrade, wanted: Wanted
+    client: Client, upgrade: Upgrade, streams: Streams
 ) -> tuple[Session, Awaitable[CommandSession]]:
-    """The receiver of the client's bytes, and its channels once they are open."""
+    """The receiver of the client's bytes, and the channels once they are open."""
     if upgrade.transport == "spdy":
         link = SpdyLink(client)
-        # the streams' headers may come with the next read, so what they are for is known now
-        return link, SpdyCommand.expected(link, upgrade.protocol, wanted)
-    socket = WebSocketLink(client, upgrade.protocol, WebSocketCommand.names(wanted))
+        # the streams' headers may arrive with the next read, so declare the expected streams now
+        return link, SpdyCommand.expected(link, upgrade.protocol, streams)
+    socket = WebSocketLink(client, upgrade.protocol, WebSocketCommand.names(streams))
     return socket, _at_once(WebSocketCommand(socket, upgrade.protocol))
 
 

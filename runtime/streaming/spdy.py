@@ -6,19 +6,19 @@
     spdy.send(stream_id, b"...", fin=True)
     transport.write(spdy.output())
 
-What the field's clients need of SPDY/3.1 (draft-mbelshe-httpbis-spdy-00 and its 3.1 amendments) is
-here: streams that the client opens, data, half-close, reset, ping, flow control, goaway, settings.
-Pushed streams and credentials are not.
+Implements what Kubernetes clients use of SPDY/3.1 (draft-mbelshe-httpbis-spdy-00 and its 3.1
+amendments): streams opened by the client, data, half-close, reset, ping, flow control, goaway and
+settings. Server push and credentials are not implemented.
 
-Faults of one stream reset that stream; faults after which frames or compressed headers can no
-longer be told apart end the connection: `receive` then gives `Failed`, the output ends with a
+An error in one stream resets that stream. An error after which frames or compressed headers can no
+longer be parsed ends the connection: `receive` then returns `Failed`, the output ends with a
 GOAWAY, and everything received later is ignored.
 
 **Flow control.** The clients of Kubernetes (Go's spdystream) neither obey nor send WINDOW_UPDATE; a
-server that obeyed the initial window would stop for good after 64 KiB. A peer's windows are
-therefore obeyed from the first frame on by which it shows that it keeps them: SETTINGS with an
-initial window, or WINDOW_UPDATE. Our own windows are always announced and replenished by
-`consumed`, and the reader of the connection must bound what a peer sends regardless.
+server that obeyed the initial window would stall for ever after 64 KiB. A peer's windows are
+therefore obeyed only once it has shown that it uses them: by SETTINGS with an initial window, or by
+WINDOW_UPDATE. Our own windows are always announced and replenished by `consumed`, but the reader of
+the connection must limit what a peer sends regardless.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from typing import Final, TypeAlias
 from runtime.streaming.spdy_dictionary import DICTIONARY
 
 MAX_CONTROL_BYTES: Final = 64 << 10
-"""Payload of a control frame; a longer one ends the connection."""
+"""Largest payload of a control frame; a longer one ends the connection."""
 MAX_HEADER_BYTES: Final = 64 << 10
-"""A header block once it is decompressed."""
+"""Largest header block after decompression."""
 MAX_HEADERS: Final = 256
-"""Names in one header block."""
+"""Most names in one header block."""
 MAX_STREAMS: Final = 2048
 """Streams that a peer may have open at once; more are refused."""
 WINDOW: Final = 256 << 10
-"""Bytes of one stream that a peer which keeps windows may send before we have consumed them."""
+"""Bytes of one stream that a peer which obeys windows may send before we have consumed them."""
 
 _DEFAULT_WINDOW: Final = 64 << 10
 _MAX_WINDOW: Final = 0x7FFFFFFF
@@ -51,8 +51,8 @@ _FIN: Final = 0x01
 
 _WINDOW_BITS: Final = 11
 _MEMORY_LEVEL: Final = 1
-"""Of our compression: the dictionary fits into 2 KiB, and our headers are few. By default each
-connection would take 268 KiB for it."""
+"""Compression settings: the dictionary fits into 2 KiB, and our headers are few. With the defaults
+each connection would use 268 KiB."""
 
 _WORDS: Final = struct.Struct(">II")
 _WORD: Final = struct.Struct(">I")
@@ -102,7 +102,7 @@ Headers: TypeAlias = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The peer opened a stream; with ``fin`` it will send nothing on it."""
+    """The peer opened a stream; with ``fin`` it will not send data on it."""
 
     stream: int
     headers: Headers
@@ -120,7 +120,8 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Bytes of a stream; a frame may arrive in several. ``fin`` comes with the last byte."""
+    """Bytes of a stream; one frame may be reported in several parts. ``fin`` comes with the last
+    byte."""
 
     stream: int
     data: bytes
@@ -129,7 +130,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The peer gave a stream up."""
+    """The peer reset a stream."""
 
     stream: int
     status: int
@@ -144,21 +145,21 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class WindowOpened:
-    """More may be sent: on ``stream``, or on every one when it is 0."""
+    """More may be sent: on ``stream``, or on all streams if it is 0."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class WentAway:
-    """The peer opens no more streams and means to close."""
+    """The peer opens no more streams and will close."""
 
     status: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The connection cannot go on; ``reason`` is a sentence for people."""
+    """The connection cannot continue; ``reason`` is a sentence for people."""
 
     reason: str
 
@@ -170,7 +171,7 @@ _Reader: TypeAlias = Callable[["Spdy", int, bytes], Iterator[Event]]
 
 
 class StreamFault(Exception):
-    """A frame that costs its stream only."""
+    """An error that affects one stream only."""
 
     def __init__(self, stream: int, status: Status) -> None:
         super().__init__(f"stream {stream}: {status.name}")
@@ -179,11 +180,11 @@ class StreamFault(Exception):
 
 
 class ConnectionFault(Exception):
-    """Received bytes after which the connection cannot go on."""
+    """Received bytes after which the connection cannot continue."""
 
 
 class _Stream:
-    """One open stream: who has finished, what we may still send, what we have yet to report."""
+    """One open stream: which sides have finished, its send window, what is not consumed yet."""
 
     __slots__ = ("finished", "peer_finished", "unreported", "window")
 
@@ -224,13 +225,13 @@ class Spdy:
         settings = [(_MAX_CONCURRENT_STREAMS, MAX_STREAMS), (_INITIAL_WINDOW_SIZE, WINDOW)]
         payload = _WORD.pack(len(settings)) + b"".join(_WORDS.pack(*pair) for pair in settings)
         self._control(FrameType.SETTINGS, payload)
-        # Streams bound what is unread, so the window of the whole connection never closes.
+        # The stream windows limit what is unread, so the connection's window may stay open.
         self._control(FrameType.WINDOW_UPDATE, _WORDS.pack(0, _MAX_WINDOW - _DEFAULT_WINDOW))
 
     # Sending
 
     def output(self) -> bytes:
-        """Take what is to be sent."""
+        """Take the bytes to be sent."""
         if len(self._output) == 1:
             return self._output.pop()
         output = b"".join(self._output)
@@ -255,7 +256,7 @@ class Spdy:
             )
 
     def room(self, stream: int) -> int:
-        """Bytes that the peer lets us send on the stream now; 0 for one that is not open."""
+        """Bytes that the peer allows us to send on the stream now; 0 if the stream is not open."""
         state = self._streams.get(stream)
         if state is None or state.finished:
             return 0
@@ -264,7 +265,8 @@ class Spdy:
         return max(0, min(state.window, self._peer_window))
 
     def send(self, stream: int, data: bytes, *, fin: bool = False) -> None:
-        """Send bytes, at most `room`; ``fin`` ends our direction. Ignored on a stream not open."""
+        """Send bytes, at most `room`; ``fin`` ends our direction. Ignored if the stream is not
+        open."""
         state = self._streams.get(stream)
         if state is None or state.finished:
             return
@@ -279,7 +281,7 @@ class Spdy:
             self._forget_if_done(stream, state)
 
     def consumed(self, stream: int, count: int) -> None:
-        """``count`` bytes of the stream were taken out of our buffers: the peer may send more."""
+        """``count`` bytes of the stream were consumed: the peer may send more."""
         state = self._streams.get(stream)
         if state is None or state.peer_finished:
             return
@@ -289,19 +291,19 @@ class Spdy:
             state.unreported = 0
 
     def reset(self, stream: int, status: Status = Status.CANCEL) -> None:
-        """Give a stream up in both directions; one that is not open stays so."""
+        """Reset a stream; ignored if it is not open."""
         if self._streams.pop(stream, None) is not None:
             self._send_reset(stream, status)
 
     def ping(self) -> int:
-        """Ask the peer for a sign of life: `Pong` with the number returned."""
+        """Send a ping; the peer returns the number as `Pong`."""
         number = self._next_ping
         self._next_ping += 2
         self._control(FrameType.PING, _WORD.pack(number))
         return number
 
     def go_away(self, status: GoAway = GoAway.OK) -> None:
-        """Say that no further stream is accepted."""
+        """Announce that no further stream is accepted."""
         self._control(FrameType.GOAWAY, _WORDS.pack(self._highest_peer_id, status))
 
     def _control(self, kind: FrameType, payload: bytes, flags: int = 0) -> None:
@@ -322,7 +324,7 @@ class Spdy:
     # Receiving
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
-        """The events that these bytes complete."""
+        """The events completed by these bytes."""
         events: list[Event] = []
         if self._failed:
             return events
@@ -336,7 +338,7 @@ class Spdy:
         return events
 
     def _events(self, data: memoryview) -> Iterator[Event]:
-        if self._waiting:  # the head of a frame came before
+        if self._waiting:  # the frame's header arrived before
             self._waiting += data
             if len(self._waiting) < self._needed:
                 return
@@ -365,7 +367,7 @@ class Spdy:
                     continue
                 if length > MAX_CONTROL_BYTES:
                     raise ConnectionFault(
-                        f"a control frame of {length} bytes; at most {MAX_CONTROL_BYTES} are taken"
+                        f"a control frame of {length} bytes; the limit is {MAX_CONTROL_BYTES}"
                     )
                 end = at + _WORDS.size + length
                 if end > len(data):
@@ -388,7 +390,7 @@ class Spdy:
                 yield Reset(stream, Status.STREAM_ALREADY_CLOSED)
             elif not self._was_open(stream):
                 self._send_reset(stream, Status.INVALID_STREAM)
-            # else: it was on its way when the stream was reset
+            # otherwise the frame was already in flight when the stream was reset
             return
         self._data_stream, self._data_left, self._data_fin = stream, length, fin
         if not length and fin:
@@ -397,7 +399,7 @@ class Spdy:
     def _data(self, part: memoryview) -> Iterator[Event]:
         stream = self._data_stream
         state = self._streams.get(stream)
-        if state is None:  # reset by us while its frame arrives
+        if state is None:  # we reset the stream while its frame was arriving
             return
         fin = self._data_fin and not self._data_left
         if fin:
@@ -413,9 +415,11 @@ class Spdy:
     def _control_frame(self, first: int, flags: int, payload: bytes) -> Iterator[Event]:
         version, kind = first >> 16 & 0x7FFF, first & 0xFFFF
         if version != _VERSION:
-            raise ConnectionFault(f"a frame of SPDY version {version}; this is version {_VERSION}")
+            raise ConnectionFault(
+                f"a frame of SPDY version {version}; only version {_VERSION} is supported"
+            )
         read = self._READERS.get(kind)
-        if read is None:  # a later version's: to be ignored, says the specification
+        if read is None:  # the specification requires unknown frame types to be ignored
             return
         try:
             yield from read(self, flags, payload)
@@ -425,13 +429,14 @@ class Spdy:
             if known is not None:
                 yield Reset(fault.stream, fault.status)
         except struct.error:
-            raise ConnectionFault(f"a {FrameType(kind).name} frame that is cut short") from None
+            raise ConnectionFault(f"a {FrameType(kind).name} frame that is truncated") from None
 
     def _syn_stream(self, flags: int, payload: bytes) -> Iterator[Event]:
         stream = _WORD.unpack_from(payload)[0] & _STREAM_IDS
-        headers = self._headers(payload[10:], stream)  # first: the compression has a memory
+        # decompress before any check: the compression state spans all header blocks
+        headers = self._headers(payload[10:], stream)
         if not stream or bool(stream & 1) == self._client:
-            raise ConnectionFault(f"stream {stream} is not the peer's to open")
+            raise ConnectionFault(f"the peer may not open stream {stream}")
         if stream <= self._highest_peer_id:
             raise StreamFault(stream, Status.PROTOCOL_ERROR)
         self._highest_peer_id = stream
@@ -456,7 +461,7 @@ class Spdy:
         yield Replied(stream, headers, fin)
 
     def _more_headers(self, flags: int, payload: bytes) -> Iterator[Event]:
-        """HEADERS: nothing that is spoken here uses them, but their compression must be read."""
+        """HEADERS: no client uses it, but skipping it would corrupt the compression state."""
         stream = _WORD.unpack_from(payload)[0] & _STREAM_IDS
         self._headers(payload[4:], stream)
         state = self._streams.get(stream)
@@ -474,7 +479,9 @@ class Spdy:
     def _settings(self, flags: int, payload: bytes) -> Iterator[Event]:
         (count,) = _WORD.unpack_from(payload)
         if len(payload) != 4 + 8 * count:
-            raise ConnectionFault(f"SETTINGS says {count} entries and has {len(payload)} bytes")
+            raise ConnectionFault(
+                f"SETTINGS announces {count} entries but has {len(payload)} bytes"
+            )
         for name, value in struct.iter_unpack(">II", payload[4:]):
             if name & 0xFFFFFF == _INITIAL_WINDOW_SIZE:
                 if value > _MAX_WINDOW:
@@ -502,7 +509,7 @@ class Spdy:
         if not stream:
             self._peer_window += delta
             if self._peer_window > _MAX_WINDOW:
-                raise ConnectionFault("WINDOW_UPDATE opens the connection's window too far")
+                raise ConnectionFault("WINDOW_UPDATE overflows the connection's window")
         else:
             state = self._streams.get(stream)
             if state is None:
@@ -524,14 +531,14 @@ class Spdy:
     }
 
     def _headers(self, block: bytes, stream: int) -> Headers:
-        """Decompress and read a header block.
+        """Decompress and parse a header block.
 
-        A block that cannot be decompressed ends the connection, as later ones build on it.
+        A block that cannot be decompressed ends the connection, because later blocks depend on it.
         """
         try:
             plain = self._inflate.decompress(block, MAX_HEADER_BYTES + 1)
         except zlib.error as error:
-            raise ConnectionFault(f"headers that are not compressed as SPDY/3: {error}") from None
+            raise ConnectionFault(f"headers not compressed as SPDY/3: {error}") from None
         if len(plain) > MAX_HEADER_BYTES or self._inflate.unconsumed_tail or self._inflate.eof:
             raise ConnectionFault(
                 f"headers of more than {MAX_HEADER_BYTES} bytes, or after the end of compression"
@@ -547,7 +554,7 @@ class Spdy:
 
 
 def _read_headers(plain: bytes) -> Headers:
-    """Names and values; ValueError for upper case, an empty or repeated name, or wrong lengths."""
+    """Names and values; ValueError for upper case, empty or repeated names, invalid lengths."""
     (count,) = _WORD.unpack_from(plain)
     if count > MAX_HEADERS:
         raise ValueError(f"{count} headers")
@@ -563,7 +570,7 @@ def _texts(plain: bytes, at: int, count: int) -> Iterator[str]:
         (length,) = _WORD.unpack_from(plain, at)
         at += 4
         if at + length > len(plain):
-            raise ValueError("a length that passes the end")
+            raise ValueError("a length beyond the end of the block")
         yield plain[at : at + length].decode("latin-1")
         at += length
     if at != len(plain):

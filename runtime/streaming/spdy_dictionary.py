@@ -1,7 +1,7 @@
 """The zlib dictionary of SPDY/3 header blocks (SPDY/3.1, section 2.6.10.1).
 
-It is the concatenation of words that are written as in a header block, each after its length in
-four bytes, and of a tail of common values.
+It consists of words encoded as in a header block, each preceded by its length in four bytes, and a
+tail of common values.
 """
 
 from __future__ import annotations

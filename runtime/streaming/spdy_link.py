@@ -1,8 +1,9 @@
-"""Sessions over SPDY/3.1: the client opens a stream for each channel and says in headers what for.
+"""Sessions over SPDY/3.1: the client opens a stream per channel and names its purpose in headers.
 
-Streams may come in any order. Those of a command are expected, each once; those of a port come in
-pairs, ``data`` and ``error``, of the same ``requestid`` (older clients send none: there the stream
-opened first is the error's and the number of the data's is two more).
+Streams may arrive in any order. The streams of a command are known in advance, each exactly once.
+The streams of a port come in pairs, ``data`` and ``error``, with the same ``requestid``. Older
+clients send none: then the error stream is opened first, and the number of the data stream is two
+higher.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runtime.streaming import spdy
-from runtime.streaming.channels import Channel, Connection, Gone, Wanted
+from runtime.streaming.channels import Channel, Connection, Gone, Streams
 from runtime.streaming.outcome import Outcome, encoded
 from runtime.streaming.wire import LINGER, Congestion, Wire, lose
 
@@ -23,11 +24,11 @@ CREATION_LIMIT: Final = 30.0
 
 
 class StreamsMissing(Exception):
-    """The client did not open the streams that it asked for."""
+    """The client did not open the streams it requested."""
 
 
 class SpdyLink:
-    """SPDY on a wire; what a new stream is for, the session says."""
+    """SPDY on a wire; the session decides what a new stream is for."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -40,16 +41,16 @@ class SpdyLink:
         self._window = asyncio.Event()
         self._flush()
 
-    # What the wire tells
+    # Called by the wire
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Bytes of the client."""
+        """The client sent bytes."""
         for event in self._spdy.receive(data):
             self._handle(event)
         self._flush()
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection was lost."""
         self.gone.set()
         lose(self.channels.values())
         self.channels.clear()
@@ -83,7 +84,7 @@ class SpdyLink:
     def _opened(self, stream: int, headers: spdy.Headers, fin: bool) -> None:
         channel = self.on_stream(stream, headers)
         if isinstance(channel, spdy.Status):
-            self.wire.report(f"a stream that is refused: {channel.name}")
+            self.wire.report(f"refused stream: {channel.name}")
             self._spdy.reset(stream, channel)
             return
         self.channels[stream] = channel
@@ -96,12 +97,12 @@ class SpdyLink:
         if output:
             self.wire.write(output)
 
-    # What channels ask
+    # Called by channels
 
     def room(self, number: int) -> int:
         return 0 if self.wire.full else self._spdy.room(number)
 
-    async def room_wanted(self) -> None:
+    async def wait_for_room(self) -> None:
         if self.wire.full:
             await self.wire.drained()
         else:  # the peer's window is closed
@@ -131,7 +132,7 @@ class SpdyLink:
         self._flush()
 
     async def close(self, linger: float = LINGER) -> None:
-        """Let the client close first, as it does after the last end of a command; then close."""
+        """Wait for the client to close, which it does after the command's result; then close."""
         await self.wire.closed_by_client(linger)
         if not self.gone.is_set():
             self._spdy.go_away()
@@ -156,10 +157,10 @@ class SpdyCommand:
         return self.link.gone
 
     @classmethod
-    def expected(cls, link: SpdyLink, protocol: str, wanted: Wanted) -> Awaitable[SpdyCommand]:
-        """The session once all its streams are there; what is awaited raises StreamsMissing."""
+    def expected(cls, link: SpdyLink, protocol: str, streams: Streams) -> Awaitable[SpdyCommand]:
+        """The session once all its streams are open; awaiting it may raise StreamsMissing."""
         session = cls(link, protocol)
-        missing = {name for name, is_wanted in _streams(protocol, wanted).items() if is_wanted}
+        missing = {name for name, requested in _streams(protocol, streams).items() if requested}
         complete = asyncio.Event()
 
         def on_stream(stream: int, headers: spdy.Headers) -> Channel | spdy.Status:
@@ -187,7 +188,7 @@ class SpdyCommand:
                 f"missing: {', '.join(sorted(missing))}"
             )
         if self.protocol in ("channel.k8s.io", "v1.channel.k8s.io") and self.stdin is not None:
-            self.stdin.end()  # its clients wait for this before they send
+            self.stdin.end()  # clients wait for this before they send data
         return self
 
     async def end(self, outcome: Outcome) -> None:
@@ -205,14 +206,14 @@ class SpdyCommand:
         await self.link.close()
 
 
-def _streams(protocol: str, wanted: Wanted) -> dict[str, bool]:
-    """Which streams a client opens, by name."""
+def _streams(protocol: str, streams: Streams) -> dict[str, bool]:
+    """The streams a client opens, by name."""
     return {
         "error": True,
-        "stdin": wanted.stdin,
-        "stdout": wanted.stdout,
-        "stderr": wanted.stderr and not wanted.tty,
-        "resize": wanted.tty and protocol.startswith(("v3.", "v4.")),
+        "stdin": streams.stdin,
+        "stdout": streams.stdout,
+        "stderr": streams.stderr and not streams.tty,
+        "resize": streams.tty and protocol.startswith(("v3.", "v4.")),
     }
 
 
@@ -249,7 +250,7 @@ class SpdyPorts:
         number = int(port[:6])
         if not 0 < number < 1 << 16:
             return spdy.Status.PROTOCOL_ERROR
-        # requestID is the clients' spelling; names come in lower case
+        # clients write requestID; header names arrive in lower case
         request = headers.get("requestid") or f"#{stream if name == 'error' else stream - 2}"
         half = self._halves.get(request)
         if half is not None and (half.name == name or half.port != number):
@@ -267,7 +268,7 @@ class SpdyPorts:
 
     def _give_up(self, request: str) -> None:
         half = self._halves.pop(request)
-        self.link.wire.report(f"a {half.name} stream whose other half did not come")
+        self.link.wire.report(f"a {half.name} stream whose partner did not arrive")
         half.channel.reset()
 
 

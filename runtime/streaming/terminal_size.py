@@ -1,4 +1,4 @@
-"""The resize channel: JSON objects ``{"Width": 80, "Height": 24}``, one after the other."""
+"""The resize channel: a sequence of JSON objects ``{"Width": 80, "Height": 24}``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_BYTES: Final = 4096
-"""Of one object."""
+"""Largest size of one object."""
 
 _DECODER: Final = json.JSONDecoder()
 
@@ -21,15 +21,15 @@ class Size:
 
 
 class Sizes:
-    """Takes bytes, gives the sizes that they complete."""
+    """Collects bytes and returns the sizes that they complete."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def receive(self, data: bytes) -> list[Size]:
-        """The sizes; zeros are ignored. Raises ValueError for anything else than such objects."""
+        """The sizes; zero sizes are ignored. Raises ValueError for anything but such objects."""
         found = []
-        # an object is ASCII, so a byte that is not decodes to what JSON refuses
+        # these objects are ASCII; any other byte decodes to something that JSON rejects
         text = (self._text + data.decode("latin-1")).lstrip()
         while text:
             try:

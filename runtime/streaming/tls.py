@@ -1,4 +1,4 @@
-"""TLS for the streaming server: a key pair of the node's owner, or one made for this start."""
+"""TLS for the streaming server: with the configured key pair, or one generated at each start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DAYS = "3650"
 
 
 async def context(config: StreamingTable, host: str) -> ssl.SSLContext:
-    """The server's side of TLS. Raises ConfigError for a key pair that cannot be used."""
+    """The server's TLS context. Raises ConfigError if the key pair cannot be used."""
     pair = config.x509_key_pair_streaming
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -36,7 +36,7 @@ async def context(config: StreamingTable, host: str) -> ssl.SSLContext:
 
 
 async def _self_signed(directory: Path, host: str) -> tuple[Path, Path]:
-    """A new key pair for the node's name and the address; its files are for this user only."""
+    """Generate a key pair for the node's name and this address, readable only by this user."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     hostname = socket.gethostname()
     addresses = {"127.0.0.1", "::1", *_addresses(hostname)}
@@ -55,12 +55,12 @@ async def _self_signed(directory: Path, host: str) -> tuple[Path, Path]:
         _, said = await openssl.communicate()
     except FileNotFoundError as error:
         raise ConfigError(
-            "streaming.enable_tls_streaming: a self-signed key pair is made by openssl, which is "
-            "not on PATH; install it, or name a key pair in streaming.x509_key_pair_streaming"
+            "streaming.enable_tls_streaming: a self-signed key pair needs openssl, which is "
+            "not on PATH; install it, or configure a key pair in streaming.x509_key_pair_streaming"
         ) from error
     if openssl.returncode:
         raise ConfigError(
-            "streaming.enable_tls_streaming: openssl made no key pair: "
+            "streaming.enable_tls_streaming: openssl could not generate a key pair: "
             f"{said.decode(errors='replace').strip()[-300:]}"
         )
     os.chmod(key, 0o600)

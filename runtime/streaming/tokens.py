@@ -1,4 +1,4 @@
-"""One-time tokens: what a CRI call asked for, until a client comes for it."""
+"""One-time tokens: hold what a CRI call requested until its client connects."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from runtime.errors import ResourceExhausted
 LIFETIME: Final = 60.0
 """Seconds that a client has to use its URL."""
 LIMIT: Final = 1000
-"""Tokens that may wait at once."""
+"""Tokens that may be outstanding at once."""
 _BYTES: Final = 24
 
 T = TypeVar("T")
 
 
 class Tokens(Generic[T]):
-    """Values by token, each taken once and within `LIFETIME`."""
+    """Values by token; each can be taken once, within `LIFETIME`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[float, T]] = {}
-        """In the order of their ends."""
+        """Ordered by expiry."""
 
     def issue(self, value: T) -> str:
-        """A new token of 192 bits; ResourceExhausted while `LIMIT` wait."""
+        """A new token of 192 bits; raises ResourceExhausted if `LIMIT` tokens are outstanding."""
         self._expire()
         if len(self._waiting) >= LIMIT:
             raise ResourceExhausted(
-                f"{LIMIT} streaming URLs wait for their clients; each is dropped after "
-                f"{LIFETIME:.0f} s, so try again then"
+                f"{LIMIT} streaming URLs are waiting for their clients; each expires after "
+                f"{LIFETIME:.0f} s, try again then"
             )
         token = secrets.token_urlsafe(_BYTES)
         self._waiting[token] = (self._clock() + LIFETIME, value)
         return token
 
     def look(self, token: str) -> T | None:
-        """The value; None for a token that is unknown, used or too old."""
+        """The value; None for a token that is unknown, used or expired."""
         self._expire()
         found = self._waiting.get(token)
         return found[1] if found else None
 
     def take(self, token: str) -> None:
-        """Use the token up."""
+        """Invalidate the token."""
         self._waiting.pop(token, None)
 
     def _expire(self) -> None:

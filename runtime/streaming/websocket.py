@@ -1,10 +1,10 @@
-"""The WebSocket forms of the field's streaming protocols, as state machines: no I/O.
+"""The WebSocket forms of the Kubernetes streaming protocols, as state machines: no I/O.
 
-`WebSocket` speaks RFC 6455 (wsproto does the frames): messages arrive in parts as the bytes do, so
-no message is ever held whole, however long it is. `Channels` divides its messages into numbered
-byte channels as ``v5.channel.k8s.io`` and its forerunners do: the first byte of a message is the
-channel's number, in the ``base64`` forms a digit, before base64 text. In v5 a message of 255 and
-a number ends that channel.
+`WebSocket` speaks RFC 6455 (wsproto does the framing). Messages are reported in parts as they
+arrive, so a long message is never buffered whole. `Channels` splits the messages into numbered byte
+channels as defined by ``v5.channel.k8s.io`` and its predecessors: the first byte of a message is
+the channel number; in the ``base64`` forms it is a digit followed by base64 text. In v5, a message
+of 255 and a channel number closes that channel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _END_OF_CHANNEL: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a message; ``first`` and ``last`` say where it begins and ends."""
+    """Part of a message; ``first`` and ``last`` mark its beginning and end."""
 
     data: bytes
     first: bool
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Nothing more will be received. ``code`` is of RFC 6455, section 7.4."""
+    """Nothing more will be received. ``code`` is defined in RFC 6455, section 7.4."""
 
     code: int
     reason: str
@@ -66,11 +66,11 @@ class WebSocket:
 
     @property
     def closed(self) -> bool:
-        """Nothing more can be sent."""
+        """Whether nothing more can be sent."""
         return self._connection.state is not ConnectionState.OPEN
 
     def output(self) -> bytes:
-        """Take what is to be sent."""
+        """Take the bytes to be sent."""
         output = b"".join(self._output)
         self._output.clear()
         return output
@@ -86,24 +86,24 @@ class WebSocket:
             self._output.append(self._connection.send(event))
 
     def ping(self) -> None:
-        """Ask the peer for a sign of life."""
+        """Send a ping."""
         if not self.closed:
             self._output.append(self._connection.send(events.Ping()))
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Begin to close, or answer the peer's close."""
+        """Start to close, or reply to the peer's close."""
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
-            # of a control frame 125 bytes are allowed, two of which are the code
+            # a control frame carries at most 125 bytes, two of them the code
             text = reason.encode()[:123].decode(errors="ignore")
             self._output.append(self._connection.send(events.CloseConnection(code, text)))
 
     def fail(self, code: int, reason: str) -> None:
-        """Close, and listen no more: what was received cannot be understood."""
+        """Close and ignore further input: what was received cannot be parsed."""
         self._deaf = True
         self.close(code, reason)
 
     def receive(self, data: bytes | memoryview) -> Iterator[Part | Closed]:
-        """The parts of messages in these bytes."""
+        """The message parts in these bytes."""
         if self._deaf:
             return
         self._connection.receive_data(bytes(data))
@@ -121,7 +121,7 @@ class WebSocket:
         elif isinstance(event, events.CloseConnection):
             self._deaf = True
             code = int(event.code)
-            # what may not be sent (no code was given, for instance) is answered with the normal one
+            # codes that must not be sent (such as "no code given") are answered with the normal one
             self.close(code if _may_be_sent(code) else CloseReason.NORMAL_CLOSURE)
             yield Closed(code, event.reason or "")
 
@@ -134,10 +134,10 @@ Event: TypeAlias = Data | Ended | Closed
 
 
 class Channels:
-    """Numbered byte channels in the messages of a WebSocket."""
+    """Numbered byte channels over the messages of a WebSocket."""
 
     def __init__(self, protocol: str, *, client: bool = False) -> None:
-        """``protocol`` is the subprotocol agreed upon; "" is the oldest."""
+        """``protocol`` is the negotiated subprotocol; "" is the oldest."""
         self._socket = WebSocket(client=client)
         self._base64 = "base64" in protocol
         self._half_close = protocol.startswith("v5.")
@@ -145,7 +145,7 @@ class Channels:
         self._text = b""
 
     def output(self) -> bytes:
-        """Take what is to be sent."""
+        """Take the bytes to be sent."""
         return self._socket.output()
 
     def send(self, channel: int, data: bytes) -> None:
@@ -156,20 +156,20 @@ class Channels:
             self._socket.send(bytes((channel,)) + data)
 
     def end(self, channel: int) -> None:
-        """Say that no more comes on a channel, where the protocol has a way to say so."""
+        """Signal the end of a channel, if the protocol can express it."""
         if self._half_close:
             self._socket.send(bytes((_END_OF_CHANNEL, channel)))
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Begin to close."""
+        """Start to close."""
         self._socket.close(code, reason)
 
     def ping(self) -> None:
-        """Ask the peer for a sign of life."""
+        """Send a ping."""
         self._socket.ping()
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
-        """What these bytes say on the channels."""
+        """The channel events in these bytes."""
         found: list[Event] = []
         for part in self._socket.receive(data):
             if isinstance(part, Closed):
@@ -196,7 +196,7 @@ class Channels:
         if self._half_close and self._channel == _END_OF_CHANNEL:
             if data:
                 yield Ended(data[0])
-                self._channel = -1  # what may follow is of no channel
+                self._channel = -1  # anything after that belongs to no channel
             return
         if self._base64:
             data = self._decoded(data, last=part.last)
@@ -207,16 +207,16 @@ class Channels:
         if not self._base64:
             return first[0]
         if not first.isdigit():
-            raise ValueError("a message begins with the number of its channel, a digit")
+            raise ValueError("a message must begin with its channel number, a digit")
         return int(first)
 
     def _decoded(self, text: bytes, *, last: bool) -> bytes:
-        """Decode what makes whole groups of four; the rest waits for the next part."""
+        """Decode complete groups of four; the rest waits for the next part."""
         text = self._text + text
         whole = len(text) - len(text) % 4
         self._text = text[whole:]
         if last and self._text:
-            raise ValueError("a message is cut short: base64 comes in groups of four")
+            raise ValueError("a message is truncated: base64 comes in groups of four")
         try:
             return base64.b64decode(text[:whole], validate=True)
         except binascii.Error as error:

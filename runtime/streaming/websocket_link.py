@@ -1,8 +1,8 @@
-"""Sessions over WebSocket: the channels have fixed numbers, so nothing is opened.
+"""Sessions over WebSocket: channels have fixed numbers and need not be opened.
 
-Those of a command are 0 stdin, 1 stdout, 2 stderr, 3 error and 4 resize. Of the n-th port that
-PortForward names, 2n is data and 2n+1 is errors; each begins with the port in two bytes, the lower
-one first. `Tunnel` carries another protocol in binary messages: port-forward's SPDY.
+A command uses 0 stdin, 1 stdout, 2 stderr, 3 error and 4 resize. For the n-th port that PortForward
+names, 2n is data and 2n+1 is error; each begins with the port in two bytes, little-endian. `Tunnel`
+carries another protocol in binary messages: SPDY for port-forward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from wsproto.frame_protocol import CloseReason
 
 from runtime.streaming import websocket
-from runtime.streaming.channels import Channel, Connection, Gone, Wanted
+from runtime.streaming.channels import Channel, Connection, Gone, Streams
 from runtime.streaming.outcome import Outcome, encoded
 from runtime.streaming.wire import LINGER, Congestion, Wire, lose
 
@@ -27,7 +27,7 @@ class WebSocketLink:
     """Numbered channels on a wire."""
 
     def __init__(self, wire: Wire, protocol: str, names: Sequence[str | None]) -> None:
-        """``names`` of the channels by number; None for one that is not there."""
+        """``names`` of the channels by number; None if there is no such channel."""
         self.wire = wire
         self.gone = asyncio.Event()
         self.channels = {
@@ -36,16 +36,16 @@ class WebSocketLink:
         self.on_lost: Callable[[], None] = lambda: None
         self._socket = websocket.Channels(protocol)
         self._congestion = Congestion(wire)
-        # An empty message on the first channel of ours tells old clients that all is set up.
+        # Old clients take an empty message on our first channel as the sign that all is set up.
         for number, channel in self.channels.items():
             if channel.name != "stdin":
                 self.send(number, b"")
                 break
 
-    # What the wire tells
+    # Called by the wire
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Bytes of the client."""
+        """The client sent bytes."""
         for event in self._socket.receive(data):
             match event:
                 case websocket.Data(number, content):
@@ -63,7 +63,7 @@ class WebSocketLink:
         self._flush()
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection was lost."""
         self.gone.set()
         lose(self.channels.values())
         self.on_lost()
@@ -73,12 +73,12 @@ class WebSocketLink:
         if output:
             self.wire.write(output)
 
-    # What channels ask
+    # Called by channels
 
     def room(self, number: int) -> int:
         return 0 if self.wire.full else _UNLIMITED
 
-    async def room_wanted(self) -> None:
+    async def wait_for_room(self) -> None:
         await self.wire.drained()
 
     def send(self, number: int, data: bytes) -> None:
@@ -86,7 +86,7 @@ class WebSocketLink:
         self._flush()
 
     def end(self, number: int) -> None:
-        """Clients take the close of the connection for the end of what they read."""
+        """Clients take the closing of the connection as the end of the stream."""
 
     def reset(self, number: int) -> None:
         self._congestion.forget(number)
@@ -98,7 +98,7 @@ class WebSocketLink:
         self._congestion.consumed(channel)
 
     async def close(self) -> None:
-        """Close, as the one who speaks last does here, and wait a little for the answer."""
+        """Send Close, as the side that speaks last does, and wait briefly for the reply."""
         if not self.gone.is_set():
             self._socket.close()
             self._flush()
@@ -134,9 +134,9 @@ class WebSocketCommand:
         return self.link.channels.get(4)
 
     @classmethod
-    def names(cls, wanted: Wanted) -> list[str | None]:
-        """The channels that a command has, for `WebSocketLink`."""
-        there = (wanted.stdin, wanted.stdout, wanted.stderr, True, wanted.tty)
+    def names(cls, streams: Streams) -> list[str | None]:
+        """The channels of a command, for `WebSocketLink`."""
+        there = (streams.stdin, streams.stdout, streams.stderr, True, streams.tty)
         return [name if is_there else None for name, is_there in zip(_NAMES, there, strict=True)]
 
     async def end(self, outcome: Outcome) -> None:
@@ -147,7 +147,7 @@ class WebSocketCommand:
 
 @dataclass
 class WebSocketPorts:
-    """A `PortSession` of the ports that the request named."""
+    """A `PortSession` for the ports named in the request."""
 
     link: WebSocketLink
     ports: Sequence[int]
@@ -160,7 +160,7 @@ class WebSocketPorts:
 
     @classmethod
     def names(cls, ports: Sequence[int]) -> list[str | None]:
-        """The channels for these ports, for `WebSocketLink`."""
+        """The channels of these ports, for `WebSocketLink`."""
         return ["data", "error"] * len(ports)
 
     async def connections(self) -> AsyncIterator[Connection]:
@@ -174,17 +174,17 @@ class WebSocketPorts:
 
 
 class Tunnel:
-    """A wire in the binary messages of a WebSocket on another wire."""
+    """A wire inside the binary messages of a WebSocket on another wire."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._socket = websocket.WebSocket()
         self.carried: Callable[[bytes], None]
-        """Gets what the client sent."""
+        """Receives what the client sent."""
         self.on_lost: Callable[[], None]
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Bytes of the client."""
+        """The client sent bytes."""
         for part in self._socket.receive(data):
             if isinstance(part, websocket.Closed):
                 self._flush()
@@ -195,7 +195,7 @@ class Tunnel:
         self._flush()
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """The connection was lost."""
         self.on_lost()
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""What a protocol is spoken over: bytes out, with back-pressure, and the power to stop reading."""
+"""What a protocol runs over: sends bytes with back-pressure, and can pause reading."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from runtime.streaming.channels import UNREAD, Channel
 
 
 class Wire(Protocol):
-    """A connection, or what stands for one."""
+    """A connection, or a tunnel inside one."""
 
     @property
     def full(self) -> bool:
-        """So much waits to be sent that nothing should be added."""
+        """Whether the send buffer is so full that nothing should be added."""
 
     async def drained(self) -> None:
-        """Return once it is not full, or gone."""
+        """Return when it is no longer full, or the connection is lost."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -25,17 +25,17 @@ class Wire(Protocol):
     def resume_reading(self) -> None: ...
 
     def close(self) -> None:
-        """Send what waits, then close."""
+        """Send what is buffered, then close."""
 
     async def closed_by_client(self, seconds: float) -> None:
         """Return when the client has closed, or the time is over."""
 
     def report(self, fault: str) -> None:
-        """Log and count what the client did wrong."""
+        """Log and count a fault of the client."""
 
 
 class Congestion:
-    """Stops the reading of a connection while one of its channels has too much unread."""
+    """Pauses reading from a connection while one of its channels has too much unread data."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -54,7 +54,7 @@ class Congestion:
             self.forget(channel.number)
 
     def forget(self, number: int) -> None:
-        """The channel is no more."""
+        """The channel is closed."""
         if number in self._congested:
             self._congested.discard(number)
             if not self._congested:
@@ -62,10 +62,10 @@ class Congestion:
 
 
 LINGER: Final = 2.0
-"""Seconds that a client has to close after the last word; most do so at once."""
+"""Seconds that a client has to close after our last message; most close at once."""
 
 
 def lose(channels: Iterable[Channel]) -> None:
-    """The client of these channels is gone."""
+    """The client of these channels disconnected."""
     for channel in list(channels):
         channel.lost()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from runtime.streaming.asked import Kind
 from runtime.streaming.http import Http, Refusal, Request, Upgrade, accepted
+from runtime.streaming.requests import Kind
 
 from .splits import cuts, pieces
 

@@ -658,7 +658,7 @@ async def test_the_server_s_end_is_told_and_leaves_the_command(
             command.stdout.parts.put_nowait(b"meanwhile")
             await streams.until(lambda: streams.received["stdout"] == b"meanwhile")
             await streams.all_ended(("error",))
-            assert "the server stops" in streams.status["message"]
+            assert "the server is shutting down" in streams.status["message"]
             await streams.close()
             await stopping
             assert command.calls == (["hang up", "leave"] if tty else ["leave"])

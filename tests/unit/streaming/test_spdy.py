@@ -204,12 +204,12 @@ def test_no_frames_break_it(made: list[tuple[int, bytes, int]]) -> None:
 FATAL: list[tuple[str, Callable[[Blocks], bytes], str]] = [
     ("another version", lambda b: control(1, b"", version=2), "version 2"),
     ("a giant frame", lambda b: struct.pack(">HHI", 0x8003, 4, 0xFFFFFF), "16777215 bytes"),
-    ("a frame cut short", lambda b: control(FrameType.RST_STREAM, b"\0\0\0\1"), "cut short"),
-    ("an empty SYN_STREAM", lambda b: control(FrameType.SYN_STREAM, b""), "cut short"),
+    ("a frame cut short", lambda b: control(FrameType.RST_STREAM, b"\0\0\0\1"), "truncated"),
+    ("an empty SYN_STREAM", lambda b: control(FrameType.SYN_STREAM, b""), "truncated"),
     ("no compression", lambda b: syn(1, b"\0\0\0\0"), "not compressed"),
     ("headers that expand", lambda b: syn(1, b.raw(b"\0" * (1 << 20))), "more than 65536"),
-    ("an even stream", lambda b: syn(2, b()), "not the peer's to open"),
-    ("stream 0", lambda b: syn(0, b()), "not the peer's to open"),
+    ("an even stream", lambda b: syn(2, b()), "the peer may not open stream"),
+    ("stream 0", lambda b: syn(0, b()), "the peer may not open stream"),
     (
         "settings that lie",
         lambda b: control(FrameType.SETTINGS, struct.pack(">III", 9, 7, 1)),
@@ -223,7 +223,7 @@ FATAL: list[tuple[str, Callable[[Blocks], bytes], str]] = [
     (
         "the connection's window beyond all",
         lambda b: control(FrameType.WINDOW_UPDATE, struct.pack(">II", 0, 0x7FFFFFFF)),
-        "too far",
+        "overflows",
     ),
 ]
 

@@ -79,8 +79,8 @@ async def test_it_is_noticed(
         "_KEEPALIVE",
         {socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 2},
     )
-    monkeypatch.setattr(client_module, "_LOOK", 0.3)
-    monkeypatch.setattr(client_module, "_UNANSWERED_LIMIT", 1500)
+    monkeypatch.setattr(client_module, "_LIVENESS_INTERVAL", 0.3)
+    monkeypatch.setattr(client_module, "_SILENCE_LIMIT", 1500)
     async with serving(tmp_path, stream_server_address=far.near_address) as world:
         url = await world.exec()
         port = url.split(":")[2].split("/")[0]

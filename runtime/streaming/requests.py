@@ -1,14 +1,14 @@
-"""What a call of the CRI asked for, kept for as long as its URL waits for a client."""
+"""What an Exec, Attach or PortForward call requested, kept until a client uses its URL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
-from runtime.streaming.channels import Wanted
+from runtime.streaming.channels import Streams
 
 Kind: TypeAlias = Literal["exec", "attach", "portforward"]
-"""The first part of a URL's path."""
+"""The first segment of the URL's path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Exec:
 
     container_id: str
     cmd: tuple[str, ...]
-    wanted: Wanted
+    streams: Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Attach:
     kind: ClassVar[Kind] = "attach"
 
     container_id: str
-    wanted: Wanted
+    streams: Streams
 
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """Ports of a pod; none where the client names them itself."""
+    """Ports of a pod; empty if the client names the ports itself."""
 
     kind: ClassVar[Kind] = "portforward"
 
@@ -42,4 +42,4 @@ class PortForward:
     ports: tuple[int, ...]
 
 
-Asked: TypeAlias = Exec | Attach | PortForward
+StreamRequest: TypeAlias = Exec | Attach | PortForward
