@@ -1,1 +1,1 @@
-"""The commands beside ``serve``: doctor and explain."""
+"""The commands other than ``serve``: doctor and explain."""

@@ -1,7 +1,7 @@
 """``cri-containerd doctor``: what this node lacks to run pods, and the remedy.
 
-Each check gives findings; a finding with a remedy is something to fix, and one that stops pods
-from running makes the command fail.
+Each check returns findings. A finding with a remedy is a problem; the command fails if a problem
+stops pods from running.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from runtime.transforms.facts import Host
 
 _NEEDED_CAPABILITIES: Final = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_CHOWN")
 _OLDEST_KERNEL: Final = (4, 11)
-"""The kernel that first lets pods have the sysctls for unprivileged ports and ping."""
+"""The first kernel on which pods can have the sysctls for unprivileged ports and ping."""
 _ANSWER_LIMIT: Final = 3.0
 _COLUMN: Final = 23
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     state: str
-    """What is there, in a few words."""
+    """The state found, in a few words."""
     remedy: str = ""
-    """What to do; "" when all is well."""
+    """What to do; "" if all is well."""
     stops_pods: bool = False
 
     @property
@@ -57,7 +57,7 @@ class Finding:
 
 
 async def report(config: Config, *, embed: bool) -> int:
-    """Print every finding; 1 when one of them stops pods from running."""
+    """Print every finding; returns 1 if one of them stops pods from running."""
     facts = host.probe(config)
     findings = [
         *_process(facts),
@@ -89,15 +89,15 @@ def _process(facts: Host) -> Iterator[Finding]:
             stops_pods=True,
         )
     else:
-        yield Finding("capabilities", f"{len(facts.capabilities)} held")
+        yield Finding("capabilities", f"{len(facts.capabilities)} available")
     if facts.oom_score_adj_floor is None:
-        yield Finding("oom_score_adj", "any value can be set")
+        yield Finding("oom_score_adj", "any value is possible")
     else:
         yield Finding(
             "oom_score_adj",
             f"cannot go below {facts.oom_score_adj_floor}",
             "pods run, but the kernel may kill a pause container early; to prevent that, "
-            "give the server and containerd CAP_SYS_RESOURCE",
+            "grant the server and containerd CAP_SYS_RESOURCE",
         )
 
 
@@ -111,7 +111,10 @@ def _kernel(facts: Host) -> Iterator[Finding]:
     missing = [kind for kind in kinds if not Path("/proc/self/ns", kind).exists()]
     if missing:
         yield Finding(
-            "namespaces", f"without {', '.join(missing)}", "use a kernel with them", stops_pods=True
+            "namespaces",
+            f"without {', '.join(missing)}",
+            "use a kernel that has them",
+            stops_pods=True,
         )
     else:
         yield Finding("namespaces", ", ".join(kinds))
@@ -140,7 +143,7 @@ def _cgroups(facts: Host, config: Config) -> Iterator[Finding]:
             "cgroups",
             state,
             "systemd is init: set SystemdCgroup = true in the options of the runtime, so that "
-            "only one of both manages cgroups",
+            "only one of the two manages cgroups",
         )
     else:
         yield Finding("cgroups", state)
@@ -173,8 +176,8 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
             return [
                 Finding(
                     "containerd",
-                    f"does not answer at {address}",
-                    "start it (systemctl start containerd), name its socket with --containerd, "
+                    f"does not respond at {address}",
+                    "start it (systemctl start containerd), set its socket with --containerd, "
                     "or use serve --embedded",
                     stops_pods=True,
                 )
@@ -185,7 +188,7 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
             findings.append(
                 Finding(
                     "built-in CRI",
-                    "loaded, and would fight with this server over every pod",
+                    "enabled; it would manage the same pods as this server",
                     BUILTIN_CRI_OFF,
                     stops_pods=True,
                 )
@@ -194,7 +197,7 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
             findings.append(
                 Finding(
                     "built-in CRI",
-                    "off, but its parts still watch images and measure snapshots",
+                    "disabled, but parts of it still watch images and measure snapshots",
                     BUILTIN_CRI_OFF,
                 )
             )
@@ -250,17 +253,19 @@ def _program(name: str, package: str) -> Finding:
 
 def _network(config: Config) -> Finding:
     cni = config.cni
-    without = "until then only pods on the node's own network run"
+    without = "until then only host-network pods run"
     try:
         networks = cni_config.load(cni.conf_dir, cni.max_conf_num)
     except cni_config.CniConfigError as error:
-        return Finding("CNI", "no usable network config", f"{error}; {without}", stops_pods=True)
+        return Finding(
+            "CNI", "no valid network configuration", f"{error}; {without}", stops_pods=True
+        )
     kinds = {plugin.kind for network in networks for plugin in network.plugins}
     missing = sorted(kind for kind in kinds if cni_plugin.find(kind, cni.bin_dirs) is None)
     if missing:
         return Finding(
             "CNI",
-            f"plugins {', '.join(missing)} are in none of {', '.join(cni.bin_dirs)}",
+            f"plugins {', '.join(missing)} are not in {', '.join(cni.bin_dirs)}",
             f"apt-get install containernetworking-plugins; {without}",
             stops_pods=True,
         )
@@ -286,9 +291,7 @@ def _listener(path: Path) -> Finding:
             probe.connect(str(path))
         except OSError:
             return Finding("listen", f"{path} is free")
-    return Finding(
-        "listen", f"a server answers at {path}", "nothing to do if it is this one: it runs already"
-    )
+    return Finding("listen", f"a server responds at {path}", "nothing to do if it is this server")
 
 
 def _port(name: str, address: str) -> Finding:
@@ -300,8 +303,8 @@ def _port(name: str, address: str) -> Finding:
         except OSError as error:
             return Finding(
                 name,
-                f"{address} cannot be had: {error.strerror}",
+                f"{address} is not available: {error.strerror}",
                 f"choose another address in the config's [{name}]",
                 stops_pods=True,
             )
-    return Finding(name, f"{address} can be had")
+    return Finding(name, f"{address} is available")

@@ -1,7 +1,7 @@
-"""``cri-containerd explain``: why a container has the OCI values that it has.
+"""``cri-containerd explain``: which mapping entries produced a container's OCI values.
 
-The values are read from the spec that containerd holds, what the steps were told (``plan.…``) from
-the config that it keeps, the reasons from the mapping (generated/provenance.py).
+Values come from the spec stored in containerd, plan values (``plan.…``) are computed from the
+stored config, and the reasons come from the mapping (generated/provenance.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Explanation:
     entries: tuple[Entry, ...]
 
     def lines(self) -> Iterator[str]:
-        """For people; the reason is wrapped."""
+        """Formatted for people; the reason is wrapped."""
         shown = "(absent)" if self.value is _ABSENT else json.dumps(self.value, ensure_ascii=False)
         yield textwrap.shorten(f"{self.target} = {shown}", 4 * _WIDTH, placeholder=" …")
         for entry in self.entries:
@@ -66,22 +66,22 @@ class Explanation:
 
 
 async def report(config: Config, prefix: str, path: str) -> int:
-    """Print why the container or pod ``prefix`` has its values at and below ``path``.
+    """Explain the values of the container or pod ``prefix`` at and below ``path``.
 
-    Raises ConfigError when containerd does not answer or knows no such container.
+    Raises ConfigError if containerd does not respond or has no such container.
     """
     containerd = await Containerd.connect(config.containerd.address, config.containerd.namespace)
     try:
         record = await _record(containerd, prefix)
     except aio.AioRpcError as error:
         raise ConfigError(
-            f"containerd at {config.containerd.address} does not answer: {error.details()}"
+            f"containerd at {config.containerd.address} does not respond: {error.details()}"
         ) from error
     finally:
         await containerd.close()
     kind = record.labels.get(labels.KIND, "")
     if kind not in _CONFIG_OF:
-        raise ConfigError(f"container {record.id} was not made by a CRI server")
+        raise ConfigError(f"container {record.id} was not created by a CRI server")
     spec = json.loads(record.spec.value) | {"plan": _plan(record, kind)}
     explanations = list(explained(spec, _CONFIG_OF[kind], path))
     print(f"{kind} {record.id}")
@@ -91,14 +91,14 @@ async def report(config: Config, prefix: str, path: str) -> int:
         value = value_at(spec, path)
         known = "it is absent" if value is _ABSENT else f"its value is {json.dumps(value)}"
         print(f"{path}: no entry of the mapping decides it; {known}")
-    print(f"What no entry decides comes from {_DEFAULTS_OF[kind]}.")
+    print(f"Values without an entry come from {_DEFAULTS_OF[kind]}.")
     return 0
 
 
 def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Explanation]:
-    """Each target at, below or above ``path`` ("" for all) that the message ``config`` decides.
+    """Each target at, below or above ``path`` ("" for all) that a field of ``config`` decides.
 
-    Without a path, only targets that the spec has.
+    Without a path, only targets present in the spec.
     """
     for target, entries in TARGETS.items():
         deciding = tuple(entry for entry in entries if entry.field.split(".")[0] == config)
@@ -131,7 +131,7 @@ def _steps(target: str) -> Iterator[str]:
 
 
 def _plan(record: containers_pb2.Container, kind: str) -> dict[str, Any]:
-    """What the steps that made it were told; empty where the record has no config."""
+    """The plan values computed from the record's config; empty if the record has none."""
     extension = _EXTENSION_OF[kind]
     if extension not in record.extensions:
         return {}
@@ -146,8 +146,8 @@ async def _record(containerd: Containerd, prefix: str) -> containers_pb2.Contain
     found = [container for container in answer.containers if container.id.startswith(prefix)]
     if len(found) != 1:
         raise ConfigError(
-            f'"{prefix}" fits {len(found)} containers and pods of containerd at '
-            f"{containerd.address}; give more of the id"
+            f'"{prefix}" matches {len(found)} containers and pods of containerd at '
+            f"{containerd.address}; use a longer prefix"
             if found
             else f'containerd at {containerd.address} has no container or pod "{prefix}"'
         )

@@ -1,4 +1,4 @@
-"""Where in the file a configuration is wrong, and what is allowed there."""
+"""Where a configuration file is wrong, and what is allowed there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TYPE_WORDS: Final = {
 
 
 def explained(error: msgspec.ValidationError, name: str, text: str) -> str:
-    """msgspec's words as a sentence with file, line, key and what is allowed."""
+    """msgspec's error as a sentence with file, line, key and what is allowed."""
     message = str(error)
     at = _AT.search(message)
     path = _path(at["path"]) if at else ()
@@ -49,7 +49,8 @@ def explained(error: msgspec.ValidationError, name: str, text: str) -> str:
 
 
 def _path(text: str) -> tuple[str, ...]:
-    """``.containerd.runtimes[...].options`` as keys; msgspec hides the name of a map's key."""
+    """The key path for ``.containerd.runtimes[...].options``; msgspec hides the name of a map's
+    key."""
     return tuple(step for step in re.split(r"\.|(\[\.\.\.\]|\[\d+\])", text) if step)
 
 
@@ -83,7 +84,7 @@ _ASSIGNED: Final = re.compile(r"""\s*([\w"'.\- ]+?)\s*=""")
 
 
 def place(name: str, text: str, key: tuple[str, ...]) -> str:
-    """``file:line`` of the line that comes nearest to ``key``; ``file`` when none does."""
+    """``file:line`` of the line that best matches ``key``; ``file`` if none does."""
     table: tuple[str, ...] = ()
     best, line_of_best = 0, 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -107,7 +108,7 @@ def _steps(dotted: str) -> tuple[str, ...]:
 
 
 def _common(here: tuple[str, ...], key: tuple[str, ...]) -> int:
-    """How many leading steps agree; ``[...]`` agrees with every name."""
+    """How many leading steps agree; ``[...]`` matches every name."""
     count = 0
     for ours, theirs in zip(here, key, strict=False):
         if ours != theirs and not theirs.startswith("["):

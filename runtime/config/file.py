@@ -1,7 +1,7 @@
-"""The configuration file: TOML, its keys named as in containerd's CRI plugin.
+"""The configuration file: TOML, with keys named as in containerd's CRI plugin.
 
-A key that nobody reads, a value of the wrong type or a missing file stops the start:
-``ConfigError`` says which file, line and key, and what is allowed there.
+An unknown key, a value of the wrong type or a missing file stops the start: ``ConfigError`` gives
+the file, line and key, and what is allowed there.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from runtime.config import faults
 from runtime.config.tables import DEFAULT_PAUSE, PLUGIN_DIR, Config, ConfigError, Duration
 
 _MAX_SOCKET_PATH: Final = 107
-"""Bytes that a unix socket's path may have."""
+"""Maximum bytes in the path of a unix socket."""
 
 _DEFAULT_ENTRIES: Final[Mapping[str, Any]] = {
     "containerd": {"runtimes": {"runc": {}}},
     "images": {"pinned_images": {"sandbox": DEFAULT_PAUSE}},
 }
-"""Entries of tables with free names, which a file adds to and does not replace."""
+"""Tables with free names: the file adds entries to the defaults instead of replacing them."""
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration in ``path`` (None: all defaults), with ``overrides`` on top.
 
-    ``overrides`` is a nested mapping like the file's, from the command line. Raises ConfigError.
+    ``overrides`` comes from the command line and is nested like the file. Raises ConfigError.
     """
     text = _read(path) if path else ""
     name = str(path) if path else "the command line"
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: this is not TOML: {error}") from error
+        raise ConfigError(f"{name}: invalid TOML: {error}") from error
     merged = _merged(_merged(_DEFAULT_ENTRIES, values), overrides or {})
     try:
         config = msgspec.convert(merged, Config, dec_hook=_decode)
@@ -53,7 +53,7 @@ def _read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: there is no such file; write one, or leave --config out for the defaults"
+            f"{path}: file not found; create it, or omit --config to use the defaults"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
@@ -76,7 +76,7 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every value that fits its type and still cannot be used."""
+    """Check values that have the right type but cannot be used."""
     for key, address in (
         (("listen",), config.listen),
         (("containerd", "address"), config.containerd.address),
@@ -85,7 +85,8 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         if not address.startswith("unix://") or not socket.startswith("/"):
             yield key, f'must be a unix socket such as "unix:///run/x.sock", not "{address}"'
         if len(socket.encode()) > _MAX_SOCKET_PATH:
-            yield key, f"a socket's path may have {_MAX_SOCKET_PATH} bytes, not {len(socket)}"
+            problem = f"its path may have at most {_MAX_SOCKET_PATH} bytes, not {len(socket)}"
+            yield key, problem
     for key, path in (
         (("root",), config.root),
         (("state",), config.state),
@@ -95,7 +96,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield key, f'must be an absolute path, not "{path}"'
     room = _MAX_SOCKET_PATH - len(f"/{PLUGIN_DIR}/log-keeper.sock")
     if len(config.state.encode()) > room:
-        yield ("state",), f"may have {room} bytes, as sockets lie below it"
+        yield ("state",), f"may have at most {room} bytes, because it holds sockets"
     runtimes = config.containerd.runtimes
     if config.containerd.default_runtime_name not in runtimes:
         yield (
@@ -134,7 +135,10 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             "must name both tls_cert_file and tls_key_file, or neither",
         )
     if not config.streaming.disable_tcp_service:
-        yield ("streaming", "disable_tcp_service"), "must be true: CRI is served on a socket alone"
+        yield (
+            "streaming",
+            "disable_tcp_service",
+        ), "must be true: CRI is served on a unix socket only"
     address = config.metrics.address
     if address and not re.fullmatch(r".+:\d{1,5}", address):
         yield ("metrics", "address"), f'must be "host:port", not "{address}"'

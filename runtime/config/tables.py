@@ -20,7 +20,7 @@ _SECONDS_OF: Final = {
     "h": 3600.0,
 }
 PLUGIN_DIR: Final = "io.containerd.grpc.v1.cri"
-"""The built-in plugin's directory, so that a node can be moved from one to the other."""
+"""The same directory as the built-in plugin, so that a node can switch from one to the other."""
 
 DEFAULT_PAUSE: Final = "registry.k8s.io/pause:3.10.2"
 
@@ -30,11 +30,11 @@ class ConfigError(Exception):
 
 
 class Duration(float):
-    """Seconds, written as Go does: ``"1m30s"``, ``"500ms"``, ``"0s"``."""
+    """Seconds, written in Go's format: ``"1m30s"``, ``"500ms"``, ``"0s"``."""
 
     @classmethod
     def parse(cls, text: object) -> Duration:
-        """Raises ValueError when ``text`` is no duration; "" is 0, as for the built-in plugin."""
+        """Raises ValueError if ``text`` is not a duration; "" is 0, as in the built-in plugin."""
         parts = _GO_DURATION.findall(text) if isinstance(text, str) else []
         if isinstance(text, str) and text in ("", "0"):
             return cls(0)
@@ -51,7 +51,7 @@ class RuncOptions(_Table, frozen=True):
     """Options of the shim ``io.containerd.runc.v2`` (``containerd.runc.v1.Options``)."""
 
     BinaryName: str = ""
-    """The OCI runtime; "" finds ``runc`` on containerd's PATH."""
+    """The OCI runtime; "" means ``runc`` on containerd's PATH."""
     Root: str = ""
     SystemdCgroup: bool = False
     NoPivotRoot: bool = False
@@ -61,7 +61,7 @@ class RuncOptions(_Table, frozen=True):
     IoGid: int = 0
     CriuImagePath: str = ""
     CriuPath: str = ""
-    """Accepted while it is empty: containerd 1.x writes it into every config that it generates."""
+    """Must be empty; accepted because containerd 1.x writes it into every config it generates."""
     CriuWorkPath: str = ""
 
 
@@ -72,7 +72,7 @@ class Runtime(_Table, frozen=True):
     runtime_path: str = ""
     options: RuncOptions = RuncOptions()
     snapshotter: str = ""
-    """"" takes that of ``[containerd]``."""
+    """"" means the snapshotter of ``[containerd]``."""
     pod_annotations: tuple[str, ...] = ()
     container_annotations: tuple[str, ...] = ()
     privileged_without_host_devices: bool = False
@@ -88,7 +88,7 @@ class ContainerdTable(_Table, frozen=True):
     snapshotter: str = "overlayfs"
     default_runtime_name: str = "runc"
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: {"runc": Runtime()})
-    """By name; those of the file are added to ``runc``."""
+    """By name; the file's entries are added to ``runc``."""
 
 
 class CniTable(_Table, frozen=True):
@@ -97,10 +97,10 @@ class CniTable(_Table, frozen=True):
     bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
     conf_dir: str = "/etc/cni/net.d"
     max_conf_num: int = 1
-    """How many configurations of the directory, in name order, make networks; 0: all."""
+    """How many configurations of the directory, in name order, are used; 0: all."""
     setup_serially: bool = False
     conf_template: str = ""
-    """A Go-template style file that UpdateRuntimeConfig fills with the pod CIDR; "": none."""
+    """A template in Go's syntax that UpdateRuntimeConfig fills with the pod CIDR; "": none."""
     ip_pref: Literal["", "ipv4", "ipv6", "cni"] = ""
 
 
@@ -117,73 +117,75 @@ class ImagesTable(_Table, frozen=True):
     pinned_images: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"sandbox": DEFAULT_PAUSE}
     )
-    """Images that the kubelet must not collect, by use; ``sandbox`` is the pause image, which has a
-    default."""
+    """Images that the kubelet must not garbage-collect, by use; ``sandbox`` is the pause image,
+    which has a default."""
     registry: RegistryTable = RegistryTable()
     max_concurrent_downloads: int = 3
-    """Layers that are downloaded at once, over all pulls of the node; 0: no limit."""
+    """Layers downloaded at once, over all pulls of the node; 0: no limit."""
     image_pull_progress_timeout: Duration = Duration(300)
-    """A pull is given up when no byte came for this long; 0: never."""
+    """A pull fails if no bytes arrive for this long; 0: never."""
     stats_collect_period: int = 10
-    """Seconds between two looks at the layers' sizes."""
+    """Seconds between two measurements of the layers' sizes."""
 
 
 class KeyPair(_Table, frozen=True):
-    """``[streaming.x509_key_pair_streaming]``: files in PEM; both or none."""
+    """``[streaming.x509_key_pair_streaming]``: PEM files; both or none."""
 
     tls_cert_file: str = ""
     tls_key_file: str = ""
 
 
 class StreamingTable(_Table, frozen=True):
-    """``[streaming]``: where exec, attach and port-forward streams are served."""
+    """``[streaming]``: where exec, attach and port-forward are served."""
 
     stream_server_address: str = "127.0.0.1"
-    """"" takes the address of the default route."""
+    """"" means the address of the default route."""
     stream_server_port: int = 0
-    """0 takes a free one."""
+    """0 means a free port."""
     stream_idle_timeout: Duration = Duration(4 * 3600)
-    """How long a stream may carry nothing; 0: for ever."""
+    """How long a stream may be idle; 0: for ever."""
     enable_tls_streaming: bool = False
     x509_key_pair_streaming: KeyPair = KeyPair()
-    """With TLS and no key pair, a self-signed one is made at each start."""
+    """With TLS but no key pair, a self-signed one is generated at each start."""
     disable_tcp_service: bool = True
-    """Read for the built-in plugin's files; CRI itself is served on a unix socket alone."""
+    """Must be true; accepted for configurations of the built-in plugin: CRI is served on a unix
+    socket only."""
 
 
 class MetricsTable(_Table, frozen=True):
     """``[metrics]``: the server's own Prometheus metrics."""
 
     address: str = ""
-    """``host:port`` of an HTTP server with ``/metrics``; "": none."""
+    """``host:port`` of an HTTP server for ``/metrics``; "": none."""
 
 
 class Config(_Table, frozen=True):
-    """The whole file; every key may be left out."""
+    """The whole file; every key is optional."""
 
     listen: str = "unix:///run/cri-containerd/cri-containerd.sock"
     root: str = "/var/lib/cri-containerd"
-    """What must survive a reboot."""
+    """Data that must survive a reboot."""
     state: str = "/run/cri-containerd"
-    """What must not."""
+    """Data that must not survive a reboot."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_container_log_line_size: int = 16384
-    """Bytes at which a log line is cut into pieces; 0 or less: lines are kept whole in memory."""
+    """Longer log lines are split at this many bytes; 0 or less: lines are kept whole, in memory."""
     disable_apparmor: bool = False
     restrict_oom_score_adj: bool = False
-    """Never ask for an oom_score_adj below the server's own, even where that is allowed."""
+    """Never set an oom_score_adj below the server's own, even if that is allowed."""
     unset_seccomp_profile: str = ""
     disable_hugetlb_controller: bool = True
-    """Leave hugepage limits of containers out; the kubelet sets those of pods."""
+    """Ignore hugepage limits of containers; the kubelet sets those of pods."""
     tolerate_missing_hugetlb_controller: bool = True
-    """Leave them out on a node without the controller, instead of refusing the container."""
+    """Ignore hugepage limits on a node without the controller, instead of refusing the
+    container."""
     device_ownership_from_security_context: bool = False
     ignore_image_defined_volumes: bool = False
     netns_mounts_under_state_dir: bool = False
     enable_unprivileged_ports: bool = True
     enable_unprivileged_icmp: bool = True
     drain_exec_sync_io_timeout: Duration = Duration(0)
-    """How long ExecSync waits for output after its process ended; 0: until all of it came."""
+    """How long ExecSync waits for output after its process ended; 0: until the output ends."""
     containerd: ContainerdTable = ContainerdTable()
     cni: CniTable = CniTable()
     images: ImagesTable = ImagesTable()
@@ -192,12 +194,12 @@ class Config(_Table, frozen=True):
 
     @property
     def root_dir(self) -> Path:
-        """Where records of objects live."""
+        """Where the records of objects are."""
         return Path(self.root, PLUGIN_DIR)
 
     @property
     def state_dir(self) -> Path:
-        """Where files of running objects live."""
+        """Where the files of running objects are."""
         return Path(self.state, PLUGIN_DIR)
 
     @property

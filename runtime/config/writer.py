@@ -1,4 +1,4 @@
-"""The effective configuration, every default written out: as plain tables and as TOML."""
+"""The effective configuration with all defaults: as plain tables and as TOML."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from runtime.config.tables import Config, Duration
 
 
 def as_builtins(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain tables, every default written out."""
+    """The effective configuration with all defaults, as plain tables."""
     tables: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_encode)
     return tables
 
 
 def as_toml(config: Config) -> str:
-    """The effective configuration as a file that `runtime.config.file.load` reads."""
+    """The effective configuration as TOML that `runtime.config.file.load` reads."""
     return tomli_w.dumps(as_builtins(config))
 
 

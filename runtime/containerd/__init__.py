@@ -1,1 +1,1 @@
-"""The containerd daemon: its client and what it can do."""
+"""The containerd daemon: the client, deadlines, and what the daemon supports."""

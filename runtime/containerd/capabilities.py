@@ -1,4 +1,4 @@
-"""What the daemon can do, as its introspection service tells; its version is never looked at."""
+"""What the daemon supports, from its introspection service; version strings are never compared."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from grpc import aio
 from generated.containerd import introspection_pb2
 
 AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-"""The codes of a daemon that is not there, or does not answer."""
+"""The codes returned when the daemon is down or does not respond."""
 
 BUILTIN_CRI: Final = (
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
     "io.containerd.cri.v1.runtime",
 )
-"""The daemon's own CRI plugin; since 2.0 it has two parts that are switched off on their own."""
+"""The daemon's own CRI plugin; since 2.0 it has two more parts that are disabled separately."""
 BUILTIN_CRI_OFF: Final = (
     "set disabled_plugins = ["
     + ", ".join(f'"{name}"' for name in BUILTIN_CRI)
     + "] in /etc/containerd/config.toml and restart containerd"
 )
-"""The remedy; containerd 1.x ignores the names that it does not know."""
+"""The remedy; containerd 1.x ignores plugin names it does not know."""
 
 
 _DEFAULT_ROOT: Final = "/var/lib/containerd"
@@ -33,33 +33,33 @@ _DEFAULT_ROOT: Final = "/var/lib/containerd"
 
 @dataclass(frozen=True, slots=True)
 class Snapshotter:
-    """A snapshotter that the daemon has loaded."""
+    """A loaded snapshotter of the daemon."""
 
     name: str
     root: str
-    """Its directory on the host, the ``fs_id`` of image and layer usage: as it tells, or else where
-    plugins of the daemon have theirs."""
+    """Its directory on the host, the ``fs_id`` of image and layer usage: as reported, or else the
+    default place for plugin data."""
     capabilities: frozenset[str]
-    """E.g. ``remap-ids``: the snapshotter can shift owners for user namespaces."""
+    """E.g. ``remap-ids``: the snapshotter can remap owners for user namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this daemon can do, as its introspection service tells."""
+    """What this daemon supports, from its introspection service."""
 
     snapshotters: Mapping[str, Snapshotter] = field(default_factory=dict)
     services: frozenset[str] = frozenset()
-    """Ids of the loaded gRPC services, e.g. ``transfer`` (from 1.7 on)."""
+    """IDs of the loaded gRPC services, e.g. ``transfer`` (since 1.7)."""
     runtime_info: bool = False
-    """Whether PluginInfo tells the features of a runtime (from 2.0 on)."""
+    """Whether PluginInfo reports a runtime's features (since 2.0)."""
     builtin_cri: bool = False
-    """Whether the daemon's own CRI plugin runs: it would fight with us over ``k8s.io``."""
+    """Whether the daemon's own CRI plugin is enabled: it would conflict with us in ``k8s.io``."""
     builtin_cri_parts: bool = False
-    """Whether parts of it run though it is off: they watch images and measure snapshots."""
+    """Whether parts of it run although it is disabled: they watch images and measure snapshots."""
 
 
 async def probe(introspection: Any) -> Capabilities:
-    """Ask the daemon through its introspection service. Raises AioRpcError."""
+    """Query the daemon's introspection service. Raises AioRpcError."""
     answer = await introspection.Plugins(introspection_pb2.PluginsRequest())
     loaded = [plugin for plugin in answer.plugins if not plugin.HasField("init_err")]
     root = _daemon_root(loaded)
@@ -85,8 +85,8 @@ async def probe(introspection: Any) -> Capabilities:
 
 
 def _daemon_root(plugins: Iterable[introspection_pb2.Plugin]) -> str:
-    """The daemon's own directory, below which every plugin has one named by its type and id: as
-    told by any plugin that says where its directory is, or else containerd's default."""
+    """The daemon's root directory, which holds a directory for each plugin, named by type and id.
+    Derived from any plugin that reports its directory, or else containerd's default."""
     for plugin in plugins:
         root, found, rest = plugin.exports.get("root", "").rpartition(f"/{plugin.type}.{plugin.id}")
         if found and not rest and root:
@@ -95,7 +95,7 @@ def _daemon_root(plugins: Iterable[introspection_pb2.Plugin]) -> str:
 
 
 async def _tells_runtime_info(introspection: Any) -> bool:
-    """Whether PluginInfo is served; any other answer than UNIMPLEMENTED says that it is."""
+    """Whether PluginInfo is implemented: true unless the call fails with UNIMPLEMENTED."""
     request = introspection_pb2.PluginInfoRequest(type="io.containerd.none", id="none")
     try:
         await introspection.PluginInfo(request)

@@ -1,8 +1,8 @@
-"""How long each call of containerd may take: one table, applied where the stubs are made.
+"""The deadline of every containerd call: one table, applied where the stubs are created.
 
-A call that is not in this table cannot be made. A call whose deadline passes fails with
-DEADLINE_EXCEEDED and may still take effect in the daemon, so whoever made it has to look again
-before it decides anything.
+A call that is not in this table cannot be made. A call that exceeds its deadline fails with
+DEADLINE_EXCEEDED but may still take effect in the daemon, so its caller must query the state before
+deciding anything.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ _ANSWER: Final = 10.0
 """Seconds for what the daemon or a shim answers from memory or from its database."""
 
 _PROBE: Final = 5.0
-"""Seconds for introspection: a daemon that does not answer within it counts as away."""
+"""Seconds for introspection: a daemon that does not respond in time is considered down."""
 
 _DRAIN: Final = 30.0
-"""Seconds for the end of a command: the shim waits for whatever else holds the output open."""
+"""Seconds to delete an exec process: the shim waits for anything that still holds its output
+open."""
 
 _LIST: Final = 60.0
-"""Seconds for an answer whose size grows with the node."""
+"""Seconds for a response whose size grows with the node."""
 
 _WORK: Final = 120.0
-"""Seconds for a call that starts a process or deletes files: the kubelet's own limit for most of
-its calls. Long, because a call that is given up may still take effect."""
+"""Seconds for a call that starts a process or deletes files: the kubelet's own timeout for most
+of its calls. Long, because a call that times out may still take effect."""
 
 _COMMIT: Final = 600.0
-"""Seconds for the end of an unpacked layer, whose files are counted."""
+"""Seconds to commit an unpacked layer, whose files are counted."""
 
 _UNPACK: Final = 3600.0
-"""Seconds for unpacking one layer."""
+"""Seconds to unpack one layer."""
 
 _BLOB: Final = 86400.0
-"""Seconds for one blob, as long as its lease lives: a write lasts as long as its download, which
-has a limit of its own (``image_pull_progress_timeout``)."""
+"""Seconds to write one blob; the same as the lifetime of its lease. The write lasts as long as the
+download, which has its own limit (``image_pull_progress_timeout``)."""
 
 DEADLINES: Final[Mapping[str, Mapping[str, float | None]]] = {
     "containers": {
@@ -114,5 +115,6 @@ DEADLINES: Final[Mapping[str, Mapping[str, float | None]]] = {
     },
     "version": {"Version": _PROBE},
 }
-"""Seconds, by service (as `Containerd` names it) and method; None: it ends when something happens.
+"""Seconds, by service (as named in `Containerd`) and method; None: no deadline, the call waits
+for an event.
 """

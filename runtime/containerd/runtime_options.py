@@ -1,4 +1,4 @@
-"""A runtime handler as containerd wants it in a container's record."""
+"""The runtime handler in the form stored in a container's record."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from runtime.transforms import facts
 _RUNC: Final = "io.containerd.runc."
 
 SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-"""Where programs are looked for: a server that a user's shell started may lack the sbin ones."""
+"""Where programs are searched: a server started from a user's shell may lack the sbin
+directories."""
 
 
 def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtime:
-    """The shim's name and, for runc's, its options: another shim's options are not known here."""
+    """The shim's name and, for runc's shim, its options; the options of other shims are unknown."""
     runtime = containers_pb2.Container.Runtime(name=handler.runtime_type)
     if is_runc(handler.runtime_type):
         runtime.options.CopyFrom(proto_any(runc_options(handler)))
@@ -27,15 +28,15 @@ def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtim
 
 
 def is_runc(runtime_type: str) -> bool:
-    """Whether the shim is runc's, whose options this module knows."""
+    """Whether this is runc's shim, whose options this module knows."""
     return runtime_type.startswith(_RUNC)
 
 
 def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:
-    """The table ``options`` of the handler as the message that the runc shim reads.
+    """The handler's ``options`` table as the message that the runc shim reads.
 
-    Its keys are the Go names of the fields (``SystemdCgroup`` for ``systemd_cgroup``), as in
-    containerd's own config. Raises ValueError for a key or a value that does not fit.
+    The keys are the Go names of the fields (``SystemdCgroup`` for ``systemd_cgroup``), as in
+    containerd's own config. Raises ValueError for an unknown key or an invalid value.
     """
     fields = {f.name.replace("_", ""): f.name for f in runc_options_pb2.Options.DESCRIPTOR.fields}
     options = runc_options_pb2.Options()
@@ -43,7 +44,7 @@ def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:
         where = f"containerd.runtimes.{handler.name}.options.{key}"
         name = fields.get(key.lower())
         if name is None:
-            raise ValueError(f"{where}: no such option of runc; there are {', '.join(fields)}")
+            raise ValueError(f"{where}: unknown runc option; allowed: {', '.join(fields)}")
         try:
             setattr(options, name, value)
         except (TypeError, ValueError) as error:
@@ -52,7 +53,7 @@ def runc_options(handler: facts.Handler) -> runc_options_pb2.Options:
 
 
 def stored_options(runtime: containers_pb2.Container.Runtime) -> runc_options_pb2.Options | None:
-    """The options in a container's record; None where they are not those of runc's shim."""
+    """The options in a container's record; None if they are not those of runc's shim."""
     options = runc_options_pb2.Options()
     if not runtime.options.type_url.endswith(options.DESCRIPTOR.full_name):
         return None
@@ -61,12 +62,12 @@ def stored_options(runtime: containers_pb2.Container.Runtime) -> runc_options_pb
 
 
 def shown_options(runtime: containers_pb2.Container.Runtime) -> dict[str, Any] | None:
-    """The options in a container's record as verbose statuses show them."""
+    """The options in a container's record, as shown in verbose statuses."""
     options = stored_options(runtime)
     return None if options is None else MessageToDict(options, preserving_proto_field_name=True)
 
 
 def runc_binary(options: runc_options_pb2.Options) -> str:
-    """The OCI runtime's program: the handler's own, or ``runc`` wherever the node has it."""
+    """The path of the OCI runtime: the handler's own, or ``runc`` from PATH."""
     name = options.binary_name or "runc"
     return shutil.which(name, path=SEARCH) or name

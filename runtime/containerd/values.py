@@ -1,4 +1,4 @@
-"""How containerd wants the values that it stores or passes on: typed JSON and bare protobuf."""
+"""Encodings of values that containerd stores or passes on: typed JSON and bare protobuf."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class OciResources(Protocol):
 
 
 def oci_any(spec: OciSpec) -> AnyMessage:
-    """An OCI spec as ``Container.spec`` wants it."""
+    """An OCI spec encoded for ``Container.spec``."""
     return AnyMessage(type_url=SPEC_TYPE_URL, value=spec.to_json())
 
 
 def process_any(process: Mapping[str, Any]) -> AnyMessage:
-    """An OCI process, as a JSON object, as ``ExecProcessRequest.spec`` wants it."""
+    """An OCI process, as a JSON object, encoded for ``ExecProcessRequest.spec``."""
     return AnyMessage(type_url=PROCESS_TYPE_URL, value=msgspec.json.encode(process))
 
 
 def resources_any(resources: OciResources) -> AnyMessage:
-    """OCI resources as ``UpdateTaskRequest.resources`` wants them."""
+    """OCI resources encoded for ``UpdateTaskRequest.resources``."""
     return AnyMessage(type_url=RESOURCES_TYPE_URL, value=msgspec.json.encode(resources.to_dict()))
 
 
 def proto_any(message: Message) -> AnyMessage:
-    """A protobuf message under its bare name, as containerd knows no ``type.googleapis.com/``."""
+    """A protobuf message under its bare name: containerd does not use ``type.googleapis.com/``."""
     return AnyMessage(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())

@@ -18,7 +18,7 @@ import structlog
 from grpc import aio
 
 from generated.containerd import tasks_pb2
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containers.exec import EXHAUSTED
 from runtime.containers.services import Services
 from runtime.errors import ResourceExhausted, Unavailable, Unknown, from_rpc

@@ -22,7 +22,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, types
 from generated.plans import ContainerPlan, plan_container
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot

@@ -23,7 +23,7 @@ from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
 from generated.statuses import exec_sync_response
 from runtime.containerd.client import MAX_MESSAGE
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
 from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc

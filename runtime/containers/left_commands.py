@@ -18,7 +18,7 @@ from grpc import StatusCode, aio
 
 from generated.containerd import task_types_pb2, tasks_pb2
 from runtime.containerd.client import Containerd
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containers.services import Services
 from runtime.linux.pipes import PipeReader
 from runtime.store.objects import Container

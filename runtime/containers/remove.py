@@ -16,7 +16,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
-from runtime.containerd.removals import delete_container, is_not_found
+from runtime.containerd.deletions import delete_container, is_not_found
 from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree

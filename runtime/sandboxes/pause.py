@@ -15,7 +15,7 @@ from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
 from generated.plans import SandboxPlan
 from runtime.containerd.client import Containerd
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
 from runtime.lookups import security, users

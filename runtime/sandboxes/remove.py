@@ -7,7 +7,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxEvent
-from runtime.containerd.removals import delete_container, delete_lease, remove_snapshot
+from runtime.containerd.deletions import delete_container, delete_lease, remove_snapshot
 from runtime.errors import from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.sandboxes.services import Services

@@ -12,7 +12,7 @@ from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
 from generated.filters import pod_sandbox_filter
 from generated.statuses import pod_sandbox_status
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import shown_options
 from runtime.errors import InvalidArgument
 from runtime.linux import netns

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from generated.containerd import containers_pb2
-from runtime.containerd.removals import delete_container, delete_lease, remove_snapshot
+from runtime.containerd.deletions import delete_container, delete_lease, remove_snapshot
 from runtime.linux import netns
 from runtime.linux.directories import remove_tree
 from runtime.linux.files import write_whole

@@ -1,1 +1,1 @@
-"""Every sandbox and container that the server knows, their files, and the order of change."""
+"""All sandboxes and containers that the server knows, their files, and the order of changes."""

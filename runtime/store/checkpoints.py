@@ -1,14 +1,14 @@
 """The status files of containers.
 
-A file is replaced as a whole, by one thread, in the order of the changes: the event loop never
-waits for a disk. An exit is on the disk before `Checkpoints.save` returns, because containerd is
-then told to forget it; of the other changes a power cut, which ends every container anyway, may
-lose the last moments.
+Each file is replaced atomically, by one thread, in the order of the changes: the event loop never
+waits for the disk. An exit is on disk before `Checkpoints.save` returns, because containerd is then
+told to forget it. Other changes of the last moments may be lost in a power failure, which ends
+every container anyway.
 
-A status that cannot be written (the disk is full, read-only, or hangs) does not stop the work on
-the container: it is kept in memory, copied to the state directory, which is usually on another file
+A status that cannot be written (the disk is full, read-only, or hangs) does not block the
+container: it is kept in memory, copied to the state directory, which is usually on another file
 system, and written when that becomes possible. `Checkpoints.load` prefers the copy, which is
-deleted once the file itself is written.
+deleted once the file itself has been written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Events of sandboxes and containers, for followers.
 
-`runtime.store.objects` emits an event after a change of state is saved and visible; nothing else
-does, so the order of events is the order of changes. An event names its object only: who passes it
-on adds the statuses of that moment. Without followers an event costs nothing and is forgotten.
+Only `runtime.store.objects` emits events, each after a change of state is saved and visible, so
+events arrive in the order of the changes. An event names its object only; the reader adds the
+statuses of that moment. Without followers an event costs nothing and is dropped.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Event:
     kind: str
     """Name in the enum ContainerEventType, e.g. ``CONTAINER_STOPPED_EVENT``."""
     container_id: str
-    """The container, or the sandbox itself: the CRI names both in this one field."""
+    """ID of the container or sandbox: the CRI uses this one field for both."""
     sandbox_id: str
     at: int
     """Nanoseconds since the epoch."""
 
 
 class Follower:
-    """The events that one reader has not taken yet, in order."""
+    """The unread events of one follower, in order."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -43,13 +43,13 @@ class Follower:
     async def get(self) -> Event:
         """Return the next event, waiting for it.
 
-        Raises ResourceExhausted when the reader fell more than `BACKLOG` events behind: it has
-        missed some, and must look at the state of everything before it follows again.
+        Raises ResourceExhausted if the reader fell more than `BACKLOG` events behind: some were
+        dropped, and it must list all objects before it follows again.
         """
         return self._checked(None if self._behind else await self._queue.get())
 
     def get_nowait(self) -> Event:
-        """As ``get``; raises asyncio.QueueEmpty when there is none."""
+        """Like ``get``; raises asyncio.QueueEmpty if there is none."""
         return self._checked(None if self._behind else self._queue.get_nowait())
 
     def empty(self) -> bool:
@@ -61,7 +61,7 @@ class Follower:
         return self._queue.qsize()
 
     def _put(self, event: Event) -> bool:
-        """Add an event; False: the reader is too far behind, and hears so with its next ``get``."""
+        """Add an event; returns False if the queue is full, which the next ``get`` reports."""
         if self._queue.qsize() >= BACKLOG:
             self._behind = True
             self._queue = asyncio.Queue()
@@ -74,14 +74,14 @@ class Follower:
     def _checked(event: Event | None) -> Event:
         if event is None:
             raise ResourceExhausted(
-                f"more than {BACKLOG} events waited to be read and some were dropped; "
+                f"more than {BACKLOG} events were unread and some were dropped; "
                 "list the objects, then follow the events again"
             )
         return event
 
 
 class Events:
-    """The hub between the store and its followers."""
+    """Passes events from the store to its followers."""
 
     def __init__(self) -> None:
         self._followers: set[Follower] = set()
@@ -97,7 +97,7 @@ class Events:
 
     @contextmanager
     def follow(self) -> Iterator[Follower]:
-        """Every event from now to the end of the block, in order."""
+        """Receive every event from now to the end of the block, in order."""
         follower = Follower()
         self._followers.add(follower)
         try:

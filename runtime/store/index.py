@@ -1,4 +1,4 @@
-"""Objects of one kind by id, and by any unique prefix of one, as the CRI allows."""
+"""Objects of one kind by ID, and by any unique prefix of it, as the CRI allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=_Identified)
 
 
 class Index(Generic[T]):
-    """Objects by id and by any unique prefix of it."""
+    """Objects by ID and by any unique prefix of it."""
 
     def __init__(self, noun: str) -> None:
         self._noun = noun
@@ -26,37 +26,37 @@ class Index(Generic[T]):
         self._ids: list[str] = []
 
     def __iter__(self) -> Iterator[T]:
-        """All objects as they are now; one may be removed while iterating."""
+        """A snapshot of all objects; objects may be removed while iterating."""
         return iter(list(self._by_id.values()))
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def get(self, exact_id: str) -> T | None:
-        """The object of exactly this id."""
+        """The object with exactly this ID."""
         return self._by_id.get(exact_id)
 
     def find(self, prefix: str) -> T | None:
-        """The one object whose id begins with ``prefix``; None when there is none.
+        """The only object whose ID begins with ``prefix``; None if there is none.
 
-        Raises InvalidArgument for an empty prefix and for one that fits several.
+        Raises InvalidArgument for an empty prefix and for one that matches several.
         """
         exact = self._by_id.get(prefix)
         if exact is not None:
             return exact
         if not prefix:
-            raise InvalidArgument(f"the {self._noun} id is empty; give an id or a prefix of one")
+            raise InvalidArgument(f"the {self._noun} id is empty; use an id or a prefix of one")
         at = bisect_left(self._ids, prefix)
         fitting = [name for name in self._ids[at : at + 2] if name.startswith(prefix)]
         if len(fitting) > 1:
             raise InvalidArgument(
-                f'more than one {self._noun} id begins with "{prefix}"; give more of it'
+                f'more than one {self._noun} id begins with "{prefix}"; use a longer prefix'
             )
         return self._by_id[fitting[0]] if fitting else None
 
     def _insert(self, item: T) -> None:
         if item.id in self._by_id:
-            raise ValueError(f"the {self._noun} {item.id} is known already")
+            raise ValueError(f"the {self._noun} {item.id} already exists")
         self._by_id[item.id] = item
         insort(self._ids, item.id)
 

@@ -14,15 +14,15 @@ _HOST_SHM: Final = "/dev/shm"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of every object's files; both directories belong to the server."""
+    """The paths of every object's files, in the two directories that the server owns."""
 
     root: Path
     """``Config.root_dir``: survives a reboot."""
     state: Path
-    """``Config.state_dir``: gone after a reboot."""
+    """``Config.state_dir``: does not survive a reboot."""
 
     def sandbox(self, metadata: facts.SandboxMetadata) -> facts.SandboxFiles:
-        """The files of a sandbox; nothing is created."""
+        """The files of a sandbox; this creates nothing."""
         root = self.root / "sandboxes" / metadata.id
         state = self.state / "sandboxes" / metadata.id
         return facts.SandboxFiles(

@@ -1,26 +1,24 @@
-"""Every sandbox and container that this server knows, and the only way to change one.
+"""All sandboxes and containers that this server knows, and the only way to change them.
 
-Rules that hold in this file:
+Rules of this file:
 
-* An object's ``metadata`` and ``status`` are immutable values; a change replaces them, so that a
-  reader never sees half of one.
-* A state changes by `fire` alone: the lifecycle table (spec/lifecycle.yaml) is asked, what must be
-  saved is saved, then the change becomes visible, then the event goes out.
-* Nothing here calls containerd. A change that is not saved is made without waiting, so that of two
-  callers who claim an object only one gets it. Changes that are saved are made one after the other,
-  each to its end, even if its caller is cancelled meanwhile.
-* A status that cannot be saved does not stop the change (`runtime.store.checkpoints`): a node whose
-  disk is full must still be able to stop its pods.
-* An object that was removed does not change any more; nothing of it is written again.
+* An object's ``metadata`` and ``status`` are immutable values that are replaced by a change, so a
+reader never sees half of one. * A state changes only by `fire`: the transition is looked up in the
+lifecycle table (spec/lifecycle.yaml), saved if necessary, made visible, and then sent as an event.
+* Nothing here calls containerd. A change that is not saved is made without awaiting, so of two
+callers that claim an object only one gets it. Changes that are saved run one after the other, each
+to its end, even if the caller is cancelled. * A status that cannot be saved does not prevent the
+change (`runtime.store.checkpoints`): a node with a full disk must still be able to stop its pods. *
+A removed object does not change any more, and its files are not written again.
 
-A container's exit is saved before it is seen: `Container.save_exit` writes the status file before
-the task is deleted, `fire` makes the state visible once the output is in the log. The file has the
-built-in plugin's form: ``FinishedAt`` is set, so it says EXITED, with ``ExitCode`` and ``Reason``.
-Recovery may trust such a file whatever containerd still holds: a task that is STOPPED is left to be
-deleted, and if there is none, it has been deleted already.
+A container's exit is saved before it is visible: `Container.save_exit` writes the status file
+before the task is deleted, and `fire` makes the state visible once the output is in the log. The
+file has the built-in plugin's format: it sets ``FinishedAt``, which means EXITED, with ``ExitCode``
+and ``Reason``. Recovery trusts such a file whatever containerd still holds: a STOPPED task only
+remains to be deleted, and a missing task was already deleted.
 
-The sandboxes' own status is in memory only, as the pause task tells it again after a restart; their
-metadata is saved with the pause container by those who create it.
+The sandboxes' status is in memory only, because it is read from the pause task again after a
+restart; their metadata is saved with the pause container by the code that creates it.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ class SandboxChanges(TypedDict, total=False):
 
 
 class Sandbox:
-    """One pod sandbox: its facts of the moment and the moves of its state."""
+    """One pod sandbox: its current data and state transitions."""
 
     def __init__(
         self,
@@ -73,12 +71,12 @@ class Sandbox:
         self.metadata = metadata
         self.status = status
         self.snapshotter = snapshotter
-        """Where the pause container's root file system is, by its record; "" when it has none."""
+        """The root file system of the pause container, from its record; "" if it has none."""
         self.files = store.layout.sandbox(metadata)
         self.exited = asyncio.Event()
-        """Set once the end of the pause container is dealt with (or there was none)."""
+        """Set once the exit of the pause container was handled (or if there was none)."""
         self.network_is_down = False
-        """Set once CNI DEL has gone through and the namespace is gone: nothing is left to retry."""
+        """Set once CNI DEL has succeeded and the namespace is deleted: nothing is left to retry."""
         self._note_exit()
 
     @property
@@ -91,25 +89,25 @@ class Sandbox:
 
     @property
     def facts(self) -> facts.Sandbox:
-        """The root ``sandbox`` of builders and readers."""
+        """The root object ``sandbox`` for builders and readers."""
         return facts.Sandbox(metadata=self.metadata, status=self.status, files=self.files)
 
     @property
     def containers(self) -> list[Container]:
-        """The containers of this pod, those under removal included."""
+        """The containers of this pod, including those being removed."""
         return self._store.containers.of(self.id)
 
     def listed(self) -> api_pb2.PodSandbox:
-        """Its entry in ListPodSandbox; kept until something changes, and not to be changed."""
+        """Its entry in ListPodSandbox; cached until something changes; do not modify it."""
         if self._listed is None:
             self._listed = sandbox_listing.read(sandbox=self.facts)
         return self._listed
 
     def fire(self, event: SandboxEvent, **changes: Unpack[SandboxChanges]) -> None:
-        """Move by ``event``, with ``changes`` of other status fields, in one transaction.
+        """Apply ``event``, with ``changes`` to other status fields, in one transaction.
 
-        Raises FailedPrecondition, and changes nothing, when the state does not allow the event or
-        the sandbox was removed.
+        Raises FailedPrecondition, and changes nothing, if the state does not allow the event or the
+        sandbox was removed.
         """
         if self._removed:
             raise FailedPrecondition(f"sandbox {self.id} was removed")
@@ -136,7 +134,7 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class SavedExit:
-    """How a container's task ended, as its status file tells it."""
+    """How a container's task ended, as in its status file."""
 
     code: int
     finished_at: int
@@ -146,7 +144,7 @@ class SavedExit:
 
 
 class StatusChanges(TypedDict, total=False):
-    """Fields of `facts.ContainerStatus` that may change, with the state or without."""
+    """Fields of `facts.ContainerStatus` that may change, with or without the state."""
 
     pid: int
     started_at: int
@@ -170,7 +168,7 @@ def _ended(status: facts.ContainerStatus, exit: SavedExit) -> facts.ContainerSta
 
 
 class Container:
-    """One container: its facts of the moment and the moves of its state."""
+    """One container: its current data and state transitions."""
 
     def __init__(
         self,
@@ -184,20 +182,20 @@ class Container:
         self.metadata = metadata
         self.status = status
         self.snapshotter = snapshotter
-        """Where its root file system is, by its record; "" when that does not tell."""
+        """The path of its root file system, from its record; "" if unknown."""
         self.exited = asyncio.Event()
-        """Set once the exit is dealt with: status saved, task deleted, output drained."""
+        """Set once the exit was handled: status saved, task deleted, output drained."""
         self.start_is_over = asyncio.Event()
-        """Clear while a StartContainer is at work, which may be longer than the state says so."""
+        """Clear while StartContainer is running, which may last longer than the state STARTING."""
         self.start_is_over.set()
         self.stop_signal_sent = False
-        """A second graceful stop only waits: the signal is sent once."""
+        """Whether the stop signal was sent: a second graceful stop only waits."""
         self._exit: SavedExit | None = None
-        """How the task ended, from the moment that this is saved."""
+        """How the task ended, set once this is saved."""
         self._saved: ContainerStatus | None = None
-        """What was last given to be saved."""
+        """The last value passed for saving."""
         self._in_order = asyncio.Lock()
-        """Held by a change that is saved."""
+        """Held while a change is being saved."""
         self._removed = False
         self._moved = asyncio.Event()
         self._note_exit()
@@ -212,18 +210,19 @@ class Container:
 
     @property
     def facts(self) -> facts.Container:
-        """The root ``container`` of builders and readers, without what only creation knows."""
+        """The root object ``container`` for builders and readers, without values known only at
+        creation."""
         return facts.Container(metadata=self.metadata, status=self.status)
 
     @property
     def sandbox(self) -> Sandbox | None:
-        """Its pod; None only when the pod's record was lost."""
+        """Its pod; None only if the pod's record was lost."""
         return self._store.sandboxes.get(self.metadata.sandbox_id)
 
     async def start_ended(self, limit: float | None = None) -> bool:
-        """Return True when no StartContainer is at work on it, however that ended.
+        """Return True once no StartContainer is running for it, whatever its result.
 
-        False after ``limit`` seconds; the start is still at work then.
+        Returns False after ``limit`` seconds if the start is still running.
         """
         try:
             async with asyncio.timeout(limit):
@@ -234,15 +233,16 @@ class Container:
         return True
 
     def listed(self) -> api_pb2.Container:
-        """Its entry in ListContainers; kept until something changes, and not to be changed."""
+        """Its entry in ListContainers; cached until something changes; do not modify it."""
         if self._listed is None:
             self._listed = container_listing.read(container=self.facts)
         return self._listed
 
     async def amend(self, **changes: Unpack[StatusChanges]) -> None:
-        """Replace status fields outside a transition (resources, an OOM as reason), saved first.
+        """Replace status fields outside a transition (resources, the reason OOMKilled); saved
+        first.
 
-        Raises FailedPrecondition when the container is being removed.
+        Raises FailedPrecondition if the container is being removed.
         """
         await to_the_end(self._amend(changes))
 
@@ -257,16 +257,16 @@ class Container:
             self._changed()
 
     def must_stay(self) -> None:
-        """Raise FailedPrecondition if the container is being removed, or was."""
+        """Raise FailedPrecondition if the container is being removed, or was removed."""
         if self.state is ContainerState.REMOVING:
             raise FailedPrecondition(f"container {self.id} is being removed")
 
     async def save_exit(self, exit: SavedExit) -> None:
-        """Save how the task ended while the state that clients see stays as it is.
+        """Save how the task ended, while the state visible to clients does not change.
 
-        Called before the task is deleted, because containerd forgets the exit code with the task;
-        `fire` with EXITED makes it visible once the output is in the log. A server that ends in
-        between leaves a status file that says EXITED, and recovery goes by it.
+        Called before the task is deleted, because containerd forgets the exit code with the task.
+        `fire` with EXITED makes the exit visible once the output is in the log. If the server dies
+        in between, the status file says EXITED, and recovery follows it.
         """
         await to_the_end(self._save_exit(exit))
 
@@ -276,11 +276,10 @@ class Container:
             await self._save(self.status)
 
     async def fire(self, event: ContainerEvent, **changes: Unpack[StatusChanges]) -> None:
-        """Move by ``event``, with ``changes`` of other status fields, in one transaction.
+        """Apply ``event``, with ``changes`` to other status fields, in one transaction.
 
-        An event that saves nothing takes effect without waiting for anything. Raises
-        FailedPrecondition, and changes nothing, when the state does not allow the event or the
-        container was removed.
+        An event that saves nothing takes effect without awaiting. Raises FailedPrecondition, and
+        changes nothing, if the state does not allow the event or the container was removed.
         """
         if self._removed:
             raise FailedPrecondition(f"container {self.id} was removed")
@@ -294,7 +293,7 @@ class Container:
         async with self._in_order:
             lifecycle.fire_container(self.state, event)
             await self._save(replace(self.status, **changes))
-            # meanwhile the state may have moved by an event that saves nothing
+            # meanwhile an event that saves nothing may have changed the state
             self._move(lifecycle.fire_container(self.state, event), changes)
 
     def _move(self, transition: Transition[ContainerState], changes: StatusChanges) -> None:
@@ -313,10 +312,11 @@ class Container:
             self._store.events.emit(transition.emits, self.id, self.metadata.sandbox_id)
 
     async def _save(self, status: ContainerStatus) -> None:
-        """Save the status, with the exit if there was one; nothing if the file says it already."""
+        """Save the status, with the exit if there was one; does nothing if the file is up to
+        date."""
         if self._exit is not None:
             status = _ended(status, self._exit)
-        status = replace(status, state=self.status.state)  # which is not in the file
+        status = replace(status, state=self.status.state)  # which the file does not contain
         if status != self._saved:
             self._saved = status
             await self._store.checkpoints.save(self.id, status)
@@ -333,7 +333,7 @@ class Container:
 
 
 class Sandboxes(Index[Sandbox]):
-    """The sandboxes; the generated handlers look ids up here."""
+    """The sandboxes; the generated handlers look up IDs here."""
 
     def __init__(self, store: Store) -> None:
         super().__init__("sandbox")
@@ -348,7 +348,7 @@ class Sandboxes(Index[Sandbox]):
         snapshotter: str = "",
         recovered: bool = False,
     ) -> Sandbox:
-        """Make a sandbox known under its name; a recovered one without telling followers."""
+        """Add a sandbox and reserve its name; a recovered one sends no event."""
         names = self._store.names
         (names.adopt if recovered else names.reserve)(metadata.name, metadata.id)
         sandbox = Sandbox(self._store, metadata, status, snapshotter)
@@ -360,18 +360,18 @@ class Sandboxes(Index[Sandbox]):
         return sandbox
 
     def listing(self) -> api_pb2.ListPodSandboxResponse:
-        """The answer to an unfiltered list; kept until something changes, and not to be changed."""
+        """The response to an unfiltered list; cached until something changes; do not modify it."""
         if self._all is None:
             self._all = api_pb2.ListPodSandboxResponse(items=[item.listed() for item in self])
         return self._all
 
     def changed(self) -> None:
-        """Forget the kept answer."""
+        """Drop the cached response."""
         self._all = None
 
 
 class Containers(Index[Container]):
-    """The containers; the generated handlers look ids up here."""
+    """The containers; the generated handlers look up IDs here."""
 
     def __init__(self, store: Store) -> None:
         super().__init__("container")
@@ -386,9 +386,9 @@ class Containers(Index[Container]):
         *,
         snapshotter: str = "",
     ) -> Container:
-        """Save the status of a new container, then make it known.
+        """Save the status of a new container, then add it.
 
-        Raises Unavailable when it cannot be saved.
+        Raises Unavailable if it cannot be saved.
         """
         await self._store.checkpoints.create(metadata.id, status)
         return self.add(metadata, status, snapshotter=snapshotter)
@@ -401,7 +401,7 @@ class Containers(Index[Container]):
         snapshotter: str = "",
         recovered: bool = False,
     ) -> Container:
-        """Make a container known under its name; a recovered one without telling followers."""
+        """Add a container and reserve its name; a recovered one sends no event."""
         names = self._store.names
         (names.adopt if recovered else names.reserve)(metadata.name, metadata.id)
         container = Container(self._store, metadata, status, snapshotter)
@@ -413,7 +413,7 @@ class Containers(Index[Container]):
         return container
 
     def of(self, sandbox_id: str) -> list[Container]:
-        """The containers of one pod, those under removal included."""
+        """The containers of one pod, including those being removed."""
         return list(self._of_sandbox.get(sandbox_id, {}).values())
 
     def _insert(self, item: Container) -> None:
@@ -428,18 +428,18 @@ class Containers(Index[Container]):
             self._of_sandbox.pop(item.metadata.sandbox_id, None)
 
     def listing(self) -> api_pb2.ListContainersResponse:
-        """The answer to an unfiltered list; kept until something changes, and not to be changed."""
+        """The response to an unfiltered list; cached until something changes; do not modify it."""
         if self._all is None:
             self._all = api_pb2.ListContainersResponse(containers=[c.listed() for c in self])
         return self._all
 
     def changed(self) -> None:
-        """Forget the kept answer."""
+        """Drop the cached response."""
         self._all = None
 
 
 class Store:
-    """What this server knows, in one place; empty until recovery fills it."""
+    """All that this server knows, in one place; empty until recovery fills it."""
 
     def __init__(self, layout: Layout, events: Events) -> None:
         self.layout = layout
@@ -450,5 +450,5 @@ class Store:
         self.containers = Containers(self)
 
     async def close(self) -> None:
-        """Save what could not be saved yet; nothing may change any more."""
+        """Save what could not be saved so far; no change may follow."""
         await self.checkpoints.close()

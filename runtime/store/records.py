@@ -1,17 +1,17 @@
-"""The records that outlive this process, in the shapes of containerd's built-in CRI plugin.
+"""The records that outlive this process, in the format of containerd's built-in CRI plugin.
 
-A node can be moved between the built-in plugin and this server because both read the same places:
+A node can switch between the built-in plugin and this server because both use the same places:
 
-* the extension ``io.cri-containerd.sandbox.metadata`` of the pause container,
-* the extension ``io.cri-containerd.container.metadata`` of a container,
-* the status file ``<root>/io.containerd.grpc.v1.cri/containers/<id>/status``.
+* the extension ``io.cri-containerd.sandbox.metadata`` of the pause container, * the extension
+``io.cri-containerd.container.metadata`` of a container, * the status file
+``<root>/io.containerd.grpc.v1.cri/containers/<id>/status``.
 
-All three are what Go's ``encoding/json`` writes for the plugin's structs: CRI messages under their
-proto names, enums and 64-bit integers as numbers, bytes in base64, zero values left out. That is
-not protobuf's own JSON mapping, hence the pair `to_go` and `from_go`. Reading is tolerant of
-``null`` and of keys from newer plugins; anything else that does not fit raises `RecordError`.
+All three contain what Go's ``encoding/json`` writes for the plugin's structs: CRI messages with
+their proto field names, enums and 64-bit integers as numbers, bytes in base64, zero values omitted.
+That is not protobuf's own JSON mapping, hence the pair `to_go` and `from_go`. Reading accepts
+``null`` and ignores keys of newer plugins; anything else that does not fit raises `RecordError`.
 
-Only values are translated here; `runtime.store.objects` decides when they are written.
+This module only translates values; `runtime.store.objects` decides when they are written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONTAINER_METADATA_URL = "github.com/containerd/cri/pkg/store/container/Metadata
 UNKNOWN_EXIT_CODE = 255
 """The exit code of a process whose exit was not observed."""
 UNKNOWN_REASON = "Unknown"
-"""The reason that goes with it."""
+"""The reason that belongs to it."""
 
 _VERSION = "v1"
 
@@ -54,7 +54,7 @@ class RecordError(ValueError):
 def to_go(message: Message) -> dict[str, Any]:
     """The message as Go's ``encoding/json`` prints the struct that cri-api generates for it.
 
-    Bytes stay bytes: msgspec writes them in base64, as Go does.
+    Bytes stay bytes: msgspec encodes them in base64, as Go does.
     """
     return {field.name: _go_value(field, value) for field, value in message.ListFields()}
 
@@ -72,9 +72,9 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def from_go(kind: type[M], value: object, path: str = "") -> M:
-    """The message that ``value``, parsed JSON of Go's shape, stands for.
+    """The message for ``value``, which is parsed JSON in Go's format.
 
-    Keys that this CRI version lacks are left out: they come from a newer plugin, and refusing them
+    Keys that this CRI version lacks are ignored: they come from a newer plugin, and rejecting them
     would lose the pod.
     """
     message = kind()
@@ -94,7 +94,7 @@ def from_go(kind: type[M], value: object, path: str = "") -> M:
 
 def _items(value: object, path: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, Mapping):
-        raise RecordError(f"{path or 'record'}: an object is expected, not {type(value).__name__}")
+        raise RecordError(f"{path or 'record'}: expected an object, not {type(value).__name__}")
     yield from value.items()
 
 
@@ -123,7 +123,7 @@ def _bytes(text: str) -> bytes:
     """The bytes of a base64 string, or the text itself.
 
     ``KeyValue.value`` was a string until cri-api 0.36.2, so the plugins of older containerd
-    releases wrote it plainly.
+    releases wrote plain text.
     """
     try:
         return b64decode(text, validate=True)
@@ -152,7 +152,7 @@ def sandbox_metadata_json(metadata: facts.SandboxMetadata) -> bytes:
 
 
 def sandbox_metadata(data: bytes) -> facts.SandboxMetadata:
-    """What `sandbox_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
+    """Parse what `sandbox_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
     found = _metadata(data)
     return facts.SandboxMetadata(
         id=_text(found, "ID", required=True),
@@ -191,7 +191,7 @@ def container_metadata_json(metadata: facts.ContainerMetadata) -> bytes:
 
 
 def container_metadata(data: bytes) -> facts.ContainerMetadata:
-    """What `container_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
+    """Parse what `container_metadata_json` or the built-in plugin wrote; raises `RecordError`."""
     found = _metadata(data)
     return facts.ContainerMetadata(
         id=_text(found, "ID", required=True),
@@ -220,16 +220,16 @@ def _metadata(data: bytes) -> Mapping[str, Any]:
     record = _object(data)
     found = record.get("Metadata")
     if not isinstance(found, dict):
-        raise RecordError("Metadata: the record holds no such object")
+        raise RecordError("Metadata: the record has no such object")
     return found
 
 
 def _object(data: bytes) -> Mapping[str, Any]:
-    """A record's JSON object, its version checked."""
+    """A record's JSON object; checks its version."""
     try:
         record = msgspec.json.decode(data)
     except msgspec.DecodeError as error:
-        raise RecordError(f"the record is no JSON: {error}") from error
+        raise RecordError(f"the record is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise RecordError(f"the record is {type(record).__name__}, not an object")
     if record.get("Version") != _VERSION:
@@ -240,9 +240,9 @@ def _object(data: bytes) -> Mapping[str, Any]:
 def _text(found: Mapping[str, Any], key: str, *, required: bool = False) -> str:
     value = found.get(key) or ""
     if not isinstance(value, str):
-        raise RecordError(f"{key}: a string is expected, not {type(value).__name__}")
+        raise RecordError(f"{key}: expected a string, not {type(value).__name__}")
     if required and not value:
-        raise RecordError(f"{key}: the record lacks it")
+        raise RecordError(f"{key}: missing from the record")
     return value
 
 
@@ -252,8 +252,8 @@ def _text(found: Mapping[str, Any], key: str, *, required: bool = False) -> str:
 def container_status_json(status: facts.ContainerStatus) -> bytes:
     """The content of the status file.
 
-    The state itself is not written, for it follows from the times; STARTING, REMOVING and UNKNOWN
-    do not survive this process.
+    The state itself is not written because it follows from the times; STARTING, REMOVING and
+    UNKNOWN do not outlive this process.
     """
     return msgspec.json.encode(
         {
@@ -271,10 +271,10 @@ def container_status_json(status: facts.ContainerStatus) -> bytes:
 
 
 def container_status(data: bytes) -> facts.ContainerStatus:
-    """What `container_status_json` or the built-in plugin wrote; raises `RecordError`.
+    """Parse what `container_status_json` or the built-in plugin wrote; raises `RecordError`.
 
-    The state follows the built-in plugin's rule: the last time that is set tells it, and none set
-    means UNKNOWN.
+    The state follows the built-in plugin's rule: the latest time that is set determines it; if none
+    is set, it is UNKNOWN.
     """
     record = _object(data)
     resources = record.get("Resources")
@@ -309,5 +309,5 @@ def _state(*, created: int, started: int, finished: int) -> ContainerState:
 def _number(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key) or 0
     if not isinstance(value, int):
-        raise RecordError(f"{key}: a number is expected, not {type(value).__name__}")
+        raise RecordError(f"{key}: expected a number, not {type(value).__name__}")
     return value

@@ -1,9 +1,9 @@
-"""Clean up what a shim that died, or that was given up, has left: processes, cgroup and runc state.
+"""Clean up after a shim that died or was killed: processes, cgroup and runc state.
 
-containerd cleans up after the shim's first task, the pause container's. The other tasks of the pod
-shared the shim, and nothing else ends them: their processes would run on, unseen. The same is left
-when the server is killed while containerd creates a task: containerd forgets the task, and the
-shim goes on with ``runc create``.
+containerd cleans up after the shim's first task only, the pause container's. Nothing ends the other
+tasks of the pod, which shared the shim: their processes would run on, unmanaged. The same happens
+if the server is killed while containerd creates a task: containerd forgets the task, and the shim
+continues with ``runc create``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd.client import Containerd
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import is_runc, runc_binary, stored_options
 from runtime.errors import Unknown
 from runtime.steps import threads
@@ -27,10 +27,10 @@ from runtime.transforms import facts
 log = structlog.get_logger(__name__)
 
 DEFAULT_ROOT: Final = "/run/containerd/runc"
-"""runc's state directory, if the shim's options do not name another one."""
+"""runc's state directory, unless the shim's options set another one."""
 
 _CREATE_LIMIT: Final = 5.0
-"""Seconds that a ``runc create`` under way may still take."""
+"""Seconds that a running ``runc create`` may still take."""
 
 _DELETE_LIMIT: Final = 10.0
 """Seconds for ``runc delete --force``, which waits for the processes that it kills."""
@@ -39,8 +39,8 @@ _DELETE_LIMIT: Final = 10.0
 async def clean_up(containerd: Containerd, container_id: str) -> None:
     """Let runc kill and delete a container whose task containerd no longer knows.
 
-    Does nothing where runc has no state of it, as after every ordinary end. Raises Unknown with
-    runc's words when it fails or does not end in time.
+    Does nothing if runc has no state of it, as after every normal exit. Raises Unknown with runc's
+    output if it fails or does not finish in time.
     """
     try:
         answer = await containerd.containers.Get(
@@ -54,7 +54,7 @@ async def clean_up(containerd: Containerd, container_id: str) -> None:
 
 
 async def clean_up_record(namespace: str, record: containers_pb2.Container) -> None:
-    """As `clean_up`, for a container whose record is at hand."""
+    """Like `clean_up`, for a container whose record is available."""
     if not is_runc(record.runtime.name):
         return
     await shims.creation_ended(record.id, _CREATE_LIMIT)
@@ -62,7 +62,9 @@ async def clean_up_record(namespace: str, record: containers_pb2.Container) -> N
     root = Path(options.root or DEFAULT_ROOT) / namespace
     if not await threads.STATE_FILES.run((root / record.id).exists):
         return
-    log.warning("a shim left a container that containerd does not know", container=record.id)
+    log.warning(
+        "deleting a runc container left by a shim; containerd does not know it", container=record.id
+    )
     await _delete(options, root, record.id)
 
 

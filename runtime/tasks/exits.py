@@ -1,22 +1,22 @@
-"""Learn how every task ends, once, and deal with it.
+"""Observe the exit of every task, exactly once, and handle it.
 
-One ``Tasks.Wait`` is open for each task. It is issued before ``Tasks.Start``, so that no exit is
-missed, and its answer is dealt with only from the moment that the start is saved:
+One ``Tasks.Wait`` is open for each task. It is sent before ``Tasks.Start``, so that no exit is
+missed, and its response is handled only after the start has been saved:
 
     exits.wait(container.id)                    # before Tasks.Start
     …                                           # Tasks.Start, fire(STARTED)
     exits.follow_container(container)           # from here on the exit is handled
 
-An error of the call is never an exit. When containerd goes away the wait is issued again, and
-``Tasks.Get`` tells what happened meanwhile. Only a daemon that is there and knows no such task
-makes an exit without a code: 255, reason Unknown.
+A failed call never counts as an exit. If containerd goes away, the wait is sent again, and
+``Tasks.Get`` shows what happened meanwhile. Only a responding daemon that knows no such task means
+an exit without a code: 255, reason Unknown.
 
-An exit is dealt with in this order: code and time on disk, task deleted (with it containerd forgets
-the code), output in the log, state visible, event. Wherever the server is ended, recovery finds the
-exit in the status file or in the task.
+An exit is handled in this order: code and time saved to disk, task deleted (containerd forgets the
+code with it), output written to the log, state visible, event sent. If the server dies in between,
+recovery finds the exit in the status file or in the task.
 
-Dealing with an exit is repeated, with growing pauses, until it has gone through: a container that
-ended must not stay RUNNING because a disk was full for a moment.
+Handling is retried with growing pauses until it succeeds: an exited container must not stay RUNNING
+because the disk was full for a moment.
 """
 
 from __future__ import annotations
@@ -56,44 +56,44 @@ from runtime.tasks import dead_shim
 log = structlog.get_logger(__name__)
 
 _KILL_LIMIT: Final = 10.0
-"""Seconds for a task to end after SIGKILL."""
+"""Seconds for a task to exit after SIGKILL."""
 
 _DRAIN_LIMIT: Final = 10.0
-"""Seconds for the draining of a container's output."""
+"""Seconds for draining a container's output."""
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 300.0
-"""Seconds between attempts to deal with an exit: doubled from the first to the longest."""
+"""Seconds between attempts to handle an exit, doubled from the first to the longest."""
 
 _RECONNECT_PAUSE: Final = 0.2
-"""Seconds before a broken wait is issued again."""
+"""Seconds before a failed wait is sent again."""
 _LONGEST_RECONNECT_PAUSE: Final = 5.0
 
 _SIGKILL_CODE: Final = 137
-"""128 + SIGKILL: what the kernel's out-of-memory killer leaves."""
+"""128 + SIGKILL: the exit code of a process killed by the kernel's out-of-memory killer."""
 
 OOM_KILLED: Final = "OOMKilled"
 
 ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
-"""What containerd says of a task whose process runs."""
+"""Task states in which the process is running."""
 
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
 
 _FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
-"""States of a container whose task may end."""
+"""States of a container whose task may exit."""
 
 _STOPPED_TOGETHER: Final = 0.5
-"""Seconds that the tasks of a pod which is stopped may take to end one after the other."""
+"""Seconds for the tasks of a stopped pod to exit one after the other."""
 
 _SHIM_GONE: Final = "ttrpc: closed"
-"""What containerd says when a shim ended during a call; it has no code of its own."""
+"""containerd's message if a shim exits during a call; it has no code of its own."""
 _SHIM_ATTEMPTS: Final = 5
 _SHIM_PAUSE: Final = 0.05
-"""Seconds until the daemon has noticed the end of a shim."""
+"""Seconds until the daemon has noticed that a shim exited."""
 
 
 class LogDrain(Protocol):
-    """What is asked of the log keeper here."""
+    """What this module needs from the log keeper."""
 
     async def drained(self, container_id: str) -> None: ...
 
@@ -108,21 +108,21 @@ class Exit:
     at: int
     """Nanoseconds since the epoch."""
     reason: str = ""
-    """`UNKNOWN_REASON` when nobody saw it end."""
+    """`UNKNOWN_REASON` if the exit was not observed."""
 
     @classmethod
     def unseen(cls) -> Exit:
-        """The end of a task that containerd no longer knows."""
+        """The exit of a task that containerd no longer knows."""
         return cls(code=UNKNOWN_EXIT_CODE, at=time.time_ns(), reason=UNKNOWN_REASON)
 
     @classmethod
     def reported(cls, code: int, at: Timestamp) -> Exit:
-        """The end as containerd reports it; without a time, the time is now."""
+        """The exit as containerd reports it; if it has no time, the time is now."""
         return cls(code=code, at=at.ToNanoseconds() if at.seconds > 0 else time.time_ns())
 
 
 class Exits:
-    """The waits and followers of every task of this server."""
+    """The waits and followers of all tasks of this server."""
 
     def __init__(self, *, containerd: Containerd, store: Store, log_keeper: LogDrain) -> None:
         self._containerd = containerd
@@ -135,12 +135,12 @@ class Exits:
         self._oom_log = OomLog()
 
     async def start(self) -> None:
-        """Begin to listen to out-of-memory events; called once, before recovery."""
+        """Start to listen for out-of-memory events; called once, before recovery."""
         await threads.CGROUPS.run(self._oom_log.read)
         self._oom_watch = watched("oom events", self._watch_oom)
 
     async def stop(self) -> None:
-        """End every wait; tasks and their exits are left for the next start."""
+        """End all waits; tasks and their exits are left to the next start."""
         tasks = [*self._waits.values(), *self._followers.values(), *self._settling.values()]
         if self._oom_watch is not None:
             tasks.append(self._oom_watch)
@@ -150,9 +150,9 @@ class Exits:
         self._oom_log.close()
 
     def wait(self, task_id: str) -> asyncio.Task[Exit]:
-        """The one wait for the end of a task, issued now if it is not open yet.
+        """The only wait for the exit of a task, sent now if it is not open yet.
 
-        Await it under ``asyncio.shield``: others may be waiting for the same.
+        Await it under ``asyncio.shield``, because others may be waiting for it too.
         """
         wait = self._waits.get(task_id)
         if wait is None:
@@ -164,31 +164,31 @@ class Exits:
         return wait
 
     def forget(self, task_id: str) -> None:
-        """End the wait of a task that never started; nothing is dealt with."""
+        """End the wait of a task that never started; no exit is handled."""
         for tasks in (self._followers, self._waits):
             task = tasks.pop(task_id, None)
             if task is not None:
                 task.cancel()
 
     async def end(self, task_id: str) -> None:
-        """Kill and delete a task that nothing follows; succeeds if it does not exist."""
+        """Kill and delete a task that has no follower; succeeds if it does not exist."""
         if await kill_task(self._containerd, task_id, signal.SIGKILL):
             await asyncio.wait({self.wait(task_id)}, timeout=_KILL_LIMIT)
         await delete_task(self._containerd, task_id)
         self.forget(task_id)
 
     def settle(self, task_id: str, work: Coroutine[Any, Any, None]) -> None:
-        """Let ``work`` find out, in the background, what became of a task that cannot be judged."""
+        """Run ``work`` in the background to find out the state of a task that is not known."""
         settling = asyncio.create_task(work, name=f"settle {task_id}")
         self._settling[task_id] = settling
         settling.add_done_callback(lambda _: self._settling.pop(task_id, None))
 
     def follow_sandbox(self, sandbox: Sandbox) -> None:
-        """Deal with the end of this pause task, now or whenever it comes."""
+        """Handle the exit of this pause task, whenever it happens."""
         self._follow(sandbox.id, lambda exit: self._sandbox_exited(sandbox, exit))
 
     def follow_container(self, container: Container) -> None:
-        """Deal with the end of this container's task, now or whenever it comes."""
+        """Handle the exit of this container's task, whenever it happens."""
         self._follow(container.id, lambda exit: self._container_exited(container, exit))
 
     def _follow(self, task_id: str, handle: Callable[[Exit], Awaitable[None]]) -> None:
@@ -214,11 +214,13 @@ class Exits:
                     break
                 except Exception as error:
                     again = f"{pause:.0f} s"
-                    log.warning("exit not dealt with", id=task_id, error=repr(error), again=again)
+                    log.warning(
+                        "could not handle the exit", id=task_id, error=repr(error), again=again
+                    )
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
-            # after `forget` they may be those of another follower
+            # after `forget` they may belong to another follower
             if self._followers.get(task_id) is me:
                 del self._followers[task_id]
                 self._waits.pop(task_id, None)
@@ -232,9 +234,11 @@ class Exits:
                 ended = await answer
                 return Exit.reported(ended.exit_status, ended.exited_at)
             except aio.AioRpcError as error:
-                log.debug("wait broke", id=task_id, code=error.code().name, error=error.details())
+                log.debug(
+                    "wait interrupted", id=task_id, code=error.code().name, error=error.details()
+                )
             except Exception:
-                # whatever it is, the end of the task must be learnt
+                # whatever the error, the task's exit must still be observed
                 log.exception("wait failed", id=task_id)
             found = await self._ended(task_id)
             if found is not None:
@@ -244,7 +248,8 @@ class Exits:
             answer = self._containerd.tasks.Wait(tasks_pb2.WaitRequest(container_id=task_id))
 
     async def _ended(self, task_id: str) -> Exit | None:
-        """The exit, if containerd says that the task ended; None while it runs or nobody knows."""
+        """The exit, if containerd says that the task exited; None while it runs or this is
+        unknown."""
         try:
             process = await task(self._containerd, task_id)
         except aio.AioRpcError:
@@ -255,14 +260,15 @@ class Exits:
             return Exit.reported(process.exit_status, process.exited_at)
         return None
 
-    # Dealing with exits
+    # Handling exits
 
     async def _sandbox_exited(self, sandbox: Sandbox, exit: Exit) -> None:
         """Delete the pause task after those of the pod's containers.
 
-        Its deletion ends the shim that they share, which refuses while it holds another task and
-        is then never asked again. When a pod is stopped they all end within some milliseconds;
-        when the pause container died alone, its pod is not ready long before they end.
+        Its deletion ends the shim that they share; the shim refuses while it holds another task,
+        and containerd does not retry. When a pod is stopped, all tasks exit within some
+        milliseconds. If only the pause container died, its pod is NOTREADY long before the other
+        tasks exit.
         """
         log.info("sandbox exited", sandbox=sandbox.id, code=exit.code)
         containers = asyncio.ensure_future(_ended(sandbox.containers))
@@ -274,7 +280,7 @@ class Exits:
             if await delete_task(self._containerd, sandbox.id) is None:
                 await dead_shim.clean_up(self._containerd, sandbox.id)
         except Exception:
-            # it has ended even if its task cannot be deleted now
+            # the sandbox has exited even if its task cannot be deleted now
             self._sandbox_ended(sandbox)
             raise
         finally:
@@ -300,10 +306,10 @@ class Exits:
             await container.fire(ContainerEvent.EXITED)
 
     async def _drain(self, container_id: str) -> None:
-        """Have all output in the log before the exit is seen, but do not wait for ever.
+        """Write all output to the log before the exit is visible, but do not wait for ever.
 
-        A process that outlived the container's first one may hold the output open; it goes on being
-        drained until the container is removed.
+        A process that outlives the container's first one may hold the output open; it is drained
+        until the container is removed.
         """
         try:
             async with asyncio.timeout(_DRAIN_LIMIT):
@@ -315,8 +321,8 @@ class Exits:
     async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
         """Whether the out-of-memory killer ended a process of the container.
 
-        The event may come after the exit, hence this second look: at the kernel's log, then at the
-        cgroup's count, before the task goes and, under systemd, if the cgroup is still there.
+        The event may arrive after the exit, so look also at the kernel's log, then at the cgroup's
+        counter: before the task is deleted and, under systemd, if the cgroup still exists.
         """
         if exit.code != _SIGKILL_CODE:
             return False
@@ -342,11 +348,11 @@ class Exits:
                     oom = task_events_pb2.TaskOOM.FromString(envelope.event.value)
                     await self._note_oom(oom.container_id)
             except aio.AioRpcError as error:
-                log.debug("oom events broke", code=error.code().name, error=error.details())
+                log.debug("oom events interrupted", code=error.code().name, error=error.details())
             await asyncio.sleep(_RECONNECT_PAUSE)
 
     async def _note_oom(self, container_id: str) -> None:
-        """Remember that something in the container was killed, its first process or a child."""
+        """Record an out-of-memory kill in the container, of its first process or a child."""
         container = self._store.containers.get(container_id)
         if container is None:
             return
@@ -355,7 +361,7 @@ class Exits:
 
 
 async def _ended(containers: Iterable[Container]) -> None:
-    """Return when no task of these containers is left."""
+    """Return when these containers have no task left."""
     for container in containers:
         await container.start_ended()
         if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
@@ -363,7 +369,7 @@ async def _ended(containers: Iterable[Container]) -> None:
 
 
 async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process | None:
-    """The task as containerd sees it; None when it knows none. Raises on every other error."""
+    """The task as containerd sees it; None if there is none. Raises on every other error."""
     try:
         answer = await containerd.tasks.Get(tasks_pb2.GetRequest(container_id=task_id))
     except aio.AioRpcError as error:
@@ -375,7 +381,7 @@ async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process |
 
 
 async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
-    """Delete an ended task and end its shim; None when there is none. Safe to repeat."""
+    """Delete an exited task and thereby its shim; None if there is none. May be repeated."""
     request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
     attempts = _SHIM_ATTEMPTS
     while True:
@@ -389,12 +395,12 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
                 raise
         else:
             return Exit.reported(answer.exit_status, answer.exited_at)
-        # the shim of a pod may end with another task of it, while it answers for this one
+        # the shim of a pod may exit with another task while it handles this call
         await asyncio.sleep(_SHIM_PAUSE)
 
 
 async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
-    """Send a signal to a task's first process; False when there is none any more."""
+    """Send a signal to a task's first process; False if it does not exist any more."""
     request = tasks_pb2.KillRequest(container_id=task_id, signal=number)
     attempts = _SHIM_ATTEMPTS
     while True:
@@ -408,12 +414,12 @@ async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
                 raise
         else:
             return True
-        # as for a deletion: the shim ends while it answers
+        # as for a deletion: the shim may exit during the call
         await asyncio.sleep(_SHIM_PAUSE)
 
 
 def oom_kills(metrics: AnyMessage) -> int:
-    """How many processes the kernel killed for memory in the cgroup that these metrics are of."""
+    """How many processes the out-of-memory killer ended in the cgroup of these metrics."""
     if metrics.type_url.endswith("io.containerd.cgroups.v1.Metrics"):
         return cgroup1_metrics_pb2.Metrics.FromString(metrics.value).memory_oom_control.oom_kill
     if metrics.type_url.endswith("io.containerd.cgroups.v2.Metrics"):

@@ -1,10 +1,9 @@
-"""Have containerd run the containers of a pod in the shim of its pause container, knowingly.
+"""Let containerd run the containers of a pod in the shim of its pause container.
 
-All tasks of a pod end up in one shim process anyway. But a containerd that was not told of the
-pod finds that out by starting a shim binary for every container, and takes each of them down
-with another one: some 10 ms when a container starts and 12 ms when it ends. Told are daemons
-that have a sandbox store (containerd 1.7 and later), by a record like that of the built-in
-plugin.
+All tasks of a pod end up in one shim process anyway. But a containerd that does not know the pod
+finds that out by starting a shim binary for every container, and another one to delete it: some 10
+ms at each start and 12 ms at each exit. A daemon with a sandbox store (containerd 1.7 and later) is
+told by a record like that of the built-in plugin.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from grpc import aio
 
 from generated.containerd import sandbox_pb2, types_pb2
 from runtime.containerd.client import Containerd
-from runtime.containerd.removals import is_not_found
+from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.store import records
 from runtime.transforms import facts
@@ -24,21 +23,21 @@ _SERVICE = "sandboxes"
 
 _SANDBOXER = "podsandbox"
 _EXTENSION = "metadata"
-"""As the built-in plugin writes them, so that it can take the node over."""
+"""As the built-in plugin writes them, so that it can take over the node."""
 
 _NO_RECORD = "bucket not found"
 """How containerd 1.7 says that there is no such record, with the code UNKNOWN."""
 
 
 def offered(containerd: Containerd) -> bool:
-    """Whether the daemon can be told of pods."""
+    """Whether the daemon has a sandbox store."""
     return _SERVICE in containerd.capabilities.services
 
 
 async def announce(
     containerd: Containerd, handler: facts.Handler, metadata: facts.SandboxMetadata
 ) -> None:
-    """Record the pod, whose pause task must be running when the first container starts."""
+    """Record the pod; its pause task must be running before the first container starts."""
     runtime = container_runtime(handler)
     sandbox = types_pb2.Sandbox(
         sandbox_id=metadata.id,
@@ -56,7 +55,7 @@ async def announce(
 
 
 async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
-    """Delete the record, also one that the built-in plugin wrote; succeeds if there is none."""
+    """Delete the record, even if the built-in plugin wrote it; succeeds if there is none."""
     if not offered(containerd):
         return
     request = sandbox_pb2.StoreDeleteRequest(sandbox_id=sandbox_id)
@@ -68,7 +67,7 @@ async def withdraw(containerd: Containerd, sandbox_id: str) -> None:
 
 
 async def announced(containerd: Containerd) -> list[str]:
-    """The ids of all pods that were recorded so, also by the built-in plugin."""
+    """The IDs of all recorded pods, including those recorded by the built-in plugin."""
     if not offered(containerd):
         return []
     try:
@@ -80,6 +79,6 @@ async def announced(containerd: Containerd) -> list[str]:
     return [
         sandbox.sandbox_id
         for sandbox in answer.list
-        # containerd 1.7 does not keep the sandboxer
+        # containerd 1.7 does not store the sandboxer
         if _EXTENSION in sandbox.extensions and sandbox.sandboxer in ("", _SANDBOXER)
     ]

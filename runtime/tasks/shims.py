@@ -1,7 +1,7 @@
-"""The processes of shims and OCI runtimes, found by the ids that they were started with.
+"""The processes of shims and OCI runtimes, found by the IDs on their command lines.
 
-containerd forgets a task whose creation was cut short by the end of the connection, while the shim
-goes on with it. Nothing but the process table knows of such a shim then.
+If the connection is lost while a task is being created, containerd forgets the task, but the shim
+continues with it. Such a shim can be found in the process table only.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ _ID: Final = re.compile(r"[0-9a-f]{64}")
 _SHIM_NAME: Final = "containerd-shim"
 
 _SOCKETS: Final = Path("/run/containerd/s")
-"""The directory of shim sockets, which does not depend on containerd's state directory."""
+"""The directory of shim sockets; it does not depend on containerd's state directory."""
 
 _END_LIMIT: Final = 5.0
-"""Seconds that a killed process may take to be gone."""
+"""Seconds for a killed process to disappear."""
 _PAUSE: Final = 0.02
-"""Seconds between looks at the process table."""
+"""Seconds between scans of the process table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that names a pod or container in its arguments."""
+    """A process with a pod or container ID in its arguments."""
 
     pid: int
     arguments: tuple[str, ...]
 
     @property
     def is_shim(self) -> bool:
-        """Whether it is a shim; its other ids are those of pods."""
+        """Whether it is a shim; its other IDs are those of pods."""
         return os.path.basename(self.arguments[0]).startswith(_SHIM_NAME)
 
     def option(self, name: str) -> str:
-        """The value of a shim's option (``-id``, ``-namespace``, ``-address``); "" without it."""
+        """The value of a shim's option (``-id``, ``-namespace``, ``-address``); "" if absent."""
         values = (v for k, v in zip(self.arguments, self.arguments[1:], strict=False) if k == name)
         return next(values, "")
 
 
 def running() -> list[Process]:
-    """Every process with the id of a pod or container among its arguments. Takes some 10 ms."""
+    """All processes with the ID of a pod or container in their arguments. Takes some 10 ms."""
     pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
     found = [process for pid in pids if (process := _read(pid)) is not None]
     return [process for process in found if any(map(_ID.fullmatch, process.arguments))]
@@ -76,19 +76,19 @@ def of_daemon(processes: Iterable[Process], containerd: Containerd) -> list[Proc
 
 
 def may_run(containerd: Containerd, sandbox_id: str) -> bool:
-    """Whether the socket of a pod's shim is there: a look that costs next to nothing."""
+    """Whether the socket of a pod's shim exists: a very cheap check."""
     address = containerd.address.removeprefix("unix://")
     return _socket(address, containerd.namespace, sandbox_id).exists()
 
 
 def _socket(address: str, namespace: str, shim_id: str) -> Path:
-    """Where the shim of that id listens, which was given this address of its containerd."""
+    """The socket of the shim with this ID, started by the containerd at this address."""
     name = hashlib.sha256(os.path.join(address, namespace, shim_id).encode())
     return _SOCKETS / name.hexdigest()
 
 
 async def end(containerd: Containerd, sandbox_id: str) -> None:
-    """Kill the shim of a pod that has no task in containerd any more, if it is still running."""
+    """Kill the shim of a pod without tasks in containerd, if it is still running."""
     processes = of_daemon(await threads.CGROUPS.run(running), containerd)
     shims = [process for process in processes if process.option("-id") == sandbox_id]
     if shims:
@@ -97,7 +97,7 @@ async def end(containerd: Containerd, sandbox_id: str) -> None:
 
 
 async def kill_shims(shims: Collection[Process]) -> None:
-    """Kill shims, and remove the sockets that they had no time to remove."""
+    """Kill shims, and remove the sockets they leave."""
     await kill(shims)
     for shim in shims:
         options = (shim.option(name) for name in ("-address", "-namespace", "-id"))
@@ -107,7 +107,7 @@ async def kill_shims(shims: Collection[Process]) -> None:
 async def creation_ended(container_id: str, limit: float) -> None:
     """Return when no OCI runtime creates the container any more; after ``limit`` s it is killed.
 
-    A shim whose task was given up by containerd still waits for the ``create`` that it began.
+    A shim whose task containerd gave up still waits for the ``create`` that it started.
     """
     deadline = asyncio.get_running_loop().time() + limit
     while busy := await threads.CGROUPS.run(_creating, container_id):
@@ -127,7 +127,7 @@ def _creating(container_id: str) -> list[Process]:
 
 
 async def kill(processes: Collection[Process]) -> None:
-    """Send SIGKILL to processes that are still what they were, and wait until they are gone."""
+    """Send SIGKILL to these processes, unless the PID was reused, and wait until they are gone."""
     held = [pidfd for process in processes if (pidfd := _held(process)) is not None]
     try:
         for pidfd in held:
@@ -141,7 +141,7 @@ async def kill(processes: Collection[Process]) -> None:
 
 
 def _held(process: Process) -> int | None:
-    """A descriptor of the process; None when it ended, even if its number belongs to another."""
+    """A pidfd of the process; None if it has exited, even if its PID was reused."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -155,7 +155,7 @@ def _held(process: Process) -> int | None:
 def _read(pid: int) -> Process | None:
     try:
         line = (_PROC / str(pid) / "cmdline").read_bytes()
-    except OSError:  # it ended meanwhile
+    except OSError:  # it exited meanwhile
         return None
     return Process(pid, tuple(line.rstrip(b"\0").decode(errors="surrogateescape").split("\0")))
 

@@ -127,9 +127,9 @@ def test_a_record_of_another_plugin_version_is_read() -> None:
         (b"", "no JSON"),
         (b"[]", "not an object"),
         (b'{"Version":"v2","Metadata":{}}', "Version: only v1 is known"),
-        (b'{"Version":"v1"}', "Metadata: the record holds no such object"),
-        (b'{"Version":"v1","Metadata":{"ID":"s"}}', "Name: the record lacks it"),
-        (b'{"Version":"v1","Metadata":{"ID":7,"Name":"n"}}', "ID: a string is expected"),
+        (b'{"Version":"v1"}', "Metadata: the record has no such object"),
+        (b'{"Version":"v1","Metadata":{"ID":"s"}}', "Name: missing from the record"),
+        (b'{"Version":"v1","Metadata":{"ID":7,"Name":"n"}}', "ID: expected a string"),
         (
             b'{"Version":"v1","Metadata":{"ID":"s","Name":"n","Config":{"linux":{"cgroup_parent":1}}}}',
             "Config.linux.cgroup_parent",

@@ -52,7 +52,7 @@ def test_explain_without_a_daemon_says_so(
 ) -> None:
     address = f"unix://{tmp_path}/none.sock"
     assert main(["explain", "--containerd", address, "c1"]) == 1
-    assert f"containerd at {address} does not answer" in capsys.readouterr().err
+    assert f"containerd at {address} does not respond" in capsys.readouterr().err
 
 
 def test_only_one_server_holds_a_state_directory(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_doctor_fails_where_pods_cannot_run(
     )
     assert main(["doctor", "--config", str(file)]) == 1
     printed = capsys.readouterr().out
-    assert "does not answer" in printed
+    assert "does not respond" in printed
     assert "serve --embedded" in printed
-    assert "no usable network config" in printed
+    assert "no valid network configuration" in printed
     assert not (tmp_path / "net.d").exists()  # it only looks
 
 

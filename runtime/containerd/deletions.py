@@ -1,4 +1,4 @@
-"""Delete objects of containerd; each call succeeds if the object does not exist."""
+"""Delete containerd objects; each call succeeds if the object does not exist."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runtime.containerd.client import Containerd
 
 
 async def delete_container(containerd: Containerd, container_id: str) -> None:
-    """Delete a container's record; its task must be gone."""
-    await _gone(
+    """Delete a container's record; its task must have been deleted."""
+    await _delete_existing(
         containerd.containers.Delete(containers_pb2.DeleteContainerRequest(id=container_id))
     )
 
 
 async def delete_lease(containerd: Containerd, lease_id: str) -> None:
-    """Delete a lease; what only it held is collected later."""
-    await _gone(containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease_id)))
+    """Delete a lease; what only it protected is garbage-collected later."""
+    await _delete_existing(containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease_id)))
 
 
 async def remove_snapshot(containerd: Containerd, snapshotter: str, key: str) -> None:
-    """Remove a container's own snapshot; it must not be mounted."""
-    await _gone(
+    """Remove a container's snapshot; it must not be mounted."""
+    await _delete_existing(
         containerd.snapshots.Remove(
             snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
         )
@@ -33,11 +33,11 @@ async def remove_snapshot(containerd: Containerd, snapshotter: str, key: str) ->
 
 
 def is_not_found(error: aio.AioRpcError) -> bool:
-    """Whether containerd says that there is no such object."""
+    """Whether the error says that the object does not exist."""
     return error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def _gone(call: Awaitable[object]) -> None:
+async def _delete_existing(call: Awaitable[object]) -> None:
     try:
         await call
     except aio.AioRpcError as error:
