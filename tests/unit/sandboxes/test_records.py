@@ -124,7 +124,7 @@ def test_a_record_of_another_plugin_version_is_read() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "no JSON"),
+        (b"", "not JSON"),
         (b"[]", "not an object"),
         (b'{"Version":"v2","Metadata":{}}', "Version: only v1 is known"),
         (b'{"Version":"v1"}', "Metadata: the record has no such object"),
