@@ -126,7 +126,7 @@ def translation(
     if api is None or oci is None or cni is None or record is None:
         return None
     sources = Sources(root, api, oci)
-    known_plans = plan_schema.read_all(root, api, problems)
+    known_plans = plan_schema.read_all(root, api, sources.records, problems)
     paths = Paths(api, oci, sources, record, known_plans, cni)
     uses = problems.attempt(lambda: sources.uses)
     if uses is None:
@@ -144,7 +144,10 @@ def translation(
         if by is not None
     )
     rules.check(
-        rules.Everything(api, files, mapped, broken, uses, pure, known_plans, rpcs), problems
+        rules.Everything(
+            api, files, mapped, broken, uses, pure, sources.called_from, known_plans, rpcs
+        ),
+        problems,
     )
     return Translation(api, oci, files, mapped, known_plans)
 

@@ -234,7 +234,7 @@ class Plan:
 
     @property
     def python_class(self) -> str:
-        return f"{self.name.capitalize()}Plan"
+        return "".join(word.capitalize() for word in self.name.split("_")) + "Plan"
 
 
 # --- the mapping, as written ----------------------------------------------------------------
@@ -311,6 +311,12 @@ class Entry:
     def by_fields(self) -> bool:
         """Whether the entries of the field's own message say its fate."""
         return self.fate in ("copy", "match") and self.value == "fields"
+
+    @property
+    def with_another(self) -> bool:
+        """Whether the entry that takes the field as an input belongs to another message, as in
+        ``with: ContainerConfig.envs``."""
+        return self.partner is not None and self.partner.partition(".")[0][:1].isupper()
 
     @property
     def by_rpc(self) -> bool:
@@ -416,6 +422,11 @@ class Source:
     """Whether the message can tell an unset value from an empty one."""
     key: str | None = None
     """The key, where the value is one item of the map at ``steps``."""
+    told_by: tuple[str, ...] = ()
+    """The steps to the value itself or the nearest message around it of which it is known whether
+    it is set; none where there is no such thing."""
+    fields: tuple[str, ...] = ()
+    """``Message.field`` of each CRI field on the way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,8 @@ class ObjectReader:
             if _is_object(self.definitions[target]):
                 return Kind(self.world, target)
             return self._kind(self.definitions[target], name)
+        if "x-record" in part:
+            return Kind("record", part["x-record"])
         match part.get("type"):
             case "array" if "items" in part:
                 return Kind("list", of=(self._kind(part["items"], name),))

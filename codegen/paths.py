@@ -165,7 +165,10 @@ class Paths:
 
     def _planned(self, path: str, place: Place) -> Target:
         name = path.removeprefix("plan.")
-        known = {f.name: f.kind for plan in self.plans.values() for f in plan.fields.values()}
+        known: dict[str, Kind] = {}
+        for plan in self.plans.values():
+            for field in plan.fields.values():
+                known.setdefault(field.name, field.kind)
         if name not in known:
             raise SpecError(
                 f"no plan of {PLANS} has {name}",
@@ -199,11 +202,15 @@ class Paths:
 
     def _step(self, before: Source, step: str) -> Source:
         kind = self._members(before.kind)[step]
+        steps = (*before.steps, step)
+        received = before.kind.name == "message"
+        presence = received and self.api.messages[before.kind.ref].fields[step].presence
         return Source(
             f"{before.path}.{step}" if before.path else step,
             before.root,
-            (*before.steps, step),
+            steps,
             kind,
-            before.kind.name == "message"
-            and self.api.messages[before.kind.ref].fields[step].presence,
+            presence,
+            told_by=steps if presence else before.told_by,
+            fields=(*before.fields, f"{before.kind.ref}.{step}") if received else before.fields,
         )

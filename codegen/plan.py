@@ -264,7 +264,7 @@ def _item_builder(one: Mapped, item: Item) -> ItemBuilder:
     roots |= {w.source.root for w in one.writes if isinstance(w, Copied) and w.source.root}
     always = {Import("generated.cri", "api_pb2")}
     always.add(Import("typing", "Any") if item.kind.name == "cni" else _OCI_TYPES)
-    if item.listed:
+    if item.listed and (item.conditions or not roots):
         always.add(Import("collections.abc", "Iterable"))
     names = _names(roots, "items", (), {w.call.topic for w in computed}, always)
     return ItemBuilder(one, item, names)
@@ -303,9 +303,10 @@ def _plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
     calls = [v.write.call for v in values if isinstance(v.write, Computed)]
     roots = {root for call in calls for root in roots_of(call)}
     roots |= {v.write.source.root for v in values if isinstance(v.write, Copied)} - {None}  # type: ignore[arg-type]
-    names = _names(
-        roots, "plans", (), {call.topic for call in calls}, [Import("generated.cri", "api_pb2")]
-    )
+    always = {Import("generated.cri", "api_pb2")}
+    if any("record" in (v.field.kind.name, *(k.name for k in v.field.kind.of)) for v in values):
+        always.add(Import("runtime.transforms", "facts"))
+    names = _names(roots, "plans", (), {call.topic for call in calls}, always)
     return PlanOf(plan, names, values)
 
 

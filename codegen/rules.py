@@ -5,7 +5,7 @@ Each rule is an id and a function that yields faults; ``check`` runs them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codegen.errors import Place, Problems, nearest, one_of
@@ -38,6 +38,8 @@ class Everything:
     """Every look of runtime/ at a field."""
     pure: frozenset[str]
     """The transforms that entries come to call."""
+    called_from: Callable[[Iterable[str]], frozenset[str]]
+    """The transforms that some of them come to call."""
     plans: Mapping[str, Plan]
     rpcs: Rpcs | None
     """None where rpc.yaml could not be read."""
@@ -106,38 +108,65 @@ def unknown_field(all_: Everything) -> Iterator[Finding]:
 
 
 def with_without_input(all_: Everything) -> Iterator[Finding]:
-    """``with`` names an entry of the same target that lists the field in its ``from``."""
+    """``with`` names an entry of the same target whose function is given the field."""
     for mapped in all_.mapped.values():
         for entry in mapped.file.entries.values():
             if entry.partner is None or entry.by is not None or entry.fate == "match":
                 continue
-            partner = mapped.file.entries.get(entry.partner) or mapped.file.targets.get(
-                entry.partner
-            )
-            place = entry.keys["with"]
+            owner, name, place = mapped, entry.partner, entry.keys["with"]
+            if entry.with_another:
+                message, _, name = entry.partner.partition(".")
+                if message not in all_.mapped:
+                    yield (
+                        f"{entry.name} says with {entry.partner}, but no message is {message}",
+                        place,
+                        nearest(message, all_.mapped) or "write Message.field, or a field's name",
+                    )
+                    continue
+                owner = all_.mapped[message]
+            partner = owner.file.entries.get(name) or owner.file.targets.get(name)
             if partner is None or partner.by is None:
-                known = [e.name for e in mapped.file.entries.values() if e.by]
+                known = [e.name for e in owner.file.entries.values() if e.by]
                 yield (
                     f"{entry.name} says with {entry.partner}, which is no computed entry of "
-                    f"{mapped.message.name}",
+                    f"{owner.message.name}",
                     place,
-                    nearest(entry.partner, known) or one_of([*known, *mapped.file.targets]),
+                    nearest(name, known) or one_of([*known, *owner.file.targets]),
                 )
                 continue
-            target = partner.name if entry.partner in mapped.file.targets else partner.value
+            target = partner.name if name in owner.file.targets else partner.value
             if target != entry.value:
                 yield (
                     f"{entry.name} computes {entry.value}, but {entry.partner} computes {target}",
                     place,
                     f"write compute: {target}",
                 )
-            if not any(entry.name in given.path.split(".") for given in partner.inputs):
+            if not _is_given(all_, mapped, owner, entry, partner):
+                given = "function is not given" if entry.with_another else "from: does not list"
                 yield (
-                    f"{entry.name} is said to be an input of {entry.partner}, whose from: does "
-                    "not list it",
+                    f"{entry.name} is said to be an input of {entry.partner}, whose {given} it",
                     place,
                     "list it there, or give it a fate of its own",
                 )
+
+
+def _is_given(
+    all_: Everything, mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry
+) -> bool:
+    """Whether the function of ``partner`` gets the field of ``entry``: by a path of its own, or, in
+    another message's entry, inside a whole message of which it reads the field."""
+    if owner is mapped:
+        return any(entry.name in given.path.split(".") for given in partner.inputs)
+    field = f"{mapped.message.name}.{entry.name}"
+    calls = [w.call for w in owner.writes if isinstance(w, Computed) and w.entry is partner]
+    if not calls:  # its own faults are told elsewhere
+        return True
+    sources = [argument.source for call in calls for argument in call.arguments]
+    if any(field in source.fields for source in sources):
+        return True
+    whole = any("message" in (s.kind.name, *(part.name for part in s.kind.of)) for s in sources)
+    reading = all_.called_from([partner.by or ""]) if whole else frozenset()
+    return any(f"{u.message}.{u.field}" == field and u.function in reading for u in all_.uses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from codegen.emit.oci_types import annotation, docstring
+from codegen.emit.oci_types import annotation as plain
+from codegen.emit.oci_types import docstring
 from codegen.emit.python import called, imports, value
-from codegen.model import Computed, Source
+from codegen.model import Computed, Kind, Source
 from codegen.plan import Import, Parameter, Planned, PlanOf
 
 
@@ -76,6 +77,16 @@ def _field(planned: Planned, plan: PlanOf) -> FieldText:
     )
 
 
+def annotation(kind: Kind) -> str:
+    """The annotation of a kind; records are classes of facts.py."""
+    if kind.name == "list":
+        return f"list[{annotation(kind.of[0])}]"
+    return f"facts.{kind.ref}" if kind.name == "record" else plain(kind)
+
+
 def _below(source: Source, path: tuple[str, ...]) -> Source:
     """A field of the entry's message as seen from the plan's."""
-    return replace(source, steps=(*path, *source.steps)) if source.root is None else source
+    if source.root is not None:
+        return source
+    told_by = (*path, *source.told_by) if source.told_by else ()
+    return replace(source, steps=(*path, *source.steps), told_by=told_by)

@@ -58,7 +58,7 @@ def _transform(paths: Paths, by: str, place: Place) -> Transform:
 
 
 def _argument(by: str, given: Input, source: Source, parameter: Parameter) -> Argument:
-    none_if_unset = source.presence and parameter.kind.optional
+    none_if_unset = bool(source.told_by) and parameter.kind.optional
     kind = replace(source.kind, optional=source.kind.optional or none_if_unset)
     reason = kinds.why_not(kind, parameter.kind)
     if reason is not None:

@@ -32,7 +32,10 @@ class Scope:
 
     def own(self, field: Field) -> Source:
         """A field of the message itself, as a source."""
-        return Source(field.name, None, (field.name,), field.kind, field.presence)
+        steps = (field.name,)
+        return Source(
+            field.name, None, steps, field.kind, field.presence, told_by=steps * field.presence
+        )
 
     def nested(self, entry: Entry, field: Field) -> str:
         """The message whose entries ``copy: fields`` means."""

@@ -37,6 +37,8 @@ def of_field(scope: Scope, entry: Entry) -> Write:
             return _descended(scope, entry, field)
         case "copy":
             return _copied(entry, scope.own(field), _target(scope, entry, entry.value))
+    if entry.with_another:
+        return Left(entry)
     target = _target(scope, entry, entry.value)
     if entry.partner is not None:
         return Left(entry)
