@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from generated.cri import api_pb2
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import containers, namespaces, sandboxes
+from runtime.transforms import cdi, containers, namespaces, sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class ContainerPlan:
     closes_input: bool
     """Stdin is closed when the first attached client disconnects."""
 
+    cdi_devices: list[str]
+    """The CDI devices that it is to have, by their qualified names."""
+
 
 def plan_container(
     src: api_pb2.ContainerConfig,
@@ -57,6 +60,8 @@ def plan_container(
         open_stdin=src.stdin,
         # plan.closes_input, by containers.closes_input
         closes_input=containers.closes_input(stdin_once=src.stdin_once, tty=src.tty),
+        # plan.cdi_devices, by cdi.requested
+        cdi_devices=cdi.requested(devices=src.CDI_devices, annotations=src.annotations),
     )
 
 

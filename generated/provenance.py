@@ -70,7 +70,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "handler.pod_annotations",
             ),
             when="always",
-            why="Annotations of the container and its pod that the handler's config allows, except keys that this server writes itself. CDI devices (cdi.k8s.io/), block I/O classes and RDT classes are not supported yet, so their annotations are refused; otherwise the container would silently run without them.",
+            why="Annotations of the container and its pod that the handler's config allows, except keys that this server writes itself. Block I/O classes and RDT classes are not supported yet, so their annotations are refused; otherwise the container would silently run without them.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(
@@ -299,6 +299,72 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/port_mapping.yaml",
         ),
     ),
+    "hooks.createContainer": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.createContainer",),
+            when="always",
+            why="As prestart.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "hooks.createRuntime": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.createRuntime",),
+            when="always",
+            why="As prestart.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "hooks.poststart": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.poststart",),
+            when="always",
+            why="As prestart.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "hooks.poststop": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.poststop",),
+            when="always",
+            why="As prestart.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "hooks.prestart": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.prestart",),
+            when="always",
+            why="A CDI device may need a program to run at this point of the container's life.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "hooks.startContainer": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.hooks.startContainer",),
+            when="always",
+            why="As prestart.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
     "hostname": (
         Entry(
             field="PodSandboxConfig.hostname",
@@ -351,9 +417,12 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "host.device_ownership_from_security_context",
                 "linux.security_context.run_as_user",
                 "linux.security_context.run_as_group",
+                "container.cdi.devices",
+                "user.uid",
+                "user.gid",
             ),
             when="always",
-            why="The device nodes that the entries name, looked up on the host. A privileged container also gets all of the host's devices.",
+            why="The device nodes that the entries name, looked up on the host. A privileged container also gets all of the host's devices. CDI devices add or replace nodes.",
             file="spec/mapping/container_config.yaml",
         ),
     ),
@@ -410,6 +479,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/id_mapping.yaml",
         ),
     ),
+    "linux.intelRdt": (
+        Entry(
+            field="ContainerConfig",
+            fate="compute",
+            by="cdi.intel_rdt",
+            inputs=("container.cdi.intel_rdt",),
+            when="always",
+            why="A CDI device may come with shares of cache and memory bandwidth.",
+            file="spec/mapping/container_config.yaml",
+        ),
+    ),
     "linux.maskedPaths": (
         Entry(
             field="ContainerConfig.linux.security_context.masked_paths",
@@ -454,6 +534,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Which namespaces the pod shares with the node. The network namespace is created before the pause container, so that CNI can run at the same time.",
             file="spec/mapping/linux_sandbox_security_context.yaml",
+        ),
+    ),
+    "linux.netDevices": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("container.cdi.net_devices",),
+            when="always",
+            why="A CDI device may be a network interface, which the OCI runtime moves into the container.",
+            file="spec/mapping/container_config.yaml",
         ),
     ),
     "linux.readonlyPaths": (
@@ -535,6 +626,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "linux.security_context.privileged",
                 "handler.privileged_without_host_devices",
                 "handler.privileged_without_host_devices_all_devices_allowed",
+                "container.cdi.devices",
             ),
             when="always",
             why="The default spec denies all devices; these are the exceptions. The OCI runtime adds the standard device nodes.",
@@ -777,9 +869,10 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "host.cgroup_mount_options",
                 "handler.recursive_read_only",
                 "handler.user_namespaces",
+                "container.cdi.mounts",
             ),
             when="always",
-            why="One list, because order and overlap matter. It has the default spec's mounts, the pod's files, the image's volumes and the requested mounts; the requested mounts win.",
+            why="One list, because order and overlap matter. It has the default spec's mounts, the pod's files, the image's volumes, the requested mounts and those of CDI devices; the later ones win.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(
@@ -794,6 +887,20 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Allows privileged containers in the pod. For the pause container itself, it only makes /sys writable and disables seccomp.",
             file="spec/mapping/linux_sandbox_security_context.yaml",
+        ),
+    ),
+    "plan.cdi_devices": (
+        Entry(
+            field="ContainerConfig.CDI_devices",
+            fate="compute",
+            by="cdi.requested",
+            inputs=(
+                "CDI_devices",
+                "annotations",
+            ),
+            when="always",
+            why="Looked up in the CDI directories; the edits that a vendor's file lists for the device are inputs of the entries above and below. Device plugins of older kubelets name devices in annotations (cdi.k8s.io/). A device that cannot be found is refused, because the container must not run without it.",
+            file="spec/mapping/container_config.yaml",
         ),
     ),
     "plan.closes_input": (
@@ -1085,9 +1192,10 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "image.env",
                 "sandbox.metadata.config.hostname",
                 "host.hostname",
+                "container.cdi.env",
             ),
             when="always",
-            why="Defaults, then the image's variables, then the request's. The last value of a name wins and keeps the position of the first.",
+            why="Defaults, then the image's variables, then the request's, then those of CDI devices. The last value of a name wins and keeps the position of the first.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(
@@ -1149,14 +1257,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry(
             field="ContainerConfig",
             fate="compute",
-            by="process.user",
+            by="process.container_user",
             inputs=(
                 "user.uid",
                 "user.gid",
                 "user.additional_gids",
+                "container.cdi.additional_gids",
             ),
             when="always",
-            why="Looked up in the image's user database, from the security context and the image. Numbers alone would not give the user's groups.",
+            why="Looked up in the image's user database, from the security context and the image. Numbers alone would not give the user's groups. CDI devices may add groups.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(

@@ -40,6 +40,28 @@ def decode(data: bytes, kind: type[T]) -> T:
         return _decode_leniently(data, kind)
 
 
+def convert(document: Any, kind: type[T]) -> T:
+    """A decoded document as a ``kind``; keys that are null count as absent.
+
+    DocumentError says which field is wrong and what it should be.
+    """
+    try:
+        return msgspec.convert(_valid(without_nulls(document)), kind)
+    except msgspec.ValidationError as error:
+        raise DocumentError(_located(error)) from error
+    except RecursionError as error:
+        raise DocumentError("it is nested too deep") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """A decoded document without the keys of objects whose value is null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value
+
+
 def _decode_leniently(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.convert(_valid(json.loads(data.decode(errors="replace"))), kind)
@@ -57,7 +79,7 @@ def _valid(value: Any) -> Any:
     if isinstance(value, list):
         return [_valid(item) for item in value]
     if isinstance(value, dict):
-        return {text.without_surrogates(key): _valid(item) for key, item in value.items()}
+        return {_valid(key): _valid(item) for key, item in value.items()}
     return value
 
 

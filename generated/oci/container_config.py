@@ -9,7 +9,7 @@ from generated.containerd import containers_pb2
 from generated.cri import api_pb2
 from generated.oci import container_metadata, linux_container_config, types
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import cgroups, devices, facts, labels, mounts, process
+from runtime.transforms import cdi, cgroups, devices, facts, labels, mounts, process
 
 
 def apply(
@@ -42,6 +42,7 @@ def apply(
         image_env=image.env,
         hostname=sandbox.metadata.config.hostname,
         node_hostname=host.hostname,
+        device_env=container.cdi.env,
     )
     # mounts -> mounts
     out.mounts = mounts.container_mounts(
@@ -61,6 +62,7 @@ def apply(
         cgroup_mount_options=host.cgroup_mount_options,
         recursive_read_only=handler.recursive_read_only,
         user_namespaces=handler.user_namespaces,
+        injected=container.cdi.mounts,
     )
     # devices -> linux.devices
     out.linux.devices = devices.container_devices(
@@ -79,6 +81,9 @@ def apply(
             if src.linux.security_context.HasField("run_as_group")
             else None
         ),
+        injected=container.cdi.devices,
+        uid=user.uid,
+        gid=user.gid,
     )
     # labels -> Container.labels
     record.labels.update(labels.container_labels(labels=src.labels, image_labels=image.labels))
@@ -100,7 +105,7 @@ def apply(
     # linux: by the entries of LinuxContainerConfig
     linux_container_config.apply(src.linux, out, container=container, host=host, sandbox=sandbox)
     # windows: unmapped, other-platform
-    # CDI_devices: unmapped, not-yet
+    # CDI_devices -> plan.cdi_devices
     # stop_signal: handled by containers.stop.stop_signal
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
@@ -118,9 +123,30 @@ def apply(
         image_name=container.metadata.image_name,
     )
     # process.user
-    out.process.user = process.user(
-        uid=user.uid, gid=user.gid, additional_gids=user.additional_gids
+    out.process.user = process.container_user(
+        uid=user.uid,
+        gid=user.gid,
+        additional_gids=user.additional_gids,
+        device_gids=container.cdi.additional_gids,
     )
+    # hooks.prestart <- container.cdi.hooks.prestart
+    out.hooks.prestart.extend(container.cdi.hooks.prestart)
+    # hooks.createRuntime <- container.cdi.hooks.createRuntime
+    out.hooks.createRuntime.extend(container.cdi.hooks.createRuntime)
+    # hooks.createContainer <- container.cdi.hooks.createContainer
+    out.hooks.createContainer.extend(container.cdi.hooks.createContainer)
+    # hooks.startContainer <- container.cdi.hooks.startContainer
+    out.hooks.startContainer.extend(container.cdi.hooks.startContainer)
+    # hooks.poststart <- container.cdi.hooks.poststart
+    out.hooks.poststart.extend(container.cdi.hooks.poststart)
+    # hooks.poststop <- container.cdi.hooks.poststop
+    out.hooks.poststop.extend(container.cdi.hooks.poststop)
+    # linux.netDevices <- container.cdi.net_devices
+    out.linux.netDevices.update(container.cdi.net_devices)
+    # linux.intelRdt
+    intel_rdt = cdi.intel_rdt(intel_rdt=container.cdi.intel_rdt)
+    if intel_rdt is not None:
+        out.linux.intelRdt = intel_rdt
     # linux.cgroupsPath
     out.linux.cgroupsPath = cgroups.cgroups_path(
         cgroup_parent=sandbox.metadata.config.linux.cgroup_parent,
@@ -134,6 +160,7 @@ def apply(
             privileged=src.linux.security_context.privileged,
             privileged_without_host_devices=handler.privileged_without_host_devices,
             privileged_without_host_devices_all_devices_allowed=handler.privileged_without_host_devices_all_devices_allowed,
+            injected=container.cdi.devices,
         )
     )
     # linux.rootfsPropagation

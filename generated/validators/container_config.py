@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.validators import (
+    cdi_device,
     container_metadata,
     device,
     image_spec,
@@ -80,7 +81,7 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
         for key, item in message.labels.items()
         if "\0" in key or "\0" in item
     ]
-    # annotations: each refused keys cdi.k8s.io/*, io.kubernetes.cri.blockio-class, io.kubernetes.cri.rdt-class
+    # annotations: each refused keys io.kubernetes.cri.blockio-class, io.kubernetes.cri.rdt-class
     found += [
         Violation(
             f"{path}annotations[{key}]",
@@ -88,9 +89,7 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
             "is not supported yet and is never ignored: leave it out",
         )
         for key, item in message.annotations.items()
-        if key.startswith("cdi.k8s.io/")
-        or key == "io.kubernetes.cri.blockio-class"
-        or key == "io.kubernetes.cri.rdt-class"
+        if key == "io.kubernetes.cri.blockio-class" or key == "io.kubernetes.cri.rdt-class"
     ]
     # log_path: no NUL
     if "\0" in message.log_path:
@@ -98,11 +97,12 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
     # linux: its fields
     if message.HasField("linux"):
         found += linux_container_config.check(message.linux, f"{path}linux.")
-    # CDI_devices: refused when set
-    if message.CDI_devices:
-        found.append(
-            Violation(f"{path}CDI_devices", "unsupported", "is not supported and must not be set")
-        )
+    # CDI_devices: the fields of each
+    found += [
+        violation
+        for index, item in enumerate(message.CDI_devices)
+        for violation in cdi_device.check(item, f"{path}CDI_devices[{index}].")
+    ]
     # stop_signal: Signal
     if message.stop_signal not in api_pb2.Signal.values():
         found.append(

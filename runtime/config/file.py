@@ -94,6 +94,9 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     ):
         if not path.startswith("/"):
             yield key, f'must be an absolute path, not "{path}"'
+    for directory in config.cdi_spec_dirs:
+        if not directory.startswith("/"):
+            yield ("cdi_spec_dirs",), f'must be absolute paths, not "{directory}"'
     room = _MAX_SOCKET_PATH - len(f"/{PLUGIN_DIR}/log-keeper.sock")
     if len(config.state.encode()) > room:
         yield ("state",), f"may have at most {room} bytes, because it holds sockets"

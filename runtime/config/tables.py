@@ -182,6 +182,10 @@ class Config(_Table, frozen=True):
     device_ownership_from_security_context: bool = False
     ignore_image_defined_volumes: bool = False
     netns_mounts_under_state_dir: bool = False
+    enable_cdi: bool = True
+    """Without it, containers that request CDI devices are refused."""
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    """Directories of CDI specs; a device of a later one replaces that of an earlier one."""
     enable_unprivileged_ports: bool = True
     enable_unprivileged_icmp: bool = True
     drain_exec_sync_io_timeout: Duration = Duration(0)

@@ -258,10 +258,16 @@ async def _look_up(
 ) -> facts.Container:
     """Everything of the node that the request names."""
     config = metadata.config
+    plan = plan_container(config)
     volumes = () if services.config.ignore_image_defined_volumes else image.volumes
     wanted = security.wanted_by_container(config.linux.security_context, services.host)
     sources: tuple[facts.MountSource, ...] = ()
     devices: tuple[facts.DeviceNode, ...] = ()
+    injected = facts.CdiEdits()
+    if plan.cdi_devices:
+        injected = await threads.HOST_PATHS.run_at(
+            services.cdi.directories, services.cdi.look_up, plan.cdi_devices
+        )
     if config.mounts or config.devices:
         # in a thread: the path may lie on a network mount that hangs
         sources, devices = await threads.HOST_PATHS.run_at(
@@ -280,8 +286,9 @@ async def _look_up(
         mounts=sources,
         volumes=image_volumes.uncovered(volumes, config.mounts, root),
         devices=devices,
-        target_pid=target_pid(services, sandbox, plan_container(config)),
+        target_pid=target_pid(services, sandbox, plan),
         security=await security.look_up(wanted),
+        cdi=injected,
     )
 
 

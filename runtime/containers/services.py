@@ -15,6 +15,7 @@ from runtime.containerd.client import Containerd
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition
 from runtime.logs.client import Fifos
+from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
@@ -69,6 +70,7 @@ class Services:
     handlers: Handlers
     config: Config
     specs: Specs
+    cdi: CdiDirectories
     users: UserDatabases = field(default_factory=UserDatabases)
     prepared: dict[str, list[types_pb2.Mount]] = field(default_factory=dict)
     """The root file systems of containers that were created and not started yet: their mounts, as

@@ -8,12 +8,12 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from generated.cri import api_pb2
 from generated.oci import defaults, types
+from runtime.documents import without_nulls
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.host import apparmor_parser
 from runtime.steps import threads
@@ -100,7 +100,7 @@ def read_seccomp(path: str) -> types.LinuxSeccomp:
         content = json.loads(_content(path))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
-        msgspec.convert(_without_nulls(content), types.LinuxSeccomp)  # are the types right
+        msgspec.convert(without_nulls(content), types.LinuxSeccomp)  # are the types right
         profile = types.LinuxSeccomp.from_dict(content)
         if not profile.defaultAction:
             raise ValueError("it has no defaultAction, such as SCMP_ACT_ERRNO")
@@ -113,15 +113,6 @@ def read_seccomp(path: str) -> types.LinuxSeccomp:
             f"{path} is not a seccomp profile of the OCI runtime spec: {error}", field=field
         ) from error
     return profile
-
-
-def _without_nulls(value: Any) -> Any:
-    """A JSON value without null keys, which readers of profiles treat as absent."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
-    return value
 
 
 def _content(path: str) -> bytes:

@@ -30,6 +30,7 @@ from runtime.images.pause import PauseSource
 from runtime.linux import directories
 from runtime.logs.client import LogKeeper
 from runtime.lookups import handlers, host
+from runtime.lookups.cdi import CdiDirectories
 from runtime.node.operations import Node
 from runtime.sandboxes.operations import Sandboxes
 from runtime.sandboxes.services import Services as SandboxServices
@@ -105,6 +106,7 @@ class App:
                 handlers=self.handlers,
                 config=config,
                 specs=Specs(containerd),
+                cdi=CdiDirectories(config.cdi_spec_dirs, enabled=config.enable_cdi),
             )
         )
         self.sandboxes = Sandboxes(

@@ -20,18 +20,22 @@ def container_devices(
     device_ownership_from_security_context: bool,
     run_as_user: api_pb2.Int64Value | None,
     run_as_group: api_pb2.Int64Value | None,
+    injected: Sequence[DeviceNode],
+    uid: int,
+    gid: int,
 ) -> list[types.LinuxDevice]:
-    """The nodes to make: those that were asked for, over all of the host's for a privileged
-    container.
+    """The nodes to make: those of CDI devices over those that were asked for, over all of the
+    host's for a privileged container.
 
     With the config key, nodes that were asked for belong to the container's user: otherwise a
     process that is not root could not open what its pod was given.
     """
-    uid = run_as_user if device_ownership_from_security_context else None
-    gid = run_as_group if device_ownership_from_security_context else None
+    owner = run_as_user if device_ownership_from_security_context else None
+    group = run_as_group if device_ownership_from_security_context else None
     inherited = host_devices if privileged and not privileged_without_host_devices else ()
     by_path = {device.path: device for device in inherited}
-    by_path |= {node.device.path: _owned(node.device, uid, gid) for node in requested}
+    by_path |= {node.device.path: _owned(node.device, owner, group) for node in requested}
+    by_path |= {node.device.path: _of_user(node.device, uid, gid) for node in injected}
     return list(by_path.values())
 
 
@@ -41,6 +45,7 @@ def device_rules(
     privileged: bool,
     privileged_without_host_devices: bool,
     privileged_without_host_devices_all_devices_allowed: bool,
+    injected: Sequence[DeviceNode],
 ) -> list[types.LinuxDeviceCgroup]:
     """The exceptions from the default spec's rule that denies everything, in order.
 
@@ -64,8 +69,18 @@ def device_rules(
             minor=node.device.minor,
             access=node.permissions,
         )
-        for node in requested
+        for node in (*requested, *injected)
+        if node.permissions
     ]
+
+
+def _of_user(device: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice:
+    """The node with the container's user as owner, where its CDI spec names no other."""
+    return replace(
+        device,
+        uid=device.uid if device.uid is not None else uid or None,
+        gid=device.gid if device.gid is not None else gid or None,
+    )
 
 
 def _owned(

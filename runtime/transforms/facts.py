@@ -369,6 +369,41 @@ class DeviceNode:
 
 
 @dataclass(frozen=True, slots=True)
+class CdiHooks:
+    """Programs that the OCI runtime runs at points of the container's life, in their order."""
+
+    prestart: tuple[types.Hook, ...] = ()
+    createRuntime: tuple[types.Hook, ...] = ()
+    createContainer: tuple[types.Hook, ...] = ()
+    startContainer: tuple[types.Hook, ...] = ()
+    poststart: tuple[types.Hook, ...] = ()
+    poststop: tuple[types.Hook, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CdiEdits:
+    """What the CDI devices of a container change in its OCI spec; looked up in the CDI
+    directories."""
+
+    env: tuple[str, ...] = ()
+    """``NAME=value``."""
+
+    devices: tuple[DeviceNode, ...] = ()
+    """Numbers and types as the host has them; without an owner, a node belongs to the container's
+    user. Without permissions, the cgroup allows nothing."""
+
+    net_devices: Mapping[str, types.LinuxNetDevice] = field(default_factory=dict)
+    """Interfaces that move into the container, by their names on the host."""
+
+    mounts: tuple[types.Mount, ...] = ()
+    hooks: CdiHooks = field(default_factory=CdiHooks)
+    intel_rdt: types.LinuxIntelRdt | None = None
+    """The resctrl group; None if no device asks for one."""
+
+    additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerMetadata:
     """What identifies a container; saved in the extension
     ``io.cri-containerd.container.metadata``; never changes."""
@@ -454,3 +489,4 @@ class Container:
     named. It must be running and in the same pod."""
 
     security: Security = field(default_factory=Security)
+    cdi: CdiEdits = field(default_factory=CdiEdits)

@@ -18,6 +18,7 @@ from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
 from runtime.transforms.facts import MountSource, SandboxFiles, Volume
+from runtime.transforms.namespaces import gid_mappings, uid_mappings
 
 _PROPAGATION = {
     api_pb2.PROPAGATION_PRIVATE: "rprivate",
@@ -42,8 +43,9 @@ def container_mounts(
     cgroup_mount_options: Sequence[str],
     recursive_read_only: bool,
     user_namespaces: bool,
+    injected: Sequence[types.Mount],
 ) -> list[types.Mount]:
-    """Everything that an application container sees mounted."""
+    """Everything that an application container sees mounted; CDI devices have the last word."""
     asked = [
         requested_mount(index, mount, source, recursive_read_only, user_namespaces)
         for index, (mount, source) in enumerate(zip(requested, sources, strict=True))
@@ -66,7 +68,31 @@ def container_mounts(
         )
         for mount in container_spec().mounts
     )
-    return [*_not_covered(system, ordered), *ordered]
+    mounts = [*_not_covered(system, ordered), *ordered]
+    return _with_devices(mounts, injected, sandbox_options) if injected else mounts
+
+
+def _with_devices(
+    mounts: Sequence[types.Mount],
+    injected: Sequence[types.Mount],
+    sandbox_options: api_pb2.NamespaceOption | None,
+) -> list[types.Mount]:
+    """The mounts of CDI devices in place of those with the same destination, in the order of their
+    depth. In a pod with a user namespace, the ids of bind mounts are mapped as the pod's are."""
+    destinations = {mount.destination for mount in injected}
+    kept = [mount for mount in mounts if mount.destination not in destinations]
+    last = {mount.destination: mount for mount in injected}  # one for each place, the last wins
+    uids = uid_mappings(namespace_options=sandbox_options) or []
+    gids = gid_mappings(namespace_options=sandbox_options) or []
+    added = [
+        replace(mount, uidMappings=uids, gidMappings=gids) if _is_bind(mount) else mount
+        for mount in last.values()
+    ]
+    return sorted([*kept, *added], key=lambda mount: _depth(mount.destination))
+
+
+def _is_bind(mount: types.Mount) -> bool:
+    return mount.type == "bind" or not {"bind", "rbind"}.isdisjoint(mount.options)
 
 
 def sandbox_mounts(

@@ -80,8 +80,9 @@ def env(
     hostname: str,
     node_hostname: str,
     image_env: Sequence[str],
+    device_env: Sequence[str],
 ) -> list[str]:
-    """The environment, later writers over earlier ones: defaults, image, request.
+    """The environment, later writers over earlier ones: defaults, image, request, CDI devices.
 
     A pod on the node's network has no host name of its own, so it shows the node's. A value of
     the CRI is bytes; a spec is JSON, which holds text only, so what is not UTF-8 is replaced.
@@ -92,6 +93,7 @@ def env(
         f"HOSTNAME={hostname or node_hostname}",
         *image_env,
         *(f"{one.key}={one.value.decode('utf-8', 'replace')}" for one in envs),
+        *device_env,
     )
 
 
@@ -108,6 +110,14 @@ def sandbox_env(*, env: Sequence[str]) -> list[str]:
 def user(*, uid: int, gid: int, additional_gids: Sequence[int]) -> types.User:
     """The user that was found in the image's user database."""
     return types.User(uid=uid, gid=gid, additionalGids=list(additional_gids))
+
+
+def container_user(
+    *, uid: int, gid: int, additional_gids: Sequence[int], device_gids: Sequence[int]
+) -> types.User:
+    """The same, with the groups that CDI devices add."""
+    groups = dict.fromkeys((*additional_gids, *device_gids))
+    return types.User(uid=uid, gid=gid, additionalGids=list(groups))
 
 
 def _merged(*entries: str) -> list[str]:

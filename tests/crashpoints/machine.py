@@ -38,6 +38,7 @@ from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.frame import Frame
 from runtime.linux import netns
+from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.operations import Sandboxes
 from runtime.sandboxes.services import Services as SandboxServices
@@ -452,7 +453,10 @@ class Server:
         }
         self.containers = Containers(
             ContainerServices(
-                log_keeper=machine.keeper, specs=Specs(shared["containerd"]), **shared
+                log_keeper=machine.keeper,
+                specs=Specs(shared["containerd"]),
+                cdi=CdiDirectories([]),
+                **shared,
             )
         )
         self.sandboxes = Sandboxes(

@@ -500,6 +500,45 @@ def shims(pod: Pod) -> list[str]:
     return [c for c in commands if "containerd-shim" in c and pod.id in c]
 
 
+# CDI devices
+
+
+def test_a_cdi_device_comes_with_its_node_mount_variable_and_hook(pod: Pod) -> None:
+    directory = pod.node.directory / "cdi"
+    directory.mkdir(exist_ok=True)
+    library = pod.node.directory / "library"
+    library.write_text("of the vendor")
+    hooked = pod.node.directory / "hooked"
+    edits = {
+        "deviceNodes": [{"path": "/dev/vendor0", "hostPath": "/dev/zero"}],
+        "mounts": [
+            {"hostPath": str(library), "containerPath": "/lib/vendor", "options": ["bind", "ro"]}
+        ],
+        "env": ["VENDOR=0"],
+        "hooks": [
+            {"hookName": "createRuntime", "path": "/bin/touch", "args": ["touch", str(hooked)]}
+        ],
+    }
+    spec = {
+        "cdiVersion": "0.5.0",
+        "kind": "vendor.example/box",
+        "devices": [{"name": "0", "containerEdits": edits}],
+    }
+    (directory / "vendor.json").write_text(json.dumps(spec))
+    device = api_pb2.CDIDevice(name="vendor.example/box=0")
+    container = pod.running("sleep", "60", CDI_devices=[device])
+    script = "head -c 3 /dev/vendor0 | wc -c; cat /lib/vendor; echo; echo $VENDOR"
+    seen = pod.cri.exec_sync(container, "sh", "-c", script)
+    assert seen.stdout.split(b"\n") == [b"3", b"of the vendor", b"0", b""], seen
+    assert hooked.exists()
+    (directory / "vendor.json").unlink()
+    said = refused(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        lambda: pod.created("true", name="b", CDI_devices=[device]),
+    )
+    assert "unresolvable CDI devices vendor.example/box=0" in said
+
+
 def log_text(pod: Pod, name: str) -> str:
     return (pod.node.logs / f"{name}.log").read_text()
 

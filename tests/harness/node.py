@@ -209,7 +209,8 @@ class Node:
             f'BinaryName = "{self.containerd.runc}", SystemdCgroup = {_toml(self.systemd_cgroup)}'
         )
         return (
-            f'log_level = "{self.log_level}"\n[containerd.runtimes.runc]\n'
+            f'log_level = "{self.log_level}"\ncdi_spec_dirs = ["{directory}/cdi"]\n'
+            "[containerd.runtimes.runc]\n"
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
             f'[cni]\nbin_dirs = {json.dumps([f"{directory}/plugins", *CNI_BIN_DIRS])}\n'
             f'conf_dir = "{directory}/net.d"\n'

@@ -15,6 +15,7 @@ from runtime.config.tables import Config
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services
 from runtime.containers.specs import Specs
+from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks.exits import Exits
@@ -99,6 +100,7 @@ class World:
                 handlers=Handlers(facts.Handler(name="runc")),
                 config=Config(),
                 specs=Specs(self.daemon),  # type: ignore[arg-type]
+                cdi=CdiDirectories([str(directory / "cdi")]),
             )
         )
         self.pod: Sandbox = made.sandbox(self.store, "pod")

@@ -30,6 +30,7 @@ from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.errors import Unknown
+from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
@@ -385,6 +386,7 @@ class World:
             handlers=handlers,
             config=Config(),
             specs=Specs(self.containerd),  # type: ignore[arg-type]
+            cdi=CdiDirectories([]),
         )
         self.containers = RecordedContainers(Containers(self.container_services))
         self.services = Services(

@@ -49,9 +49,7 @@ def test_every_annotation_that_an_entry_writes_is_kept() -> None:
     assert {f"annotations[{key}]" for key in OWN} >= targets
 
 
-@pytest.mark.parametrize(
-    "key", ["cdi.k8s.io/gpu", "io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class"]
-)
+@pytest.mark.parametrize("key", ["io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class"])
 def test_a_container_does_not_start_without_what_it_asks_for(key: str) -> None:
     config = api_pb2.ContainerConfig(annotations={key: "x"})
     (found,) = [v for v in container_config.check(config) if v.rule == "refused_keys"]

@@ -39,6 +39,7 @@ def build(
         "cgroup_mount_options": ("nsdelegate",),
         "recursive_read_only": True,
         "user_namespaces": True,
+        "injected": (),
     }
     return mounts.container_mounts(
         requested=requested,

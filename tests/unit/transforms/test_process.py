@@ -91,11 +91,14 @@ def test_env(
             hostname="pod",
             node_hostname="node",
             image_env=image_env,
+            device_env=(),
         )
         == expected
     )
 
 
 def test_a_pod_on_the_nodes_network_shows_the_nodes_name() -> None:
-    found = process.env(envs=[], tty=False, hostname="", node_hostname="node", image_env=[])
+    found = process.env(
+        envs=[], tty=False, hostname="", node_hostname="node", image_env=[], device_env=()
+    )
     assert "HOSTNAME=node" in found

@@ -60,6 +60,9 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         "device_ownership_from_security_context": False,
         "run_as_user": api_pb2.Int64Value(value=1000),
         "run_as_group": None,
+        "injected": (),
+        "uid": 0,
+        "gid": 0,
     }
     return devices.container_devices(**(given | changes))
 
@@ -97,6 +100,7 @@ def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everyt
         privileged=privileged,
         privileged_without_host_devices=without,
         privileged_without_host_devices_all_devices_allowed=all_allowed,
+        injected=(),
     )
     own = types.LinuxDeviceCgroup(allow=True, type="c", major=10, minor=229, access="rw")
     every = types.LinuxDeviceCgroup(allow=True, access="rwm")
@@ -111,6 +115,7 @@ def test_device_permissions_are_read_write_and_mknod(permissions: str) -> None:
             privileged=False,
             privileged_without_host_devices=False,
             privileged_without_host_devices_all_devices_allowed=False,
+            injected=(),
         )
 
 

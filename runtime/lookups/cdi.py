@@ -1,0 +1,196 @@
+"""CDI devices of this node: the files of the CDI directories, and the device nodes they name.
+
+The directories are looked at when a container requests a device. That costs a stat for each file,
+and what a device plugin wrote a moment ago is found. A file is read again only if it changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import yaml
+
+from generated.oci import types
+from runtime import text
+from runtime.documents import DocumentError, convert
+from runtime.errors import FailedPrecondition
+from runtime.steps import threads
+from runtime.transforms import cdi
+from runtime.transforms.facts import CdiEdits, DeviceNode
+
+_SUFFIXES: Final = (".json", ".yaml")
+_LARGEST: Final = 8 << 20
+"""Bytes of a file; those of nodes with many devices have some hundred thousand."""
+
+_FIELD: Final = "config.CDI_devices"
+_TYPES: Final = {stat.S_IFBLK: "b", stat.S_IFCHR: "c", stat.S_IFIFO: "p"}
+
+_Signature: TypeAlias = tuple[int, int, int, int]
+"""Device, inode, size and change time (nanoseconds)."""
+
+
+class CdiDirectories:
+    """The CDI directories; a later one has priority. Its methods block."""
+
+    def __init__(self, directories: Sequence[str], *, enabled: bool = True) -> None:
+        self._directories = tuple(directories)
+        self._enabled = enabled
+        self._read: dict[str, tuple[_Signature, cdi.File]] = {}
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        return self._directories
+
+    def look_up(self, names: Sequence[str]) -> CdiEdits:
+        """What the devices ``names`` change in a container's OCI spec.
+
+        Raises FailedPrecondition for a device that no file defines, that two files define, or whose
+        node the host does not have.
+        """
+        if not names:
+            return CdiEdits()
+        if not self._enabled:
+            raise FailedPrecondition(
+                f"{', '.join(names)} cannot be injected: CDI is disabled; set enable_cdi = true",
+                field=_FIELD,
+            )
+        edits, unresolved = cdi.edits_of(names, self.files())
+        if unresolved:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in unresolved.items())
+            raise FailedPrecondition(
+                f"unresolvable CDI devices {', '.join(unresolved)} (searched"
+                f" {', '.join(self._directories)}): {reasons}",
+                field=_FIELD,
+            )
+        return cdi.injected(edits, [_node(node) for node in edits.device_nodes])
+
+    def files(self) -> list[cdi.File]:
+        """The files as they are now, of directories in the order of their priority."""
+        now: dict[str, tuple[_Signature, cdi.File]] = {}
+        for priority, directory in enumerate(self._directories):
+            threads.looking_at(directory)
+            for path, signature in _entries(directory):
+                known = self._read.get(path)
+                if known is None or known[0] != signature:
+                    known = (signature, _file(path, priority))
+                now[path] = known
+        self._read = now
+        return [file for _, file in now.values()]
+
+
+def parse(document: Any) -> cdi.Spec:
+    """The spec that a decoded JSON or YAML document describes.
+
+    Raises DocumentError, which names the key, for anything that the specification does not allow.
+    """
+    spec = convert(document, cdi.Spec)
+    for problem in cdi.problems(spec):
+        raise DocumentError(problem)
+    return spec
+
+
+def _entries(directory: str) -> Iterator[tuple[str, _Signature]]:
+    """Spec files of one directory, by name; none if there is no such directory."""
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(directory)):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                path = os.path.join(directory, name)
+                found = os.stat(path)
+                if name.endswith(_SUFFIXES) and stat.S_ISREG(found.st_mode):
+                    yield path, (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+
+
+def _file(path: str, priority: int) -> cdi.File:
+    """The file, or why it cannot be used: one broken file does not hide the others' devices."""
+    try:
+        return cdi.File(path, priority, parse(_document(path)))
+    except OSError as error:
+        return cdi.File(path, priority, None, error.strerror or str(error))
+    except DocumentError as error:
+        return cdi.File(path, priority, None, str(error))
+
+
+def _document(path: str) -> Any:
+    """The decoded file; raises OSError and DocumentError."""
+    with Path(path).open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise DocumentError(f"it is larger than {_LARGEST >> 20} MiB")
+    try:
+        if path.endswith(".json"):
+            return json.loads(content, object_pairs_hook=_object)
+        return yaml.load(content, _Loader)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise DocumentError(text.one_line(str(error), 200)) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises DocumentError for a key that comes twice: readers would differ on its value."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DocumentError(f"the key {key!r} comes twice in one object")
+        found[key] = value
+    return found
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML with plain values only, in which no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise DocumentError(f"line {line}: the key {key!r} comes twice in one object")
+        values = [self.construct_object(value, deep=deep) for _, value in node.value]
+        return dict(zip(keys, values, strict=True))
+
+
+def _node(node: cdi.Node) -> DeviceNode:
+    """The device node, with the type and numbers of the host's where the file names none."""
+    kind: str = node.type
+    major, minor = node.major, node.minor
+    if not kind or (not major and kind != "p"):
+        path = node.host_path or node.path
+        threads.looking_at(path)
+        try:
+            found = os.lstat(path)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"the CDI device node {path} is not on this node: {error.strerror}", field=_FIELD
+            ) from error
+        of_host = _TYPES.get(stat.S_IFMT(found.st_mode), "")
+        if not of_host or kind not in ("", of_host):
+            raise FailedPrecondition(
+                f"the CDI device node {path} must be of type {kind or 'b, c or p'}, and on this"
+                f" node it is {of_host or 'no device'}",
+                field=_FIELD,
+            )
+        kind = of_host
+        if not major and kind != "p":
+            major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    device = types.LinuxDevice(
+        path=node.path,
+        type=kind,
+        major=None if kind == "p" else major,
+        minor=None if kind == "p" else minor,
+        fileMode=node.file_mode,
+        uid=node.uid,
+        gid=node.gid,
+    )
+    return DeviceNode(device, _permissions(node, kind))
+
+
+def _permissions(node: cdi.Node, kind: str) -> str:
+    """What the cgroup allows; nothing for a FIFO, which no device rule knows."""
+    if node.permissions == "none" or kind not in ("b", "c"):
+        return ""
+    return node.permissions or "rwm"
