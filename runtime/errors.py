@@ -143,6 +143,12 @@ class RecursiveReadOnlyUnsupported(Unknown):
     word = "RROUnsupported"
 
 
+class ImageVolumeMountFailed(Unknown):
+    """An image cannot be mounted into a container; the kubelet counts it by the word."""
+
+    word = "ImageVolumeMountFailed"
+
+
 class Internal(CriError):
     """A broken promise inside this server."""
 

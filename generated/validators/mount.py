@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.validators import image_spec
 from runtime.errors import Violation
 
 
@@ -50,16 +51,26 @@ def check(message: api_pb2.Mount, path: str = "") -> list[Violation]:
                 f"must be one of PROPAGATION_PRIVATE, PROPAGATION_HOST_TO_CONTAINER, PROPAGATION_BIDIRECTIONAL, not {message.propagation}",
             )
         )
-    # image: refused when set
+    # image: where it is set
     if message.HasField("image"):
-        found.append(
-            Violation(f"{path}image", "unsupported", "is not supported and must not be set")
-        )
-    # image_sub_path: refused when set
-    if message.image_sub_path:
-        found.append(
-            Violation(
-                f"{path}image_sub_path", "unsupported", "is not supported and must not be set"
+        # image: requires readonly
+        if not message.readonly:
+            found.append(Violation(f"{path}image", "requires", "needs readonly to be set"))
+        # image: exclusive with host_path
+        if message.host_path:
+            found.append(
+                Violation(
+                    f"{path}image", "exclusive_with", "must not be set together with host_path"
+                )
             )
+        # image: its fields
+        found += image_spec.check(message.image, f"{path}image.")
+    # image_sub_path: requires image
+    if message.image_sub_path and not message.HasField("image"):
+        found.append(Violation(f"{path}image_sub_path", "requires", "needs image to be set"))
+    # image_sub_path: no NUL
+    if "\0" in message.image_sub_path:
+        found.append(
+            Violation(f"{path}image_sub_path", "no_nul", "must not contain a NUL character")
         )
     return found

@@ -25,13 +25,14 @@ from generated.plans import ContainerPlan, plan_container
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
+from runtime.containers import image_volumes
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.lookups import devices as device_nodes
 from runtime.lookups import mounts as mount_sources
 from runtime.lookups import security
 from runtime.lookups import users as rootfs_user
-from runtime.lookups import volumes as image_volumes
+from runtime.lookups import volumes as own_volumes
 from runtime.lookups.snapshot import open_snapshot
 from runtime.steps import threads
 from runtime.steps.rollback import Rollback
@@ -79,6 +80,7 @@ async def create(
         log.debug("container is being made", container=container_id, name=name)
         undo.push("free the name", services.store.names.release, name, container_id)
         image = await _image(services, config.image)
+        config = await image_volumes.mounted(services, sandbox, config)
         metadata = facts.ContainerMetadata(
             id=container_id,
             name=name,
@@ -284,7 +286,7 @@ async def _look_up(
         metadata=metadata,
         status=facts.ContainerStatus(ContainerState.CREATED),
         mounts=sources,
-        volumes=image_volumes.uncovered(volumes, config.mounts, root),
+        volumes=own_volumes.uncovered(volumes, config.mounts, root),
         devices=devices,
         target_pid=target_pid(services, sandbox, plan),
         security=await security.look_up(wanted),
@@ -344,4 +346,4 @@ def _read_users(
 
 def _fill_volumes(volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path) -> None:
     with open_snapshot(snapshot.mounts, root) as layers:
-        image_volumes.fill(volumes, layers)
+        own_volumes.fill(volumes, layers)

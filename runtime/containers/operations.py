@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from runtime.containers import command, update
+from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
 from runtime.containers import remove as container_remove
@@ -44,6 +44,10 @@ class Containers:
     ) -> api_pb2.RemoveContainerResponse:
         """RemoveContainer."""
         return await container_remove.remove(self.services, container, request)
+
+    async def release_images(self, sandbox: Sandbox) -> None:
+        """Unmount the images that containers of a stopped pod had as volumes."""
+        await image_volumes.release(self.services, sandbox)
 
     async def run_command(
         self,

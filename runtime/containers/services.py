@@ -77,6 +77,10 @@ class Services:
     the snapshotter told them."""
     updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """Held while a container's resources change: the spec is read, changed and written back."""
+    volume_turns: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(
+        default_factory=WeakKeyDictionary
+    )
+    """Held while the images of a pod's containers are mounted or unmounted."""
     command_starts: WeakKeyDictionary[Sandbox, asyncio.Semaphore] = field(
         default_factory=WeakKeyDictionary
     )

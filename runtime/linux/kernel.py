@@ -16,12 +16,15 @@ MS_RDONLY: Final = 0x1
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
+MS_REMOUNT: Final = 0x20
+MS_NOATIME: Final = 0x400
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 
 MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 
+CLONE_FS: Final = 0x200
 CLONE_NEWNET: Final = 0x4000_0000
 
 _libc = ctypes.CDLL(None, use_errno=True)

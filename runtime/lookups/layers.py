@@ -67,6 +67,12 @@ class Layers:
             raise FailedPrecondition(f"{path} of the image is larger than {limit} bytes")
         return content
 
+    def directory(self, path: str) -> str | None:
+        """Where the directory ``path`` is on the host, in the topmost layer that has it, without
+        symbolic links; None if it is not a directory."""
+        entry = self._resolve(path)
+        return entry.paths[0] if entry is not None and stat.S_ISDIR(entry.mode) else None
+
     def tree(self, path: str) -> Iterator[tuple[str, str]]:
         """The directory ``path`` and everything below it, parents first. Each item is the path
         relative to it ("" for itself), and the path on the host, in the topmost layer that has it.

@@ -1,26 +1,40 @@
-"""Read the content of a snapshot, from its layer directories or through a temporary mount."""
+"""Read the content of a snapshot, from its layer directories or through a mount."""
 
 from __future__ import annotations
 
+import mmap
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Final
 
 from generated.containerd import types_pb2
 from runtime.errors import FailedPrecondition
-from runtime.linux import kernel
+from runtime.linux import kernel, loop, mountinfo
 from runtime.lookups.layers import Layers, layers_of
 
-_FLAGS = {
+_SET: Final = {
     "ro": kernel.MS_RDONLY,
     "nosuid": kernel.MS_NOSUID,
     "nodev": kernel.MS_NODEV,
     "noexec": kernel.MS_NOEXEC,
+    "noatime": kernel.MS_NOATIME,
     "bind": kernel.MS_BIND,
     "rbind": kernel.MS_BIND | kernel.MS_REC,
 }
-_NO_FLAG = frozenset({"rw", "defaults"})
+"""Options that are flags of the system call; all others are for the file system."""
+_DEFAULTS: Final = frozenset({"rw", "defaults"})
+_LOOP: Final = "loop"
+_LOWER: Final = "lowerdir="
+_OPTIONS_LIMIT: Final = mmap.PAGESIZE - 512
+"""Bytes of options from which on an overlay's layers are named relative to their directory: the
+kernel reads one page at most."""
+_MANAGED: Final = ("format/", "mkfs/", "mkdir/")
+"""Beginnings of mount types that only containerd's mount manager understands."""
+_HARDENED: Final = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
 @contextmanager
@@ -33,26 +47,93 @@ def open_snapshot(mounts: Sequence[types_pb2.Mount], scratch: Path) -> Iterator[
     if layers is not None:
         yield layers
         return
-    if len(mounts) != 1:
-        raise FailedPrecondition(
-            f"a snapshot of {len(mounts)} mounts cannot be read; use the overlayfs snapshotter"
-        )
     scratch.mkdir(parents=True, exist_ok=True)
     target = tempfile.mkdtemp(prefix="rootfs-", dir=scratch)
-    _mount_read_only(mounts[0], target)
+    mount_read_only(mounts, target, _HARDENED)
     try:
         yield Layers((target,))
     finally:
-        kernel.umount2(target, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+        _unmount(target)
         Path(target).rmdir()
 
 
-def _mount_read_only(mount: types_pb2.Mount, target: str) -> None:
-    flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    data = []
-    for option in mount.options:
-        if option in _FLAGS:
-            flags |= _FLAGS[option]
-        elif option not in _NO_FLAG:
-            data.append(option)
-    kernel.mount(mount.source, target, mount.type, flags, ",".join(data))
+def mount_read_only(mounts: Sequence[types_pb2.Mount], target: str, flags: int = 0) -> None:
+    """Mount a snapshot on the directory ``target``: each mount over the one before it.
+
+    ``flags`` are MS_* bits on top of the snapshot's own. Leaves nothing mounted if one fails:
+    OSError, or FailedPrecondition for a mount that only containerd can make.
+    """
+    try:
+        for mount in mounts:
+            _mount(mount, target, flags | kernel.MS_RDONLY)
+    except BaseException:
+        _unmount(target)
+        raise
+
+
+def is_mounted(mounts: Sequence[types_pb2.Mount], target: str) -> bool:
+    """Whether each of ``mounts`` is on ``target``; not if a call was cut short between two."""
+    return len(mountinfo.below(target, mountinfo.read())) == len(mounts)
+
+
+def _unmount(target: str) -> None:
+    for point in mountinfo.below(target, mountinfo.read()):
+        kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+
+
+def _mount(mount: types_pb2.Mount, target: str, flags: int) -> None:
+    if mount.type.startswith(_MANAGED):
+        raise FailedPrecondition(
+            f"the snapshotter asks for a mount of type {mount.type}, which only containerd's mount "
+            "manager can make; use another snapshotter for this runtime handler"
+        )
+    place = f"{target}/{mount.target.lstrip('/')}" if mount.target else target
+    options = [option for option in mount.options if option not in _DEFAULTS]
+    for option in options:
+        flags |= _SET.get(option, 0)
+    data = [option for option in options if option not in _SET and option != _LOOP]
+    if flags & kernel.MS_BIND:
+        kernel.mount(mount.source, place, flags=flags & (kernel.MS_BIND | kernel.MS_REC))
+        # the kernel ignores all other flags in the call that makes a bind mount
+        kernel.mount("", place, flags=(flags & ~kernel.MS_REC) | kernel.MS_REMOUNT)
+        return
+    device = loop.attached(mount.source, read_only=True) if _LOOP in options else None
+    with device or nullcontext(mount.source) as source:
+        _mount_with(source, place, mount.type, flags, data)
+
+
+def _mount_with(source: str, place: str, kind: str, flags: int, data: list[str]) -> None:
+    if sum(len(option) + 1 for option in data) < _OPTIONS_LIMIT:
+        kernel.mount(source, place, kind, flags, ",".join(data))
+        return
+    directory, shorter = _relative_layers(data)
+    _in_directory(directory, lambda: kernel.mount(source, place, kind, flags, ",".join(shorter)))
+
+
+def _relative_layers(data: list[str]) -> tuple[str, list[str]]:
+    """The directory of all layers of an overlay, and its options with layers relative to that."""
+    layers = next((o[len(_LOWER) :] for o in data if o.startswith(_LOWER)), "").split(":")
+    if not all(map(os.path.isabs, layers)):
+        return "/", data
+    directory = os.path.commonpath([os.path.dirname(layer) for layer in layers])
+    lower = _LOWER + ":".join(os.path.relpath(layer, directory) for layer in layers)
+    return directory, [lower if option.startswith(_LOWER) else option for option in data]
+
+
+def _in_directory(directory: str, work: Callable[[], None]) -> None:
+    """Run ``work`` in a working directory of its own: in a new thread, which ends with it."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kernel.unshare(kernel.CLONE_FS)
+            os.chdir(directory)
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="mount", daemon=True)
+    thread.start()
+    thread.join()
+    for failure in failures:
+        raise failure

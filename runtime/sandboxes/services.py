@@ -12,7 +12,7 @@ from runtime.containerd.client import Containerd
 from runtime.linux import netns
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.users import UserDatabases
-from runtime.store.objects import Container, Store
+from runtime.store.objects import Container, Sandbox, Store
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
@@ -68,6 +68,9 @@ class ContainerWork(Protocol):
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse: ...
+
+    async def release_images(self, sandbox: Sandbox) -> None:
+        """Unmount the images that containers had as volumes; repeatable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,13 @@ async def stop(services: Services, sandbox: Sandbox) -> None:
         # a RemovePodSandbox that came meanwhile found the pod stopped as well
         return
     sandbox.fire(SandboxEvent.STOPPED, pid=0)
-    # A start that was under way while the pod was READY has put its container in by now.
-    await _stop_containers(services, sandbox)
+    try:
+        # A creation or start that was under way while the pod was READY has put its container in
+        # and mounted its images by now.
+        await _stop_containers(services, sandbox)
+        await services.containers.release_images(sandbox)
+    except aio.AioRpcError as error:
+        raise _explained(error, sandbox) from error
     log.debug("sandbox stop steps", sandbox=sandbox.id, **times.spans())
 
 

@@ -42,6 +42,7 @@ from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
 from runtime.steps import threads
 from runtime.steps.background import Tasks
+from runtime.store.layout import IMAGE_VOLUMES
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks import shared_shim, shims
 from runtime.transforms import facts, labels
@@ -216,7 +217,7 @@ class Recovery:
     async def _remove_directories(self, known: set[str]) -> None:
         layout = self._services.store.layout
         for base in (layout.root, layout.state):
-            for kind in ("sandboxes", "containers"):
+            for kind in ("sandboxes", "containers", IMAGE_VOLUMES):
                 for path in _directory(base / kind):
                     if _ID.fullmatch(path.name) and path.name not in known:
                         await _remove_directory(path)

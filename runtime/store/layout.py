@@ -9,6 +9,7 @@ from typing import Final
 from generated.plans import plan_sandbox
 from runtime.transforms import facts
 
+IMAGE_VOLUMES: Final = "image-volumes"
 _HOST_SHM: Final = "/dev/shm"
 
 
@@ -33,6 +34,10 @@ class Layout:
             resolv_conf=str(root / "resolv.conf"),
             shm=_HOST_SHM if plan_sandbox(metadata.config).shares_node_ipc else str(state / "shm"),
         )
+
+    def image_volumes(self, sandbox_id: str) -> Path:
+        """The directory of a pod's mounted images; the built-in plugin's as well."""
+        return self.state / IMAGE_VOLUMES / sandbox_id
 
     def container_root(self, container_id: str) -> Path:
         """The directory of a container's status file and volumes."""

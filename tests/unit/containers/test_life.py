@@ -343,7 +343,7 @@ async def test_a_root_file_system_is_where_the_record_says(world: World) -> None
         asked.append(request.snapshotter)
         return snapshots_pb2.MountsResponse()
 
-    world.daemon.snapshots_mounts = mounts  # type: ignore[attr-defined]
+    world.daemon.snapshots_mounts = mounts  # type: ignore[method-assign]
     await world.containers.start(container, api_pb2.StartContainerRequest())
     await world.containers.remove(container, api_pb2.RemoveContainerRequest())
     assert asked == ["native"]

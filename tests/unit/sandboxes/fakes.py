@@ -35,7 +35,7 @@ from runtime.lookups.handlers import Handlers
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
 from runtime.store.layout import Layout
-from runtime.store.objects import Container, Store
+from runtime.store.objects import Container, Sandbox, Store
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
@@ -145,6 +145,16 @@ class FakeContainerd:
     def snapshots_prepare(self, request: snapshots_pb2.PrepareSnapshotRequest) -> Any:
         self.held_snapshots.add(request.key)
         return snapshots_pb2.PrepareSnapshotResponse()
+
+    def snapshots_view(self, request: snapshots_pb2.ViewSnapshotRequest) -> Any:
+        if request.key in self.held_snapshots:
+            raise rpc_error(grpc.StatusCode.ALREADY_EXISTS, "it exists")
+        self.held_snapshots.add(request.key)
+        return snapshots_pb2.ViewSnapshotResponse()
+
+    def snapshots_mounts(self, request: snapshots_pb2.MountsRequest) -> Any:
+        _must_be(request.key in self.held_snapshots)
+        return snapshots_pb2.MountsResponse()
 
     def snapshots_remove(self, request: snapshots_pb2.RemoveSnapshotRequest) -> Any:
         self.snapshotters.add(request.snapshotter)
@@ -359,6 +369,9 @@ class RecordedContainers:
     ) -> api_pb2.RemoveContainerResponse:
         self.calls.append(f"remove {container.id}")
         return await self._containers.remove(container, request)
+
+    async def release_images(self, sandbox: Sandbox) -> None:
+        await self._containers.release_images(sandbox)
 
 
 class World:

@@ -1,0 +1,223 @@
+"""Images as volumes: a read-only view of an image, mounted on the node and bound into containers.
+
+A pod has one mount of an image, which its containers share. It is below the state directory, in the
+place where the built-in plugin has it, and its snapshot is under the pod's lease: the image can be
+removed meanwhile. Both last until the pod is stopped. What is mounted is found out from the kernel
+each time, never remembered, so a restart of this server changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from generated.containerd import snapshots_pb2, types_pb2
+from generated.cri import api_pb2
+from generated.lifecycle import SandboxState
+from runtime.containerd.deletions import is_not_found
+from runtime.errors import (
+    CriError,
+    FailedPrecondition,
+    ImageVolumeMountFailed,
+    InvalidArgument,
+    from_rpc,
+)
+from runtime.linux.directories import remove_tree, unmount
+from runtime.lookups.layers import Layers
+from runtime.lookups.snapshot import is_mounted, mount_read_only
+from runtime.steps import threads
+from runtime.steps.side_by_side import all_finished
+from runtime.transforms import facts
+
+if TYPE_CHECKING:
+    from runtime.containers.services import Services
+    from runtime.store.objects import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One mount of a request that has an image."""
+
+    index: int
+    reference: str
+    sub_path: str
+
+    @property
+    def field(self) -> str:
+        return f"config.mounts[{self.index}]"
+
+
+async def mounted(
+    services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig
+) -> api_pb2.ContainerConfig:
+    """The config with the image volumes as host paths, now mounted; itself if it has none.
+
+    As with the built-in plugin, the result is what is stored, so the status shows the host path,
+    and the image's id in ``image_ref``. Raises InvalidArgument for a bad sub path,
+    ImageVolumeMountFailed for everything that the image or the node lacks.
+    """
+    wanted = [
+        volume
+        for index, mount in enumerate(config.mounts)
+        if (volume := _wanted(index, mount)) is not None
+    ]
+    if not wanted:
+        return config
+    resolved = api_pb2.ContainerConfig()
+    resolved.CopyFrom(config)
+    async with _turn(services, sandbox):
+        if sandbox.state is not SandboxState.READY:
+            raise FailedPrecondition(
+                f"pod {sandbox.id} is {sandbox.state.name}; images are mounted for a READY pod",
+                field="pod_sandbox_id",
+            )
+        for volume in wanted:
+            mount = resolved.mounts[volume.index]
+            mount.host_path, mount.image.image_ref = await _host_path(services, sandbox, volume)
+    return resolved
+
+
+async def release(services: Services, sandbox: Sandbox) -> None:
+    """Unmount the images of a pod and remove their snapshots; succeeds if there are none."""
+    directory = services.store.layout.image_volumes(sandbox.id)
+    async with _turn(services, sandbox):
+        names = await threads.STATE_FILES.run(_names, directory)
+        if names is None:
+            return
+        await unmount(directory)
+        await all_finished(
+            *(_remove_snapshot(services, sandbox, str(directory / name)) for name in names)
+        )
+        await remove_tree(directory)
+
+
+def _wanted(index: int, mount: api_pb2.Mount) -> _Wanted | None:
+    """What the mount says of an image; None if it is of a host path."""
+    if not mount.HasField("image"):
+        return None
+    field = f"config.mounts[{index}]"
+    if not mount.image.image:
+        raise InvalidArgument("must name an image", field=f"{field}.image.image")
+    path = PurePosixPath(mount.image_sub_path)
+    if path.is_absolute() or ".." in path.parts:
+        raise InvalidArgument(
+            f"must be a path below the image's root without '..', not {mount.image_sub_path!r}",
+            field=f"{field}.image_sub_path",
+        )
+    return _Wanted(index, mount.image.image, mount.image_sub_path)
+
+
+async def _host_path(services: Services, sandbox: Sandbox, volume: _Wanted) -> tuple[str, str]:
+    """Where the volume is on the host, mounted, and the id of its image."""
+    image = await services.images.resolve(volume.reference)
+    if image is None:
+        raise ImageVolumeMountFailed(
+            f"image {volume.reference!r} is not on this node; pull it first",
+            field=f"{volume.field}.image.image",
+        )
+    target = services.store.layout.image_volumes(sandbox.id) / image.id.partition(":")[2]
+    doing = f"mount image {volume.reference}"
+    try:
+        await _ensure_mounted(services, sandbox, image, target)
+        path = await threads.IMAGE_FILES.run(_inside, target, volume.sub_path)
+    except aio.AioRpcError as error:
+        reason = from_rpc(error, doing).message
+        raise ImageVolumeMountFailed(reason, field=f"{volume.field}.image") from error
+    except OSError as error:
+        raise ImageVolumeMountFailed(
+            f"cannot {doing}: {error.strerror or error}", field=f"{volume.field}.image"
+        ) from error
+    except CriError as error:
+        raise ImageVolumeMountFailed(
+            f"cannot {doing}: {error.message}", field=f"{volume.field}.image"
+        ) from error
+    if path is None:
+        raise ImageVolumeMountFailed(
+            f"image {volume.reference} has no directory {volume.sub_path!r}",
+            field=f"{volume.field}.image_sub_path",
+        )
+    return path, image.id
+
+
+def _inside(root: Path, sub_path: str) -> str | None:
+    """The directory of the image; its symbolic links lead to nowhere outside of it."""
+    return Layers((str(root),)).directory(sub_path)
+
+
+async def _ensure_mounted(
+    services: Services, sandbox: Sandbox, image: facts.Image, target: Path
+) -> None:
+    # before the snapshot: the directory's name tells which snapshots are to be removed
+    await threads.STATE_FILES.run(_make_directory, target)
+    mounts = await _view(services, sandbox, image, str(target))
+    # waited for, so that it is not mounted after a removal of the pod
+    await all_finished(threads.IMAGE_FILES.run(_mount, mounts, str(target)))
+
+
+async def _view(
+    services: Services, sandbox: Sandbox, image: facts.Image, key: str
+) -> Sequence[types_pb2.Mount]:
+    """The mounts of the pod's view of the image, which is made if it is not there."""
+    snapshotter = _snapshotter(services, sandbox)
+
+    async def view(parent: str) -> list[types_pb2.Mount]:
+        request = snapshots_pb2.ViewSnapshotRequest(snapshotter=snapshotter, key=key, parent=parent)
+        lease = services.containerd.with_lease(sandbox.id)
+        answer = await services.containerd.snapshots.View(request, metadata=lease)
+        return list(answer.mounts)
+
+    try:
+        return await view(image.chain_id)
+    except aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+            request = snapshots_pb2.MountsRequest(snapshotter=snapshotter, key=key)
+            return list((await services.containerd.snapshots.Mounts(request)).mounts)
+        if not is_not_found(error):
+            raise
+    return await view(await services.images.unpacked(image, snapshotter))
+
+
+def _mount(mounts: Sequence[types_pb2.Mount], target: str) -> None:
+    if not is_mounted(mounts, target):
+        mount_read_only(mounts, target)
+
+
+def _make_directory(target: Path) -> None:
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def _names(directory: Path) -> list[str] | None:
+    """The names in a directory; None if it does not exist."""
+    try:
+        return [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return None
+
+
+async def _remove_snapshot(services: Services, sandbox: Sandbox, key: str) -> None:
+    request = snapshots_pb2.RemoveSnapshotRequest(
+        snapshotter=_snapshotter(services, sandbox), key=key
+    )
+    try:
+        await services.containerd.snapshots.Remove(
+            request, metadata=services.containerd.with_lease(sandbox.id)
+        )
+    except aio.AioRpcError as error:
+        if not is_not_found(error):
+            raise
+
+
+def _snapshotter(services: Services, sandbox: Sandbox) -> str:
+    """That of the pod, also after a change of the configuration."""
+    return sandbox.snapshotter or services.handlers.snapshotter(sandbox.metadata.runtime_handler)
+
+
+def _turn(services: Services, sandbox: Sandbox) -> asyncio.Lock:
+    """Held while a pod's images are mounted or unmounted."""
+    return services.volume_turns.setdefault(sandbox, asyncio.Lock())
