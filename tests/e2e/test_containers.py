@@ -20,6 +20,7 @@ from tests.harness import containerd_objects, images
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node
 from tests.harness.registry import Registry
+from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX, HOST
 
@@ -546,13 +547,6 @@ def log_text(pod: Pod, name: str) -> str:
 def wait_for_log(pod: Pod, name: str, text: str) -> None:
     file = pod.node.logs / f"{name}.log"
     wait_until(lambda: file.exists() and text in file.read_text())
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def test_an_image_without_layers_runs_a_mounted_program(pod: Pod, registry: Registry) -> None:

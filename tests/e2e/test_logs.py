@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node
+from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX
 
@@ -58,13 +57,6 @@ def keeper(node: Node) -> int:
     found = [pid for pid, command in node.processes().items() if "runtime.logs.keeper" in command]
     assert len(found) == 1
     return found[0]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
 
 
 def test_a_container_writes_on_while_the_server_is_away(cri: Cri, node: Node, logs: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
-from tests.harness.machine import Machine, log_text, processes, started, wait_until
+from tests.harness.machine import Machine, log_text, processes, started
+from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX
 from .test_recovery_faults import assert_nothing_is_left, begun, silent
@@ -97,9 +98,9 @@ def test_a_daemon_restarted_during_start_makes_nothing_run_twice(
     served.slow_runc(False)
     time.sleep(4)  # the shim goes on with what it was told
     served.start_containerd()
-    served.cri.wait_until_ready(20)
+    served.cri.wait_until_ready()
     # the kubelet makes no other container while it does not know of this one
-    wait_until(lambda: served.cri.status(container).state != api_pb2.CONTAINER_UNKNOWN, 60)
+    wait_until(lambda: served.cri.status(container).state != api_pb2.CONTAINER_UNKNOWN)
     state = served.cri.status(container).state
     assert state in (api_pb2.CONTAINER_RUNNING, api_pb2.CONTAINER_EXITED)
     assert len(sleepers()) == (state == api_pb2.CONTAINER_RUNNING)

@@ -12,8 +12,9 @@ import time
 
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
-from tests.harness.machine import Machine, log_text, processes, remove_pods, started, wait_until
+from tests.harness.machine import Machine, log_text, processes, remove_pods, started
 from tests.harness.streams import connected
+from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX
 
@@ -27,7 +28,7 @@ def test_a_daemon_that_comes_back_is_no_exit(served: Machine) -> None:
     served.end("containerd", signal.SIGKILL)
     time.sleep(0.5)
     served.start_containerd()
-    served.cri.wait_until_ready(20)
+    served.cri.wait_until_ready()
     seen = len(log_text(served, "app"))
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
@@ -42,7 +43,7 @@ def test_an_exit_while_the_daemon_is_away_is_not_missed(served: Machine) -> None
     served.end("containerd", signal.SIGKILL)
     time.sleep(1.5)
     served.start_containerd()
-    served.cri.wait_until_ready(20)
+    served.cri.wait_until_ready()
     status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
     # containerd 1.7 and later delete tasks that ended before they load them, with their codes
     assert (status.exit_code, status.reason) in ((9, "Error"), (255, "Unknown"))

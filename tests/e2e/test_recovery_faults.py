@@ -15,7 +15,8 @@ import pytest
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
 from tests.harness.leaks import Holdings
-from tests.harness.machine import Machine, log_text, started, wait_until
+from tests.harness.machine import Machine, log_text, started
+from tests.harness.waiting import became_true, wait_until
 
 from .conftest import BUSYBOX
 
@@ -56,10 +57,7 @@ def assert_nothing_is_left(machine: Machine, idle: Holdings) -> None:
         pods = [one for one in held.pop("processes", []) if not any(own in one for own in _OWN)]
         return held | {"processes": pods, "runc states": sorted(machine.runc_states())}
 
-    deadline = time.monotonic() + 10
-    while any(left().values()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(left().values()), left()
+    assert became_true(lambda: not any(left().values())), left()
 
 
 def test_a_shim_that_is_silent_at_the_start_loses_nothing(served: Machine) -> None:
@@ -146,7 +144,7 @@ def test_a_daemon_that_goes_away_in_the_recovery_is_waited_for(served: Machine) 
     time.sleep(1)
     assert served.is_running("server")
     served.start_containerd()
-    served.cri.wait_until_ready(20)
+    served.cri.wait_until_ready()
     assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     assert "Traceback" not in served.log()

@@ -23,6 +23,7 @@ from tests.harness import cni_recorder, containerd_objects
 from tests.harness.cri import pod_config
 from tests.harness.leaks import Holdings
 from tests.harness.node import Containerd, Node, containerds
+from tests.harness.waiting import became_true, wait_until
 
 _RUNC = """#!/bin/sh
 # runc, except for what the file beside it names
@@ -79,14 +80,12 @@ class FaultyNode:
 
     def assert_idle(self) -> None:
         """Nothing is left; shims and namespaces may take a moment to go."""
-        deadline = time.monotonic() + 10
-        while True:
+
+        def left() -> dict[str, list[str]]:
             machine, daemon = self.holdings()
-            left = machine.since(self.idle[0]) | {"containerd": sorted(daemon - self.idle[1])}
-            if not any(left.values()) or time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-        assert not any(left.values()), left
+            return machine.since(self.idle[0]) | {"containerd": sorted(daemon - self.idle[1])}
+
+        assert became_true(lambda: not any(left().values())), left()
         listed = self.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
         assert not listed
         for kind in ("root", "state"):
@@ -288,10 +287,3 @@ def kill_hanging_plugins(node: Node) -> None:
         if f"{node.directory}/plugins/faulty" in command:
             for pid in (*children, proc.name):
                 os.kill(int(pid), signal.SIGKILL)
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

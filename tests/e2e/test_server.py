@@ -18,6 +18,7 @@ from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.leaks import claim
 from tests.harness.node import SERVER, Node
+from tests.harness.waiting import PATIENCE, wait_until
 
 from .conftest import BUSYBOX
 
@@ -67,7 +68,7 @@ def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: No
     daemon = int((node.directory / "state/containerd/containerd.pid").read_text())
     os.kill(daemon, signal.SIGKILL)
     codes: set[grpc.StatusCode] = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             if cri.exec_sync(container, "true").exit_code == 0 and codes:
@@ -96,9 +97,7 @@ def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
         *("--root", short_path / "root", "--state", short_path / "state"),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 10
-        while not socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(socket.exists)
         cri = Cri(str(socket))
         try:
             with pytest.raises(grpc.RpcError) as caught:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ import pytest
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node
+from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX
 
@@ -254,10 +254,3 @@ def test_a_killed_server_loses_nothing(cri: Cri, node: Node) -> None:
     assert cri.status(container).state == api_pb2.CONTAINER_RUNNING
     assert cri.exec_sync(container, "echo", "hi").stdout == b"hi\n"
     assert cri.pod_status(pod).network.ip
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)

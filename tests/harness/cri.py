@@ -10,6 +10,8 @@ import grpc
 
 from generated.cri import api_pb2, api_pb2_grpc
 
+from .waiting import PATIENCE
+
 MAX_MESSAGE = 16 << 20  # bytes, as the kubelet sets it
 
 
@@ -27,7 +29,7 @@ class Cri:
         self.runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)
         self.images = api_pb2_grpc.ImageServiceStub(self._channel)
 
-    def wait_until_ready(self, seconds: float) -> None:
+    def wait_until_ready(self, seconds: float = PATIENCE) -> None:
         """Return when Version answers; raises the last error after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
@@ -98,7 +100,7 @@ class Cri:
         )
 
     def wait_for_state(
-        self, container: str, state: int, seconds: float = 20
+        self, container: str, state: int, seconds: float = PATIENCE
     ) -> api_pb2.ContainerStatus:
         """The status once the container is in ``state`` (an ``api_pb2.CONTAINER_*`` number)."""
         deadline = time.monotonic() + seconds

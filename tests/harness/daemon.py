@@ -11,6 +11,7 @@ from typing import Self
 
 from .leaks import claim
 from .node import Containerd
+from .waiting import PATIENCE
 
 
 class Daemon:
@@ -69,7 +70,7 @@ class Daemon:
 
     def _end(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def close(self) -> None:
         self._end()

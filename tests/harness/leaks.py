@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from . import cgroups
+from .waiting import PATIENCE
 
 _LINKS = Path("/sys/class/net")
 _NETWORK_NAMESPACES = Path("/run/netns")
@@ -64,7 +65,7 @@ class Marks:
             return set()
         return {str(path) for path in (_CNI / "networks" / self.network).glob("*.*.*.*")}
 
-    def settle(self, seconds: float = 5) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Note what the node still holds when all of it has ended, waiting ``seconds`` at most.
 
         It counts as left from here on, although the caller goes on to delete files, bridge and

@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,6 +17,7 @@ from generated.cri import api_pb2
 from .cri import Cri, container_config, pod_config
 from .leaks import Holdings, claim
 from .node import CNI_BIN_DIRS, SERVER, Containerd, systemd_is_init
+from .waiting import PATIENCE, wait_until
 
 SLICE = "test.slice"
 
@@ -64,21 +64,21 @@ class Machine:
         binary = shutil.which("containerd", path=self.containerd.environment()["PATH"])
         self._start("containerd", str(binary), "--config", str(config))
         if with_cri:
-            self.builtin.wait_until_ready(20)
+            self.builtin.wait_until_ready()
             wait_until(lambda: _is_ready(self.builtin))
 
     def start_server(self) -> None:
         """Start our server on the daemon and wait until it has recovered."""
         config = str(self.directory / "server.toml")
         self._start("server", str(SERVER), "serve", "--config", config)
-        self.cri.wait_until_ready(20)
+        self.cri.wait_until_ready()
 
     def end(self, what: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End ``containerd`` or ``server``; pods go on."""
         process = self._running.pop(what)
         process.send_signal(how)
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -95,7 +95,7 @@ class Machine:
 
     def server_ended(self) -> int:
         """The exit status of a server that ended, or was told to."""
-        return self._running.pop("server").wait(20)
+        return self._running.pop("server").wait(PATIENCE)
 
     def is_running(self, what: str) -> bool:
         """Whether ``containerd`` or ``server`` runs."""
@@ -250,10 +250,3 @@ def started(cri: Cri, machine: Machine, script: str, name: str = "app") -> tuple
 
 def log_text(machine: Machine, name: str) -> str:
     return (machine.logs / f"{name}.log").read_text()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

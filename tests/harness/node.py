@@ -26,6 +26,7 @@ from typing import Literal, Self
 from . import cgroups, newer_containerd
 from .cri import Cri
 from .leaks import claim
+from .waiting import PATIENCE
 
 SERVER = Path(sys.executable).parent / "cri-containerd"
 KEEPER = "runtime.logs.keeper"  # in the command of every log keeper
@@ -257,9 +258,10 @@ class Node:
                 command, env=self.containerd.environment(), stdout=log, stderr=log
             )
         try:
-            self.cri.wait_until_ready(30)
-        except BaseException:
+            self.cri.wait_until_ready()
+        except BaseException as error:
             self.stop()
+            error.add_note(f"the end of the server's log:\n{self.log()[-4000:]}")
             raise
         return time.monotonic() - started
 
@@ -269,7 +271,7 @@ class Node:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the server only; pods keep running. Returns its exit status."""
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE)
 
     @property
     def cgroup_parent(self) -> str:

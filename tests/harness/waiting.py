@@ -1,0 +1,26 @@
+"""Waiting for what a real node does in its own time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+PATIENCE: Final = 60.0
+"""Seconds that a test waits at most. A wait that succeeds ends at once, so a long limit costs
+nothing, and a loaded or emulated machine is slow."""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Return as soon as ``condition`` holds; fail if it does not hold within ``seconds``."""
+    assert became_true(condition, seconds), f"the condition did not become true in {seconds:.0f} s"
+
+
+def became_true(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    """Whether ``condition`` held at some time within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
