@@ -121,6 +121,8 @@ class MessageReads:
             name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
             self.modules[name] = _module(name, file, tree)
         self.uses: list[Use] = []
+        self._open: set[tuple[str, str]] = set()
+        """Classes and attributes whose type is being looked for."""
         for module in self.modules.values():
             _Walk(self, module, "", {}).body(module.tree.body)
         self.uses.sort()
@@ -245,10 +247,15 @@ class MessageReads:
             full = f"{found.module.name}.{found.node.name}.{name}"
             return Type("name", full)
         if name in found.values:
+            if (owner, name) in self._open:
+                return None  # two attributes that are made with lambdas of each other
+            self._open.add((owner, name))
             function, value = found.values[name]
             walk = _Walk(self, found.module, "", {}, quiet=True)
             walk.parameters(function, found)
-            return walk.type_of(value)
+            given = walk.type_of(value)
+            self._open.remove((owner, name))
+            return given
         for base in found.bases:
             inherited = self._attribute(base, name, depth + 1)
             if inherited is not None:

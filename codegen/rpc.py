@@ -98,6 +98,12 @@ class Rpc:
         return snake(self.name).upper()
 
     @property
+    def answer(self) -> str:
+        """The annotation of what its handler and its hand-written method return."""
+        response = f"api_pb2.{self.method.response}"
+        return f"AsyncIterator[{response}]" if self.method.streams else response
+
+    @property
     def validator(self) -> str:
         """The module of generated.validators that checks its request, if it has a rule."""
         return snake(self.method.request)
@@ -254,6 +260,12 @@ class _Reader:
         unserved = optional(entry, "unserved")
         mutates = optional(entry, "mutates")
         request = self.api.messages[method.request]
+        if method.streams and subject is not None:
+            self.problems.add(
+                f"{method.name} streams, so its handler can look up no object",
+                subject.place,
+                "leave out object and states; the method that serves it can look it up",
+            )
         for path in values(optional(entry, "log")):
             self._loggable(request, path)
         return Rpc(

@@ -81,12 +81,11 @@ def _handler(rpc: Rpc, service: Service) -> HandlerText:
         *(["mutates=True"] if rpc.mutates else []),
         *([f"shown={tuple_of(map(quoted, rpc.shown))}"] if rpc.shown else []),
     ]
-    answer = f"api_pb2.{rpc.method.response}"
     return HandlerText(
         rpc.name,
         f"{rpc.frame}({', '.join(given)})",
         f"api_pb2.{rpc.method.request}",
-        f"AsyncIterator[{answer}]" if rpc.method.streams else answer,
+        rpc.answer,
         list(_body(rpc, service.validated)),
     )
 
@@ -108,6 +107,9 @@ def _body(rpc: Rpc, validated: frozenset[str]) -> Iterator[str]:
         yield f"    yield api_pb2.{rpc.method.response}({rpc.batches.target}=part)"
     elif rpc.subject is not None:
         yield from _of_subject(rpc, rpc.subject)
+    elif rpc.method.streams:
+        yield f"async for response in self._{rpc.operation}(request):"
+        yield "    yield response"
     else:
         yield f"return await self._{rpc.operation}(request)"
 

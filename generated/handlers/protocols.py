@@ -9,6 +9,7 @@ receives the object that the request names, already found and in an allowed stat
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar, runtime_checkable
 
 from generated.cri import api_pb2
@@ -124,6 +125,19 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         """ExecSync. Exec probes depend on DEADLINE_EXCEEDED after the timeout; 0 means no timeout. A
         non-zero exit code is not an error. The command is not logged, because it can
         contain secrets."""
+
+
+@runtime_checkable
+class EventOperations(Protocol):
+    """Satisfied by ``Events`` of runtime/events/operations.py."""
+
+    def follow(
+        self,
+        request: api_pb2.GetEventsRequest,
+    ) -> AsyncIterator[api_pb2.ContainerEventResponse]:
+        """GetContainerEvents. Every change of a pod or container with its statuses, for a kubelet with the
+        feature gate EventedPLEG. The stream ends when the server stops, or if its
+        client does not read."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from generated.cri import api_pb2, api_pb2_grpc
 from generated.handlers.protocols import (
     ContainerOperations,
     ContainerT,
+    EventOperations,
     Lookup,
     NodeOperations,
     SandboxOperations,
@@ -92,6 +93,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         find_container: Lookup[ContainerT],
         find_sandbox: Lookup[SandboxT],
         containers: ContainerOperations[ContainerT, SandboxT],
+        events: EventOperations,
         node: NodeOperations,
         sandboxes: SandboxOperations[SandboxT],
         stats: StatsOperations[ContainerT, SandboxT],
@@ -101,6 +103,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self._find_container = find_container.find
         self._find_sandbox = find_sandbox.find
         self._containers = containers
+        self._events = events
         self._node = node
         self._sandboxes = sandboxes
         self._stats = stats
@@ -423,10 +426,8 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def GetContainerEvents(
         self, request: api_pb2.GetEventsRequest
     ) -> AsyncIterator[api_pb2.ContainerEventResponse]:
-        raise Unimplemented(
-            'GetContainerEvents is not served yet; see the issue "Every RPC and every field"'
-        )
-        yield  # never reached; makes this a stream
+        async for response in self._events.follow(request):
+            yield response
 
     @unary()
     async def ListMetricDescriptors(

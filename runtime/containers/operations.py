@@ -13,6 +13,7 @@ from runtime.containers import stop as container_stop
 from runtime.containers.attachment import Attachment
 from runtime.containers.services import Services
 from runtime.store.objects import Container, Sandbox
+from runtime.transforms import facts
 
 
 class Containers:
@@ -74,6 +75,10 @@ class Containers:
     ) -> api_pb2.ContainerStatusResponse:
         """ContainerStatus."""
         return await container_status.status(self.services, container, request)
+
+    async def shown(self, container: facts.Container) -> api_pb2.ContainerStatus:
+        """The status of a container as it was. Raises Unavailable while containerd is away."""
+        return await container_status.read(self.services, container)
 
     async def update_resources(
         self, container: Container, request: api_pb2.UpdateContainerResourcesRequest

@@ -20,6 +20,7 @@ from runtime.transforms.status import image_name, image_ref
 if TYPE_CHECKING:
     from runtime.containers.services import Services
     from runtime.store.objects import Container, Store
+    from runtime.transforms import facts
 
 
 async def status(
@@ -27,20 +28,20 @@ async def status(
 ) -> api_pb2.ContainerStatusResponse:
     """One container. containerd is asked for verbose answers, and once after a restart."""
     return api_pb2.ContainerStatusResponse(
-        status=await read(services, container),
+        status=await read(services, container.facts),
         info={"info": await _info(services, container)} if request.verbose else None,
     )
 
 
-async def read(services: Services, container: Container) -> api_pb2.ContainerStatus:
+async def read(services: Services, container: facts.Container) -> api_pb2.ContainerStatus:
     """The status of one container; it may be changed by the caller."""
     metadata = container.metadata
     try:
-        spec = await services.specs.shown(container.id)
+        spec = await services.specs.shown(metadata.id)
     except NotFound:
         # deleted behind our back; the kubelet must still be able to see and remove it
         spec = types.Spec()
-    message = container_status.read(container=container.facts, spec=spec)
+    message = container_status.read(container=container, spec=spec)
     image = await services.images.resolve(metadata.image_ref)
     requested = metadata.config.image
     message.image.CopyFrom(requested)

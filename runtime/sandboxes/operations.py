@@ -10,6 +10,7 @@ from runtime.sandboxes import stop as sandbox_stop
 from runtime.sandboxes.services import Services
 from runtime.steps.shared_tasks import SharedTasks
 from runtime.store.objects import Sandbox
+from runtime.transforms import facts
 
 
 class Sandboxes:
@@ -47,6 +48,10 @@ class Sandboxes:
     async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
         """The pods that fit the filter."""
         return sandbox_status.list_sandboxes(self.services.store, request)
+
+    def reachable(self, sandbox: facts.Sandbox) -> facts.Sandbox:
+        """The sandbox without addresses that it does not have any more."""
+        return sandbox_status.reachable(sandbox)
 
     async def _stop(self, sandbox: Sandbox) -> None:
         await self._stops.run(sandbox.id, lambda: sandbox_stop.stop(self.services, sandbox))

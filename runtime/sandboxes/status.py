@@ -20,20 +20,25 @@ from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.store.objects import Sandbox, Store
 from runtime.tasks.exits import task
+from runtime.transforms import facts
 
 
 async def status(
     services: Services, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
 ) -> api_pb2.PodSandboxStatusResponse:
     """The sandbox's status; verbose, also what containerd keeps of it."""
-    facts = sandbox.facts
-    if not netns.is_alive(sandbox.metadata.netns_path):
-        # The addresses belong to somebody else by now.
-        facts = replace(facts, metadata=replace(facts.metadata, ip="", additional_ips=()))
     info = await _info(services, sandbox) if request.verbose else {}
     return api_pb2.PodSandboxStatusResponse(
-        status=pod_sandbox_status.read(sandbox=facts), info=info
+        status=pod_sandbox_status.read(sandbox=reachable(sandbox.facts)), info=info
     )
+
+
+def reachable(sandbox: facts.Sandbox) -> facts.Sandbox:
+    """The sandbox without addresses that it does not have any more: without its network namespace
+    they may belong to another pod."""
+    if netns.is_alive(sandbox.metadata.netns_path):
+        return sandbox
+    return replace(sandbox, metadata=replace(sandbox.metadata, ip="", additional_ips=()))
 
 
 def list_sandboxes(

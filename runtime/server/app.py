@@ -24,6 +24,7 @@ from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
+from runtime.events.operations import Events
 from runtime.frame import Frame
 from runtime.images.operations import Images
 from runtime.images.pause import PauseSource
@@ -40,7 +41,7 @@ from runtime.server.metrics import Metrics
 from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
 from runtime.steps import background
-from runtime.store.events import Events
+from runtime.store import events as store_events
 from runtime.store.layout import Layout
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.streaming.operations import Streaming
@@ -84,9 +85,12 @@ class App:
         self.log_keeper = log_keeper
         self.host = node
         self.handlers = handlers.configured(config)
-        self.store = Store(Layout(config.root_dir, config.state_dir), Events())
-        self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
         self.metrics = Metrics(unsaved=lambda: self.store.checkpoints.unsaved)
+        self.store = Store(
+            Layout(config.root_dir, config.state_dir),
+            store_events.Events(dropped=self.metrics.events_dropped),
+        )
+        self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
         self.network = Network(config.cni, given_up=self.metrics.given_up)
         self.images = Images(
             containerd=containerd,
@@ -132,6 +136,9 @@ class App:
         self.node = Node(
             containerd=containerd, network=self.network, handlers=self.handlers, config=config
         )
+        self.events = Events(
+            hub=self.store.events, sandboxes=self.sandboxes, containers=self.containers
+        )
         self.recovery = Recovery(self.sandboxes.services, self.containers.services)
         self.streaming = Streaming(
             config=config,
@@ -172,6 +179,7 @@ class App:
         try:
             await self._stop.wait()
             log.info("stopping: running calls may end", within=f"{listener.GRACE:.0f} s")
+            self.store.events.close()
         finally:
             await asyncio.gather(
                 listening.stop(listener.GRACE), self.streaming.stop(listener.GRACE)
@@ -195,11 +203,13 @@ class App:
         _must_satisfy(self.node, protocols.NodeOperations)
         _must_satisfy(self.stats, protocols.StatsOperations)
         _must_satisfy(self.streaming, protocols.StreamingOperations)
+        _must_satisfy(self.events, protocols.EventOperations)
         runtime_service: RuntimeService[Container, Sandbox] = RuntimeService(
             frame=frame,
             find_container=self.store.containers,
             find_sandbox=self.store.sandboxes,
             containers=self.containers,
+            events=self.events,
             node=self.node,
             sandboxes=self.sandboxes,
             stats=self.stats,

@@ -43,6 +43,11 @@ class Metrics:
         if self._served:
             self._served.given_up.labels(kind).inc()
 
+    def events_dropped(self, count: int) -> None:
+        """Container events were dropped, because nobody followed them or too slowly."""
+        if self._served:
+            self._served.events_dropped.inc(count)
+
     def stream_began(self, kind: str, transport: str) -> None:
         """A session of ``exec``, ``attach`` or ``portforward`` began, over SPDY or WebSocket."""
         if self._served:
@@ -111,6 +116,11 @@ class _Counters:
         self.stream_faults = Counter(
             "cri_containerd_stream_client_faults_total",
             "Streaming clients or streams that were refused, broke a protocol or vanished.",
+            registry=registry,
+        )
+        self.events_dropped = Counter(
+            "containerd_cri_container_events_dropped_total",
+            "Container events that no client of GetContainerEvents has read in time.",
             registry=registry,
         )
         Gauge(

@@ -24,6 +24,7 @@ restart; their metadata is saved with the pause container by the code that creat
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
@@ -121,7 +122,7 @@ class Sandbox:
         self._note_exit(gone=transition.to is None)
         self._changed()
         if transition.emits is not None:
-            self._store.events.emit(transition.emits, self.id, self.id)
+            self._store.tell(transition.emits, self.id, self)
 
     def _note_exit(self, *, gone: bool = False) -> None:
         if gone or self.state is SandboxState.NOTREADY:
@@ -309,7 +310,7 @@ class Container:
         self._note_exit(gone=transition.to is None)
         self._changed()
         if transition.emits is not None:
-            self._store.events.emit(transition.emits, self.id, self.metadata.sandbox_id)
+            self._store.tell(transition.emits, self.id, self.sandbox)
 
     async def _save(self, status: ContainerStatus) -> None:
         """Save the status, with the exit if there was one; does nothing if the file is up to
@@ -356,7 +357,7 @@ class Sandboxes(Index[Sandbox]):
         self.changed()
         if not recovered and status.state is SandboxState.READY:
             for kind in lifecycle.SANDBOX_CREATED_EMITS:
-                self._store.events.emit(kind, sandbox.id, sandbox.id)
+                self._store.tell(kind, sandbox.id, sandbox)
         return sandbox
 
     def listing(self) -> api_pb2.ListPodSandboxResponse:
@@ -409,7 +410,7 @@ class Containers(Index[Container]):
         self.changed()
         if not recovered:
             for kind in lifecycle.CONTAINER_CREATED_EMITS:
-                self._store.events.emit(kind, container.id, metadata.sandbox_id)
+                self._store.tell(kind, container.id, container.sandbox)
         return container
 
     def of(self, sandbox_id: str) -> list[Container]:
@@ -448,6 +449,19 @@ class Store:
         self.checkpoints = Checkpoints(layout)
         self.sandboxes = Sandboxes(self)
         self.containers = Containers(self)
+
+    def tell(self, kind: str, container_id: str, sandbox: Sandbox | None) -> None:
+        """Send the event of a change that is visible now, with the pod as it is now."""
+        containers = self.containers.of(sandbox.id) if sandbox else []
+        self.events.emit(
+            facts.Event(
+                kind,
+                container_id,
+                time.time_ns(),
+                sandbox.facts if sandbox else None,
+                tuple(container.facts for container in containers),
+            )
+        )
 
     async def close(self) -> None:
         """Save what could not be saved so far; no change may follow."""

@@ -123,6 +123,26 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """A change of state that is a CRI event, with the pod as it was just after the change."""
+
+    kind: str
+    """Name in the enum ContainerEventType, e.g. ``CONTAINER_STOPPED_EVENT``."""
+
+    container_id: str
+    """The container, or the sandbox itself: the CRI names both in this one field."""
+
+    at: int
+    """When the change became visible."""
+
+    sandbox: Sandbox | None
+    """None only if the pod's record was lost."""
+
+    containers: tuple[Container, ...]
+    """All containers of the pod; a deleted one is not among them any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handler:
     """One runtime handler: the table ``[containerd.runtimes.NAME]`` and what its binary reports."""
 

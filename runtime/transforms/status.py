@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from generated import lifecycle
 from generated.cri import api_pb2
 from runtime.transforms import signals
 from runtime.transforms.facts import Image
+
+
+def event_type(*, kind: str) -> api_pb2.ContainerEventType:
+    """The event by its name in spec/lifecycle.yaml."""
+    return cast("api_pb2.ContainerEventType", api_pb2.ContainerEventType.Value(kind))
 
 
 def container_state(*, state: lifecycle.ContainerState) -> api_pb2.ContainerState:

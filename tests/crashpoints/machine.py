@@ -478,6 +478,7 @@ class Server:
             find_sandbox=self.store.sandboxes,
             containers=self.containers,
             sandboxes=self.sandboxes,
+            events=unserved,
             node=unserved,
             stats=unserved,
             streaming=unserved,

@@ -32,7 +32,7 @@ _ALLOWED = {
     "runtime": ("runtime", "generated"),
 }
 
-_NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node"}
+_NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node", "events"}
 _HOUSE = (
     {"text"},
     {"errors", "documents", "readings"},

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from codegen import cri_api, lifecycle, rpc
+from codegen import cri_api, lifecycle, plan, rpc
+from codegen.emit import services
 from codegen.errors import Problems, SpecError
 from codegen.model import Api
 
@@ -138,6 +139,22 @@ def test_a_good_specification_is_read(tmp_path: Path, api: Api) -> None:
     assert [noun.protocol for noun in rpcs.nouns] == ["SandboxOperations"]
 
 
+def test_a_served_stream_is_answered_by_its_method(tmp_path: Path, api: Api) -> None:
+    served = RPC.replace("batches_of: ListThings", "served_by: things.follow")
+    rpcs = read(tmp_path, api, rpc_text=served)
+    (handler,) = (h for h in services.text(_planned(rpcs)).handlers if h.name == "StreamThings")
+    assert handler.lines == [
+        "async for response in self._things.follow(request):",
+        "    yield response",
+    ]
+    assert handler.answer == "AsyncIterator[api_pb2.StreamResponse]"
+
+
+def _planned(rpcs: rpc.Rpcs) -> plan.Service:
+    (service,) = plan.services(rpcs, {})
+    return service
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -158,6 +175,11 @@ def test_a_good_specification_is_read(tmp_path: Path, api: Api) -> None:
             "needs exactly one of served_by, batches_of and unserved",
         ),
         ("served_by: sandboxes.list", "served_by: list", "must be noun.method"),
+        (
+            "batches_of: ListThings",
+            "served_by: things.follow\n  object: {kind: sandbox, field: filter, absent: ok}",
+            "StreamThings streams, so its handler can look up no object",
+        ),
         ("  mutates: true\n", "  mutate: true\n", "unknown key 'mutate' in Stop"),
         ("  mutates: true\n", "  mutates: true\n  mutates: true\n", "is written twice"),
     ],

@@ -53,6 +53,8 @@ class Daemon(FakeContainerd):
         return snapshots_pb2.PrepareSnapshotResponse(mounts=[mount])
 
     def containers_get(self, request: containers_pb2.GetContainerRequest) -> Any:
+        if request.id not in self.records:
+            raise rpc_error(grpc.StatusCode.NOT_FOUND)
         return containers_pb2.GetContainerResponse(container=self.records[request.id])
 
     def containers_update(self, request: containers_pb2.UpdateContainerRequest) -> Any:

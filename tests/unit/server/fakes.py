@@ -60,6 +60,13 @@ class Operations:
 
         return operation
 
+    async def follow(self, *arguments: Any) -> AsyncIterator[Any]:
+        """The operation that streams; its answer is what it yields."""
+        self.calls.append(("follow", *arguments))
+        answer = self.answers.get("follow") or (lambda *_: [])
+        for response in answer(*arguments):
+            yield response
+
 
 def _unexpected(*arguments: object) -> None:
     raise AssertionError(f"nobody said what to answer to {arguments}")
@@ -93,8 +100,9 @@ class Log:
 class World:
     """A server with fakes behind it, and both stubs before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Any = None) -> None:
         self.operations = Operations()
+        self.events = events
         self.sandboxes = Things([Thing("ready", SandboxState.READY)])
         self.containers = Things([Thing("running", ContainerState.RUNNING)])
         self.log = Log()
@@ -121,6 +129,7 @@ class World:
                 find_container=self.containers,
                 find_sandbox=self.sandboxes,
                 containers=every,
+                events=self.events or every,
                 node=every,
                 sandboxes=every,
                 stats=every,
@@ -131,9 +140,12 @@ class World:
 
 
 @asynccontextmanager
-async def world(socket: Path, *, debugging: bool = False) -> AsyncIterator[World]:
-    """A world behind a unix socket, for the length of the block."""
-    made = World()
+async def world(
+    socket: Path, *, debugging: bool = False, events: Any = None
+) -> AsyncIterator[World]:
+    """A world behind a unix socket, for the length of the block; ``events`` are its events if they
+    are not made up too."""
+    made = World(events)
 
     def add(to: aio.Server) -> None:
         runtime, images = made._services(debugging)

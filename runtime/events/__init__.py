@@ -1,0 +1,1 @@
+"""GetContainerEvents: the store's events as the CRI's."""

@@ -1,0 +1,56 @@
+"""Events for the generated handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Final
+
+from generated.cri import api_pb2
+from generated.statuses import container_event_response
+from runtime.errors import Unavailable
+from runtime.events.services import Containers, Sandboxes
+from runtime.store import events
+from runtime.transforms import facts
+
+_AGAIN: Final = 1.0
+"""Seconds between two tries to read from containerd what a status shows."""
+
+
+class Events:
+    """Satisfies the generated ``EventOperations``."""
+
+    def __init__(self, *, hub: events.Events, sandboxes: Sandboxes, containers: Containers) -> None:
+        self._hub = hub
+        self._sandboxes = sandboxes
+        self._containers = containers
+
+    async def follow(
+        self, request: api_pb2.GetEventsRequest
+    ) -> AsyncIterator[api_pb2.ContainerEventResponse]:
+        """Every event from now on, and those of the last minutes that nobody has read.
+
+        Raises ResourceExhausted to a client that does not read, Unavailable when the server stops.
+        """
+        with self._hub.follow() as follower:
+            while True:
+                yield await self._response(await follower.get())
+
+    async def _response(self, event: facts.Event) -> api_pb2.ContainerEventResponse:
+        sandbox = event.sandbox
+        if sandbox is not None:
+            event = replace(event, sandbox=self._sandboxes.reachable(sandbox))
+        response = container_event_response.read(event=event)
+        for container in event.containers:
+            response.containers_statuses.append(await self._status(container))
+        return response
+
+    async def _status(self, container: facts.Container) -> api_pb2.ContainerStatus:
+        """The status of a container. It waits for containerd, because an event with half a status
+        would mislead the kubelet, and an error would end its stream."""
+        while True:
+            try:
+                return await self._containers.shown(container)
+            except Unavailable:
+                await asyncio.sleep(_AGAIN)
