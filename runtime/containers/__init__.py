@@ -1,1 +1,1 @@
-"""What the container RPCs do, a file for each verb."""
+"""The container RPCs, one file for each operation."""

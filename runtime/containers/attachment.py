@@ -1,4 +1,4 @@
-"""A running container as an attached client sees it: its input, its live output, its terminal."""
+"""A running container as an attached client uses it: its input, live output and terminal."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Attachment:
         self._plan = plan_container(container.metadata.config)
         self.tty = self._plan.terminal
         self.closes_input = self._plan.closes_input
-        """The container reads the end of its input when this client's ends (``stdin_once``)."""
+        """Whether the container's input ends with this client's input (``stdin_once``)."""
 
     async def open_input(self) -> PipeWriter | None:
-        """The container's input; None when it was made without one. Raises CriError.
+        """Open the container's input; None if it was created without one. Raises CriError.
 
-        The path is the task's own answer, so that a container of another runtime's making can be
-        attached to as well.
+        The path comes from the task, so that a container created by another runtime can be attached
+        to as well.
         """
         if not self._plan.open_stdin:
             return None
@@ -52,29 +52,29 @@ class Attachment:
         except aio.AioRpcError as error:
             raise from_rpc(error, f"attach to container {identity}") from error
         if process is None:
-            raise NotFound(f"container {identity} has ended")
+            raise NotFound(f"container {identity} has exited")
         if not process.stdin:
             return None
         try:
             return await PipeWriter.opened(process.stdin, _INPUT_LIMIT)
         except OSError as error:
             raise FailedPrecondition(
-                f"nothing reads the input of container {identity}: {error.strerror}; "
-                "it was closed, or the container has ended"
+                f"no process reads the input of container {identity}: {error.strerror}; "
+                "it was closed, or the container has exited"
             ) from error
 
     def output(
         self, *, stdout: bool, stderr: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]:
-        """Live output by stream, from entering on, until the container's output ends."""
+        """Live output by stream, from now until the container's output ends."""
         return self._services.log_keeper.attach(self._container.id, stdout=stdout, stderr=stderr)
 
     async def end_input(self) -> None:
-        """The container reads the end of its input once every client has let go of it."""
+        """Close the container's input as soon as no client holds it open any more."""
         request = tasks_pb2.CloseIORequest(container_id=self._container.id, stdin=True)
         with contextlib.suppress(aio.AioRpcError):
             await self._services.containerd.tasks.CloseIO(request)
 
     async def resize(self, width: int, height: int) -> None:
-        """Give the container's terminal a size in columns and rows."""
+        """Resize the container's terminal, in columns and rows."""
         await resize(self._services.containerd, self._container.id, width, height)

@@ -1,7 +1,7 @@
 """A command that runs in a container while a client talks to it.
 
-What a command leaves is nothing: its process is deleted and its FIFOs are removed when `Command`
-is closed. A client that leaves does not end it: its output is to be read on, and dropped.
+Nothing is left of a command once `Command` is closed: its process and FIFOs are deleted. A client
+that disconnects does not end the command; its output must then be read and dropped.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 KILLED: Final = 128 + signal.SIGKILL
-"""The exit code of a command whose container ended before containerd told its own."""
+"""The exit code of a command whose container exited before containerd reported the command's
+own."""
 
 _INPUT_LIMIT: Final = 5.0
 """Seconds for a shim to open the input of a command that it has started."""
 
 _AFTER_CONTAINER: Final = 2.0
-"""Seconds for containerd to tell the end of a command that ended with its container."""
+"""Seconds for containerd to report the exit of a command that ended with its container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Which streams a command has; it always has its output."""
+    """Which streams a command has; it always has stdout."""
 
     stdin: bool
     tty: bool
 
 
 class Command:
-    """A started command. Made by `start`."""
+    """A started command. Created by `start`."""
 
     def __init__(self, containerd: Containerd, container: Container, directory: Path) -> None:
         self._containerd = containerd
@@ -64,7 +65,7 @@ class Command:
         self.stderr: PipeReader | None = None
 
     async def start(self, services: Services, cmd: list[str], streams: Streams) -> None:
-        """Run ``cmd``; nothing is left when it cannot be. Raises CriError."""
+        """Run ``cmd``; if that fails, nothing is left of it. Raises CriError."""
         try:
             process = await services.specs.process(self._container.id, cmd, terminal=streams.tty)
             stdin, stdout, stderr = self._make_fifos(streams)
@@ -98,13 +99,13 @@ class Command:
                 reader.writer_is_there()
 
     async def wait(self) -> int:
-        """The exit code; `KILLED` when the container ended and containerd does not tell."""
+        """The exit code; `KILLED` if the container exited and containerd does not report it."""
         assert self._wait is not None
         container = asyncio.ensure_future(self._container.exited.wait())
         try:
             await asyncio.wait({self._wait, container}, return_when=asyncio.FIRST_COMPLETED)
             if not self._wait.done():
-                # a process of the host's or the pod's namespace lives on without its container
+                # a process in the PID namespace of the host or the pod outlives its container
                 await self._signal(signal.SIGKILL)
                 await asyncio.wait({self._wait}, timeout=_AFTER_CONTAINER)
             return self._wait.result() if self._wait.done() else KILLED
@@ -116,11 +117,11 @@ class Command:
             container.cancel()
 
     async def end_input(self) -> None:
-        """The command reads the end of its input next. Repeatable."""
+        """Close the command's input. May be called again."""
         if self.stdin is None:
             return
         self.stdin.close()
-        # The shim holds a writing end of its own.
+        # The shim holds a write end of its own.
         request = tasks_pb2.CloseIORequest(
             container_id=self._container.id, exec_id=self._id, stdin=True
         )
@@ -130,20 +131,21 @@ class Command:
             log.debug("input not closed", container=self._container.id, error=error.details())
 
     async def resize(self, width: int, height: int) -> None:
-        """Give the terminal a size in columns and rows."""
+        """Resize the terminal, in columns and rows."""
         await resize(self._containerd, self._container.id, width, height, exec_id=self._id)
 
     async def hang_up(self) -> None:
-        """What a terminal does when its user leaves: SIGHUP, and SIGCONT for what is stopped."""
+        """Hang up, as a terminal does when its user leaves: SIGHUP, and SIGCONT for a stopped
+        process."""
         await self._signal(signal.SIGHUP)
         await self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Have the shim forget the process, killed if it still runs, and remove the FIFOs."""
+        """Delete the process, killing it if it still runs, and remove the FIFOs."""
         in_background(self._clean_up(kill=self._wait is not None and not self._wait.done()))
 
     def leave(self) -> None:
-        """Let go of the command without ending it: this server ends before it does."""
+        """Stop watching the command without ending it: it outlives this server."""
         for pipe in (self.stdin, self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
@@ -153,7 +155,7 @@ class Command:
     def _make_fifos(self, streams: Streams) -> tuple[str, str, str]:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The shim opens both outputs where there is no terminal, whatever the client wants.
+            # Without a terminal the shim opens both outputs, even if the client wants only one.
             stdin = self._fifo("stdin", streams.stdin)
             stdout = self._fifo("stdout", True)
             stderr = self._fifo("stderr", not streams.tty)
@@ -163,12 +165,12 @@ class Command:
         except OSError as error:
             kind = ResourceExhausted if error.errno in EXHAUSTED else Unknown
             raise kind(
-                f"cannot make the pipes of a command in {self._directory}: {error.strerror}"
+                f"cannot create the pipes of a command in {self._directory}: {error.strerror}"
             ) from error
         return stdin, stdout, stderr
 
     async def _opened_input(self, path: str) -> PipeWriter | None:
-        """The command's input; None when it has ended before its input was opened."""
+        """The command's input; None if the command exited before its input was opened."""
         assert self._wait is not None
         opening = asyncio.create_task(PipeWriter.opened(path, _INPUT_LIMIT))
         try:
@@ -176,8 +178,8 @@ class Command:
             return opening.result() if opening.done() else None
         except OSError as error:
             raise Unavailable(
-                f"the shim does not read the input of a command in container {self._container.id} "
-                f"after {_INPUT_LIMIT:.0f} s: {error.strerror}"
+                f"the shim did not open the input of a command in container {self._container.id} "
+                f"within {_INPUT_LIMIT:.0f} s: {error.strerror}"
             ) from error
         finally:
             opening.cancel()
@@ -203,7 +205,9 @@ class Command:
         try:
             await self._containerd.tasks.Kill(request)
         except aio.AioRpcError as error:
-            log.debug("command not signalled", container=self._container.id, error=error.details())
+            log.debug(
+                "could not signal a command", container=self._container.id, error=error.details()
+            )
 
     async def _clean_up(self, kill: bool) -> None:
         if kill:
@@ -219,7 +223,7 @@ class Command:
         except aio.AioRpcError as error:
             if not is_not_found(error):
                 log.warning(
-                    "a command may be left behind",
+                    "could not delete a command; it may be left behind",
                     container=self._container.id,
                     error=error.details(),
                 )
@@ -238,7 +242,7 @@ async def start(
 async def resize(
     containerd: Containerd, container_id: str, width: int, height: int, *, exec_id: str = ""
 ) -> None:
-    """Give the terminal of a container or a command a size; one that ended has none."""
+    """Resize the terminal of a container or a command; ignored if it has exited."""
     request = tasks_pb2.ResizePtyRequest(
         container_id=container_id, exec_id=exec_id, width=width, height=height
     )

@@ -1,8 +1,9 @@
-"""CreateContainer: from a request to a container in containerd that can be started.
+"""CreateContainer: from a request to a container in containerd that is ready to start.
 
-What the request names is looked up first (image, mount sources, devices, profiles, the user in the
-image's files); then the OCI spec is built from these facts without any more I/O. The snapshot is
-prepared beside the looking up. What was made is undone in reverse when a step fails.
+First everything that the request names is looked up (image, mount sources, devices, profiles, the
+user in the image's files); then the OCI spec is built from these facts without further I/O. The
+snapshot is prepared in parallel with the lookups. If a step fails, completed steps are undone in
+reverse.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from runtime.lookups import users as rootfs_user
 from runtime.lookups import volumes as own_volumes
 from runtime.lookups.snapshot import open_snapshot
 from runtime.steps import threads
+from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
-from runtime.steps.side_by_side import all_finished, beside
 from runtime.store.records import CONTAINER_EXTENSION, container_extension
 from runtime.tasks import shared_shim
 from runtime.transforms import facts, signals
@@ -51,33 +52,33 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """The root file system of a container that is not started yet."""
+    """The root file system of a container that has not started yet."""
 
     parent: str
-    """Chain id of the image's layers."""
+    """Chain ID of the image's layers."""
     mounts: list[types_pb2.Mount]
 
 
 async def create(
     services: Services, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
 ) -> api_pb2.CreateContainerResponse:
-    """Create a container in a ready pod; the answer names it by its id.
+    """Create a container in a ready pod; the response has its ID.
 
-    Raises NotFound for an image that is not on the node, FailedPrecondition for a name that is
-    taken, InvalidArgument for what the request names and the node or the image does not have.
+    Raises NotFound if the image is not on the node, FailedPrecondition if the name is reserved,
+    InvalidArgument for anything in the request that the node or the image does not have.
     """
     config = request.config
     container_id = secrets.token_hex(32)
     name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
 
     def undo_later(_: str) -> None:
-        # the name stays reserved until then; recovery does it, if the server ends before
+        # the name stays reserved until then; recovery continues if the server stops before
         services.exits.settle(container_id, undo.finish())
 
     undo = Rollback(undo_later)
     async with undo:
         services.store.names.reserve(name, container_id)
-        log.debug("container is being made", container=container_id, name=name)
+        log.debug("creating container", container=container_id, name=name)
         undo.push("free the name", services.store.names.release, name, container_id)
         image = await _image(services, config.image)
         config = await image_volumes.mounted(services, sandbox, config)
@@ -107,7 +108,7 @@ async def create(
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {config.metadata.name}") from error
         if sandbox.state is not SandboxState.READY:
-            # a removal of the pod did not see this container, so nothing else would remove it
+            # the removal of the pod did not see this container, so nothing else would remove it
             raise FailedPrecondition(
                 f"pod {sandbox.id} was stopped while container {config.metadata.name} was created; "
                 "create it in a pod that is READY",
@@ -121,15 +122,15 @@ async def create(
 
 
 def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxMetadata) -> str:
-    """The name that at most one container of the node has; the built-in plugin's form."""
+    """The name that at most one container of the node has, in the built-in plugin's format."""
     parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
     return "_".join(parts)
 
 
 def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan) -> int:
-    """The first process of the container whose PID namespace is to be joined; 0 when none is.
+    """PID of the first process of the container whose PID namespace is joined; 0 if none is.
 
-    Raises FailedPrecondition unless it runs, in the same pod.
+    Raises FailedPrecondition unless that container runs, in the same pod.
     """
     if not plan.joins_processes:
         return 0
@@ -173,11 +174,12 @@ def _stop_signal(image: facts.Image) -> str:
 async def _make(
     services: Services, sandbox: Sandbox, metadata: facts.ContainerMetadata, image: facts.Image
 ) -> tuple[types.Spec, list[types_pb2.Mount]]:
-    """Everything in containerd and on disk; the OCI spec and the mounts of the root file system.
+    """Create everything in containerd and on disk; returns the OCI spec and the root file system's
+    mounts.
 
-    The snapshot is prepared beside all the rest. A look at the node may hang, on a network
-    mount, and is given up with the call; what takes effect in containerd is waited for, so that
-    the rollback finds it.
+    The snapshot is prepared in parallel with all the rest. A lookup on the node can hang on a
+    network mount, so it is abandoned if the call is cancelled; calls that change containerd are
+    waited for, so that the rollback finds their results.
     """
     root = services.store.layout.container_root(metadata.id)
     for directory in (root, services.store.layout.container_state(metadata.id)):
@@ -199,7 +201,7 @@ async def _make(
                 _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
             )
 
-    await beside(stoppable=describe(), finishing=prepare())
+    await both(cancellable=describe(), uninterrupted=prepare())
     assert spec is not None
     return spec, snapshot.result().mounts
 
@@ -211,7 +213,7 @@ async def _described(
     image: facts.Image,
     user: facts.User,
 ) -> tuple[types.Spec, containers_pb2.Container]:
-    """The OCI spec and the record in containerd, by the mapping."""
+    """The OCI spec and containerd's record, built from the mapping."""
     handler = services.handler(sandbox)
     metadata = container.metadata
     host = services.host
@@ -258,7 +260,7 @@ async def _look_up(
     image: facts.Image,
     root: Path,
 ) -> facts.Container:
-    """Everything of the node that the request names."""
+    """Look up everything on the node that the request names."""
     config = metadata.config
     plan = plan_container(config)
     volumes = () if services.config.ignore_image_defined_volumes else image.volumes
@@ -271,7 +273,7 @@ async def _look_up(
             services.cdi.directories, services.cdi.look_up, plan.cdi_devices
         )
     if config.mounts or config.devices:
-        # in a thread: the path may lie on a network mount that hangs
+        # in a thread: the path may be on a network mount that hangs
         sources, devices = await threads.HOST_PATHS.run_at(
             [
                 *(mount.host_path for mount in config.mounts),
@@ -297,7 +299,7 @@ async def _look_up(
 async def _prepare(
     services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
 ) -> _Snapshot:
-    """Make the root file system on top of the image, unpacking that again if it is not there."""
+    """Create the root file system on top of the image, unpacking the image again if necessary."""
     snapshotter = services.handler(sandbox).snapshotter
 
     async def prepare(parent: str) -> _Snapshot:
@@ -310,7 +312,7 @@ async def _prepare(
         return _Snapshot(parent, list(answer.mounts))
 
     try:
-        # nearly always there, and asking first would cost every creation a call
+        # nearly always unpacked already, and asking first would cost every creation a call
         return await prepare(image.chain_id)
     except aio.AioRpcError as error:
         if not is_not_found(error):
@@ -325,7 +327,7 @@ async def _user(
     snapshot: asyncio.Future[_Snapshot],
     root: Path,
 ) -> facts.User:
-    """The user by the files of the image, which are only read the first time."""
+    """Resolve the user with the files of the image, which are read only if needed."""
     wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
     if not wanted.needs_database:
         return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())

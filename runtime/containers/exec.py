@@ -1,7 +1,8 @@
-"""ExecSync: run a command in a container and answer with its output.
+"""ExecSync: run a command in a container and return its output.
 
-Nothing of a command stays: whatever happens to the call, its process is killed, its record in the
-shim deleted, its FIFOs removed, in tasks that the caller's cancellation does not reach.
+Nothing of a command is left behind: whatever happens to the call, its process is killed, its record
+in the shim deleted and its FIFOs removed, in tasks that a cancellation of the caller does not
+affect.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_OUTPUT = MAX_MESSAGE
-"""Bytes kept of each stream; both together must fit one message of the CRI."""
+"""Bytes kept of each stream; both together must fit into one CRI message."""
 
 _ROOM_FOR_OUTPUT = MAX_MESSAGE - 64
-"""Bytes of output in an answer: the rest is for exit code, field tags and lengths."""
+"""Bytes of output in a response; the rest is for exit code, field tags and lengths."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
-"""Errors of making a pipe that pass when something else is let go of."""
+"""Errors when creating a pipe that go away once other resources are released."""
 
 _CLEANUP_LIMIT = 30.0
-"""Seconds for the killing and forgetting of a process."""
+"""Seconds for killing and deleting a process."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Exec:
-    """One command on its way."""
+    """One command in progress."""
 
     containerd: Containerd
     container_id: str
@@ -75,7 +76,7 @@ class _Exec:
         )
 
     async def run(self, starting: asyncio.Semaphore) -> int:
-        """Start the process, when its pod's turn comes, and return its exit code."""
+        """Start the process, when it is its pod's turn, and return its exit code."""
         wait = asyncio.create_task(self._wait())
         try:
             async with starting:
@@ -95,7 +96,7 @@ class _Exec:
         return int(answer.exit_status)
 
     async def kill(self) -> None:
-        """Return when the process has ended; it may have done so, or never have started."""
+        """Return when the process has exited; it may have exited already, or never started."""
         request = tasks_pb2.KillRequest(
             container_id=self.container_id, exec_id=self.exec_id, signal=signal.SIGKILL
         )
@@ -104,12 +105,12 @@ class _Exec:
                 await self.containerd.tasks.Kill(request)
                 await self._wait()
         except (aio.AioRpcError, TimeoutError) as error:
-            log.debug("command not killed", container=self.container_id, error=str(error))
+            log.debug("could not kill a command", container=self.container_id, error=str(error))
 
     async def forget(self) -> None:
-        """Have the shim forget a process that ended, and remove the FIFOs.
+        """Let the shim delete an exited process, and remove the FIFOs.
 
-        The shim first waits, for some seconds, for whatever else holds the output open.
+        The shim first waits, for some seconds, for any other process that holds the output open.
         """
         self.stdout.close()
         self.stderr.close()
@@ -120,7 +121,9 @@ class _Exec:
         except aio.AioRpcError as error:
             if not is_not_found(error):
                 log.warning(
-                    "a command may be left behind", container=self.container_id, error=str(error)
+                    "could not delete a command; it may be left behind",
+                    container=self.container_id,
+                    error=str(error),
                 )
 
 
@@ -129,9 +132,9 @@ async def exec_sync(
 ) -> api_pb2.ExecSyncResponse:
     """Run ``cmd`` to its end.
 
-    Raises DeadlineExceeded when ``timeout`` seconds pass first, Unknown when something that the
-    command left behind holds its output open for longer than the config allows, and
-    ResourceExhausted when the server is out of descriptors or its state directory is full.
+    Raises DeadlineExceeded if it runs longer than ``timeout`` seconds, Unknown if a process that
+    the command left behind holds its output open for longer than the configuration allows, and
+    ResourceExhausted if the server is out of file descriptors or its state directory is full.
     """
     exec_id = secrets.token_hex(16)
     stdout, stderr = output_pipes(
@@ -142,7 +145,7 @@ async def exec_sync(
         exit_code = await _run(services, container, command, request)
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"the command, or what it left behind on its output, did not end within "
+            f"the command, or a process that holds its output open, did not end within "
             f"{request.timeout} s"
         ) from error
     except aio.AioRpcError as error:
@@ -155,7 +158,7 @@ async def exec_sync(
 async def _run(
     services: Services, container: Container, command: _Exec, request: api_pb2.ExecSyncRequest
 ) -> int:
-    """The exit code, once all output was read. Nothing is left when this fails."""
+    """The exit code, once all output was read. Nothing is left if this fails."""
     running = True
     try:
         async with asyncio.timeout(request.timeout or None):
@@ -169,7 +172,7 @@ async def _run(
             await to_the_end(command.kill())
         raise
     finally:
-        # an answer need not wait until the shim has forgotten a process that is no more
+        # the response need not wait until the shim has deleted an exited process
         in_background(command.forget())
     return exit_code
 
@@ -180,15 +183,15 @@ async def _drain(command: _Exec, limit: float) -> None:
             await command.drained
     except TimeoutError as error:
         raise Unknown(
-            # tools look for the beginning, which is the built-in plugin's
+            # tools look for this beginning, which is the built-in plugin's
             f"failed to drain exec process {command.exec_id!r} io because io is still held by "
-            f"other processes: the command ended, but {limit:g} s later something that it left "
+            f"other processes: the command exited, but {limit:g} s later a process that it left "
             "behind still has its output open (drain_exec_sync_io_timeout)"
         ) from error
 
 
 def output_pipes(directory: Path, exec_id: str) -> tuple[OutputPipe, OutputPipe]:
-    """The FIFOs of a command's output and error output, both or none of them.
+    """The FIFOs for a command's stdout and stderr, both or neither.
 
     Raises ResourceExhausted and Unknown.
     """
@@ -202,7 +205,7 @@ def output_pipes(directory: Path, exec_id: str) -> tuple[OutputPipe, OutputPipe]
             pipe.close()
         kind = ResourceExhausted if error.errno in EXHAUSTED else Unknown
         raise kind(
-            f"cannot make the pipes for the output of a command in {directory}: {error.strerror}"
+            f"cannot create the pipes for the output of a command in {directory}: {error.strerror}"
         ) from error
     stdout, stderr = made
     return stdout, stderr

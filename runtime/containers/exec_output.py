@@ -1,4 +1,4 @@
-"""Collect the output of one process from a FIFO, up to a limit, on the event loop."""
+"""Collect the output of a process from a FIFO, up to a limit, on the event loop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CHUNK = 1 << 16
 class OutputPipe:
     """A FIFO that the shim writes to and this process reads.
 
-    Both ends are opened at once: without a writer a read would report the end of an output that
-    has not begun. ``started`` lets go of that writer when the shim has its own.
+    Both ends are opened at once: without a writer, a read would report the end of output that has
+    not started. ``started`` closes that write end once the shim has its own.
     """
 
     def __init__(self, path: Path, *, limit: int) -> None:
-        """Make the FIFO at ``path`` and begin to read; at most ``limit`` bytes are kept.
+        """Create the FIFO at ``path`` and start to read; at most ``limit`` bytes are kept.
 
         Raises OSError, and then leaves nothing behind.
         """
@@ -40,17 +40,18 @@ class OutputPipe:
 
     @property
     def content(self) -> bytes:
-        """What was read, up to the limit."""
+        """The output that was read, up to the limit."""
         return bytes(self._kept)
 
     def started(self) -> None:
-        """The process runs, so the shim holds the writing end."""
+        """The process runs, so the shim holds the write end."""
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
 
     def close(self) -> None:
-        """Stop reading, whoever still writes, and remove the FIFO. Repeatable."""
+        """Stop reading, even if there are writers left, and remove the FIFO. May be called
+        again."""
         self.started()
         self._end()
         self.path.unlink(missing_ok=True)
@@ -63,7 +64,7 @@ class OutputPipe:
         if not chunk:
             self._end()
             return
-        # what is beyond the limit is read all the same, so that the process is never blocked
+        # output beyond the limit is read but dropped, so that the process never blocks
         room = self._limit - len(self._kept)
         if room > 0:
             self._kept += chunk[:room]

@@ -1,4 +1,4 @@
-"""The operations on containers, one file each; this class only joins them with what they need."""
+"""The operations on containers, one file each; this class only connects them."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Containers:
         stdin: bool,
         tty: bool,
     ) -> command.Command:
-        """Start a command that a client talks to. Raises CriError."""
+        """Start a command for a streaming client. Raises CriError."""
         streams = command.Streams(stdin=stdin, tty=tty)
         return await command.start(self.services, container, cmd, streams)
 
     def attachment(self, container: Container) -> Attachment:
-        """The container's own streams."""
+        """The streams of the container, for an attached client."""
         return Attachment(self.services, container)
 
     async def list(self, request: api_pb2.ListContainersRequest) -> api_pb2.ListContainersResponse:

@@ -1,7 +1,7 @@
-"""What an earlier server left of a container becomes an object again.
+"""Turn what an earlier server left of a container into an object again.
 
-Its task tells, and where that is silent its status file: a saved exit is never doubted, as
-containerd forgets the code with the task, which is deleted after the exit was saved.
+The task's state decides, and the status file if there is no task. A saved exit always wins:
+containerd forgets the exit code with the task, which is deleted after the exit was saved.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Found:
     metadata: facts.ContainerMetadata
     snapshotter: str
     saved: facts.ContainerStatus
-    """By the status file."""
+    """From the status file."""
     status: facts.ContainerStatus
     process: task_types_pb2.Process | None = None
     to_watch: bool = False
-    """It is UNKNOWN because its task could not be asked; it is asked again later."""
+    """Whether it is UNKNOWN because its task could not be queried; it is queried again later."""
 
 
 async def find(services: Services, record: containers_pb2.Container) -> Found | None:
-    """Judge a container; None for a creation that was cut short, which is undone.
+    """Determine the state of a container; None for an interrupted creation, which is undone.
 
-    Raises RecordError when the record cannot be read.
+    Raises RecordError if the record cannot be read.
     """
     metadata = records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
     saved = _saved_status(services, metadata.id, record.created_at.ToNanoseconds())
@@ -77,21 +77,21 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
 def _unasked(
     known: facts.ContainerStatus, error: BaseException, container_id: str
 ) -> tuple[facts.ContainerStatus, bool]:
-    """What is shown of a container that was not dealt with to the end: its exit, if it is known."""
+    """The status of a container that could not be recovered: its exit, if known."""
     reason = (
         f"{error.code().name}: {error.details()}"
         if isinstance(error, aio.AioRpcError)
         else str(error) or type(error).__name__
     )
     if known.state is ContainerState.EXITED:
-        log.warning("what is left of a container stays", container=container_id, error=reason)
+        log.warning("leftovers of a container not removed", container=container_id, error=reason)
         return known, False
     log.warning("container becomes unknown", container=container_id, error=reason)
     return replace(known, state=ContainerState.UNKNOWN), True
 
 
 def add(services: Services, found: Found) -> Container:
-    """Make the container known and follow its task."""
+    """Add the container to the store and follow its task."""
     container = services.store.containers.add(
         found.metadata, found.status, snapshotter=found.snapshotter, recovered=True
     )
@@ -108,10 +108,10 @@ def add(services: Services, found: Found) -> Container:
 async def settle(
     services: Services, container: Container, saved: facts.ContainerStatus
 ) -> task_types_pb2.Process | None:
-    """Ask again for the task of an UNKNOWN container, and move the container by the answer.
+    """Query the task of an UNKNOWN container again, and set its state accordingly.
 
-    Gives the process if it runs, whose output is to be kept. Raises while there is still no answer:
-    AioRpcError, CriError.
+    Returns the process if it runs, so that its output can be kept. Raises AioRpcError or CriError
+    if its state is still unknown.
     """
     process = await task(services.containerd, container.id)
     try:
@@ -142,7 +142,7 @@ async def settle(
             return process
         case ContainerState.CREATED:
             await container.fire(ContainerEvent.NEVER_STARTED)
-        case _:  # its end is dealt with as any other
+        case _:  # its exit is handled like any other
             services.exits.follow_container(container)
     return None
 
@@ -150,9 +150,10 @@ async def settle(
 async def keep_logs(
     services: Services, container: Container, process: task_types_pb2.Process
 ) -> None:
-    """Have the output drained, by the FIFOs that the shim names; a keeper that lived on has it.
+    """Continue to drain the output, through the FIFOs that the shim names; a surviving keeper
+    has it.
 
-    A log file that cannot be opened is tried again: the container runs already.
+    A log file that cannot be opened is retried, because the container is running already.
     """
     fifos = Fifos(
         stdin=process.stdin or None, stdout=process.stdout or None, stderr=process.stderr or None
@@ -167,22 +168,26 @@ async def keep_logs(
             tolerant=True,
         )
     except (CriError, OSError) as error:
-        log.error("output of a container is lost", container=container.id, error=str(error))
+        log.error(
+            "cannot drain the output of a container", container=container.id, error=str(error)
+        )
 
 
 async def forget_logs(services: Services, container: Container) -> None:
-    """Have a log keeper that lived on let go of what a start that was cut short had it open.
+    """Let a surviving log keeper close what an interrupted start had opened.
 
-    It saw the end of that start's output and would not read the output of the next one.
+    It has seen the end of that start's output and would not read the output of the next start.
     """
     try:
         await services.log_keeper.close(container.id)
     except (CriError, OSError) as error:
-        log.warning("output of an earlier start stays open", id=container.id, error=str(error))
+        log.warning(
+            "could not close the output of an earlier start", id=container.id, error=str(error)
+        )
 
 
 def _saved_status(services: Services, container_id: str, created_at: int) -> facts.ContainerStatus:
-    """The status file, or what is said of a container that lost it: nobody knows how it ended."""
+    """The status file, or the status of a container that lost it: how it ended is unknown."""
     try:
         return services.store.checkpoints.load(container_id)
     except (OSError, RecordError) as error:
@@ -196,7 +201,7 @@ def _saved_status(services: Services, container_id: str, created_at: int) -> fac
 
 
 def _was_cut_short(services: Services, container_id: str) -> bool:
-    """Whether the container was never whole, or no longer is.
+    """Whether the container was never complete, or is partly removed.
 
     A creation makes the directory first and the status file last; a removal deletes the file first.
     """
@@ -210,20 +215,20 @@ def _was_cut_short(services: Services, container_id: str) -> bool:
 async def _undo(
     services: Services, metadata: facts.ContainerMetadata, record: containers_pb2.Container
 ) -> None:
-    """What the rollback of CreateContainer does, for one that had no time to do it."""
+    """Do what the rollback of CreateContainer had no time to do."""
     await dead_shim.clean_up_record(services.containerd.namespace, record)
     await remove_record_and_snapshot(services, metadata.id, metadata.sandbox_id, record.snapshotter)
     await remove_directories(services, metadata.id)
-    log.info("half-made container undone", container=metadata.id, name=metadata.name)
+    log.info("interrupted container creation undone", container=metadata.id, name=metadata.name)
 
 
 def judged(
     saved: facts.ContainerStatus, process: task_types_pb2.Process | None
 ) -> facts.ContainerStatus:
-    """The status by the task.
+    """The status according to the task.
 
-    Raises RecordError when the two contradict each other, and Unavailable when containerd does not
-    know the task's state either.
+    Raises RecordError if task and status file contradict each other, and Unavailable if containerd
+    does not know the task's state either.
     """
     if process is None:
         return _exited(saved, Exit.unseen()) if saved.state is ContainerState.RUNNING else saved
@@ -244,14 +249,16 @@ def judged(
         return _exited(saved, Exit.reported(process.exit_status, process.exited_at))
     if process.status == task_types_pb2.CREATED:
         if saved.state is not ContainerState.CREATED:
-            raise RecordError(f"its task never started, but its status is {saved.state.name}")
+            raise RecordError(
+                f"its task never started, but the status file says {saved.state.name}"
+            )
         return saved
-    # UNKNOWN: the shim was silent for 2 s, which says nothing about the container's health
-    raise Unavailable(f"the shim of container {process.id} does not answer containerd")
+    # UNKNOWN: the shim did not respond for 2 s, which says nothing about the container's health
+    raise Unavailable(f"the shim of container {process.id} does not respond to containerd")
 
 
 def _known_reason(saved: facts.ContainerStatus) -> str:
-    """The saved reason, e.g. of an earlier OOM; not the one that stands in for a lost file."""
+    """The saved reason, e.g. of an earlier OOM; not the placeholder for a lost file."""
     return "" if saved.reason == records.UNKNOWN_REASON else saved.reason
 
 
@@ -274,7 +281,7 @@ async def _tidy(
     status: facts.ContainerStatus,
     process: task_types_pb2.Process | None,
 ) -> None:
-    """Save what was found out, then end what is left of a task that does not run."""
+    """Save the state found, then end what is left of a task that does not run."""
     if status != saved:
         await services.store.checkpoints.save(record.id, status)
     if process is None:

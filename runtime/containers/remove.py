@@ -1,7 +1,7 @@
-"""RemoveContainer: leave nothing of a container.
+"""RemoveContainer: delete everything of a container.
 
-Every step bears that there is nothing to do, so a removal that failed or was given up is repeated
-until it goes through.
+Every step is idempotent, so a removal that failed or was interrupted can be repeated until it
+succeeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runtime.containerd.deletions import delete_container, is_not_found
 from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
 from runtime.tasks.exits import delete_task
@@ -37,7 +37,7 @@ _START_LIMIT: Final = 60.0
 async def remove(
     services: Services, container: Container, request: api_pb2.RemoveContainerRequest
 ) -> api_pb2.RemoveContainerResponse:
-    """Stop by force what runs, then remove task, record, snapshot, output and files."""
+    """Kill the container if it runs, then remove task, record, snapshot, output and files."""
     await stop(services, container, api_pb2.StopContainerRequest(timeout=0))
     await _start_over(container)
     await container.fire(ContainerEvent.REMOVE)
@@ -56,7 +56,7 @@ async def remove(
 
 
 async def _half_removed(container: Container) -> None:
-    """Show it as EXITED; without an exit of its own it must not look as if it had succeeded."""
+    """Show it as EXITED; without a known exit it must not look as if it had succeeded."""
     if container.status.finished_at:
         await container.fire(ContainerEvent.REMOVE_FAILED)
         return
@@ -65,19 +65,19 @@ async def _half_removed(container: Container) -> None:
         finished_at=time.time_ns(),
         exit_code=UNKNOWN_EXIT_CODE,
         reason=UNKNOWN_REASON,
-        message="it never ran, and its removal did not go through",
+        message="it never ran, and its removal failed",
     )
 
 
 async def _start_over(container: Container) -> None:
-    """Wait for a start that a stop gave up: a task that it made later could not be ended."""
+    """Wait for a start that a stop gave up: a task created later could not be ended."""
     try:
         async with asyncio.timeout(_START_LIMIT):
             await container.start_is_over.wait()
     except TimeoutError:
         raise Unavailable(
-            f"the start of container {container.id} hangs in containerd; it ends by its "
-            "deadline in some minutes, and then the container can be removed"
+            f"the start of container {container.id} hangs in containerd; it reaches its "
+            "deadline within minutes; then the container can be removed"
         ) from None
 
 
@@ -95,14 +95,14 @@ async def _remove(services: Services, container: Container) -> None:
 
 
 async def _end_task(services: Services, container: Container) -> None:
-    """Delete what may be left of a task, alive if need be; usually there is none."""
+    """Delete what is left of a task, even a running one; usually there is none."""
     containerd = services.containerd
     try:
         deleted = await delete_task(containerd, container.id)
     except aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
             raise
-        # it runs: a start that failed half way left it
+        # it runs: a start that failed half-way left it
         await services.exits.end(container.id)
         return
     handler = services.handler_of(container)
@@ -115,7 +115,7 @@ async def remove_record_and_snapshot(
 ) -> None:
     """Delete the container's record and root file system; succeeds if they do not exist."""
     containerd = services.containerd
-    # under the pod's lease, which otherwise keeps the name of every container that the pod ever had
+    # held by the pod's lease, which otherwise keeps the data of every container the pod ever had
     metadata = containerd.with_lease(sandbox_id)
 
     async def remove_snapshot() -> None:
@@ -130,7 +130,7 @@ async def remove_record_and_snapshot(
 
 
 async def remove_directories(services: Services, container_id: str) -> None:
-    """Remove the files of a container, volumes included."""
+    """Remove the files of a container, including volumes."""
     layout = services.store.layout
     await all_finished(
         remove_tree(layout.container_state(container_id)),

@@ -1,4 +1,4 @@
-"""What the work on containers needs from the rest of the server."""
+"""What the container operations need from the rest of the server."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
 COMMAND_STARTS: Final = 8
-"""Commands that may start at once in one pod; any number may run."""
+"""Commands that may start at the same time in one pod; any number may run."""
 
 
 class Images(Protocol):
-    """Images as containers use them; `runtime.images.operations.Images`."""
+    """Images as used here; `runtime.images.operations.Images` implements it."""
 
     async def resolve(self, reference: str) -> facts.Image | None: ...
 
@@ -35,7 +35,7 @@ class Images(Protocol):
 
 
 class LogKeeper(Protocol):
-    """The log keeper as containers use it; `runtime.logs.client.LogKeeper`."""
+    """The log keeper as used here; `runtime.logs.client.LogKeeper` implements it."""
 
     async def open(
         self,
@@ -59,7 +59,7 @@ class LogKeeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts that `runtime.server.app` joined, and what containers share among themselves."""
+    """The parts connected by `runtime.server.app`, and state that container operations share."""
 
     containerd: Containerd
     store: Store
@@ -73,8 +73,7 @@ class Services:
     cdi: CdiDirectories
     users: UserDatabases = field(default_factory=UserDatabases)
     prepared: dict[str, list[types_pb2.Mount]] = field(default_factory=dict)
-    """The root file systems of containers that were created and not started yet: their mounts, as
-    the snapshotter told them."""
+    """The root file systems of containers created but not started yet: the snapshotter's mounts."""
     updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """Held while a container's resources change: the spec is read, changed and written back."""
     volume_turns: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(
@@ -86,10 +85,10 @@ class Services:
     )
 
     def starting(self, container: Container) -> asyncio.Semaphore:
-        """Held while a command starts: at most `COMMAND_STARTS` do at once in one pod.
+        """Held while a command starts: at most `COMMAND_STARTS` start at the same time in one pod.
 
-        A shim lets exits wait behind the starts that were there before them, has room for 32 exits
-        and then takes a second for each: a hundred commands at once stopped it for minutes.
+        A shim delays exits behind earlier starts, can queue 32 exits, and then takes a second for
+        each: a hundred commands at once blocked it for minutes.
         """
         sandbox = container.sandbox
         if sandbox is None:  # its record was lost
@@ -101,21 +100,21 @@ class Services:
         handler = self.handlers.get(sandbox.metadata.runtime_handler)
         if handler is None:
             raise FailedPrecondition(
-                f"pod {sandbox.id} was made by the runtime handler "
-                f'"{sandbox.metadata.runtime_handler}", which the config has no more'
+                f"pod {sandbox.id} uses the runtime handler "
+                f'"{sandbox.metadata.runtime_handler}", which is no longer configured'
             )
         return handler
 
     def snapshotter(self, container: Container) -> str:
-        """Where a container's root file system is: by its record, as the config may have changed.
+        """A container's snapshotter: from its record, because the configuration may have changed.
 
-        Without it in the record, the handler's of today or the default.
+        If the record has none: that of the handler's current configuration, or the default.
         """
         sandbox = container.sandbox
         name = sandbox.metadata.runtime_handler if sandbox else ""
         return container.snapshotter or self.handlers.snapshotter(name)
 
     def handler_of(self, container: Container) -> facts.Handler | None:
-        """The runtime handler of a container's pod; None when pod or handler are not known."""
+        """The runtime handler of a container's pod; None if the pod or handler is unknown."""
         sandbox = container.sandbox
         return None if sandbox is None else self.handlers.get(sandbox.metadata.runtime_handler)

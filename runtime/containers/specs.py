@@ -1,8 +1,8 @@
-"""What later calls want to know of the OCI specs of containers, without asking containerd again.
+"""The parts of OCI specs that later calls need, so that they need not query containerd.
 
 A whole spec is large (its seccomp filter alone names 400 system calls), so only two small parts are
-kept: what a status shows, and the process as JSON, from which the processes of commands are made.
-After a restart both are read from containerd when they are first wanted.
+kept: the values shown in a status, and the process as JSON, from which the processes of commands
+are derived. After a restart they are read from containerd when first needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Specs:
         self._kept: dict[str, _Kept] = {}
 
     def remember(self, container_id: str, spec: types.Spec) -> None:
-        """The spec that containerd holds from now on."""
+        """Remember a spec that was stored in containerd."""
         self._kept[container_id] = _Kept(
             types.Spec(
                 process=types.Process(user=spec.process.user, oomScoreAdj=spec.process.oomScoreAdj),
@@ -49,20 +49,20 @@ class Specs:
         )
 
     def forget(self, container_id: str) -> None:
-        """The container is gone."""
+        """The container was removed."""
         self._kept.pop(container_id, None)
 
     async def shown(self, container_id: str) -> types.Spec:
-        """User and resources as the container has them; everything else is absent."""
+        """User and resources of the container; everything else is absent."""
         return (await self._get(container_id)).shown
 
     async def process(
         self, container_id: str, command: list[str], *, terminal: bool = False
     ) -> AnyMessage:
-        """The OCI process that runs ``command`` as the container's first process would run it.
+        """The OCI process that runs ``command`` like the container's first process.
 
-        On a terminal TERM is "xterm", whatever the container's own is. Raises InvalidArgument for a
-        program whose name no path can have.
+        On a terminal, TERM is "xterm" whatever the container's own is. Raises InvalidArgument for a
+        program name that is too long for any path.
         """
         args = program(command, field="cmd[0]")
         kept = await self._get(container_id)
@@ -85,7 +85,7 @@ class Specs:
 
 
 async def read_record(containerd: Containerd, container_id: str) -> containers_pb2.Container:
-    """What containerd holds of a container; NotFound when somebody else deleted it."""
+    """Containerd's record of a container; NotFound if another client deleted it."""
     try:
         answer = await containerd.containers.Get(
             containers_pb2.GetContainerRequest(id=container_id)
@@ -93,7 +93,7 @@ async def read_record(containerd: Containerd, container_id: str) -> containers_p
     except aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFound(
-                f"containerd holds no container {container_id} any more; remove the container"
+                f"containerd no longer has container {container_id};  remove the container"
             ) from error
         raise from_rpc(error, f"read container {container_id}") from error
     record: containers_pb2.Container = answer.container

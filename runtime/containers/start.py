@@ -1,9 +1,10 @@
 """StartContainer: run the process of a created container.
 
-Whatever fails after the container was claimed ends it as EXITED, code 128, reason StartError: a
-container starts once, and the kubelet makes a new one. A start that cannot be undone, because
-containerd or the shim does not answer, leaves it UNKNOWN instead, as its process may run: the
-kubelet stops such a container before it makes a new one. The task is looked at until it tells.
+If anything fails after the container was claimed, it becomes EXITED with code 128 and reason
+StartError: a container starts only once, and the kubelet creates a new one. A start that cannot be
+undone, because containerd or the shim does not respond, makes it UNKNOWN instead, because its
+process may be running: the kubelet stops such a container before it creates a new one. Its task is
+queried until its state is known.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from runtime.containers.create import target_pid
 from runtime.errors import CriError, FailedPrecondition, from_rpc
 from runtime.logs.client import Fifos
 from runtime.steps.background import to_the_end
+from runtime.steps.parallel import all_finished
 from runtime.steps.rollback import Rollback
-from runtime.steps.side_by_side import all_finished
 from runtime.store.objects import SavedExit
 from runtime.tasks.exits import ALIVE, task
 
@@ -39,7 +40,7 @@ START_ERROR_CODE = 128
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
-"""Seconds between looks at a task whose start neither went through nor could be undone."""
+"""Seconds between queries of a task whose start neither succeeded nor could be undone."""
 
 
 async def start(
@@ -47,7 +48,7 @@ async def start(
 ) -> api_pb2.StartContainerResponse:
     """Return once the process runs, and its pid and start time are saved.
 
-    Raises FailedPrecondition when the pod is not READY, or a stop came first.
+    Raises FailedPrecondition if the pod is not READY, or the container was stopped before.
     """
     await container.fire(ContainerEvent.START)
     container.start_is_over.clear()
@@ -59,7 +60,7 @@ async def start(
         await to_the_end(attempt.note_failure(str(translated)))
         raise translated from error
     except BaseException as error:
-        await to_the_end(attempt.note_failure(str(error) or "the client gave the start up"))
+        await to_the_end(attempt.note_failure(str(error) or "the client cancelled the start"))
         raise
     finally:
         services.prepared.pop(container.id, None)
@@ -92,14 +93,14 @@ def _ready_sandbox(container: Container) -> Sandbox:
 
 
 class _Attempt:
-    """One StartContainer at work."""
+    """One StartContainer in progress."""
 
     def __init__(self, services: Services, container: Container) -> None:
         self._services = services
         self._container = container
         self._tasks = services.containerd.tasks
         self._started_at = 0
-        """When Tasks.Start was called; 0: it was not, so the process never ran."""
+        """When Tasks.Start was called; 0 if it was not, so the process never ran."""
         self._problem = ""
         """Why the start could not be undone."""
 
@@ -107,7 +108,7 @@ class _Attempt:
         services, container = self._services, self._container
         sandbox = _ready_sandbox(container)
         plan = plan_container(container.metadata.config)
-        # the process that was there at creation may have ended, and its number been given anew
+        # the process found at creation may have exited, and its PID may have been reused
         target_pid(services, sandbox, plan)
         fifos = fifos_of(services, container)
         async with Rollback(self._not_undone) as undo:
@@ -129,14 +130,14 @@ class _Attempt:
                 runtime_path=services.handler(sandbox).runtime_path,
             )
             undo.push("end the task", services.exits.end, container.id)
-            # to their end even if the client disconnects: nothing would own a task that appears
-            # later
+            # Not cancelled when the client disconnects: nothing would own a task that is created
+            # later.
             try:
                 await all_finished(self._run_task(request))
             except asyncio.CancelledError:
                 if container.state is not ContainerState.RUNNING:
                     raise
-                # the client disconnected too late: it runs, and whoever looks next sees that
+                # the client disconnected too late: the container runs, as its status will show
 
     async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
         container = self._container
@@ -144,7 +145,8 @@ class _Attempt:
         if container.state is not ContainerState.STARTING:
             raise FailedPrecondition(f"container {container.id} was stopped while it was starting")
         self._services.exits.wait(container.id)
-        # before the call: a short process ends before it returns, and not before it started
+        # taken before the call: a short-lived process can exit before it returns, never before it
+        # starts
         self._started_at = time.time_ns()
         answer = await self._tasks.Start(tasks_pb2.StartRequest(container_id=container.id))
         await container.fire(ContainerEvent.STARTED, pid=answer.pid, started_at=self._started_at)
@@ -153,7 +155,7 @@ class _Attempt:
         self._problem = problem
 
     async def note_failure(self, message: str) -> None:
-        """Show that the start failed, or that nobody knows whether it did."""
+        """Show that the start failed, or that it is unknown whether it did."""
         container = self._container
         if self._problem:
             log.warning(
@@ -176,11 +178,11 @@ class _Attempt:
                 finished_at=time.time_ns(),
             )
         else:
-            # a stop did not wait for the start, and what it followed is gone
+            # a stop did not wait for the start, and the task it followed is gone
             await self._end(message)
 
     async def _end(self, message: str) -> None:
-        """Show an UNKNOWN container whose task is gone and never ran as one that did not start."""
+        """Show an UNKNOWN container whose task is gone and never ran as failed to start."""
         container = self._container
         if container.state is ContainerState.UNKNOWN:
             await container.save_exit(
@@ -189,7 +191,7 @@ class _Attempt:
             await container.fire(ContainerEvent.EXITED)
 
     async def _settle(self, message: str) -> None:
-        """Look at the task until it is known what became of the start."""
+        """Query the task until it is known what became of the start."""
         pause = _FIRST_PAUSE
         while self._container.state is ContainerState.UNKNOWN:
             await asyncio.sleep(pause)
@@ -198,10 +200,14 @@ class _Attempt:
                 if await self._is_settled(message):
                     return
             except (aio.AioRpcError, CriError, OSError) as error:
-                log.debug("start not settled", container=self._container.id, error=str(error))
+                log.debug(
+                    "result of the start still unknown",
+                    container=self._container.id,
+                    error=str(error),
+                )
 
     async def _is_settled(self, message: str) -> bool:
-        """Deal with the task as it is now; False while its shim does not tell."""
+        """Act on the task's current state; False while its shim does not report it."""
         services, container = self._services, self._container
         process = await task(services.containerd, container.id)
         if container.state is not ContainerState.UNKNOWN:  # stopped meanwhile
@@ -209,7 +215,7 @@ class _Attempt:
         if process is not None and process.status == task_types_pb2.UNKNOWN:
             return False
         if process is not None and process.status in ALIVE:
-            log.info("container runs after all", container=container.id)
+            log.info("container is running: its start succeeded", container=container.id)
             await container.fire(
                 ContainerEvent.FOUND,
                 pid=process.pid,
@@ -217,7 +223,7 @@ class _Attempt:
             )
             services.exits.follow_container(container)
         elif self._started_at and (process is None or process.status == task_types_pb2.STOPPED):
-            # it ended, or containerd forgot it: the follower deals with either
+            # it exited, or containerd forgot it: the follower handles both
             services.exits.follow_container(container)
         else:
             # it never ran

@@ -1,4 +1,4 @@
-"""ContainerStatus and ListContainers: what is known of containers, from memory."""
+"""ContainerStatus and ListContainers, answered from memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 async def status(
     services: Services, container: Container, request: api_pb2.ContainerStatusRequest
 ) -> api_pb2.ContainerStatusResponse:
-    """One container. containerd is asked for verbose answers, and once after a restart."""
+    """One container. containerd is queried only for verbose responses, and once after a restart."""
     return api_pb2.ContainerStatusResponse(
         status=await read(services, container.facts),
         info={"info": await _info(services, container)} if request.verbose else None,
@@ -34,12 +34,12 @@ async def status(
 
 
 async def read(services: Services, container: facts.Container) -> api_pb2.ContainerStatus:
-    """The status of one container; it may be changed by the caller."""
+    """The status of one container; the caller may modify it."""
     metadata = container.metadata
     try:
         spec = await services.specs.shown(metadata.id)
     except NotFound:
-        # deleted behind our back; the kubelet must still be able to see and remove it
+        # deleted by another client; the kubelet must still be able to see and remove it
         spec = types.Spec()
     message = container_status.read(container=container, spec=spec)
     image = await services.images.resolve(metadata.image_ref)
@@ -53,7 +53,7 @@ async def read(services: Services, container: facts.Container) -> api_pb2.Contai
 def list_containers(
     store: Store, request: api_pb2.ListContainersRequest
 ) -> api_pb2.ListContainersResponse:
-    """The containers that pass the filter; all of them without one."""
+    """The containers that pass the filter; without a filter all of them."""
     if not request.filter.ByteSize():
         return store.containers.listing()
     return api_pb2.ListContainersResponse(

@@ -1,8 +1,8 @@
-"""StopContainer: ask a container to end, then make it.
+"""StopContainer: ask a container to exit, then kill it.
 
-Nothing is held while waiting, so any number of stops may run at once, each with its own timeout:
-the first one asks, the first whose timeout passes kills, and all of them end with the container. A
-caller that gives up only stops waiting.
+No lock is held while waiting, so any number of stops can run at the same time, each with its own
+timeout: the first one sends the signal, the first to time out kills, and all return when the
+container has exited. A caller that gives up only stops waiting.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = structlog.get_logger(__name__)
 _STOPPABLE = (ContainerState.RUNNING, ContainerState.UNKNOWN)
 
 _START_PATIENCE = 2.0
-"""Seconds that a stop waits for a start under way; one that takes longer is taken to hang."""
+"""Seconds that a stop waits for a running start; a longer one is considered hung."""
 
 
 async def stop(
     services: Services, container: Container, request: api_pb2.StopContainerRequest
 ) -> api_pb2.StopContainerResponse:
-    """Return when the exit is dealt with: status saved, task deleted, output in the log."""
+    """Return when the exit is handled: status saved, task deleted, output in the log."""
     if container.state is ContainerState.STARTING or container.state in _STOPPABLE:
         try:
             await _give_start_up(services, container)
@@ -48,23 +48,23 @@ async def stop(
 
 
 def stop_signal(container: Container) -> int:
-    """The number of the signal that asks this container to end."""
+    """The number of the stop signal of this container."""
     metadata = container.metadata
     try:
         return signals.stop_signal_number(
             requested=metadata.config.stop_signal, from_image=metadata.stop_signal
         )
     except InvalidArgument as error:
-        # the image's mistake; a container must be stoppable all the same
-        log.warning("stop signal unknown, SIGTERM instead", id=container.id, error=str(error))
+        # an error of the image; the container must be stoppable nevertheless
+        log.warning("unknown stop signal; sending SIGTERM", id=container.id, error=str(error))
         return signal.SIGTERM
 
 
 async def _give_start_up(services: Services, container: Container) -> None:
-    """Wait for a start under way, but not for ever: then kill what it has made so far."""
+    """Wait briefly for a running start; then kill what it has created so far."""
     if await container.start_ended(_START_PATIENCE):
         return
-    log.warning("start does not end; the container is killed", container=container.id)
+    log.warning("start does not finish; killing the container", container=container.id)
     await kill_task(services.containerd, container.id, signal.SIGKILL)
     if container.state is ContainerState.STARTING:
         await container.fire(ContainerEvent.LOST)
@@ -72,7 +72,7 @@ async def _give_start_up(services: Services, container: Container) -> None:
 
 async def _stop(services: Services, container: Container, grace: int) -> None:
     if container.state is ContainerState.UNKNOWN:
-        # nobody follows such a task; a task that is gone counts as ended, code 255
+        # such a task has no follower yet; a task that is gone counts as exited with code 255
         services.exits.follow_container(container)
     if grace > 0 and await _ask(services, container, grace):
         return
@@ -81,7 +81,7 @@ async def _stop(services: Services, container: Container, grace: int) -> None:
 
 
 async def _ask(services: Services, container: Container, grace: int) -> bool:
-    """Send the stop signal, unless an earlier stop did, and wait; whether the container ended."""
+    """Send the stop signal, unless an earlier stop did, and wait; returns whether it exited."""
     try:
         async with asyncio.timeout(grace):
             if not container.stop_signal_sent:
@@ -97,7 +97,7 @@ async def _send(services: Services, container: Container) -> None:
     try:
         await _signal(services, container, stop_signal(container))
     except BaseException:
-        # it may not have arrived: the next stop sends it again
+        # it may not have arrived: let the next stop send it again
         container.stop_signal_sent = False
         raise
 

@@ -1,7 +1,8 @@
 """UpdateContainerResources: change the limits of a container, running or not.
 
-The same mapping entries that wrote the resources at creation change the stored spec, so that a
-restarted task has them too; then the cgroup follows. When the cgroup refuses, the spec is put back.
+The stored spec is changed by the same mapping entries that wrote it at creation, so that a
+restarted task has the new limits too; then the cgroup is updated. If that fails, the old spec is
+restored.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 async def update(
     services: Services, container: Container, request: api_pb2.UpdateContainerResourcesRequest
 ) -> api_pb2.UpdateContainerResourcesResponse:
-    """Merge the given resources into those that the container has; zero leaves a value as it is."""
+    """Merge the given resources into the container's current ones; zero keeps the current value."""
     lock = services.updates.setdefault(container, asyncio.Lock())
     async with lock:
         container.must_stay()
@@ -43,7 +44,7 @@ async def update(
             await _update_task(services, container, spec, record)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"update the resources of container {container.id}") from error
-        # saved first: a removal that began meanwhile refuses it, and nothing is remembered
+        # saved first: if a removal has begun meanwhile this fails, and nothing is changed
         await container.amend(resources=container_resources.read(spec=spec))
         services.specs.remember(container.id, spec)
     return api_pb2.UpdateContainerResourcesResponse()
@@ -74,7 +75,7 @@ async def _update_task(
         )
     except BaseException as error:
         if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND:
-            # it has just ended
+            # it has just exited
             return
         await to_the_end(_write_spec(services, before, before.spec))
         raise
@@ -83,7 +84,8 @@ async def _update_task(
 async def _write_spec(
     services: Services, record: containers_pb2.Container, spec: AnyMessage
 ) -> None:
-    """Put the spec into the record; all of it is sent, as daemons may read more than the mask."""
+    """Write the spec into the record; sent as a whole, because daemons may read more than the
+    mask."""
     changed = containers_pb2.Container()
     changed.CopyFrom(record)
     changed.spec.CopyFrom(spec)

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 from runtime.linux import kernel
 from runtime.steps import threads
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 
 DIRECTORY: Final = "/var/run/netns"
 

@@ -1,1 +1,1 @@
-"""What the node RPCs do: version, status, runtime config."""
+"""The RPCs about the node: version, status, runtime config."""

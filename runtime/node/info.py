@@ -1,8 +1,7 @@
-"""What a verbose Status tells of the configuration, in the JSON shapes of the built-in plugin.
+"""The configuration in a verbose Status, in the JSON format of the built-in plugin.
 
-Tools on nodes and containerd's own integration tests read these texts, so the keys and their
-nesting are those of the plugin (as of containerd 2.1); what it has and this server does not serve
-is shown as switched off.
+Tools on nodes and containerd's own integration tests read these texts, so keys and nesting are
+those of the plugin (as of containerd 2.1); features that this server lacks are shown as disabled.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from runtime.config.writer import as_builtins
 
 
 def builtin_config(config: Config) -> dict[str, Any]:
-    """The configuration as the built-in plugin shows its own."""
+    """The configuration, in the format of the built-in plugin's own."""
     plain = as_builtins(config)
     containerd = config.containerd
     return {
@@ -32,7 +31,7 @@ def builtin_config(config: Config) -> dict[str, Any]:
             "ipPref": config.cni.ip_pref,
             "maxConfNum": config.cni.max_conf_num,
             "setupSerially": config.cni.setup_serially,
-            # the loopback comes up by netlink, without a plugin
+            # the loopback interface is set up by netlink, without a plugin
             "useInternalLoopback": True,
         },
         "containerd": {
@@ -69,7 +68,7 @@ def builtin_config(config: Config) -> dict[str, Any]:
 
 
 def cni_config(config: Config, networks: Sequence[CniList]) -> dict[str, Any]:
-    """The networks that a pod would get now, as go-cni shows them."""
+    """The networks that a new pod would get, in go-cni's format."""
     return {
         "PluginDirs": list(config.cni.bin_dirs),
         "PluginConfDir": config.cni.conf_dir,

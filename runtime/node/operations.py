@@ -1,4 +1,4 @@
-"""The calls that speak of the node itself: Version, Status, RuntimeConfig, UpdateRuntimeConfig."""
+"""The RPCs about the node: Version, Status, RuntimeConfig, UpdateRuntimeConfig."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime.steps import threads
 
 
 class Network(Protocol):
-    """What this module needs of runtime.cni.network.Network."""
+    """What this module needs from runtime.cni.network.Network."""
 
     @property
     def networks(self) -> tuple[CniList, ...]: ...
@@ -37,7 +37,7 @@ class Network(Protocol):
 
 
 class Node:
-    """Answers for the node; satisfies the generated NodeOperations."""
+    """The node operations; satisfies the generated NodeOperations."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Node:
         self._config = config
 
     async def version(self, request: api_pb2.VersionRequest) -> api_pb2.VersionResponse:
-        """Name and version of the daemon that runs the containers, which tools key on."""
+        """Name and version of the underlying daemon, which tools rely on."""
         versions = readings.Versions(await daemon_version(self._containerd))
         return version_response.read(versions=versions)
 
@@ -85,15 +85,15 @@ class Node:
     async def runtime_config(
         self, request: api_pb2.RuntimeConfigRequest
     ) -> api_pb2.RuntimeConfigResponse:
-        """The cgroup driver of the default handler, which the kubelet must share."""
+        """The cgroup driver of the default handler, which the kubelet must use too."""
         return runtime_config_response.read(handler=self._handlers.default)
 
     async def update_runtime_config(
         self, request: api_pb2.UpdateRuntimeConfigRequest
     ) -> api_pb2.UpdateRuntimeConfigResponse:
-        """Write the network configuration from the template, when there is one and it is needed.
+        """Write the network configuration from the template, if there is one and it is needed.
 
-        A node whose network is ready keeps what it has: somebody else takes care of it.
+        If the network is already ready, nothing is written: something else configures it.
         """
         pod_cidrs = _pod_cidrs(request.runtime_config.network_config.pod_cidr)
         template = self._config.cni.conf_template
@@ -107,12 +107,13 @@ class Node:
         return api_pb2.UpdateRuntimeConfigResponse()
 
     async def _deprecations(self) -> dict[str, str]:
-        """What the daemon says is outdated in its own configuration; none before 2.0."""
+        """The deprecations in the daemon's own configuration, as it reports them; none before
+        2.0."""
         answer = await self._containerd.introspection.Server(Empty())
         return {warning.id: warning.message for warning in answer.deprecations}
 
     def _info(self, network_problem: str | None) -> dict[str, str]:
-        """The keys of the built-in plugin, objects as JSON text, and two of this server."""
+        """The keys of the built-in plugin, with objects as JSON text, and two of this server."""
         objects: dict[str, Any] = {
             "config": info.builtin_config(self._config),
             "cniconfig": info.cni_config(self._config, self._network.networks),
@@ -128,7 +129,7 @@ class Node:
 
 
 def _pod_cidrs(text: str) -> list[str]:
-    """The pod CIDRs of a comma list, with or without spaces; raises InvalidArgument."""
+    """The pod CIDRs of a comma-separated list, with or without spaces; raises InvalidArgument."""
     cidrs = [cidr.strip() for cidr in text.split(",")] if text.strip() else []
     for cidr in cidrs:
         try:
@@ -140,14 +141,14 @@ def _pod_cidrs(text: str) -> list[str]:
             ) from error
         if "/" not in cidr:
             raise InvalidArgument(
-                f"{cidr!r} has no prefix length, as 10.244.1.0/24 has",
+                f"{cidr!r} has no prefix length; write it as in 10.244.1.0/24",
                 field="runtime_config.network_config.pod_cidr",
             )
     return cidrs
 
 
 def condition(kind: str, *, reason: str = "", problem: str | None = None) -> readings.Condition:
-    """A condition that is true unless there is a problem, which then says why."""
+    """A condition that is true unless there is a problem, which is its reason."""
     if not problem:
         return readings.Condition(kind)
     return readings.Condition(kind, status=False, reason=reason, message=problem)

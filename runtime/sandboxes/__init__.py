@@ -1,1 +1,1 @@
-"""What the pod sandbox RPCs do, a file for each verb."""
+"""The pod sandbox RPCs, one file for each operation."""

@@ -19,10 +19,10 @@ _FILE_MODE: Final = 0o644
 
 
 def make(files: facts.SandboxFiles, config: api_pb2.PodSandboxConfig, host: facts.Host) -> None:
-    """Make the pod's directories and everything in them; raises OSError.
+    """Create the pod's directories and everything in them; raises OSError.
 
-    The tmpfs is mounted unless the pod uses the node's own /dev/shm. Takes well under a millisecond
-    on a quiet disk; callers run it in a thread because not every disk is quiet.
+    The tmpfs is mounted unless the pod uses the node's /dev/shm. Takes well under a millisecond on
+    an idle disk; callers run it in a thread because disks can be busy.
     """
     for directory in (files.root_dir, files.state_dir):
         Path(directory).mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -36,7 +36,8 @@ def make(files: facts.SandboxFiles, config: api_pb2.PodSandboxConfig, host: fact
 
 
 def hostname(config: api_pb2.PodSandboxConfig, host: facts.Host) -> str:
-    """The content of the pod's /etc/hostname: its own name, or the node's on the node's network."""
+    """The content of the pod's /etc/hostname: its own name, or the node's for a host-network
+    pod."""
     return f"{config.hostname or host.hostname}\n"
 
 
@@ -57,7 +58,7 @@ def resolv_conf(config: api_pb2.PodSandboxConfig) -> str:
 
 
 def _read(path: Path) -> str:
-    """The host's file; empty where the host has none."""
+    """The host's file; empty if the host has none."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Sandboxes for the generated handlers: each method is one RPC, its object found and judged."""
+"""The operations on sandboxes, called by the generated handlers with objects looked up."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Sandboxes:
         self._stops = SharedTasks()
 
     async def run(self, request: api_pb2.RunPodSandboxRequest) -> api_pb2.RunPodSandboxResponse:
-        """Make a pod and start it."""
+        """Create a pod and start it."""
         return await sandbox_run.run(self.services, request)
 
     async def stop(
         self, sandbox: Sandbox, request: api_pb2.StopPodSandboxRequest
     ) -> api_pb2.StopPodSandboxResponse:
-        """Stop the pod; calls that come together share the work, each with its own patience."""
+        """Stop the pod; concurrent calls share the work, each with its own deadline."""
         await self._stop(sandbox)
         return api_pb2.StopPodSandboxResponse()
 
     async def remove(
         self, sandbox: Sandbox, request: api_pb2.RemovePodSandboxRequest
     ) -> api_pb2.RemovePodSandboxResponse:
-        """Stop the pod if need be, and leave nothing of it."""
+        """Stop the pod if necessary, and delete everything of it."""
         await self._stop(sandbox)
         await sandbox_remove.remove(self.services, sandbox)
         return api_pb2.RemovePodSandboxResponse()
@@ -42,11 +42,11 @@ class Sandboxes:
     async def status(
         self, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
     ) -> api_pb2.PodSandboxStatusResponse:
-        """What is known of the pod."""
+        """The status of the pod."""
         return await sandbox_status.status(self.services, sandbox, request)
 
     async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
-        """The pods that fit the filter."""
+        """The pods that pass the filter."""
         return sandbox_status.list_sandboxes(self.services.store, request)
 
     def reachable(self, sandbox: facts.Sandbox) -> facts.Sandbox:

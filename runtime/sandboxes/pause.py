@@ -23,7 +23,7 @@ from runtime.lookups.snapshot import open_snapshot
 from runtime.sandboxes import files
 from runtime.sandboxes.services import Services
 from runtime.steps import threads
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 from runtime.steps.times import StepTimes
 from runtime.store import records
 from runtime.tasks import shared_shim
@@ -34,7 +34,7 @@ Mounts = list[types_pb2.Mount]
 
 @dataclass(frozen=True, slots=True)
 class NewPod:
-    """A pod that is being made: what its steps are given."""
+    """A pod that is being created: the input of its steps."""
 
     services: Services
     handler: facts.Handler
@@ -44,7 +44,7 @@ class NewPod:
 
     @property
     def id(self) -> str:
-        """The pod's, and that of its pause container, snapshot and lease."""
+        """The ID of the pod, and of its pause container, snapshot and lease."""
         return self.metadata.id
 
     @property
@@ -59,16 +59,16 @@ async def start(
     leased: Awaitable[None],
     recorded: asyncio.Future[containers_pb2.Container],
 ) -> int:
-    """Start the pause task; its pid.
+    """Start the pause task; returns its pid.
 
-    ``leased`` ends when the lease protects snapshots. ``recorded`` gets the container's record as
-    containerd keeps it, long before the task runs.
+    ``leased`` completes when the lease protects snapshots. ``recorded`` gets the container's record
+    as containerd stores it, long before the task runs.
     """
     services, times = pod.services, pod.times
     snapshot = asyncio.ensure_future(_prepare_snapshot(pod, image, leased))
     await all_finished(snapshot, _record(pod, image, snapshot, recorded), _make_files(pod))
     await all_finished(_create_task(pod, snapshot.result()), _announce(pod))
-    services.exits.wait(pod.id)  # issued before the start, so that no exit is missed
+    services.exits.wait(pod.id)  # sent before the start, so that no exit is missed
     with times.step("start"):
         started = await services.containerd.tasks.Start(tasks_pb2.StartRequest(container_id=pod.id))
     return int(started.pid)
@@ -77,8 +77,8 @@ async def start(
 async def save_metadata(
     containerd: Containerd, record: containers_pb2.Container, metadata: facts.SandboxMetadata
 ) -> None:
-    """Write the sandbox's metadata into the extension of its pause container, whose ``record`` is
-    sent as a whole: daemons may read more of an update than its mask names."""
+    """Write the sandbox's metadata into the extension of its pause container; ``record`` is sent
+    as a whole, because daemons may read more of an update than its mask names."""
     container = containers_pb2.Container()
     container.CopyFrom(record)
     container.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
@@ -100,7 +100,7 @@ async def _prepare_snapshot(pod: NewPod, image: facts.Image, leased: Awaitable[N
         except aio.AioRpcError as error:
             if not is_not_found(error):
                 raise
-        # The layers are gone, e.g. after a failed unpack: make them again from the content.
+        # The layers are missing, e.g. after a failed unpack: unpack them again.
         parent = await pod.services.images.unpacked(image, pod.handler.snapshotter)
         return await _prepare_on(pod, parent)
 
@@ -131,12 +131,12 @@ async def _record(
         answer = await pod.services.containerd.containers.Create(
             containers_pb2.CreateContainerRequest(container=container)
         )
-    # as the daemon keeps it, with the time that recovery will read
+    # as the daemon stores it, with the time that recovery will read
     recorded.set_result(answer.container)
 
 
 async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> containers_pb2.Container:
-    """The pause container as containerd keeps it, its OCI spec built by the mapping."""
+    """The pause container's record, with an OCI spec built from the mapping."""
     config, host = pod.metadata.config, pod.services.host
     profiles = security.wanted_by_sandbox(config.linux.security_context, host)
     sandbox = facts.Sandbox(
@@ -169,7 +169,7 @@ async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> conta
 
 
 async def _user(pod: NewPod, image: facts.Image, snapshot: asyncio.Future[Mounts]) -> facts.User:
-    """The pause process's user: by number, or as the image's own files know it."""
+    """The pause process's user: by number, or resolved with the image's own files."""
     context = pod.metadata.config.linux.security_context
     requested = users.wanted_by_sandbox(context, image.user)
     if not requested.needs_database:
@@ -201,7 +201,7 @@ async def _create_task(pod: NewPod, rootfs: Mounts) -> None:
 
 
 async def _announce(pod: NewPod) -> None:
-    """Tell containerd of the pod, so that its containers start in the pause task's shim."""
+    """Announce the pod to containerd, so that its containers start in the pause task's shim."""
     containerd = pod.services.containerd
     if shared_shim.offered(containerd):
         with pod.times.step("shim"):

@@ -1,4 +1,4 @@
-"""What an earlier server left of a pod becomes an object again: it is what its pause task is."""
+"""Turn what an earlier server left of a pod into an object again, according to its pause task."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ class Found:
     snapshotter: str
     status: facts.SandboxStatus
     to_watch: bool = False
-    """It is UNKNOWN because its pause task could not be asked; it is asked again later."""
+    """Whether it is UNKNOWN because its pause task could not be queried; it is queried again
+    later."""
 
 
 async def find(services: Services, record: containers_pb2.Container) -> Found:
-    """Judge a pod whose record lasted; raises RecordError when the record cannot be read."""
+    """Determine the state of a pod from its record; raises RecordError if that cannot be read."""
     metadata = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
     created_at = record.created_at.ToNanoseconds()
     to_watch = False
@@ -56,9 +57,9 @@ async def find(services: Services, record: containers_pb2.Container) -> Found:
 async def undone(
     services: Services, metadata: facts.SandboxMetadata, record: containers_pb2.Container | None
 ) -> Found | None:
-    """Undo a RunPodSandbox that never answered; what cannot be undone stays, as UNKNOWN.
+    """Undo an interrupted RunPodSandbox; if that fails, the pod stays listed as UNKNOWN.
 
-    It is not asked about again: StopPodSandbox and RemovePodSandbox finish the work.
+    It is not queried again: StopPodSandbox and RemovePodSandbox finish the work.
     """
     snapshotter = record.snapshotter if record is not None else ""
     remains = unfinished.Remains(services, metadata, snapshotter, record)
@@ -66,15 +67,19 @@ async def undone(
         async with asyncio.timeout(_OBJECT_LIMIT):
             await unfinished.undo(remains)
     except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
-        log.error("half-made sandbox stays unknown", sandbox=metadata.id, error=_reason(error))
+        log.error(
+            "interrupted sandbox creation not undone; the sandbox stays unknown",
+            sandbox=metadata.id,
+            error=_reason(error),
+        )
         status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
         return Found(metadata, snapshotter, status)
-    log.info("half-made sandbox undone", sandbox=metadata.id, name=metadata.name)
+    log.info("interrupted sandbox creation undone", sandbox=metadata.id, name=metadata.name)
     return None
 
 
 def add(services: Services, found: Found) -> Sandbox:
-    """Make the pod known and follow its pause task."""
+    """Add the pod to the store and follow its pause task."""
     sandbox = services.store.sandboxes.add(
         found.metadata, found.status, snapshotter=found.snapshotter, recovered=True
     )
@@ -84,9 +89,9 @@ def add(services: Services, found: Found) -> Sandbox:
 
 
 async def settle(services: Services, sandbox: Sandbox) -> None:
-    """Ask again for the pause task of an UNKNOWN pod, and move the pod by the answer.
+    """Query the pause task of an UNKNOWN pod again, and set the pod's state accordingly.
 
-    Raises while there is still none: AioRpcError, CriError.
+    Raises AioRpcError or CriError if its state is still unknown.
     """
     process = await task(services.containerd, sandbox.id)
     if sandbox.state is not SandboxState.UNKNOWN:  # stopped meanwhile
@@ -107,7 +112,7 @@ async def settle(services: Services, sandbox: Sandbox) -> None:
 
 
 async def _state(services: Services, sandbox_id: str) -> tuple[SandboxState, int]:
-    """State and pid by the pause task; raises AioRpcError and CriError when it cannot be told."""
+    """State and pid according to the pause task; raises AioRpcError and CriError if unknown."""
     process = await task(services.containerd, sandbox_id)
     if process is None:
         return SandboxState.NOTREADY, 0
@@ -121,10 +126,10 @@ async def _state(services: Services, sandbox_id: str) -> tuple[SandboxState, int
 
 
 async def _end(services: Services, sandbox_id: str, process: task_types_pb2.Process) -> None:
-    """End a pause task that was created and never started."""
+    """End a pause task that was created but never started."""
     if process.status != task_types_pb2.CREATED:
-        # UNKNOWN: the shim was silent for 2 s, which says nothing about the pod's health
-        raise Unavailable(f"the shim of pod {sandbox_id} does not answer containerd")
+        # UNKNOWN: the shim did not respond for 2 s, which says nothing about the pod's health
+        raise Unavailable(f"the shim of pod {sandbox_id} does not respond to containerd")
     await services.exits.end(sandbox_id)
 
 

@@ -1,4 +1,4 @@
-"""RemovePodSandbox: nothing of the pod is left, here, in containerd or in the kernel."""
+"""RemovePodSandbox: delete everything of the pod here, in containerd and in the kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.containerd.deletions import delete_container, delete_lease, remove_
 from runtime.errors import from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.sandboxes.services import Services
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 from runtime.steps.times import StepTimes
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks import dead_shim, shared_shim, shims
@@ -21,10 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 async def remove(services: Services, sandbox: Sandbox) -> None:
-    """Remove what is left of a pod that was just stopped, even if it had been before.
+    """Remove what is left of a pod that was stopped, just now or earlier.
 
-    The pause container's record goes last: until then a failure, or a crash, leaves a pod that is
-    listed, and this may be called again.
+    The pause container's record is deleted last: if the removal fails or the server crashes before,
+    the pod is still listed, and this can be called again.
     """
     sandbox.fire(SandboxEvent.REMOVE)
     times = StepTimes()
@@ -43,7 +43,7 @@ async def remove(services: Services, sandbox: Sandbox) -> None:
 
 
 async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
-    # Before the pause task, with which the shim of them all ends.
+    # Before the pause task, whose deletion ends the shim of all of them.
     await all_finished(*(_remove_container(services, item) for item in sandbox.containers))
     await all_finished(
         _end_task(services, sandbox),
@@ -55,10 +55,10 @@ async def _remove_parts(services: Services, sandbox: Sandbox) -> None:
 
 
 async def _end_task(services: Services, sandbox: Sandbox) -> None:
-    """Delete the pause task, and end a shim that goes on without any task.
+    """Delete the pause task, and kill a shim that still runs without a task.
 
-    A creation that was cut short leaves one: it holds a task that containerd does not know, and
-    therefore did not end with the last one that containerd knew.
+    An interrupted creation leaves such a shim: it holds a task that containerd does not know, so it
+    did not exit with the last task that containerd knew.
     """
     containerd = services.containerd
     handler = services.handlers.get(sandbox.metadata.runtime_handler)
@@ -80,7 +80,7 @@ async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     snapshotter = sandbox.snapshotter or services.handlers.snapshotter(
         sandbox.metadata.runtime_handler
     )
-    # An unreferenced snapshot is collected, so these may go in any order.
+    # An unreferenced snapshot is garbage-collected, so these may be deleted in any order.
     await all_finished(
         remove_snapshot(containerd, snapshotter, sandbox.id),
         delete_container(containerd, sandbox.id),

@@ -1,20 +1,20 @@
 """RunPodSandbox: a network namespace, a pause container in it, and an address.
 
-What depends on nothing else runs beside the rest. The longest chain is lease, snapshot, task; the
-namespace, the container's record, the files and CNI hide behind it:
+Independent steps run in parallel. The longest chain is lease, snapshot, task; the namespace, the
+container's record, the files and CNI run meanwhile:
 
     name ─ lease ─────────────── snapshot ─┐
          └ namespace ┬ container's record ─┼─ task created ─ started ─┬─ READY
                      ├ files ──────────────┘                          │
                      └ CNI ADD ─ container's record updated ──────────┘
 
-A sysctl that names a network interface needs the interface first, so that pod gets its address
-before its task is created.
+A sysctl that names a network interface needs that interface. A pod with such a sysctl gets its
+network before its task is created.
 
-Before anything is made that a crash could leak, a record of the pod is written beside its files
-(`runtime.sandboxes.unfinished`); recovery undoes what it finds under such a record. A failure, a
-client that disconnects included, undoes everything in reverse; a pod whose undoing fails stays
-known as UNKNOWN, so that Stop and Remove finish the work.
+Before anything is created that a crash could leak, a note with the pod's record is written to the
+pod's directory (`runtime.sandboxes.unfinished`); recovery undoes every pod that has such a note. If
+a step fails or the client disconnects, everything is undone in reverse. If undoing fails, the pod
+stays listed as UNKNOWN, so that Stop and Remove can finish the work.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from runtime.sandboxes import pause, unfinished
 from runtime.sandboxes.pause import NewPod
 from runtime.sandboxes.services import Services
 from runtime.sandboxes.unfinished import Part
+from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
-from runtime.steps.side_by_side import all_finished, beside
 from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
@@ -48,10 +48,10 @@ log = structlog.get_logger(__name__)
 async def run(
     services: Services, request: api_pb2.RunPodSandboxRequest
 ) -> api_pb2.RunPodSandboxResponse:
-    """Make the pod and answer its id once it is READY; on failure nothing is left of it.
+    """Create the pod and return its ID once it is READY; on failure nothing is left of it.
 
     Raises FailedPrecondition while another sandbox has the name, InvalidArgument for a handler that
-    the config lacks, and whatever the failing step says.
+    is not configured, and the error of the step that failed.
     """
     plan = plan_sandbox(request.config)
     handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
@@ -73,7 +73,7 @@ async def run(
             pod, status = await _make(pod, undo)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"run sandbox {metadata.name}") from error
-        except OSError as error:  # a full disk, mostly
+        except OSError as error:  # usually a full disk
             if error.errno is None:  # a TimeoutError of asyncio
                 raise
             raise Unavailable(
@@ -89,28 +89,30 @@ async def run(
 
 
 def _must_have_network(services: Services) -> None:
-    """Refuse before anything is made: a DEL for what no plugin ever saw would fail as well."""
+    """Refuse before anything is created: DEL would fail as well for a network no plugin has set
+    up."""
     problem = services.network.problem()
     if problem is not None:
         raise Unavailable(f"the pod network is not ready: {problem}")
 
 
 def _keep(pod: NewPod, problem: str) -> None:
-    """Stay known, for Stop and Remove to try again what could not be undone."""
+    """Keep the pod listed, so that Stop and Remove can retry what could not be undone."""
     log.error("sandbox stays unknown", sandbox=pod.id, problem=problem)
     status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
     pod.services.store.sandboxes.add(pod.metadata, status, snapshotter=pod.handler.snapshotter)
 
 
 async def _make(pod: NewPod, undo: Rollback) -> tuple[NewPod, facts.SandboxStatus]:
-    """Make every part; each is pushed before it is begun, and the note of them all comes first."""
+    """Create every part; each undo step is pushed before its part begins, and the note comes
+    first."""
     remains = unfinished.Remains(pod.services, pod.metadata, pod.handler.snapshotter)
 
     def push(*parts: Part) -> None:
         for part in parts:
             undo.push(part.value, unfinished.undo_part, remains, part)
 
-    log.debug("sandbox is being made", sandbox=pod.id, netns=pod.metadata.netns_path)
+    log.debug("creating sandbox", sandbox=pod.id, netns=pod.metadata.netns_path)
     push(Part.DIRECTORIES)
     unfinished.write(pod.files, pod.metadata)
     push(Part.LEASE)
@@ -130,9 +132,9 @@ async def _make(pod: NewPod, undo: Rollback) -> tuple[NewPod, facts.SandboxStatu
         pod = await _attach(pod, undo)
         pid = await _start_pause(pod, image, leased, recorded)
     else:
-        pod, pid = await beside(
-            stoppable=_attach_and_save(pod, undo, recorded),
-            finishing=pause.start(pod, image, leased=leased, recorded=recorded),
+        pod, pid = await both(
+            cancellable=_attach_and_save(pod, undo, recorded),
+            uninterrupted=pause.start(pod, image, leased=leased, recorded=recorded),
         )
     unfinished.clear(pod.files)
     created_at = recorded.result().created_at.ToNanoseconds()
@@ -163,14 +165,15 @@ async def _start_pause(
     leased: asyncio.Task[None],
     recorded: asyncio.Future[containers_pb2.Container],
 ) -> int:
-    """To its end, also when the caller goes away: a task that appears later would be left over."""
+    """Not cancelled when the client disconnects: nothing would own a task that is created later."""
     started = asyncio.ensure_future(pause.start(pod, image, leased=leased, recorded=recorded))
     await all_finished(started)
     return started.result()
 
 
 async def _attach(pod: NewPod, undo: Rollback) -> NewPod:
-    """CNI ADD; the pod with its addresses, which an incomplete rollback keeps from here on."""
+    """CNI ADD; returns the pod with its addresses, which an incomplete rollback needs from here
+    on."""
     metadata = pod.metadata
     with pod.times.step("cni"):
         attachment = await pod.services.network.add(
@@ -192,7 +195,7 @@ async def _attach(pod: NewPod, undo: Rollback) -> NewPod:
 async def _attach_and_save(
     pod: NewPod, undo: Rollback, recorded: asyncio.Future[containers_pb2.Container]
 ) -> NewPod:
-    """CNI ADD, and its answer in the container's record, once there is one."""
+    """CNI ADD, and its result stored in the container's record, once that exists."""
     attached = await _attach(pod, undo)
     record = await asyncio.shield(recorded)
     with pod.times.step("update"):

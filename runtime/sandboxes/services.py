@@ -1,4 +1,4 @@
-"""What the work on sandboxes needs from the rest of the server."""
+"""What the sandbox operations need from the rest of the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.transforms import facts
 
 
 class Attachment(Protocol):
-    """What CNI ADD gave a pod."""
+    """The result of CNI ADD for a pod."""
 
     @property
     def ip(self) -> str: ...
@@ -31,7 +31,7 @@ class Attachment(Protocol):
 
 
 class Network(Protocol):
-    """CNI as sandboxes use it; `runtime.cni.network.Network`."""
+    """CNI as used here; `runtime.cni.network.Network` implements it."""
 
     def problem(self) -> str | None: ...
 
@@ -47,11 +47,11 @@ class Network(Protocol):
         *,
         had_result: bool,
     ) -> None:
-        """Repeatable; a namespace that is gone leaves DEL to free the addresses alone."""
+        """May be repeated; without a namespace, DEL only frees the addresses."""
 
 
 class Images(Protocol):
-    """Images as sandboxes use them; `runtime.images.operations.Images`."""
+    """Images as used here; `runtime.images.operations.Images` implements it."""
 
     async def ensure(self, reference: str) -> facts.Image: ...
 
@@ -59,7 +59,7 @@ class Images(Protocol):
 
 
 class ContainerWork(Protocol):
-    """What a pod's end does to its containers; `runtime.containers.operations.Containers`."""
+    """Ending a pod's containers; `runtime.containers.operations.Containers` implements it."""
 
     async def stop(
         self, container: Container, request: api_pb2.StopContainerRequest
@@ -75,7 +75,7 @@ class ContainerWork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The joined parts, as `runtime.server.app` made them."""
+    """The parts connected by `runtime.server.app`."""
 
     containerd: Containerd
     store: Store
@@ -87,11 +87,11 @@ class Services:
     handlers: Handlers
     config: Config
     users: UserDatabases = field(default_factory=UserDatabases)
-    """Those of the pause images."""
+    """The user databases of pause images."""
 
     @property
     def netns_directory(self) -> str:
-        """Where the files that hold the pods' network namespaces are."""
+        """The directory of the files that keep the pods' network namespaces alive."""
         if self.config.netns_mounts_under_state_dir:
             return str(self.config.state_dir / "netns")
         return netns.DIRECTORY

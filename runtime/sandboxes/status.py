@@ -1,4 +1,4 @@
-"""PodSandboxStatus and ListPodSandbox: what is known of sandboxes, without asking containerd."""
+"""PodSandboxStatus and ListPodSandbox, answered from memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime.transforms import facts
 async def status(
     services: Services, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
 ) -> api_pb2.PodSandboxStatusResponse:
-    """The sandbox's status; verbose, also what containerd keeps of it."""
+    """The sandbox's status; if verbose, also containerd's record of it."""
     info = await _info(services, sandbox) if request.verbose else {}
     return api_pb2.PodSandboxStatusResponse(
         status=pod_sandbox_status.read(sandbox=reachable(sandbox.facts)), info=info
@@ -44,7 +44,7 @@ def reachable(sandbox: facts.Sandbox) -> facts.Sandbox:
 def list_sandboxes(
     store: Store, request: api_pb2.ListPodSandboxRequest
 ) -> api_pb2.ListPodSandboxResponse:
-    """The sandboxes that fit every given part of the filter."""
+    """The sandboxes that match every given part of the filter."""
     if not request.HasField("filter") or request.filter == api_pb2.PodSandboxFilter():
         return store.sandboxes.listing()
     wanted = request.filter
@@ -59,7 +59,7 @@ def list_sandboxes(
 
 
 def _by_id(store: Store, prefix: str) -> list[Sandbox]:
-    """The sandbox of that id or prefix; a prefix that fits none or many lists nothing."""
+    """The sandbox with that ID or prefix; nothing if the prefix matches none or several."""
     try:
         found = store.sandboxes.find(prefix)
     except InvalidArgument:
@@ -68,7 +68,7 @@ def _by_id(store: Store, prefix: str) -> list[Sandbox]:
 
 
 async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
-    """The JSON under the key ``info``: the names are the built-in plugin's, crictl shows them."""
+    """The JSON under the key ``info``, with the built-in plugin's names, which crictl shows."""
     container = await _container(services, sandbox.id)
     process = await task(services.containerd, sandbox.id)
     metadata = sandbox.metadata
@@ -93,7 +93,7 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
 
 
 async def _container(services: Services, sandbox_id: str) -> containers_pb2.Container:
-    """The pause container's record; an empty one when a failed creation left none."""
+    """The pause container's record; an empty one if a failed creation left none."""
     try:
         answer = await services.containerd.containers.Get(
             containers_pb2.GetContainerRequest(id=sandbox_id)

@@ -1,9 +1,8 @@
-"""StopPodSandbox: end every process of the pod and give its network back.
+"""StopPodSandbox: end every process of the pod and release its network.
 
-The containers, the pause task, the network and the mounts are ended beside each other: CNI DEL,
-half of the time of a stop, is over when the processes are. Every part may be repeated and does
-nothing the second time, so that a stop that failed or was given up is simply called again. Whatever
-one part says, the others are tried.
+Containers, pause task, network and mounts are ended in parallel: CNI DEL, half of the time of a
+stop, is done when the processes are. Every part is idempotent, so a stop that failed or was
+interrupted can simply be called again. If one part fails, the others are still tried.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 _END_LIMIT: Final = 120.0
-"""Seconds that a pod's processes have to end after SIGKILL: as long as the kubelet waits."""
+"""Seconds for a pod's processes to exit after SIGKILL: as long as the kubelet waits."""
 
 _STOPPABLE: Final = frozenset(
     {ContainerState.STARTING, ContainerState.RUNNING, ContainerState.UNKNOWN}
@@ -38,7 +37,7 @@ _STOPPABLE: Final = frozenset(
 
 
 async def stop(services: Services, sandbox: Sandbox) -> None:
-    """Return when nothing of the pod runs and its network is given back.
+    """Return when nothing of the pod runs and its network is released.
 
     Raises the first failure among the parts, after all of them have been tried.
     """
@@ -58,12 +57,12 @@ async def stop(services: Services, sandbox: Sandbox) -> None:
     for failure in filter(None, results):
         raise _explained(failure, sandbox)
     if sandbox.state is SandboxState.REMOVING:
-        # a RemovePodSandbox that came meanwhile found the pod stopped as well
+        # a concurrent RemovePodSandbox found the pod stopped as well
         return
     sandbox.fire(SandboxEvent.STOPPED, pid=0)
     try:
-        # A creation or start that was under way while the pod was READY has put its container in
-        # and mounted its images by now.
+        # A creation or start that was running while the pod was READY has added its container and
+        # mounted its images by now.
         await _stop_containers(services, sandbox)
         await services.containers.release_images(sandbox)
     except aio.AioRpcError as error:
@@ -80,19 +79,19 @@ def _explained(failure: BaseException, sandbox: Sandbox) -> BaseException:
 
 
 async def _stop_containers(services: Services, sandbox: Sandbox) -> None:
-    """End every container of the pod at once."""
+    """End all containers of the pod in parallel."""
     await asyncio.gather(*(_stop_container(services, item) for item in sandbox.containers))
 
 
 async def _stop_container(services: Services, container: Container) -> None:
-    """SIGKILL, without a grace: the kubelet has given it before it stops the pod."""
+    """SIGKILL without a grace period: the kubelet grants it before it stops the pod."""
     if container.state in _STOPPABLE:
         request = api_pb2.StopContainerRequest(container_id=container.id, timeout=0)
         await services.containers.stop(container, request)
 
 
 async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
-    """End the pause task and wait until its end is dealt with."""
+    """End the pause task and wait until its exit is handled."""
     if sandbox.state is SandboxState.UNKNOWN and await task(services.containerd, sandbox.id):
         # A task that did not answer at recovery is asked again, but its end is not waited for.
         services.exits.follow_sandbox(sandbox)
@@ -104,25 +103,25 @@ async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
             await sandbox.exited.wait()
     except TimeoutError as error:
         raise Unavailable(
-            f"the processes of pod {sandbox.id} did not end within {_END_LIMIT:.0f} s of SIGKILL; "
-            "one of them may hang in a mount that does not answer; the stop may be repeated"
+            f"the processes of pod {sandbox.id} did not exit within {_END_LIMIT:.0f} s of SIGKILL; "
+            "one of them may hang on a mount whose server does not respond; stop the pod again"
         ) from error
 
 
 async def _unmount_shm(sandbox: Sandbox) -> None:
-    """Detach the pod's /dev/shm; processes that are about to end keep theirs until then.
+    """Detach the pod's /dev/shm; processes that are about to exit keep theirs until then.
 
-    The kernel takes its time for an unmount, 20 ms and more, so it comes beside the rest.
+    An unmount takes the kernel 20 ms and more, so it runs in parallel with the rest.
     """
     if sandbox.files.shm.startswith(sandbox.files.state_dir):
         await unmount(sandbox.files.shm)
 
 
 async def _tear_network_down(services: Services, sandbox: Sandbox) -> None:
-    """CNI DEL, then the namespace; once both have gone through there is nothing to repeat.
+    """CNI DEL, then delete the namespace; after both have succeeded nothing is repeated.
 
-    A namespace that is gone (a reboot, an earlier try) leaves DEL to free the addresses alone. When
-    ADD never came to an end, a failing DEL does not keep the pod.
+    If the namespace is gone (a reboot, an earlier attempt), DEL only frees the addresses. If ADD
+    never completed, a failing DEL does not block the stop.
     """
     path = sandbox.metadata.netns_path
     if not path or sandbox.network_is_down:

@@ -1,9 +1,8 @@
-"""RunPodSandbox calls that never answered: a note of each lies beside the pod's files.
+"""RunPodSandbox calls that were interrupted: for each, a note among the pod's files.
 
-The note is written before anything is made that a crash could leave behind, and deleted when the
-pod is whole. It holds what undoing needs: the pod's record, with the path of its namespace.
-
-One list says how every part of such a pod is undone, for the rollback of a call that failed and for
+The note is written before anything is created that a crash could leave behind, and deleted when the
+pod is complete. It contains what undoing needs: the pod's record, with the path of its namespace.
+One list says how every part of such a pod is undone, for the rollback of a failed call and for
 recovery after a crash.
 """
 
@@ -36,20 +35,20 @@ NAME: Final = "unfinished"
 
 
 def write(files: facts.SandboxFiles, metadata: facts.SandboxMetadata) -> None:
-    """Note that the pod is being made; raises OSError."""
+    """Write the note that the pod is being created; raises OSError."""
     root = Path(files.root_dir)
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # for a crash of this process; after a power cut there is no namespace or task to end
+    # protects against a crash of this process; after a power failure no namespace or task is left
     write_whole(root / NAME, records.sandbox_metadata_json(metadata), durable=False)
 
 
 def clear(files: facts.SandboxFiles) -> None:
-    """The pod is whole."""
+    """The pod is complete: delete the note."""
     Path(files.root_dir, NAME).unlink()
 
 
 def found(layout: Layout) -> list[facts.SandboxMetadata]:
-    """The pods of all notes; one that cannot be read is logged, and its files stay."""
+    """The pods of all notes; an unreadable note is logged, and its files are kept."""
     notes = []
     for note in sorted(layout.root.glob(f"sandboxes/*/{NAME}")):
         try:
@@ -64,37 +63,38 @@ def found(layout: Layout) -> list[facts.SandboxMetadata]:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """A pod that never became whole."""
+    """A pod whose creation did not complete."""
 
     services: Services
     metadata: facts.SandboxMetadata
     snapshotter: str = ""
-    """Empty: the one that the pod's handler has today."""
+    """If empty, the one currently configured for the pod's handler."""
     record: containers_pb2.Container | None = None
-    """The pause container's as an earlier server left it, whose shim may go on unknown to
-    containerd."""
+    """The pause container's record left by an earlier server; its shim may still run without
+    containerd knowing it."""
 
 
 class Part(Enum):
-    """What RunPodSandbox makes, in this order, and how the undoing of it is called in the log."""
+    """The parts of a pod in the order of creation, and how the log describes undoing each."""
 
     DIRECTORIES = "delete its directories"
     LEASE = "delete the lease"
     NAMESPACE = "remove the network namespace"
-    NETWORK = "give the network back"
+    NETWORK = "release the network"
     SNAPSHOT = "remove the snapshot"
     CONTAINER = "delete the container"
-    SHIM_RECORD = "withdraw the record of its shim"
+    SHIM_RECORD = "delete the record of its shim"
     TASK = "end the pause task"
 
 
 async def undo_part(remains: Remains, part: Part) -> None:
-    """Undo one part; succeeds if it was not made. The parts that were made after it go before."""
+    """Undo one part; succeeds if it was not created. Parts created after it must be undone
+    first."""
     await _UNDO[part](remains)
 
 
 async def undo(remains: Remains) -> None:
-    """What the rollback of RunPodSandbox does, for one that had no time to do it."""
+    """Do what the rollback of RunPodSandbox had no time to do."""
     for part in reversed(Part):
         await undo_part(remains, part)
 
@@ -104,7 +104,7 @@ async def _end_task(remains: Remains) -> None:
     await remains.services.exits.end(sandbox_id)
     if remains.record is not None:
         await dead_shim.clean_up_record(containerd.namespace, remains.record)
-        # the kill cut the creation of the task short, so containerd forgot the shim
+        # the server was killed while the task was being created, so containerd forgot the shim
         await shims.end(containerd, sandbox_id)
 
 
@@ -123,7 +123,7 @@ async def _remove_snapshot(remains: Remains) -> None:
 
 
 async def _detach(remains: Remains) -> None:
-    """CNI DEL, strictly: whatever a half-done ADD left must be given back, or be retried."""
+    """CNI DEL, strictly: whatever an incomplete ADD left must be released, or retried."""
     metadata = remains.metadata
     if metadata.netns_path:
         await remains.services.network.delete(
@@ -141,7 +141,7 @@ async def _delete_lease(remains: Remains) -> None:
 
 
 async def _remove_directories(remains: Remains) -> None:
-    """The note goes last, with the pod's files."""
+    """The note is deleted last, with the pod's files."""
     files = remains.services.store.layout.sandbox(remains.metadata)
     for directory in (files.state_dir, files.root_dir):
         await remove_tree(directory)

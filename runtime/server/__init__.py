@@ -1,1 +1,1 @@
-"""The server process: the joined parts, the socket, logs, metrics, recovery."""
+"""The server process: wiring, the socket, logging, metrics, recovery."""

@@ -1,7 +1,7 @@
-"""The only place where objects are joined: from the configuration to a server that takes calls.
+"""The only place where the objects are connected: from the configuration to a serving process.
 
-The socket is there at once and answers UNAVAILABLE, with the reason, until containerd is there and
-everything of an earlier run is recovered; it does so again whenever containerd goes away.
+The socket is open from the start. Calls get UNAVAILABLE, with the reason, until containerd responds
+and everything of an earlier run is recovered; and again whenever containerd goes away.
 """
 
 from __future__ import annotations
@@ -51,27 +51,26 @@ from runtime.transforms import facts
 log = structlog.get_logger(__name__)
 
 _CLEAN_UP_LIMIT: Final = 10.0
-"""Seconds at the end for undoing what calls that were cut short have made. Recovery undoes the
-rest."""
+"""Seconds at shutdown for rolling back interrupted calls. Recovery rolls back the rest."""
 
 _CRI_NAMESPACE_CLASH: Final = (
-    "containerd's built-in CRI plugin runs in the same namespace and will fight over every pod; "
+    "containerd's built-in CRI plugin runs in the same namespace and will manage the same pods;  "
     f"{BUILTIN_CRI_OFF}"
 )
 
 
 async def serve(config: Config, daemon: Daemon | None) -> None:
-    """Serve until SIGTERM or SIGINT, then let running calls end; pods keep running.
+    """Serve until SIGTERM or SIGINT, then let running calls finish; pods keep running.
 
-    ``daemon`` is the private containerd, if there is one: it is kept alive meanwhile. Raises
-    ConfigError for what the user must fix.
+    ``daemon`` is the private containerd, if there is one; it is kept running meanwhile. Raises
+    ConfigError for problems that the user must fix.
     """
     app = await App.joined(config)
     await app.run(daemon)
 
 
 class App:
-    """All parts of a running server. Made by ``joined``."""
+    """All parts of a running server. Created by ``joined``."""
 
     def __init__(
         self,
@@ -153,9 +152,9 @@ class App:
 
     @classmethod
     async def joined(cls, config: Config) -> App:
-        """All parts for this configuration; nothing is asked of containerd yet.
+        """Create all parts for this configuration; this does not call containerd yet.
 
-        Raises ConfigError, before anything is started, for a key that this node cannot have.
+        Raises ConfigError, before anything is started, for a key that cannot work on this node.
         """
         node = host.probe(config)
         for directory in (config.root_dir, config.state_dir):
@@ -178,7 +177,7 @@ class App:
             self._background.start(daemon.keep_alive())
         try:
             await self._stop.wait()
-            log.info("stopping: running calls may end", within=f"{listener.GRACE:.0f} s")
+            log.info("shutting down; waiting for running calls", within=f"{listener.GRACE:.0f} s")
             self.store.events.close()
         finally:
             await asyncio.gather(
@@ -221,10 +220,10 @@ class App:
         )
 
     async def _open(self) -> None:
-        """Everything between the first answer of containerd and the first call that is served."""
+        """Everything between containerd's first response and the first call that is served."""
         self._closed = f"waiting for containerd at {self.containerd.address}"
         await self.containerd.wait_ready()
-        self._closed = "recovering pods and containers of an earlier run"
+        self._closed = "recovering the pods and containers of an earlier run"
         self._say_what_is_odd()
         await self.handlers.learn_features(self.containerd, self.host)
         await asyncio.gather(
@@ -251,19 +250,19 @@ class App:
         return None
 
     def _say_what_is_odd(self) -> None:
-        """What a person should know once, and not with every pod."""
+        """Log node properties that affect every pod once, not with every pod."""
         if self.containerd.capabilities.builtin_cri:
             log.error(_CRI_NAMESPACE_CLASH)
         floor = self.host.oom_score_adj_floor
         if floor is not None:
             log.warning(
-                "oom_score_adj of pods and containers is raised where it asks for less",
+                "oom_score_adj of pods and containers is raised to the server's own value",
                 floor=floor,
                 reason="this process lacks CAP_SYS_RESOURCE, or restrict_oom_score_adj is set",
             )
 
     def _fail(self, error: BaseException) -> None:
-        """Work beside the calls failed: end the server."""
+        """A background task failed: end the server."""
         self._failure = error
         self._stop.set()
 
@@ -280,7 +279,7 @@ class App:
 
 
 def _must_satisfy(part: object, protocol: type) -> None:
-    """mypy compares signatures; this finds a method that is missing, before the first call does."""
+    """mypy compares signatures; this finds a missing method before the first call does"""
     if not isinstance(part, protocol):
         wanted = {name for name in vars(protocol) if not name.startswith("_")}
         missing = ", ".join(sorted(name for name in wanted if not hasattr(part, name)))

@@ -1,7 +1,7 @@
-"""A private containerd as a child of the server (``serve --embedded``), with its own pause image.
+"""A private containerd as a child process (``serve --embedded``), with a built-in pause image.
 
-The daemon ends with the server; shims and pods go on and are found again at the next start. A
-daemon that an earlier, killed server left behind is taken over.
+The daemon ends with the server; shims and pods keep running and are recovered at the next start. A
+daemon left behind by a killed server is taken over.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ log = structlog.get_logger(__name__)
 
 _SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 OWN_PAUSE: Final = "localhost/cri-containerd/pause:1"
-"""The name in containerd's image store of the pause image that the server brings with it."""
+"""The name, in containerd's image store, of the pause image that the server includes."""
 
 _STOP_LIMIT: Final = 10.0
-"""Seconds that the daemon has to end by itself."""
+"""Seconds for the daemon to exit by itself."""
 _RESTART_DELAY: Final = 1.0
 
-# The CRI plugin by its names before and since 2.0; NRI's socket is the node's and not ours; the
-# rest is not used and only costs time at the start.
+# The CRI plugin under its names before and since 2.0; NRI, whose socket belongs to the node's
+# containerd; the rest is unused and would only slow down the start.
 _DISABLED: Final = (
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
@@ -55,7 +55,7 @@ _DISABLED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the daemon has its files, below the server's own directories."""
+    """The daemon's directories and files, below the server's own directories."""
 
     root: Path
     state: Path
@@ -87,7 +87,7 @@ def places(config: Config) -> Places:
 
 
 def configured(config: Config) -> Config:
-    """The configuration with the private daemon, and its own pause image unless one is named."""
+    """The configuration with the private daemon, and the built-in pause image unless one is set."""
     replace = msgspec.structs.replace
     images = config.images
     if config.pause_image == DEFAULT_PAUSE:
@@ -106,9 +106,9 @@ class Daemon:
         self._pid = 0
 
     def start(self) -> None:
-        """Start the daemon or take over the living one; it answers some 100 ms later.
+        """Start the daemon or take over a running one; it responds some 100 ms later.
 
-        Raises ConfigError when there is no containerd on PATH.
+        Raises ConfigError if containerd is not on PATH.
         """
         at = self._places
         self._pid = _living(at)
@@ -119,8 +119,8 @@ class Daemon:
         binary = shutil.which("containerd", path=environment["PATH"])
         if binary is None:
             raise ConfigError(
-                "--embedded needs containerd and none is on PATH; install it (on Debian: "
-                "apt-get install containerd runc), or leave --embedded out"
+                "--embedded needs containerd, which is not on PATH;  install it (on Debian: "
+                "apt-get install containerd runc), or omit --embedded"
             )
         for directory in (at.root, at.state):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ class Daemon:
                 stdout=output,
                 stderr=output,
                 env=environment,
-                # A Ctrl-C in the terminal is for the server, which ends the daemon last.
+                # Ctrl-C in the terminal must reach only the server, which ends the daemon last.
                 start_new_session=True,
             )
         self._pid = self._process.pid
@@ -140,15 +140,15 @@ class Daemon:
         log.info("started a private containerd", pid=self._pid, binary=binary, log=str(at.log))
 
     async def keep_alive(self) -> None:
-        """Start the daemon again whenever it ends, until cancelled."""
+        """Restart the daemon whenever it exits, until cancelled."""
         while True:
             await self._end()
-            log.error("the private containerd ended; starting it again", log=str(self._places.log))
+            log.error("the private containerd exited; restarting it", log=str(self._places.log))
             await asyncio.sleep(_RESTART_DELAY)
             self.start()
 
     def stop(self) -> None:
-        """End the daemon; shims and their containers stay."""
+        """Stop the daemon; shims and their containers keep running."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 with _pidfd(self._pid) as handle:
@@ -161,7 +161,7 @@ class Daemon:
         self._places.pid.unlink(missing_ok=True)
 
     async def _end(self) -> None:
-        """Return when the daemon has ended, whoever its parent is."""
+        """Return when the daemon has exited, even if it is not a child of this process."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         try:
@@ -176,13 +176,13 @@ class Daemon:
         self._collect()
 
     def _collect(self) -> None:
-        """Take the exit status, so that an own child does not stay as a zombie."""
+        """Reap the daemon if it is our child, so that it does not stay as a zombie."""
         if self._process is not None:
             self._process.wait()
 
 
 def started(config: Config) -> Daemon:
-    """The daemon of this configuration, on its way up; raises ConfigError when it cannot be."""
+    """The daemon's process for this configuration; raises ConfigError if it cannot start."""
     daemon = Daemon(places(config), snapshotter=config.containerd.snapshotter)
     daemon.start()
     return daemon
@@ -190,7 +190,7 @@ def started(config: Config) -> Daemon:
 
 @contextlib.contextmanager
 def _pidfd(pid: int) -> Iterator[int]:
-    """A handle of the process that readers and signals cannot mistake for a later one."""
+    """A pidfd: waiting and signalling by it cannot hit another process after the PID is reused."""
     handle = os.pidfd_open(pid)
     try:
         yield handle
@@ -199,7 +199,7 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def _living(at: Places) -> int:
-    """The pid of a daemon that runs on these files; 0 when there is none."""
+    """The PID of a daemon that uses these files; 0 if there is none."""
     try:
         pid = int(at.pid.read_text())
     except (OSError, ValueError):
@@ -208,7 +208,7 @@ def _living(at: Places) -> int:
 
 
 def _is_ours(pid: int, at: Places) -> bool:
-    """Whether this process is a daemon with our configuration: pids are used again."""
+    """Whether this process is a daemon with our configuration: PIDs are reused."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

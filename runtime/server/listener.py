@@ -14,26 +14,26 @@ from runtime.config.tables import ConfigError
 from runtime.containerd.client import MAX_MESSAGE
 
 GRACE: Final = 10.0
-"""Seconds that calls have to end after SIGTERM."""
+"""Seconds for running calls to finish after SIGTERM."""
 
 _OPTIONS: Final = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.so_reuseport", 0),
-    # The kubelet may keep the connection alive as often as it likes.
+    # The kubelet may send keepalive pings as often as it likes.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 
 
 async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> aio.Server:
-    """A started server on the unix socket ``path``, which only its owner may open (mode 0600).
+    """A started server on the unix socket ``path``, which only its owner can open (mode 0600).
 
-    Raises ConfigError when another server answers there or the socket cannot be made.
+    Raises ConfigError if another server listens there or the socket cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if _answers(path):
-        raise ConfigError(f"{path}: another server answers there; stop it or listen elsewhere")
+        raise ConfigError(f"{path}: another server listens there; stop it or use another socket")
     server = aio.server(options=_OPTIONS)
     add_services(server)
     mask = os.umask(0o177)

@@ -1,4 +1,4 @@
-"""How the server logs: one line for each event, on stderr, for the journal and for people."""
+"""The server's log format: one line for each event, on stderr, for the journal and for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from runtime import text
 
 
 def configure(level: str) -> None:
-    """Log from ``level`` up: ``debug``, ``info``, ``warning``, ``error`` or ``critical``."""
+    """Log events of ``level`` and above: ``debug``, ``info``, ``warning``, ``error``,
+    ``critical``."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [structlog.processors.add_log_level, stamp]
     on_terminal = sys.stderr.isatty()
@@ -31,7 +32,7 @@ def configure(level: str) -> None:
 def valid_text(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Make every text of an event fit for a terminal and a journal, whoever said it."""
+    """Sanitize every text of an event for terminals and the journal, whatever its source."""
     return {
         key: text.valid(value) if isinstance(value, str) else value for key, value in event.items()
     }

@@ -1,4 +1,4 @@
-"""The server's own Prometheus metrics: calls, their time, what lists leave out, and streams."""
+"""The server's own Prometheus metrics: calls, durations, objects left out of lists, streams."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import grpc
 from runtime.config.tables import ConfigError
 
 _BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
-"""Seconds: from a list answered from memory to the kubelet's own limit."""
+"""Seconds: from a list answered from memory to the kubelet's own timeout."""
 
 
 class Metrics:
-    """Counts nothing until it is served, as nobody asked for it."""
+    """Counts only once it is served, because until then nothing can read it."""
 
     def __init__(self, *, unsaved: Callable[[], float]) -> None:
-        """``unsaved`` tells how many containers have a status that could not be written."""
+        """``unsaved`` returns how many containers have a status that could not be written."""
         self._unsaved = unsaved
         self._served: _Counters | None = None
 
@@ -29,17 +29,17 @@ class Metrics:
         self._served = _Counters(address, self._unsaved)
 
     def observe(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
-        """A call ended."""
+        """Count a finished call."""
         if self._served:
             self._served.calls.labels(rpc, code.name).observe(seconds)
 
     def left_out(self, kind: str) -> None:
-        """An object of this kind (``image``, ``cgroup``, ``network``) cannot be shown in lists."""
+        """Count an object (``image``, ``cgroup``, ``network``) that cannot be shown in lists."""
         if self._served:
             self._served.left_out.labels(kind).inc()
 
     def given_up(self, kind: str) -> None:
-        """Something (``cni``: a pod's network) was let go of although it cannot be undone."""
+        """Count something (``cni``: a pod's network) abandoned because it cannot be undone."""
         if self._served:
             self._served.given_up.labels(kind).inc()
 
@@ -49,25 +49,26 @@ class Metrics:
             self._served.events_dropped.inc(count)
 
     def stream_began(self, kind: str, transport: str) -> None:
-        """A session of ``exec``, ``attach`` or ``portforward`` began, over SPDY or WebSocket."""
+        """Count the start of an ``exec``, ``attach`` or ``portforward`` session, over SPDY or
+        WebSocket."""
         if self._served:
             self._served.streams_open.labels(kind, transport).inc()
 
     def stream_ended(self, kind: str, transport: str, seconds: float) -> None:
-        """A streaming session ended."""
+        """Count the end of a streaming session."""
         if self._served:
             self._served.streams_open.labels(kind, transport).dec()
             self._served.streams.labels(kind, transport).observe(seconds)
 
     def stream_fault(self) -> None:
-        """A streaming client was refused, broke a protocol, or vanished."""
+        """Count a streaming client that was refused, violated a protocol, or vanished."""
         if self._served:
             self._served.stream_faults.inc()
 
 
 class _Counters:
     def __init__(self, address: str, unsaved: Callable[[], float]) -> None:
-        # Only loaded when wanted: it costs 12 MB and a tenth of a second.
+        # Only loaded if needed: it costs 12 MB and a tenth of a second.
         from prometheus_client import (
             CollectorRegistry,
             Counter,
@@ -83,39 +84,39 @@ class _Counters:
         PlatformCollector(registry=registry)
         self.calls = Histogram(
             "cri_containerd_rpc_duration_seconds",
-            "Seconds that a CRI call took; _count is the number of calls.",
+            "Duration of CRI calls in seconds; _count is the number of calls.",
             ("rpc", "code"),
             registry=registry,
             buckets=_BUCKETS,
         )
         self.left_out = Counter(
             "cri_containerd_objects_left_out_total",
-            "Objects found that cannot be shown in lists; the log says which and why.",
+            "Objects found that cannot be shown in lists; the log has the reason.",
             ("kind",),
             registry=registry,
         )
         self.given_up = Counter(
             "cri_containerd_given_up_total",
-            "What could not be undone and was let go of; the log says what it was.",
+            "Things that could not be undone and were abandoned; the log has the details.",
             ("kind",),
             registry=registry,
         )
         self.streams_open = Gauge(
             "cri_containerd_streams_open",
-            "Exec, attach and port-forward sessions that are open.",
+            "Open exec, attach and port-forward sessions.",
             ("kind", "transport"),
             registry=registry,
         )
         self.streams = Histogram(
             "cri_containerd_stream_duration_seconds",
-            "Seconds that a streaming session lasted; _count is the number of those that ended.",
+            "Duration of streaming sessions in seconds; _count is the number that ended.",
             ("kind", "transport"),
             registry=registry,
             buckets=_BUCKETS,
         )
         self.stream_faults = Counter(
             "cri_containerd_stream_client_faults_total",
-            "Streaming clients or streams that were refused, broke a protocol or vanished.",
+            "Streaming clients or streams that were refused, violated a protocol or vanished.",
             registry=registry,
         )
         self.events_dropped = Counter(
@@ -134,5 +135,5 @@ class _Counters:
         except OSError as error:
             raise ConfigError(
                 f"metrics.address: cannot listen at {address}: {error.strerror or error}; "
-                "choose a free address and port, or leave the key out to serve no metrics"
+                "choose a free address and port, or remove the key to serve no metrics"
             ) from error

@@ -1,17 +1,17 @@
-"""Find again, at the start, every pod and container that an earlier server left.
+"""Find again, at the start, all pods and containers left by an earlier server.
 
 That server may have been this one or containerd's built-in plugin: both keep the same records
-(`runtime.store.records`). Recovery ends before the first call is served. It goes by what containerd
-and the kernel say now, and by the records only where those are silent:
+(`runtime.store.records`). Recovery ends before the first call is served. It trusts the current
+state of containerd and the kernel, and the records only for what those do not know:
 
-* a pod runs if its pause task runs; a container's exit code is the saved one, or else its task's;
-* a creation that was cut short is undone: no client was told of it;
-* what cannot be found out is UNKNOWN, can be stopped and removed, and is asked again until it is
-  known: a shim that is silent for a while loses nothing;
-* one object that makes trouble is logged and does not keep the others.
+* a pod runs if its pause task runs; a container's exit code is the saved one, or else its task's; *
+an interrupted creation is undone: no client was told of it; * an object whose state cannot be
+determined is UNKNOWN: it can be stopped and removed, and is queried again until its state is known,
+so a shim that is unresponsive for a while loses nothing; * an object that fails to recover is
+logged and does not affect the others.
 
-Everything is found out before the first object is made known. A containerd that goes away meanwhile
-is waited for, and all is found out again.
+All state is queried before the first object becomes visible. If containerd goes away meanwhile,
+recovery waits for it and queries everything again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.containerd.client import Containerd
-from runtime.containers import left_commands
+from runtime.containers import orphaned_commands
 from runtime.containers import recovery as containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.errors import Unavailable
@@ -50,16 +50,15 @@ from runtime.transforms import facts, labels
 log = structlog.get_logger(__name__)
 
 _AT_ONCE: Final = 64
-"""Objects that are asked for at a time: a shim that has to wait for the processor too long counts
-as silent."""
+"""Objects queried at a time: a shim that waits too long for the CPU would count as unresponsive."""
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 10.0
-"""Seconds between two questions for an UNKNOWN object: doubled from the first to the longest."""
+"""Seconds between two queries of an UNKNOWN object, doubled from the first to the longest."""
 
 _AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _RESTART_PAUSE: Final = 0.2
-"""Seconds before a step is begun again."""
+"""Seconds before a step is retried."""
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -75,13 +74,13 @@ class _Found:
 
     @property
     def to_watch(self) -> set[str]:
-        """The ids of what could not be asked."""
+        """The IDs of objects that could not be queried."""
         items: list[sandboxes.Found | containers.Found] = [*self.sandboxes, *self.containers]
         return {item.metadata.id for item in items if item.to_watch}
 
 
 class Recovery:
-    """The work of one start, and what goes on after it: unknown objects are asked for again."""
+    """Recovery at one start, and what continues after it: UNKNOWN objects are queried again."""
 
     def __init__(self, services: Services, container_services: ContainerServices) -> None:
         self._services = services
@@ -89,7 +88,7 @@ class Recovery:
         self._background = Tasks(failed=_failed)
 
     async def run(self) -> None:
-        """Fill the store and follow every running task; waits for a containerd that is away."""
+        """Fill the store and follow every running task; waits if containerd is down."""
         began = time.monotonic()
         found, known = await through_restarts(self._services.containerd, self._find)
         self._add(found)
@@ -102,13 +101,13 @@ class Recovery:
         )
 
     async def stop(self) -> None:
-        """End what goes on in the background; the next start finds the same again."""
+        """Cancel the background work; the next start finds the same objects again."""
         await self._background.cancel()
 
-    # Finding out
+    # Querying
 
     async def _find(self) -> tuple[_Found, set[str]]:
-        """Every object, and the ids that containerd has a record of."""
+        """Every object, and the IDs that containerd has a record of."""
         pods = {record.id: record for record in await self._records(labels.SANDBOX)}
         others = await self._records(labels.CONTAINER)
         known = {*pods, *(record.id for record in others)}
@@ -122,8 +121,9 @@ class Recovery:
             for half in half_made
         )
         if found.to_watch:
-            # Raises UNAVAILABLE if nothing could be asked because containerd went away; and one
-            # that was away for a moment only is asked again before any pod is shown as not ready.
+            # Raises UNAVAILABLE if no query succeeded because containerd went away. If it was away
+            # only for a moment, the failed queries are repeated before a pod is reported as not
+            # ready.
             await self._records(labels.SANDBOX)
             again = found.to_watch
             second = await self._judged(
@@ -155,11 +155,11 @@ class Recovery:
         )
         return list(answer.containers)
 
-    # Making known
+    # Adding to the store
 
     def _add(self, found: _Found) -> None:
         start = self._background.start
-        # of two that claim one name, the one that runs has it
+        # if two have the same name, the running one gets it
         for item in sorted(found.sandboxes, key=lambda item: item.status.pid == 0):
             with _logged(item.metadata.id):
                 sandbox = sandboxes.add(self._services, item)
@@ -174,16 +174,16 @@ class Recovery:
                     start(containers.forget_logs(self._container_services, container))
                 elif container.state is ContainerState.RUNNING and each.process is not None:
                     self._keep_logs(container, each.process)
-                for command in left_commands.found(self._container_services, container):
+                for command in orphaned_commands.found(self._container_services, container):
                     containerd = self._container_services.containerd
-                    start(left_commands.see_to_the_end(containerd, container, command))
+                    start(orphaned_commands.drain_to_end(containerd, container, command))
 
     def _keep_logs(self, container: Container, process: task_types_pb2.Process) -> None:
-        # in a task of its own: a keeper that hangs on a log volume delays nothing else
+        # in a separate task: a keeper that hangs on a log volume must not delay recovery
         work = containers.keep_logs(self._container_services, container, process)
         self._background.start(work)
 
-    # Watching what is unknown
+    # Watching UNKNOWN objects
 
     async def _watch_sandbox(self, sandbox: Sandbox) -> None:
         async for _ in _attempts():
@@ -203,16 +203,16 @@ class Recovery:
                     self._keep_logs(container, process)
                 return
 
-    # What belongs to no object
+    # Leftovers without an object
 
     async def _remove_orphans(self, known: set[str]) -> None:
-        """Remove what belongs to no record of containerd, as far as that goes."""
+        """Remove leftovers that have no record in containerd, as far as possible."""
         await self._remove_directories(known)
         try:
             await self._end_shims(known)
             await self._withdraw_pods(known)
         except (aio.AioRpcError, OSError, TimeoutError) as error:
-            log.warning("what belongs to no pod stays", error=str(error))
+            log.warning("leftovers without a pod not removed", error=str(error))
 
     async def _remove_directories(self, known: set[str]) -> None:
         layout = self._services.store.layout
@@ -223,17 +223,17 @@ class Recovery:
                         await _remove_directory(path)
 
     async def _end_shims(self, known: set[str]) -> None:
-        """Kill the shims of containers that were removed: containerd has forgotten them."""
+        """Kill the shims of removed containers, which containerd has forgotten."""
         containerd = self._services.containerd
         processes = await threads.CGROUPS.run(shims.running)
         for shim in shims.of_daemon(processes, containerd):
             shim_id = shim.option("-id")
             if shim_id not in known and not await self._has_record(shim_id):
-                log.warning("a shim without a container is ended", id=shim_id, pid=shim.pid)
+                log.warning("killing a shim without a container", id=shim_id, pid=shim.pid)
                 await shims.kill_shims([shim])
 
     async def _has_record(self, container_id: str) -> bool:
-        """Whether containerd has a container of that id, ours or another client's."""
+        """Whether containerd has a container with that ID, ours or another client's."""
         try:
             await self._services.containerd.containers.Get(
                 containers_pb2.GetContainerRequest(id=container_id)
@@ -245,7 +245,7 @@ class Recovery:
         return True
 
     async def _withdraw_pods(self, known: set[str]) -> None:
-        """Delete the sandbox store's records of pods whose pause container is gone."""
+        """Delete the sandbox store's records of pods whose pause container no longer exists."""
         containerd = self._services.containerd
         for sandbox_id in await shared_shim.announced(containerd):
             if sandbox_id not in known:
@@ -254,11 +254,11 @@ class Recovery:
 
 
 def _failed(error: BaseException) -> None:
-    log.error("recovery in the background failed", error=repr(error), exc_info=error)
+    log.error("background recovery failed", error=repr(error), exc_info=error)
 
 
 async def through_restarts(containerd: Containerd, step: Callable[[], Awaitable[T]]) -> T:
-    """The result of a step of the start; the step is begun again when containerd goes away in it.
+    """The result of a step of recovery, which is retried if containerd goes away during it.
 
     Raises every other failure.
     """
@@ -274,7 +274,7 @@ async def through_restarts(containerd: Containerd, step: Callable[[], Awaitable[
 
 
 async def _all_of(works: Iterable[tuple[str, Coroutine[Any, Any, T | None]]]) -> list[T]:
-    """The results of all works, side by side; one that fails is logged under its id."""
+    """The results of all works, run in parallel; a failure is logged with its ID."""
     at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def guarded(object_id: str, work: Coroutine[Any, Any, T | None]) -> T | None:
@@ -289,7 +289,7 @@ async def _all_of(works: Iterable[tuple[str, Coroutine[Any, Any, T | None]]]) ->
 
 @contextmanager
 def _logged(object_id: str) -> Iterator[None]:
-    """One object that makes trouble does not keep the others."""
+    """A failing object must not affect the others."""
     try:
         yield
     except Exception as error:
@@ -298,7 +298,7 @@ def _logged(object_id: str) -> Iterator[None]:
 
 @contextmanager
 def _unanswered(object_id: str) -> Iterator[None]:
-    """An object that still cannot be judged is asked for again."""
+    """An object whose state is still unknown is queried again."""
     try:
         yield
     except Exception as error:
@@ -318,7 +318,7 @@ async def _remove_directory(path: Path) -> None:
         await remove_tree(path)
         log.info("orphaned directory removed", path=str(path))
     except OSError as error:
-        log.warning("orphaned directory stays", path=str(path), error=str(error))
+        log.warning("orphaned directory not removed", path=str(path), error=str(error))
 
 
 def _directory(path: Path) -> list[Path]:

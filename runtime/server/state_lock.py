@@ -1,4 +1,4 @@
-"""One server at a time on a state directory: two would both adopt its pods."""
+"""Allows one server at a time per state directory: two would manage the same pods."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LOCKS: Final = Path("/proc/locks")
 
 @contextlib.contextmanager
 def alone_in(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory, which is made if it is missing and closed to other users.
+    """Lock the state directory, which is created if missing and made inaccessible to other users.
 
-    Raises ConfigError, naming the process, when another one holds it or when the directory cannot
-    be made.
+    Raises ConfigError, naming the process, if another one holds the lock or the directory cannot be
+    created.
     """
     try:
         make_private(state_dir)
         descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"{state_dir}: cannot be used as state directory: {error}") from error
+        raise ConfigError(f"{state_dir}: cannot be used as the state directory: {error}") from error
     with os.fdopen(descriptor, "w") as lock:
         os.fchmod(descriptor, 0o600)
         try:
@@ -34,15 +34,15 @@ def alone_in(state_dir: Path) -> Iterator[None]:
         except OSError as error:
             raise ConfigError(
                 f"{state_dir}: another process uses this state directory{_holder(descriptor)}; "
-                "stop it or give this one its own --state and --root"
+                "stop it or start this one with another --state and --root"
             ) from error
         yield
 
 
 def _holder(descriptor: int) -> str:
-    """Who has the lock, as the end of a sentence; "" when the kernel does not tell.
+    """The lock's holder, as the end of a sentence; "" if the kernel does not report it.
 
-    A state directory of an earlier version was open to all users, and any of them may still have
+    An earlier version left the state directory open to all users, and any of them may still hold
     the lock.
     """
     pid = holder(os.fstat(descriptor), _LOCKS.read_text())
@@ -55,7 +55,8 @@ def _holder(descriptor: int) -> str:
 
 
 def holder(file: os.stat_result, locks: str) -> int | None:
-    """The process that has a flock on ``file`` by ``locks``, the text of /proc/locks (proc(5))."""
+    """The process that has a flock on ``file`` according to ``locks``, the text of /proc/locks
+    (proc(5))."""
     device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
     for line in locks.splitlines():
         words = line.split()

@@ -1,1 +1,1 @@
-"""What the stats RPCs do: readings of cgroups and networks."""
+"""The stats RPCs: readings of cgroups and network interfaces."""

@@ -1,4 +1,4 @@
-"""Rates of CPU use, which need two readings."""
+"""CPU usage rates, which need two readings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from runtime.readings import Usage
 
 _SHORTEST_WINDOW = 1_000_000_000
-"""Nanoseconds. A shorter one would report the noise of the kernel's accounting."""
+"""Nanoseconds. Over a shorter interval, the rate would show the noise of the kernel's
+accounting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +19,22 @@ class _Rate:
 
 
 class CpuRates:
-    """The rate of CPU use of each cgroup between the two latest readings that lie far enough apart.
+    """The CPU usage rate of each cgroup, between the two latest readings that are far enough apart.
 
-    Only those who ask make readings: nothing runs in the background, and a client that asks every
-    ten seconds gets the mean of these ten.
+    Readings are taken only on request, not in the background: a client that asks every ten seconds
+    gets the average over ten seconds.
     """
 
     def __init__(self) -> None:
         self._latest: dict[str, _Rate] = {}
 
     def rate(self, key: str, usage: Usage) -> int | None:
-        """Billionths of a core used up to ``usage``; None until there were two readings."""
+        """Nanocores used between the last two readings; None until there are two."""
         if usage.cpu is None:
             return None
         before = self._latest.get(key)
         if before is None or usage.cpu < before.cpu:
-            # a counter that went back belongs to a new cgroup of the old name
+            # the counter decreased, so it belongs to a new cgroup with the same name
             self._latest[key] = _Rate(usage.timestamp, usage.cpu, None)
             return None
         window = usage.timestamp - before.timestamp
@@ -44,6 +45,6 @@ class CpuRates:
         return nano_cores
 
     def forget_all_but(self, keys: set[str]) -> None:
-        """Drop the readings of cgroups that are no more."""
+        """Drop the readings of removed cgroups."""
         for key in self._latest.keys() - keys:
             del self._latest[key]

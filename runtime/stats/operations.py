@@ -1,7 +1,7 @@
-"""Figures of containers and pods, read from cgroup files and the pods' network namespaces.
+"""Statistics of containers and pods, read from cgroup files and the pods' network namespaces.
 
-No shim and no daemon is asked, so a listing of a hundred pods takes some milliseconds of file
-reading and works while containerd is away. The reading runs in a thread: the loop stays free.
+Neither shims nor the daemon are queried, so a listing of a hundred pods takes some milliseconds and
+works while containerd is down. Files are read in a thread, so the event loop is not blocked.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ log = structlog.get_logger(__name__)
 
 
 class Images(Protocol):
-    """What is asked of images here; `runtime.images.operations.Images`."""
+    """Images as used here; `runtime.images.operations.Images` implements it."""
 
     def layer_usage(self, snapshotter: str, key: str) -> facts.LayerUsage | None: ...
 
 
 class Stats:
-    """The operations on figures; needs nothing but the store and the files of the kernel."""
+    """The stats operations; they need only the store and kernel files."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Stats:
         left_out: Callable[[str], None],
         cgroups: Cgroups | None = None,
     ) -> None:
-        """``left_out`` counts the figures that cannot be read, as ``cgroup`` or ``network``."""
+        """``left_out`` counts the statistics that cannot be read, as ``cgroup`` or ``network``."""
         self._store = store
         self._images = images
         self._handlers = handlers
@@ -66,22 +66,22 @@ class Stats:
     async def container(
         self, container: Container, request: api_pb2.ContainerStatsRequest
     ) -> api_pb2.ContainerStatsResponse:
-        """The figures of one container; NotFound when it has no cgroup (any more)."""
+        """The statistics of one container; NotFound if it has no cgroup (any more)."""
         if container.state is not ContainerState.RUNNING:
             raise NotFound(
-                f"container {container.id} is {container.state.name} and has no figures; "
-                "only running containers have"
+                f"container {container.id} is {container.state.name} and has no statistics; "
+                "only running containers have them"
             )
         found = await threads.CGROUPS.run(self._containers, [container])
         if not found:
-            raise NotFound(f"container {container.id} has just ended")
+            raise NotFound(f"container {container.id} has just exited")
         return api_pb2.ContainerStatsResponse(stats=found[0])
 
     async def list_containers(
         self, request: api_pb2.ListContainerStatsRequest
     ) -> api_pb2.ListContainerStatsResponse:
-        """The figures of all containers that pass the filter; one that does not run has its layer's
-        size only."""
+        """The statistics of all containers that pass the filter; for one that does not run, only
+        the size of its writable layer."""
         wanted = [
             container
             for container in self._store.containers
@@ -95,18 +95,18 @@ class Stats:
     async def sandbox(
         self, sandbox: Sandbox, request: api_pb2.PodSandboxStatsRequest
     ) -> api_pb2.PodSandboxStatsResponse:
-        """The figures of one pod; Unavailable unless it is ready."""
+        """The statistics of one pod; Unavailable unless it is ready."""
         if sandbox.state is not SandboxState.READY:
-            raise Unavailable(f"sandbox {sandbox.id} is {sandbox.state.name} and has no figures")
+            raise Unavailable(f"sandbox {sandbox.id} is {sandbox.state.name} and has no statistics")
         found = await threads.CGROUPS.run(self._sandboxes, [sandbox])
         if not found:
-            raise Unavailable(f"sandbox {sandbox.id} has no cgroup; it may just be ending")
+            raise Unavailable(f"sandbox {sandbox.id} has no cgroup; it may be stopping")
         return api_pb2.PodSandboxStatsResponse(stats=found[0])
 
     async def list_sandboxes(
         self, request: api_pb2.ListPodSandboxStatsRequest
     ) -> api_pb2.ListPodSandboxStatsResponse:
-        """The figures of all ready pods that pass the filter."""
+        """The statistics of all ready pods that pass the filter."""
         wanted = [
             sandbox
             for sandbox in self._store.sandboxes
@@ -118,16 +118,17 @@ class Stats:
             stats=await threads.CGROUPS.run(self._sandboxes, wanted)
         )
 
-    # In a thread from here on
+    # From here on, code runs in a thread
 
     def _containers(self, containers: Iterable[Container]) -> list[api_pb2.ContainerStats]:
         return [stats for stats, _ in map(self._container, containers) if stats is not None]
 
     def _container(self, container: Container) -> tuple[api_pb2.ContainerStats | None, int]:
-        """The figures of a container and how many processes it has; none when it has just gone, or
-        when its cgroup cannot be read, which must not take the figures of all others with it."""
+        """The statistics of a container and its number of processes; none if it has just exited,
+        or if its cgroup cannot be read, which must not affect the statistics of other
+        containers."""
         if container.state is not ContainerState.RUNNING:
-            # nothing but its layer is left to measure
+            # only its writable layer is left to measure
             layer = Usage(0, None, None, None, None, layer=self._layer_usage(container))
             return container_stats.read(container=container.facts, usage=layer), 0
         measured = self._usage(container.id, container.status.pid)
@@ -180,22 +181,22 @@ class Stats:
         return self._read(key, lambda: self._path(key, pid))
 
     def _read(self, key: str, path: Callable[[], str | None]) -> Usage | None:
-        """The figures of the cgroup that ``path`` finds; None when it is gone or unreadable."""
+        """The statistics of the cgroup that ``path`` returns; None if it is gone or unreadable."""
         try:
             found = path()
             return None if found is None else self._cgroups.usage(found)
         except (FileNotFoundError, ProcessLookupError):
             return None
         except (OSError, ValueError) as error:
-            log.warning("figures left out: a cgroup cannot be read", id=key, error=str(error))
+            log.warning("statistics left out: a cgroup cannot be read", id=key, error=str(error))
             self._left_out("cgroup")
             return None
 
     def _path(self, key: str, pid: int) -> str | None:
-        """The cgroup that the process was started in.
+        """The cgroup in which the process was started.
 
-        The kernel is asked once for each process: an init system in a container moves itself into a
-        cgroup below, and then its own line would show only a part.
+        The kernel is queried once per process: an init system in a container moves itself into a
+        sub-cgroup, and its current cgroup would then cover only a part.
         """
         known = self._paths.get(key)
         if known is not None and known[0] == pid:
@@ -216,7 +217,7 @@ class Stats:
         except (FileNotFoundError, ProcessLookupError):
             return []
         except (OSError, ValueError) as error:
-            log.warning("network figures left out", sandbox=sandbox.id, error=str(error))
+            log.warning("network statistics left out", sandbox=sandbox.id, error=str(error))
             self._left_out("network")
             return []
 
@@ -229,7 +230,7 @@ class Stats:
 
 
 def _above_own_cgroups(path: str, container_id: str) -> str:
-    """``path`` cut after the component that names the container, which is its whole cgroup."""
+    """``path`` up to the component with the container's ID, which is its whole cgroup."""
     parts = path.split("/")
     for index, part in enumerate(parts):
         if container_id in part:

@@ -1,4 +1,4 @@
-"""The CRI's figures of one pod: its cgroup, its network namespace, its running containers."""
+"""The CRI statistics of one pod: its cgroup, its network namespace, its running containers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _DEFAULT_INTERFACE = "eth0"
 def read(
     sandbox: Sandbox, usage: Usage, containers: Sequence[api_pb2.ContainerStats]
 ) -> api_pb2.PodSandboxStats:
-    """The figures of one pod, with those of its running containers."""
+    """The statistics of one pod, with those of its running containers."""
     stats = pod_sandbox_stats.read(sandbox=sandbox.facts, usage=usage)
     stats.linux.containers.extend(containers)
     return stats
 
 
 def network(interfaces: Sequence[Interface]) -> Network | None:
-    """Traffic of a pod; None when it has no network of its own."""
+    """Network traffic of a pod; None for a host-network pod."""
     if not interfaces:
         return None
     default = next((i for i in interfaces if i.name == _DEFAULT_INTERFACE), interfaces[0])
@@ -37,7 +37,7 @@ def parse_net_dev(text: str) -> list[Interface]:
         name, _, columns = line.partition(":")
         figures = columns.split()
         if name.strip() != "lo" and len(figures) >= 16:
-            # columns: 8 of receiving, 8 of sending; both begin with bytes, packets, errors
+            # 8 columns received, 8 columns sent; both start with bytes, packets, errors
             received, sent = figures[:8], figures[8:]
             interfaces.append(
                 Interface(

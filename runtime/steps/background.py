@@ -8,20 +8,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_unfinished: set[asyncio.Task[Any]] = set()
+_tasks: set[asyncio.Task[Any]] = set()
 """Strong references; asyncio itself has only weak references to tasks."""
 
 
 def in_background(work: Coroutine[Any, Any, T], *, name: str | None = None) -> asyncio.Task[T]:
     """Start ``work`` in the background; if it can fail, the caller must retrieve the exception."""
     task = asyncio.create_task(work, name=name)
-    _unfinished.add(task)
-    task.add_done_callback(_unfinished.discard)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
     return task
 
 
 class Tasks:
-    """Work that goes on beside everything else and is cancelled with its owner."""
+    """Background work that is cancelled together with its owner."""
 
     def __init__(self, *, failed: Callable[[BaseException], object]) -> None:
         """``failed`` gets the exception of each work that fails."""
@@ -60,7 +60,7 @@ async def finished(limit: float) -> list[str]:
     loop = asyncio.get_running_loop()
     end = loop.time() + limit
     # work can start more work, e.g. a rollback that saves a status
-    while mine := [task for task in _unfinished if task.get_loop() is loop]:
+    while mine := [task for task in _tasks if task.get_loop() is loop]:
         done, pending = await asyncio.wait(mine, timeout=max(end - loop.time(), 0))
         if not done:
             return sorted(task.get_name() for task in pending)

@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 import structlog
 
 from runtime.steps.background import in_background
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 
 log = structlog.get_logger(__name__)
 

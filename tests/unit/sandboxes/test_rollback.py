@@ -42,11 +42,11 @@ async def test_a_failing_step_stops_the_rest_and_is_reported() -> None:
     with pytest.raises(ValueError):
         async with Rollback(reported.append) as undo:
             undo.push("free the name", done.append, "name")
-            undo.push("give the network back", fail)
+            undo.push("release the network", fail)
             undo.push("end the task", done.append, "task")
             raise ValueError
     assert done == ["task"]
-    assert reported == ["cannot give the network back: busy"]
+    assert reported == ["cannot release the network: busy"]
 
 
 async def test_a_cancelled_call_is_undone_even_when_cancelled_again() -> None:

@@ -149,7 +149,7 @@ async def test_a_stop_does_not_wait_without_end_for_a_process_that_cannot_die(
 ) -> None:
     monkeypatch.setattr(stop, "_END_LIMIT", 0.01)
     monkeypatch.setattr(world.containerd, "tasks_kill", lambda request: Empty())
-    with pytest.raises(Unavailable, match=f"pod {sandbox.id} did not end within"):
+    with pytest.raises(Unavailable, match=f"pod {sandbox.id} did not exit within"):
         await operations(world).stop(sandbox, STOP)
     assert sandbox.state is SandboxState.READY
 

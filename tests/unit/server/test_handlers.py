@@ -46,7 +46,7 @@ async def test_the_socket_is_for_its_owner_only(cri: World, socket: Path) -> Non
 
 
 async def test_a_second_server_does_not_take_the_socket(cri: World, socket: Path) -> None:
-    with pytest.raises(ConfigError, match="another server answers there"):
+    with pytest.raises(ConfigError, match="another server listens there"):
         async with world(socket):
             pass
 

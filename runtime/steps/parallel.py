@@ -27,16 +27,16 @@ async def all_finished(*steps: Awaitable[object]) -> None:
         raise failures[0]
 
 
-async def beside(
-    *, stoppable: Coroutine[Any, Any, S], finishing: Coroutine[Any, Any, F]
+async def both(
+    *, cancellable: Coroutine[Any, Any, S], uninterrupted: Coroutine[Any, Any, F]
 ) -> tuple[S, F]:
-    """The results of both steps, when both have ended well.
+    """The results of both steps, once both have succeeded.
 
-    If ``finishing`` fails or the caller is cancelled, ``stoppable`` is cancelled. ``finishing`` is
-    always waited for. If both fail, the failure of ``finishing`` is raised.
+    If ``uninterrupted`` fails or the caller is cancelled, ``cancellable`` is cancelled, and
+    ``uninterrupted`` is always waited for. If both fail, the failure of ``uninterrupted`` is raised.
     """
-    # In this order: the step that is waited for is the one that takes longer, so it begins first.
-    finished, stopped = asyncio.ensure_future(finishing), asyncio.ensure_future(stoppable)
+    # The uninterrupted step is usually the longer one, so it starts first.
+    finished, stopped = asyncio.ensure_future(uninterrupted), asyncio.ensure_future(cancellable)
     finished.add_done_callback(lambda task: _stop_after_failure(task, stopped))
     try:
         await asyncio.wait({stopped, finished})
@@ -44,7 +44,7 @@ async def beside(
         stopped.cancel()
         await _wait_for_all([stopped, finished])
         raise
-    _see_failures([finished, stopped])
+    _retrieve_failures([finished, stopped])
     result = finished.result()
     return stopped.result(), result
 
@@ -62,12 +62,12 @@ async def _wait_for_all(tasks: Sequence[asyncio.Future[Any]]) -> None:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
-    _see_failures(tasks)
+    _retrieve_failures(tasks)
     if cancelled is not None:
         raise cancelled
 
 
-def _see_failures(tasks: Sequence[asyncio.Future[Any]]) -> None:
+def _retrieve_failures(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Retrieve every failure, because asyncio warns about exceptions that are not retrieved."""
     for task in tasks:
         if not task.cancelled():

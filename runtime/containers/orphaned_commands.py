@@ -1,8 +1,8 @@
-"""Commands that an earlier server left running: they go on as if their clients had left.
+"""Commands that an earlier server left running; handled as if their clients had disconnected.
 
-A shim holds both ends of a command's FIFOs. Without a reader a command that writes more than they
-take would be blocked until its container ends, and without word of its input's end one that reads
-would wait as long; and nobody would have the shim forget it.
+A shim holds both ends of a command's FIFOs. Without a reader, a command that fills the pipe would
+block until its container ends. A command that reads its input would wait just as long, because its
+input never ends. And nothing would tell the shim to delete either.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = structlog.get_logger(__name__)
 
 _OUTPUTS: Final = ("stdout", "stderr")
 _PAUSE: Final = 1.0
-"""Seconds before a containerd that went away is asked again."""
+"""Seconds before a query is repeated if containerd went away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A command by the FIFOs that are left of it."""
+    """A command, known by the FIFOs that are left of it."""
 
     exec_id: str
     fifos: dict[str, Path]
@@ -41,7 +41,7 @@ class Left:
 
 
 def found(services: Services, container: Container) -> list[Left]:
-    """The commands left in a container. To be called before calls are served, which make more."""
+    """The commands left in a container. Call this before serving, because calls create new ones."""
     directory = services.store.layout.container_state(container.id) / "exec"
     by_id: dict[str, dict[str, Path]] = {}
     for path in directory.iterdir() if directory.is_dir() else ():
@@ -50,14 +50,14 @@ def found(services: Services, container: Container) -> list[Left]:
     return [Left(exec_id, fifos) for exec_id, fifos in by_id.items()]
 
 
-async def see_to_the_end(containerd: Containerd, container: Container, left: Left) -> None:
-    """Drop the command's output until it ends, then leave nothing of it.
+async def drain_to_end(containerd: Containerd, container: Container, left: Left) -> None:
+    """Drop the command's output until it ends, then delete the command.
 
-    A terminal is hung up, any other input ended. Cancelled, all stays for the next server.
+    A terminal is hung up; any other input is closed. If cancelled, all is left to the next server.
     """
     readers = [PipeReader(left.fifos[stream]) for stream in _OUTPUTS if stream in left.fifos]
     for reader in readers:
-        reader.writer_is_there()  # the shim, if the command was started and has not ended
+        reader.writer_is_there()  # held by the shim if the command was started and still runs
     dropping = [asyncio.create_task(_drop(reader)) for reader in readers]
     try:
         while not await _has_ended(containerd, container.id, left):  # noqa: ASYNC110  of a daemon
@@ -70,7 +70,7 @@ async def see_to_the_end(containerd: Containerd, container: Container, left: Lef
             reader.close()
     for path in left.fifos.values():
         path.unlink(missing_ok=True)
-    log.info("a command of an earlier server ended", container=container.id, command=left.exec_id)
+    log.info("a command of an earlier server exited", container=container.id, command=left.exec_id)
 
 
 async def _drop(reader: PipeReader) -> None:
@@ -79,7 +79,7 @@ async def _drop(reader: PipeReader) -> None:
 
 
 async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> bool:
-    """True once the shim has forgotten the command; False to ask again later."""
+    """True once the shim has deleted the command; False to ask again later."""
     try:
         request = tasks_pb2.GetRequest(container_id=container_id, exec_id=left.exec_id)
         process = (await containerd.tasks.Get(request)).process
@@ -88,7 +88,7 @@ async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> b
             await containerd.tasks.Wait(
                 tasks_pb2.WaitRequest(container_id=container_id, exec_id=left.exec_id)
             )
-        elif process.status == task_types_pb2.UNKNOWN:  # the shim was silent
+        elif process.status == task_types_pb2.UNKNOWN:  # the shim did not respond
             return False
         await containerd.tasks.DeleteProcess(
             tasks_pb2.DeleteProcessRequest(container_id=container_id, exec_id=left.exec_id)
@@ -98,12 +98,16 @@ async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> b
             return True
         if error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
             return False
-        log.warning("a command may be left behind", container=container_id, error=error.details())
+        log.warning(
+            "could not delete a command; it may be left behind",
+            container=container_id,
+            error=error.details(),
+        )
     return True
 
 
 async def _as_if_left(containerd: Containerd, container_id: str, left: Left) -> None:
-    """Tell the command that its client is gone; it may have ended meanwhile."""
+    """Hang up or close the input of the command; it may have exited meanwhile."""
     try:
         if "stderr" not in left.fifos:
             for number in (signal.SIGHUP, signal.SIGCONT):

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from generated.containerd import task_types_pb2, tasks_pb2
-from runtime.containers import left_commands
+from runtime.containers import orphaned_commands
 from tests.unit.containers import made
 from tests.unit.sandboxes.fakes import rpc_error
 
@@ -71,12 +71,12 @@ class World:
         self.shim = Shim(list(self.directory.iterdir()))
         self.containerd: Any = SimpleNamespace(tasks=self.shim)
         services: Any = SimpleNamespace(store=store)
-        self.found = left_commands.found(services, self.container)
+        self.found = orphaned_commands.found(services, self.container)
 
-    def see_to_the_end(self) -> asyncio.Task[None]:
+    def drain_to_end(self) -> asyncio.Task[None]:
         (left,) = self.found
         return asyncio.create_task(
-            left_commands.see_to_the_end(self.containerd, self.container, left)
+            orphaned_commands.drain_to_end(self.containerd, self.container, left)
         )
 
     async def write(self, stream: str) -> None:
@@ -92,20 +92,20 @@ class World:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_commands, "_PAUSE", 0.01)
+    monkeypatch.setattr(orphaned_commands, "_PAUSE", 0.01)
 
 
 def test_a_container_without_commands_has_none_left(tmp_path: Path) -> None:
     store = made.store(tmp_path)
     made.sandbox(store, "pod")
     services: Any = SimpleNamespace(store=store)
-    assert left_commands.found(services, made.container(store, "c")) == []
+    assert orphaned_commands.found(services, made.container(store, "c")) == []
 
 
 async def test_its_output_is_dropped_and_its_input_ended(tmp_path: Path) -> None:
     world = World(tmp_path, "stdin", "stdout", "stderr")
     world.shim.away = 2
-    work = world.see_to_the_end()
+    work = world.drain_to_end()
     async with asyncio.timeout(10):
         await asyncio.gather(world.write("stdout"), world.write("stderr"))
         assert not work.done()
@@ -120,7 +120,7 @@ async def test_one_that_ends_just_now_is_forgotten_too(tmp_path: Path) -> None:
     world = World(tmp_path, "stdin", "stdout", "stderr")
     world.shim.input_gone = True
     world.shim.exit.set()
-    await asyncio.wait_for(world.see_to_the_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), 10)
     assert world.shim.calls == ["close input", "delete"]
     world.shim.close()
 
@@ -128,7 +128,7 @@ async def test_one_that_ends_just_now_is_forgotten_too(tmp_path: Path) -> None:
 async def test_a_terminal_is_hung_up(tmp_path: Path) -> None:
     world = World(tmp_path, "stdin", "stdout")
     world.shim.exit.set()
-    await asyncio.wait_for(world.see_to_the_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), 10)
     assert world.shim.calls == ["SIGHUP", "SIGCONT", "delete"]
     world.shim.close()
 
@@ -147,7 +147,7 @@ async def test_what_does_not_run_is_forgotten(
     world = World(tmp_path, "stdout", "stderr")
     world.shim.status = status
     world.shim.close()
-    await asyncio.wait_for(world.see_to_the_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), 10)
     assert world.shim.calls == calls
     assert not list(world.directory.iterdir())
 
@@ -155,7 +155,7 @@ async def test_what_does_not_run_is_forgotten(
 async def test_a_server_that_stops_leaves_it_to_the_next(tmp_path: Path) -> None:
     world = World(tmp_path, "stdout", "stderr")
     before = len(os.listdir("/proc/self/fd"))
-    work = world.see_to_the_end()
+    work = world.drain_to_end()
     await asyncio.sleep(0.05)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Steps beside each other: none is torn apart, the failure that matters is raised."""
+"""Parallel steps: none is abandoned, and the failure that matters is raised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from runtime.steps.side_by_side import all_finished, beside
+from runtime.steps.parallel import all_finished, both
 
 
 async def step(log: list[str], name: str, seconds: float, fail: bool = False) -> None:
@@ -42,14 +42,16 @@ async def test_a_cancelled_caller_waits_for_its_steps() -> None:
 async def test_only_the_stoppable_step_is_cancelled() -> None:
     log: list[str] = []
     with pytest.raises(ValueError, match="task"):
-        await beside(stoppable=step(log, "cni", 60), finishing=step(log, "task", 0, fail=True))
+        await both(cancellable=step(log, "cni", 60), uninterrupted=step(log, "task", 0, fail=True))
     assert log == ["cni cancelled"]
 
 
 async def test_a_failed_network_waits_for_the_task() -> None:
     log: list[str] = []
     with pytest.raises(ValueError, match="cni"):
-        await beside(stoppable=step(log, "cni", 0, fail=True), finishing=step(log, "task", 0.02))
+        await both(
+            cancellable=step(log, "cni", 0, fail=True), uninterrupted=step(log, "task", 0.02)
+        )
     assert log == ["task"]
 
 
@@ -61,7 +63,7 @@ async def test_a_cancelled_creation_lets_the_task_be_made() -> None:
         await made.wait()
         log.append("task")
 
-    call = asyncio.create_task(beside(stoppable=step(log, "cni", 60), finishing=task()))
+    call = asyncio.create_task(both(cancellable=step(log, "cni", 60), uninterrupted=task()))
     await asyncio.sleep(0.01)
     call.cancel()
     async with asyncio.timeout(10):
@@ -86,7 +88,7 @@ async def test_no_failure_is_reported_as_never_retrieved(cancel: bool) -> None:
             raise ValueError(name)
 
     together: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: beside(stoppable=fail("stoppable"), finishing=fail("finishing")),
+        lambda: both(cancellable=fail("cancellable"), uninterrupted=fail("uninterrupted")),
         lambda: all_finished(fail("one"), fail("other")),
     )
     for steps in together:
