@@ -32,7 +32,7 @@ from runtime.linux.directories import remove_tree, unmount
 from runtime.lookups.layers import Layers
 from runtime.lookups.snapshot import is_mounted, mount_read_only
 from runtime.steps import threads
-from runtime.steps.side_by_side import all_finished
+from runtime.steps.parallel import all_finished
 from runtime.transforms import facts
 
 if TYPE_CHECKING:

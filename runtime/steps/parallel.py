@@ -33,7 +33,7 @@ async def both(
     """The results of both steps, once both have succeeded.
 
     If ``uninterrupted`` fails or the caller is cancelled, ``cancellable`` is cancelled, and
-    ``uninterrupted`` is always waited for. If both fail, the failure of ``uninterrupted`` is raised.
+    ``uninterrupted`` is always waited for. If both fail, its failure is raised.
     """
     # The uninterrupted step is usually the longer one, so it starts first.
     finished, stopped = asyncio.ensure_future(uninterrupted), asyncio.ensure_future(cancellable)
