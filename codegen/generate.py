@@ -41,7 +41,7 @@ from codegen.emit import (
 )
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
-from codegen.model import Api, Field, Kind, Mapped, MappingFile, Message, OciSpec, Plan
+from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec, Plan
 from codegen.paths import Paths
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -192,7 +192,8 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
 
 
 def _service_jobs(project: Project) -> list[Job]:
-    planned = plan.services(project.rpcs, project.translation.mapped)
+    found = project.translation
+    planned = plan.services(project.rpcs, found.mapped, found.plans)
     return [
         Job({"service": s.rpcs.service.module}, {"service": services.text(s)}, rpc.FILE)
         for s in planned
@@ -200,18 +201,8 @@ def _service_jobs(project: Project) -> list[Job]:
 
 
 def secrets(api: Api, files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
-    """By message: the fields that never reach a log, because the CRI marks them ``debug_redact`` or
-    their entry has the rule ``secret``."""
-
-    def is_secret(message: Message, field: Field) -> bool:
-        entry = files[message.name].entries.get(field.name) if message.name in files else None
-        ruled = entry.rules if entry else ()
-        return field.redacted or any(rule.name == "secret" for rule in ruled)
-
-    found = {
-        message.name: [field.name for field in message.fields.values() if is_secret(message, field)]
-        for message in api.messages.values()
-    }
+    """By message: the fields that never reach a log."""
+    found = {name: plan.secrets(m, files.get(name)) for name, m in api.messages.items()}
     return {message: fields for message, fields in found.items() if fields}
 
 
@@ -226,6 +217,7 @@ def shared(project: Project) -> dict[str, Any]:
         "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
+        "plans_of_requests": plan.plans_of_requests(project.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),

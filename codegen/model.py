@@ -221,20 +221,26 @@ class OciSpec:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What hand-written steps are told of one config, so that they need not read it."""
+    """What hand-written steps are told of one config or request, so that they need not read it."""
 
     name: str
-    """``sandbox`` or another noun."""
+    """``sandbox`` or another noun; of a request, its verb."""
     message: str
     """The CRI message that it is made from."""
     doc: str
     fields: Mapping[str, OciField]
     places: Mapping[str, Place]
     """Where each property is written."""
+    place: Place
 
     @property
     def python_class(self) -> str:
-        return "".join(word.capitalize() for word in self.name.split("_")) + "Plan"
+        return "".join(part.capitalize() for part in self.name.split("_")) + "Plan"
+
+    @property
+    def function(self) -> str:
+        """What makes one."""
+        return f"plan_{self.name}"
 
 
 # --- the mapping, as written ----------------------------------------------------------------

@@ -21,6 +21,8 @@ from codegen.model import (
     Item,
     Left,
     Mapped,
+    MappingFile,
+    Message,
     OciField,
     Origin,
     Plan,
@@ -134,6 +136,8 @@ class Service:
     imports: frozenset[Import]
     validated: frozenset[str]
     """The modules of generated.validators that there are."""
+    plans: Mapping[str, Plan]
+    """By request: the plan that the hand-written method is given instead."""
 
 
 # --- names and imports
@@ -281,6 +285,8 @@ class Planned:
     path: tuple[str, ...]
     """The fields that lead from the plan's message to the entry's."""
     write: Copied | Computed
+    secret: bool
+    """Whether it is made of a field that never reaches a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +328,35 @@ def planned(
         elif isinstance(write, Copied | Computed) and is_planned(write):
             [step] = write.target.steps
             if step in plan.fields:
-                yield Planned(plan.fields[step], path, write)
+                yield Planned(plan.fields[step], path, write, _is_secret(mapped, name, write))
+
+
+def _is_secret(mapped: Mapping[str, Mapped], name: str, write: Copied | Computed) -> bool:
+    if isinstance(write, Copied):
+        sources = [write.source]
+    else:
+        sources = [argument.source for argument in write.call.arguments]
+    return any(_has_secret(mapped, name, s.steps) for s in sources if s.root is None)
+
+
+def _has_secret(mapped: Mapping[str, Mapped], name: str, steps: tuple[str, ...]) -> bool:
+    if not steps or name not in mapped:
+        return False
+    if steps[0] in secrets(mapped[name].message, mapped[name].file):
+        return True
+    return _has_secret(mapped, mapped[name].message.fields[steps[0]].message or "", steps[1:])
+
+
+def secrets(message: Message, file: MappingFile | None) -> list[str]:
+    """The fields that never reach a log, because the CRI marks them ``debug_redact`` or their entry
+    has the rule ``secret``."""
+    entries = file.entries if file is not None else {}
+
+    def is_secret(field: Field) -> bool:
+        ruled = entries[field.name].rules if field.name in entries else ()
+        return field.redacted or any(rule.name == "secret" for rule in ruled)
+
+    return [field.name for field in message.fields.values() if is_secret(field)]
 
 
 # --- readers
@@ -434,13 +468,22 @@ def _validator(one: Mapped, checking: set[str]) -> Validator:
 # --- services
 
 
-def services(rpcs: Rpcs, mapped: Mapping[str, Mapped]) -> list[Service]:
+def services(rpcs: Rpcs, mapped: Mapping[str, Mapped], known: Mapping[str, Plan]) -> list[Service]:
     """One for each gRPC service of the CRI."""
     validated = frozenset(v.mapped.module for v in validators(mapped))
-    return [_service(service, rpcs, validated) for service in rpcs.services]
+    by_request = plans_of_requests(rpcs, known)
+    return [_service(service, rpcs, validated, by_request) for service in rpcs.services]
 
 
-def _service(service: ServiceRpcs, rpcs: Rpcs, validated: frozenset[str]) -> Service:
+def plans_of_requests(rpcs: Rpcs, known: Mapping[str, Plan]) -> dict[str, Plan]:
+    """By request: the plan that is made from it."""
+    requests = {rpc.method.request for rpc in rpcs.all if rpc.operation}
+    return {plan.message: plan for plan in known.values() if plan.message in requests}
+
+
+def _service(
+    service: ServiceRpcs, rpcs: Rpcs, validated: frozenset[str], by_request: Mapping[str, Plan]
+) -> Service:
     called = {rpc.operation.noun for rpc in service.rpcs if rpc.operation}
     nouns = tuple(noun for noun in rpcs.nouns if noun.name in called)
     checking = {rpc.validator for rpc in service.rpcs if not rpc.issue} & validated
@@ -462,7 +505,15 @@ def _service(service: ServiceRpcs, rpcs: Rpcs, validated: frozenset[str]) -> Ser
     imports |= {Import("generated.validators", name) for name in checking}
     imports |= {Import("runtime.errors", name) for rpc in service.rpcs for name in rpc.errors}
     imports |= {Import("runtime.frame", name) for name in framed}
-    return Service(service, nouns, frozenset(imports), validated)
+    own = {
+        rpc.method.request: by_request[rpc.method.request]
+        for rpc in service.rpcs
+        if rpc.operation and rpc.method.request in by_request
+    }
+    batched = {r.batches.of.method.request for r in service.rpcs if r.batches is not None}
+    own |= {name: by_request[name] for name in batched & by_request.keys()}
+    imports |= {Import("generated.plans", plan.function) for plan in own.values()}
+    return Service(service, nouns, frozenset(imports), validated, own)
 
 
 # --- provenance

@@ -1,13 +1,15 @@
-"""spec/plan: the typed facts that hand-written steps are given instead of a CRI config."""
+"""spec/plan: the typed facts that hand-written steps are given instead of a config or request."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from codegen import load
 from codegen.errors import Problems, nearest
+from codegen.load import Node
 from codegen.model import Api, Kind, Plan
 from codegen.oci_schema import ObjectReader
 
@@ -16,33 +18,51 @@ _SUFFIX = ".schema.json"
 
 
 def read_all(root: Path, api: Api, records: Collection[str], problems: Problems) -> dict[str, Plan]:
-    """Every plan by name. A target names no plan, so a property of several plans has one type.
+    """Every plan by name. A file is one plan, or has several under ``$defs``.
+
+    A target names no plan: an entry fills the property of every plan whose message leads to it. So
+    a property of two plans has one type.
 
     ``records`` are the classes of runtime/transforms/facts.py.
     """
     plans: dict[str, Plan] = {}
-    owners: dict[str, tuple[str, Kind]] = {}
+    kinds: dict[str, tuple[Kind, str]] = {}
     for path in sorted((root / FOLDER).glob(f"*{_SUFFIX}")):
         file = f"{FOLDER}/{path.name}"
-        plan = problems.attempt(partial(_read, root, file, api, records, problems))
-        if plan is None:
-            continue
-        plans[plan.name] = plan
-        for name, field in plan.fields.items():
-            owner, kind = owners.setdefault(name, (file, field.kind))
-            if kind != field.kind:
+        for plan in problems.attempt(partial(_read_file, root, file, api, records, problems)) or ():
+            if plan.name in plans:
                 problems.add(
-                    f"{name} is {field.kind} here, but {kind} in {owner}",
-                    plan.places[name],
-                    "rename one of them",
+                    f"there is a plan {plan.name} in another file", plan.place, "rename one"
                 )
+            plans[plan.name] = plan
+            for name, field in plan.fields.items():
+                kind, owner = kinds.setdefault(name, (field.kind, plan.name))
+                if kind != field.kind:
+                    problems.add(
+                        f"{name} is {field.kind} here, but {kind} in the plan {owner}",
+                        plan.places[name],
+                        "rename one of them",
+                    )
     return plans
 
 
-def _read(root: Path, file: str, api: Api, records: Collection[str], problems: Problems) -> Plan:
+def _read_file(
+    root: Path, file: str, api: Api, records: Collection[str], problems: Problems
+) -> list[Plan]:
     load.schema_file(root, file)
     body, node = load.json_file(root, file), load.yaml_file(root, file)
-    name = Path(file).name.removesuffix(_SUFFIX)
+    if "$defs" not in body:
+        return [_read(Path(file).name.removesuffix(_SUFFIX), body, node, api, records, problems)]
+    return [
+        _read(name, part, load.at(node, ["$defs", name]), api, records, problems)
+        for name, part in body["$defs"].items()
+    ]
+
+
+def _read(
+    name: str, given: Any, node: Node, api: Api, records: Collection[str], problems: Problems
+) -> Plan:
+    body: dict[str, Any] = given if isinstance(given, dict) else {}
     message = body.get("x-message", "")
     if message not in api.messages:
         problems.add(
@@ -62,4 +82,4 @@ def _read(root: Path, file: str, api: Api, records: Collection[str], problems: P
                 places[field.name],
                 nearest(record.ref, records),
             )
-    return Plan(name, message, body.get("description", ""), fields, places)
+    return Plan(name, message, body.get("description", ""), fields, places, node.place)

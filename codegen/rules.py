@@ -21,7 +21,7 @@ from codegen.model import (
     Plan,
     Target,
 )
-from codegen.plan import planned
+from codegen.plan import planned, plans_of_requests
 from codegen.rpc import Rpcs
 
 
@@ -357,6 +357,56 @@ def plan_without_writer(all_: Everything) -> Iterator[Finding]:
                 )
 
 
+def plan_without_reader(all_: Everything) -> Iterator[Finding]:
+    """What an entry writes to a plan reaches one: the message of that plan leads to the entry."""
+    filled = {
+        id(value.write)
+        for plan in all_.plans.values()
+        for value in planned(all_.mapped, plan, plan.message, ())
+    }
+    listed = {  # of which there may be many, which is told elsewhere
+        w.message
+        for m in all_.mapped.values()
+        for w in m.writes
+        if isinstance(w, Descended) and w.each
+    }
+    for mapped in all_.mapped.values():
+        for write in mapped.writes:
+            if isinstance(write, Copied | Computed) and write.target.root == "plan":
+                if id(write) in filled or mapped.message.name in listed:
+                    continue
+                [name] = write.target.steps
+                having = [plan.message for plan in all_.plans.values() if name in plan.fields]
+                yield (
+                    f"{write.target.path} belongs to what is planned of {' and '.join(having)}, "
+                    f"which does not lead to {mapped.message.name}",
+                    write.entry.value_place,
+                    "write copy: fields on the way there, or give the property to another plan",
+                )
+
+
+def plan_needs_facts(all_: Everything) -> Iterator[Finding]:
+    """The plan of a request is made by the generated handler, which knows the request only."""
+    if all_.rpcs is None:
+        return
+    for plan in plans_of_requests(all_.rpcs, all_.plans).values():
+        for value in planned(all_.mapped, plan, plan.message, ()):
+            write = value.write
+            sources = (
+                [write.source]
+                if isinstance(write, Copied)
+                else [argument.source for argument in write.call.arguments]
+            )
+            for source in sources:
+                if source.root is not None:
+                    yield (
+                        f"{write.target.path} is made of {source.path}, which the handler of a "
+                        f"{plan.message} does not know",
+                        write.entry.value_place,
+                        "make it of fields alone, and the rest where the fact is known",
+                    )
+
+
 RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "message-without-mapping": unmapped_message,
     "unknown-message": unknown_message,
@@ -370,6 +420,8 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "undeclared-reader": undeclared_reader,
     "unreached-entry": unreached,
     "plan-without-writer": plan_without_writer,
+    "plan-without-reader": plan_without_reader,
+    "plan-needs-facts": plan_needs_facts,
 }
 
 

@@ -917,6 +917,37 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/container_config.yaml",
         ),
     ),
+    "plan.command": (
+        Entry(
+            field="ExecRequest.cmd",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The arguments of the process, which gets the environment, user and limits of the container.",
+            file="spec/mapping/exec_request.yaml",
+        ),
+        Entry(
+            field="ExecSyncRequest.cmd",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The arguments of the process, which gets the environment, user and limits of the container.",
+            file="spec/mapping/exec_sync_request.yaml",
+        ),
+    ),
+    "plan.grace": (
+        Entry(
+            field="StopContainerRequest.timeout",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Seconds between the stop signal and SIGKILL; 0 or less kills at once. Each caller has its own timeout, so a shorter one takes precedence over a longer one.",
+            file="spec/mapping/stop_container_request.yaml",
+        ),
+    ),
     "plan.joins_processes": (
         Entry(
             field="ContainerConfig.linux.security_context",
@@ -1015,6 +1046,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/pod_sandbox_metadata.yaml",
         ),
     ),
+    "plan.ports": (
+        Entry(
+            field="PortForwardRequest.port",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Ports for the older WebSocket protocol, whose clients cannot name them later. SPDY clients name a port with each connection.",
+            file="spec/mapping/port_forward_request.yaml",
+        ),
+    ),
     "plan.privileged": (
         Entry(
             field="ContainerConfig.linux.security_context",
@@ -1059,6 +1101,66 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
+    "plan.stderr": (
+        Entry(
+            field="AttachRequest.stderr",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the client gets the error output from now on.",
+            file="spec/mapping/attach_request.yaml",
+        ),
+        Entry(
+            field="ExecRequest.stderr",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the client gets stderr; a terminal has no separate stderr.",
+            file="spec/mapping/exec_request.yaml",
+        ),
+    ),
+    "plan.stdin": (
+        Entry(
+            field="AttachRequest.stdin",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the client sends input. The container must have been created with stdin. One of stdin, stdout and stderr must be set.",
+            file="spec/mapping/attach_request.yaml",
+        ),
+        Entry(
+            field="ExecRequest.stdin",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the process has a stdin; one of stdin, stdout and stderr must be set.",
+            file="spec/mapping/exec_request.yaml",
+        ),
+    ),
+    "plan.stdout": (
+        Entry(
+            field="AttachRequest.stdout",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the client gets the output from now on.",
+            file="spec/mapping/attach_request.yaml",
+        ),
+        Entry(
+            field="ExecRequest.stdout",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Whether the client gets stdout.",
+            file="spec/mapping/exec_request.yaml",
+        ),
+    ),
     "plan.terminal": (
         Entry(
             field="ContainerConfig",
@@ -1068,6 +1170,37 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="A terminal has a single output stream, so there is one FIFO.",
             file="spec/mapping/container_config.yaml",
+        ),
+    ),
+    "plan.timeout": (
+        Entry(
+            field="ExecSyncRequest.timeout",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="After this many seconds the process is killed and the call answers DEADLINE_EXCEEDED; 0 waits forever.",
+            file="spec/mapping/exec_sync_request.yaml",
+        ),
+    ),
+    "plan.tty": (
+        Entry(
+            field="AttachRequest.tty",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The client gets a resize channel. The container's config decides whether there is a terminal.",
+            file="spec/mapping/attach_request.yaml",
+        ),
+        Entry(
+            field="ExecRequest.tty",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The process gets a terminal with stdout as its only output, and the client gets a resize channel. TERM is set to xterm.",
+            file="spec/mapping/exec_request.yaml",
         ),
     ),
     "process.apparmorProfile": (

@@ -119,6 +119,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A session of the streaming server that waits for its client."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The figures of one cgroup and everything below it, at one moment, with what was measured
     beside it."""

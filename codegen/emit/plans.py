@@ -1,4 +1,5 @@
-"""generated/plans.py: for each plan its class and the function that makes one from a config."""
+"""generated/plans.py: for each plan its class and the function that makes one from a config or a
+request."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class FieldText:
 class PlanText:
     """What the template places."""
 
-    name: str
+    function: str
     python_class: str
     message: str
     doc: str
@@ -36,16 +37,18 @@ class PlanText:
 
 def all_imports(plans: Iterable[PlanOf]) -> list[str]:
     """The imports of the one file that has all plans."""
-    wanted: set[Import] = set()
+    wanted = {Import("dataclasses", "dataclass")}
     for plan in plans:
         wanted |= plan.names.imports
+        if any(planned.secret for planned in plan.values):
+            wanted.add(Import("dataclasses", "field"))
     return imports(wanted)
 
 
 def text(plan: PlanOf) -> PlanText:
     """One plan."""
     return PlanText(
-        plan.plan.name,
+        plan.plan.function,
         plan.plan.python_class,
         plan.plan.message,
         docstring(plan.plan.doc),
@@ -69,8 +72,9 @@ def _field(planned: Planned, plan: PlanOf) -> FieldText:
         wraps = {"list": "list({})", "map": "dict({})"}.get(planned.field.kind.name, "{}")
         made = wraps.format(value(source))
         comment = f"{planned.write.target.path} <- {'.'.join([source.root or '', *source.steps])}"
+    hidden = " = field(repr=False)" if planned.secret else ""
     return FieldText(
-        f"{name}: {annotation(planned.field.kind)}",
+        f"{name}: {annotation(planned.field.kind)}{hidden}",
         docstring(planned.field.doc),
         comment.replace("<- .", "<- "),
         f"{name}={made}",

@@ -86,35 +86,42 @@ def _handler(rpc: Rpc, service: Service) -> HandlerText:
         f"{rpc.frame}({', '.join(given)})",
         f"api_pb2.{rpc.method.request}",
         rpc.answer,
-        list(_body(rpc, service.validated)),
+        list(_body(rpc, service)),
     )
 
 
-def _body(rpc: Rpc, validated: frozenset[str]) -> Iterator[str]:
+def _body(rpc: Rpc, service: Service) -> Iterator[str]:
     if rpc.issue:
         said = f'{rpc.name} is not served yet; see the issue "{rpc.issue}"'
         yield f"raise Unimplemented({quoted(said)})"
         if rpc.method.streams:
             yield "yield  # never reached; makes this a stream"
         return
-    if rpc.validator in validated:
+    if rpc.validator in service.validated:
         yield f"refuse_if_any({rpc.validator}.check(request))"
     if rpc.batches is not None:
         of = rpc.batches.of
         shared = ", ".join(f"{name}=request.{name}" for name in rpc.batches.shared)
-        yield f"whole = await self._{of.operation}(api_pb2.{of.method.request}({shared}))"
+        told = _told(of, service, f"api_pb2.{of.method.request}({shared})")
+        yield f"whole = await self._{of.operation}({told})"
         yield f"for part in batches(whole.{rpc.batches.source}):"
         yield f"    yield api_pb2.{rpc.method.response}({rpc.batches.target}=part)"
     elif rpc.subject is not None:
-        yield from _of_subject(rpc, rpc.subject)
+        yield from _of_subject(rpc, rpc.subject, service)
     elif rpc.method.streams:
-        yield f"async for response in self._{rpc.operation}(request):"
+        yield f"async for response in self._{rpc.operation}({_told(rpc, service)}):"
         yield "    yield response"
     else:
-        yield f"return await self._{rpc.operation}(request)"
+        yield f"return await self._{rpc.operation}({_told(rpc, service)})"
 
 
-def _of_subject(rpc: Rpc, subject: Subject) -> Iterator[str]:
+def _told(rpc: Rpc, service: Service, request: str = "request") -> str:
+    """What the hand-written method is told of a request: its plan, if there is one."""
+    plan = service.plans.get(rpc.method.request)
+    return f"{plan.function}({request})" if plan is not None else request
+
+
+def _of_subject(rpc: Rpc, subject: Subject, service: Service) -> Iterator[str]:
     kind, empty = subject.kind, f"return api_pb2.{rpc.method.response}()"
     yield f"{kind} = self._find_{kind}(request.{subject.field})"
     yield f"if {kind} is None:"
@@ -128,7 +135,7 @@ def _of_subject(rpc: Rpc, subject: Subject) -> Iterator[str]:
             yield f"    {empty}"
         else:
             yield f"    raise {rpc.allowed.error}({_wrong_state(rpc, kind, rpc.allowed)})"
-    yield f"return await self._{rpc.operation}({kind}, request)"
+    yield f"return await self._{rpc.operation}({kind}, {_told(rpc, service)})"
 
 
 def _wrong_state(rpc: Rpc, kind: str, allowed: Allowed) -> str:

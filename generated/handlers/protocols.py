@@ -4,7 +4,8 @@
 """What the generated handlers call: one Protocol for each noun of spec/rpc.yaml.
 
 The classes of runtime/ satisfy them without inheriting; ``runtime/server/app.py`` joins both sides. A method
-receives the object that the request names, already found and in an allowed state, never an id.
+receives the object that the request names, already found and in an allowed state, never an id, and the
+plan that the mapping makes of the request; the request itself where there is no plan for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar, runtime_checkable
 
+from generated import plans
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 
@@ -76,7 +78,7 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def stop(
         self,
         container: ContainerT_contra,
-        request: api_pb2.StopContainerRequest,
+        plan: plans.StopContainerPlan,
     ) -> api_pb2.StopContainerResponse:
         """StopContainer. Succeeds if the container is not running; kills one whose start hangs. If the
         client cancels the call, the container keeps running."""
@@ -120,7 +122,7 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def exec_sync(
         self,
         container: ContainerT_contra,
-        request: api_pb2.ExecSyncRequest,
+        plan: plans.ExecSyncPlan,
     ) -> api_pb2.ExecSyncResponse:
         """ExecSync. Exec probes depend on DEADLINE_EXCEEDED after the timeout; 0 means no timeout. A
         non-zero exit code is not an error. The command is not logged, because it can
@@ -286,7 +288,7 @@ class StreamingOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def exec(
         self,
         container: ContainerT_contra,
-        request: api_pb2.ExecRequest,
+        plan: plans.ExecPlan,
     ) -> api_pb2.ExecResponse:
         """Exec. Returns a URL of the streaming server, valid for one client within one minute.
         The command is not logged, because it can contain secrets."""
@@ -294,13 +296,13 @@ class StreamingOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def attach(
         self,
         container: ContainerT_contra,
-        request: api_pb2.AttachRequest,
+        plan: plans.AttachPlan,
     ) -> api_pb2.AttachResponse:
         """Attach. As Exec, for the streams of the container's own process."""
 
     async def port_forward(
         self,
         sandbox: SandboxT_contra,
-        request: api_pb2.PortForwardRequest,
+        plan: plans.PortForwardPlan,
     ) -> api_pb2.PortForwardResponse:
         """PortForward. As Exec, for connections to the pod's ports."""

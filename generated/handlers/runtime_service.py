@@ -21,6 +21,13 @@ from generated.handlers.protocols import (
     StreamingOperations,
 )
 from generated.lifecycle import ContainerState, SandboxState
+from generated.plans import (
+    plan_attach,
+    plan_exec,
+    plan_exec_sync,
+    plan_port_forward,
+    plan_stop_container,
+)
 from generated.validators import (
     attach_request,
     container_stats_request,
@@ -222,7 +229,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             return api_pb2.StopContainerResponse()
         if container.state not in _STOP_CONTAINER_STATES:
             return api_pb2.StopContainerResponse()
-        return await self._containers.stop(container, request)
+        return await self._containers.stop(container, plan_stop_container(request))
 
     @unary(mutates=True, shown=("container_id",))
     async def RemoveContainer(
@@ -305,7 +312,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise FailedPrecondition(
                 f"container {container.id} is {container.state.name}; ExecSync needs RUNNING"
             )
-        return await self._containers.exec_sync(container, request)
+        return await self._containers.exec_sync(container, plan_exec_sync(request))
 
     @unary(shown=("container_id", "tty"))
     async def Exec(self, request: api_pb2.ExecRequest) -> api_pb2.ExecResponse:
@@ -317,7 +324,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise FailedPrecondition(
                 f"container {container.id} is {container.state.name}; Exec needs RUNNING"
             )
-        return await self._streaming.exec(container, request)
+        return await self._streaming.exec(container, plan_exec(request))
 
     @unary(shown=("container_id", "tty"))
     async def Attach(self, request: api_pb2.AttachRequest) -> api_pb2.AttachResponse:
@@ -329,7 +336,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise FailedPrecondition(
                 f"container {container.id} is {container.state.name}; Attach needs RUNNING"
             )
-        return await self._streaming.attach(container, request)
+        return await self._streaming.attach(container, plan_attach(request))
 
     @unary(shown=("pod_sandbox_id",))
     async def PortForward(self, request: api_pb2.PortForwardRequest) -> api_pb2.PortForwardResponse:
@@ -341,7 +348,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise FailedPrecondition(
                 f"sandbox {sandbox.id} is {sandbox.state.name}; PortForward needs READY"
             )
-        return await self._streaming.port_forward(sandbox, request)
+        return await self._streaming.port_forward(sandbox, plan_port_forward(request))
 
     @unary(shown=("container_id",))
     async def ContainerStats(

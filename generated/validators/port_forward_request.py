@@ -17,4 +17,10 @@ def check(message: api_pb2.PortForwardRequest, path: str = "") -> list[Violation
         found.append(
             Violation(f"{path}pod_sandbox_id", "no_nul", "must not contain a NUL character")
         )
+    # port: each range 1, 65535
+    found += [
+        Violation(f"{path}port[{index}]", "range", f"must be 1 to 65535, not {item!r}")
+        for index, item in enumerate(message.port)
+        if not 1 <= item <= 65535
+    ]
     return found

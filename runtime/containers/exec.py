@@ -22,6 +22,7 @@ from grpc import aio
 
 from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
+from generated.plans import ExecSyncPlan
 from generated.statuses import exec_sync_response
 from runtime.containerd.client import MAX_MESSAGE
 from runtime.containerd.deletions import is_not_found
@@ -128,13 +129,13 @@ class _Exec:
 
 
 async def exec_sync(
-    services: Services, container: Container, request: api_pb2.ExecSyncRequest
+    services: Services, container: Container, plan: ExecSyncPlan
 ) -> api_pb2.ExecSyncResponse:
-    """Run ``cmd`` to its end.
+    """Run ``plan.command`` to its end.
 
-    Raises DeadlineExceeded if it runs longer than ``timeout`` seconds, Unknown if a process that
-    the command left behind holds its output open for longer than the configuration allows, and
-    ResourceExhausted if the server is out of file descriptors or its state directory is full.
+    Raises DeadlineExceeded if it runs longer than ``plan.timeout`` seconds, Unknown if a process
+    that the command left behind holds its output open for longer than the configuration allows,
+    and ResourceExhausted if the server is out of file descriptors or its state directory is full.
     """
     exec_id = secrets.token_hex(16)
     stdout, stderr = output_pipes(
@@ -142,11 +143,11 @@ async def exec_sync(
     )
     command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
     try:
-        exit_code = await _run(services, container, command, request)
+        exit_code = await _run(services, container, command, plan)
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the command, or a process that holds its output open, did not end within "
-            f"{request.timeout} s"
+            f"{plan.timeout} s"
         ) from error
     except aio.AioRpcError as error:
         raise from_rpc(error, f"run a command in container {container.id}") from error
@@ -156,13 +157,13 @@ async def exec_sync(
 
 
 async def _run(
-    services: Services, container: Container, command: _Exec, request: api_pb2.ExecSyncRequest
+    services: Services, container: Container, command: _Exec, plan: ExecSyncPlan
 ) -> int:
     """The exit code, once all output was read. Nothing is left if this fails."""
     running = True
     try:
-        async with asyncio.timeout(request.timeout or None):
-            process = await services.specs.process(command.container_id, list(request.cmd))
+        async with asyncio.timeout(plan.timeout or None):
+            process = await services.specs.process(command.container_id, plan.command)
             await command.create(process)
             exit_code = await command.run(services.starting(container))
             running = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.plans import ExecSyncPlan, StopContainerPlan
 from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
@@ -35,10 +36,10 @@ class Containers:
         return await container_start.start(self.services, container, request)
 
     async def stop(
-        self, container: Container, request: api_pb2.StopContainerRequest
+        self, container: Container, plan: StopContainerPlan
     ) -> api_pb2.StopContainerResponse:
         """StopContainer."""
-        return await container_stop.stop(self.services, container, request)
+        return await container_stop.stop(self.services, container, plan)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
@@ -93,8 +94,6 @@ class Containers:
         await self.services.log_keeper.reopen(container.id)
         return api_pb2.ReopenContainerLogResponse()
 
-    async def exec_sync(
-        self, container: Container, request: api_pb2.ExecSyncRequest
-    ) -> api_pb2.ExecSyncResponse:
+    async def exec_sync(self, container: Container, plan: ExecSyncPlan) -> api_pb2.ExecSyncResponse:
         """ExecSync."""
-        return await container_exec.exec_sync(self.services, container, request)
+        return await container_exec.exec_sync(self.services, container, plan)

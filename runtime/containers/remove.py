@@ -16,6 +16,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
+from generated.plans import StopContainerPlan
 from runtime.containerd.deletions import delete_container, is_not_found
 from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
@@ -38,7 +39,7 @@ async def remove(
     services: Services, container: Container, request: api_pb2.RemoveContainerRequest
 ) -> api_pb2.RemoveContainerResponse:
     """Kill the container if it runs, then remove task, record, snapshot, output and files."""
-    await stop(services, container, api_pb2.StopContainerRequest(timeout=0))
+    await stop(services, container, StopContainerPlan(grace=0))
     await _start_over(container)
     await container.fire(ContainerEvent.REMOVE)
     try:

@@ -16,6 +16,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
+from generated.plans import StopContainerPlan
 from runtime.errors import InvalidArgument, from_rpc
 from runtime.linux import signals as process_signal
 from runtime.tasks.exits import kill_task
@@ -34,14 +35,14 @@ _START_PATIENCE = 2.0
 
 
 async def stop(
-    services: Services, container: Container, request: api_pb2.StopContainerRequest
+    services: Services, container: Container, plan: StopContainerPlan
 ) -> api_pb2.StopContainerResponse:
     """Return when the exit is handled: status saved, task deleted, output in the log."""
     if container.state is ContainerState.STARTING or container.state in _STOPPABLE:
         try:
             await _give_start_up(services, container)
             if container.state in _STOPPABLE:
-                await _stop(services, container, request.timeout)
+                await _stop(services, container, plan.grace)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"stop container {container.id}") from error
     return api_pb2.StopContainerResponse()

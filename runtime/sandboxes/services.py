@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from generated.cri import api_pb2
+from generated.plans import StopContainerPlan
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.linux import netns
@@ -62,7 +63,7 @@ class ContainerWork(Protocol):
     """Ending a pod's containers; `runtime.containers.operations.Containers` implements it."""
 
     async def stop(
-        self, container: Container, request: api_pb2.StopContainerRequest
+        self, container: Container, plan: StopContainerPlan
     ) -> api_pb2.StopContainerResponse: ...
 
     async def remove(

@@ -15,8 +15,8 @@ from typing import Any, Final
 import structlog
 from grpc import aio
 
-from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxEvent, SandboxState
+from generated.plans import StopContainerPlan
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux import netns
 from runtime.linux.directories import unmount
@@ -86,8 +86,7 @@ async def _stop_containers(services: Services, sandbox: Sandbox) -> None:
 async def _stop_container(services: Services, container: Container) -> None:
     """SIGKILL without a grace period: the kubelet grants it before it stops the pod."""
     if container.state in _STOPPABLE:
-        request = api_pb2.StopContainerRequest(container_id=container.id, timeout=0)
-        await services.containers.stop(container, request)
+        await services.containers.stop(container, StopContainerPlan(grace=0))
 
 
 async def _stop_pause(services: Services, sandbox: Sandbox) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from generated.cri import api_pb2
+from generated.plans import AttachPlan, ExecPlan, PortForwardPlan
+from generated.statuses import attach_response, exec_response, port_forward_response
+from runtime import readings
 from runtime.config.tables import Config
 from runtime.errors import InvalidArgument
 from runtime.store.objects import Container, Sandbox, Store
@@ -48,35 +51,25 @@ class Streaming:
 
     # The RPCs
 
-    async def exec(
-        self, container: Container, request: api_pb2.ExecRequest
-    ) -> api_pb2.ExecResponse:
+    async def exec(self, container: Container, plan: ExecPlan) -> api_pb2.ExecResponse:
         """Exec."""
-        streams = Streams(request.stdin, request.stdout, request.stderr, request.tty)
-        _must_have_a_stream(streams)
-        pending = Exec(container.id, tuple(request.cmd), streams)
-        return api_pb2.ExecResponse(url=self._url(pending))
+        pending = Exec(container.id, tuple(plan.command), _streams(plan))
+        return exec_response.read(stream=self._stream(pending))
 
-    async def attach(
-        self, container: Container, request: api_pb2.AttachRequest
-    ) -> api_pb2.AttachResponse:
+    async def attach(self, container: Container, plan: AttachPlan) -> api_pb2.AttachResponse:
         """Attach."""
-        streams = Streams(request.stdin, request.stdout, request.stderr, request.tty)
-        _must_have_a_stream(streams)
-        return api_pb2.AttachResponse(url=self._url(Attach(container.id, streams)))
+        return attach_response.read(stream=self._stream(Attach(container.id, _streams(plan))))
 
     async def port_forward(
-        self, sandbox: Sandbox, request: api_pb2.PortForwardRequest
+        self, sandbox: Sandbox, plan: PortForwardPlan
     ) -> api_pb2.PortForwardResponse:
         """PortForward."""
-        for index, port in enumerate(request.port):
-            if not 0 < port < 1 << 16:
-                raise InvalidArgument(f"must be 1 to 65535, not {port}", field=f"port[{index}]")
-        pending = PortForward(sandbox.id, tuple(request.port))
-        return api_pb2.PortForwardResponse(url=self._url(pending))
+        pending = PortForward(sandbox.id, tuple(plan.ports))
+        return port_forward_response.read(stream=self._stream(pending))
 
-    def _url(self, pending: StreamRequest) -> str:
-        return f"{self._listener.url}/{pending.kind}/{self._tokens.issue(pending)}"
+    def _stream(self, pending: StreamRequest) -> readings.Stream:
+        url = f"{self._listener.url}/{pending.kind}/{self._tokens.issue(pending)}"
+        return readings.Stream(url)
 
     def _decide(
         self, client: Client, request: Request
@@ -94,6 +87,8 @@ class Streaming:
         return sessions.decide(client, request)
 
 
-def _must_have_a_stream(streams: Streams) -> None:
-    if not (streams.stdin or streams.stdout or streams.stderr):
+def _streams(plan: ExecPlan | AttachPlan) -> Streams:
+    """The channels of a client, of which there must be one. Raises InvalidArgument."""
+    if not (plan.stdin or plan.stdout or plan.stderr):
         raise InvalidArgument("one of stdin, stdout and stderr must be set", field="stdin")
+    return Streams(plan.stdin, plan.stdout, plan.stderr, plan.tty)

@@ -35,6 +35,7 @@ from runtime.readings import Outcome as Outcome
 from runtime.readings import Pressure as Pressure
 from runtime.readings import ServerFeatures as ServerFeatures
 from runtime.readings import Stall as Stall
+from runtime.readings import Stream as Stream
 from runtime.readings import Swap as Swap
 from runtime.readings import Usage as Usage
 from runtime.readings import Versions as Versions

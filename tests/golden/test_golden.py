@@ -32,7 +32,8 @@ def test_case(case: Case, tmp_path: Path) -> None:
 
 def test_every_refusal_has_a_case() -> None:
     said = "".join(case.error or "" for case in all_cases())
-    written = set(rules.RULES) - {"unreached-entry"}  # needs an rpc.yaml: test_generated.py
+    # these need an rpc.yaml: test_generated.py
+    written = set(rules.RULES) - {"unreached-entry", "plan-needs-facts"}
     for path in _CODEGEN.rglob("*.py"):
         written |= set(_LAST_ARGUMENT.findall(path.read_text()))
     missing = sorted(rule for rule in written if f"[{rule}]" not in said)

@@ -117,3 +117,23 @@ def test_what_is_decided_is_reached_by_a_served_rpc(tmp_path: Path) -> None:
     assert [fault.message for fault in raised.value.faults] == [
         "location is decided, but no served RPC reaches CheckpointContainerRequest"
     ]
+
+
+def test_the_plan_of_a_request_is_made_of_the_request_alone(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / "spec/mapping/stop_container_request.yaml"
+    computed = "compute: plan.grace\n    by: status.value_or_zero\n    from: [timeout as value]"
+    text = path.read_text()
+    assert "copy: plan.grace" in text
+    path.write_text(text.replace("copy: plan.grace", computed))
+    generate.load_project(tmp_path)
+    path.write_text(
+        text.replace("copy: plan.grace", "unmapped: informational")
+        + "\ntargets:\n  plan.grace: {copy: container.status.exit_code, why: Of a stored record.}\n"
+    )
+    with pytest.raises(SpecError) as raised:
+        generate.load_project(tmp_path)
+    assert [fault.message for fault in raised.value.faults] == [
+        "plan.grace is made of container.status.exit_code, which the handler of a "
+        "StopContainerRequest does not know"
+    ]

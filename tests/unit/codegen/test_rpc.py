@@ -151,7 +151,7 @@ def test_a_served_stream_is_answered_by_its_method(tmp_path: Path, api: Api) -> 
 
 
 def _planned(rpcs: rpc.Rpcs) -> plan.Service:
-    (service,) = plan.services(rpcs, {})
+    (service,) = plan.services(rpcs, {}, {})
     return service
 
 

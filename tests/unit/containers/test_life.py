@@ -16,6 +16,7 @@ from generated.containerd import runc_options_pb2, snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
+from generated.plans import StopContainerPlan
 from runtime.containerd.values import proto_any
 from runtime.containers import remove, start, stop
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
@@ -255,9 +256,9 @@ async def test_an_unknown_start_is_stopped_and_removed_as_the_kubelet_does(
     with pytest.raises(Unavailable):
         await world.containers.start(container, api_pb2.StartContainerRequest())
     with pytest.raises(Unavailable):
-        await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+        await world.containers.stop(container, StopContainerPlan(grace=0))
     world.daemon.away.clear()
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    await world.containers.stop(container, StopContainerPlan(grace=0))
     assert container.state is ContainerState.EXITED
     await world.containers.remove(container, api_pb2.RemoveContainerRequest())
     assert world.daemon.holdings == set()
@@ -288,7 +289,7 @@ async def test_a_start_that_hangs_can_be_stopped_and_removed(world: World, soon:
     hanging = world.daemon.hold["tasks.Start"] = asyncio.Event()
     call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
     await world.daemon.called("tasks.Start")
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    await world.containers.stop(container, StopContainerPlan(grace=0))
     assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 137)
     # what the start makes after that would be nobody's, so it has to end first
     with pytest.raises(Unavailable, match="hangs in containerd"):
@@ -307,7 +308,7 @@ async def test_a_start_that_a_stop_gave_up_starts_nothing_later(world: World, so
     hanging = world.daemon.hold["tasks.Create"] = asyncio.Event()
     call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
     await world.daemon.called("tasks.Create")
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    await world.containers.stop(container, StopContainerPlan(grace=0))
     assert container.state is ContainerState.EXITED
     hanging.set()
     with pytest.raises(FailedPrecondition, match="stopped while it was starting"):
@@ -323,7 +324,7 @@ async def test_a_kill_that_hangs_as_well_is_told(world: World, soon: None) -> No
     await world.daemon.called("tasks.Start")
     world.daemon.fail["tasks.Kill"] = grpc.StatusCode.DEADLINE_EXCEEDED
     with pytest.raises(CriError, match="cannot stop container"):
-        await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+        await world.containers.stop(container, StopContainerPlan(grace=0))
     del world.daemon.fail["tasks.Kill"]
     hanging.set()
     await call
@@ -369,18 +370,16 @@ async def test_a_verbose_status_needs_no_handler_and_shows_the_options_of_the_re
 
 async def test_a_stop_sends_the_signal_and_waits_for_the_exit(world: World) -> None:
     container = await world.running(stop_signal=api_pb2.SIGINT)
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=HOUR))
+    await world.containers.stop(container, StopContainerPlan(grace=HOUR))
     assert container.status.exit_code == 128 + signal.SIGINT
 
 
 async def test_a_shorter_stop_kills_while_a_longer_one_waits(world: World) -> None:
     container = await world.running()
     world.daemon.stubborn = True
-    long = asyncio.create_task(
-        world.containers.stop(container, api_pb2.StopContainerRequest(timeout=HOUR))
-    )
+    long = asyncio.create_task(world.containers.stop(container, StopContainerPlan(grace=HOUR)))
     await world.daemon.called("tasks.Kill")
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    await world.containers.stop(container, StopContainerPlan(grace=0))
     await long
     assert container.status.exit_code == 137
     assert world.daemon.signals == [signal.SIGTERM, signal.SIGKILL]
@@ -390,9 +389,7 @@ async def test_a_second_graceful_stop_only_waits(world: World) -> None:
     container = await world.running()
     world.daemon.stubborn = True
     stops = [
-        asyncio.create_task(
-            world.containers.stop(container, api_pb2.StopContainerRequest(timeout=HOUR))
-        )
+        asyncio.create_task(world.containers.stop(container, StopContainerPlan(grace=HOUR)))
         for _ in range(2)
     ]
     await asyncio.sleep(0.02)
@@ -409,9 +406,9 @@ async def test_a_signal_that_did_not_arrive_is_sent_again(world: World) -> None:
     container = await world.running()
     world.daemon.fail["tasks.Kill"] = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(CriError):
-        await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=HOUR))
+        await world.containers.stop(container, StopContainerPlan(grace=HOUR))
     del world.daemon.fail["tasks.Kill"]
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=HOUR))
+    await world.containers.stop(container, StopContainerPlan(grace=HOUR))
     assert container.status.exit_code == 128 + signal.SIGTERM
 
 
@@ -420,7 +417,7 @@ async def test_an_unknown_container_can_be_stopped(world: World) -> None:
     await container.fire(ContainerEvent.LOST)
     world.exits.forget(container.id)
     del world.daemon.running[container.id]
-    await world.containers.stop(container, api_pb2.StopContainerRequest(timeout=0))
+    await world.containers.stop(container, StopContainerPlan(grace=0))
     assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 255)
 
 

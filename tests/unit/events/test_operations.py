@@ -12,6 +12,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxEvent, SandboxState
+from generated.plans import StopContainerPlan
 from runtime.events import operations
 from runtime.events.operations import Events
 from runtime.linux import netns
@@ -55,7 +56,7 @@ async def some(events: Events, count: int) -> list[api_pb2.ContainerEventRespons
 
 async def test_a_life_is_told_with_the_statuses_of_each_moment(node: World, events: Events) -> None:
     container = await node.running()
-    await node.containers.stop(container, api_pb2.StopContainerRequest(timeout=1))
+    await node.containers.stop(container, StopContainerPlan(grace=1))
     await node.containers.remove(container, api_pb2.RemoveContainerRequest())
     node.pod.fire(SandboxEvent.STOPPED)
     node.pod.fire(SandboxEvent.REMOVE)

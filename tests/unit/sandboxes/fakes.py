@@ -24,6 +24,7 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
+from generated.plans import StopContainerPlan
 from runtime.config.tables import Config
 from runtime.containerd.capabilities import Capabilities
 from runtime.containers.operations import Containers
@@ -359,10 +360,10 @@ class RecordedContainers:
         self._containers = containers
 
     async def stop(
-        self, container: Container, request: api_pb2.StopContainerRequest
+        self, container: Container, plan: StopContainerPlan
     ) -> api_pb2.StopContainerResponse:
-        self.calls.append(f"stop {container.id} {request.timeout}")
-        return await self._containers.stop(container, request)
+        self.calls.append(f"stop {container.id} {plan.grace}")
+        return await self._containers.stop(container, plan)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest

@@ -15,6 +15,7 @@ from grpc import aio
 from generated.cri import api_pb2
 from generated.handlers.redacted import REDACTED
 from generated.lifecycle import ContainerState, SandboxState
+from generated.plans import StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
 from tests.unit.server.fakes import Line, Thing, World, empty, world
@@ -51,11 +52,11 @@ async def test_a_second_server_does_not_take_the_socket(cri: World, socket: Path
             pass
 
 
-async def test_the_work_gets_the_object_and_the_request(cri: World) -> None:
+async def test_the_work_gets_the_object_and_the_plan_of_the_request(cri: World) -> None:
     cri.operations.answers["stop"] = lambda *_: api_pb2.StopContainerResponse()
     await cri.runtime.StopContainer(stop("running"))
     (call,) = cri.operations.calls
-    assert call == ("stop", cri.containers.things[0], stop("running"))
+    assert call == ("stop", cri.containers.things[0], StopContainerPlan(grace=3))
 
 
 async def test_what_is_gone_is_stopped_already(cri: World) -> None:

@@ -14,8 +14,11 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
+from generated.plans import plan_attach, plan_exec, plan_port_forward
+from generated.validators import port_forward_request
 from runtime.config.tables import Config, ConfigError, Duration, KeyPair, StreamingTable
 from runtime.errors import InvalidArgument, ResourceExhausted, Unknown
+from runtime.frame import refuse_if_any
 from runtime.store.objects import Container
 from runtime.streaming import client as client_module
 from runtime.streaming import spdy_link, tokens
@@ -176,16 +179,18 @@ class World:
 
     async def exec(self, *cmd: str, **streams: bool) -> str:
         wanted = streams or {"stdin": True, "stdout": True}
-        request = api_pb2.ExecRequest(cmd=cmd or ("sh",), **cast(Any, wanted))
-        return str((await self.streaming.exec(self.container, request)).url)
+        plan = plan_exec(api_pb2.ExecRequest(cmd=cmd or ("sh",), **cast(Any, wanted)))
+        return str((await self.streaming.exec(self.container, plan)).url)
 
     async def attach(self, **streams: bool) -> str:
-        request = api_pb2.AttachRequest(**cast(Any, streams))
-        return str((await self.streaming.attach(self.container, request)).url)
+        plan = plan_attach(api_pb2.AttachRequest(**cast(Any, streams)))
+        return str((await self.streaming.attach(self.container, plan)).url)
 
     async def forward(self, *port: int) -> str:
         request = api_pb2.PortForwardRequest(port=port)
-        return str((await self.streaming.port_forward(self.pod, request)).url)
+        refuse_if_any(port_forward_request.check(request))
+        plan = plan_port_forward(request)
+        return str((await self.streaming.port_forward(self.pod, plan)).url)
 
     async def command(self) -> FakeCommand:
         await until(lambda: self.containers.commands)
