@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from generated.cri import api_pb2
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import cdi, containers, namespaces, sandboxes
+from runtime.transforms import cdi, containers, facts, namespaces, sandboxes, security, users
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,6 @@ class ContainerPlan:
     closes_input: bool
     """Stdin is closed when the first attached client disconnects."""
 
-    cdi_devices: list[str]
-    """The CDI devices that it is to have, by their qualified names."""
-
 
 def plan_container(
     src: api_pb2.ContainerConfig,
@@ -60,8 +57,140 @@ def plan_container(
         open_stdin=src.stdin,
         # plan.closes_input, by containers.closes_input
         closes_input=containers.closes_input(stdin_once=src.stdin_once, tty=src.tty),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewContainerPlan:
+    """What is looked up and prepared before a container's OCI spec is built."""
+
+    user: facts.WantedUser
+    """The user of the first process, to be looked up in the image's user database."""
+
+    seccomp_file: str
+    """The path of the seccomp profile on the node; empty if none is read."""
+
+    apparmor_name: str
+    """The AppArmor profile that must be loaded on the node; empty if none is named."""
+
+    default_apparmor: bool
+    """The container gets the server's own AppArmor profile, which must be loaded."""
+
+    cdi_devices: list[str]
+    """The CDI devices that it is to have, by their qualified names."""
+
+
+def plan_new_container(
+    src: api_pb2.ContainerConfig,
+    *,
+    host: facts.Host,
+    image: facts.Image,
+) -> NewContainerPlan:
+    """What the message asks for."""
+    return NewContainerPlan(
+        # plan.user, by users.wanted_by_container
+        user=users.wanted_by_container(
+            run_as_user=(
+                src.linux.security_context.run_as_user.value
+                if src.linux.security_context.HasField("run_as_user")
+                else None
+            ),
+            run_as_group=(
+                src.linux.security_context.run_as_group.value
+                if src.linux.security_context.HasField("run_as_group")
+                else None
+            ),
+            run_as_username=src.linux.security_context.run_as_username,
+            supplemental_groups=src.linux.security_context.supplemental_groups,
+            supplemental_groups_policy=src.linux.security_context.supplemental_groups_policy,
+            image_user=image.user,
+        ),
+        # plan.seccomp_file, by security.seccomp_file
+        seccomp_file=security.seccomp_file(
+            profile_type=(
+                src.linux.security_context.seccomp.profile_type
+                if src.linux.security_context.HasField("seccomp")
+                else None
+            ),
+            localhost_ref=src.linux.security_context.seccomp.localhost_ref,
+            seccomp_profile_path=src.linux.security_context.seccomp_profile_path,
+            privileged=src.linux.security_context.privileged,
+            unset_seccomp_profile=host.unset_seccomp_profile,
+        ),
+        # plan.apparmor_name, by security.apparmor_name
+        apparmor_name=security.apparmor_name(
+            profile_type=(
+                src.linux.security_context.apparmor.profile_type
+                if src.linux.security_context.HasField("apparmor")
+                else None
+            ),
+            localhost_ref=src.linux.security_context.apparmor.localhost_ref,
+            apparmor_profile=src.linux.security_context.apparmor_profile,
+            available=host.apparmor,
+        ),
+        # plan.default_apparmor, by security.needs_default_apparmor
+        default_apparmor=security.needs_default_apparmor(
+            profile_type=(
+                src.linux.security_context.apparmor.profile_type
+                if src.linux.security_context.HasField("apparmor")
+                else None
+            ),
+            localhost_ref=src.linux.security_context.apparmor.localhost_ref,
+            apparmor_profile=src.linux.security_context.apparmor_profile,
+            privileged=src.linux.security_context.privileged,
+            available=host.apparmor,
+        ),
         # plan.cdi_devices, by cdi.requested
         cdi_devices=cdi.requested(devices=src.CDI_devices, annotations=src.annotations),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewPodPlan:
+    """What is looked up before the pause container's OCI spec is built."""
+
+    user: facts.WantedUser
+    """The user of the pause process, to be looked up in its image's user database."""
+
+    seccomp_file: str
+    """The path of the seccomp profile on the node; empty if none is read."""
+
+
+def plan_new_pod(
+    src: api_pb2.PodSandboxConfig,
+    *,
+    host: facts.Host,
+    image: facts.Image,
+) -> NewPodPlan:
+    """What the message asks for."""
+    return NewPodPlan(
+        # plan.user, by users.wanted_by_sandbox
+        user=users.wanted_by_sandbox(
+            run_as_user=(
+                src.linux.security_context.run_as_user.value
+                if src.linux.security_context.HasField("run_as_user")
+                else None
+            ),
+            run_as_group=(
+                src.linux.security_context.run_as_group.value
+                if src.linux.security_context.HasField("run_as_group")
+                else None
+            ),
+            supplemental_groups=src.linux.security_context.supplemental_groups,
+            image_user=image.user,
+        ),
+        # plan.seccomp_file, by security.seccomp_file
+        seccomp_file=security.seccomp_file(
+            profile_type=(
+                src.linux.security_context.seccomp.profile_type
+                if src.linux.security_context.HasField("seccomp")
+                else None
+            ),
+            localhost_ref=src.linux.security_context.seccomp.localhost_ref,
+            seccomp_profile_path=src.linux.security_context.seccomp_profile_path,
+            privileged=src.linux.security_context.privileged,
+            unset_seccomp_profile=host.unset_seccomp_profile,
+        ),
     )
 
 

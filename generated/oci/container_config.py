@@ -72,12 +72,12 @@ def apply(
         privileged_without_host_devices=handler.privileged_without_host_devices,
         device_ownership_from_security_context=host.device_ownership_from_security_context,
         run_as_user=(
-            src.linux.security_context.run_as_user
+            src.linux.security_context.run_as_user.value
             if src.linux.security_context.HasField("run_as_user")
             else None
         ),
         run_as_group=(
-            src.linux.security_context.run_as_group
+            src.linux.security_context.run_as_group.value
             if src.linux.security_context.HasField("run_as_group")
             else None
         ),

@@ -20,9 +20,10 @@ def apply(
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
     # capabilities -> process.capabilities
-    capabilities = src.capabilities if src.HasField("capabilities") else None
     out.process.capabilities = security.capabilities(
-        capabilities=capabilities,
+        add_capabilities=src.capabilities.add_capabilities,
+        drop_capabilities=src.capabilities.drop_capabilities,
+        add_ambient_capabilities=src.capabilities.add_ambient_capabilities,
         privileged=src.privileged,
         sandbox_privileged=sandbox.metadata.config.linux.security_context.privileged,
         host_capabilities=host.capabilities,
@@ -43,14 +44,14 @@ def apply(
         cgroup_unified=host.cgroup_unified,
     )
     # selinux_options: unmapped, not-yet
-    # run_as_user: handled by lookups.users.wanted_by_container
-    # run_as_group: handled by lookups.users.wanted_by_container
-    # run_as_username: handled by lookups.users.wanted_by_container
+    # run_as_user -> plan.user
+    # run_as_group: an input of run_as_user
+    # run_as_username: an input of run_as_user
     # readonly_rootfs -> root.readonly
     if src.readonly_rootfs:
         out.root.readonly = src.readonly_rootfs
-    # supplemental_groups: handled by lookups.users.wanted_by_container
-    # supplemental_groups_policy: handled by lookups.users.wanted_by_container
+    # supplemental_groups: an input of run_as_user
+    # supplemental_groups_policy: an input of run_as_user
     # no_new_privs -> process.noNewPrivileges
     if src.no_new_privs:
         out.process.noNewPrivileges = src.no_new_privs
@@ -64,9 +65,12 @@ def apply(
         out.linux.readonlyPaths = readonly_paths
     # seccomp -> linux.seccomp
     seccomp = security.seccomp(
-        seccomp=(src.seccomp if src.HasField("seccomp") else None),
+        profile_type=(src.seccomp.profile_type if src.HasField("seccomp") else None),
+        localhost_ref=src.seccomp.localhost_ref,
         seccomp_profile_path=src.seccomp_profile_path,
-        capabilities=capabilities,
+        add_capabilities=src.capabilities.add_capabilities,
+        drop_capabilities=src.capabilities.drop_capabilities,
+        add_ambient_capabilities=src.capabilities.add_ambient_capabilities,
         privileged=src.privileged,
         localhost_seccomp=container.security.localhost_seccomp,
         unset_seccomp_profile=host.unset_seccomp_profile,
@@ -79,7 +83,8 @@ def apply(
         out.linux.seccomp = seccomp
     # apparmor -> process.apparmorProfile
     apparmor_profile = security.apparmor_profile(
-        apparmor=(src.apparmor if src.HasField("apparmor") else None),
+        profile_type=(src.apparmor.profile_type if src.HasField("apparmor") else None),
+        localhost_ref=src.apparmor.localhost_ref,
         apparmor_profile=src.apparmor_profile,
         privileged=src.privileged,
         available=host.apparmor,
@@ -100,3 +105,6 @@ def apply(
     # plan.privileged <- privileged
     # plan.joins_processes
     # plan.processes_of <- namespace_options.target_id
+    # plan.seccomp_file
+    # plan.apparmor_name
+    # plan.default_apparmor

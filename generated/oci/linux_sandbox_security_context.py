@@ -28,10 +28,10 @@ def apply(
         user_namespaces=handler.user_namespaces,
     )
     # selinux_options: unmapped, not-yet
-    # run_as_user: handled by lookups.users.wanted_by_sandbox
-    # run_as_group: handled by lookups.users.wanted_by_sandbox
+    # run_as_user -> plan.user
+    # run_as_group: an input of run_as_user
     # readonly_rootfs: unmapped, informational
-    # supplemental_groups: handled by lookups.users.wanted_by_sandbox
+    # supplemental_groups: an input of run_as_user
     # supplemental_groups_policy: unmapped, informational
     # privileged -> mounts
     out.mounts = mounts.sandbox_mounts(
@@ -39,7 +39,8 @@ def apply(
     )
     # seccomp -> linux.seccomp
     seccomp = security.sandbox_seccomp(
-        seccomp=(src.seccomp if src.HasField("seccomp") else None),
+        profile_type=(src.seccomp.profile_type if src.HasField("seccomp") else None),
+        localhost_ref=src.seccomp.localhost_ref,
         seccomp_profile_path=src.seccomp_profile_path,
         privileged=src.privileged,
         localhost_seccomp=sandbox.security.localhost_seccomp,
@@ -62,3 +63,4 @@ def apply(
         out.linux.gidMappings = gid_mappings
     # plan.on_node_network
     # plan.shares_node_ipc
+    # plan.seccomp_file

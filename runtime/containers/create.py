@@ -22,7 +22,7 @@ from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, types
-from generated.plans import ContainerPlan, plan_container
+from generated.plans import ContainerPlan, NewContainerPlan, plan_container, plan_new_container
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
@@ -192,8 +192,9 @@ async def _make(
 
     async def describe() -> None:
         nonlocal spec
-        container = await _look_up(services, sandbox, metadata, image, root)
-        user = await _user(services, metadata, image, snapshot, root)
+        plan = plan_new_container(metadata.config, host=services.host, image=image)
+        container = await _look_up(services, sandbox, metadata, plan, image, root)
+        user = await _user(services, plan, image, snapshot, root)
         spec, record = await _described(services, sandbox, container, image, user)
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
@@ -257,14 +258,13 @@ async def _look_up(
     services: Services,
     sandbox: Sandbox,
     metadata: facts.ContainerMetadata,
+    plan: NewContainerPlan,
     image: facts.Image,
     root: Path,
 ) -> facts.Container:
     """Look up everything on the node that the request names."""
     config = metadata.config
-    plan = plan_container(config)
     volumes = () if services.config.ignore_image_defined_volumes else image.volumes
-    wanted = security.wanted_by_container(config.linux.security_context, services.host)
     sources: tuple[facts.MountSource, ...] = ()
     devices: tuple[facts.DeviceNode, ...] = ()
     injected = facts.CdiEdits()
@@ -290,8 +290,12 @@ async def _look_up(
         mounts=sources,
         volumes=own_volumes.uncovered(volumes, config.mounts, root),
         devices=devices,
-        target_pid=target_pid(services, sandbox, plan),
-        security=await security.look_up(wanted),
+        target_pid=target_pid(services, sandbox, plan_container(config)),
+        security=await security.look_up(
+            plan.seccomp_file,
+            apparmor_name=plan.apparmor_name,
+            default_apparmor=plan.default_apparmor,
+        ),
         cdi=injected,
     )
 
@@ -322,21 +326,20 @@ async def _prepare(
 
 async def _user(
     services: Services,
-    metadata: facts.ContainerMetadata,
+    plan: NewContainerPlan,
     image: facts.Image,
     snapshot: asyncio.Future[_Snapshot],
     root: Path,
 ) -> facts.User:
     """Resolve the user with the files of the image, which are read only if needed."""
-    wanted = rootfs_user.wanted_by_container(metadata.config.linux.security_context, image.user)
-    if not wanted.needs_database:
-        return rootfs_user.resolve(wanted, rootfs_user.UserDatabase())
+    if not rootfs_user.needs_database(plan.user):
+        return rootfs_user.resolve(plan.user, rootfs_user.UserDatabase())
     database = services.users.known(image.chain_id)
     if database is None:
         database = await threads.IMAGE_FILES.run(
             _read_users, services.users, await asyncio.shield(snapshot), root
         )
-    return rootfs_user.resolve(wanted, database)
+    return rootfs_user.resolve(plan.user, database)
 
 
 def _read_users(

@@ -156,9 +156,7 @@ async def exec_sync(
     return exec_sync_response.read(outcome=outcome)
 
 
-async def _run(
-    services: Services, container: Container, command: _Exec, plan: ExecSyncPlan
-) -> int:
+async def _run(services: Services, container: Container, command: _Exec, plan: ExecSyncPlan) -> int:
     """The exit code, once all output was read. Nothing is left if this fails."""
     running = True
     try:

@@ -6,19 +6,17 @@ import asyncio
 import json
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from generated.cri import api_pb2
 from generated.oci import defaults, types
 from runtime.documents import without_nulls
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.host import apparmor_parser
 from runtime.steps import threads
 from runtime.transforms import apparmor, security
-from runtime.transforms.facts import Host, Security
+from runtime.transforms.facts import Security
 
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _APPARMOR_FILES = Path("/etc/apparmor.d")
@@ -27,64 +25,24 @@ _LARGEST_PROFILE = 1 << 20
 """Maximum bytes; the default profile as JSON has some ten thousand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The profiles that a request names, in current or deprecated fields."""
+async def look_up(
+    seccomp_file: str, *, apparmor_name: str = "", default_apparmor: bool = False
+) -> Security:
+    """Read and load the profiles that a plan names; no I/O if there are none.
 
-    seccomp_file: str = ""
-    """Path of a seccomp profile on the host; "" if there is none."""
-    apparmor_name: str = ""
-    """Name of an AppArmor profile loaded on the node."""
-    apparmor_default: bool = False
-    """Whether the default AppArmor profile is needed, which this server loads."""
-
-
-def wanted_by_container(context: api_pb2.LinuxContainerSecurityContext, host: Host) -> Wanted:
-    """The profiles of a container; a privileged one runs without seccomp and the default
-    profile."""
-    apparmor = security.wanted_apparmor(
-        apparmor=context.apparmor if context.HasField("apparmor") else None,
-        apparmor_profile=context.apparmor_profile,
-    )
-    # without AppArmor a transform refuses the requested profile, naming the field
-    return Wanted(
-        _seccomp_file(context, host),
-        apparmor.localhost if host.apparmor else "",
-        apparmor.default and host.apparmor and not context.privileged,
-    )
-
-
-def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, host: Host) -> Wanted:
-    """The profiles of a pause container; it has no AppArmor profile."""
-    return Wanted(_seccomp_file(context, host))
-
-
-def _seccomp_file(
-    context: api_pb2.LinuxContainerSecurityContext | api_pb2.LinuxSandboxSecurityContext,
-    host: Host,
-) -> str:
-    if context.privileged:
-        return ""
-    return security.wanted_seccomp(
-        seccomp=context.seccomp if context.HasField("seccomp") else None,
-        seccomp_profile_path=context.seccomp_profile_path,
-        unset_seccomp_profile=host.unset_seccomp_profile,
-    ).localhost
-
-
-async def look_up(wanted: Wanted) -> Security:
-    """Read and load the requested profiles; no I/O if there are none."""
-    if wanted == Wanted():
-        return Security()
-    if wanted.apparmor_default:
+    ``seccomp_file`` is a path on the node, ``apparmor_name`` a profile that must be loaded; "" for
+    none. ``default_apparmor``: whether the server's own AppArmor profile is needed.
+    """
+    if default_apparmor:
         await load_default_apparmor()
-    places = [wanted.seccomp_file] if wanted.seccomp_file else []
+    if not seccomp_file and not apparmor_name:
+        return Security()
     return await threads.HOST_PATHS.run_at(
-        places,
+        [seccomp_file] if seccomp_file else [],
         lambda: Security(
-            localhost_seccomp=read_seccomp(wanted.seccomp_file) if wanted.seccomp_file else None,
-            localhost_apparmor_loaded=bool(wanted.apparmor_name)
-            and wanted.apparmor_name in loaded_apparmor_profiles(),
+            localhost_seccomp=read_seccomp(seccomp_file) if seccomp_file else None,
+            localhost_apparmor_loaded=bool(apparmor_name)
+            and apparmor_name in loaded_apparmor_profiles(),
         ),
     )
 

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import User
+from runtime.transforms.facts import User, WantedUser
 
 if TYPE_CHECKING:
     from runtime.lookups.layers import Layers
@@ -51,60 +50,10 @@ class UserDatabase:
     groups: tuple[GroupEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WantedUser:
-    """The user as requested or set in the image, before the look-up."""
-
-    user: str
-    """``name|uid[:group|gid]``; "" is root."""
-    member: str
-    """The name or number whose groups are read from the group file; "" for none."""
-    supplemental_groups: tuple[int, ...]
-
-    @property
-    def needs_database(self) -> bool:
-        """Whether the result depends on the files of the root file system."""
-        name, colon, group = self.user.partition(":")
-        return bool(self.member) or not (_id(name) is not None and colon and _id(group) is not None)
-
-
-def wanted_by_container(
-    context: api_pb2.LinuxContainerSecurityContext, image_user: str
-) -> WantedUser:
-    """The user in a container's security context and its image.
-
-    Raises InvalidArgument for a group without a user, which the CRI does not define.
-    """
-    user = context.run_as_username or (
-        str(context.run_as_user.value) if context.HasField("run_as_user") else ""
-    )
-    if context.HasField("run_as_group"):
-        if not user:
-            raise InvalidArgument(
-                "run_as_group requires run_as_user or run_as_username",
-                field="config.linux.security_context.run_as_group",
-            )
-        user_and_group = f"{user}:{context.run_as_group.value}"
-    else:
-        user_and_group = user or image_user
-    member = user or image_user.partition(":")[0] or _ROOT
-    strict = context.supplemental_groups_policy == api_pb2.SupplementalGroupsPolicy.Strict
-    return WantedUser(user_and_group, "" if strict else member, tuple(context.supplemental_groups))
-
-
-def wanted_by_sandbox(context: api_pb2.LinuxSandboxSecurityContext, image_user: str) -> WantedUser:
-    """The user in a pod's security context and the pause image."""
-    user = str(context.run_as_user.value) if context.HasField("run_as_user") else ""
-    if context.HasField("run_as_group"):
-        if not user:
-            raise InvalidArgument(
-                "run_as_group requires run_as_user",
-                field="config.linux.security_context.run_as_group",
-            )
-        user = f"{user}:{context.run_as_group.value}"
-    # Do not add the image's groups: the pause process reads no files, so the requested groups are
-    # enough.
-    return WantedUser(user or image_user, "", tuple(context.supplemental_groups))
+def needs_database(wanted: WantedUser) -> bool:
+    """Whether the ids of ``wanted`` depend on the files of the root file system."""
+    name, colon, group = wanted.user.partition(":")
+    return bool(wanted.member) or not (_id(name) is not None and colon and _id(group) is not None)
 
 
 def resolve(wanted: WantedUser, database: UserDatabase) -> User:

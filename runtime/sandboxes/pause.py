@@ -13,7 +13,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
-from generated.plans import SandboxPlan
+from generated.plans import NewPodPlan, SandboxPlan, plan_new_pod
 from runtime.containerd.client import Containerd
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
@@ -125,8 +125,9 @@ async def _record(
     snapshot: asyncio.Future[Mounts],
     recorded: asyncio.Future[containers_pb2.Container],
 ) -> None:
-    user = await _user(pod, image, snapshot)
-    container = await _container(pod, image, user)
+    plan = plan_new_pod(pod.metadata.config, host=pod.services.host, image=image)
+    user = await _user(pod, plan, image, snapshot)
+    container = await _container(pod, plan, image, user)
     with pod.times.step("container"):
         answer = await pod.services.containerd.containers.Create(
             containers_pb2.CreateContainerRequest(container=container)
@@ -135,15 +136,15 @@ async def _record(
     recorded.set_result(answer.container)
 
 
-async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> containers_pb2.Container:
+async def _container(
+    pod: NewPod, plan: NewPodPlan, image: facts.Image, user: facts.User
+) -> containers_pb2.Container:
     """The pause container's record, with an OCI spec built from the mapping."""
-    config, host = pod.metadata.config, pod.services.host
-    profiles = security.wanted_by_sandbox(config.linux.security_context, host)
     sandbox = facts.Sandbox(
         metadata=pod.metadata,
         status=facts.SandboxStatus(SandboxState.READY),
         files=pod.files,
-        security=await security.look_up(profiles),
+        security=await security.look_up(plan.seccomp_file),
     )
     record = containers_pb2.Container(
         id=pod.id,
@@ -155,10 +156,10 @@ async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> conta
     record.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(pod.metadata))
     spec = defaults.sandbox_spec()
     pod_sandbox_config.apply(
-        config,
+        pod.metadata.config,
         spec,
         handler=pod.handler,
-        host=host,
+        host=pod.services.host,
         image=image,
         record=record,
         sandbox=sandbox,
@@ -168,17 +169,17 @@ async def _container(pod: NewPod, image: facts.Image, user: facts.User) -> conta
     return record
 
 
-async def _user(pod: NewPod, image: facts.Image, snapshot: asyncio.Future[Mounts]) -> facts.User:
+async def _user(
+    pod: NewPod, plan: NewPodPlan, image: facts.Image, snapshot: asyncio.Future[Mounts]
+) -> facts.User:
     """The pause process's user: by number, or resolved with the image's own files."""
-    context = pod.metadata.config.linux.security_context
-    requested = users.wanted_by_sandbox(context, image.user)
-    if not requested.needs_database:
-        return users.resolve(requested, users.UserDatabase())
+    if not users.needs_database(plan.user):
+        return users.resolve(plan.user, users.UserDatabase())
     database = pod.services.users.known(image.chain_id)
     if database is None:
         rootfs = await asyncio.shield(snapshot)
         database = await threads.IMAGE_FILES.run(_read_users, pod, rootfs, image.chain_id)
-    return users.resolve(requested, database)
+    return users.resolve(plan.user, database)
 
 
 def _read_users(pod: NewPod, rootfs: Mounts, chain_id: str) -> users.UserDatabase:

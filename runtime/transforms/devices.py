@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import DeviceNode
@@ -18,8 +17,8 @@ def container_devices(
     privileged: bool,
     privileged_without_host_devices: bool,
     device_ownership_from_security_context: bool,
-    run_as_user: api_pb2.Int64Value | None,
-    run_as_group: api_pb2.Int64Value | None,
+    run_as_user: int | None,
+    run_as_group: int | None,
     injected: Sequence[DeviceNode],
     uid: int,
     gid: int,
@@ -83,12 +82,6 @@ def _of_user(device: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice
     )
 
 
-def _owned(
-    device: types.LinuxDevice, uid: api_pb2.Int64Value | None, gid: api_pb2.Int64Value | None
-) -> types.LinuxDevice:
+def _owned(device: types.LinuxDevice, uid: int | None, gid: int | None) -> types.LinuxDevice:
     """The node with the given owner; root, like absence, leaves what the host has."""
-    return replace(
-        device,
-        uid=uid.value if uid is not None and uid.value else device.uid,
-        gid=gid.value if gid is not None and gid.value else device.gid,
-    )
+    return replace(device, uid=uid or device.uid, gid=gid or device.gid)

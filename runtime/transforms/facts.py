@@ -243,6 +243,20 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedUser:
+    """A user as requested or set in the image, before the look-up. A value of a plan."""
+
+    user: str
+    """``name|uid[:group|gid]``; "" is root."""
+
+    member: str
+    """The name or number whose groups are read from the group file; "" for none."""
+
+    supplemental_groups: tuple[int, ...] = ()
+    """Groups besides those of the group file."""
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """The user of a container's first process, looked up in the passwd and group files of its
     root file system."""

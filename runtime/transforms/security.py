@@ -28,7 +28,9 @@ _UNCONFINED = ("", "unconfined")
 
 def capabilities(
     *,
-    capabilities: api_pb2.Capability | None,
+    add_capabilities: Sequence[str],
+    drop_capabilities: Sequence[str],
+    add_ambient_capabilities: Sequence[str],
     privileged: bool,
     sandbox_privileged: bool,
     host_capabilities: Sequence[str],
@@ -46,8 +48,12 @@ def capabilities(
             "no privileged container allowed in sandbox: the pod must be privileged too",
             field=f"{_CONTEXT}.privileged",
         )
-    held = list(host_capabilities) if privileged else bounding_set(capabilities, host_capabilities)
-    ambient = [] if privileged else ambient_set(capabilities, host_capabilities)
+    if privileged:
+        held, ambient = list(host_capabilities), []
+    else:
+        add, drop = _names(add_capabilities), _names(drop_capabilities)
+        ambient = _ambient_set(add_ambient_capabilities, drop, host_capabilities)
+        held = _bounding_set(add, drop, ambient, host_capabilities)
     return types.LinuxCapabilities(
         bounding=held,
         effective=list(held),
@@ -59,11 +65,14 @@ def capabilities(
 
 def seccomp(
     *,
-    seccomp: api_pb2.SecurityProfile | None,
+    profile_type: int | None,
+    localhost_ref: str,
     seccomp_profile_path: str,
     unset_seccomp_profile: str,
     localhost_seccomp: types.LinuxSeccomp | None,
-    capabilities: api_pb2.Capability | None,
+    add_capabilities: Sequence[str],
+    drop_capabilities: Sequence[str],
+    add_ambient_capabilities: Sequence[str],
     privileged: bool,
     available: bool,
     architecture: str,
@@ -75,15 +84,17 @@ def seccomp(
     The message wins over the deprecated path, and that over the config. A privileged container
     has none. What a capability allows, the default filter must not forbid, so it depends on them.
     """
+    wanted = _wanted_seccomp(
+        profile_type, localhost_ref, seccomp_profile_path, unset_seccomp_profile
+    )
+    if privileged or wanted.unconfined:
+        return None
+    add, drop = _names(add_capabilities), _names(drop_capabilities)
+    ambient = _ambient_set(add_ambient_capabilities, drop, host_capabilities)
     return _fitted(
-        wanted_seccomp(
-            seccomp=seccomp,
-            seccomp_profile_path=seccomp_profile_path,
-            unset_seccomp_profile=unset_seccomp_profile,
-        ),
+        wanted,
         localhost_seccomp,
-        bounding_set(capabilities, host_capabilities),
-        privileged=privileged,
+        _bounding_set(add, drop, ambient, host_capabilities),
         available=available,
         architecture=architecture,
         kernel=kernel,
@@ -92,7 +103,8 @@ def seccomp(
 
 def sandbox_seccomp(
     *,
-    seccomp: api_pb2.SecurityProfile | None,
+    profile_type: int | None,
+    localhost_ref: str,
     seccomp_profile_path: str,
     unset_seccomp_profile: str,
     localhost_seccomp: types.LinuxSeccomp | None,
@@ -102,19 +114,35 @@ def sandbox_seccomp(
     kernel: tuple[int, int],
 ) -> types.LinuxSeccomp | None:
     """The same for the pause container, whose capabilities are always the default ones."""
+    wanted = _wanted_seccomp(
+        profile_type, localhost_ref, seccomp_profile_path, unset_seccomp_profile
+    )
+    if privileged or wanted.unconfined:
+        return None
     return _fitted(
-        wanted_seccomp(
-            seccomp=seccomp,
-            seccomp_profile_path=seccomp_profile_path,
-            unset_seccomp_profile=unset_seccomp_profile,
-        ),
+        wanted,
         localhost_seccomp,
         DEFAULT_CAPABILITIES,
-        privileged=privileged,
         available=available,
         architecture=architecture,
         kernel=kernel,
     )
+
+
+def seccomp_file(
+    *,
+    profile_type: int | None,
+    localhost_ref: str,
+    seccomp_profile_path: str,
+    privileged: bool,
+    unset_seccomp_profile: str,
+) -> str:
+    """The path of the seccomp profile that is to be read; "" if none is."""
+    if privileged:
+        return ""
+    return _wanted_seccomp(
+        profile_type, localhost_ref, seccomp_profile_path, unset_seccomp_profile
+    ).localhost
 
 
 def default_seccomp(
@@ -133,7 +161,7 @@ def default_seccomp(
 
 
 @dataclass(frozen=True, slots=True)
-class WantedProfile:
+class _WantedProfile:
     """The profile that a request names, by whichever of its fields."""
 
     unconfined: bool = False
@@ -146,24 +174,22 @@ class WantedProfile:
         return not self.unconfined and not self.localhost
 
 
-def wanted_seccomp(
-    *,
-    seccomp: api_pb2.SecurityProfile | None,
-    seccomp_profile_path: str,
-    unset_seccomp_profile: str,
-) -> WantedProfile:
+def _wanted_seccomp(
+    profile_type: int | None, localhost_ref: str, seccomp_profile_path: str, unset: str
+) -> _WantedProfile:
     """The seccomp profile that is meant; a localhost one is the path of a file."""
-    if seccomp is not None:
-        return profile_by_message(seccomp, f"{_CONTEXT}.seccomp")
-    name = seccomp_profile_path or unset_seccomp_profile
+    if profile_type is not None:
+        return _by_message(profile_type, localhost_ref, f"{_CONTEXT}.seccomp")
+    name = seccomp_profile_path or unset
     if name in _UNCONFINED:
-        return WantedProfile(unconfined=True)
+        return _WantedProfile(unconfined=True)
     return _by_name(name, f"{_CONTEXT}.seccomp_profile_path")
 
 
 def apparmor_profile(
     *,
-    apparmor: api_pb2.SecurityProfile | None,
+    profile_type: int | None,
+    localhost_ref: str,
     apparmor_profile: str,
     privileged: bool,
     available: bool,
@@ -175,9 +201,9 @@ def apparmor_profile(
     profile is refused where the node cannot enforce it, privileged or not. A privileged container
     escapes the default, not a profile that is named for it.
     """
-    wanted = wanted_apparmor(apparmor=apparmor, apparmor_profile=apparmor_profile)
-    named = apparmor is not None or apparmor_profile != ""
-    field = f"{_CONTEXT}.{'apparmor' if apparmor is not None else 'apparmor_profile'}"
+    wanted = _wanted_apparmor(profile_type, localhost_ref, apparmor_profile)
+    named = profile_type is not None or apparmor_profile != ""
+    field = f"{_CONTEXT}.{'apparmor' if profile_type is not None else 'apparmor_profile'}"
     if wanted.unconfined:
         return None
     if not available:
@@ -199,16 +225,42 @@ def apparmor_profile(
     return None if privileged else DEFAULT_APPARMOR_PROFILE
 
 
-def wanted_apparmor(
-    *, apparmor: api_pb2.SecurityProfile | None, apparmor_profile: str
-) -> WantedProfile:
+def apparmor_name(
+    *, profile_type: int | None, localhost_ref: str, apparmor_profile: str, available: bool
+) -> str:
+    """The name of the AppArmor profile that must be loaded on the node; "" for none.
+
+    Without AppArmor nothing is looked up: ``apparmor_profile`` refuses the name.
+    """
+    if not available:
+        return ""
+    return _wanted_apparmor(profile_type, localhost_ref, apparmor_profile).localhost
+
+
+def needs_default_apparmor(
+    *,
+    profile_type: int | None,
+    localhost_ref: str,
+    apparmor_profile: str,
+    privileged: bool,
+    available: bool,
+) -> bool:
+    """Whether the container gets the default AppArmor profile, which this server loads."""
+    if privileged or not available:
+        return False
+    return _wanted_apparmor(profile_type, localhost_ref, apparmor_profile).default
+
+
+def _wanted_apparmor(
+    profile_type: int | None, localhost_ref: str, apparmor_profile: str
+) -> _WantedProfile:
     """The AppArmor profile that is meant; a localhost one is a loaded profile's name."""
-    if apparmor is not None:
-        return profile_by_message(apparmor, f"{_CONTEXT}.apparmor")
+    if profile_type is not None:
+        return _by_message(profile_type, localhost_ref, f"{_CONTEXT}.apparmor")
     if apparmor_profile == "":
-        return WantedProfile()
+        return _WantedProfile()
     if apparmor_profile in _UNCONFINED:
-        return WantedProfile(unconfined=True)
+        return _WantedProfile(unconfined=True)
     return _by_name(apparmor_profile, f"{_CONTEXT}.apparmor_profile")
 
 
@@ -221,38 +273,34 @@ def hidden_paths(*, paths: Sequence[str], privileged: bool) -> list[str] | None:
     return None if privileged else list(paths) or None
 
 
-def bounding_set(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
+def _bounding_set(
+    add: Sequence[str], drop: Sequence[str], ambient: Sequence[str], all_capabilities: Sequence[str]
+) -> list[str]:
     """The bounding set of a container that is not privileged."""
-    if wanted is None:
-        return list(DEFAULT_CAPABILITIES)
-    add, drop = _names(wanted.add_capabilities), _names(wanted.drop_capabilities)
     base: Sequence[str] = all_capabilities if _ALL in add else DEFAULT_CAPABILITIES
     if _ALL in drop:
         base = ()
-    held = [*base, *add, *ambient_set(wanted, all_capabilities)]
+    held = [*base, *add, *ambient]
     return list(dict.fromkeys(_without(held, [*drop, _ALL])))
 
 
-def ambient_set(wanted: api_pb2.Capability | None, all_capabilities: Sequence[str]) -> list[str]:
-    if wanted is None:
-        return []
-    add, drop = _names(wanted.add_ambient_capabilities), _names(wanted.drop_capabilities)
+def _ambient_set(
+    add_ambient: Sequence[str], drop: Sequence[str], all_capabilities: Sequence[str]
+) -> list[str]:
+    add = _names(add_ambient)
     return _without(all_capabilities if _ALL in add else add, drop)
 
 
 def _fitted(
-    wanted: WantedProfile,
+    wanted: _WantedProfile,
     localhost_seccomp: types.LinuxSeccomp | None,
     bounding: Sequence[str],
     *,
-    privileged: bool,
     available: bool,
     architecture: str,
     kernel: tuple[int, int],
-) -> types.LinuxSeccomp | None:
+) -> types.LinuxSeccomp:
     """The wanted filter for a process with the capabilities ``bounding``."""
-    if privileged or wanted.unconfined:
-        return None
     if not available:
         raise InvalidArgument(
             "the kernel of this node has no seccomp; ask for Unconfined",
@@ -279,26 +327,27 @@ def _without(names: Iterable[str], drop: Iterable[str]) -> list[str]:
     return [name for name in names if name not in dropped]
 
 
-def profile_by_message(profile: api_pb2.SecurityProfile, field: str) -> WantedProfile:
-    reference = profile.localhost_ref.removeprefix(_LOCALHOST)
-    if profile.profile_type == api_pb2.SecurityProfile.Localhost:
+def _by_message(profile_type: int, localhost_ref: str, field: str) -> _WantedProfile:
+    """A profile in the notation of CRI ``SecurityProfile``."""
+    reference = localhost_ref.removeprefix(_LOCALHOST)
+    if profile_type == api_pb2.SecurityProfile.Localhost:
         if not reference:
             raise InvalidArgument(
                 "must name a profile, as profile_type is Localhost", field=f"{field}.localhost_ref"
             )
-        return WantedProfile(localhost=reference)
+        return _WantedProfile(localhost=reference)
     if reference:
         raise InvalidArgument("is only for profile_type Localhost", field=f"{field}.localhost_ref")
-    return WantedProfile(unconfined=profile.profile_type == api_pb2.SecurityProfile.Unconfined)
+    return _WantedProfile(unconfined=profile_type == api_pb2.SecurityProfile.Unconfined)
 
 
-def _by_name(name: str, field: str) -> WantedProfile:
+def _by_name(name: str, field: str) -> _WantedProfile:
     """A profile in the notation of the deprecated fields."""
     if name in _RUNTIME_DEFAULTS:
-        return WantedProfile()
+        return _WantedProfile()
     reference = name.removeprefix(_LOCALHOST)
     if name.startswith(_LOCALHOST) and reference:
-        return WantedProfile(localhost=reference)
+        return _WantedProfile(localhost=reference)
     raise InvalidArgument(
         f"must be runtime/default, unconfined or localhost/<profile>, not {name!r}", field=field
     )

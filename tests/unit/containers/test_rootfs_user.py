@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from generated.plans import plan_new_container, plan_new_pod
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.layers import Layers
 from runtime.lookups.users import (
@@ -15,13 +16,12 @@ from runtime.lookups.users import (
     PasswdEntry,
     UserDatabase,
     UserDatabases,
-    WantedUser,
+    needs_database,
     read_database,
     resolve,
-    wanted_by_container,
-    wanted_by_sandbox,
 )
-from runtime.transforms.facts import User
+from runtime.transforms import facts
+from runtime.transforms.facts import User, WantedUser
 
 DATABASE = UserDatabase(
     users=(
@@ -39,8 +39,10 @@ DATABASE = UserDatabase(
 )
 
 
-def context(**fields: object) -> api_pb2.LinuxContainerSecurityContext:
-    message = api_pb2.LinuxContainerSecurityContext()
+def wanted(image_user: str = "", **fields: object) -> WantedUser:
+    """What the mapping makes of a container's security context."""
+    config = api_pb2.ContainerConfig()
+    message = config.linux.security_context
     for name, value in fields.items():
         if name in ("run_as_user", "run_as_group"):
             getattr(message, name).value = value
@@ -48,7 +50,17 @@ def context(**fields: object) -> api_pb2.LinuxContainerSecurityContext:
             message.supplemental_groups.extend(value)  # type: ignore[arg-type]
         else:
             setattr(message, name, value)
-    return message
+    host, image = facts.Host(hostname="node"), facts.Image(user=image_user)
+    return plan_new_container(config, host=host, image=image).user
+
+
+def wanted_by_pod(**fields: object) -> WantedUser:
+    """What the mapping makes of a pod's security context."""
+    config = api_pb2.PodSandboxConfig()
+    config.linux.security_context.MergeFrom(
+        api_pb2.LinuxSandboxSecurityContext(**fields)  # type: ignore[arg-type]
+    )
+    return plan_new_pod(config, host=facts.Host(hostname="node"), image=facts.Image()).user
 
 
 @pytest.mark.parametrize(
@@ -89,7 +101,7 @@ def context(**fields: object) -> api_pb2.LinuxContainerSecurityContext:
     ],
 )
 def test_container_user(fields: dict[str, object], image_user: str, expected: User) -> None:
-    assert resolve(wanted_by_container(context(**fields), image_user), DATABASE) == expected
+    assert resolve(wanted(image_user, **fields), DATABASE) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,7 @@ def test_container_user(fields: dict[str, object], image_user: str, expected: Us
 )
 def test_names_must_be_in_the_image(user: str, says: str) -> None:
     with pytest.raises(InvalidArgument, match=says):
-        resolve(wanted_by_container(context(), user), DATABASE)
+        resolve(wanted(user), DATABASE)
 
 
 @pytest.mark.parametrize("number", ["2147483648", "4294967296", "9" * 5000])
@@ -114,34 +126,31 @@ def test_number_out_of_range_is_refused_though_the_image_has_it_as_a_name(
     """It counts as a number where runAsNonRoot is checked, and as a name it would be root here."""
     hostile = UserDatabase((PasswdEntry(number, 0, 0),), (GroupEntry(number, 0, ()),))
     with pytest.raises(InvalidArgument, match="is out of range: 0 to 2147483647 are allowed"):
-        resolve(wanted_by_container(context(), form.format(number)), hostile)
+        resolve(wanted(form.format(number)), hostile)
 
 
 def test_leading_zeros_do_not_make_a_number_a_name() -> None:
     number = "0" * 12 + "1000"
     hostile = UserDatabase((PasswdEntry(number, 0, 0),), (GroupEntry(number, 0, ()),))
-    found = resolve(wanted_by_container(context(), f"{number}:{number}"), hostile)
+    found = resolve(wanted(f"{number}:{number}"), hostile)
     assert (found.uid, found.gid, found.username) == (1000, 1000, "")
 
 
 def test_a_group_needs_a_user() -> None:
     with pytest.raises(InvalidArgument, match="run_as_group requires"):
-        wanted_by_container(context(run_as_group=5), "root")
-    pod = api_pb2.LinuxSandboxSecurityContext(run_as_group=api_pb2.Int64Value(value=5))
+        wanted("root", run_as_group=5)
     with pytest.raises(InvalidArgument, match="run_as_group requires"):
-        wanted_by_sandbox(pod, "")
+        wanted_by_pod(run_as_group=api_pb2.Int64Value(value=5))
 
 
 def test_the_pause_is_in_no_group_of_its_image() -> None:
-    pod = api_pb2.LinuxSandboxSecurityContext(
-        run_as_user=api_pb2.Int64Value(value=1000), supplemental_groups=[9]
-    )
-    assert resolve(wanted_by_sandbox(pod, ""), DATABASE) == User(1000, 1001, (9, 1001))
-    assert resolve(wanted_by_sandbox(pod, ""), UserDatabase()) == User(1000, 0, (0, 9))
+    pod = wanted_by_pod(run_as_user=api_pb2.Int64Value(value=1000), supplemental_groups=[9])
+    assert resolve(pod, DATABASE) == User(1000, 1001, (9, 1001))
+    assert resolve(pod, UserDatabase()) == User(1000, 0, (0, 9))
 
 
 @pytest.mark.parametrize(
-    ("wanted", "needs"),
+    ("user", "needs"),
     [
         (WantedUser("1:2", "", ()), False),
         (WantedUser("1:2", "1", ()), True),
@@ -150,8 +159,8 @@ def test_the_pause_is_in_no_group_of_its_image() -> None:
         (WantedUser("1:www", "", ()), True),
     ],
 )
-def test_the_files_are_needed_unless_all_is_numeric(wanted: WantedUser, needs: bool) -> None:
-    assert wanted.needs_database is needs
+def test_the_files_are_needed_unless_all_is_numeric(user: WantedUser, needs: bool) -> None:
+    assert needs_database(user) is needs
 
 
 def test_hostile_lines_are_skipped(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_capabilities(
     add: list[str], drop: list[str], ambient: list[str], bounding: list[str], kept: list[str]
 ) -> None:
     found = security.capabilities(
-        capabilities=api_pb2.Capability(
-            add_capabilities=add, drop_capabilities=drop, add_ambient_capabilities=ambient
-        ),
+        add_capabilities=add,
+        drop_capabilities=drop,
+        add_ambient_capabilities=ambient,
         privileged=False,
         sandbox_privileged=False,
         host_capabilities=ALL,
@@ -55,7 +55,9 @@ def test_capabilities(
 
 def test_a_privileged_container_has_what_the_server_has() -> None:
     found = security.capabilities(
-        capabilities=api_pb2.Capability(drop_capabilities=["ALL"]),
+        add_capabilities=(),
+        drop_capabilities=["ALL"],
+        add_ambient_capabilities=(),
         privileged=True,
         sandbox_privileged=True,
         host_capabilities=ALL,
@@ -68,7 +70,12 @@ def test_a_privileged_container_needs_a_privileged_pod() -> None:
         InvalidArgument, match=r"privileged: no privileged container allowed in sandbox"
     ):
         security.capabilities(
-            capabilities=None, privileged=True, sandbox_privileged=False, host_capabilities=ALL
+            add_capabilities=(),
+            drop_capabilities=(),
+            add_ambient_capabilities=(),
+            privileged=True,
+            sandbox_privileged=False,
+            host_capabilities=ALL,
         )
 
 
@@ -86,11 +93,14 @@ def build_seccomp(
     add: tuple[str, ...] = (),
 ) -> types.LinuxSeccomp | None:
     return security.seccomp(
-        seccomp=profile,
+        profile_type=profile.profile_type if profile is not None else None,
+        localhost_ref=profile.localhost_ref if profile is not None else "",
         seccomp_profile_path=path,
         unset_seccomp_profile=unset,
         localhost_seccomp=localhost,
-        capabilities=api_pb2.Capability(add_capabilities=add),
+        add_capabilities=add,
+        drop_capabilities=(),
+        add_ambient_capabilities=(),
         privileged=privileged,
         available=available,
         architecture="amd64",
@@ -222,7 +232,8 @@ def test_which_apparmor_profile(
     profile: Profile | None, name: str, privileged: bool, available: bool, expected: str | None
 ) -> None:
     found = security.apparmor_profile(
-        apparmor=profile,
+        profile_type=profile.profile_type if profile is not None else None,
+        localhost_ref=profile.localhost_ref if profile is not None else "",
         apparmor_profile=name,
         privileged=privileged,
         available=available,
@@ -235,7 +246,8 @@ def test_which_apparmor_profile(
 def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused(privileged: bool) -> None:
     with pytest.raises(InvalidArgument, match="apparmor is not supported on this node"):
         security.apparmor_profile(
-            apparmor=Profile(),
+            profile_type=Profile.RuntimeDefault,
+            localhost_ref="",
             apparmor_profile="",
             privileged=privileged,
             available=False,
@@ -243,12 +255,73 @@ def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused(privileged: 
         )
     with pytest.raises(InvalidArgument, match="'mine' is not loaded"):
         security.apparmor_profile(
-            apparmor=None,
+            profile_type=None,
+            localhost_ref="",
             apparmor_profile="localhost/mine",
             privileged=False,
             available=True,
             localhost_apparmor_loaded=False,
         )
+
+
+@pytest.mark.parametrize(
+    ("profile_type", "reference", "path", "unset", "privileged", "expected"),
+    [
+        (Profile.Localhost, "localhost//a.json", "", "", False, "/a.json"),
+        (Profile.Localhost, "/a.json", "", "", True, ""),
+        (Profile.RuntimeDefault, "", "localhost//b.json", "", False, ""),
+        (None, "", "localhost//b.json", "", False, "/b.json"),
+        (None, "", "", "localhost//c.json", False, "/c.json"),
+        (None, "", "", "", False, ""),
+    ],
+)
+def test_the_filter_that_is_read_from_the_node(
+    profile_type: int | None, reference: str, path: str, unset: str, privileged: bool, expected: str
+) -> None:
+    found = security.seccomp_file(
+        profile_type=profile_type,
+        localhost_ref=reference,
+        seccomp_profile_path=path,
+        privileged=privileged,
+        unset_seccomp_profile=unset,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("profile_type", "reference", "name", "privileged", "available", "loaded", "default"),
+    [
+        (Profile.Localhost, "mine", "", False, True, "mine", False),
+        (Profile.Localhost, "mine", "", False, False, "", False),
+        (None, "", "localhost/mine", True, True, "mine", False),
+        (None, "", "", False, True, "", True),
+        (None, "", "", False, False, "", False),
+        (None, "", "", True, True, "", False),
+        (Profile.Unconfined, "", "", False, True, "", False),
+    ],
+)
+def test_what_apparmor_needs_on_the_node(
+    profile_type: int | None,
+    reference: str,
+    name: str,
+    privileged: bool,
+    available: bool,
+    loaded: str,
+    default: bool,
+) -> None:
+    assert loaded == security.apparmor_name(
+        profile_type=profile_type,
+        localhost_ref=reference,
+        apparmor_profile=name,
+        available=available,
+    )
+    assert default is security.needs_default_apparmor(
+        profile_type=profile_type,
+        localhost_ref=reference,
+        apparmor_profile=name,
+        privileged=privileged,
+        available=available,
+    )
 
 
 def test_nothing_is_hidden_unless_asked_for() -> None:

@@ -58,7 +58,7 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         "privileged": False,
         "privileged_without_host_devices": False,
         "device_ownership_from_security_context": False,
-        "run_as_user": api_pb2.Int64Value(value=1000),
+        "run_as_user": 1000,
         "run_as_group": None,
         "injected": (),
         "uid": 0,

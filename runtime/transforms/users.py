@@ -1,0 +1,62 @@
+"""Which user a request and an image mean, before the image's user database is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
+from runtime.transforms.facts import WantedUser
+
+_ROOT = "0"
+
+
+def wanted_by_container(
+    *,
+    run_as_user: int | None,
+    run_as_group: int | None,
+    run_as_username: str,
+    supplemental_groups: Sequence[int],
+    supplemental_groups_policy: api_pb2.SupplementalGroupsPolicy,
+    image_user: str,
+) -> WantedUser:
+    """The user in a container's security context and its image; a name wins over a number.
+
+    Raises InvalidArgument for a group without a user, which the CRI does not define.
+    """
+    user = run_as_username or ("" if run_as_user is None else str(run_as_user))
+    if run_as_group is not None:
+        if not user:
+            raise InvalidArgument(
+                "run_as_group requires run_as_user or run_as_username",
+                field="config.linux.security_context.run_as_group",
+            )
+        user_and_group = f"{user}:{run_as_group}"
+    else:
+        user_and_group = user or image_user
+    member = user or image_user.partition(":")[0] or _ROOT
+    strict = supplemental_groups_policy == api_pb2.SupplementalGroupsPolicy.Strict
+    return WantedUser(user_and_group, "" if strict else member, tuple(supplemental_groups))
+
+
+def wanted_by_sandbox(
+    *,
+    run_as_user: int | None,
+    run_as_group: int | None,
+    supplemental_groups: Sequence[int],
+    image_user: str,
+) -> WantedUser:
+    """The user in a pod's security context and the pause image.
+
+    The image's groups are not added: the pause process reads no files, so the requested groups are
+    enough.
+    """
+    user = "" if run_as_user is None else str(run_as_user)
+    if run_as_group is not None:
+        if not user:
+            raise InvalidArgument(
+                "run_as_group requires run_as_user",
+                field="config.linux.security_context.run_as_group",
+            )
+        user = f"{user}:{run_as_group}"
+    return WantedUser(user or image_user, "", tuple(supplemental_groups))
