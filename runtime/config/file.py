@@ -110,6 +110,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("cni", "bin_dirs"), "must name at least one directory"
     if not config.images.pinned_images["sandbox"]:
         yield ("images", "pinned_images", "sandbox"), "must name the pause image"
+    if config.stats_retention_period < 2 * config.stats_collect_period:
+        yield (
+            ("stats_retention_period",),
+            "must be at least twice stats_collect_period, because a rate needs two readings",
+        )
     for name, runtime in runtimes.items():
         table = ("containerd", "runtimes", name)
         if runtime.options.CriuPath:

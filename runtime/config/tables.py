@@ -190,6 +190,11 @@ class Config(_Table, frozen=True):
     enable_unprivileged_icmp: bool = True
     drain_exec_sync_io_timeout: Duration = Duration(0)
     """How long ExecSync waits for output after its process ended; 0: until the output ends."""
+    stats_collect_period: Duration = Duration(1)
+    """How often the CPU counters of running containers are read for the rates in statistics; 0:
+    only when statistics are requested, so that the first answer has no rates."""
+    stats_retention_period: Duration = Duration(120)
+    """A CPU reading older than this is not used for a rate."""
     containerd: ContainerdTable = ContainerdTable()
     cni: CniTable = CniTable()
     images: ImagesTable = ImagesTable()

@@ -59,6 +59,13 @@ class Cgroups:
         """
         return self._usage_v1(path) if self.unified is None else self._usage_v2(path)
 
+    def cpu(self, path: str) -> int | None:
+        """The CPU time of the cgroup ``path`` in nanoseconds of all cores; None if it was removed
+        or the node does not account CPU time."""
+        if self.unified is None:
+            return _number(f"{self._directory('cpuacct', path)}/cpuacct.usage")
+        return _cpu_v2(_read(f"{self._directory('', path)}/cpu.stat"))
+
     def exists(self, path: str) -> bool:
         """Whether the cgroup ``path`` exists (v1: in the memory hierarchy)."""
         return os.path.isdir(self._directory("memory", path))
@@ -90,10 +97,9 @@ class Cgroups:
         cpu = _read(f"{directory}/cpu.stat")
         if cpu is None and not os.path.isdir(directory):
             raise FileNotFoundError(directory)
-        usage_usec = _pairs(cpu or "").get("usage_usec")
         return Usage(
             timestamp=time.time_ns(),
-            cpu=None if usage_usec is None else usage_usec * 1000,
+            cpu=_cpu_v2(cpu),
             memory=_memory_v2(directory),
             swap=_swap_v2(directory),
             processes=_number(f"{directory}/pids.current"),
@@ -131,6 +137,11 @@ def slice_cgroup(name: str) -> str:
         return ""
     parts = stem.split("-")
     return "".join(f"/{'-'.join(parts[: i + 1])}.slice" for i in range(len(parts)))
+
+
+def _cpu_v2(stat: str | None) -> int | None:
+    microseconds = _pairs(stat or "").get("usage_usec")
+    return None if microseconds is None else microseconds * 1000
 
 
 def _memory_v2(directory: str) -> Memory | None:

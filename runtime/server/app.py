@@ -234,6 +234,7 @@ class App:
         if self.config.pause_image == OWN_PAUSE:
             await through_restarts(self.containerd, self._install_own_pause)
         await self.recovery.run()
+        self.stats.sampler.start()
         self._background.start(self.containerd.watch(self.images.reconcile))
         self._closed = None
         log.info("serving", socket=str(self.config.socket))
@@ -272,7 +273,7 @@ class App:
         left = await background.finished(_CLEAN_UP_LIMIT)
         if left:
             log.warning("left to the next start", work=left)
-        await self.exits.stop()
+        await asyncio.gather(self.exits.stop(), self.stats.sampler.stop())
         await self.store.close()
         await asyncio.gather(self.images.close(), self.network.stop(), self.log_keeper.aclose())
         await self.containerd.close()

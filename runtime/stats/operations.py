@@ -6,6 +6,7 @@ works while containerd is down. Files are read in a thread, so the event loop is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -22,12 +23,14 @@ from runtime.linux.cgroups import Cgroups, sandbox_cgroup
 from runtime.lookups.handlers import Handlers
 from runtime.readings import Interface, Usage
 from runtime.stats import sandbox as sandbox_stats
-from runtime.stats.container import CpuRates
+from runtime.stats.rates import CpuRates
+from runtime.stats.sampler import Sampler
 from runtime.steps import threads
+from runtime.store.objects import Sandbox
 
 if TYPE_CHECKING:
     from runtime.config.tables import Config
-    from runtime.store.objects import Container, Sandbox, Store
+    from runtime.store.objects import Container, Store
     from runtime.transforms import facts
 
 
@@ -60,8 +63,15 @@ class Stats:
         self._config = config
         self._left_out = left_out
         self._cgroups = cgroups or Cgroups.probe()
-        self._rates = CpuRates()
+        self._rates = CpuRates(config.stats_collect_period, config.stats_retention_period)
         self._paths: dict[str, tuple[int, str]] = {}
+        self.sampler = Sampler(
+            store=store,
+            cgroups=self._cgroups,
+            rates=self._rates,
+            period=config.stats_collect_period,
+            path=self._path,
+        )
 
     async def container(
         self, container: Container, request: api_pb2.ContainerStatsRequest
@@ -131,12 +141,12 @@ class Stats:
             # only its writable layer is left to measure
             layer = Usage(0, None, None, None, None, layer=self._layer_usage(container))
             return container_stats.read(container=container.facts, usage=layer), 0
-        measured = self._usage(container.id, container.status.pid)
+        measured = self._usage(container)
         if measured is None:
             return None, 0
         usage = replace(
             measured,
-            nano_cores=self._rates.rate(container.id, measured),
+            nano_cores=self._rate(container, measured),
             layer=self._layer_usage(container),
         )
         stats = container_stats.read(container=container.facts, usage=usage)
@@ -152,7 +162,7 @@ class Stats:
         return [stats for stats in map(self._sandbox, sandboxes) if stats is not None]
 
     def _sandbox(self, sandbox: Sandbox) -> api_pb2.PodSandboxStats | None:
-        usage = self._sandbox_usage(sandbox)
+        usage = self._usage(sandbox)
         if usage is None:
             return None
         figures = [
@@ -162,7 +172,7 @@ class Stats:
         ]
         usage = replace(
             usage,
-            nano_cores=self._rates.rate(sandbox.id, usage),
+            nano_cores=self._rate(sandbox, usage),
             network=sandbox_stats.network(self._interfaces(sandbox)),
             process_count=sum(processes for _, processes in figures),
         )
@@ -170,43 +180,46 @@ class Stats:
             sandbox, usage, [stats for stats, _ in figures if stats is not None]
         )
 
-    def _sandbox_usage(self, sandbox: Sandbox) -> Usage | None:
-        parent = plan_sandbox(sandbox.metadata.config).pod_cgroup
-        if not parent:
-            # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
-            return self._usage(sandbox.id, sandbox.status.pid)
-        return self._read(sandbox.id, lambda: sandbox_cgroup(parent))
+    def _rate(self, item: Container | Sandbox, usage: Usage) -> int | None:
+        return self._rates.rate(item.id, usage.cpu, time.monotonic_ns())
 
-    def _usage(self, key: str, pid: int) -> Usage | None:
-        return self._read(key, lambda: self._path(key, pid))
-
-    def _read(self, key: str, path: Callable[[], str | None]) -> Usage | None:
-        """The statistics of the cgroup that ``path`` returns; None if it is gone or unreadable."""
+    def _usage(self, item: Container | Sandbox) -> Usage | None:
+        """The statistics of its cgroup; None if that was removed or cannot be read."""
         try:
-            found = path()
-            return None if found is None else self._cgroups.usage(found)
+            path = self._path(item)
+            return None if path is None else self._cgroups.usage(path)
         except (FileNotFoundError, ProcessLookupError):
             return None
         except (OSError, ValueError) as error:
-            log.warning("statistics left out: a cgroup cannot be read", id=key, error=str(error))
+            log.warning(
+                "statistics left out: a cgroup cannot be read", id=item.id, error=str(error)
+            )
             self._left_out("cgroup")
             return None
 
-    def _path(self, key: str, pid: int) -> str | None:
-        """The cgroup in which the process was started.
+    def _path(self, item: Container | Sandbox) -> str | None:
+        """The cgroup of a container or pod; None if its process has ended.
 
-        The kernel is queried once per process: an init system in a container moves itself into a
+        It is looked up once per process: an init system in a container moves itself into a
         sub-cgroup, and its current cgroup would then cover only a part.
         """
-        known = self._paths.get(key)
+        pid = item.status.pid
+        known = self._paths.get(item.id)
         if known is not None and known[0] == pid:
             return known[1]
-        path = self._cgroups.of_process(pid) if pid else None
-        if path is None:
-            return None
-        path = _above_own_cgroups(path, key)
-        self._paths[key] = (pid, path)
+        path = self._found(item)
+        if path is not None:
+            self._paths[item.id] = (pid, path)
         return path
+
+    def _found(self, item: Container | Sandbox) -> str | None:
+        if isinstance(item, Sandbox):
+            parent = plan_sandbox(item.metadata.config).pod_cgroup
+            if parent:
+                return sandbox_cgroup(parent)
+            # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
+        path = self._cgroups.of_process(item.status.pid) if item.status.pid else None
+        return None if path is None else _above_own_cgroups(path, item.id)
 
     def _interfaces(self, sandbox: Sandbox) -> list[Interface]:
         if not sandbox.metadata.netns_path or not sandbox.status.pid:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
 from generated.statuses import container_stats, linux_pod_sandbox_stats
-from runtime.config.tables import Config
+from runtime.config.tables import Config, Duration
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups
 from runtime.lookups.handlers import Handlers
 from runtime.readings import Interface, LayerUsage, Memory, Pressure, Stall, Swap, Usage
 from runtime.stats import sandbox as sandbox_stats
-from runtime.stats.container import CpuRates
 from runtime.stats.operations import Stats, _above_own_cgroups
+from runtime.stats.rates import CpuRates
 from runtime.stats.sandbox import parse_net_dev
 from runtime.transforms.facts import Container, ContainerMetadata, ContainerStatus, Handler
 
@@ -48,28 +49,94 @@ def traffic(interfaces: list[Interface]) -> api_pb2.NetworkUsage:
 
 
 def test_a_rate_needs_two_readings_far_enough_apart() -> None:
-    rates = CpuRates()
-    assert rates.rate("c", usage(10 * SECOND, 0)) is None
+    rates = CpuRates(period=2, retention=10)
+    assert rates.rate("c", 0, 10 * SECOND) is None
     # too soon: the noise of accounting
-    assert rates.rate("c", usage(10 * SECOND + 1, 900)) is None
-    assert rates.rate("c", usage(12 * SECOND, SECOND)) == SECOND // 2
-    # asked again at once: the last known rate, not a new window
-    assert rates.rate("c", usage(12 * SECOND + 5, SECOND + 5)) == SECOND // 2
-    assert rates.rate("c", usage(14 * SECOND, 3 * SECOND)) == SECOND
+    assert rates.rate("c", 900, 10 * SECOND + 1) is None
+    assert rates.rate("c", SECOND, 12 * SECOND) == SECOND // 2
+    # read again at once: the last known rate, not a new window
+    assert rates.rate("c", SECOND + 5, 12 * SECOND + 5) == SECOND // 2
+    assert rates.rate("c", 3 * SECOND, 14 * SECOND) == SECOND
+    assert rates.rate("c", None, 15 * SECOND) is None
 
 
 def test_a_counter_that_went_back_starts_anew() -> None:
-    rates = CpuRates()
-    rates.rate("c", usage(1 * SECOND, 500))
-    assert rates.rate("c", usage(3 * SECOND, 400)) is None
-    assert rates.rate("c", usage(5 * SECOND, 400)) == 0
+    rates = CpuRates(period=0, retention=10)
+    rates.rate("c", 500, 1 * SECOND)
+    assert rates.rate("c", 400, 3 * SECOND) is None
+    assert rates.rate("c", 400, 5 * SECOND) == 0
+
+
+def test_a_rate_is_no_mean_over_more_than_the_retention_period() -> None:
+    rates = CpuRates(period=1, retention=120)
+    rates.rate("c", 0, 0)
+    assert rates.rate("c", SECOND, 121 * SECOND) is None
+    assert rates.rate("c", 2 * SECOND, 122 * SECOND) == SECOND
 
 
 def test_readings_of_the_gone_are_dropped() -> None:
-    rates = CpuRates()
-    rates.rate("c", usage(1 * SECOND, 500))
+    rates = CpuRates(period=1, retention=10)
+    rates.rate("c", 500, 1 * SECOND)
     rates.forget_all_but({"d"})
-    assert rates.rate("c", usage(3 * SECOND, 600)) is None
+    assert rates.rate("c", 600, 3 * SECOND) is None
+
+
+async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
+    """The counters of running containers and of their pods are read beforehand, nothing else."""
+    store = made.store(tmp_path)
+    made.sandbox(store, "pod", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/pod"))
+    made.sandbox(store, "idle", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/idle"))
+    made.container(store, "waits", state=ContainerState.CREATED)
+    cgroups = FakeCgroups(None, {}, usage(5, 1000))
+    stats = Stats(
+        store=store,
+        images=FakeImages(None),
+        handlers=Handlers(Handler("runc")),
+        config=Config(stats_collect_period=Duration(0.001)),
+        left_out=pytest.fail,
+        cgroups=cgroups,
+    )
+    await stats.sampler.sample()
+    assert cgroups.read == [], "no container runs"
+    container = made.container(store, "runs", pid=os.getpid())
+    await stats.sampler.sample()
+    await asyncio.sleep(0.002)
+    await stats.sampler.sample()
+    assert cgroups.read == ["/somewhere", "/pod"] * 2
+    await asyncio.sleep(0.002)
+    answer = await stats.container(container, api_pb2.ContainerStatsRequest())
+    assert 0 < answer.stats.cpu.usage_nano_cores.value <= 1000 * 1000
+    pods = await stats.list_sandboxes(api_pb2.ListPodSandboxStatsRequest())
+    (pod,) = (pod for pod in pods.stats if pod.attributes.id == "pod")
+    assert pod.linux.cpu.usage_nano_cores.value > 0
+
+
+async def test_a_container_that_has_just_ended_does_not_stop_the_sampler(tmp_path: Path) -> None:
+    store = made.store(tmp_path)
+    made.container(store, "ended", pid=os.getpid())
+
+    class Gone(FakeCgroups):
+        def of_process(self, pid: int) -> str | None:
+            raise ProcessLookupError
+
+    stats = Stats(
+        store=store,
+        images=FakeImages(None),
+        handlers=Handlers(Handler("runc")),
+        config=Config(),
+        left_out=pytest.fail,
+        cgroups=Gone(None, {}),
+    )
+    await stats.sampler.sample()
+
+
+def test_the_counter_of_each_cgroup_version(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/cpu.stat").write_text("usage_usec 7\nuser_usec 5\n")
+    (tmp_path / "c/cpuacct.usage").write_text("9\n")
+    assert Cgroups(str(tmp_path), {}).cpu("/c") == 7000
+    assert Cgroups(None, {"cpuacct": str(tmp_path)}).cpu("/c") == 9
+    assert Cgroups(str(tmp_path), {}).cpu("/removed") is None
 
 
 def test_what_nobody_measured_is_unset_and_not_zero() -> None:
@@ -226,7 +293,7 @@ async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
     answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
     assert [found.attributes.id for found in answer.stats] == ["good"]
     assert counted == ["cgroup"]
-    stats._paths["pod"] = (os.getpid(), "/bad")
+    stats._paths["pod"] = (0, "/bad")
     pods = await stats.list_sandboxes(api_pb2.ListPodSandboxStatsRequest())
     assert len(pods.stats) == 0
 
@@ -244,6 +311,12 @@ class FakeCgroups(Cgroups):
     """One answer for every cgroup; None: all are gone."""
 
     answer: Usage | None = None
+    read: list[str] = field(default_factory=list)
+    """The cgroups whose counters were read."""
+
+    def cpu(self, path: str) -> int | None:
+        self.read.append(path)
+        return len(self.read)
 
     def of_process(self, pid: int) -> str | None:
         return "/somewhere"

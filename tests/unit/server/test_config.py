@@ -132,6 +132,10 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
             '[images]\npinned_images.sandbox = ""\n',
             ":2: images.pinned_images.sandbox: must name the pause image",
         ),
+        (
+            'stats_collect_period = "1m"\nstats_retention_period = "1m"\n',
+            ":2: stats_retention_period: must be at least twice stats_collect_period",
+        ),
         ('[metrics]\naddress = "x"\n', ':2: metrics.address: must be "host:port", not "x"'),
         (
             'drain_exec_sync_io_timeout = "3"\n',

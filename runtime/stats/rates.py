@@ -1,0 +1,54 @@
+"""Rates of CPU use, which need two readings of a cgroup's counter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    at: int
+    cpu: int
+    nano_cores: int | None
+
+
+class CpuRates:
+    """The CPU rate of each cgroup between its two latest readings.
+
+    `runtime.stats.sampler` takes a reading every ``period`` seconds; an answer adds its own. With
+    a period of 0 there are only those of the answers.
+    """
+
+    def __init__(self, period: float, retention: float) -> None:
+        """Readings closer together than half a ``period`` would report the noise of the kernel's
+        accounting; a reading older than ``retention`` seconds is not used."""
+        self._shortest = int((period / 2 or 1.0) * _SECOND)
+        self._longest = int(retention * _SECOND)
+        self._latest: dict[str, _Reading] = {}
+
+    def rate(self, key: str, cpu: int | None, at: int) -> int | None:
+        """Return the rate up to this reading, in billionths of a core; None if there is no earlier
+        one to compare it with.
+
+        ``cpu`` are nanoseconds of all cores, ``at`` those of a monotonic clock.
+        """
+        if cpu is None:
+            return None
+        before = self._latest.get(key)
+        if before is None or cpu < before.cpu or at - before.at > self._longest:
+            # a counter that went back belongs to a new cgroup of the old name
+            self._latest[key] = _Reading(at, cpu, None)
+            return None
+        window = at - before.at
+        if window < self._shortest:
+            return before.nano_cores
+        nano_cores = (cpu - before.cpu) * _SECOND // window
+        self._latest[key] = _Reading(at, cpu, nano_cores)
+        return nano_cores
+
+    def forget_all_but(self, keys: set[str]) -> None:
+        """Drop the readings of removed cgroups."""
+        for key in self._latest.keys() - keys:
+            del self._latest[key]
