@@ -1,1 +1,1 @@
-"""What the image RPCs do: pull, unpack, list, remove."""
+"""The image RPCs: pull, unpack, list, remove."""

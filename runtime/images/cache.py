@@ -1,7 +1,7 @@
-"""The images of containerd's namespace in memory, by every name that they have.
+"""The images in containerd's namespace, kept in memory under all of their names.
 
-Records are named by tag, by digest and by image id; several records make one image. A record whose
-content is unknown (not fetched or broken, another platform) is kept but makes no image.
+Records are named by tag, by digest and by image ID; several records make one image. A record whose
+content is unusable (not fetched, broken, for another platform) is kept but makes no image.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an image is, read from its blobs; the same for every record with that target."""
+    """The content of an image, read from its blobs; the same for every record with that target."""
 
     manifest: Manifest
     config: Config
     size: int
-    """Compressed bytes of index, manifest, config and layers of this platform."""
+    """Compressed size in bytes of index, manifest, config and layers of this platform."""
 
     @property
     def image_id(self) -> str:
@@ -45,26 +45,26 @@ class Content:
 
 
 class ImageCache:
-    """Records, what their targets contain, and the images that both make."""
+    """Records, the content of their targets, and the images that both make up."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._names: dict[str, set[str]] = {}
-        """Of the records, by the digest of their target."""
+        """Records by the digest of their target."""
         self._contents: dict[str, Content] = {}
-        """By the same digest."""
+        """Content by the digest of the target."""
         self._targets: dict[str, set[str]] = {}
-        """The digests in `_contents`, by image id."""
+        """The digests in `_contents`, by image ID."""
         self._images: dict[str, Image] = {}
 
-    # Looking up
+    # Lookups
 
     def images(self) -> list[Image]:
         """Every image."""
         return list(self._images.values())
 
     def find(self, name: str) -> Image | None:
-        """The image of a reference, an image id or a unique prefix of one."""
+        """The image with this reference, image ID or unique prefix of an ID."""
         if image_reference.why_invalid(name) is None:
             image = self.image_of(str(image_reference.parse(name)))
             if image:
@@ -72,15 +72,15 @@ class ImageCache:
         return self._by_id(name)
 
     def names(self) -> Collection[str]:
-        """Of all records."""
+        """The names of all records."""
         return self._records.keys()
 
     def record(self, name: str) -> Record | None:
-        """The record of exactly this name."""
+        """The record with exactly this name."""
         return self._records.get(name)
 
     def image_of(self, name: str) -> Image | None:
-        """The image that the record of exactly this name belongs to."""
+        """The image of the record with exactly this name."""
         record = self._records.get(name)
         content = self._contents.get(record.target.digest) if record else None
         return self._images.get(content.image_id) if content else None
@@ -91,17 +91,17 @@ class ImageCache:
         return self._contents.get(record.target.digest) if record else None
 
     def has_content(self, target: Descriptor) -> bool:
-        """Whether it is known what a record with this target contains."""
+        """Whether the content of records with this target is known."""
         return target.digest in self._contents
 
     def target_of(self, reference: str) -> Descriptor | None:
-        """What a complete reference names here."""
+        """The image for a complete reference."""
         record = self._records.get(reference)
         return record.target if record else None
 
     def names_to_remove(self, name: str) -> list[str]:
-        """The records to delete so that what ``name`` names is gone: those of an image, that of its
-        id last, or else a record that makes none."""
+        """The records to delete in order to remove ``name``: all records of that image, its ID
+        last, or a record that makes no image."""
         image = self.find(name)
         if image:
             names = [record.name for record in self._records_of(image.id)]
@@ -118,7 +118,7 @@ class ImageCache:
         found = [image for id_, image in self._images.items() if id_.startswith(beginning)]
         if len(found) > 1:
             raise InvalidArgument(
-                f"{name} is the beginning of {len(found)} image ids: give more of it",
+                f"{name} is a prefix of {len(found)} image IDs: use a longer one",
                 field="image.image",
             )
         return found[0] if found else None
@@ -130,10 +130,11 @@ class ImageCache:
             for name in self._names[digest]
         ]
 
-    # Changing
+    # Changes
 
     def keep(self, record: Record, content: Content | None) -> None:
-        """Take a record as it is now; ``content`` None: as known, or unknown still."""
+        """Add or update a record; with ``content`` None, its content is unchanged, or still
+        unknown."""
         digest = record.target.digest
         if content:
             self._contents[digest] = content
@@ -146,13 +147,13 @@ class ImageCache:
         self._rebuild(digest)
 
     def drop(self, name: str) -> None:
-        """The record is gone."""
+        """The record was deleted."""
         record = self._records.pop(name, None)
         if record:
             self._leave_target(record)
 
     def forget_content(self, image: Image) -> None:
-        """The image's content turned out to be incomplete: its records make no image."""
+        """The image's content turned out to be incomplete: its records make no image any more."""
         for digest in self._targets.pop(image.id, ()):
             del self._contents[digest]
         self._images.pop(image.id, None)
@@ -173,7 +174,7 @@ class ImageCache:
                 del self._targets[content.image_id]
 
     def _rebuild(self, digest: str) -> None:
-        """Make anew the image that the records with this target belong to."""
+        """Rebuild the image that the records with this target belong to."""
         content = self._contents.get(digest)
         if content is None:
             return
@@ -210,7 +211,7 @@ class ImageCache:
 
 
 def _kind(name: str) -> str:
-    """What a record's name is: ``tag``, ``digest`` or (an id, or something foreign) ``other``."""
+    """The kind of a record's name: ``tag``, ``digest``, or ``other`` for IDs and all else."""
     if image_reference.is_digest(name) or image_reference.why_invalid(name) is not None:
         return "other"
     return "digest" if "@" in name else "tag"

@@ -1,9 +1,9 @@
-"""Which of the images under one name is for this host: the walk through an index.
+"""Choose the image for this host from an index.
 
-An index may name indexes, and entries may not say their platform; then the config of each candidate
-decides. The walk asks for as few documents as it can, never goes round in circles and is bounded in
-depth and number. It is the same for a registry at a pull and for the content store afterwards, so
-what was chosen once is chosen again.
+An index may contain indexes, and its entries need not have a platform; then the config of each
+candidate decides. The walk reads as few documents as possible, detects cycles, and is limited in
+depth and number. It is the same for a registry during a pull and for the content store afterwards,
+so both choose the same image.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from runtime.images.manifest import Config, Descriptor, Index, Manifest
 from runtime.images.platforms import Platform, rank
 
 DEPTH_LIMIT: Final = 8
-"""Indexes below each other; builders nest two."""
+"""Maximum nesting of indexes; builders nest two."""
 DOCUMENT_LIMIT: Final = 128
-"""Documents below the first that one walk may ask for."""
+"""Maximum number of documents that one walk reads after the first."""
 
 ReadDocument: TypeAlias = Callable[[Descriptor], Awaitable[Index | Manifest]]
-"""The document of an index's entry; NotFound when it is not there."""
+"""Reads the document of an index's entry; raises NotFound if it does not exist."""
 ReadConfig: TypeAlias = Callable[[Descriptor], Awaitable[Config]]
 
 
@@ -33,7 +33,7 @@ class _Candidate:
     place: int
     descriptor: Descriptor
     rank: int | None
-    """How well the platform that it names runs here; None when it names none."""
+    """The rank of its stated platform on this host; None if it states none."""
 
 
 async def choose(
@@ -41,7 +41,8 @@ async def choose(
 ) -> Manifest:
     """The manifest of the image that runs best on the host.
 
-    NotFound lists what there is instead; FailedPrecondition says that the index is not sound.
+    Raises NotFound with the platforms that exist instead; FailedPrecondition if the index is
+    invalid.
     """
     walk = _Walk(host, read, read_config)
     found = await walk.search(top, 1)
@@ -49,11 +50,11 @@ async def choose(
         return found
     if walk.refused and not walk.offered:
         raise walk.refused
-    raise NotFound(f"no match for {host}, it has {', '.join(sorted(walk.offered)) or 'no image'}")
+    raise NotFound(f"no image for {host}; available: {', '.join(sorted(walk.offered)) or 'none'}")
 
 
 class _Walk:
-    """One walk, with what it met."""
+    """One walk, and what it found."""
 
     def __init__(self, host: Platform, read: ReadDocument, read_config: ReadConfig) -> None:
         self._host = host
@@ -63,13 +64,13 @@ class _Walk:
         self.offered: set[str] = set()
         """The platforms of images that do not run here."""
         self.refused: NotFound | FailedPrecondition | None = None
-        """Why the first candidate that names no platform could not be judged."""
+        """Why the first candidate without a platform could not be checked."""
 
     async def search(self, index: Index, depth: int) -> Manifest | None:
-        """The best image of an index; None: nothing in it runs here."""
+        """The best image of an index; None if nothing in it runs here."""
         if depth > DEPTH_LIMIT:
             raise FailedPrecondition(
-                f"indexes are nested more than {DEPTH_LIMIT} deep: push a flatter one"
+                f"indexes are nested more than {DEPTH_LIMIT} deep: push a flatter index"
             )
         silent: list[tuple[int, Manifest]] = []
         for candidate in self._candidates(index):
@@ -89,19 +90,19 @@ class _Walk:
         return min(silent, key=lambda one: one[0])[1] if silent else None
 
     def _candidates(self, index: Index) -> list[_Candidate]:
-        """Those that name a platform come first, the best in front; the others in their order."""
+        """Candidates with a platform come first, the best in front; the others keep their order."""
         candidates = []
         for place, (descriptor, platform) in enumerate(index.entries):
             how_well = rank(platform, self._host) if platform else None
             if platform and how_well is None:
-                if platform.os != "unknown":  # attestations and the like are no images
+                if platform.os != "unknown":  # attestations and the like are not images
                     self.offered.add(str(platform))
             else:
                 candidates.append(_Candidate(place, descriptor, how_well))
         return sorted(candidates, key=lambda one: (one.rank is None, one.rank or 0, one.place))
 
     async def _document(self, candidate: _Candidate) -> Index | Manifest | None:
-        """The candidate's document; None when it was seen before or cannot be judged."""
+        """The candidate's document; None if it was seen before or cannot be checked."""
         digest = candidate.descriptor.digest
         if digest in self._seen:
             return None
@@ -109,7 +110,7 @@ class _Walk:
         if len(self._seen) > DOCUMENT_LIMIT:
             raise FailedPrecondition(
                 f"none of the first {DOCUMENT_LIMIT} documents of the index is for {self._host}: "
-                "name the platforms in the index"
+                "state the platforms in the index"
             )
         try:
             return await self._read(candidate.descriptor)

@@ -1,7 +1,7 @@
-"""Blobs in containerd's content store: read, write (and go on writing), labels.
+"""Blobs in containerd's content store: read, write, resume a write, and set labels.
 
-Write references are those of containerd's own clients (``layer-sha256:…``), so that a half-written
-blob is continued by whoever pulls it next, and two pullers of one blob do not both write it.
+Write references are those of containerd's own clients (``layer-sha256:…``), so a partly written
+blob is resumed by whichever client pulls it next, and two pulls never write the same blob twice.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from runtime.steps import threads
 _T = TypeVar("_T")
 
 _QUICK: Final = 1 << 16
-"""Bytes of a document that is read on the loop: it takes less than a millisecond."""
+"""Documents up to this many bytes are parsed on the event loop: it takes less than a
+millisecond."""
 _PIECE: Final = 1 << 18
-"""Bytes of one write message: large enough to make calls few, small enough for memory."""
+"""Bytes of one write message: large enough to need few calls, small enough for memory."""
 _LABEL_LIMIT: Final = 4096
-"""Characters of a label's key and value together (containerd's rule)."""
+"""Maximum characters of a label's key and value together (containerd's rule)."""
 _SOURCE_LABEL: Final = "containerd.io/distribution.source."
 _LOCKED_DELAYS: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Seconds between looks at a blob that another process is writing; the last one repeats."""
+"""Seconds between checks of a blob that another client is writing; the last one repeats."""
 
 _WRITE: Final = content_pb2.WriteAction.WRITE
 _UNANSWERED: Final = 1
-"""Messages of a write that may wait for their answer while the next one is sent."""
+"""Write messages that may be unconfirmed while the next one is sent."""
 
 _WriteStream: TypeAlias = (
     "aio.StreamStreamCall[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse]"
 )
 
 Source = Callable[[int], AsyncGenerator[bytes, None]]
-"""Gives the bytes of a blob from an offset to its end."""
+"""Returns the bytes of a blob from an offset to its end."""
 
 
 async def read(containerd: Containerd, digest: str, limit: int = DOCUMENT_LIMIT) -> bytes:
-    """A small blob; NotFound when it is not there."""
+    """A small blob; NotFound if it does not exist."""
     data = bytearray()
     try:
         async for answer in containerd.content.Read(content_pb2.ReadContentRequest(digest=digest)):
@@ -63,14 +64,14 @@ async def read(containerd: Containerd, digest: str, limit: int = DOCUMENT_LIMIT)
 
 
 async def parsed(parse: Callable[[bytes, str, str], _T], data: bytes, kind: str, digest: str) -> _T:
-    """What ``parse`` makes of a document, in a thread when that may take long."""
+    """The result of ``parse``, run in a thread if the document is large."""
     if len(data) <= _QUICK:
         return parse(data, kind, digest)
     return await threads.DOCUMENTS.run(parse, data, kind, digest)
 
 
 async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:
-    """What the content store knows of a complete blob; None when it is not there."""
+    """The content store's information about a complete blob; None if it does not exist."""
     try:
         answer = await containerd.content.Info(content_pb2.InfoRequest(digest=digest))
     except aio.AioRpcError as error:
@@ -82,7 +83,7 @@ async def info(containerd: Containerd, digest: str) -> content_pb2.Info | None:
 
 
 async def set_labels(containerd: Containerd, digest: str, labels: Mapping[str, str]) -> None:
-    """Set these labels of a blob and leave its others; NotFound when the blob is not there."""
+    """Set these labels of a blob and keep its others; NotFound if the blob does not exist."""
     if not labels:  # an empty mask would mean: replace all
         return
     whole = await info(containerd, digest)
@@ -97,7 +98,7 @@ async def set_labels(containerd: Containerd, digest: str, labels: Mapping[str, s
 
 
 def missing_labels(have: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """The wanted labels that a blob lacks; its sources are added to, all else is replaced."""
+    """The required labels that a blob lacks; source labels are merged, all others replaced."""
     missing = {}
     for key, value in wanted.items():
         if key.startswith(_SOURCE_LABEL):
@@ -110,12 +111,12 @@ def missing_labels(have: Mapping[str, str], wanted: Mapping[str, str]) -> dict[s
 
 
 def source_label(domain: str, repository: str) -> dict[str, str]:
-    """The label that says which registry (without its port) and repository a blob came from."""
+    """The label for the registry (without its port) and repository a blob came from."""
     return {_SOURCE_LABEL + (urlsplit("//" + domain).hostname or domain): repository}
 
 
 def write_reference(descriptor: Descriptor) -> str:
-    """The name of the write of a blob, as containerd's own clients name it."""
+    """The reference of the write of a blob, as containerd's own clients name it."""
     if descriptor.media_type in INDEX_TYPES:
         kind = "index"
     elif descriptor.media_type in MANIFEST_TYPES:
@@ -135,7 +136,7 @@ async def write(
     labels: Mapping[str, str],
     metadata: Metadata,
 ) -> None:
-    """Bring a blob into the store from where an earlier try left it; nothing when it is there."""
+    """Write a blob, resuming an earlier attempt; does nothing if it exists."""
     for delay in chain(_LOCKED_DELAYS, repeat(_LOCKED_DELAYS[-1])):
         if await _try_write(containerd, descriptor, source, labels, metadata):
             return
@@ -149,7 +150,7 @@ async def _try_write(
     labels: Mapping[str, str],
     metadata: Metadata,
 ) -> bool:
-    """False: another process is writing the blob; look again later."""
+    """False: another client is writing the blob; check again later."""
     stream = containerd.content.Write(metadata=metadata)
     reference = write_reference(descriptor)
     try:
@@ -180,21 +181,22 @@ async def _try_write(
         if error.code() is grpc.StatusCode.ALREADY_EXISTS:
             return True
         if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            # what is written can never become the blob: the next pull must begin anew
+            # what was written can never become the blob: the next pull must start over
             await containerd.content.Abort(content_pb2.AbortRequest(ref=reference))
             raise Unknown(
                 f"the bytes of {descriptor.digest} are wrong: {error.details()}"
             ) from error
         raise
     finally:
-        stream.cancel()  # nothing happens to a stream that has ended
+        stream.cancel()  # has no effect on a stream that has ended
     return True
 
 
 async def _copy(stream: _WriteStream, source: Source, offset: int) -> int:
-    """Write everything that the source gives; returns the offset after it.
+    """Write everything that the source returns; returns the offset after it.
 
-    A piece is sent before the one ahead of it is confirmed: waiting for each takes twice the time.
+    The next piece is sent before the previous one is confirmed: waiting for each takes twice the
+    time.
     """
     pending = bytearray()
     unanswered = 0
@@ -216,25 +218,25 @@ async def _copy(stream: _WriteStream, source: Source, offset: int) -> int:
 
 
 async def _send(stream: _WriteStream, **fields: object) -> int:
-    """One message and its answer: the offset that the store has reached."""
+    """One message and its response: the offset that the store has reached."""
     await _ask(stream, **fields)
     return await _answer(stream)
 
 
 async def _ask(stream: _WriteStream, **fields: object) -> None:
-    with suppress(asyncio.InvalidStateError):  # the call has ended: the answer says why
+    with suppress(asyncio.InvalidStateError):  # the call has ended: its status says why
         await stream.write(content_pb2.WriteContentRequest(**fields))  # type: ignore[arg-type]
 
 
 async def _answer(stream: _WriteStream) -> int:
     answer = await stream.read()
     if not isinstance(answer, content_pb2.WriteContentResponse):
-        raise Unknown("containerd ended a write without an answer")
+        raise Unknown("containerd ended a write without a response")
     return int(answer.offset)
 
 
 async def _is_locked(containerd: Containerd, reference: str, error: aio.AioRpcError) -> bool:
-    """Whether a write could not begin as another one of the same blob is under way."""
+    """Whether a write could not start because another write of the same blob is running."""
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return False
     try:

@@ -1,6 +1,6 @@
-"""How an image comes onto the node: its blobs, its snapshots, and then the records that name it.
+"""Bring an image onto the node: its blobs, its snapshots, and then the records that name it.
 
-A lease protects what was fetched from containerd's garbage collector until the records do.
+A lease protects fetched data from containerd's garbage collector until the records do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtime.transforms.facts import Image
 
 
 class Intake:
-    """Brings images here, from registries and other sources."""
+    """Brings images onto the node, from registries and other sources."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class Intake:
         self._progress_timeout = progress_timeout
 
     async def start(self) -> None:
-        """Delete what an earlier server's pulls left."""
+        """Delete the leases of an earlier server's pulls."""
         await self._leases.delete_leftovers()
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel background work."""
         await self._leases.close()
 
     async def pull(self, reference: Reference, who: Credentials, snapshotter: str) -> Image:
-        """Fetch, unpack and record an image; what is here already is not fetched again.
+        """Fetch, unpack and record an image; existing parts are not fetched again.
 
-        Raises RegistryUnavailable when nothing arrives for the progress timeout, and whatever the
-        registry or containerd answers.
+        Raises RegistryUnavailable if nothing arrives for the progress timeout, and the errors of
+        the registry and of containerd.
         """
         activity = Activity()
         work = self._ask_registry(reference, who, snapshotter, activity)
@@ -80,8 +80,8 @@ class Intake:
     async def _unchanged(
         self, reference: Reference, registry: Registry, snapshotter: str
     ) -> Image | None:
-        """The local image if the registry still means it, everything of it is here and its records
-        are complete: then nothing need be fetched."""
+        """The local image, if the registry still resolves the reference to it and it is complete
+        with all records: then nothing needs to be fetched."""
         target = self._cache.target_of(str(reference))
         image = self._cache.find(str(reference))
         if target is None or image is None:
@@ -104,7 +104,7 @@ class Intake:
         snapshotter: str,
         source_label: Mapping[str, str],
     ) -> Image:
-        """Bring the image of ``source`` here and record it under its id, tag and digest."""
+        """Fetch the image from ``source`` and record it under its ID, tag and digest."""
         async with self._leases.hold(str(reference)) as lease:
             pulled = await self._puller.pull(
                 str(reference),
@@ -125,14 +125,15 @@ class Intake:
     def _record_names(
         self, reference: Reference, target: Descriptor, image_id: str
     ) -> tuple[str, ...]:
-        """The records of an image: its id, the tag if it was pulled by one, and the digest."""
+        """The records of an image: its ID, the tag if it was pulled by one, and the digest."""
         by_tag = (str(reference),) if reference.tag else ()
         return (image_id, *by_tag, reference.at(target.digest))
 
     async def unpacked(self, image: Image, snapshotter: str) -> str:
-        """The chain id of an image, whose snapshots are there when this returns.
+        """The chain ID of an image, whose snapshots exist when this returns.
 
-        They are missing after a change of snapshotter, or when somebody fetched without unpacking.
+        They are missing after a change of the snapshotter, or if another client fetched without
+        unpacking.
         """
         if not image.chain_id or await snapshot_exists(
             self._containerd, snapshotter, image.chain_id

@@ -1,9 +1,9 @@
-"""Leases of pulls: what a pull has fetched is safe from garbage collection until its records are.
+"""Leases of pulls: they protect fetched data from garbage collection until the records do.
 
-A pull that the network broke off leaves its lease for a while, and with it the blobs that it had
-fetched in part: the kubelet tries again within minutes, and then only the rest is fetched. A lease
-is labelled with the state directory of its server. A server that was killed leaves its leases; the
-next one on that directory, of which there is only one at a time, deletes them at its start.
+A pull that fails because of the network keeps its lease for a while, and thereby the blobs it has
+fetched in part: the kubelet retries within minutes, and then only the rest is fetched. A lease is
+labelled with the state directory of its server. A killed server leaves its leases; the next one on
+that directory (there is only one at a time) deletes them when it starts.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = structlog.get_logger(__name__)
 
 _PREFIX: Final = "cri-pull-"
 _OWNER: Final = "io.cri-containerd.pull.state"
-"""The label that names the state directory of the server whose pull it is."""
+"""The label with the state directory of the server whose pull it is."""
 _EXPIRY: Final = timedelta(hours=24)
 _KEPT: Final = 600.0
-"""Seconds that the lease of a broken pull is kept: twice the kubelet's longest back-off."""
+"""Seconds that the lease of a failed pull is kept: twice the kubelet's longest back-off."""
 
 
 class PullLeases:
@@ -40,11 +40,12 @@ class PullLeases:
         self._containerd = containerd
         self._state = state
         self._kept: dict[str, asyncio.Task[None]] = {}
-        """Reference → the task that deletes its lease when its time has come; its name is the
-        lease's."""
+        """By reference: the task that deletes its lease later. The name of the task is the
+        lease's ID."""
 
     async def delete_leftovers(self) -> None:
-        """Delete what an earlier server on this state directory left; before the first pull."""
+        """Delete the leases of an earlier server on this state directory; called before the first
+        pull."""
         answer = await self._containerd.leases.List(leases_pb2.ListRequest())
         left = [
             lease.id
@@ -53,17 +54,17 @@ class PullLeases:
         ]
         await asyncio.gather(*map(self._delete, left))
         if left:
-            log.info("leases of pulls that were cut short are deleted", count=len(left))
+            log.info("deleted the leases of interrupted pulls", count=len(left))
 
     @asynccontextmanager
     async def hold(self, reference: str) -> AsyncIterator[Metadata]:
-        """A lease for a pull of ``reference``, with what an earlier try left under it; gives the
-        metadata that puts a call under it."""
+        """A lease for a pull of ``reference``, with what an earlier attempt left under it;
+        returns the metadata that puts a call under the lease."""
         lease = await self._take(reference)
         try:
             yield self._containerd.with_lease(lease)
         except (RegistryUnavailable, Unavailable, asyncio.CancelledError):
-            if reference in self._kept:  # that of a pull beside this one is enough
+            if reference in self._kept:  # if a concurrent pull has one, its lease is enough
                 await asyncio.shield(self._delete(lease))
             else:
                 later = self._delete_later(reference, lease)
@@ -75,7 +76,7 @@ class PullLeases:
         await asyncio.shield(self._delete(lease))
 
     async def close(self) -> None:
-        """Delete every lease that is kept."""
+        """Delete all kept leases."""
         leases = [task.get_name() for task in self._kept.values()]
         for task in self._kept.values():
             task.cancel()
@@ -102,8 +103,8 @@ class PullLeases:
         await self._containerd.leases.Create(leases_pb2.CreateRequest(id=lease, labels=labels))
 
     async def _undo(self, creation: asyncio.Future[None], lease: str) -> None:
-        """Delete a lease whose pull was cancelled meanwhile: a creation that is only given up may
-        still happen, after the deletion."""
+        """Delete the lease of a cancelled creation: containerd may still create it, after a
+        deletion that comes too early."""
         with suppress(aio.AioRpcError):
             await creation
         await self._delete(lease)
@@ -119,5 +120,9 @@ class PullLeases:
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return
-            # it expires by itself; the pull that it served must not fail for it
-            log.warning("the lease of a pull stays", lease=lease, why=error.details())
+            # it expires by itself; the pull that it protected must not fail because of it
+            log.warning(
+                "could not delete the lease of a pull; it expires by itself",
+                lease=lease,
+                why=error.details(),
+            )

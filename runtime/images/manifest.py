@@ -1,7 +1,7 @@
-"""What an image is made of: indexes, manifests and configs of Docker and OCI, and what follows.
+"""The documents of an image: indexes, manifests and configs of Docker and OCI.
 
-Pure: bytes in, facts out. Whatever is not an image that can be run is refused with its reason and
-the path of the field at fault. A list or table that is absent or null is empty.
+Pure: bytes in, facts out. Anything that is not a runnable image is refused with the reason and the
+path of the invalid field. A list or map that is absent or null is empty.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _LAYER_PREFIXES: Final = (
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 
 DOCUMENT_LIMIT: Final = 8 << 20
-"""Bytes; the largest index, manifest or config that is read into memory."""
+"""Maximum bytes of an index, manifest or config that is read into memory."""
 
 _LARGEST: Final = (1 << 63) - 1
-"""The largest size that containerd and the CRI can carry."""
+"""The largest size that containerd and the CRI can represent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Descriptor:
     size: int
     """Bytes."""
     urls: tuple[str, ...] = ()
-    """Where else the content may be had, for layers that their registry may not pass on."""
+    """Other URLs of the content, for layers that a registry may not redistribute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +68,20 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One platform's image."""
+    """The image of one platform."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
     @property
     def size(self) -> int:
-        """Compressed bytes of config and layers."""
+        """Compressed size in bytes of config and layers."""
         return min(_LARGEST, self.config.size + sum(layer.size for layer in self.layers))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What an image config says of the containers made from it."""
+    """What an image config says about its containers."""
 
     diff_ids: tuple[str, ...]
     platform: Platform
@@ -95,7 +95,7 @@ class Config:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-# The documents as they are written. Go reads null as the empty value of any type, so do we.
+# The documents as written. Go reads null as the empty value of any type, so do we.
 
 _Text: TypeAlias = str | None
 _Texts: TypeAlias = list[_Text] | None
@@ -128,7 +128,7 @@ class _VersionJson(msgspec.Struct):
 
 
 class _TopJson(msgspec.Struct):
-    """What tells an index, a manifest and neither apart."""
+    """The fields that distinguish an index from a manifest."""
 
     mediaType: Any = None
     manifests: Any = msgspec.UNSET
@@ -169,7 +169,7 @@ _T = TypeVar("_T")
 
 
 def parse(data: bytes, media_type: str, digest: str) -> Index | Manifest:
-    """An index or a manifest; FailedPrecondition says why the bytes are neither."""
+    """Parse an index or a manifest; raises FailedPrecondition with the reason if it is neither."""
     if media_type.startswith(_SCHEMA_1) or _decode(data, _VersionJson, digest).schemaVersion == 1:
         raise FailedPrecondition(
             f"{digest} is a schema 1 manifest, which cannot be verified and is refused: "
@@ -179,11 +179,11 @@ def parse(data: bytes, media_type: str, digest: str) -> Index | Manifest:
         return _index(_decode(data, _IndexJson, digest), digest)
     if media_type in MANIFEST_TYPES:
         return _manifest(_decode(data, _ManifestJson, digest), digest)
-    raise FailedPrecondition(f"{digest} is {media_type!r}, which is no image")
+    raise FailedPrecondition(f"{digest} is {media_type!r}, which is not an image")
 
 
 def sniff(data: bytes, content_type: str) -> str:
-    """The media type of a manifest: as its server says if that is one we know, else its own."""
+    """The media type of a manifest: the one its server sent if that is known, else its own."""
     served = content_type.partition(";")[0].strip()
     if served in (*INDEX_TYPES, *MANIFEST_TYPES) or served.startswith(_SCHEMA_1):
         return served
@@ -201,7 +201,7 @@ def sniff(data: bytes, content_type: str) -> str:
 
 
 def parse_config(data: bytes, _media_type: str, digest: str) -> Config:
-    """An image config, which is the same of every type; FailedPrecondition says why it is none."""
+    """Parse an image config, which is the same for every type; FailedPrecondition if invalid."""
     document = _decode(data, _ConfigJson, digest)
     run = document.config or _RunJson()
     diff_ids = _texts(document.rootfs.diff_ids if document.rootfs else None)
@@ -221,12 +221,12 @@ def parse_config(data: bytes, _media_type: str, digest: str) -> Config:
     )
     for name, value in _of_processes(config):
         if "\0" in value:
-            raise FailedPrecondition(f"{digest}: config.{name}: holds a NUL byte")
+            raise FailedPrecondition(f"{digest}: config.{name}: contains a NUL byte")
     return config
 
 
 def _of_processes(config: Config) -> Iterator[tuple[str, str]]:
-    """What ends up in system calls, which end every text at its first NUL byte."""
+    """Values that end up in system calls, which end every string at its first NUL byte."""
     yield "User", config.user
     yield "WorkingDir", config.working_dir
     for name, values in (
@@ -251,13 +251,13 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def digest_of(data: bytes, like: str = "") -> str:
-    """The digest of bytes, by the algorithm of the digest ``like`` (sha256 without one)."""
+    """The digest of bytes, with the algorithm of the digest ``like`` (sha256 without one)."""
     algorithm = like.partition(":")[0] or "sha256"
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 def child_labels(parent: Index | Manifest) -> dict[str, str]:
-    """Labels that keep the parts of an index or manifest from containerd's garbage collector."""
+    """Labels that protect the parts of an index or manifest from containerd's garbage collector."""
     prefix = "containerd.io/gc.ref.content"
     if isinstance(parent, Index):
         return {f"{prefix}.m.{i}": d.digest for i, (d, _) in enumerate(parent.entries)}

@@ -1,4 +1,4 @@
-"""The images of the node: list, status, pull, remove, and the disk they take."""
+"""The images of the node: list, status, pull, remove, and their disk usage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HANDLER_ANNOTATION: Final = "io.containerd.cri.runtime-handler"
 
 
 class Images:
-    """The ImageOperations, and what pods and containers need of images."""
+    """The image operations, and what pods and containers need of images."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Images:
         handlers: Handlers,
         left_out: Callable[[str], None],
     ) -> None:
-        """``left_out`` counts what cannot be listed, by its kind."""
+        """``left_out`` counts images that cannot be listed, by kind."""
         settings = config.images
         platform = host_platform(host.architecture, os.uname().machine)
         self._containerd = containerd
@@ -77,26 +77,26 @@ class Images:
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
 
     async def start(self) -> None:
-        """Know every image; then stay up to date until ``close``."""
+        """Load all images; then stay up to date until ``close``."""
         await asyncio.gather(self._intake.start(), self._store.start())
         self._usage.start()
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel background work."""
         await asyncio.gather(self._store.close(), self._usage.close(), self._intake.close())
 
     async def reconcile(self) -> None:
-        """Compare with containerd, which was away."""
+        """Reconcile with containerd after it was down."""
         await self._store.reconcile()
 
     async def measure(self) -> None:
-        """Take new figures of the disk now."""
+        """Measure the disk usage now."""
         await self._usage.walk()
 
-    # What the CRI asks for
+    # Called for CRI requests
 
     async def list(self, request: api_pb2.ListImagesRequest) -> api_pb2.ListImagesResponse:
-        """Every image, or the one that the filter names."""
+        """All images, or the one that the filter names."""
         name = request.filter.image.image
         if name:
             one = self._cache.find(name)
@@ -106,7 +106,7 @@ class Images:
         return api_pb2.ListImagesResponse(images=self._shown(images))
 
     async def status(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
-        """One image; an empty answer when it is not here."""
+        """One image; an empty response if it does not exist here."""
         image = self._cache.find(request.image.image)
         if image is None:
             return api_pb2.ImageStatusResponse()
@@ -114,22 +114,22 @@ class Images:
         return api_pb2.ImageStatusResponse(image=image_status.read(image=image), info=info)
 
     async def pull(self, request: api_pb2.PullImageRequest) -> api_pb2.PullImageResponse:
-        """Fetch, unpack and record an image; what is here already is not fetched again."""
+        """Fetch, unpack and record an image; existing parts are not fetched again."""
         reference = image_reference.parse(request.image.image)
         who = credentials(request.auth)
         image = await self._intake.pull(reference, who, self.snapshotter_for(request.image))
         return api_pb2.PullImageResponse(image_ref=image.id)
 
     async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
-        """Remove an image with all its names; one that is not here is removed already."""
+        """Remove an image with all its names; succeeds if it does not exist."""
         names = self._cache.names_to_remove(request.image.image)
         for name in names:
-            # the last one waits until the space is free, as the kubelet measures it next
+            # the last deletion waits until the space is free, because the kubelet measures it next
             await self._store.delete(name, sync=name == names[-1])
         return api_pb2.RemoveImageResponse()
 
     async def fs_info(self, request: api_pb2.ImageFsInfoRequest) -> api_pb2.ImageFsInfoResponse:
-        """The disk that layers take, as last measured."""
+        """The disk usage of layers, as last measured."""
         roots = {name: self._root(name) for name in self._snapshotters}
         filesystems = Filesystems(
             images=tuple(written(self._usage.total(name), root) for name, root in roots.items()),
@@ -139,10 +139,10 @@ class Images:
         )
         return image_fs_info_response.read(filesystems=filesystems)
 
-    # What pods and containers need
+    # Called by pods and containers
 
     async def resolve(self, name: str) -> Image | None:
-        """The local image of a reference, an id or a unique prefix of one."""
+        """The local image with this reference, ID or unique prefix of an ID."""
         return self._cache.find(name)
 
     async def ensure(self, reference: str) -> Image:
@@ -155,16 +155,16 @@ class Images:
         )
 
     async def unpacked(self, image: Image, snapshotter: str) -> str:
-        """The chain id of an image, whose snapshots are there when this returns."""
+        """The chain ID of an image, whose snapshots exist when this returns."""
         return await self._intake.unpacked(image, snapshotter)
 
     async def install(self, reference: str, source: ImageSource) -> Image:
-        """Take an image from a source of our own, such as the pause image of an embedded server."""
+        """Import an image from a built-in source, such as the pause image of an embedded server."""
         name = image_reference.parse(reference)
         return await self._intake.take(name, source, self._snapshotter, {})
 
     def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None:
-        """What a container wrote, as last measured; None when that has not happened yet."""
+        """The size of a container's writable layer, as last measured; None if not measured yet."""
         usage = self._usage.of_snapshot(snapshotter, key)
         if usage is None:
             return None
@@ -173,17 +173,17 @@ class Images:
     def snapshotter_for(self, spec: api_pb2.ImageSpec) -> str:
         """The snapshotter of the handler that a pull is for.
 
-        A handler that the node lacks decides nothing: its pods are refused when they are run.
+        An unknown handler is ignored here: its pods are refused when they are run.
         """
         name = spec.runtime_handler or spec.annotations.get(_HANDLER_ANNOTATION, "")
         handler = self._handlers.get(name)
         return handler.snapshotter if name and handler else self._snapshotter
 
-    # Inside
+    # Private
 
     def _shown(self, images: Iterable[Image]) -> Iterator[api_pb2.Image]:
-        """What the CRI shows of each; one that cannot be shown is left out, with a word in the log,
-        as a node without its list of images cannot work."""
+        """The CRI's view of each image. One that cannot be shown is logged and left out, because a
+        node cannot work without its image list."""
         for image in images:
             try:
                 yield image_status.read(image=image)
@@ -202,7 +202,7 @@ class Images:
 
 
 def _any_document(data: bytes, _media_type: str, digest: str) -> object:
-    """A config with all that it says; it may say more than what a container is made of."""
+    """A config with all of its fields, including those that containers do not use."""
     try:
         return decode(data, object)
     except DocumentError as error:

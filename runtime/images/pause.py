@@ -1,8 +1,8 @@
-"""The pause program and its image, made from nothing: ``serve --embedded`` needs no network for it.
+"""The pause program and its image, built in memory: ``serve --embedded`` needs no network for it.
 
-The program is PID 1 of a pod. It waits for signals, collects the children that a shared PID
-namespace leaves to it, and ends on SIGTERM and SIGINT. It is a static ELF file of some 250 bytes,
-assembled here for amd64 and arm64, so that no compiler and no binary file is needed.
+The program is PID 1 of a pod. It waits for signals, reaps the children that a shared PID namespace
+re-parents to it, and exits on SIGTERM and SIGINT. It is a static ELF file of some 250 bytes,
+assembled here for amd64 and arm64, so neither a compiler nor a binary file is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtime.images.manifest import Descriptor
 _MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 _ENTRY: Final = 0x40_0000
 _HEADERS: Final = 64 + 56
-"""Bytes of the ELF header and of the one program header."""
+"""Bytes of the ELF header and of its only program header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """An x86-64 instruction that ends in a distance to a label, of ``distance_size`` bytes, which
-    counts from the end of the instruction."""
+    """An x86-64 instruction that ends in the distance to a label, in ``distance_size`` bytes; it is
+    counted from the end of the instruction."""
 
     opcode: bytes
     target: str
@@ -53,8 +53,8 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class WordJump:
-    """An arm64 instruction that holds the distance to a label in ``bits`` bits from ``shift`` on,
-    counted in words from the start of the instruction."""
+    """An arm64 instruction with the distance to a label in ``bits`` bits, starting at bit
+    ``shift``; it is counted in words from the start of the instruction."""
 
     opcode: int
     target: str
@@ -75,8 +75,8 @@ _MASK: Final = struct.pack("<Q", sum(1 << (n - 1) for n in (_SIGINT, _SIGTERM, _
 
 # The x86-64 system calls: number in eax, arguments in rdi, rsi, rdx, r10.
 _AMD64: Final[Code] = (
-    # rt_sigprocmask(SIG_BLOCK, &mask, NULL, 8): blocked signals wait for rt_sigtimedwait, which
-    # PID 1 needs, as the kernel drops those that it would take with their default action.
+    # rt_sigprocmask(SIG_BLOCK, &mask, NULL, 8): rt_sigtimedwait receives blocked signals. PID 1
+    # needs this because the kernel drops signals whose default action it would take.
     b"\xb8\x0e\x00\x00\x00",  # mov eax, 14
     b"\x31\xff",  # xor edi, edi
     Jump(b"\x48\x8d\x35", "mask", 4),  # lea rsi, [rip + mask]
@@ -103,7 +103,8 @@ _AMD64: Final[Code] = (
     b"\x31\xff",  # xor edi, edi
     b"\x0f\x05",  # syscall
     Label("reap"),
-    # wait4(-1, NULL, WNOHANG, NULL) until there is no more: one signal may stand for several.
+    # wait4(-1, NULL, WNOHANG, NULL) until it returns none: one signal may stand for several
+    # children.
     b"\xb8\x3d\x00\x00\x00",  # mov eax, 61
     b"\x48\xc7\xc7\xff\xff\xff\xff",  # mov rdi, -1
     b"\x31\xf6",  # xor esi, esi
@@ -133,7 +134,7 @@ def _cmp_w0(value: int) -> int:
 _SVC: Final = 0xD400_0001  # svc #0
 _MOV_X0_MINUS_1: Final = 0x9280_0000  # movn x0, #0
 
-# The same on arm64: number in x8, arguments in x0 to x3, answer in x0.
+# The same on arm64: number in x8, arguments in x0 to x3, result in x0.
 _ARM64: Final[Code] = (
     # rt_sigprocmask(SIG_BLOCK, &mask, NULL, 8)
     _words(_mov(8, 135), _mov(0, 0)),
@@ -176,14 +177,14 @@ class PauseImage:
 
     @property
     def blobs(self) -> Mapping[str, bytes]:
-        """All of it by digest."""
+        """All blobs by digest."""
         return {digest(blob): blob for blob in (self.manifest, self.config, self.layer)}
 
 
 def image(architecture: str) -> PauseImage:
-    """The image for an architecture of the host (Go's name); the same bytes every time.
+    """The image for an architecture of the host (Go's name); reproducible.
 
-    Raises ValueError for an architecture that has no program.
+    Raises ValueError for an architecture without a program.
     """
     layer = _layer(program(architecture))
     config = _json(
@@ -207,7 +208,7 @@ def image(architecture: str) -> PauseImage:
 
 
 class PauseSource:
-    """The own pause image as the pull sees it (``image_pull.ImageSource``)."""
+    """The built-in pause image as the source of a pull (``image_pull.ImageSource``)."""
 
     def __init__(self, architecture: str) -> None:
         made = image(architecture)
@@ -215,7 +216,7 @@ class PauseSource:
         self._blobs = made.blobs
 
     async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
-        """The one manifest, whatever is asked for."""
+        """The only manifest, for any request."""
         target = Descriptor(_MANIFEST_TYPE, digest(self._manifest), len(self._manifest))
         return target, self._manifest
 
@@ -225,11 +226,11 @@ class PauseSource:
 
 
 def program(architecture: str) -> bytes:
-    """The ELF file for an architecture; raises ValueError when there is none."""
+    """The ELF file for an architecture; raises ValueError if there is none."""
     if architecture not in _MACHINES:
         raise ValueError(
             f"there is no pause program for {architecture}, only for {', '.join(_MACHINES)}; "
-            "name a pause image of your own as images.pinned_images.sandbox"
+            "set a pause image of your own as images.pinned_images.sandbox"
         )
     machine, code = _MACHINES[architecture]
     text = assembled(code)
@@ -240,8 +241,8 @@ def program(architecture: str) -> bytes:
         2,  # ET_EXEC
         machine,
         1,
-        _ENTRY + _HEADERS,  # where it begins
-        64,  # where the program header is
+        _ENTRY + _HEADERS,  # the entry point
+        64,  # the offset of the program header
         0,  # no sections
         0,
         64,
@@ -256,7 +257,7 @@ def program(architecture: str) -> bytes:
 
 
 def assembled(code: Code) -> bytes:
-    """The machine code, its jumps resolved."""
+    """The machine code with resolved jumps."""
     places: dict[str, int] = {}
     offset = 0
     for part in code:

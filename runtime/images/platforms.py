@@ -1,8 +1,8 @@
-"""Which platform's image runs on this host, and which of several runs best.
+"""Which platforms' images run on this host, and which of several runs best.
 
-The rules are those of containerd's platform matcher: names are normalised first, an x86-64 host
-runs older levels and 32 bit images, an ARM host older variants. A feature of the operating system
-that an image needs must be one that the host has; a version of it means nothing on Linux.
+The rules are those of containerd's platform matcher: names are normalised first; an x86-64 host
+runs older levels and 32-bit images, an ARM host older variants. The host must have every OS feature
+that an image requires; an OS version has no meaning on Linux.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on, in Go's words."""
+    """What an image runs on, in Go's terms."""
 
     os: str
     architecture: str
     variant: str = ""
     os_features: tuple[str, ...] = ()
-    """What of the operating system the image needs, or the host has."""
+    """OS features that the image needs, or the host has."""
 
     def __str__(self) -> str:
-        """``linux/arm/v7``, with the features as ``linux(+erofs)/amd64``."""
+        """``linux/arm/v7``; with features, ``linux(+erofs)/amd64``."""
         features = "".join(f"+{feature}" for feature in self.os_features)
         os = f"{self.os}({features})" if features else self.os
         return "/".join(filter(None, (os, self.architecture, self.variant)))
@@ -66,7 +66,7 @@ _ALIASES: Final = {
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
 _WHOLE: Final = {"i386": ("386", ""), "armhf": ("arm", "v7"), "armel": ("arm", "v6")}
-"""Names that say the variant too, whatever stands beside them."""
+"""Architecture names that determine the variant too, overriding any stated variant."""
 
 
 def _normal(platform: Platform) -> Platform:
@@ -79,11 +79,11 @@ def _normal(platform: Platform) -> Platform:
 
 
 _ARM64_LEVELS: Final = {"v8": ((8, 0),), "v9": ((9, 0), (8, 5))}
-"""Of each generation the newest level at minor 0; a minor more allows a minor more of each."""
+"""For each generation the newest level at minor 0; each further minor version allows one more."""
 
 
 def _runnable(host: Platform) -> Iterator[tuple[str, str]]:
-    """Architecture and variant of what the host runs, best first."""
+    """Architecture and variant of everything the host runs, best first."""
     match host.architecture:
         case "amd64":
             yield from (("amd64", level) for level in _amd64_levels(host.variant))

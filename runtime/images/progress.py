@@ -1,6 +1,6 @@
-"""Whether a pull gets on: it ends when bytes are awaited and none comes.
+"""The progress of a pull: it fails if bytes are expected and none arrive.
 
-Time in which layers are unpacked does not count, however long it is.
+Time spent unpacking layers does not count, however long it is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final, TypeVar
 from runtime.errors import RegistryUnavailable
 
 _STALL_LOOKS: Final = 10.0
-"""Seconds between looks at whether bytes still come; half the limit if that is less."""
+"""Seconds between checks for progress; half of the limit if that is less."""
 
 _T = TypeVar("_T")
 
 
 class Activity:
-    """Whether bytes still come: counts requests under way and remembers the last byte."""
+    """Counts running requests and remembers when the last byte arrived."""
 
     def __init__(self) -> None:
         self._active = 0
@@ -27,7 +27,7 @@ class Activity:
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
-        """The length of one request; the clock starts anew when one begins after a silence."""
+        """Wraps one request; the clock restarts if a request begins after a silence."""
         if not self._active:
             self.moved()
         self._active += 1
@@ -37,18 +37,18 @@ class Activity:
             self._active -= 1
 
     def moved(self) -> None:
-        """Bytes have come."""
+        """Bytes have arrived."""
         self._last = asyncio.get_running_loop().time()
 
     def stalled(self) -> float:
-        """Seconds since the last byte; 0 while nothing is asked for (layers are unpacked)."""
+        """Seconds since the last byte; 0 while no request is running (layers are unpacked)."""
         return asyncio.get_running_loop().time() - self._last if self._active else 0.0
 
 
 async def unless_stalled(work: Awaitable[_T], activity: Activity, limit: float) -> _T:
     """The result of ``work``.
 
-    RegistryUnavailable when no byte came for ``limit`` seconds; 0 is no limit.
+    Raises RegistryUnavailable if no bytes arrive for ``limit`` seconds; 0 means no limit.
     """
     task = asyncio.ensure_future(work)
     interval = min(_STALL_LOOKS, limit / 2) if limit else None
@@ -56,7 +56,7 @@ async def unless_stalled(work: Awaitable[_T], activity: Activity, limit: float) 
         while not (await asyncio.wait({task}, timeout=interval))[0]:
             if activity.stalled() > limit:
                 raise RegistryUnavailable(
-                    f"no byte came for {limit:g} s " "(images.image_pull_progress_timeout)"
+                    f"no data received for {limit:g} s " "(images.image_pull_progress_timeout)"
                 )
         return task.result()
     finally:

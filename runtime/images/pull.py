@@ -1,9 +1,9 @@
 """A pull: from a reference to content, snapshots and image records in containerd.
 
-The order of a pull: resolve the reference, choose the manifest for this host's platform, then
-fetch layers side by side while the lowest that is there is unpacked, then write the image records.
-Everything new is under one lease until the records hold it, so that no garbage collection between
-can take a part. Blobs and layers that two pulls want at once are fetched and unpacked once.
+Steps: resolve the reference, choose the manifest for this host's platform, fetch layers in parallel
+while the lowest fetched one is unpacked, then write the image records. One lease protects all new
+data from garbage collection until the records do. Blobs and layers needed by two pulls at once are
+fetched and unpacked only once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _NO_LIMIT: Final = nullcontext()
 
 
 class ImageSource(Protocol):
-    """Where an image comes from: a registry, or what an embedded server brings with it."""
+    """Where an image comes from: a registry, or the files included in an embedded server."""
 
     async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
-        """The document under a digest, or under the reference."""
+        """The document with this digest, or the one the reference names."""
 
     def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from an offset on."""
@@ -50,17 +50,17 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What a pull made, except for the records."""
+    """The result of a pull, without the records."""
 
     target: Descriptor
-    """What the reference names: an index or a manifest."""
+    """The target of the reference: an index or a manifest."""
     config: Descriptor
-    """Its digest is the image's id."""
+    """Its digest is the image ID."""
     chain_id: str
 
 
 class Puller:
-    """Fetches and unpacks; one for the whole server, as its pulls share work."""
+    """Fetches and unpacks; one for the whole server, because pulls share work."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Puller:
         self.slots: AbstractAsyncContextManager[object] = (
             asyncio.Semaphore(max_concurrent_downloads) if max_concurrent_downloads else _NO_LIMIT
         )
-        """Downloads of layers at once, over all pulls of the node; without a number as many as
-        there are."""
+        """Limits the layers downloaded at the same time, over all pulls of the node; without a
+        number there is no limit."""
         self.unpacker = Unpacker(containerd)
         self.writes = SharedTasks()
 
@@ -88,14 +88,14 @@ class Puller:
         source_label: Mapping[str, str],
         lease: Metadata,
     ) -> Pulled:
-        """Bring the image of ``source`` into content store and snapshotter, under ``lease``;
-        ``name`` is what errors call it."""
+        """Fetch the image from ``source`` into the content store and snapshotter, under ``lease``;
+        ``name`` is used in errors."""
         return await _Pull(self, name, source, snapshotter, source_label, lease).run()
 
     async def unpack(
         self, name: str, manifest: Manifest, config: Config, *, snapshotter: str, lease: Metadata
     ) -> str:
-        """Unpack an image from blobs that are in the content store; returns the chain id."""
+        """Unpack an image from blobs in the content store; returns the chain ID."""
 
         async def must_be_there(layer: Descriptor) -> None:
             if await content.info(self.containerd, layer.digest) is None:
@@ -115,7 +115,7 @@ class Puller:
 
 
 class _Pull:
-    """One pull under way."""
+    """One running pull."""
 
     def __init__(
         self,
@@ -137,7 +137,8 @@ class _Pull:
         self._writes: list[asyncio.Task[None]] = []
 
     async def run(self) -> Pulled:
-        """The whole pull. Documents are written beside the rest: containerd takes its time."""
+        """The whole pull. Documents are written in parallel, because containerd is slow to write
+        them."""
         try:
             target, manifest = await self._manifest()
             config = await self._config(manifest.config)
@@ -148,7 +149,7 @@ class _Pull:
             await _end(self._writes)
 
     async def _manifest(self) -> tuple[Descriptor, Manifest]:
-        """What the reference names, and the manifest that it leads to on this host."""
+        """The target of the reference, and the manifest for this host that it leads to."""
         target, data = await self._source.manifest()
         top = await self._parsed(target, data)
         if isinstance(top, Index):
@@ -165,7 +166,7 @@ class _Pull:
         return parsed
 
     async def _config(self, descriptor: Descriptor) -> Config:
-        """The image config. Its blob holds the snapshots that are about to be made."""
+        """Fetch the image config. Its blob protects the snapshots that are created later."""
         known = self._configs.get(descriptor.digest)
         if known:
             return known
@@ -187,9 +188,10 @@ class _Pull:
         return data
 
     async def _layers(self, manifest: Manifest, config: Config) -> str:
-        """Fetch and unpack side by side; returns the chain id.
+        """Fetch and unpack in parallel; returns the chain ID.
 
-        A layer's download starts when the unpacker first asks for one: it knows which are needed.
+        A layer's download starts when the unpacker asks for it, because only the unpacker knows
+        which layers are needed.
         """
         downloads: dict[str, asyncio.Task[None]] = {}
 
@@ -219,7 +221,7 @@ class _Pull:
     def _keep_document(
         self, descriptor: Descriptor, data: bytes, labels: Mapping[str, str]
     ) -> None:
-        """Begin to write what we have in hand."""
+        """Start to write a document that is in memory."""
 
         async def source(offset: int) -> AsyncGenerator[bytes, None]:
             yield data[offset:]
@@ -234,8 +236,8 @@ class _Pull:
         *,
         slot: AbstractAsyncContextManager[object] = _NO_LIMIT,
     ) -> None:
-        """Have a blob in the store, under our lease and with these labels; what must be written is
-        written in a ``slot``."""
+        """Ensure that a blob is in the store, under our lease and with these labels; a write
+        runs in a ``slot``."""
         wanted = {**self._source_label, **labels}
 
         async def write() -> None:
@@ -248,7 +250,8 @@ class _Pull:
             if await self._puller.writes.run(descriptor.digest, write):
                 return
         await keep_in_lease(self._containerd, self._lease, "content", descriptor.digest)
-        # it may have been collected before the lease held it, with the last image that used it
+        # it may have been garbage-collected, with the last image that used it, before the lease
+        # held it
         there = await content.info(self._containerd, descriptor.digest)
         if there is None:
             await self._keep(descriptor, source, labels, slot=slot)
@@ -258,13 +261,13 @@ class _Pull:
 
 
 def snapshot_label(snapshotter: str, config: Config) -> dict[str, str]:
-    """The label by which the config's blob holds its snapshots, as long as the image is there."""
+    """The label that lets the config's blob protect the snapshots as long as the image exists."""
     chain = chain_ids(config.diff_ids)
     return {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain[-1]} if chain else {}
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel what still runs, and wait for it."""
+    """Cancel running tasks, and wait for them."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Image references as people write them, made complete as Docker and containerd make them.
+"""Image references as users write them, completed as Docker and containerd do.
 
-``nginx`` becomes ``docker.io/library/nginx:latest``; a reference with a tag and a digest keeps the
-digest alone, as a digest says all that a tag can. The grammar is that of distribution/reference.
+``nginx`` becomes ``docker.io/library/nginx:latest``. Of a tag and a digest only the digest is kept,
+because it identifies the image. The grammar is that of distribution/reference.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BARE_HEX: Final = re.compile(r"[a-f0-9]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A complete reference: registry, repository and exactly one of tag and digest."""
+    """A complete reference: registry, repository and either a tag or a digest."""
 
     domain: str
-    """The registry as references name it, with its port: ``docker.io``, ``localhost:5000``."""
+    """The registry as written in references, with its port: ``docker.io``, ``localhost:5000``."""
     path: str
-    """The repository on that registry: ``library/nginx``."""
+    """The repository in that registry: ``library/nginx``."""
     tag: str = ""
     digest: str = ""
 
@@ -46,11 +46,11 @@ class Reference:
 
     @property
     def object(self) -> str:
-        """What a registry is asked for under ``manifests/``: the digest or the tag."""
+        """The last part of the ``manifests/`` URL: the digest or the tag."""
         return self.digest or self.tag
 
     def at(self, digest: str) -> str:
-        """The same repository by digest, as listed in ``repo_digests``."""
+        """The same repository with a digest, as listed in ``repo_digests``."""
         return f"{self.name}@{digest}"
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Reference:
 
 
 def is_digest(text: str) -> bool:
-    """Whether ``text`` is a whole content digest of a known algorithm, ``sha256:<64 hex>``."""
+    """Whether ``text`` is a complete digest of a known algorithm, ``sha256:<64 hex>``."""
     algorithm, colon, digits = text.partition(":")
     return bool(
         colon and len(digits) == _HEX_LENGTH.get(algorithm) and re.fullmatch(r"[a-f0-9]+", digits)
@@ -66,7 +66,7 @@ def is_digest(text: str) -> bool:
 
 
 def parse(text: str) -> Reference:
-    """The complete reference for what a person wrote; InvalidArgument says why it is none."""
+    """The complete reference for a user's text; raises InvalidArgument with the reason."""
     reason = why_invalid(text)
     if reason:
         raise InvalidArgument(
@@ -81,16 +81,16 @@ def parse(text: str) -> Reference:
 
 
 def why_invalid(text: str) -> str | None:
-    """What keeps ``text`` from being a reference, as the end of a sentence; None when it is one."""
+    """Why ``text`` is not a reference, as the end of a sentence; None if it is one."""
     if not text:
         return "it is empty"
     if _BARE_HEX.fullmatch(text) or is_digest(text):
-        return "it is an image id, not a name"
+        return "it is an image ID, not a name"
     domain, path, tag, digest = _split(text)
     if not _DOMAIN.fullmatch(domain):
         return f"{domain!r} is not a registry's host and port"
     if path != path.lower():
-        return f"the repository {path!r} has capital letters"
+        return f"the repository {path!r} has upper-case letters"
     if not _PATH.fullmatch(path):
         return f"{path!r} is not a repository"
     if len(domain) + 1 + len(path) > _NAME_LIMIT:
@@ -103,7 +103,7 @@ def why_invalid(text: str) -> str | None:
 
 
 def _split(text: str) -> tuple[str, str, str | None, str | None]:
-    """Domain, path, tag and digest; None where the text has no such part."""
+    """Domain, path, tag and digest; None for parts that the text lacks."""
     rest, at, digest = text.partition("@")
     first, slash, remainder = rest.partition("/")
     if slash and _looks_like_domain(first):
@@ -118,7 +118,7 @@ def _split(text: str) -> tuple[str, str, str | None, str | None]:
 
 
 def _looks_like_domain(component: str) -> bool:
-    """A first component is a registry if it could not be a Docker Hub account."""
+    """The first component is a registry if it cannot be a Docker Hub account."""
     return (
         "." in component
         or ":" in component

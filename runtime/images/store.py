@@ -1,9 +1,9 @@
-"""Keep the images of containerd's namespace in memory, so that lists and look-ups need no call.
+"""Keeps containerd's images in memory, so that lists and lookups need no calls.
 
-All records are read at the start; after that containerd's events say what changed, whoever changed
-it (this server, the built-in plugin, ``ctr -n k8s.io``). Events have no replay, so after a lost
-connection everything is compared once more. All that happens to one name happens in turn, so that
-what containerd says of it is never older than what is known here.
+All records are read at the start; after that, containerd's events report changes by any client
+(this server, the built-in plugin, ``ctr -n k8s.io``). Events have no replay, so after a lost
+connection everything is compared again. Work on one name is serialised, so the cache never ends up
+older than containerd's response.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ log = structlog.get_logger(__name__)
 
 MANAGED: Final = {"io.cri-containerd.image": "managed"}
 _RESUBSCRIBE_DELAY: Final = 0.5
-"""Seconds between tries to hear events again."""
+"""Seconds between attempts to subscribe to events."""
 _SETTLE_DELAY: Final = 0.2
-"""Seconds after a subscription before everything is compared: gRPC does not say when it counts."""
+"""Seconds after a subscription before comparing: gRPC does not report when it is active."""
 _READS_AT_ONCE: Final = 8
 _AWAY: Final = frozenset(
     {
@@ -58,11 +58,12 @@ _AWAY: Final = frozenset(
         grpc.StatusCode.CANCELLED,
     }
 )
-"""What says nothing of the object that was asked for."""
+"""Errors that say nothing about the requested object."""
 
 
 class ImageStore:
-    """Changes containerd's records and keeps ``cache`` fresh, from ``start`` until ``close``."""
+    """Changes containerd's records and keeps ``cache`` up to date, from ``start`` until
+    ``close``."""
 
     def __init__(
         self,
@@ -73,8 +74,8 @@ class ImageStore:
         snapshotters: Collection[str],
         left_out: Callable[[str], None],
     ) -> None:
-        """``snapshotters`` are those that images may be unpacked in; ``left_out`` is told of each
-        record that makes no image, with the reason."""
+        """``snapshotters`` are those that images may be unpacked in; ``left_out`` is called with
+        each record that makes no image, and the reason."""
         self._containerd = containerd
         self._platform = platform
         self._snapshotters = snapshotters
@@ -85,26 +86,26 @@ class ImageStore:
         self._adopting = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._changes: list[set[str]] = []
-        """For each comparison under way the names that changed since it began."""
+        """For each running comparison, the names that changed since it began."""
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load everything, then listen."""
+        """Load everything, then subscribe to events."""
         await self.reconcile()
         self._watcher = watched("image events", self._watch)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop following events."""
         await ended(self._watcher)
 
     def labels_for(self, reference: str) -> dict[str, str]:
-        """The labels of the records of an image that is pulled under ``reference``."""
+        """The labels for the records of an image that is pulled as ``reference``."""
         return MANAGED | (PINNED if reference in self._pinned else {})
 
     # Changing containerd's records
 
     async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
-        """Have a record of this name, target and labels (others are left)."""
+        """Ensure that a record with this name, target and labels exists (other labels are kept)."""
         image = _record_message(name, target, labels)
         async with self._turn(name):
             try:
@@ -121,7 +122,7 @@ class ImageStore:
             await self._take(answer.image)
 
     async def delete(self, name: str, *, sync: bool) -> None:
-        """Delete a record; ``sync`` waits until containerd has collected what it held."""
+        """Delete a record; ``sync`` waits until containerd has collected its content."""
         async with self._turn(name):
             try:
                 await self._containerd.images.Delete(
@@ -133,17 +134,18 @@ class ImageStore:
             self._drop(name)
 
     def forget_content(self, image: Image) -> None:
-        """Stop offering an image whose content turned out to be incomplete: a client that sees it
-        missing pulls it again."""
+        """Hide an image whose content turned out to be incomplete: a client then sees it as missing
+        and pulls it again."""
         self.cache.forget_content(image)
         self._leave_out(image.reference, "its content is incomplete: pull it again")
 
-    # Keeping fresh
+    # Following containerd
 
     async def reconcile(self) -> None:
-        """Compare with containerd and take what differs.
+        """Compare with containerd and apply the differences.
 
-        What changed while containerd answered is newer than its answer, and left as it is.
+        Names that changed while containerd responded are newer than its response, and are not
+        touched.
         """
         with self._noting_changes() as changed:
             answer = await self._containerd.images.List(images_pb2.ListImagesRequest())
@@ -164,7 +166,7 @@ class ImageStore:
                 self._drop(name)
 
     def _turn(self, name: str) -> asyncio.Lock:
-        """Held by whatever asks containerd about a record and then keeps the answer."""
+        """Held while containerd is queried about a record and the response is stored."""
         return self._turns.setdefault(name, asyncio.Lock())
 
     @contextmanager
@@ -181,12 +183,12 @@ class ImageStore:
             changed.add(name)
 
     async def _watch(self) -> None:
-        """Follow the events for ever; after a lost connection everything is compared again."""
+        """Follow events for ever; after a lost connection everything is compared again."""
         while True:
             try:
                 await self._follow()
             except aio.AioRpcError as error:
-                log.debug("image events broke off", why=error.details())
+                log.debug("image events interrupted", why=error.details())
             await asyncio.sleep(_RESUBSCRIBE_DELAY)
 
     async def _follow(self) -> None:
@@ -211,10 +213,10 @@ class ImageStore:
         try:
             await self.reconcile()
         except aio.AioRpcError as error:
-            log.debug("images were not compared", why=error.details())
+            log.debug("could not compare the images", why=error.details())
 
     async def _refresh(self, name: str) -> None:
-        """Look at one record again: an event says that it changed, not what it is now."""
+        """Read one record again: an event says that it changed, not how."""
         async with self._turn(name):
             try:
                 answer = await self._containerd.images.Get(images_pb2.GetImageRequest(name=name))
@@ -239,7 +241,7 @@ class ImageStore:
         self.cache.drop(name)
 
     async def _read(self, name: str, target: Descriptor) -> Content | None:
-        """The content of a record's target; None, said in the log, when it makes no image."""
+        """The content of a record's target; None, which is logged, if it makes no image."""
         try:
             async with self._reads:
                 content = await read_content(self._containerd, target, self._platform)
@@ -254,8 +256,8 @@ class ImageStore:
         return None
 
     async def _must_be_complete(self, content: Content) -> None:
-        """NotFound when containers cannot be made of an image: it is not unpacked, and there is not
-        everything to unpack it from."""
+        """Raise NotFound if containers cannot be created from an image: it is not unpacked, and its
+        layers are incomplete."""
         chain = chain_ids(content.config.diff_ids)
         for snapshotter in self._snapshotters if chain else ():
             if await snapshot_exists(self._containerd, snapshotter, chain[-1]):
@@ -265,12 +267,12 @@ class ImageStore:
                 raise NotFound(f"layer {layer.digest} is not in containerd's content store")
 
     def _leave_out(self, name: str, why: str) -> None:
-        log.warning("an image is not listed", image=name, why=why)
+        log.warning("image not listed", image=name, why=why)
         self._left_out(name)
 
     async def _adopt(self, names: Iterable[str]) -> None:
-        """Give images that others pulled an id record and our label, as the built-in plugin does:
-        the id then holds the image while its tags move."""
+        """Give images pulled by other clients an ID record and our label, as the built-in plugin
+        does: the ID then keeps the image while its tags move."""
         async with self._adopting:
             for name in names:
                 record, image = self.cache.record(name), self.cache.image_of(name)
@@ -282,10 +284,11 @@ class ImageStore:
                 try:
                     await self._adopt_one(record, image.id, labels)
                 except aio.AioRpcError as error:
-                    log.warning("an image was not labelled", image=name, why=error.details())
+                    log.warning("could not label an image", image=name, why=error.details())
 
     async def _adopt_one(self, record: Record, image_id: str, labels: Mapping[str, str]) -> None:
-        """The id first, as the label says that it is there; taken back when the record is gone."""
+        """Write the ID record first, because the label implies it; delete it if the image is
+        gone."""
         known = self.cache.record(image_id) is not None
         await self.put(image_id, record.target, labels)
         async with self._turn(record.name):
@@ -294,9 +297,9 @@ class ImageStore:
             await self.delete(image_id, sync=False)
 
     async def _label(self, record: Record, labels: Mapping[str, str]) -> bool:
-        """Label a record; False: somebody has deleted it, and it must not come back.
+        """Label a record; False: it was deleted by another client, and must not be recreated.
 
-        The whole record is sent, although the mask names labels alone: containerd 2.x reads the
+        The whole record is sent, although the mask names only labels: containerd 2.x reads the
         target of every update and panics without one.
         """
         request = images_pb2.UpdateImageRequest(
@@ -315,7 +318,7 @@ class ImageStore:
 
 
 async def read_content(containerd: Containerd, target: Descriptor, platform: Platform) -> Content:
-    """Manifest and config behind a record's target; CriError says what is missing or wrong."""
+    """Manifest and config of a record's target; raises CriError if missing or invalid."""
     read: list[tuple[Index | Manifest, int]] = []
 
     async def document(descriptor: Descriptor) -> Index | Manifest:
@@ -333,7 +336,7 @@ async def read_content(containerd: Containerd, target: Descriptor, platform: Pla
 
     top = await document(target)
     manifest = await choose(top, platform, document, config) if isinstance(top, Index) else top
-    # what was looked at on the way and is for other platforms does not count
+    # ignore what was read on the way and is for other platforms
     size = sum(length for one, length in read if one is top or one is manifest)
     return Content(manifest, await config(manifest.config), size + manifest.size)
 
@@ -349,7 +352,7 @@ def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) ->
 
 
 def _complete(reference: str) -> str:
-    """The complete form, by which records are named; what is no reference stays as it is."""
+    """The complete reference, by which records are named; anything else is returned unchanged."""
     if image_reference.why_invalid(reference) is not None:
         return reference
     return str(image_reference.parse(reference))
@@ -367,7 +370,7 @@ _EVENTS: Final[Mapping[str, type[_ImageEvent]]] = {
 
 
 def _event_name(envelope: types_pb2.Envelope) -> str:
-    """The name of the image record that an event speaks of."""
+    """The name of the image record that an event is about."""
     kind = _EVENTS.get(envelope.topic)
     if kind is None:
         return ""

@@ -1,8 +1,7 @@
-"""Layers into snapshots: Prepare, Apply, Commit, one layer on the other.
+"""Unpack layers into snapshots: Prepare, Apply, Commit, one layer on top of the other.
 
-A snapshot is named by its chain id, so images share the layers they have in common, and a layer
-that somebody else has unpacked (the built-in plugin, ``ctr``, a pull beside this one) is taken as
-it is.
+A snapshot is named by its chain ID, so images share common layers, and layers unpacked by others
+(the built-in plugin, ``ctr``, a concurrent pull) are reused.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Fetched = Callable[[Descriptor], Awaitable[None]]
 
 
 async def snapshot_exists(containerd: Containerd, snapshotter: str, name: str) -> bool:
-    """Whether a snapshot (active or committed) has this name."""
+    """Whether a snapshot (active or committed) with this name exists."""
     try:
         await containerd.snapshots.Stat(
             snapshots_pb2.StatSnapshotRequest(snapshotter=snapshotter, key=name)
@@ -49,7 +48,7 @@ async def snapshot_exists(containerd: Containerd, snapshotter: str, name: str) -
 
 
 async def keep_in_lease(containerd: Containerd, lease: Metadata, kind: str, name: str) -> None:
-    """Put something that exists under a lease: ``content`` or ``snapshots/<snapshotter>``."""
+    """Add an existing object to a lease: ``content`` or ``snapshots/<snapshotter>``."""
     resource = leases_pb2.Resource(id=name, type=kind)
     request = leases_pb2.AddResourceRequest(id=dict(lease)["containerd-lease"], resource=resource)
     await containerd.leases.AddResource(request)
@@ -60,7 +59,7 @@ class _Step:
     """One layer to be unpacked on its parent's snapshot."""
 
     place: str
-    """The layer as errors call it: its place, its digest and its image."""
+    """The layer in errors: its position, its digest and its image."""
     layer: Descriptor
     diff_id: str
     parent: str
@@ -70,7 +69,8 @@ class _Step:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What snapshotters that fetch by themselves go by; ``snapshot.ref`` is what is made."""
+        """Labels read by snapshotters that fetch by themselves; ``snapshot.ref`` is the snapshot to
+        create."""
         return {
             "containerd.io/snapshot.ref": self.chain_id,
             "containerd.io/snapshot/diff-id": self.diff_id,
@@ -79,7 +79,7 @@ class _Step:
 
 
 class Unpacker:
-    """Unpacks layers; one for the whole server, as its pulls share work."""
+    """Unpacks layers; one for the whole server, because pulls share work."""
 
     def __init__(self, containerd: Containerd) -> None:
         self._containerd = containerd
@@ -95,10 +95,10 @@ class Unpacker:
         lease: Metadata,
         fetched: Fetched,
     ) -> str:
-        """Make the snapshots of all layers that lack theirs; returns the chain id of the last.
+        """Create the snapshots of all layers that have none; returns the chain ID of the last.
 
         ``fetched`` is awaited for a layer before it is applied, and not called for others: the
-        layers below an existing snapshot need not be downloaded. ``image`` is what errors call it.
+        layers below an existing snapshot need not be downloaded. ``image`` is used in errors.
         """
         if len(layers) != len(diff_ids):
             raise FailedPrecondition(
@@ -116,10 +116,10 @@ class Unpacker:
         return chain[-1] if chain else ""
 
     async def _held(self, lease: Metadata, snapshotter: str, chain: Sequence[str]) -> int:
-        """The number of layers that are unpacked, counted from the lowest, held by the lease.
+        """The number of unpacked layers, counted from the lowest, protected by the lease.
 
-        A snapshot can be collected between the look and the lease, with the last image that used
-        it, so it counts only if it is still there once the lease holds it.
+        A snapshot can be garbage-collected between the check and the lease, with the last image
+        that used it, so it counts only if it still exists once the lease protects it.
         """
         while first := await self._first_missing(snapshotter, chain):
             await self._keep(lease, snapshotter, chain[first - 1])
@@ -128,7 +128,7 @@ class Unpacker:
         return first
 
     async def _first_missing(self, snapshotter: str, chain: Sequence[str]) -> int:
-        """The number of layers that are unpacked, counted from the lowest."""
+        """The number of unpacked layers, counted from the lowest."""
         if not chain or await snapshot_exists(self._containerd, snapshotter, chain[-1]):
             return len(chain)
         for count, name in enumerate(chain):
@@ -170,7 +170,7 @@ class Unpacker:
             raise
 
     async def _prepare(self, step: _Step) -> tuple[str, Sequence[types_pb2.Mount]] | None:
-        """Key and mounts of a new snapshot to unpack into; None: the layer is there already."""
+        """Key and mounts of a new snapshot to unpack into; None if the layer exists already."""
         for _ in range(_PREPARE_TRIES):
             key = _extraction_key(step.chain_id)
             try:
@@ -189,7 +189,9 @@ class Unpacker:
                     raise
             if await snapshot_exists(self._containerd, step.snapshotter, step.chain_id):
                 return None
-        raise Unknown(f"snapshotter {step.snapshotter} has and has not a snapshot {step.chain_id}")
+        raise Unknown(
+            f"snapshotter {step.snapshotter} contradicts itself about snapshot {step.chain_id}"
+        )
 
     async def _commit(self, step: _Step, key: str) -> None:
         try:
@@ -202,22 +204,22 @@ class Unpacker:
         except aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
                 raise
-            await self._discard(step.snapshotter, key)  # another process was faster
+            await self._discard(step.snapshotter, key)  # another client was faster
 
     async def _discard(self, snapshotter: str, key: str) -> None:
-        with suppress(aio.AioRpcError):  # the garbage collector takes what stays
+        with suppress(aio.AioRpcError):  # the garbage collector removes what is left
             await self._containerd.snapshots.Remove(
                 snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
             )
 
 
 def _descriptor(layer: Descriptor) -> types_pb2.Descriptor:
-    # daemons before 1.7 know zstd by OCI's name alone
+    # daemons before 1.7 know zstd only by OCI's name
     media_type = _OCI_ZSTD if layer.media_type == _DOCKER_ZSTD else layer.media_type
     return types_pb2.Descriptor(media_type=media_type, digest=layer.digest, size=layer.size)
 
 
 def _extraction_key(chain_id: str) -> str:
-    """A new key for unpacking, in the form of containerd's own clients."""
+    """A new key for unpacking, in the format of containerd's own clients."""
     unique = base64.urlsafe_b64encode(secrets.token_bytes(3)).decode()
     return f"extract-{time.time_ns() % 10**9}-{unique} {chain_id}"

@@ -1,8 +1,8 @@
-"""How much disk images and containers take, from the snapshotters' own figures.
+"""Disk usage of images and containers, as reported by the snapshotters.
 
-A committed snapshot never changes, so its usage is asked for once; active ones (the writable layers
-of containers) are asked for at each walk. containerd answers by walking directories, so a walk that
-takes long is followed by a longer pause.
+A committed snapshot never changes, so its usage is queried once; active ones (the writable layers
+of containers) are queried in each walk. containerd walks directories for each query, so a slow walk
+is followed by a longer pause.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from runtime.steps.watched import ended, watched
 log = structlog.get_logger(__name__)
 
 _IDLE_SHARE: Final = 20
-"""A walk may take one part in this many of the time."""
+"""A walk may take at most one n-th of the time."""
 _FIRST_WALK: Final = 0.5
 """Seconds after the start: the first pods need the daemon more."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotUsage:
-    """What one snapshot holds besides its parents."""
+    """The usage of one snapshot, without its parents."""
 
     size: int
     """Bytes."""
     inodes: int
     writable: bool
-    """Whether it is a container's layer rather than an image's."""
+    """Whether it is a container's layer, not an image's."""
     taken_at: int
     """Nanoseconds since the epoch."""
 
@@ -50,11 +50,11 @@ class Usage:
     size: int = 0
     inodes: int = 0
     taken_at: int = 0
-    """Of the oldest figure in the sum; 0 with none."""
+    """Time of the oldest measurement in the sum; 0 without one."""
 
 
 class ImageUsage:
-    """Figures of these snapshotters, walked every ``period`` seconds while started."""
+    """The usage of these snapshotters, measured every ``period`` seconds while started."""
 
     def __init__(
         self, containerd: Containerd, snapshotters: Collection[str], period: float
@@ -65,27 +65,27 @@ class ImageUsage:
         self._walker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to walk."""
+        """Start to measure."""
         self._walker = watched("snapshot usage", self._walk_for_ever)
 
     async def close(self) -> None:
-        """Stop walking."""
+        """Stop measuring."""
         await ended(self._walker)
 
     def of_snapshot(self, snapshotter: str, key: str) -> SnapshotUsage | None:
-        """The last figure of one snapshot; None when it was not seen yet."""
+        """The last measurement of one snapshot; None if not measured yet."""
         return self._snapshots.get(snapshotter, {}).get(key)
 
     def total(self, snapshotter: str) -> Usage:
-        """All snapshots of a snapshotter."""
+        """The total usage of a snapshotter."""
         return _sum(self._snapshots[snapshotter].values())
 
     def writable(self, snapshotter: str) -> Usage:
-        """The writable layers of a snapshotter."""
+        """The usage of a snapshotter's writable layers."""
         return _sum(usage for usage in self._snapshots[snapshotter].values() if usage.writable)
 
     async def walk(self) -> None:
-        """Take new figures."""
+        """Measure now."""
         for snapshotter, known in self._snapshots.items():
             if snapshotter in self._containerd.capabilities.snapshotters:
                 self._snapshots[snapshotter] = await self._figures(snapshotter, known)
@@ -97,7 +97,7 @@ class ImageUsage:
             try:
                 await self.walk()
             except aio.AioRpcError as error:
-                log.debug("snapshots were not measured", why=error.details())
+                log.debug("could not measure the snapshots", why=error.details())
             took = time.monotonic() - began
             await asyncio.sleep(max(self._period, took * _IDLE_SHARE))
 
@@ -131,7 +131,7 @@ class ImageUsage:
 
 
 def written(usage: Usage, mountpoint: str) -> LayerUsage:
-    """A sum as a reading, with the snapshotter's directory as the place."""
+    """A sum as a reading, located at the snapshotter's directory."""
     return LayerUsage(usage.taken_at or time.time_ns(), usage.size, usage.inodes, mountpoint)
 
 

@@ -1,11 +1,11 @@
-"""Who we are to a registry: credentials of a pull request, and the tokens got for them.
+"""Authentication to a registry: the credentials of a pull request, and tokens obtained with them.
 
-A registry that wants to know answers 401 with a challenge. ``Basic`` is answered with name and
-password; for ``Bearer`` a token is fetched from the server that the challenge names: by POST as
-OAuth 2 where there is a secret, else (and where the server refuses that form of request) by GET.
+A registry that requires authentication responds 401 with a challenge. ``Basic`` is answered with
+user name and password. For ``Bearer`` a token is requested from the server named in the challenge:
+by POST (OAuth 2) if there is a secret, else, or if the server refuses POST, by GET.
 
-Secrets live in fields that no ``repr`` shows, and ``Secrets.hide`` takes them, in each form in
-which they are sent, out of any text that came from outside before it reaches an error or a log.
+Secrets are in fields excluded from ``repr``. ``Secrets.hide`` removes them, in every encoding in
+which they are sent, from external text before it reaches an error or a log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHALLENGE_FIELDS: Final = frozenset({"realm", "service", "scope", "error"})
 _CLIENT_ID: Final = "cri-containerd"
 _DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _BUSY: Final = frozenset({408, 429})
-"""Refusals that speak of the moment and not of the request; so do those of 500 and more."""
+"""Temporary refusals, which say nothing about the request; 500 and above are temporary too."""
 _NOT_IMPLEMENTED: Final = 501
 
 _NO_BREAKS: Final = dict.fromkeys(map(ord, "\r\n"))
@@ -46,15 +46,15 @@ _QUOTED_PART: Final = re.compile(r'[^"\\]+')
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a pull request says of the one who pulls; all empty for nobody."""
+    """The credentials of a pull request; all empty if anonymous."""
 
     username: str = ""
     secret: str = field(default="", repr=False)
-    """The password of ``username``; without a name, an identity token to refresh with."""
+    """The password of ``username``; without a user name, an identity token for refreshing."""
     bearer: str = field(default="", repr=False)
-    """A token that the registry itself takes."""
+    """A token to be sent to the registry itself."""
     server: str = ""
-    """The only host that may see them; "": every host asked."""
+    """The only host that may receive the credentials; "" means every host."""
 
     def for_host(self, host: str) -> Credentials:
         """These credentials, or anonymous ones if these belong to another host."""
@@ -69,7 +69,7 @@ ANONYMOUS: Final = Credentials()
 
 
 class Secrets:
-    """What no text may repeat: the credentials of a pull, and the tokens that it was given."""
+    """Texts that must not be repeated: the credentials of a pull, and its tokens."""
 
     def __init__(self, who: Credentials = ANONYMOUS) -> None:
         self._forms: set[str] = set()
@@ -78,7 +78,7 @@ class Secrets:
             self.add(basic(who).removeprefix("Basic "))
 
     def add(self, *secrets: str) -> None:
-        """Hide these from now on, as they are and as URLs, JSON and Basic would write them."""
+        """Hide these from now on, as they are and as encoded in URLs, JSON and Basic."""
         for secret in filter(None, secrets):
             in_base64 = base64.b64encode(secret.encode()).decode()
             in_json = json.dumps(secret)[1:-1]
@@ -92,8 +92,8 @@ class Secrets:
 
 
 def credentials(auth: api_pb2.AuthConfig) -> Credentials:
-    """What an ``AuthConfig`` means; a registry token is used as it is, then the first of user name
-    with password, identity token and ``auth`` that is set."""
+    """The credentials in an ``AuthConfig``: a registry token is used directly; otherwise the first
+    that is set of user name with password, identity token, and ``auth``."""
     server = _server_host(auth.server_address)
     if auth.registry_token:
         return Credentials(bearer=auth.registry_token, server=server)
@@ -118,11 +118,11 @@ def _server_host(address: str) -> str:
 
 
 def _decode(auth: str) -> tuple[str, str]:
-    """Name and password; line breaks are no part of base64, and encoders insert them."""
+    """User name and password; line breaks are skipped, because some encoders insert them."""
     try:
         text = base64.b64decode(auth.translate(_NO_BREAKS), validate=True).decode()
     except ValueError:  # of base64, of ASCII or of UTF-8
-        text = ""  # the error must not repeat what was sent
+        text = ""  # the error must not repeat the credentials
     username, colon, password = text.partition(":")
     if not colon:
         raise InvalidArgument('must be the base64 of "username:password"', field="auth.auth")
@@ -131,7 +131,7 @@ def _decode(auth: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way that a 401 answer offers."""
+    """One authentication method offered by a 401 response."""
 
     scheme: str
     """``basic`` or ``bearer``."""
@@ -142,7 +142,7 @@ class Challenge:
 
 
 def challenges(header: str) -> list[Challenge]:
-    """The challenges of ``WWW-Authenticate`` that we can answer, in its order."""
+    """The challenges of ``WWW-Authenticate`` that are supported, in its order."""
     found: list[tuple[str, dict[str, str]]] = []
     for word, value in _parts(header):
         if value is None:
@@ -153,9 +153,10 @@ def challenges(header: str) -> list[Challenge]:
 
 
 def _parts(header: str) -> Iterator[tuple[str, str | None]]:
-    """The words of the header, each with the value after its ``=``; None: it begins a challenge.
+    """The words of the header, each with the value after its ``=``; None marks the start of a
+    challenge.
 
-    Every step moves on, so the time grows with the length alone, whatever a server sends.
+    Every step advances, so the time is linear in the length, whatever a server sends.
     """
     place = 0
     while place < len(header):
@@ -182,7 +183,7 @@ def _end(pattern: re.Pattern[str], header: str, place: int) -> int:
 
 
 def _quoted(header: str, place: int) -> tuple[str, int]:
-    """The text up to the closing quote, and the place after it."""
+    """The text up to the closing quote, and the position after it."""
     parts = []
     while place < len(header) and header[place] != '"':
         if header[place] == "\\":
@@ -202,19 +203,19 @@ class TokenRequest:
     method: str
     url: str
     parameters: tuple[tuple[str, str], ...] = field(repr=False)
-    """Form of a POST, query of a GET; a name may come more than once."""
+    """Form fields of a POST, query of a GET; a name may occur more than once."""
     basic: str = field(default="", repr=False)
-    """Value of the header ``Authorization``; empty: none."""
+    """Value of the header ``Authorization``; empty means no header."""
 
 
 class SendTokenRequest(Protocol):
-    """Sends a token request; gives the status and, of a good answer, the body."""
+    """Sends a token request; returns the status and, on success, the body."""
 
     async def __call__(self, request: TokenRequest) -> tuple[int, bytes]: ...
 
 
 class TokenError(Exception):
-    """A token server did not give a token; the text says why, without secrets."""
+    """A token server returned no token; the text says why, without secrets."""
 
     def __init__(self, why: str, kind: type[CriError] = Unauthenticated) -> None:
         super().__init__(why)
@@ -222,7 +223,7 @@ class TokenError(Exception):
 
 
 def basic(credentials: Credentials) -> str:
-    """The header value for name and password."""
+    """The header value for user name and password."""
     pair = f"{credentials.username}:{credentials.secret}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
@@ -230,7 +231,7 @@ def basic(credentials: Credentials) -> str:
 async def fetch_token(
     challenge: Challenge, scope: str, who: Credentials, send: SendTokenRequest
 ) -> str:
-    """A bearer token for the challenge; TokenError says why there is none."""
+    """A bearer token for the challenge; raises TokenError if there is none."""
     scopes = tuple(dict.fromkeys([*challenge.scope.split(), *scope.split()]))
     status = 0
     for request in token_requests(challenge, scopes, who):
@@ -240,7 +241,7 @@ async def fetch_token(
         if status in _BUSY or (status >= 500 and status != _NOT_IMPLEMENTED):
             kind: type[CriError] = Unavailable
             break
-        # many servers know only GET, and refuse a POST with 400, 401, 403, 404 or 405
+        # many servers support only GET, and refuse a POST with 400, 401, 403, 404 or 405
         kind = Unauthenticated
     raise TokenError(f"token server {_place(challenge.realm)} answered {status}", kind)
 
@@ -283,17 +284,17 @@ def _token_of(body: bytes, realm: str) -> str:
 
 
 def _place(url: str) -> str:
-    """The URL without its query, which may hold secrets."""
+    """The URL without its query, which may contain secrets."""
     return url.partition("?")[0].partition("#")[0]
 
 
 class Authorizer:
-    """The ``Authorization`` of requests to one host, renewed when the host refuses it."""
+    """The ``Authorization`` header for one host, renewed when the host refuses it."""
 
     def __init__(
         self, who: Credentials, scope: str, send: SendTokenRequest, secrets: Secrets
     ) -> None:
-        """``secrets`` is told of the tokens that are got."""
+        """``secrets`` is extended by the tokens obtained."""
         self._who = who
         self._secrets = secrets
         self._scope = scope
@@ -302,12 +303,12 @@ class Authorizer:
         self.value = f"Bearer {who.bearer}" if who.bearer else ""
 
     async def renew(self, refused: str, www_authenticate: str) -> bool:
-        """After a 401 to a request that carried ``refused``: whether trying again makes sense.
+        """After a 401 to a request that carried ``refused``: whether a retry makes sense.
 
-        TokenError says why a token could not be had.
+        Raises TokenError with the reason if no token could be obtained.
         """
         async with self._lock:
-            if self.value != refused:  # a request beside this one has renewed it already
+            if self.value != refused:  # a concurrent request has renewed it already
                 return True
             for challenge in challenges(www_authenticate):
                 value = await self._answer(challenge)
@@ -318,7 +319,7 @@ class Authorizer:
 
     async def _answer(self, challenge: Challenge) -> str:
         if self._who.bearer:
-            return ""  # the caller's own token was refused; there is nothing to renew it with
+            return ""  # the client's own token was refused and cannot be renewed
         if challenge.scheme == "basic":
             return basic(self._who) if self._who.username else ""
         if not challenge.realm:

@@ -1,12 +1,11 @@
-"""The client of one registry for one pull: resolve, manifests, blobs.
+"""The registry client of one pull: resolve, manifests, blobs.
 
-Every request goes to the registry's hosts in their order (mirrors first) until one answers. A blob
-that breaks off is asked for again from where it broke (``Range``), at the same host as long as it
-gives bytes, then at the next, and last at the addresses that its descriptor names (of layers that
-their registry may not pass on), without credentials. Nothing is held in memory but the piece in
-hand.
+Every request goes to the registry's hosts in order (mirrors first) until one succeeds. An
+interrupted blob is continued where it broke off (``Range``): at the same host as long as that sends
+bytes, then at the next, and finally at the URLs in its descriptor (for layers that a registry may
+not redistribute), without credentials. Only the current piece is held in memory.
 
-aiohttp is imported at the first pull: a server that pulls nothing neither waits nor pays for it.
+aiohttp is imported at the first pull: a server that never pulls saves the time and memory.
 """
 
 from __future__ import annotations
@@ -50,15 +49,15 @@ _HEADERS: Final = {
     "Accept-Encoding": "identity",
 }
 _READ_BUFFER: Final = 1 << 16
-"""Bytes that a connection reads ahead: larger ones cost memory and gain no time."""
+"""Bytes that a connection reads ahead: larger buffers cost memory and are not faster."""
 _HEADER_LIMIT: Final = 1 << 15
 _FRUITLESS_TRIES: Final = 3
-"""Tries in a row at one blob and host that gave no byte."""
+"""Consecutive attempts for one blob at one host that may return no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one host did not give what was asked for."""
+    """Why one host did not return the requested object."""
 
     host: str
     why: str
@@ -72,8 +71,8 @@ class Refusal:
 async def open_registry(
     reference: Reference, hosts: Sequence[RegistryHost], who: Credentials, activity: Activity
 ) -> AsyncIterator[Registry]:
-    """A client for one pull; ``activity`` is told of the bytes that come."""
-    # the first import takes 0.2 s, in which other calls want to be answered
+    """A client for one pull; ``activity`` counts the bytes received."""
+    # the first import takes 0.2 s, during which the loop must serve other calls
     aiohttp = await threads.CONFIGURATION.run(importlib.import_module, "aiohttp")
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
@@ -81,7 +80,7 @@ async def open_registry(
         auto_decompress=False,
         headers=_HEADERS,
         read_bufsize=_READ_BUFFER,
-        # a redirect to storage is signed: its address must not be touched, however long it is
+        # a redirect to storage is signed: its URL must be used unchanged, whatever its length
         requote_redirect_url=False,
         max_line_size=_HEADER_LIMIT,
         max_field_size=_HEADER_LIMIT,
@@ -92,23 +91,23 @@ async def open_registry(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a blob may be had."""
+    """Where a blob can be fetched from."""
 
     name: str
     read: Callable[[int], AsyncGenerator[bytes, None]]
     """Its bytes from an offset on."""
     failed: Callable[[HostError], None]
-    """Is told of a failure."""
+    """Called with a failure."""
     tries: int
-    """Tries in a row that give no byte."""
+    """Consecutive attempts that may return no bytes."""
 
 
 class Registry:
-    """The hosts of one registry, asked in turn.
+    """The hosts of one registry, tried in order.
 
-    The last one is the registry itself and is asked with patience. One before it that failed (for
-    another reason than that it lacks what was asked for) is not asked again in this pull: seven
-    layers need not find out seven times that a mirror is down.
+    The last one is the registry itself and is retried. A host before it that failed (except because
+    it lacks the requested object) is skipped for the rest of this pull: seven layers need not find
+    out seven times that a mirror is down.
     """
 
     def __init__(self, reference: Reference, hosts: Sequence[HostClient], visit: Visit) -> None:
@@ -118,8 +117,8 @@ class Registry:
         self._failed: set[HostClient] = set()
 
     async def digest_of_tag(self) -> str | None:
-        """The digest that the reference names now, without fetching (registries that count pulls do
-        not count this); None when no host says so by HEAD."""
+        """The digest that the reference resolves to now, without fetching (registries do not count
+        HEAD as a pull); None if no host answers HEAD."""
         path = f"manifests/{self._reference.object}"
         for host, patient in self._turns(PULL if self._reference.digest else RESOLVE):
             try:
@@ -127,12 +126,12 @@ class Registry:
                     digest = answer.headers.get("Docker-Content-Digest")
                     return str(digest) if digest else None
             except HostError as error:
-                if error.kind is Unavailable:  # others may refuse HEAD alone
+                if error.kind is Unavailable:  # other hosts may refuse only HEAD
                     self._failed.add(host)
         return None
 
     async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
-        """The manifest or index under ``wanted``, a digest, or else under the reference."""
+        """The manifest or index with the digest ``wanted``, or else of the reference."""
         wanted = wanted or self._reference.object
         by_digest = ":" in wanted
         refusals = []
@@ -143,7 +142,7 @@ class Registry:
                     media_type = sniff(data, answer.headers.get("Content-Type", ""))
                 digest = digest_of(data, wanted if by_digest else "")
                 if by_digest and digest != wanted:
-                    raise HostError(f"gave {digest} for {wanted}", Unknown)
+                    raise HostError(f"sent {digest} instead of {wanted}", Unknown)
                 return Descriptor(media_type, digest, len(data)), data
             except HostError as error:
                 self._note(host, error)
@@ -151,7 +150,7 @@ class Registry:
         _raise(f"resolve {self._reference}" if not by_digest else f"fetch {wanted}", refusals)
 
     async def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
-        """The bytes of a blob from ``offset`` to its end, in pieces as they come."""
+        """The bytes of a blob from ``offset`` to its end, in pieces as they arrive."""
         refusals: list[Refusal] = []
         for place in self._places(descriptor):
             fruitless = 0
@@ -166,10 +165,15 @@ class Registry:
                             yield piece
                     if offset < descriptor.size:
                         raise HostError(
-                            f"ended at {offset} of {descriptor.size} bytes", Unavailable
+                            f"ended after {offset} of {descriptor.size} bytes", Unavailable
                         )
                 except HostError as error:
-                    log.debug("blob broke off", digest=descriptor.digest, at=offset, why=error.why)
+                    log.debug(
+                        "download of a blob interrupted",
+                        digest=descriptor.digest,
+                        at=offset,
+                        why=error.why,
+                    )
                     refusals.append(Refusal(place.name, error.why, error.kind))
                     fruitless = 0 if offset > began else fruitless + 1
                     if error.kind is not Unavailable or fruitless == place.tries:
@@ -181,7 +185,7 @@ class Registry:
         _raise(f"fetch {descriptor.digest} of {self._reference.name}", refusals)
 
     def _places(self, descriptor: Descriptor) -> Iterator[_Place]:
-        """The hosts, and then the addresses that the descriptor itself names."""
+        """The hosts, and then the URLs in the descriptor."""
         for host, patient in self._turns(PULL):
             read = partial(
                 self._read_from, host, f"blobs/{descriptor.digest}", descriptor.size, patient
@@ -198,12 +202,12 @@ class Registry:
         return host.read(path, offset, size, patient=patient)
 
     def _turns(self, capability: str) -> Iterator[tuple[HostClient, bool]]:
-        """The hosts to ask, and whether with patience."""
+        """The hosts to try, and whether each is retried."""
         able = [host for host in self._hosts if capability in host.host.capabilities]
         if not able:
             raise FailedPrecondition(
-                f"no host of {self._reference.domain} may {capability}: "
-                "give one this capability in hosts.toml"
+                f"no host for {self._reference.domain} has the capability {capability}: "
+                "add it to one in hosts.toml"
             )
         for host in able[:-1]:
             if host not in self._failed:
@@ -225,7 +229,8 @@ class Registry:
 
 
 def _raise(doing: str, refusals: Sequence[Refusal]) -> NoReturn:
-    """The error after every host refused: the last host, the registry itself, decides its kind."""
+    """The error after every host has failed: the last host, the registry itself, decides its
+    type."""
     kind = refusals[-1].kind
     answers = "; ".join(dict.fromkeys(map(str, refusals)))
     if kind is Unavailable:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES, "*/*"))
 _BODY_LIMIT: Final = 64 << 10
-"""Bytes of an error's or a token server's answer that are read."""
+"""Bytes of an error or of a token server's response that are read."""
 _RETRY_DELAYS: Final = {
     408: (0.5, 1.0, 2.0),
     429: (1.0, 2.0, 4.0),
@@ -57,15 +57,15 @@ _RETRY_DELAYS: Final = {
     503: (0.5, 1.0),
     504: (0.5, 1.0),
 }
-"""Status → seconds before each further try at the same host."""
+"""Seconds before each retry at the same host, by status."""
 _WORDS_LIMIT: Final = 400
-"""Characters of a registry's refusal in an error."""
+"""Characters of a registry's error message in our error."""
 _TOKEN_TIMEOUT: Final = 60.0
 """Seconds."""
 _SECRET_LENGTH: Final = 6
-"""Characters of a configured header's value from which on it is taken for a secret."""
+"""A configured header value with at least this many characters is treated as a secret."""
 _RETRY_AFTER_LIMIT: Final = 30.0
-"""Seconds; a server that wants a longer pause is left to the kubelet's back-off."""
+"""Seconds; if a server asks for a longer pause, the pull fails and the kubelet retries."""
 
 
 _KIND_OF_STATUS: Final[Mapping[int, type[CriError]]] = {
@@ -78,17 +78,17 @@ _KIND_OF_STATUS: Final[Mapping[int, type[CriError]]] = {
 
 
 def kind_of_status(status: int) -> type[CriError]:
-    """The error of an HTTP status, as the kubelet tells them apart."""
+    """The error for an HTTP status, by which the kubelet tells failures apart."""
     return Unavailable if status >= 500 else _KIND_OF_STATUS.get(status, Unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What all requests of one pull have in common."""
+    """What all requests of one pull share."""
 
     session: aiohttp.ClientSession
     domain: str
-    """The registry as the reference names it; mirrors are told."""
+    """The registry as named in the reference; mirrors are told."""
     repository: str
     who: Credentials
     activity: Activity
@@ -118,9 +118,9 @@ class HostClient:
     async def open(
         self, method: str, path: str, headers: Headers = (), *, patient: bool = True
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The good answer (200 or 206) to a request; HostError says why there is none.
+        """The successful response (200 or 206) to a request; raises HostError otherwise.
 
-        A ``patient`` request waits for a host that is busy, as no other can be asked instead.
+        A ``patient`` request waits for a busy host, because no other host can be tried instead.
         """
         async with (
             self._visit.activity.request(),
@@ -174,7 +174,7 @@ class HostClient:
     async def _send(
         self, method: str, path: str, headers: Headers, authorization: str
     ) -> aiohttp.ClientResponse:
-        """One request, whatever it is answered; by plain HTTP where TLS is not spoken."""
+        """One request with any response; uses plain HTTP if the port does not speak TLS."""
         url = f"{self.host.base}/{self._visit.repository}/{path}"
         if not self.host.stands_for(self._visit.domain):
             url += "?" + urlencode({"ns": self._visit.domain})
@@ -194,13 +194,13 @@ class HostClient:
                 return await self._send(method, path, headers, authorization)
             raise HostError(self._visit.secrets.hide(why(error)), Unavailable) from error
         except ValueError as error:
-            why_not = self._visit.secrets.hide(f"cannot be asked: {error}")
+            why_not = self._visit.secrets.hide(f"cannot be reached: {error}")
             raise HostError(one_line(why_not, _WORDS_LIMIT), Unknown) from error
 
     def _private(self, authorization: str) -> list[tuple[str, str]]:
-        """What only this host sees: its headers of hosts.toml, and who pulls.
+        """Headers for this host only: those in hosts.toml, and the credentials.
 
-        ``Authorization`` of hosts.toml is sent as long as we have none of our own.
+        ``Authorization`` from hosts.toml is used as long as we have none of our own.
         """
         replaced = {"accept", "range"} | ({"authorization"} if authorization else set())
         configured = [(k, v) for k, v in self.host.headers if k.lower() not in replaced]
@@ -227,11 +227,11 @@ class HostClient:
             raise HostError(f"token server {place}: {why(error)}", Unavailable) from error
         except HostError as error:
             raise TokenError(f"token server {request.url.partition('?')[0]} {error.why}") from error
-        except ValueError as error:  # a realm that is no URL
-            raise TokenError(f"challenge names {request.url!r} as token server") from error
+        except ValueError as error:  # a realm that is not a URL
+            raise TokenError(f"invalid token server {request.url!r} in the challenge") from error
 
     async def _refusal(self, answer: aiohttp.ClientResponse) -> HostError:
-        """The error for an answer that is not good, with the registry's own words."""
+        """The error for an unsuccessful response, with the registry's own message."""
         try:
             words = registry_words(await read_body(answer, _BODY_LIMIT))
         except HostError:
@@ -241,7 +241,7 @@ class HostClient:
         finally:
             answer.close()
         status = f"{answer.status} {answer.reason or ''}".rstrip()
-        # hidden first, then cut: the beginning of a secret is one, too
+        # hide secrets before truncating: the beginning of a secret is secret, too
         said = self._visit.secrets.hide(f"{status}: {words}" if words else status)
         return HostError(one_line(said, _WORDS_LIMIT), kind_of_status(answer.status))
 
@@ -262,10 +262,10 @@ class HostClient:
 async def read_outside(
     visit: Visit, url: str, size: int, offset: int
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a blob from ``offset`` on, from an address that its descriptor names.
+    """The bytes of a blob from ``offset`` on, from a URL in its descriptor.
 
-    Whoever made the image chose the address: it gets no credentials and no configured header, and
-    what it gives is good only if it has the digest.
+    The image's author chose the URL: it gets neither credentials nor configured headers, and its
+    content is only accepted if the digest matches.
     """
     ranges = [("Range", f"bytes={offset}-")] if offset else []
     async with visit.activity.request():
@@ -276,7 +276,7 @@ async def read_outside(
         except network_errors() as error:
             raise HostError(why(error), Unavailable) from error
         except ValueError as error:
-            raise HostError("is no http or https URL", Unknown) from error
+            raise HostError("is not an http or https URL", Unknown) from error
         async with released(answer):
             if answer.status not in (200, 206) or encodes_a_part(answer, size - offset):
                 status = one_line(f"{answer.status} {answer.reason or ''}".rstrip(), _WORDS_LIMIT)
@@ -286,7 +286,7 @@ async def read_outside(
 
 
 def _delay(status: int, tried: int, retry_after: str) -> float | None:
-    """Seconds to wait before the next try at the same host; None: there is none."""
+    """Seconds to wait before the next attempt at the same host; None: no further attempt."""
     delays = _RETRY_DELAYS.get(status, ())
     if tried >= len(delays):
         return None

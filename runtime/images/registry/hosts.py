@@ -1,12 +1,12 @@
-"""Which hosts to ask for the images of a registry, and how: ``hosts.toml`` and the defaults.
+"""The hosts for the images of a registry: ``hosts.toml`` and the defaults.
 
-``config_path`` names one or more directories, divided by ``:``. In the first of them that has a
-directory for the registry (``host_port_``, ``host:port`` or ``_default``) the file ``hosts.toml``
-lists mirrors, tried in the order of the file, and the server that they stand for. Files are read
-again at each pull, so a change needs no restart.
+``config_path`` names one or more directories, separated by ``:``. The first of them that has a
+directory for the registry (``host_port_``, ``host:port`` or ``_default``) is used. Its
+``hosts.toml`` lists mirrors, tried in the order of the file, and the server that they mirror. Files
+are read again for each pull, so a change needs no restart.
 
-Two things differ from containerd on purpose: a ``hosts.toml`` that cannot be read fails the pull
-with its place, as silently going past a mirror is worse; and a key that nobody knows is warned of.
+Two deliberate differences from containerd: an unreadable ``hosts.toml`` fails the pull with its
+place, because silently skipping a mirror is worse; and unknown keys are logged as warnings.
 """
 
 from __future__ import annotations
@@ -39,34 +39,35 @@ DEFAULT_DIAL_TIMEOUT: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RegistryHost:
-    """One host to ask, with all that its requests need."""
+    """One host, with everything that its requests need."""
 
     scheme: str
     host: str
     """Host and port, as in a URL."""
     path: str = _API
-    """What stands before ``/<repository>/manifests/…``; ends without a slash."""
+    """The path before ``/<repository>/manifests/…``, without a trailing slash."""
     capabilities: frozenset[str] = _CAPABILITIES
     ca: tuple[Path, ...] = ()
-    """PEM files trusted besides the system's."""
+    """PEM files trusted in addition to the system's."""
     client: tuple[tuple[Path, Path | None], ...] = ()
-    """Client certificates and their keys; without a key file the certificate's file has it."""
+    """Client certificates and their keys; without a key file, the certificate's file contains
+    it."""
     skip_verify: bool | None = None
-    """None: not said."""
+    """None: not configured."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Sent with every request; may hold secrets, so never shown."""
+    """Sent with every request; may contain secrets, so never shown."""
     dial_timeout: float = DEFAULT_DIAL_TIMEOUT
-    """Seconds for one connection."""
+    """Seconds for one connection attempt."""
     plain_fallback: bool = False
-    """HTTPS is tried first, and plain HTTP if the port does not speak TLS."""
+    """Try HTTPS first, and plain HTTP if the port does not speak TLS."""
 
     @property
     def base(self) -> str:
-        """The URL below which repositories stand."""
+        """The URL below which repositories are."""
         return f"{self.scheme}://{self.host}{self.path}"
 
     def stands_for(self, domain: str) -> bool:
-        """Whether this is the registry itself; mirrors are told which one they stand for."""
+        """Whether this is the registry itself; mirrors are told which registry they stand for."""
         return self.host == domain or (domain == DEFAULT_DOMAIN and self.host == _DOCKER_HUB)
 
     @property
@@ -75,7 +76,7 @@ class RegistryHost:
 
 
 def hosts_for(domain: str, config_path: str) -> list[RegistryHost]:
-    """The hosts for a registry in the order in which they are to be asked."""
+    """The hosts for a registry, in the order in which they are tried."""
     directory = _directory_for(domain, config_path)
     hosts = _read_directory(directory, domain) if directory else [_default_host(domain)]
     return [_tls_first(host) for host in hosts]
@@ -120,7 +121,7 @@ def _read_directory(directory: Path, domain: str) -> list[RegistryHost]:
 
 
 def parse_hosts_toml(text: str, directory: Path, domain: str) -> list[RegistryHost]:
-    """The hosts of one ``hosts.toml``; ValueError names the key or the line at fault."""
+    """The hosts in one ``hosts.toml``; raises ValueError with the invalid key or line."""
     table = tomllib.loads(text)
     mirrors = table.pop("host", {})
     server = table.pop("server", "")
@@ -153,12 +154,14 @@ def _default_host(domain: str) -> RegistryHost:
         return RegistryHost("https", domain)
     port = urlsplit("//" + domain).port
     scheme = "https" if port in (None, 443) else "http"
-    # Nobody has certificates for their own machine, so TLS to it is not verified; port 80 is plain.
+    # TLS to the local machine is not verified, because it rarely has a certificate; port 80 is
+    # plain.
     return RegistryHost(scheme, domain, skip_verify=None if port == 80 else True)
 
 
 def _tls_first(host: RegistryHost) -> RegistryHost:
-    """An http host with TLS settings is ambiguous (but for port 80): try HTTPS, then plain."""
+    """An http host with TLS settings is ambiguous (except on port 80): try HTTPS, then plain
+    HTTP."""
     if host.scheme != "http" or not host.needs_tls_settings:
         return host
     if urlsplit("//" + host.host).port == 80:
@@ -167,8 +170,8 @@ def _tls_first(host: RegistryHost) -> RegistryHost:
 
 
 def _with_certificate_files(host: RegistryHost, directory: Path) -> RegistryHost:
-    """Docker's layout: ``*.crt`` are authorities, ``*.cert`` with ``*.key`` client pairs; without
-    a key beside it, a certificate's file holds its key."""
+    """Docker's layout: ``*.crt`` are CA certificates, ``*.cert`` with ``*.key`` client
+    certificates; without a key file, the certificate's file contains the key."""
     authorities = tuple(sorted(directory.glob("*.crt")))
     pairs = tuple(
         (cert, key if (key := cert.with_suffix(".key")).exists() else None)
@@ -184,7 +187,7 @@ def _apply_keys(
         read = _KEYS.get(key)
         if read is None:
             # containerd ignores it, and the file may be written for a newer version
-            log.warning("hosts.toml has a key without effect", key=where + key, file=str(directory))
+            log.warning("unknown key in hosts.toml ignored", key=where + key, file=str(directory))
             continue
         try:
             host = replace(host, **read(value, directory))
@@ -196,7 +199,7 @@ def _apply_keys(
 def _strings(value: Any) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-        raise ValueError(f"must be text or a list of texts, not {value!r}")
+        raise ValueError(f"must be a string or a list of strings, not {value!r}")
     return values
 
 
@@ -211,7 +214,7 @@ def _read_capabilities(value: Any, _: Path) -> Mapping[str, Any]:
     unknown = sorted(set(names) - _CAPABILITIES)
     if unknown:
         allowed = ", ".join(sorted(_CAPABILITIES))
-        raise ValueError(f"unknown capability {unknown[0]!r}; known are {allowed}")
+        raise ValueError(f"unknown capability {unknown[0]!r}; allowed: {allowed}")
     return {"capabilities": frozenset(names) or _CAPABILITIES}
 
 
@@ -225,14 +228,14 @@ def _read_client(value: Any, directory: Path) -> Mapping[str, Any]:
     for item in items:
         names = _strings(item)
         if isinstance(item, list) and len(names) != 2:
-            raise ValueError(f"a pair is a certificate and its key, not {item!r}")
+            raise ValueError(f"a pair must be a certificate and its key, not {item!r}")
         pairs.append((directory / names[0], directory / names[1] if len(names) == 2 else None))
     return {"client": tuple(pairs)}
 
 
 def _read_header(value: Any, _: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("must be a table of names and texts")
+        raise ValueError("must be a table of names and strings")
     return {"headers": tuple((name, one) for name, v in value.items() for one in _strings(v))}
 
 
@@ -241,7 +244,7 @@ def _read_dial_timeout(value: Any, _: Path) -> Mapping[str, Any]:
 
 
 def _check_override_path(value: Any, _: Path) -> Mapping[str, Any]:
-    """The value itself is obeyed where the URL is read (``_host_at``)."""
+    """The value itself is applied where the URL is read (``_host_at``)."""
     _flag(value)
     return {}
 

@@ -1,4 +1,4 @@
-"""What registry requests need of the network: proxies, TLS, and words for what goes wrong."""
+"""Network details of registry requests: proxies, TLS, and descriptions of errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from runtime.images.registry.hosts import RegistryHost, is_localhost
 
 
 def tls_context(host: RegistryHost) -> ssl.SSLContext:
-    """Trust and client certificates for a host; blocks on files."""
+    """Trusted and client certificates for a host; blocks on file reads."""
     if host.skip_verify:
-        # no authorities either: reading the system's takes 20 ms
+        # no CA certificates either: loading the system's takes 20 ms
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -39,7 +39,7 @@ class _RefusalJson(msgspec.Struct):
 
 
 def registry_words(body: bytes) -> str:
-    """What a registry says of its refusal (``errors`` of the distribution API), in one line."""
+    """A registry's reason for refusing (``errors`` of the distribution API), in one line."""
     try:
         errors = decode(body, _RefusalJson).errors or ()
     except DocumentError:
@@ -49,8 +49,8 @@ def registry_words(body: bytes) -> str:
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
-    """The proxy that the environment names for a URL, as Go reads it: never for loopback, and
-    ``NO_PROXY`` may hold names, suffixes, addresses and networks."""
+    """The proxy for a URL from the environment, as Go reads it: never for loopback, and
+    ``NO_PROXY`` may contain names, suffixes, addresses and networks."""
     parts = urlsplit(url)
     values = {name.lower(): value for name, value in environment.items() if value}
     proxy = values.get(f"{parts.scheme}_proxy")
@@ -77,14 +77,14 @@ def _matches(host: str, entry: str) -> bool:
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
-    """What a request may raise when the network or the other side fails."""
+    """Exceptions of a request caused by the network or the other side."""
     import aiohttp
 
     return (aiohttp.ClientError, OSError, TimeoutError)
 
 
 def is_not_tls(error: BaseException) -> bool:
-    """Whether TLS failed before any certificate was seen: the port does not speak it."""
+    """Whether TLS failed before any certificate was seen: the port does not speak TLS."""
     import aiohttp
 
     return isinstance(error, aiohttp.ClientSSLError) and not isinstance(
@@ -93,19 +93,19 @@ def is_not_tls(error: BaseException) -> bool:
 
 
 def why(error: BaseException) -> str:
-    """A network error in words, without URLs (their queries may hold secrets)."""
+    """A network error in words, without URLs (their queries may contain secrets)."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return (
-            f"its certificate is not trusted ({error.certificate_error}); name its CA in hosts.toml"
+            f"its certificate is not trusted ({error.certificate_error}); set its CA in hosts.toml"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         return str(error.os_error) or "cannot connect"
     if isinstance(error, aiohttp.ClientResponseError):
         return error.message or f"answered {error.status}"
     if isinstance(error, aiohttp.InvalidURL):
-        return "its address is no URL"
+        return "its address is not a URL"
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__

@@ -1,8 +1,8 @@
-"""One HTTP request of a pull, with its redirects, its encodings and its bytes.
+"""One HTTP request of a pull, with redirects, content encodings and body.
 
-Every address that is asked, a redirect's too, gets the proxy that the environment names for it and
-only what it may see: credentials and configured headers go to the address that they are meant for
-and not on to where it redirects.
+For every URL, including redirects, the proxy is taken from the environment, and only what it may
+see is sent: credentials and configured headers go to the address they are meant for, not to
+redirect targets.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _REDIRECTS: Final = 10
-"""Redirects of one request, as Go's client follows them."""
+"""Maximum redirects of one request, as in Go's client."""
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _TO_GET: Final = frozenset({301, 302, 303})
-"""Statuses after which a POST goes on as a GET without its form."""
+"""Statuses after which a POST continues as a GET without its form."""
 _DECODED: Final = 1 << 20
-"""Bytes that one piece is decoded to at most: a few encoded bytes can stand for gigabytes."""
+"""Maximum bytes decoded in one piece: a few encoded bytes can expand to gigabytes."""
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 
 
 class HostError(Exception):
-    """One host failed; carried to the loop over the hosts."""
+    """One host failed; caught by the loop over the hosts."""
 
     def __init__(self, why: str, kind: type[CriError]) -> None:
         super().__init__(why)
@@ -51,21 +51,21 @@ class Request:
     url: str
     headers: Headers = ()
     private: Headers = field(default=(), repr=False)
-    """Headers that only the first address sees."""
+    """Headers that only the first URL receives."""
     form: Sequence[tuple[str, str]] | None = field(default=None, repr=False)
-    """Of a POST; it may hold secrets, so it is not sent on to another address."""
+    """Form of a POST; it may contain secrets, so it is not sent to another address."""
     tls: ssl.SSLContext | bool = True
     dial_timeout: float = 30.0
-    """Seconds for one connection."""
+    """Seconds for one connection attempt."""
     total_timeout: float | None = None
-    """Seconds for the whole request; None: no limit but that of the pull."""
+    """Seconds for the whole request; None: only the pull's own limit."""
 
 
 async def send(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
-    """The answer at the end of all redirects, whatever its status.
+    """The response after all redirects, whatever its status.
 
-    Raises what `network_errors` lists, ValueError for a URL that is none, and HostError for
-    redirects that are not followed.
+    Raises what `network_errors` lists, ValueError for an invalid URL, and HostError for redirects
+    that are not followed.
     """
     import aiohttp
     from yarl import URL
@@ -101,13 +101,13 @@ def _redirected(url: URL, location: str) -> URL:
     from yarl import URL
 
     try:
-        # what storage has signed must not be touched, however it is written
+        # storage URLs are signed and must be used unchanged, however they are encoded
         target = url.join(URL(location, encoded=True))
         if target.scheme in ("http", "https") and target.host:
             return target
     except (ValueError, UnicodeError):
         pass
-    raise HostError("redirects to something that is no http or https URL", Unknown)
+    raise HostError("redirects to something that is not an http or https URL", Unknown)
 
 
 def _proxy(url: URL) -> str | None:
@@ -115,7 +115,7 @@ def _proxy(url: URL) -> str | None:
     if proxy and not proxy.startswith(("http://", "https://")):
         scheme = proxy.partition(":")[0]
         raise FailedPrecondition(
-            f"the environment names a proxy of kind {scheme!r} for {url.host}: "
+            f"the environment sets a proxy of type {scheme!r} for {url.host}: "
             "only http and https proxies are supported"
         )
     return proxy
@@ -124,7 +124,7 @@ def _proxy(url: URL) -> str | None:
 async def read_body(
     answer: aiohttp.ClientResponse, limit: int, activity: Activity | None = None
 ) -> bytes:
-    """The decoded beginning of an answer, at most ``limit`` bytes."""
+    """The decoded beginning of a response, at most ``limit`` bytes."""
     data = bytearray()
     async for piece in _decoded(answer, _decoders(answer), activity):
         data += piece
@@ -134,20 +134,20 @@ async def read_body(
 
 
 def encodes_a_part(answer: aiohttp.ClientResponse, rest: int) -> bool:
-    """Whether the answer to a ``Range`` is part of encoded bytes, which nothing can be made of."""
+    """Whether the response to a ``Range`` is part of an encoded body, which cannot be decoded."""
     return answer.status == 206 and bool(_decoders_of_blob(answer, rest))
 
 
 async def read_blob(
     answer: aiohttp.ClientResponse, offset: int, size: int, activity: Activity
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a blob of ``size`` from ``offset`` on, out of an answer to that range or to the
-    whole; HostError when they break off."""
+    """The bytes of a blob of ``size`` from ``offset`` on, from a response to that range or to the
+    whole; raises HostError if they end early."""
     skip = 0 if answer.status == 206 else offset
     rest = size - (offset - skip)
     try:
         async for piece in _decoded(answer, _decoders_of_blob(answer, rest), activity):
-            if skip:  # a server without Range sends everything again
+            if skip:  # a server without Range support sends everything again
                 piece, skip = piece[skip:], max(0, skip - len(piece))
             if piece:
                 yield piece
@@ -157,26 +157,26 @@ async def read_blob(
 
 @asynccontextmanager
 async def released(answer: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer, whose connection is given back afterwards; with unread bytes it is closed."""
+    """The response; its connection is released afterwards, or closed if bytes are unread."""
     try:
         yield answer
     finally:
         answer.release()
 
 
-# Encodings. None is asked for, but some servers and caches encode what they like.
+# Encodings. None are requested, but some servers and caches use them nevertheless.
 
 
 def _decoders_of_blob(answer: aiohttp.ClientResponse, rest: int) -> list[zlib._Decompress]:
-    """Storage may be told the encoding of a compressed layer, which is to stay as it is: then the
-    answer is as long as the layer."""
+    """Storage may label a compressed layer with an encoding that must not be decoded: then the body
+    has exactly the size of the layer."""
     if answer.headers.get("Content-Length") == str(rest):
         return []
     return _decoders(answer)
 
 
 def _decoders(answer: aiohttp.ClientResponse) -> list[zlib._Decompress]:
-    """What undoes the answer's encodings, the last one first."""
+    """The decoders for the response's encodings, the last one first."""
     made = []
     for value in reversed(answer.headers.getall("Content-Encoding", [])):
         for name in reversed(value.lower().split(",")):
@@ -189,10 +189,10 @@ def _decoders(answer: aiohttp.ClientResponse) -> list[zlib._Decompress]:
                     made.append(zlib.decompressobj())
                 case other:
                     raise HostError(
-                        f"answers with the encoding {other!r}, which was not asked for", Unknown
+                        f"responds with the encoding {other!r}, which was not requested", Unknown
                     )
     if len(made) > 2:
-        raise HostError(f"answers in {len(made)} encodings, none of them asked for", Unknown)
+        raise HostError(f"responds with {len(made)} encodings, none of them requested", Unknown)
     return made
 
 
@@ -207,11 +207,11 @@ async def _decoded(
         for part in _through(decoders, piece):
             yield part
     if not all(decoder.eof for decoder in decoders):
-        raise HostError("ends before its encoding does", Unavailable)
+        raise HostError("ends in the middle of its encoding", Unavailable)
 
 
 def _through(decoders: Sequence[zlib._Decompress], data: bytes) -> Iterator[bytes]:
-    """The data, decoded by each decoder in turn, in parts of bounded size."""
+    """The data, decoded by each decoder in turn, in pieces of limited size."""
     if not decoders:
         yield data
         return
@@ -223,4 +223,4 @@ def _through(decoders: Sequence[zlib._Decompress], data: bytes) -> Iterator[byte
             if part:
                 yield from _through(others, part)
     except zlib.error as error:
-        raise HostError(f"is not encoded as it says: {error}", Unknown) from error
+        raise HostError(f"is not encoded as stated: {error}", Unknown) from error

@@ -40,9 +40,9 @@ def test_reference_is_completed(written: str, complete: str) -> None:
     ("written", "reason"),
     [
         ("", "it is empty"),
-        ("a" * 64, "an image id, not a name"),
-        (DIGEST, "an image id, not a name"),
-        ("Nginx", "'library/Nginx' has capital letters"),
+        ("a" * 64, "an image ID, not a name"),
+        (DIGEST, "an image ID, not a name"),
+        ("Nginx", "'library/Nginx' has upper-case letters"),
         ("host:5000/", "'' is not a repository"),
         ("nginx:", "'' is not a tag"),
         ("nginx:a b", "'a b' is not a tag"),
