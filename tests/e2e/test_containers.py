@@ -461,6 +461,7 @@ def test_figures_of_a_container(pod: Pod) -> None:
     assert 0 < first.memory.working_set_bytes.value < 64 << 20
     available = first.memory.available_bytes.value
     assert available == (64 << 20) - first.memory.working_set_bytes.value
+    time.sleep(0.5)
     second = pod.cri.runtime.ContainerStats(request).stats
     assert second.cpu.usage_core_nano_seconds.value > first.cpu.usage_core_nano_seconds.value
     pods = pod.cri.runtime.PodSandboxStats(api_pb2.PodSandboxStatsRequest(pod_sandbox_id=pod.id))
