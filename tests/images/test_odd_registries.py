@@ -19,6 +19,7 @@ from aiohttp import web
 from generated.cri import api_pb2
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unauthenticated
 from runtime.images.operations import Images
+from runtime.images.registry import host as registry_host
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.memory_registry import MemoryRegistry
@@ -301,6 +302,40 @@ async def test_bad_first_mirror_costs_next_to_nothing(
                 break
         assert len(mirror.asked) == (rounds if refusal else 0), "asked once in each pull"
     assert with_bad <= 1.2 * with_good
+
+
+@pytest.mark.parametrize("answers", ["nothing", "headers"])
+async def test_mirror_that_falls_silent_is_given_up_for_the_next_host(
+    images: Images,
+    odd: MemoryRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: str,
+) -> None:
+    monkeypatch.setattr(registry_host, "_MIRROR_ANSWER_TIMEOUT", -2.7)
+    monkeypatch.setattr(registry_host, "_MIRROR_SILENCE", 0.3)
+    image = odd.put("app", small(f"silent-{answers}"))
+    released = asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse | None:
+        if answers == "headers":
+            if "/blobs/" not in request.path:
+                return None
+            answer = web.StreamResponse()
+            answer.content_length = 1 << 20
+            await answer.prepare(request)
+        await released.wait()
+        return web.Response(status=500)
+
+    async with MemoryRegistry() as mirror:
+        mirror.put("app", image)
+        mirror.odd = silent
+        write_hosts(tmp_path, "s.example", f'server = "{odd.url}"\n[host."{mirror.url}"]\n')
+        began = time.perf_counter()
+        assert await pull(images, "s.example/app:app") == image.config.digest
+        assert time.perf_counter() - began < 3
+        assert len({one.path for one in mirror.asked}) == len(mirror.asked), "asked once"
+        released.set()
 
 
 async def test_mirror_that_lacks_one_thing_is_asked_for_the_next(

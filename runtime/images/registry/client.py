@@ -127,7 +127,7 @@ class Registry:
                     return str(digest) if digest else None
             except HostError as error:
                 if error.kind is Unavailable:  # other hosts may refuse only HEAD
-                    self._failed.add(host)
+                    self._note(host, error)
         return None
 
     async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
@@ -215,8 +215,16 @@ class Registry:
         yield able[-1], True
 
     def _note(self, host: HostClient, error: HostError) -> None:
-        if error.kind is not NotFound:
-            self._failed.add(host)
+        if error.kind is NotFound or host in self._failed:
+            return
+        self._failed.add(host)
+        if error.kind is Unavailable and len(self._hosts) > 1:
+            log.warning(
+                "a registry host cannot be used for this pull; the others are",
+                image=str(self._reference),
+                host=host.name,
+                reason=error.why,
+            )
 
     async def _document(self, answer: aiohttp.ClientResponse) -> bytes:
         try:

@@ -34,6 +34,7 @@ from runtime.images.registry.transport import (
     Headers,
     HostError,
     Request,
+    answering,
     encodes_a_part,
     read_blob,
     read_body,
@@ -60,6 +61,14 @@ _RETRY_DELAYS: Final = {
 """Seconds before each retry at the same host, by status."""
 _WORDS_LIMIT: Final = 400
 """Characters of a registry's error message in our error."""
+_DIAL_TIMEOUT: Final = 30.0
+"""Seconds for one connection to the last host."""
+_MIRROR_DIAL_TIMEOUT: Final = 3.0
+_MIRROR_ANSWER_TIMEOUT: Final = 7.0
+"""Seconds for a host after which another can be asked: for one connection, and for all the rest
+until the headers of the answer, tokens and redirects included."""
+_MIRROR_SILENCE: Final = 30.0
+"""Seconds without a byte after which the next host is asked for the rest of a blob."""
 _TOKEN_TIMEOUT: Final = 60.0
 """Seconds."""
 _SECRET_LENGTH: Final = 6
@@ -122,11 +131,15 @@ class HostClient:
 
         A ``patient`` request waits for a busy host, because no other host can be tried instead.
         """
-        async with (
-            self._visit.activity.request(),
-            released(await self._persist(method, path, headers, patient)) as answer,
-        ):
-            yield answer
+        async with self._visit.activity.request():
+            if patient:
+                answer = await self._persist(method, path, headers, patient)
+            else:
+                limit = self._dial_timeout(patient) + _MIRROR_ANSWER_TIMEOUT
+                async with answering(limit):
+                    answer = await self._persist(method, path, headers, patient)
+            async with released(answer):
+                yield answer
 
     async def read(
         self, path: str, offset: int, size: int, *, patient: bool = True
@@ -149,7 +162,7 @@ class HostClient:
         tries: dict[int, int] = {}
         while True:
             used = self._authorizer.value
-            answer = await self._send(method, path, headers, used)
+            answer = await self._send(method, path, headers, used, patient)
             if answer.status in (200, 206):
                 return answer
             challenge = ", ".join(answer.headers.getall("WWW-Authenticate", []))
@@ -172,7 +185,7 @@ class HostClient:
             raise HostError(self._visit.secrets.hide(str(error)), error.kind) from error
 
     async def _send(
-        self, method: str, path: str, headers: Headers, authorization: str
+        self, method: str, path: str, headers: Headers, authorization: str, patient: bool
     ) -> aiohttp.ClientResponse:
         """One request with any response; uses plain HTTP if the port does not speak TLS."""
         url = f"{self.host.base}/{self._visit.repository}/{path}"
@@ -184,18 +197,24 @@ class HostClient:
             headers=[("Accept", _ACCEPT), *headers],
             private=self._private(authorization),
             tls=await self._tls_context(),
-            dial_timeout=self.host.dial_timeout,
+            dial_timeout=self._dial_timeout(patient),
+            silence_timeout=None if patient else _MIRROR_SILENCE,
         )
         try:
             return await send(self._visit.session, request)
         except network_errors() as error:
             if self.host.plain_fallback and is_not_tls(error):
                 self.host = replace(self.host, scheme="http", plain_fallback=False)
-                return await self._send(method, path, headers, authorization)
+                return await self._send(method, path, headers, authorization, patient)
             raise HostError(self._visit.secrets.hide(why(error)), Unavailable) from error
         except ValueError as error:
             why_not = self._visit.secrets.hide(f"cannot be reached: {error}")
             raise HostError(one_line(why_not, _WORDS_LIMIT), Unknown) from error
+
+    def _dial_timeout(self, patient: bool) -> float:
+        if self.host.dial_timeout is not None:
+            return self.host.dial_timeout
+        return _DIAL_TIMEOUT if patient else _MIRROR_DIAL_TIMEOUT
 
     def _private(self, authorization: str) -> list[tuple[str, str]]:
         """Headers for this host only: those in hosts.toml, and the credentials.
@@ -216,7 +235,7 @@ class HostClient:
             private=self._private(request.basic),
             form=request.parameters if form else None,
             tls=await self._tls_context(),
-            dial_timeout=self.host.dial_timeout,
+            dial_timeout=self._dial_timeout(patient=True),
             total_timeout=_TOKEN_TIMEOUT,
         )
         try:
@@ -226,7 +245,9 @@ class HostClient:
             place = request.url.partition("?")[0]
             raise HostError(f"token server {place}: {why(error)}", Unavailable) from error
         except HostError as error:
-            raise TokenError(f"token server {request.url.partition('?')[0]} {error.why}") from error
+            kind = Unavailable if error.kind is Unavailable else Unauthenticated
+            place = request.url.partition("?")[0]
+            raise TokenError(f"token server {place} {error.why}", kind) from error
         except ValueError as error:  # a realm that is not a URL
             raise TokenError(f"invalid token server {request.url!r} in the challenge") from error
 

@@ -33,8 +33,6 @@ RESOLVE: Final = "resolve"
 _CAPABILITIES: Final = frozenset({PULL, RESOLVE, "push", "referrers"})
 _API: Final = "/v2"
 _DOCKER_HUB: Final = "registry-1.docker.io"
-DEFAULT_DIAL_TIMEOUT: Final = 30.0
-"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +54,8 @@ class RegistryHost:
     """None: not configured."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Sent with every request; may contain secrets, so never shown."""
-    dial_timeout: float = DEFAULT_DIAL_TIMEOUT
-    """Seconds for one connection attempt."""
+    dial_timeout: float | None = None
+    """Seconds for one connection attempt; None: not configured."""
     plain_fallback: bool = False
     """Try HTTPS first, and plain HTTP if the port does not speak TLS."""
 

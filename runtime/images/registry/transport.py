@@ -7,6 +7,7 @@ redirect targets.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import zlib
@@ -57,6 +58,10 @@ class Request:
     tls: ssl.SSLContext | bool = True
     dial_timeout: float = 30.0
     """Seconds for one connection attempt."""
+    answer_timeout: float = 30.0
+    """Seconds from the connection to the headers of the answer."""
+    silence_timeout: float | None = None
+    """Seconds without a byte; None: no limit but that of the pull."""
     total_timeout: float | None = None
     """Seconds for the whole request; None: only the pull's own limit."""
 
@@ -72,19 +77,24 @@ async def send(session: aiohttp.ClientSession, request: Request) -> aiohttp.Clie
 
     url = first = URL(request.url)
     method, form = request.method, request.form
-    timeout = aiohttp.ClientTimeout(total=request.total_timeout, sock_connect=request.dial_timeout)
+    timeout = aiohttp.ClientTimeout(
+        total=request.total_timeout,
+        sock_connect=request.dial_timeout,
+        sock_read=request.silence_timeout,
+    )
     for _ in range(_REDIRECTS + 1):
         private = request.private if url.origin() == first.origin() else ()
-        answer = await session.request(
-            method,
-            url,
-            headers=[*request.headers, *private],
-            data=form,
-            timeout=timeout,
-            ssl=request.tls,
-            proxy=_proxy(url),
-            allow_redirects=False,
-        )
+        async with answering(request.dial_timeout + request.answer_timeout):
+            answer = await session.request(
+                method,
+                url,
+                headers=[*request.headers, *private],
+                data=form,
+                timeout=timeout,
+                ssl=request.tls,
+                proxy=_proxy(url),
+                allow_redirects=False,
+            )
         location = answer.headers.get("Location", "")
         if answer.status not in _MOVED or not location:
             return answer
@@ -95,6 +105,18 @@ async def send(session: aiohttp.ClientSession, request: Request) -> aiohttp.Clie
         if form is not None and url.origin() != first.origin():
             raise HostError(f"redirects credentials to {url.origin()}", Unknown)
     raise HostError(f"redirects more than {_REDIRECTS} times", Unknown)
+
+
+@asynccontextmanager
+async def answering(limit: float) -> AsyncIterator[None]:
+    """HostError if the block, which waits for an answer, takes longer than ``limit`` seconds."""
+    try:
+        async with asyncio.timeout(limit) as waiting:
+            yield
+    except TimeoutError as error:
+        if not waiting.expired():
+            raise
+        raise HostError(f"did not answer within {limit:g} s", Unavailable) from error
 
 
 def _redirected(url: URL, location: str) -> URL:
