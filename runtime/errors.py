@@ -143,6 +143,12 @@ class RecursiveReadOnlyUnsupported(Unknown):
     word = "RROUnsupported"
 
 
+class SignatureValidationFailed(Unknown):
+    """An image verifier did not allow an image; the kubelet shows it as the pod's reason."""
+
+    word = "SignatureValidationFailed"
+
+
 class ImageVolumeMountFailed(Unknown):
     """An image cannot be mounted into a container; the kubelet counts it by the word."""
 

@@ -14,11 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime.config import faults
+from runtime.config import faults, old_registry
 from runtime.config.tables import DEFAULT_PAUSE, PLUGIN_DIR, Config, ConfigError, Duration
 
 _MAX_SOCKET_PATH: Final = 107
 """Maximum bytes in the path of a unix socket."""
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _DEFAULT_ENTRIES: Final[Mapping[str, Any]] = {
     "containerd": {"runtimes": {"runc": {}}},
@@ -115,6 +117,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("stats_retention_period",),
             "must be at least twice stats_collect_period, because a rate needs two readings",
         )
+    yield from _registry_faults(config)
     for name, runtime in runtimes.items():
         table = ("containerd", "runtimes", name)
         if runtime.options.CriuPath:
@@ -150,3 +153,25 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     address = config.metrics.address
     if address and not re.fullmatch(r".+:\d{1,5}", address):
         yield ("metrics", "address"), f'must be "host:port", not "{address}"'
+
+
+def _registry_faults(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    registry, table = config.images.registry, ("images", "registry")
+    for name, values in registry.headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            yield (*table, "headers", name), "is not a name of an HTTP header"
+        if any(not value.isprintable() for value in values):
+            yield (*table, "headers", name), "has a value with a control character"
+    old = {"mirrors": registry.mirrors, "configs": registry.configs, "auths": registry.auths}
+    for key in (key for key, value in old.items() if value):
+        directory = registry.config_path.partition(":")[0] or "/etc/containerd/certs.d"
+        yield (
+            (*table, key),
+            "is not supported, because containerd deprecated it; remove mirrors, configs and auths,"
+            f" and write instead:\n\n{old_registry.instead(old, directory)}",
+        )
+    verifier = config.images.image_verifier
+    if not verifier.bin_dir.startswith("/"):
+        yield ("images", "image_verifier", "bin_dir"), "must be an absolute path"
+    if verifier.per_verifier_timeout <= 0:
+        yield ("images", "image_verifier", "per_verifier_timeout"), "must be above 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -109,6 +109,24 @@ class RegistryTable(_Table, frozen=True):
 
     config_path: str = "/etc/containerd/certs.d:/etc/docker/certs.d"
     """Directories with a ``hosts.toml`` for each registry, separated by colons."""
+    headers: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Headers of every request to a registry; those of a ``hosts.toml`` replace them by name."""
+    mirrors: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    configs: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    auths: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Deprecated in containerd; refused here, with ``mirrors`` and ``configs``, in favour of
+    ``hosts.toml``."""
+
+
+class ImageVerifierTable(_Table, frozen=True):
+    """``[images.image_verifier]``, as containerd's ``io.containerd.image-verifier.v1.bindir``."""
+
+    bin_dir: str = "/opt/containerd/image-verifier/bin"
+    """Every program in it must allow an image before it is pulled."""
+    max_verifiers: int = 10
+    """How many of them are asked, in the order of their names; below 0: all."""
+    per_verifier_timeout: Duration = Duration(10)
+    """Time limit of each; an image without an answer is refused."""
 
 
 class ImagesTable(_Table, frozen=True):
@@ -120,6 +138,7 @@ class ImagesTable(_Table, frozen=True):
     """Images that the kubelet must not garbage-collect, by use; ``sandbox`` is the pause image,
     which has a default."""
     registry: RegistryTable = RegistryTable()
+    image_verifier: ImageVerifierTable = ImageVerifierTable()
     max_concurrent_downloads: int = 3
     """Layers downloaded at once, over all pulls of the node; 0: no limit."""
     image_pull_progress_timeout: Duration = Duration(300)

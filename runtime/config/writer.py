@@ -16,6 +16,14 @@ def as_builtins(config: Config) -> dict[str, Any]:
     return tables
 
 
+def shown(config: Config) -> dict[str, Any]:
+    """The same for clients of the CRI: values of registry headers can be secrets."""
+    tables = as_builtins(config)
+    headers = tables["images"]["registry"]["headers"]
+    headers.update({name: ["[hidden]"] * len(values) for name, values in headers.items()})
+    return tables
+
+
 def as_toml(config: Config) -> str:
     """The effective configuration as TOML that `runtime.config.file.load` reads."""
     return tomli_w.dumps(as_builtins(config))

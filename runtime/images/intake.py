@@ -6,8 +6,10 @@ A lease protects fetched data from containerd's garbage collector until the reco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 
+from runtime.config.tables import ImagesTable
 from runtime.containerd.client import Containerd
 from runtime.errors import NotFound
 from runtime.images import content as image_content
@@ -21,6 +23,7 @@ from runtime.images.registry.client import Registry, open_registry
 from runtime.images.registry.hosts import hosts_for
 from runtime.images.store import ImageStore
 from runtime.images.unpack import snapshot_exists
+from runtime.images.verifiers import Verifiers
 from runtime.steps import threads
 from runtime.transforms.facts import Image
 
@@ -34,19 +37,19 @@ class Intake:
         store: ImageStore,
         puller: Puller,
         leases: PullLeases,
-        *,
-        config_path: str,
-        progress_timeout: float,
+        settings: ImagesTable,
     ) -> None:
-        """``config_path`` names the directories with a ``hosts.toml`` for each registry;
-        ``progress_timeout`` is in seconds."""
         self._containerd = containerd
         self._store = store
         self._cache = store.cache
         self._puller = puller
         self._leases = leases
-        self._config_path = config_path
-        self._progress_timeout = progress_timeout
+        self._registry = settings.registry
+        self._progress_timeout = float(settings.image_pull_progress_timeout)
+        self._verifiers = Verifiers(settings.image_verifier)
+        self._headers = tuple(
+            (name, value) for name, values in settings.registry.headers.items() for value in values
+        )
 
     async def start(self) -> None:
         """Delete the leases of an earlier server's pulls."""
@@ -69,19 +72,25 @@ class Intake:
     async def _ask_registry(
         self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity
     ) -> Image:
-        hosts = await threads.CONFIGURATION.run(hosts_for, reference.domain, self._config_path)
+        hosts = await threads.CONFIGURATION.run(
+            hosts_for, reference.domain, self._registry.config_path, self._headers
+        )
         async with open_registry(reference, hosts, who, activity) as registry:
-            image = await self._unchanged(reference, registry, snapshotter)
-            if image:
+            source = _Verified(registry, self._verifiers, reference)
+            unchanged = await self._unchanged(reference, registry, snapshotter)
+            if unchanged:
+                image, target = unchanged
+                # it may have been pulled before a verifier was installed
+                await source.verify(target)
                 return image
-            source = image_content.source_label(reference.domain, reference.path)
-            return await self.take(reference, registry, snapshotter, source)
+            label = image_content.source_label(reference.domain, reference.path)
+            return await self.take(reference, source, snapshotter, label)
 
     async def _unchanged(
         self, reference: Reference, registry: Registry, snapshotter: str
-    ) -> Image | None:
-        """The local image, if the registry still resolves the reference to it and it is complete
-        with all records: then nothing needs to be fetched."""
+    ) -> tuple[Image, Descriptor] | None:
+        """The local image and its target, if the registry still resolves the reference to it and it
+        is complete with all records: then nothing needs to be fetched."""
         target = self._cache.target_of(str(reference))
         image = self._cache.find(str(reference))
         if target is None or image is None:
@@ -95,7 +104,7 @@ class Intake:
             self._containerd, snapshotter, image.chain_id
         ):
             return None
-        return image
+        return image, target
 
     async def take(
         self,
@@ -154,3 +163,25 @@ class Intake:
             except NotFound:
                 self._store.forget_content(image)
                 raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A registry whose answer to a reference is verified before anything else is fetched."""
+
+    registry: Registry
+    verifiers: Verifiers
+    reference: Reference
+
+    async def verify(self, target: Descriptor) -> None:
+        """Raises SignatureValidationFailed unless every verifier allows the image."""
+        await self.verifiers.verify(str(self.reference), target)
+
+    async def manifest(self, wanted: str = "") -> tuple[Descriptor, bytes]:
+        descriptor, data = await self.registry.manifest(wanted)
+        if not wanted:
+            await self.verify(descriptor)
+        return descriptor, data
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        return self.registry.blob(descriptor, offset)

@@ -71,8 +71,7 @@ class Images:
                 containerd, platform, max_concurrent_downloads=settings.max_concurrent_downloads
             ),
             PullLeases(containerd, str(config.state_dir)),
-            config_path=settings.registry.config_path,
-            progress_timeout=settings.image_pull_progress_timeout,
+            settings,
         )
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
 

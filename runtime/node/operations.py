@@ -17,7 +17,7 @@ from runtime import readings
 from runtime.cni import template as cni_template
 from runtime.cni.config import CniList
 from runtime.config.tables import Config
-from runtime.config.writer import as_builtins
+from runtime.config.writer import shown
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.errors import InvalidArgument, Unknown
 from runtime.lookups.handlers import Handlers
@@ -118,7 +118,7 @@ class Node:
             "config": info.builtin_config(self._config),
             "cniconfig": info.cni_config(self._config, self._network.networks),
             "server": {"name": "cri-containerd", "version": metadata.version("cri-containerd")},
-            "serverConfig": as_builtins(self._config),
+            "serverConfig": shown(self._config),
         }
         return {
             **{key: json.dumps(value) for key, value in objects.items()},

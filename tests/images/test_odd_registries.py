@@ -269,6 +269,27 @@ async def test_headers_of_hosts_toml_go_to_the_token_server_too(
     assert await pull(images, "private.example/app:app") == image.config.digest
 
 
+async def test_headers_of_the_configuration_go_to_every_host_and_files_replace_them(
+    make_images: MakeImages, odd: MemoryRegistry, tmp_path: Path
+) -> None:
+    headers = {"X-Node": ["one"], "X-Tenant": ["green", "blue"]}
+    images = await make_images(
+        registry={"config_path": str(tmp_path / "certs.d"), "headers": headers}
+    )
+    odd.put("app", small("headers"))
+    async with MemoryRegistry() as mirror:
+        write_hosts(
+            tmp_path,
+            "h.example",
+            f'server = "{odd.url}"\n[host."{mirror.url}"]\n'
+            f'[host."{mirror.url}".header]\nx-tenant = "red"\n',
+        )
+        await pull(images, "h.example/app:app")
+        assert {one.headers["X-Node"] for one in (*mirror.asked, *odd.asked)} == {"one"}
+        assert {one.headers["x-tenant"] for one in mirror.asked} == {"red"}
+        assert all(one.headers["X-Tenant"] in ("green", "blue") for one in odd.asked)
+
+
 @pytest.mark.parametrize("refusal", [503, None], ids=["busy", "refused"])
 async def test_bad_first_mirror_costs_next_to_nothing(
     images: Images, odd: MemoryRegistry, tmp_path: Path, refusal: int | None

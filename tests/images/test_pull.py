@@ -6,11 +6,18 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from generated.cri import api_pb2
-from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, RegistryUnavailable
+from runtime.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    RegistryUnavailable,
+    SignatureValidationFailed,
+)
 from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
@@ -320,6 +327,35 @@ async def test_events_are_heard_after_the_daemon_came_back(
     daemon.ctr("images", "pull", "--plain-http", pushed)
     await until(lambda: bool(images._cache.images()))
     await until(lambda: image.config.digest in daemon.ctr("images", "list", "-q"))
+
+
+async def test_verifiers_decide_what_is_pulled_and_what_may_stay_unchanged(
+    make_images: MakeImages, registry: Registry, pushed: str, tmp_path: Path
+) -> None:
+    programs = tmp_path / "verifiers"
+    programs.mkdir()
+    images = await make_images(image_verifier={"bin_dir": str(programs)})
+    verifier = programs / "signed"
+    asked = tmp_path / "asked"
+    refusing = f'#!/bin/sh\necho "$2 $4" >> {asked}\necho not signed\nexit 1\n'
+
+    def install() -> None:
+        verifier.write_text(refusing)
+        verifier.chmod(0o755)
+
+    install()
+    with pytest.raises(SignatureValidationFailed, match=r"signed rejected .*: not signed$"):
+        await pull(images, pushed)
+    assert (await status(images, pushed)).id == ""
+    verifier.unlink()
+    image_id = await pull(images, pushed)
+    install()
+    with pytest.raises(SignatureValidationFailed):
+        await pull(images, pushed)
+    # a policy decides on pulls, not on what is on the node
+    assert (await status(images, pushed)).id == image_id
+    (digest,) = (await status(images, pushed)).repo_digests
+    assert set(asked.read_text().splitlines()) == {f"{pushed} {digest.partition('@')[2]}"}
 
 
 def _snapshots(daemon: Daemon) -> list[str]:

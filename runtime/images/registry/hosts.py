@@ -73,11 +73,16 @@ class RegistryHost:
         return bool(self.ca or self.client or self.skip_verify is not None)
 
 
-def hosts_for(domain: str, config_path: str) -> list[RegistryHost]:
-    """The hosts for a registry, in the order in which they are tried."""
+def hosts_for(
+    domain: str, config_path: str, headers: Sequence[tuple[str, str]] = ()
+) -> list[RegistryHost]:
+    """The hosts for a registry in the order in which they are tried.
+
+    Each gets ``headers``, except those that its own ``hosts.toml`` sets.
+    """
     directory = _directory_for(domain, config_path)
     hosts = _read_directory(directory, domain) if directory else [_default_host(domain)]
-    return [_tls_first(host) for host in hosts]
+    return [_with_headers(_tls_first(host), headers) for host in hosts]
 
 
 def is_localhost(host: str) -> bool:
@@ -165,6 +170,12 @@ def _tls_first(host: RegistryHost) -> RegistryHost:
     if urlsplit("//" + host.host).port == 80:
         return host
     return replace(host, scheme="https", plain_fallback=True)
+
+
+def _with_headers(host: RegistryHost, headers: Sequence[tuple[str, str]]) -> RegistryHost:
+    own = {name.lower() for name, _ in host.headers}
+    added = tuple((name, value) for name, value in headers if name.lower() not in own)
+    return replace(host, headers=(*host.headers, *added))
 
 
 def _with_certificate_files(host: RegistryHost, directory: Path) -> RegistryHost:

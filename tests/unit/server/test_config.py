@@ -141,6 +141,22 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
             'drain_exec_sync_io_timeout = "3"\n',
             ':1: drain_exec_sync_io_timeout: must be a duration such as "1m30s" or "500ms"',
         ),
+        (
+            "[images.registry.headers]\n'a b' = ['c']\n",
+            ":2: images.registry.headers.a b: is not a name of an HTTP header",
+        ),
+        (
+            '[images.registry]\nheaders.X-Y = ["a\\nb"]\n',
+            ":2: images.registry.headers.X-Y: has a value with a control character",
+        ),
+        (
+            '[images.image_verifier]\nbin_dir = "bin"\n',
+            ":2: images.image_verifier.bin_dir: must be an absolute path",
+        ),
+        (
+            '[images.image_verifier]\nper_verifier_timeout = "0s"\n',
+            ":2: images.image_verifier.per_verifier_timeout: must be above 0",
+        ),
         ("a = [\n", ": invalid TOML:"),
     ],
 )
