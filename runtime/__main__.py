@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Both are read when grpc is loaded: no threads of its own around a fork, and no lines of its own
-# in the log.
+# Read when grpc is loaded: no background threads around a fork, and no log lines of its own.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -23,7 +22,7 @@ _DEFAULT_FILE = Path("/etc/cri-containerd/config.toml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when all is well, 1 with a sentence on stderr when it is not."""
+    """Run one command; returns 0 on success, or 1 with a message on stderr."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Config], int] = arguments.run
     try:
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain at exit.
+        # The reader of our output (such as head) has exited; avoid an error message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -43,14 +42,14 @@ def _serve(arguments: argparse.Namespace, config: Config) -> int:
     from runtime.server import embedded, log, state_lock
 
     if os.geteuid():
-        raise ConfigError("serve needs root: it makes namespaces, mounts and cgroups")
+        raise ConfigError("serve needs root: it creates namespaces, mounts and cgroups")
     log.configure(config.log_level)
     with state_lock.alone_in(config.state_dir):
-        # The daemon comes up while the server's larger modules are loaded.
+        # The daemon starts while the server's larger modules are loaded.
         daemon = embedded.started(config) if arguments.embedded else None
         try:
-            # What loading makes stays for good: collecting garbage meanwhile costs a tenth of the
-            # time, and every later collection would look at all of it again.
+            # Objects created while loading live for ever: collecting garbage meanwhile takes a
+            # tenth of the time, and every later collection would scan all of them.
             gc.disable()
             from runtime.server import app
 
@@ -85,7 +84,7 @@ def _explain(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Config:
-    """The file of ``--config``, or the usual one where it exists, with the command line on top."""
+    """The file of ``--config``, or the default one if it exists, overridden by the command line."""
     path = arguments.config or (_DEFAULT_FILE if _DEFAULT_FILE.exists() else None)
     over: dict[str, Any] = {
         key: getattr(arguments, key)
@@ -126,15 +125,17 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     serve = command("serve", _serve, "serve the CRI on a unix socket until SIGTERM")
-    doctor = command("doctor", _doctor, "say what this node lacks to run pods, and the remedy")
-    explain = command("explain", _explain, "say which CRI field gave a container its OCI values")
+    doctor = command("doctor", _doctor, "check what this node lacks to run pods, and how to fix it")
+    explain = command(
+        "explain", _explain, "show which CRI fields produced a container's OCI values"
+    )
     for sub in (serve, doctor, explain):
         sub.add_argument(
             "--embedded",
             action="store_true",
-            help="with a private containerd, started as a child, and a pause image of its own",
+            help="with a private containerd, started as a child, and a built-in pause image",
         )
-    explain.add_argument("container", help="id of a container or a pod, or a unique prefix")
+    explain.add_argument("container", help="ID of a container or a pod, or a unique prefix")
     explain.add_argument("path", nargs="?", default="", help="OCI path, e.g. linux.resources")
     command("config", _config, "print the effective configuration with all defaults")
     return parser

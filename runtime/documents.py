@@ -1,8 +1,8 @@
-"""JSON from outside into typed records: what has another type is refused with the field's path.
+"""Parse external JSON into typed records: a value of the wrong type is refused with its field path.
 
-Text in it is made valid (``runtime.text``) where JSON allows what Unicode does not, such as a lone
-surrogate. Depth is bounded by the decoders, size by whoever read the bytes, and the time that it
-takes grows no faster than the size.
+Strings are made valid (``runtime.text``) where JSON allows what Unicode does not, such as a lone
+surrogate. Nesting is limited by the decoders, size by the caller that read the bytes; the time is
+linear in the size.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from runtime import text
 T = TypeVar("T")
 
 _SHOWN: Final = 200
-"""Characters of a reason."""
+"""Maximum characters of a reason."""
 
 
 class DocumentError(ValueError):
-    """The bytes are no such document; the text names the field, as in ``config.User: …``."""
+    """The bytes are not such a document; the text names the field, as in ``config.User: …``."""
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The document as a ``kind`` (a ``msgspec.Struct``); unknown fields are passed over.
+    """The document as a ``kind`` (a ``msgspec.Struct``); unknown fields are ignored.
 
-    DocumentError says which field is wrong and what it should be.
+    Raises DocumentError with the invalid field and what it should be.
     """
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise DocumentError(_located(error)) from error
     except RecursionError as error:
-        raise DocumentError("it is nested too deep") from error
+        raise DocumentError("it is nested too deeply") from error
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # not JSON, or JSON with what is no Unicode: only the slower decoder tells them apart
+        # invalid JSON, or JSON that is not valid Unicode: only the slower decoder distinguishes
+        # them
         return _decode_leniently(data, kind)
 
 
@@ -68,7 +69,7 @@ def _decode_leniently(data: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise DocumentError(_located(error)) from error
     except RecursionError as error:
-        raise DocumentError("it is nested too deep") from error
+        raise DocumentError("it is nested too deeply") from error
     except ValueError as error:
         raise DocumentError(f"it is not JSON: {text.one_line(str(error), _SHOWN)}") from error
 

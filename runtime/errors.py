@@ -1,9 +1,8 @@
-"""The one family of errors that a CRI call may end with.
+"""The errors that a CRI call may end with.
 
-Each kind carries its gRPC code; the message is a sentence that names the object or the CRI field
-it speaks of, and what to do where that is known. Raise these from hand-written code and from
-transforms; the generated handlers turn them into the call's status. Everything else that escapes
-is a bug and is answered INTERNAL.
+Each kind has its gRPC code; the message names the object or CRI field, and the remedy if there is
+one. Hand-written code and transforms raise these; the generated handlers turn them into the status
+of the call. Any other exception is a bug and becomes INTERNAL.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from runtime import text
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that one field of a request breaks."""
+    """A rule that a field of a request violates."""
 
     field: str
     """Path from the request's root, e.g. ``config.linux.resources.cpu_period``."""
     rule: str
-    """The rule's word in the mapping, e.g. ``required``."""
+    """The rule's name in the mapping, e.g. ``required``."""
     detail: str
     """What is allowed, e.g. ``must be 0 or more, not -5``."""
 
@@ -33,16 +32,16 @@ class Violation:
 
 
 class CriError(Exception):
-    """Base of every error that has a place in the CRI; ``field`` is the CRI field at fault.
+    """Base of all errors of CRI calls; ``field`` is the path of the invalid CRI field.
 
-    The message may repeat what came from outside: it is made one line of valid text.
+    The message may repeat external text: it is made one line of valid text.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
     word: ClassVar[str] = ""
-    """What the kubelet looks for at the very beginning of the text, and only under code UNKNOWN:
-    of any other code it sees ``rpc error: code = …`` first."""
+    """The word that the kubelet looks for at the very beginning of the text, and only under code
+    UNKNOWN: for any other code the text it sees begins with ``rpc error: code = …``."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         message = text.one_line(message)
@@ -55,13 +54,13 @@ class CriError(Exception):
 
 
 class InvalidArgument(CriError):
-    """The request itself is wrong: repeating it unchanged cannot help."""
+    """The request itself is invalid: repeating it unchanged cannot help."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
     @classmethod
     def from_violations(cls, violations: Sequence[Violation]) -> InvalidArgument:
-        """Every violation in one message, so that a client can fix them all at once."""
+        """All violations in one message, so that a client can fix them all at once."""
         return cls("; ".join(map(str, violations)))
 
 
@@ -72,7 +71,7 @@ class NotFound(CriError):
 
 
 class AlreadyExists(CriError):
-    """An object of this name or id exists."""
+    """An object with this name or ID exists already."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
@@ -84,25 +83,25 @@ class FailedPrecondition(CriError):
 
 
 class Unavailable(CriError):
-    """Something that the call needs is away for now: the same call may succeed later."""
+    """Something that the call needs is temporarily unavailable: the same call may succeed later."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceeded(CriError):
-    """A limit of time passed, e.g. that of an ExecSync (the kubelet's probes need this code)."""
+    """A time limit was exceeded, e.g. that of an ExecSync (the kubelet's probes need this code)."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class ResourceExhausted(CriError):
-    """A limit of size or number was met."""
+    """A limit of size or number was exceeded."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class Unimplemented(CriError):
-    """This server does not serve the call."""
+    """This server does not implement the call."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
@@ -120,19 +119,19 @@ class PermissionDenied(CriError):
 
 
 class Cancelled(CriError):
-    """The caller gave the call up."""
+    """The client cancelled the call."""
 
     code = grpc.StatusCode.CANCELLED
 
 
 class Unknown(CriError):
-    """A failure that the request did not cause: containerd, a shim, runc or a plugin refused."""
+    """A failure that the request did not cause: containerd, a shim, runc or a plugin failed."""
 
     code = grpc.StatusCode.UNKNOWN
 
 
 class RegistryUnavailable(Unknown):
-    """No host of a registry could be asked; the kubelet shows it as the pod's reason."""
+    """No host of a registry could be reached; the kubelet shows it as the pod's reason."""
 
     word = "RegistryUnavailable"
 
@@ -156,7 +155,7 @@ class ImageVolumeMountFailed(Unknown):
 
 
 class Internal(CriError):
-    """A broken promise inside this server."""
+    """A bug in this server."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -179,7 +178,7 @@ _KIND_OF_CODE: Mapping[grpc.StatusCode, type[CriError]] = {
         Internal,
     )
 } | {
-    # containerd says ABORTED for a lock held by another call; UNAVAILABLE invites a new try.
+    # containerd returns ABORTED for a lock held by another call; UNAVAILABLE invites a retry.
     grpc.StatusCode.ABORTED: Unavailable,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
 }
@@ -188,9 +187,9 @@ _KIND_OF_CODE: Mapping[grpc.StatusCode, type[CriError]] = {
 def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
     """The CRI error for an error of a containerd call.
 
-    ``doing`` says what was tried, as in ``from_rpc(error, "create the task of container c1")``, and
-    begins the message. Raise it ``from error``, so that the log keeps the chain.
+    ``doing`` says what was attempted, as in ``from_rpc(error, "create the task of container c1")``,
+    and begins the message. Raise it ``from error``, so that the log keeps the chain.
     """
     kind = _KIND_OF_CODE.get(error.code(), Unknown)
-    details = error.details() or f"containerd answered {error.code().name} without a word"
+    details = error.details() or f"containerd returned {error.code().name} without a message"
     return kind(f"cannot {doing}: {details}")

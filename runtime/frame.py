@@ -1,4 +1,4 @@
-"""What surrounds every CRI call: readiness, translation of errors, log line and metrics.
+"""The wrapper of every CRI call: readiness, error translation, log line and metrics.
 
 The generated handlers contain none of this; ``unary`` and ``stream`` wrap each of them.
 """
@@ -42,8 +42,8 @@ class Log(Protocol):
 class Frame:
     """One for the server, shared by its services.
 
-    ``closed`` gives the reason why the server takes no calls now, None when it does. ``observe``
-    gets RPC, code and seconds of every call that ended.
+    ``closed`` returns why the server does not accept calls now, or None. ``observe`` gets RPC, code
+    and seconds of every finished call.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Frame:
         self._debugging = debugging
 
     def must_be_open(self) -> None:
-        """Raise Unavailable, with the reason, while the server takes no calls."""
+        """Raise Unavailable, with the reason, while the server does not accept calls."""
         reason = self._closed()
         if reason is not None:
             raise Unavailable(reason)
 
     def ended(self, call: Call, code: grpc.StatusCode, error: str = "") -> None:
-        """Log and count a call that ended."""
+        """Log and count a finished call."""
         seconds = time.perf_counter() - call.began
         self._observe(call.rpc, code, seconds)
         if not (call.mutates or self._debugging):
@@ -80,15 +80,15 @@ class Frame:
         (self._log.info if call.mutates else self._log.debug)(call.rpc, **fields)
 
     async def refuse(self, call: Call, error: Exception, context: Context) -> NoReturn:
-        """End a call with the status that stands for ``error``."""
+        """End a call with the status for ``error``."""
         if isinstance(error, aio.AioRpcError):
             error = from_rpc(error, f"serve {call.rpc}")
         if isinstance(error, CriError):
             code, details = error.code, str(error)
         else:
             code = grpc.StatusCode.INTERNAL
-            details = f"{call.rpc} failed inside the server: {type(error).__name__}: {error}"
-            self._log.error("a call failed inside the server", rpc=call.rpc, exc_info=error)
+            details = f"{call.rpc} failed with an internal error: {type(error).__name__}: {error}"
+            self._log.error("a call failed with an internal error", rpc=call.rpc, exc_info=error)
         details = text.status(details)  # text that cannot be encoded would leave the call open
         self.ended(call, code, details)
         await context.abort(code, details)
@@ -96,7 +96,7 @@ class Frame:
 
 
 class Call:
-    """One call under way."""
+    """One running call."""
 
     __slots__ = ("began", "mutates", "request", "rpc", "shown")
 
@@ -123,7 +123,8 @@ StreamHandler: TypeAlias = Callable[[Any, Q], AsyncIterator[R]]
 def unary(
     *, mutates: bool = False, shown: Sequence[str] = ()
 ) -> Callable[[Handler[Q, R]], Callable[[Any, Q, Context], Awaitable[R]]]:
-    """Wrap a handler that answers once; ``shown`` are the request fields of its log line."""
+    """Wrap a handler that returns one response; ``shown`` are the request fields in its log
+    line."""
     getters = tuple((path, operator.attrgetter(path)) for path in shown)
 
     def wrap(handler: Handler[Q, R]) -> Callable[[Any, Q, Context], Awaitable[R]]:
@@ -150,7 +151,7 @@ def unary(
 def stream(
     *, mutates: bool = False, shown: Sequence[str] = ()
 ) -> Callable[[StreamHandler[Q, R]], Callable[[Any, Q, Context], AsyncIterator[R]]]:
-    """Wrap a handler that answers with a stream."""
+    """Wrap a handler that returns a stream of responses."""
     getters = tuple((path, operator.attrgetter(path)) for path in shown)
 
     def wrap(handler: StreamHandler[Q, R]) -> Callable[[Any, Q, Context], AsyncIterator[R]]:
@@ -175,20 +176,20 @@ def stream(
 
 
 def refuse_if_any(violations: Sequence[Violation]) -> None:
-    """Raise InvalidArgument that names every violation."""
+    """Raise InvalidArgument with every violation."""
     if violations:
         raise InvalidArgument.from_violations(violations)
 
 
 def batches(values: Sequence[T]) -> Iterator[list[T]]:
-    """Cut a list into parts of at most BATCH; no part at all when it is empty."""
+    """Split a list into parts of at most BATCH items; an empty list has no parts."""
     rest = iter(values)
     while part := list(itertools.islice(rest, BATCH)):
         yield part
 
 
 def described(request: Message) -> str:
-    """The request in one line, without the fields that must never reach a log."""
+    """The request in one line, without the fields that must never be logged."""
     shown = type(request)()
     shown.CopyFrom(request)
     _clear_secrets(shown)
@@ -196,7 +197,7 @@ def described(request: Message) -> str:
 
 
 def _clear_secrets(message: Message) -> None:
-    """Clear the secret fields of ``message`` and of all messages below it."""
+    """Clear the secret fields of ``message`` and of all messages in it."""
     for name in REDACTED.get(message.DESCRIPTOR.name, ()):
         message.ClearField(name)
     for field, value in message.ListFields():

@@ -1,8 +1,8 @@
-"""What was measured of a container or a pod, and what was found out about the node and its daemon;
-the mapping copies it into the CRI's answers.
+"""Measured values of containers and pods, and facts about the node and its daemon; the mapping
+copies them into CRI responses.
 
-Times are nanoseconds since the epoch, sizes are bytes. None: nobody measured it. Such a figure
-stays unset in the answer, never 0: the kubelet and the autoscalers behind it would take a 0 for a
+Times are nanoseconds since the epoch, sizes are bytes. None means not measured: such a value stays
+unset in the response and is never 0, which the kubelet and autoscalers would take for a
 measurement.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, and counts of page faults since the cgroup was made.
+    """Bytes, and counts of page faults since the cgroup was created.
 
     cgroup v2: memory.current, memory.stat, memory.max; v1: memory.usage_in_bytes, memory.stat,
     memory.limit_in_bytes.
@@ -29,31 +29,31 @@ class Memory:
 
     @property
     def working_set(self) -> int:
-        """What cannot be reclaimed at once; the kubelet evicts by it."""
+        """Memory that cannot be reclaimed immediately; the kubelet evicts by it."""
         return max(0, self.usage - self.inactive_file)
 
     @property
     def available(self) -> int | None:
-        """What is left of the limit; None without one."""
+        """The unused part of the limit; None without a limit."""
         return None if self.limit is None else max(0, self.limit - self.working_set)
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Bytes; ``limit`` is of swap alone, whatever the cgroup version."""
+    """Bytes; ``limit`` is for swap only, in both cgroup versions."""
 
     usage: int
     limit: int | None
 
     @property
     def available(self) -> int | None:
-        """What is left of the limit; None without one."""
+        """The unused part of the limit; None without a limit."""
         return None if self.limit is None else max(0, self.limit - self.usage)
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """One line of a pressure file: percentages of the last seconds, and nanoseconds in all."""
+    """One line of a pressure file: percentages of the last seconds, and total nanoseconds."""
 
     avg10: float
     avg60: float
@@ -63,7 +63,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """How long some, or all, tasks waited for a resource; only cgroup v2 tells it."""
+    """How long some, or all, tasks waited for a resource; only on cgroup v2."""
 
     some: Stall
     full: Stall
@@ -71,7 +71,7 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Counters of one network interface, since it was made. Source: /proc/<pid>/net/dev."""
+    """Counters of one network interface since it was created. Source: /proc/<pid>/net/dev."""
 
     name: str
     rx_bytes: int
@@ -82,28 +82,28 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Traffic of a pod that has a network of its own."""
+    """Traffic of a pod with its own network namespace."""
 
     default: Interface
-    """The interface of the pod's addresses."""
+    """The interface with the pod's addresses."""
     interfaces: tuple[Interface, ...]
-    """All of them, the default one too."""
+    """All interfaces, including the default one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerUsage:
-    """What was written into a file system of a snapshotter, as containerd last measured it."""
+    """Disk usage in a file system of a snapshotter, as last measured by containerd."""
 
     timestamp: int
     size: int
     inodes: int
     root: str
-    """The snapshotter's directory, which names the file system."""
+    """The snapshotter's directory, which identifies the file system."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filesystems:
-    """What images and containers take, by snapshotter."""
+    """Disk usage of images and containers, by snapshotter."""
 
     images: tuple[LayerUsage, ...]
     containers: tuple[LayerUsage, ...]
@@ -111,7 +111,7 @@ class Filesystems:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a command: its output as far as there is room for it, and its exit code."""
+    """The result of a command: its output, up to a limit, and its exit code."""
 
     stdout: bytes
     stderr: bytes
@@ -127,45 +127,45 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The figures of one cgroup and everything below it, at one moment, with what was measured
-    beside it."""
+    """The statistics of one cgroup including its descendants at one time, and values measured
+    with it."""
 
     timestamp: int
     cpu: int | None
-    """Nanoseconds of all cores since the cgroup was made."""
+    """Nanoseconds of CPU time on all cores since the cgroup was created."""
     memory: Memory | None
     swap: Swap | None
     """None on a node that cannot limit swap."""
     processes: int | None
-    """Processes and threads as the pids controller counts them."""
+    """Processes and threads, from the pids controller."""
     cpu_pressure: Pressure | None = None
     memory_pressure: Pressure | None = None
     io_pressure: Pressure | None = None
     nano_cores: int | None = None
-    """Billionths of a core, the mean between two readings; None until there were two."""
+    """Nanocores, averaged between two readings; None until there are two."""
     layer: LayerUsage | None = None
-    """What a container wrote into its root file system."""
+    """Size of the container's writable layer."""
     network: Network | None = None
-    """Of a pod that has a network of its own."""
+    """Of a pod with its own network namespace."""
     process_count: int | None = None
     """Of a pod: the processes of its containers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What Version answers."""
+    """The response of Version."""
 
     daemon: str
     """containerd's own version."""
     daemon_name: str = "containerd"
     kubelet_api: str = "0.1.0"
-    """The version of the kubelet's runtime interface, the same since there is a CRI."""
+    """The version of the kubelet's runtime interface, unchanged since the CRI exists."""
     cri: str = "v1"
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether something that the kubelet waits for holds, and why not."""
+    """Whether a condition of the kubelet holds, and why not."""
 
     type: str
     status: bool = True
@@ -175,7 +175,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class HandlerStatus:
-    """What the kubelet may ask of a runtime handler; "" is the default one."""
+    """The features of a runtime handler; "" is the default one."""
 
     name: str
     recursive_read_only: bool
@@ -184,18 +184,18 @@ class HandlerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServerFeatures:
-    """What this server does whichever the handler."""
+    """The features of this server, independent of the handler."""
 
     supplemental_groups_policy: bool = True
     user_namespaces_host_network: bool = False
-    """Becomes true together with user namespaces of any handler."""
+    """True once any handler supports user namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What Status answers."""
+    """The response of Status."""
 
     conditions: tuple[Condition, ...]
     handlers: tuple[HandlerStatus, ...]
     info: Mapping[str, str] = field(default_factory=dict)
-    """JSON texts by key; only where they are asked for."""
+    """JSON texts by key; only if requested."""

@@ -1,4 +1,4 @@
-"""Annotations of OCI specs: what shims, tools and other runtimes read from them."""
+"""Annotations of OCI specs, which shims, tools and other runtimes read."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OWN = frozenset(
         "sandbox-uid",
     )
 )
-"""What this server says of containers and pods. Shims and agents trust it, so an annotation of a
-pod's author never takes its place, whatever the handler lets through."""
+"""Annotations written by this server about containers and pods. Shims and agents trust them, so a
+pod's annotation never overrides one, even if the handler passes it through."""
 
 
 def passed_to_sandbox(
     *, annotations: Mapping[str, str], pod_annotations: Iterable[str]
 ) -> dict[str, str]:
-    """The pod's annotations that match the handler's patterns, without those of this server."""
+    """The pod's annotations that match the handler's patterns, except those of this server."""
     return _matching(annotations, pod_annotations)
 
 
@@ -44,7 +44,7 @@ def passed_to_container(
     of_pod: Mapping[str, str],
     pod_annotations: Iterable[str],
 ) -> dict[str, str]:
-    """The same for a container; its own annotations win over the pod's."""
+    """The same for a container; its own annotations take precedence over the pod's."""
     return _matching(of_pod, pod_annotations) | _matching(annotations, container_annotations)
 
 
@@ -61,7 +61,7 @@ def sandbox_resources(*, resources: api_pb2.LinuxContainerResources | None) -> d
 
 
 def image_name(*, user_specified_image: str, image_name: str) -> str:
-    """The image as the pod's author wrote it, else as containerd stores it."""
+    """The image as written by the pod's author, else as containerd stores it."""
     return user_specified_image or image_name
 
 
@@ -78,7 +78,7 @@ def _matching(annotations: Mapping[str, str], patterns: Iterable[str]) -> dict[s
 def _matcher(pattern: str) -> re.Pattern[str]:
     """A pattern of Go's path.Match, in which * and ? do not match a slash.
 
-    A pattern that Go would call malformed matches nothing.
+    A pattern that is malformed in Go matches nothing.
     """
     parts, rest = [], pattern
     while rest:
@@ -102,7 +102,7 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def snapshot_labels(*, annotations: Mapping[str, str]) -> dict[str, str]:
-    """The pod annotations that a snapshotter understands, as in the built-in plugin."""
+    """The pod annotations that snapshotters understand, as in the built-in plugin."""
     return {
         key: value
         for key, value in annotations.items()

@@ -1,4 +1,4 @@
-"""Where in the cgroup tree a container is."""
+"""The place of a container in the cgroup tree."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 
 _PREFIX = "cri-containerd"
-"""Names the scopes of the systemd driver (``cri-containerd-<id>.scope``), as the built-in plugin
-does: tools on nodes look for it."""
+"""Prefix of the scopes of the systemd driver (``cri-containerd-<id>.scope``), as in the built-in
+plugin: tools on nodes look for it."""
 
 
 def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
-    """The cgroup of a container below its pod's, in the form of the driver that makes it.
+    """The cgroup of a container below its pod's, in the format of the handler's cgroup driver.
 
-    The kubelet tells the driver by the parent's form: a slice is systemd's, and runc takes
-    ``slice:prefix:name`` for it. Without a parent the driver's own default is taken.
+    The kubelet selects the driver by the parent's format: a slice means systemd, for which runc
+    takes ``slice:prefix:name``. Without a parent the driver's own default is used.
     """
     if ".." in cgroup_parent.split("/"):
         raise InvalidArgument(
@@ -39,5 +39,5 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
 
 
 def driver(*, systemd_cgroup: bool) -> api_pb2.CgroupDriver:
-    """Who makes cgroups for a handler; the kubelet must share it."""
+    """The cgroup driver of a handler; the kubelet must use the same."""
     return api_pb2.SYSTEMD if systemd_cgroup else api_pb2.CGROUPFS

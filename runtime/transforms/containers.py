@@ -10,7 +10,7 @@ from runtime.transforms.facts import Image
 
 
 def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) -> str:
-    """The log file, in the pod's directory; "" when either is not given: no log is kept.
+    """The log file, in the pod's directory; "" if either is not set: no log is kept.
 
     Raises InvalidArgument for a path that leaves the directory: the log keeper writes as root.
     """
@@ -28,9 +28,9 @@ def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) 
 
 
 def image_digest(image: Image) -> str:
-    """The digest of the manifest or index that ``image.reference`` names; "" when it has none.
+    """The digest of the manifest or index that ``image.reference`` names; "" if it has none.
 
-    Several repositories may hold the same image under digests of their own.
+    Several repositories may hold the same image under different digests.
     """
     repository, at, digest = image.reference.partition("@")
     if at:
@@ -43,6 +43,6 @@ def image_digest(image: Image) -> str:
 
 
 def closes_input(*, stdin_once: bool, tty: bool) -> bool:
-    """Whether the container reads the end of its input when the first client's ends; on a terminal
-    it does not, as a user may come back to it."""
+    """Whether the container's input ends with the first client's; never on a terminal, because a
+    user may attach again."""
     return stdin_once and not tty

@@ -1,4 +1,4 @@
-"""Device nodes of a container, and the rules by which its cgroup lets it use them."""
+"""Device nodes of a container, and the rules by which its cgroup allows them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def container_devices(
     uid: int,
     gid: int,
 ) -> list[types.LinuxDevice]:
-    """The nodes to make: those of CDI devices over those that were asked for, over all of the
-    host's for a privileged container.
+    """The device nodes to create: those of CDI devices take precedence over requested ones, and
+    those over the host's, all of which a privileged container gets.
 
-    With the config key, nodes that were asked for belong to the container's user: otherwise a
-    process that is not root could not open what its pod was given.
+    With the config key, requested nodes belong to the container's user: otherwise a process that
+    is not root could not open the devices its pod was given.
     """
     owner = run_as_user if device_ownership_from_security_context else None
     group = run_as_group if device_ownership_from_security_context else None
@@ -46,14 +46,14 @@ def device_rules(
     privileged_without_host_devices_all_devices_allowed: bool,
     injected: Sequence[DeviceNode],
 ) -> list[types.LinuxDeviceCgroup]:
-    """The exceptions from the default spec's rule that denies everything, in order.
+    """Exceptions to the default spec's rule that denies everything, in order.
 
-    Raises InvalidArgument for other permissions than read, write and mknod.
+    Raises InvalidArgument for permissions other than read, write and mknod.
     """
     for node in requested:
         if not set(node.permissions) <= set("rwm"):
             raise InvalidArgument(
-                f"must be made of r, w and m, not {node.permissions!r}",
+                f"must consist of r, w and m, not {node.permissions!r}",
                 field="config.devices.permissions",
             )
     everything = privileged and (
@@ -74,7 +74,7 @@ def device_rules(
 
 
 def _of_user(device: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice:
-    """The node with the container's user as owner, where its CDI spec names no other."""
+    """The device node, owned by the container's user unless its CDI spec names an owner."""
     return replace(
         device,
         uid=device.uid if device.uid is not None else uid or None,
@@ -83,5 +83,5 @@ def _of_user(device: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice
 
 
 def _owned(device: types.LinuxDevice, uid: int | None, gid: int | None) -> types.LinuxDevice:
-    """The node with the given owner; root, like absence, leaves what the host has."""
+    """The node with the given owner; root or no owner keeps the host's owner."""
     return replace(device, uid=uid or device.uid, gid=gid or device.gid)

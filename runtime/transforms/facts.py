@@ -1,18 +1,16 @@
-"""Resolved facts: everything that the OCI builders and the status readers may know besides the
-request.
+"""Resolved facts: everything that OCI builders and status readers may use besides the request.
 
 Three rules hold in this file:
 
 * A fact is a value, never a means to get one: no paths to be read later, no clients, no callbacks.
-  ``runtime`` probes the node and the image first, fills these records, and only then calls the pure
-  builders.
-* The records are the *context roots* of the mapping files.
-  ``sandbox.metadata.config.linux.cgroup_parent`` in a ``from:`` list is an attribute path through
-  the classes below; the generator checks it against the annotations, so a name is changed here and
-  in ``spec/mapping`` together.
-* A default says "nobody found this on the node": builders treat it as the feature being absent.
+``runtime`` inspects the node and the image first, fills these records, and only then calls the pure
+builders. * The records are the *context roots* of the mapping files.
+``sandbox.metadata.config.linux.cgroup_parent`` in a ``from:`` list is an attribute path through the
+classes below; the generator checks it against the annotations, so a name is changed here and in
+``spec/mapping`` together. * A default means "not found on the node": builders treat the feature as
+absent.
 
-Units: times are nanoseconds since the epoch (0: has not happened), sizes are bytes, process ids are
+Units: times are nanoseconds since the epoch (0: has not happened), sizes are bytes, process IDs are
 those of the host's namespace (0: none), paths are absolute paths on the host unless a docstring
 says otherwise.
 """
@@ -48,55 +46,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the node is and allows; probed once at the start (``runtime/lookups/host.py``), with the
-    node-wide config keys."""
+    """What the node is and allows; determined once at the start (``runtime/lookups/host.py``), with
+    the node-wide config keys."""
 
     hostname: str
-    """The node's own host name: the HOSTNAME of a pod that shares the node's network."""
+    """The node's own host name: the HOSTNAME of a host-network pod."""
 
     kernel: tuple[int, int] = (0, 0)
     """Major and minor kernel version, from uname."""
 
     architecture: str = "amd64"
-    """The machine as Go and OCI images name it (amd64, arm64, …); selects the seccomp
+    """The machine as named by Go and OCI images (amd64, arm64, …); selects the seccomp
     architectures."""
 
     capabilities: tuple[str, ...] = ()
-    """The effective capabilities of this process as ``CAP_X``, in kernel order: what "ALL" and
-    privileged can give. Source: CapEff of /proc/self/status."""
+    """The effective capabilities of this process as ``CAP_X``, in kernel order: the meaning of
+    "ALL" and privileged. Source: CapEff of /proc/self/status."""
 
     cgroup_unified: bool = False
-    """Whether /sys/fs/cgroup is cgroup v2 alone (statfs magic CGROUP2_SUPER_MAGIC)."""
+    """Whether /sys/fs/cgroup is cgroup v2 only (statfs magic CGROUP2_SUPER_MAGIC)."""
 
     cgroup_mount_options: tuple[str, ...] = ()
-    """Those of ``nsdelegate`` and ``memory_recursiveprot`` that the node's own cgroup2 mount
-    has. A container's cgroup2 mount must repeat them: remounting without them would switch them
-    off for the whole node."""
+    """Those of ``nsdelegate`` and ``memory_recursiveprot`` that the node's own cgroup2 mount has. A
+    container's cgroup2 mount must repeat them: a remount without them would disable them for the
+    whole node."""
 
     swap_controller: bool = False
     """Whether swap can be limited (v1: memory.memsw.limit_in_bytes; v2: memory.swap.max in the
     own cgroup)."""
 
     hugetlb_controller: bool = False
-    """Whether the hugetlb controller is there to enforce hugepage limits."""
+    """Whether the hugetlb controller exists to enforce hugepage limits."""
 
     disable_hugetlb_controller: bool = True
     """Config of that name: hugepage limits of containers are not written."""
 
     tolerate_missing_hugetlb_controller: bool = True
-    """Config of that name: without the controller, hugepage limits are left out instead of
+    """Config of that name: without the controller, hugepage limits are ignored instead of
     refused."""
 
     seccomp: bool = False
-    """Whether the kernel can filter system calls (a Seccomp line in /proc/self/status)."""
+    """Whether the kernel supports seccomp filters (a Seccomp line in /proc/self/status)."""
 
     apparmor: bool = False
     """Whether AppArmor is enabled, its parser installed and the node not itself a container."""
 
     oom_score_adj_floor: int | None = None
-    """The lowest oom_score_adj that this process may give its children, -1000..1000; None when
-    there is no bound (CAP_SYS_RESOURCE is held and ``restrict_oom_score_adj`` is off). Source:
-    /proc/self/oom_score_adj."""
+    """The lowest oom_score_adj that this process may give its children, -1000..1000; None if
+    there is no limit (CAP_SYS_RESOURCE is available and ``restrict_oom_score_adj`` is off).
+    Source: /proc/self/oom_score_adj."""
 
     unprivileged_ports: bool = True
     """Config ``enable_unprivileged_ports``: pods may bind ports below 1024 without a capability."""
@@ -105,13 +103,12 @@ class Host:
     """Config ``enable_unprivileged_icmp``: pods may send echo requests without CAP_NET_RAW."""
 
     in_user_namespace: bool = False
-    """This process runs in a user namespace (rootless, or nested in a container), where only some
-    ids exist. Source: /proc/self/uid_map."""
+    """Whether this process runs in a user namespace (rootless, or nested in a container), where
+    only some IDs exist. Source: /proc/self/uid_map."""
 
     unset_seccomp_profile: str = ""
-    """Config ``unset_seccomp_profile``: the profile of a container whose request names none, in
-    the notation of the deprecated field ("" or "unconfined", "runtime/default",
-    "localhost/<path>")."""
+    """Config ``unset_seccomp_profile``: the profile of a container whose request has none, in the
+    notation of the deprecated field ("" or "unconfined", "runtime/default", "localhost/<path>")."""
 
     device_ownership_from_security_context: bool = False
     """Config of that name: requested devices belong to run_as_user and run_as_group instead of
@@ -148,13 +145,13 @@ class Handler:
     """One runtime handler: the table ``[containerd.runtimes.NAME]`` and what its binary reports."""
 
     name: str
-    """The name that pods ask for in ``runtime_handler``; the default handler also answers to ""."""
+    """The name that pods use in ``runtime_handler``; the default handler also has the name ""."""
 
     runtime_type: str = "io.containerd.runc.v2"
     """The shim, as containerd's ``Container.runtime.name``."""
 
     runtime_path: str = ""
-    """Path of the shim binary; "" lets containerd find it by ``runtime_type``."""
+    """Path of the shim binary; with "" containerd finds it by ``runtime_type``."""
 
     options: Mapping[str, object] = field(default_factory=dict)
     """The TOML table ``options`` as written (BinaryName, SystemdCgroup, …)."""
@@ -163,32 +160,32 @@ class Handler:
     """Where the root file systems of this handler's containers are prepared."""
 
     systemd_cgroup: bool = False
-    """Whether runc gives cgroups through systemd (``options.SystemdCgroup``); decides the form
-    of cgroupsPath."""
+    """Whether runc creates cgroups through systemd (``options.SystemdCgroup``); determines the
+    format of cgroupsPath."""
 
     pod_annotations: tuple[str, ...] = ()
-    """Glob patterns (path.Match) of the pod annotations that pass into the OCI specs of the pod
-    and its containers."""
+    """Glob patterns (path.Match) of the pod annotations that are copied into the OCI specs of
+    the pod and its containers."""
 
     container_annotations: tuple[str, ...] = ()
-    """Glob patterns of the container annotations that pass into the container's OCI spec."""
+    """Glob patterns of the container annotations that are copied into the container's OCI spec."""
 
     privileged_without_host_devices: bool = False
-    """Privileged containers of this handler get no host devices."""
+    """Whether privileged containers of this handler get no host devices."""
 
     privileged_without_host_devices_all_devices_allowed: bool = False
     """With the key above: the device cgroup still allows everything."""
 
     cgroup_writable: bool = False
-    """/sys/fs/cgroup is writable in unprivileged containers too (cgroup v2 only)."""
+    """Whether /sys/fs/cgroup is writable in unprivileged containers too (cgroup v2 only)."""
 
     recursive_read_only: bool = False
-    """The OCI runtime lists the mount option ``rro`` (``runc features``) and the kernel is 5.12
-    or newer."""
+    """Whether the OCI runtime lists the mount option ``rro`` (``runc features``) and the kernel is
+    5.12 or newer."""
 
     user_namespaces: bool = False
-    """Pods of this handler may have a user namespace: the OCI runtime can map ids of the root file
-    system and of volumes (``runc features``), and this server can make such pods."""
+    """Whether pods of this handler may have a user namespace: the OCI runtime can map IDs of the
+    root file system and of volumes (``runc features``), and this server supports such pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +193,14 @@ class Image:
     """A local image: its record in containerd's image store and its OCI image config."""
 
     id: str = ""
-    """Digest of the image config, ``sha256:…``: the id that CRI speaks of."""
+    """Digest of the image config, ``sha256:…``: the CRI's image ID."""
 
     reference: str = ""
-    """The name of the record in containerd's image store that was used to find it (written to
+    """The record's name in containerd's image store that was used to find it (written to
     ``Container.image``)."""
 
     chain_id: str = ""
-    """Chain id of its layers: the parent of a container's snapshot."""
+    """Chain ID of its layers: the parent of a container's snapshot."""
 
     tags: tuple[str, ...] = ()
     """Normalised references by tag, sorted (``repo_tags``)."""
@@ -215,7 +212,7 @@ class Image:
     """Compressed size of manifest, config and layers of this platform."""
 
     pinned: bool = False
-    """Whether the kubelet's garbage collection must leave it alone."""
+    """Whether the kubelet's garbage collection must not remove it."""
 
     user: str = ""
     """Config ``User``: ``name|uid[:group|gid]``."""
@@ -258,28 +255,28 @@ class WantedUser:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The user of a container's first process, looked up in the passwd and group files of its
-    root file system."""
+    """The user of a container's first process, resolved with the passwd and group files of its root
+    file system."""
 
     uid: int = 0
     gid: int = 0
 
     additional_gids: tuple[int, ...] = ()
-    """Every supplemental group after ``supplemental_groups_policy`` was applied, with the
-    primary one; sorted, unique."""
+    """All supplemental groups after applying ``supplemental_groups_policy``, including the primary
+    one; sorted, unique."""
 
     username: str = ""
-    """The name that the request or the image gave, if it gave one."""
+    """The name given by the request or the image, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxMetadata:
-    """What identifies a sandbox; saved in the extension ``io.cri-containerd.sandbox.metadata``
-    and in the record of the sandbox store. Changes (the network's answer) are made by
+    """The identity of a sandbox; saved in the extension ``io.cri-containerd.sandbox.metadata``
+    and in the record of the sandbox store. Changes (the result of CNI) are made by
     ``dataclasses.replace`` and saved again."""
 
     id: str
-    """64 hexadecimal digits; also the id of the pause container, its snapshot and the pod's
+    """64 hexadecimal digits; also the ID of the pause container, its snapshot and the pod's
     lease."""
 
     name: str
@@ -289,20 +286,19 @@ class SandboxMetadata:
     """The request's config, unchanged."""
 
     netns_path: str = ""
-    """The file that pins the network namespace; "" for a pod that shares the node's network."""
+    """The file that keeps the network namespace alive; "" for a host-network pod."""
 
     ip: str = ""
-    """The primary pod IP; "" on the node's network."""
+    """The primary pod IP; "" for a host-network pod."""
 
     additional_ips: tuple[str, ...] = ()
-    """The other pod IPs, in the order in which CNI gave them."""
+    """The other pod IPs, in the order in which CNI returned them."""
 
     runtime_handler: str = ""
-    """The handler's name as the request gave it ("" is the default handler)."""
+    """The handler's name in the request ("" is the default handler)."""
 
     cni_result: Mapping[str, object] | None = None
-    """What the network plugins answered to ADD, in the built-in plugin's JSON shape; None: ADD
-    has not succeeded."""
+    """The result of CNI ADD, in the built-in plugin's JSON format; None until ADD has succeeded."""
 
     process_label: str = ""
     """SELinux label of the pod's processes; "" without SELinux."""
@@ -310,44 +306,45 @@ class SandboxMetadata:
 
 @dataclass(frozen=True, slots=True)
 class SandboxStatus:
-    """What changes in a sandbox's life; kept in memory and rebuilt from the pause task at
+    """The changing state of a sandbox; kept in memory and rebuilt from the pause task at
     recovery."""
 
     state: SandboxState
     created_at: int = 0
     pid: int = 0
-    """The pause process; 0 once it is gone."""
+    """The pause process; 0 once it has exited."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxFiles:
-    """Where a sandbox's files are; derived from the root and state directories and the id."""
+    """Where a sandbox's files are; derived from the root and state directories and the ID."""
 
     root_dir: str = ""
     """<root>/io.containerd.grpc.v1.cri/sandboxes/<id>: survives a reboot."""
 
     state_dir: str = ""
-    """<state>/io.containerd.grpc.v1.cri/sandboxes/<id>: gone after a reboot."""
+    """<state>/io.containerd.grpc.v1.cri/sandboxes/<id>: does not survive a reboot."""
 
     hostname: str = ""
     hosts: str = ""
     resolv_conf: str = ""
 
     shm: str = ""
-    """The tmpfs that every container of the pod sees as /dev/shm; the node's own /dev/shm when
-    IPC is the node's."""
+    """The tmpfs that every container of the pod sees as /dev/shm; the node's own /dev/shm if the
+    pod shares the node's IPC namespace."""
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What the security fields of a request name on this node, looked up before a spec is built."""
+    """The node's objects named by the security fields of a request, looked up before a spec is
+    built."""
 
     localhost_seccomp: types.LinuxSeccomp | None = None
-    """The parsed profile file that the seccomp fields name by a localhost reference; None when
-    they name none. A file that is missing or no profile is refused while it is read."""
+    """The parsed profile file that the seccomp fields name by a localhost reference; None if
+    there is none. A missing or invalid file is refused when it is read."""
 
     localhost_apparmor_loaded: bool = False
-    """Whether the AppArmor profile that a localhost reference names is loaded
+    """Whether the AppArmor profile named by a localhost reference is loaded
     (/sys/kernel/security/apparmor/profiles). ``runtime`` itself loads the default profile."""
 
 
@@ -362,30 +359,30 @@ class Sandbox:
     """For the pause container itself; only needed while its spec is built."""
 
     userns_path: str = ""
-    """The file that pins the pod's user namespace, which owns its network namespace; "" without a
-    user namespace, and when the pod shares the node's network (runc then makes one)."""
+    """The file that keeps the pod's user namespace alive, which owns its network namespace; ""
+    without a user namespace, and for a host-network pod (runc then creates one)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountSource:
-    """The host side of one entry of ``ContainerConfig.mounts``, looked up (and created where
-    missing)."""
+    """The host side of one entry of ``ContainerConfig.mounts``, looked up, and created if
+    missing."""
 
     path: str
-    """The source with symbolic links resolved; for an image volume, where ``runtime`` mounted
-    the image (with the sub path)."""
+    """The source with symbolic links resolved; for an image volume, where ``runtime`` mounted the
+    image (with the sub path)."""
 
     shared: bool = False
-    """The mount that holds ``path`` is shared (``shared:`` in /proc/self/mountinfo)."""
+    """Whether the mount that contains ``path`` is shared (``shared:`` in /proc/self/mountinfo)."""
 
     slave: bool = False
-    """The mount that holds ``path`` is a slave (``master:`` in /proc/self/mountinfo)."""
+    """Whether the mount that contains ``path`` is a slave (``master:`` in /proc/self/mountinfo)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One VOLUME of the image that no requested mount covers: a directory on the host holds its
-    data."""
+    """One VOLUME of the image that no requested mount covers: its data is in a directory on the
+    host."""
 
     container_path: str
     host_path: str
@@ -393,11 +390,11 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNode:
-    """One device node that an entry of ``ContainerConfig.devices`` names: itself, or one of
-    those below a directory."""
+    """One device node for an entry of ``ContainerConfig.devices``: the entry itself, or one
+    below its directory."""
 
     device: types.LinuxDevice
-    """The node as lstat found it, its ``path`` already the one in the container."""
+    """The device node from lstat; its ``path`` is already the one in the container."""
 
     permissions: str
     """The entry's ``permissions``: a subset of ``rwm``."""
@@ -440,11 +437,11 @@ class CdiEdits:
 
 @dataclass(frozen=True, slots=True)
 class ContainerMetadata:
-    """What identifies a container; saved in the extension
-    ``io.cri-containerd.container.metadata``; never changes."""
+    """The identity of a container; saved in the extension ``io.cri-containerd.container.metadata``;
+    never changes."""
 
     id: str
-    """64 hexadecimal digits; also the id of the task and of the snapshot."""
+    """64 hexadecimal digits; also the ID of the task and of the snapshot."""
 
     name: str
     """The reserved name, ``container_pod_namespace_uid_attempt``."""
@@ -455,7 +452,7 @@ class ContainerMetadata:
     """The request's config, unchanged."""
 
     image_ref: str = ""
-    """The image's id: the digest of its config."""
+    """The image's ID: the digest of its config."""
 
     image_name: str = ""
     """The image's record in containerd's image store."""
@@ -464,7 +461,7 @@ class ContainerMetadata:
     """Digest of the image's manifest or index: the target of that record."""
 
     log_path: str = ""
-    """The log file; "" when the pod has no log directory or the container no log path: output is
+    """The log file; "" if the pod has no log directory or the container no log path: output is
     dropped."""
 
     stop_signal: str = ""
@@ -477,8 +474,8 @@ class ContainerMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """What changes in a container's life; saved in its status file whenever the lifecycle says
-    so."""
+    """The changing state of a container; saved in its status file when the lifecycle requires
+    it."""
 
     state: ContainerState
     pid: int = 0
@@ -488,26 +485,25 @@ class ContainerStatus:
     started_at: int = 0
     finished_at: int = 0
     exit_code: int = 0
-    """Exit code of the first process, 128 + signal when a signal ended it."""
+    """Exit code of the first process, or 128 + signal if a signal ended it."""
 
     reason: str = ""
-    """One word for tools (OOMKilled, StartError, …); "" lets the reader derive it from the exit
+    """One word for tools (OOMKilled, StartError, …); if "", the reader derives it from the exit
     code."""
 
     message: str = ""
-    """A sentence for people about ``reason``."""
+    """A sentence for people that explains ``reason``."""
 
     resources: api_pb2.ContainerResources | None = None
-    """The resources that were applied last, saved for recovery; None: none recorded, the OCI
-    spec tells."""
+    """The resources applied last, saved for recovery; None: not recorded, see the OCI spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container. The root ``container`` of mapping entries.
 
-    The fields after ``status`` are what ``runtime`` prepares on the node for CreateContainer; they
-    are only needed while the container's OCI spec is built, and empty otherwise.
+    The fields after ``status`` are prepared by ``runtime`` on the node for CreateContainer; they
+    are only needed while the container's OCI spec is built, and otherwise empty.
     """
 
     metadata: ContainerMetadata
@@ -517,10 +513,11 @@ class Container:
 
     volumes: tuple[Volume, ...] = ()
     devices: tuple[DeviceNode, ...] = ()
-    """The nodes of all entries of ``config.devices``, in the same order, directories walked."""
+    """The nodes of all entries of ``config.devices``, in the same order, including those in
+    directories."""
 
     target_pid: int = 0
-    """First process of the container that ``namespace_options.target_id`` names; 0 when none is
+    """First process of the container that ``namespace_options.target_id`` names; 0 if none is
     named. It must be running and in the same pod."""
 
     security: Security = field(default_factory=Security)

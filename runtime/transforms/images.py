@@ -1,4 +1,4 @@
-"""What an image's config says of the user of its containers."""
+"""What an image's config says about the user of its containers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from generated.cri import api_pb2
 
 
 def uid(*, user: str) -> api_pb2.Int64Value | None:
-    """The number of an image's user (``uid`` or ``uid:gid``); None when it has none or a name.
+    """The numeric user of an image (``uid`` or ``uid:gid``); None if it has none or a name.
 
     CRI ``Image.uid`` and ``Image.username`` exclude each other.
     """
@@ -17,7 +17,7 @@ def uid(*, user: str) -> api_pb2.Int64Value | None:
 
 
 def username(*, user: str) -> str:
-    """The name of an image's user (``name`` or ``name:group``); "" when it has none or a number."""
+    """The user name of an image (``name`` or ``name:group``); "" if it has none or a number."""
     name = _user_part(user)
     return "" if _is_number(name) else name
 
@@ -30,7 +30,7 @@ _LONGEST: Final = len(str((1 << 63) - 1))
 
 
 def _is_number(name: str) -> bool:
-    """Whether the name is a number that the CRI can carry; leading zeros are part of none."""
+    """Whether the name is a number that the CRI can represent, without leading zeros."""
     if not (name.isascii() and name.isdigit()):
         return False
     digits = name.lstrip("0") or "0"

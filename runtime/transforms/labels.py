@@ -1,4 +1,4 @@
-"""Labels of containerd's container records: by them this server finds its own again."""
+"""Labels of containerd's container records, by which this server finds its objects again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from runtime.errors import InvalidArgument
 
 KIND = "io.cri-containerd.kind"
-"""Which of the two kinds a container is; the built-in plugin writes and looks for the same."""
+"""The kind of a container, with the same key and values as in the built-in plugin."""
 SANDBOX = "sandbox"
 CONTAINER = "container"
 
@@ -15,18 +15,19 @@ _MAX_LENGTH = 4096
 """Of key and value together; containerd refuses more."""
 
 _RESERVED = ("containerd.io/", "io.cri-containerd")
-"""What an image may not say about its containers: it would steer containerd and this server."""
+"""Labels that an image may not set for its containers: they would control containerd and this
+server."""
 
 
 def sandbox_labels(*, labels: Mapping[str, str], image_labels: Mapping[str, str]) -> dict[str, str]:
-    """The pod's labels over the pause image's, and the kind."""
+    """The pod's labels, which override the pause image's, and the kind."""
     return _labels(labels, image_labels, SANDBOX)
 
 
 def container_labels(
     *, labels: Mapping[str, str], image_labels: Mapping[str, str]
 ) -> dict[str, str]:
-    """The container's labels over its image's, and the kind."""
+    """The container's labels, which override its image's, and the kind."""
     return _labels(labels, image_labels, CONTAINER)
 
 
@@ -39,7 +40,7 @@ def _labels(
             f"key and value together must be {_MAX_LENGTH} bytes or less",
             field=f"config.labels[{too_long[0][:64]}]",
         )
-    # an image's author cannot know the limits, so what does not fit is left out
+    # an image's author cannot know the limits, so labels that are too long are omitted
     from_image = {
         key: value
         for key, value in image_labels.items()

@@ -1,4 +1,4 @@
-"""Lists that several writers share."""
+"""Merging lists that several entries write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 
 class Identified(Protocol):
-    """An item that a list knows by a name of its own, as a mount by its destination."""
+    """An item with an identity of its own, such as a mount's destination."""
 
     @property
     def identity(self) -> str: ...
@@ -17,7 +17,8 @@ _Item = TypeVar("_Item", bound=Identified)
 
 
 def merge(items: list[_Item], new: Iterable[_Item]) -> None:
-    """Put ``new`` into ``items``: each in the place of the item of the same identity, else last."""
+    """Merge ``new`` into ``items``: each replaces the item with the same identity, or is
+    appended."""
     places = {item.identity: place for place, item in enumerate(items)}
     for item in new:
         place = places.setdefault(item.identity, len(items))

@@ -1,9 +1,9 @@
-"""What is mounted in a container, in which order and with which options.
+"""The mounts of a container, their order and options.
 
-Three groups, later ones over earlier ones: the default spec's (proc, dev, sys, cgroup), the pod's
-files (hostname, hosts, resolv.conf, shared memory) with the image's volumes, and what the request
-mounts. A request may replace anything: a mount of its own at the same place takes the earlier one
-out.
+Three groups, later ones over earlier ones: those of the default spec (proc, dev, sys, cgroup), the
+pod's files (hostname, hosts, resolv.conf, shared memory) with the image's volumes, and the
+requested mounts. A request may replace anything: its mount removes an earlier one at the same
+place.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def container_mounts(
     user_namespaces: bool,
     injected: Sequence[types.Mount],
 ) -> list[types.Mount]:
-    """Everything that an application container sees mounted; CDI devices have the last word."""
+    """All mounts of an application container; those of CDI devices take precedence."""
     asked = [
         requested_mount(index, mount, source, recursive_read_only, user_namespaces)
         for index, (mount, source) in enumerate(zip(requested, sources, strict=True))
@@ -56,7 +56,7 @@ def container_mounts(
         for mount in (*_pod_files(files, readonly_rootfs), *map(_volume, volumes))
         if posixpath.normpath(mount.destination) not in taken
     ]
-    # what lies deeper comes later, so that no mount hides another
+    # deeper mounts come later, so that no mount hides another
     ordered = sorted([*asked, *given], key=lambda mount: _depth(mount.destination))
     cgroup_options = cgroup_mount_options if cgroup_unified and privileged else ()
     system = (
@@ -77,8 +77,10 @@ def _with_devices(
     injected: Sequence[types.Mount],
     sandbox_options: api_pb2.NamespaceOption | None,
 ) -> list[types.Mount]:
-    """The mounts of CDI devices in place of those with the same destination, in the order of their
-    depth. In a pod with a user namespace, the ids of bind mounts are mapped as the pod's are."""
+    """The mounts of CDI devices, which replace those with the same destination, ordered by depth.
+
+    In a pod with a user namespace, the IDs of bind mounts are mapped like the pod's.
+    """
     destinations = {mount.destination for mount in injected}
     kept = [mount for mount in mounts if mount.destination not in destinations]
     last = {mount.destination: mount for mount in injected}  # one for each place, the last wins
@@ -101,7 +103,7 @@ def sandbox_mounts(
     privileged: bool,
     namespace_options: api_pb2.NamespaceOption | None,
 ) -> list[types.Mount]:
-    """What the pause container sees: nothing writable, as it does nothing."""
+    """The mounts of the pause container: none is writable, because it writes nothing."""
     given = [
         types.Mount(
             destination=destination,
@@ -128,7 +130,7 @@ def sandbox_mounts(
 
 
 def rootfs_propagation(*, requested: Sequence[api_pb2.Mount]) -> str | None:
-    """How far the root's propagation must be open for the mounts below it to work."""
+    """The propagation of the root that the mounts below it need."""
     wanted = {mount.propagation for mount in requested}
     if api_pb2.PROPAGATION_BIDIRECTIONAL in wanted:
         return "rshared"
@@ -142,7 +144,8 @@ def requested_mount(
     recursive_read_only: bool,
     user_namespaces: bool,
 ) -> types.Mount:
-    """One mount of a request; InvalidArgument where the node or the handler cannot do it."""
+    """One requested mount; raises InvalidArgument if the node or the handler does not support
+    it."""
     field = f"config.mounts[{index}]"
     uids, gids = id_mapping.items(mount.uidMappings), id_mapping.items(mount.gidMappings)
     if (uids or gids) and not user_namespaces:
@@ -168,7 +171,7 @@ def propagation(*, mount: api_pb2.Mount, source: MountSource, field: str) -> str
     """The mount option for ``propagation``, which the source's own mount must allow."""
     if mount.propagation == api_pb2.PROPAGATION_BIDIRECTIONAL and not source.shared:
         raise InvalidArgument(
-            f"BIDIRECTIONAL needs a source on a shared mount, and {source.path} is on none;"
+            f"BIDIRECTIONAL needs a source on a shared mount, but {source.path} is on none;"
             " make it one with: mount --make-rshared",
             field=f"{field}.propagation",
         )
@@ -192,12 +195,13 @@ def mode(*, mount: api_pb2.Mount, supported: bool, field: str) -> str:
         return "ro" if mount.readonly else "rw"
     path = f"{field}.recursive_read_only"
     if not mount.readonly:
-        raise InvalidArgument("RROUnsupported: needs readonly beside it", field=path)
+        raise InvalidArgument("RROUnsupported: requires readonly", field=path)
     if mount.propagation != api_pb2.PROPAGATION_PRIVATE:
-        raise InvalidArgument("RROUnsupported: needs PROPAGATION_PRIVATE beside it", field=path)
+        raise InvalidArgument("RROUnsupported: requires PROPAGATION_PRIVATE", field=path)
     if not supported:
         raise RecursiveReadOnlyUnsupported(
-            "the kernel or the OCI runtime of this handler lacks it (see the features in Status)",
+            "the kernel or the OCI runtime of this handler does not support it (see the features"
+            " in Status)",
             field=path,
         )
     return "rro"
@@ -232,9 +236,9 @@ def _system(
     on_node_in_userns: bool,
     cgroup_options: Sequence[str],
 ) -> types.Mount:
-    """A mount of the default spec, fitted to the container."""
+    """A mount of the default spec, adapted to the container."""
     if mount.destination == _SYSFS and on_node_in_userns:
-        # a user namespace may mount sysfs only with a network namespace of its own
+        # in a user namespace, sysfs can only be mounted with a network namespace of its own
         return types.Mount(
             destination=_SYSFS,
             type="bind",
@@ -261,8 +265,8 @@ def _on_node_in_userns(options: api_pb2.NamespaceOption | None) -> bool:
 def _not_covered(
     system: Iterable[types.Mount], ordered: Sequence[types.Mount]
 ) -> list[types.Mount]:
-    """The system's mounts without those that the others replace: the same place, or all below
-    /dev where it is replaced whole."""
+    """The default mounts without those replaced by others: at the same place, or all below /dev if
+    /dev is replaced as a whole."""
     taken = {posixpath.normpath(mount.destination) for mount in ordered}
     return [
         mount

@@ -1,5 +1,4 @@
-"""Which namespaces a container makes and which it joins; the kernel parameters that go with
-them."""
+"""The namespaces that a container creates or joins, and the sysctls that belong to them."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from runtime.errors import InvalidArgument
 _USERNS_FIELD = "linux.security_context.namespace_options.userns_options"
 
 _SYSCTLS_SINCE = (4, 11)
-"""The first kernel with both parameters."""
+"""The first kernel with both sysctls."""
 _ALL_PORTS = ("net.ipv4.ip_unprivileged_port_start", "0")
 _ALL_GROUPS_PING = ("net.ipv4.ping_group_range", "0 2147483647")
 
@@ -25,11 +24,11 @@ def sandbox_namespaces(
     userns_path: str,
     user_namespaces: bool,
 ) -> list[types.LinuxNamespace]:
-    """The pause container's namespaces, which are the pod's: new ones unless the node's are asked
-    for.
+    """The pause container's namespaces, which are the pod's: new ones unless the node's are
+    requested.
 
-    A pod on the node's network also keeps the node's host name, as its UTS namespace: a name of
-    its own would point nowhere.
+    A host-network pod also keeps the node's host name, by sharing its UTS namespace: a different
+    name would not resolve to anything.
     """
     options = namespace_options or api_pb2.NamespaceOption()
     found = []
@@ -55,11 +54,11 @@ def container_namespaces(
     privileged: bool,
     cgroup_unified: bool,
 ) -> list[types.LinuxNamespace]:
-    """An application container's namespaces: the pod's, but its own mounts and perhaps processes.
+    """An application container's namespaces: the pod's, but its own mounts and possibly PIDs.
 
-    ``pid`` is the pause process. One that shares a namespace of the node is in it itself, so
-    joining the pause is right for NODE too. A privileged container manages the node's cgroups, so
-    it gets no view of its own.
+    ``pid`` is the pause process. If the pod shares a namespace of the node, so does the pause
+    process, so joining it is right for NODE too. A privileged container manages the node's cgroups,
+    so it does not get a cgroup namespace.
     """
     options = namespace_options or api_pb2.NamespaceOption()
     pod = sandbox_options or api_pb2.NamespaceOption()
@@ -85,7 +84,7 @@ def container_namespaces(
 def uid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
-    """The user ids of the pod's user namespace; None without one."""
+    """The user IDs of the pod's user namespace; None without one."""
     mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
     return mappings[0] if mappings else None
 
@@ -93,7 +92,7 @@ def uid_mappings(
 def gid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
-    """The group ids of the pod's user namespace; None without one."""
+    """The group IDs of the pod's user namespace; None without one."""
     mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
     return mappings[1] if mappings else None
 
@@ -107,16 +106,16 @@ def sysctls(
     unprivileged_icmp: bool,
     in_user_namespace: bool,
 ) -> dict[str, str]:
-    """The request's parameters, and two that spare containers a capability in a network of their
-    own: low ports and ping.
+    """The requested sysctls, and two for pods with a network of their own, which replace a
+    capability: low ports and ping.
 
-    The kernel refuses a range of groups that do not all exist in the user namespace of the pod,
-    or of this server, so there ping keeps the kernel's default.
+    The kernel refuses a range with groups that do not exist in the user namespace of the pod or of
+    this server; then ping keeps the kernel's default.
     """
     for name, value in sysctls.items():
         if not value or not name or ".." in name or name[0] in "./":
             raise InvalidArgument(
-                "must name a kernel parameter, as in net.core.somaxconn, and give it a value, not"
+                "must be a kernel parameter, such as net.core.somaxconn, with a value, not"
                 f" {name!r}: {value!r}",
                 field="config.linux.sysctls",
             )
@@ -131,7 +130,7 @@ def sysctls(
 
 
 def joins_container(*, mode: api_pb2.NamespaceMode) -> bool:
-    """Whether the namespace is that of another container of the pod."""
+    """Whether the PID namespace is that of another container of the pod."""
     return mode == api_pb2.TARGET
 
 
@@ -158,26 +157,28 @@ def _in_user_namespace(options: api_pb2.NamespaceOption, supported: bool) -> boo
         return False
     if not supported:
         raise InvalidArgument(
-            "this runtime handler cannot make user namespaces (its features say so in Status)",
+            "this runtime handler does not support user namespaces (see the features in Status)",
             field=f"config.{_USERNS_FIELD}",
         )
     return True
 
 
 def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
-    """The id ranges of a pod's user namespace, None for the node's; InvalidArgument for what the
-    CRI does not allow."""
+    """The ID ranges of a pod's user namespace, None for the node's; raises InvalidArgument for what
+    the CRI does not allow."""
     if not options.HasField("userns_options"):
         return None
     userns = options.userns_options
     uids, gids = id_mapping.items(userns.uids), id_mapping.items(userns.gids)
     if userns.mode == api_pb2.NODE:
         if uids or gids:
-            raise InvalidArgument("mode NODE has no mappings", field=f"config.{_USERNS_FIELD}.uids")
+            raise InvalidArgument(
+                "must be empty with mode NODE", field=f"config.{_USERNS_FIELD}.uids"
+            )
         return None
     if userns.mode != api_pb2.POD:
         raise InvalidArgument(
-            "must be POD or NODE: a user namespace is the whole pod's",
+            "must be POD or NODE: all containers of a pod share its user namespace",
             field=f"config.{_USERNS_FIELD}.mode",
         )
     for name, ranges in (("uids", uids), ("gids", gids)):

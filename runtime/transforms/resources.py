@@ -1,4 +1,4 @@
-"""Limits of a cgroup: what CRI fields become in ``linux.resources``, and back."""
+"""Cgroup limits: from CRI fields to ``linux.resources``, and back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _PAGE_SIZE = re.compile(r"[1-9][0-9]*[KMG]B")
 
 _RANGE = r"[0-9]+(-[0-9]+(:[0-9]+/[0-9]+)?)?"
 _NUMBERS = re.compile(rf"{_RANGE}(,{_RANGE})*")
-"""The kernel's list format: cpuset(7), and strides as in 0-15:2/4."""
+"""The kernel's list format: cpuset(7), including strides such as 0-15:2/4."""
 
 SANDBOX_OOM_SCORE_ADJ = -998
-"""The pause process dies last: with it the pod's namespaces go, and every container with them."""
+"""The pause process must be killed last: without it the pod's namespaces and all its containers
+end."""
 
 
 def swap_limit(
     *, memory_limit_in_bytes: int, memory_swap_limit_in_bytes: int, swap_controller: bool
 ) -> int | None:
-    """Memory and swap together; an unset value takes the memory limit, so a limited container does
-    not swap.
+    """The limit of memory and swap together; if unset, the memory limit, so a limited container
+    does not swap.
 
     Without a swap controller nothing is written: runc would refuse the container.
     """
@@ -41,12 +42,12 @@ def swap_limit(
 
 
 def swap_limit_of(*, swap: int | None) -> int:
-    """The limit as it was applied; 0 where none was."""
+    """The limit as applied; 0 if there is none."""
     return swap or 0
 
 
 def oom_score_adj(*, oom_score_adj: int, oom_score_adj_floor: int | None) -> int:
-    """The requested value, raised to what this process may give its children.
+    """The requested value, raised to the lowest that this process may give its children.
 
     A process without CAP_SYS_RESOURCE cannot lower the value; runc would fail the container.
     """
@@ -54,7 +55,7 @@ def oom_score_adj(*, oom_score_adj: int, oom_score_adj_floor: int | None) -> int
 
 
 def oom_score_adj_of(*, oomScoreAdj: int | None) -> int:
-    """The value as it was applied; 0 is also the kernel's own."""
+    """The value as applied; 0 is also the kernel's default."""
     return oomScoreAdj or 0
 
 
@@ -71,7 +72,7 @@ def cpus(*, cpuset_cpus: str) -> str | None:
 
 
 def cpus_of(*, cpus: str | None) -> str:
-    """The CPUs as they were applied."""
+    """The CPUs as applied."""
     return cpus or ""
 
 
@@ -81,7 +82,7 @@ def memory_nodes(*, cpuset_mems: str) -> str | None:
 
 
 def memory_nodes_of(*, mems: str | None) -> str:
-    """The memory nodes as they were applied."""
+    """The memory nodes as applied."""
     return mems or ""
 
 
@@ -92,11 +93,11 @@ def hugepage_limits(
     disable_hugetlb_controller: bool,
     tolerate_missing_hugetlb_controller: bool,
 ) -> list[types.LinuxHugepageLimit] | None:
-    """A limit for each page size; nothing when the config disables the controller, or when it is
-    missing and the config tolerates that.
+    """A limit for each page size; nothing if the configuration disables the controller, or if it is
+    missing and the configuration tolerates that.
 
-    The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so on
-    a node without the controller a refusal is a refusal of every container.
+    The kubelet sends a limit of 0 for every page size of the node that a pod does not use, so on a
+    node without the controller an error would fail every container.
     """
     for limit in hugepage_limits:
         if not _PAGE_SIZE.fullmatch(limit.page_size):
@@ -120,7 +121,7 @@ def hugepage_limits(
 def hugepage_limits_of(
     *, hugepageLimits: list[types.LinuxHugepageLimit]
 ) -> list[api_pb2.HugepageLimit]:
-    """The limits as they were applied."""
+    """The limits as applied."""
     return [
         api_pb2.HugepageLimit(page_size=limit.pageSize, limit=limit.limit)
         for limit in hugepageLimits
@@ -131,7 +132,7 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
     """Files of cgroup v2; runc refuses them on v1, but only when the container starts."""
     if unified and not cgroup_unified:
         raise InvalidArgument(
-            f"needs cgroup v2, and this node has v1; set without it: {', '.join(sorted(unified))}",
+            f"requires cgroup v2, but this node has v1; remove: {', '.join(sorted(unified))}",
             field="linux.resources.unified",
         )
     for name in unified:
@@ -144,12 +145,12 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
 
 
 def unified_of(*, unified: dict[str, str]) -> dict[str, str]:
-    """The files as they were applied."""
+    """The files as applied."""
     return dict(unified)
 
 
 def _numbers(text: str, field: str) -> str | None:
-    """A list of numbers and ranges, None when it is empty; the kernel would refuse any other."""
+    """A list of numbers and ranges, None if it is empty; the kernel refuses anything else."""
     if text and not _NUMBERS.fullmatch(text):
         raise InvalidArgument(
             f"must be numbers and ranges such as 0-3,8, not {text!r}",

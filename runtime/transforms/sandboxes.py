@@ -25,15 +25,15 @@ def pod_ips(*, addresses: tuple[str, ...]) -> list[api_pb2.PodIP]:
 
 
 def pod_name(*, name: str, namespace: str, uid: str, attempt: int) -> str:
-    """The name under which one sandbox may exist: that of the built-in plugin."""
+    """The reserved name of a sandbox, in the built-in plugin's format."""
     return f"{name}_{namespace}_{uid}_{attempt}"
 
 
 def shares_node(*, mode: api_pb2.NamespaceMode) -> bool:
-    """Whether the pod has the node's namespace instead of one of its own."""
+    """Whether the pod shares the node's namespace."""
     return mode == api_pb2.NODE
 
 
 def names_interface(*, sysctls: Mapping[str, str]) -> bool:
-    """Whether a sysctl belongs to one network interface, which must be there first."""
+    """Whether a sysctl belongs to one network interface, which must exist first."""
     return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)

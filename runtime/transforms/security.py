@@ -1,4 +1,4 @@
-"""What a container's processes may do: capabilities, system calls, AppArmor, hidden paths."""
+"""Security of a container's processes: capabilities, seccomp, AppArmor, masked paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.errors import InvalidArgument
 DEFAULT_CAPABILITIES = tuple(
     (container_spec().process.capabilities or types.LinuxCapabilities()).bounding
 )
-"""What an application container has when its request says nothing; Docker's set."""
+"""The default capabilities of an application container; Docker's set."""
 
 DEFAULT_APPARMOR_PROFILE = "cri-containerd.apparmor.d"
 """The name in spec/oci/apparmor.profile; the runtime loads it before it is used."""
@@ -35,17 +35,17 @@ def capabilities(
     sandbox_privileged: bool,
     host_capabilities: Sequence[str],
 ) -> types.LinuxCapabilities:
-    """The default set, then additions, then removals; everything that this process has for a
-    privileged container.
+    """The default set, then additions, then removals; for a privileged container, all
+    capabilities of this process.
 
-    "ALL" to add is everything that this process has, "ALL" to drop takes the defaults away before
-    anything is added. Ambient capabilities are what a program without file capabilities keeps
-    as a user other than root; the kernel wants them permitted and inheritable too. Names that the
-    kernel does not know are left to the OCI runtime, which ignores them.
+    Adding "ALL" means all capabilities of this process; dropping "ALL" removes the defaults before
+    anything is added. Ambient capabilities are kept by a program without file capabilities that
+    does not run as root; the kernel requires them to be permitted and inheritable too. Names
+    unknown to the kernel are left to the OCI runtime, which ignores them.
     """
     if privileged and not sandbox_privileged:
         raise InvalidArgument(
-            "no privileged container allowed in sandbox: the pod must be privileged too",
+            "a privileged container requires a privileged pod",
             field=f"{_CONTEXT}.privileged",
         )
     if privileged:
@@ -79,10 +79,11 @@ def seccomp(
     kernel: tuple[int, int],
     host_capabilities: Sequence[str],
 ) -> types.LinuxSeccomp | None:
-    """The filter that the request names, fitted to the container; None runs it without one.
+    """The requested filter, adapted to the container; None means no filter.
 
-    The message wins over the deprecated path, and that over the config. A privileged container
-    has none. What a capability allows, the default filter must not forbid, so it depends on them.
+    The message takes precedence over the deprecated path, and that over the configuration. A
+    privileged container has no filter. The default filter must allow what a capability allows, so
+    it depends on the capabilities.
     """
     wanted = _wanted_seccomp(
         profile_type, localhost_ref, seccomp_profile_path, unset_seccomp_profile
@@ -113,7 +114,7 @@ def sandbox_seccomp(
     architecture: str,
     kernel: tuple[int, int],
 ) -> types.LinuxSeccomp | None:
-    """The same for the pause container, whose capabilities are always the default ones."""
+    """The same for the pause container, which always has the default capabilities."""
     wanted = _wanted_seccomp(
         profile_type, localhost_ref, seccomp_profile_path, unset_seccomp_profile
     )
@@ -148,7 +149,7 @@ def seccomp_file(
 def default_seccomp(
     *, bounding: Iterable[str], architecture: str, kernel: tuple[int, int]
 ) -> types.LinuxSeccomp:
-    """The default filter of spec/oci/seccomp.json, as far as it concerns a container."""
+    """The default filter of spec/oci/seccomp.json, reduced to the rules for a container."""
     held = frozenset(bounding)
     rules = (
         rule for rule in SECCOMP_PROFILE["rules"] if _concerns(rule, held, architecture, kernel)
@@ -162,7 +163,7 @@ def default_seccomp(
 
 @dataclass(frozen=True, slots=True)
 class _WantedProfile:
-    """The profile that a request names, by whichever of its fields."""
+    """The profile that a request names, in either field."""
 
     unconfined: bool = False
     localhost: str = ""
@@ -170,14 +171,14 @@ class _WantedProfile:
 
     @property
     def default(self) -> bool:
-        """Whether the runtime's own profile is meant."""
+        """Whether the runtime's default profile is meant."""
         return not self.unconfined and not self.localhost
 
 
 def _wanted_seccomp(
     profile_type: int | None, localhost_ref: str, seccomp_profile_path: str, unset: str
 ) -> _WantedProfile:
-    """The seccomp profile that is meant; a localhost one is the path of a file."""
+    """The requested seccomp profile; a localhost one is the path of a file."""
     if profile_type is not None:
         return _by_message(profile_type, localhost_ref, f"{_CONTEXT}.seccomp")
     name = seccomp_profile_path or unset
@@ -195,11 +196,11 @@ def apparmor_profile(
     available: bool,
     localhost_apparmor_loaded: bool,
 ) -> str | None:
-    """The profile that the first process changes to; None where AppArmor has no say.
+    """The profile that the first process changes to; None if AppArmor is not applied.
 
-    A request that names none gets the default where the node has AppArmor. One that names a
-    profile is refused where the node cannot enforce it, privileged or not. A privileged container
-    escapes the default, not a profile that is named for it.
+    A request without a profile gets the default on a node with AppArmor. A request with a profile
+    is refused on a node that cannot enforce it, privileged or not. A privileged container is exempt
+    from the default, but not from a profile that it names.
     """
     wanted = _wanted_apparmor(profile_type, localhost_ref, apparmor_profile)
     named = profile_type is not None or apparmor_profile != ""
@@ -210,8 +211,8 @@ def apparmor_profile(
         if not named:
             return None
         raise InvalidArgument(
-            "apparmor is not supported on this node: it is off, or apparmor_parser is missing; ask"
-            " for Unconfined",
+            "AppArmor is not supported on this node: it is disabled, or apparmor_parser is missing;"
+            " use Unconfined",
             field=field,
         )
     if wanted.localhost:
@@ -254,7 +255,7 @@ def needs_default_apparmor(
 def _wanted_apparmor(
     profile_type: int | None, localhost_ref: str, apparmor_profile: str
 ) -> _WantedProfile:
-    """The AppArmor profile that is meant; a localhost one is a loaded profile's name."""
+    """The requested AppArmor profile; a localhost one is the name of a loaded profile."""
     if profile_type is not None:
         return _by_message(profile_type, localhost_ref, f"{_CONTEXT}.apparmor")
     if apparmor_profile == "":
@@ -265,10 +266,9 @@ def _wanted_apparmor(
 
 
 def hidden_paths(*, paths: Sequence[str], privileged: bool) -> list[str] | None:
-    """The given paths; none are hidden from a privileged container.
+    """The given paths; a privileged container has none hidden.
 
-    The kubelet sends the defaults for procMount: Default, so an empty list means that everything
-    may be seen.
+    The kubelet sends the defaults for procMount: Default, so an empty list hides nothing.
     """
     return None if privileged else list(paths) or None
 
@@ -300,24 +300,24 @@ def _fitted(
     architecture: str,
     kernel: tuple[int, int],
 ) -> types.LinuxSeccomp:
-    """The wanted filter for a process with the capabilities ``bounding``."""
+    """The requested filter for a process with the capabilities ``bounding``."""
     if not available:
         raise InvalidArgument(
-            "the kernel of this node has no seccomp; ask for Unconfined",
+            "the kernel of this node has no seccomp; use Unconfined",
             field=f"{_CONTEXT}.seccomp",
         )
     if not wanted.localhost:
         return default_seccomp(bounding=bounding, architecture=architecture, kernel=kernel)
     if localhost_seccomp is None:
-        # never fall back to no filter: the pod's author asked for one
+        # never fall back to no filter: the pod's author requested one
         raise InvalidArgument(
-            f"no profile was read from {wanted.localhost!r}", field=f"{_CONTEXT}.seccomp"
+            f"no profile could be read from {wanted.localhost!r}", field=f"{_CONTEXT}.seccomp"
         )
     return localhost_seccomp
 
 
 def _names(capabilities: Iterable[str]) -> list[str]:
-    """As the OCI runtime spec writes them; requests may leave out CAP_."""
+    """Capability names as in the OCI runtime spec; requests may omit CAP_."""
     upper = (name.upper() for name in capabilities)
     return [name if name == _ALL or name.startswith("CAP_") else f"CAP_{name}" for name in upper]
 
@@ -333,11 +333,14 @@ def _by_message(profile_type: int, localhost_ref: str, field: str) -> _WantedPro
     if profile_type == api_pb2.SecurityProfile.Localhost:
         if not reference:
             raise InvalidArgument(
-                "must name a profile, as profile_type is Localhost", field=f"{field}.localhost_ref"
+                "must name a profile, because profile_type is Localhost",
+                field=f"{field}.localhost_ref",
             )
         return _WantedProfile(localhost=reference)
     if reference:
-        raise InvalidArgument("is only for profile_type Localhost", field=f"{field}.localhost_ref")
+        raise InvalidArgument(
+            "only allowed with profile_type Localhost", field=f"{field}.localhost_ref"
+        )
     return _WantedProfile(unconfined=profile_type == api_pb2.SecurityProfile.Unconfined)
 
 

@@ -1,4 +1,4 @@
-"""Signals by the names of three worlds: the CRI's enum, image configs, and the kernel's numbers."""
+"""Signals in three notations: the CRI's enum, image configs, and the kernel's numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _REAL_TIME = re.compile(r"SIG(RTMIN|RTMAX)(?:([+-])([0-9]+))?")
 
 
 def number(name: str) -> int:
-    """The number of the signal that an image or a record names: SIGTERM, TERM, 15 or SIGRTMIN+3.
+    """The number of the signal in an image or a record: SIGTERM, TERM, 15 or SIGRTMIN+3.
 
-    Raises InvalidArgument for a name that is no signal of this platform.
+    Raises InvalidArgument for a name that is not a signal of this platform.
     """
     if name.isascii() and name.isdecimal():
         known = 1 <= int(name) <= signal.SIGRTMAX
@@ -32,28 +32,27 @@ def number(name: str) -> int:
     elif full in signal.Signals.__members__:
         return int(signal.Signals[full])
     raise InvalidArgument(
-        f"{name!r} is no signal: give a name as in SIGTERM or SIGRTMIN+3, or a number from 1 to"
+        f"{name!r} is not a signal: use a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to"
         f" {int(signal.SIGRTMAX)}"
     )
 
 
 def stop_signal_number(*, requested: api_pb2.Signal, from_image: str) -> int:
-    """The number of the signal that asks a container to end: the request's, else the image's, else
-    SIGTERM."""
+    """The number of the stop signal: the request's, else the image's, else SIGTERM."""
     if requested != api_pb2.RUNTIME_DEFAULT:
         return _NUMBERS[requested]
     return number(from_image) if from_image else int(signal.SIGTERM)
 
 
 def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
-    """The same signal as the CRI names it."""
+    """The same signal as a CRI enum value."""
     if requested != api_pb2.RUNTIME_DEFAULT:
         return requested
     return _CRI[stop_signal_number(requested=requested, from_image=from_image)]
 
 
 def _kernel_name(cri_name: str) -> str:
-    """The CRI cannot have + and - in a name, so it spells them."""
+    """Enum names cannot contain + and -, so the CRI spells them out."""
     return cri_name.replace("PLUS", "+").replace("MINUS", "-")
 
 
@@ -62,5 +61,5 @@ _NUMBERS: dict[int, int] = {
     for name, value in api_pb2.Signal.items()
     if value != api_pb2.RUNTIME_DEFAULT
 }
-# reversed, as the old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in the enum
+# reversed, because old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in the enum
 _CRI = {found: cast(api_pb2.Signal, value) for value, found in reversed(_NUMBERS.items())}

@@ -1,4 +1,4 @@
-"""What the CRI shows of a container where the record says it otherwise."""
+"""Values in a container's status that differ from its record."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def container_state(*, state: lifecycle.ContainerState) -> api_pb2.ContainerStat
 
 
 def exit_reason(*, state: lifecycle.ContainerState, exit_code: int, reason: str) -> str:
-    """Why an ended container ended: what was recorded, else Completed or Error by its exit code.
+    """Why a container exited: the recorded reason, else Completed or Error by its exit code.
 
-    The kubelet shows the word to users and counts restarts by it.
+    The kubelet shows this word to users and counts restarts by it.
     """
     if reason or lifecycle.CRI_CONTAINER_STATE[state] != api_pb2.CONTAINER_EXITED:
         return reason
@@ -31,29 +31,29 @@ def exit_reason(*, state: lifecycle.ContainerState, exit_code: int, reason: str)
 
 
 def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
-    """The signal that a graceful stop sends; never the default, which says nothing."""
+    """The configured stop signal; the default signal is not reported."""
     return signals.stop_signal(requested=requested, from_image=from_image)
 
 
 def image_name(*, image: Image | None, requested: str) -> str:
-    """The image as people know it: its first tag, else what the request named.
+    """The image under a readable name: its first tag, else as requested.
 
-    ``image`` is None once the image has been removed under a container.
+    ``image`` is None if the image was removed while the container exists.
     """
     return image.tags[0] if image and image.tags else requested
 
 
 def image_ref(*, image: Image | None, image_id: str) -> str:
-    """The image as a registry knows it: its first digest, else the id that the container was made
-    from."""
+    """The image as known to a registry: its first digest, else the ID that the container was
+    created from."""
     return image.digests[0] if image and image.digests else image_id
 
 
 def supplemental_groups(*, additionalGids: list[int]) -> list[int]:
-    """The groups of a process as the kernel has them; the CRI's list is wider in type only."""
+    """The supplemental groups of the process; the CRI's list only has a wider type."""
     return list(additionalGids)
 
 
 def value_or_zero(*, value: int | None) -> int:
-    """The CRI has no absence for a number: 0 means "not set"."""
+    """The CRI has no unset numbers: 0 means "not set"."""
     return value or 0

@@ -34,8 +34,8 @@ def test_unknown_fields_are_passed_over() -> None:
         (b"\xff", "it is not JSON: "),
         (b"", "it is not JSON: "),
         (b"[" * 100_000, "it"),
-        (b'{"more": ' + b"[" * 100_000, "it is nested too deep"),
-        (b'{"name": "\\ud800", "more": ' + b"[" * 100_000, "it is nested too deep"),
+        (b'{"more": ' + b"[" * 100_000, "it is nested too deeply"),
+        (b'{"name": "\\ud800", "more": ' + b"[" * 100_000, "it is nested too deeply"),
     ],
 )
 def test_refusal_names_the_field(data: bytes, reason: str) -> None:

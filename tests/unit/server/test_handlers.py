@@ -162,7 +162,7 @@ async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> Non
     cri.operations.answers["list"] = lambda *_: dict[str, object]()["x"]
     code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
     assert code is grpc.StatusCode.INTERNAL
-    assert details == "ListImages failed inside the server: KeyError: 'x'"
+    assert details == "ListImages failed with an internal error: KeyError: 'x'"
     (line,) = cri.log.lines
     assert line.level == "error"
     assert isinstance(line.fields["exc_info"], KeyError)

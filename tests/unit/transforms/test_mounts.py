@@ -122,12 +122,12 @@ def test_options(fields: dict[str, Any], expected: list[str]) -> None:
     [
         ({"propagation": BOTH_WAYS}, MountSource("/x", slave=True), {}, "make-rshared"),
         ({"propagation": FROM_HOST}, MountSource("/x"), {}, "make-rshared"),
-        ({"recursive_read_only": True}, MountSource("/x"), {}, "RROUnsupported: needs readonly"),
+        ({"recursive_read_only": True}, MountSource("/x"), {}, "RROUnsupported: requires readonly"),
         (
             {"recursive_read_only": True, "readonly": True, "propagation": BOTH_WAYS},
             MountSource("/x", shared=True),
             {},
-            "RROUnsupported: needs PROPAGATION_PRIVATE",
+            "RROUnsupported: requires PROPAGATION_PRIVATE",
         ),
         (
             {"uidMappings": [api_pb2.IDMapping(length=1)]},

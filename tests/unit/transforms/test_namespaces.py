@@ -79,12 +79,12 @@ def test_sandbox_namespaces(
 @pytest.mark.parametrize(
     ("asked", "supported", "message"),
     [
-        (userns(POD, 65536), False, "this runtime handler cannot"),
+        (userns(POD, 65536), False, "this runtime handler does not support"),
         (userns(POD), True, "uids: must be one range"),
         (userns(POD, 1, 1), True, "uids: must be one range"),
         (userns(POD, 0), True, "uids: must be one range"),
         (userns(POD, 10, first=1), True, "starts at container_id 0"),
-        (userns(NODE, 10), True, "mode NODE has no mappings"),
+        (userns(NODE, 10), True, "must be empty with mode NODE"),
         (userns(CONTAINER, 10), True, "must be POD or NODE"),
         (userns(TARGET, 10), True, "must be POD or NODE"),
     ],
@@ -220,7 +220,7 @@ def test_ping_stays_with_the_kernel_where_not_all_groups_exist() -> None:
     [{"": "1"}, {"kernel.shm_rmid_forced": ""}, {"net/../../etc": "1"}, {".x": "1"}, {"/x": "1"}],
 )
 def test_what_is_no_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
-    with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must name a kernel param"):
+    with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must be a kernel param"):
         namespaces.sysctls(
             sysctls=asked,
             namespace_options=None,

@@ -27,7 +27,7 @@ def test_args(
 
 
 def test_an_image_that_says_nothing_needs_a_command() -> None:
-    with pytest.raises(InvalidArgument, match=r"config\.command: .* a command is needed"):
+    with pytest.raises(InvalidArgument, match=r"config\.command: required, because"):
         process.args(command=[], args=[], entrypoint=[], cmd=[])
     with pytest.raises(FailedPrecondition, match=r"pinned_images\.sandbox"):
         process.sandbox_args(entrypoint=[], cmd=[])
@@ -37,7 +37,7 @@ def test_what_is_longer_than_any_path_is_refused() -> None:
     longest = "/" + "é" * 2047  # two bytes each: 4095 in all
     assert process.program([longest, "a" * 100_000], field="cmd[0]") == [longest, "a" * 100_000]
     assert process.cwd(working_dir=longest, image_working_dir="") == longest
-    with pytest.raises(InvalidArgument, match=r"cmd\[0\]: a path may have 4095 bytes, .* 4096"):
+    with pytest.raises(InvalidArgument, match=r"cmd\[0\]: must be .* at most 4095 bytes, not 4096"):
         process.program([longest + "x"], field="cmd[0]")
     for words in ({"command": [longest + "x"]}, {"entrypoint": [longest + "x"]}):
         with pytest.raises(InvalidArgument, match=r"config\.command"):

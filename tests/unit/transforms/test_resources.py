@@ -127,5 +127,7 @@ def test_unified_needs_cgroup_v2() -> None:
     files = {"memory.high": "1"}
     assert resources.unified(unified=files, cgroup_unified=True) == files
     assert resources.unified(unified={}, cgroup_unified=False) is None
-    with pytest.raises(InvalidArgument, match=r"resources\.unified: needs cgroup v2.*memory\.high"):
+    with pytest.raises(
+        InvalidArgument, match=r"resources\.unified: requires cgroup v2.*memory\.high"
+    ):
         resources.unified(unified=files, cgroup_unified=False)

@@ -67,7 +67,7 @@ def test_a_privileged_container_has_what_the_server_has() -> None:
 
 def test_a_privileged_container_needs_a_privileged_pod() -> None:
     with pytest.raises(
-        InvalidArgument, match=r"privileged: no privileged container allowed in sandbox"
+        InvalidArgument, match=r"privileged: a privileged container requires a privileged pod"
     ):
         security.capabilities(
             add_capabilities=(),
@@ -144,12 +144,12 @@ def test_which_filter(profile: Profile | None, path: str, unset: str, expected: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"profile": Profile(localhost_ref="x")}, "only for profile_type Localhost"),
+        ({"profile": Profile(localhost_ref="x")}, "only allowed with profile_type Localhost"),
         ({"profile": Profile(profile_type=Profile.Localhost)}, "must name a profile"),
         ({"path": "default"}, "must be runtime/default, unconfined or localhost/"),
         ({"path": "localhost/"}, "must be runtime/default, unconfined or localhost/"),
         ({"path": "runtime/default", "available": False}, "kernel of this node has no seccomp"),
-        ({"path": "localhost/a", "localhost": None}, "no profile was read from 'a'"),
+        ({"path": "localhost/a", "localhost": None}, "no profile could be read from 'a'"),
     ],
 )
 def test_filters_that_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -244,7 +244,7 @@ def test_which_apparmor_profile(
 
 @pytest.mark.parametrize("privileged", [True, False])
 def test_apparmor_profiles_that_the_node_cannot_enforce_are_refused(privileged: bool) -> None:
-    with pytest.raises(InvalidArgument, match="apparmor is not supported on this node"):
+    with pytest.raises(InvalidArgument, match="AppArmor is not supported on this node"):
         security.apparmor_profile(
             profile_type=Profile.RuntimeDefault,
             localhost_ref="",

@@ -109,7 +109,7 @@ def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everyt
 
 @pytest.mark.parametrize("permissions", ["x", "rwx", "RW"])
 def test_device_permissions_are_read_write_and_mknod(permissions: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"permissions: must be made of r, w and m"):
+    with pytest.raises(InvalidArgument, match=r"permissions: must consist of r, w and m"):
         devices.device_rules(
             requested=[DeviceNode(FUSE, permissions)],
             privileged=False,
@@ -186,7 +186,7 @@ def test_signal_numbers(name: str, expected: int) -> None:
 
 @pytest.mark.parametrize("name", ["", "0", "65", "SIGNOPE", "SIGRTMIN+99", "SIG_DFL", "-1", "²"])
 def test_what_is_no_signal(name: str) -> None:
-    with pytest.raises(InvalidArgument, match="is no signal"):
+    with pytest.raises(InvalidArgument, match="is not a signal"):
         signals.number(name)
 
 
