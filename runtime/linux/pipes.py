@@ -7,7 +7,6 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -33,6 +32,8 @@ class PipeReader:
         """
         self._loop = asyncio.get_running_loop()
         self._writer = -1
+        self._watched = False
+        self._next: asyncio.Future[bytes] | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,18 +61,49 @@ class PipeReader:
                 data = os.read(self._fd, CAPACITY)
             except BlockingIOError:
                 self._in_a_row = 0
-                await _ready(self._loop.add_reader, self._loop.remove_reader, self._fd)
-            else:
-                self._in_a_row += 1
-                return data
+                return await self._when_readable()
+            self._in_a_row += 1
+            return data
         return b""
 
     def close(self) -> None:
         """Stop reading. Idempotent; must not be called while `read` waits."""
         self.writer_is_there()
         if self._fd >= 0:
+            self._unwatch()
             os.close(self._fd)
             self._fd = -1
+
+    async def _when_readable(self) -> bytes:
+        """The next bytes, once there are any.
+
+        The descriptor stays watched until it is readable while no `read` waits: what a user types
+        arrives byte by byte, and watching anew for each byte would take a tenth of its echo time.
+        """
+        self._next = self._loop.create_future()
+        if not self._watched:
+            self._loop.add_reader(self._fd, self._readable)
+            self._watched = True
+        try:
+            return await self._next
+        finally:
+            self._next = None
+
+    def _readable(self) -> None:
+        if self._next is None or self._next.done():
+            self._unwatch()
+            return
+        try:
+            self._next.set_result(os.read(self._fd, CAPACITY))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._next.set_exception(error)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._loop.remove_reader(self._fd)
+            self._watched = False
 
 
 class PipeWriter:
@@ -110,7 +142,7 @@ class PipeWriter:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                await _ready(self._loop.add_writer, self._loop.remove_writer, self._fd)
+                await self._writable()
 
     def close(self) -> None:
         """End the stream. Idempotent; must not be called while `write` waits."""
@@ -118,16 +150,14 @@ class PipeWriter:
             os.close(self._fd)
             self._fd = -1
 
-
-async def _ready(add: Callable[..., None], remove: Callable[[int], bool], fd: int) -> None:
-    """Wait until the descriptor is readable or writable, or was hung up."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    add(fd, _wake, ready)
-    try:
-        await ready
-    finally:
-        remove(fd)
+    async def _writable(self) -> None:
+        """Return when there is room, or no reader left."""
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._fd, _wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._fd)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -73,3 +74,60 @@ async def test_a_full_pipe_holds_up_its_writer_until_it_is_read(fifo: Path) -> N
     writer.close()
     with pytest.raises(BrokenPipeError):
         await writer.write(b"x")
+
+
+async def test_bytes_that_come_one_by_one_need_one_registration(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    add = Mock(wraps=loop.add_reader)
+    monkeypatch.setattr(loop, "add_reader", add)
+    reader = PipeReader(fifo)
+    writer = os.open(fifo, os.O_WRONLY)
+    for byte in (b"a", b"b", b"c"):
+        reading = asyncio.create_task(reader.read())
+        await asyncio.sleep(0.01)
+        os.write(writer, byte)
+        assert await reading == byte
+    assert add.call_count == 1
+    reader.close()
+    os.close(writer)
+
+
+async def test_the_loop_does_not_watch_a_pipe_that_is_not_read(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    remove = Mock(wraps=loop.remove_reader)
+    monkeypatch.setattr(loop, "remove_reader", remove)
+    reader = PipeReader(fifo)
+    writer = os.open(fifo, os.O_WRONLY)
+    reading = asyncio.create_task(reader.read())
+    await asyncio.sleep(0.01)
+    os.write(writer, b"first")
+    assert await reading == b"first"
+    os.write(writer, b"second")
+    await asyncio.sleep(0.02)
+    assert remove.call_count == 1  # else the loop would wake up for it again and again
+    assert await reader.read() == b"second"
+    reader.close()
+    os.close(writer)
+
+
+async def test_a_pipe_is_read_to_its_end_while_it_is_watched(fifo: Path) -> None:
+    reader = PipeReader(fifo)
+    writer = await PipeWriter.opened(fifo)
+    reader.writer_is_there()
+    data = os.urandom(3 << 20)
+
+    async def write() -> None:
+        await writer.write(data)
+        writer.close()
+
+    writing = asyncio.create_task(write())
+    found = b""
+    while chunk := await reader.read():
+        found += chunk
+    await writing
+    assert found == data
+    reader.close()
