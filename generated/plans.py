@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 
 from generated.cri import api_pb2
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import cdi, containers, facts, namespaces, sandboxes, security, users
+from runtime.transforms import (
+    cdi,
+    containers,
+    facts,
+    images,
+    namespaces,
+    network,
+    registry,
+    sandboxes,
+    security,
+    users,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +332,193 @@ def plan_port_forward(
     return PortForwardPlan(
         # plan.ports <- port
         ports=list(src.port),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStatusPlan:
+    """What PodSandboxStatus asks for."""
+
+    verbose: bool
+    """The response also has what crictl inspect shows."""
+
+
+def plan_sandbox_status(
+    src: api_pb2.PodSandboxStatusRequest,
+) -> SandboxStatusPlan:
+    """What the message asks for."""
+    return SandboxStatusPlan(
+        # plan.verbose <- verbose
+        verbose=src.verbose,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatusPlan:
+    """What ContainerStatus asks for."""
+
+    verbose: bool
+    """The response also has what crictl inspect shows."""
+
+
+def plan_container_status(
+    src: api_pb2.ContainerStatusRequest,
+) -> ContainerStatusPlan:
+    """What the message asks for."""
+    return ContainerStatusPlan(
+        # plan.verbose <- verbose
+        verbose=src.verbose,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatusPlan:
+    """What Status asks for."""
+
+    verbose: bool
+    """The response also has what crictl inspect shows."""
+
+
+def plan_node_status(
+    src: api_pb2.StatusRequest,
+) -> NodeStatusPlan:
+    """What the message asks for."""
+    return NodeStatusPlan(
+        # plan.verbose <- verbose
+        verbose=src.verbose,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatusPlan:
+    """What ImageStatus asks for."""
+
+    image: str
+    """A reference, an image id or a prefix of one."""
+
+    verbose: bool
+    """The response also has what crictl inspect shows."""
+
+
+def plan_image_status(
+    src: api_pb2.ImageStatusRequest,
+) -> ImageStatusPlan:
+    """What the message asks for."""
+    return ImageStatusPlan(
+        # plan.image <- image.image
+        image=src.image.image,
+        # plan.verbose <- verbose
+        verbose=src.verbose,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ListImagesPlan:
+    """What ListImages asks for."""
+
+    image: str
+    """The only image to list; empty lists all."""
+
+
+def plan_list_images(
+    src: api_pb2.ListImagesRequest,
+) -> ListImagesPlan:
+    """What the message asks for."""
+    return ListImagesPlan(
+        # plan.image <- filter.image.image
+        image=src.filter.image.image,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveImagePlan:
+    """What RemoveImage asks for."""
+
+    image: str
+    """A reference, an image id or a prefix of one."""
+
+
+def plan_remove_image(
+    src: api_pb2.RemoveImageRequest,
+) -> RemoveImagePlan:
+    """What the message asks for."""
+    return RemoveImagePlan(
+        # plan.image <- image.image
+        image=src.image.image,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PullImagePlan:
+    """What PullImage asks for."""
+
+    image: str
+    """The reference to pull."""
+
+    image_handler: str
+    """The runtime handler that the image is unpacked for; empty is the default."""
+
+    registry_user: str = field(repr=False)
+    """The user name for the registry; empty without one."""
+
+    registry_secret: str = field(repr=False)
+    """The password of the user; without a user, an identity token."""
+
+    registry_token: str = field(repr=False)
+    """A bearer token that is sent to the registry unchanged."""
+
+    registry_host: str
+    """The only host that gets the credentials; empty: every host asked."""
+
+
+def plan_pull_image(
+    src: api_pb2.PullImageRequest,
+) -> PullImagePlan:
+    """What the message asks for."""
+    return PullImagePlan(
+        # plan.image <- image.image
+        image=src.image.image,
+        # plan.image_handler, by images.handler
+        image_handler=images.handler(
+            runtime_handler=src.image.runtime_handler, annotations=src.image.annotations
+        ),
+        # plan.registry_user, by registry.user
+        registry_user=registry.user(
+            registry_token=src.auth.registry_token,
+            username=src.auth.username,
+            identity_token=src.auth.identity_token,
+            auth=src.auth.auth,
+        ),
+        # plan.registry_secret, by registry.secret
+        registry_secret=registry.secret(
+            registry_token=src.auth.registry_token,
+            username=src.auth.username,
+            password=src.auth.password,
+            identity_token=src.auth.identity_token,
+            auth=src.auth.auth,
+        ),
+        # plan.registry_token <- auth.registry_token
+        registry_token=src.auth.registry_token,
+        # plan.registry_host, by registry.host
+        registry_host=registry.host(server_address=src.auth.server_address),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRuntimeConfigPlan:
+    """What UpdateRuntimeConfig asks for."""
+
+    pod_cidrs: list[str]
+    """The networks of the node's pods, one of each address family."""
+
+
+def plan_update_runtime_config(
+    src: api_pb2.UpdateRuntimeConfigRequest,
+) -> UpdateRuntimeConfigPlan:
+    """What the message asks for."""
+    return UpdateRuntimeConfigPlan(
+        # plan.pod_cidrs, by network.pod_cidrs
+        pod_cidrs=network.pod_cidrs(pod_cidr=src.runtime_config.network_config.pod_cidr),
     )
 
 

@@ -126,6 +126,14 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Details:
+    """What a verbose status shows besides."""
+
+    info: Mapping[str, str] = field(default_factory=dict)
+    """JSON by key; empty unless the request is verbose."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The statistics of one cgroup including its descendants at one time, and values measured
     with it."""

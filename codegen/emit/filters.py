@@ -20,6 +20,8 @@ class FilterText:
     lines: list[str]
     left: list[str]
     """Fields that hand-written functions look at."""
+    empty: str
+    """The expression that is true when the filter leaves nothing out."""
 
 
 def text(planned: Filter) -> FilterText:
@@ -31,7 +33,24 @@ def text(planned: Filter) -> FilterText:
         imports(planned.imports),
         list(_conditions(matches)),
         [match.entry.name for match in matches if match.entry.fate == "handled_by"],
+        " and ".join(map(_is_empty, _comparing(matches))),
     )
+
+
+def _comparing(matches: tuple[Match, ...]) -> Iterator[Compared | Descended]:
+    """What is compared; an equality alone, as nothing passes as empty where there is one."""
+    found = [match for match in matches if not isinstance(match, Left)]
+    equal = [m for m in found if isinstance(m, Compared) and m.entry.value == "equal"]
+    yield from equal[:1] or found
+
+
+def _is_empty(match: Compared | Descended) -> str:
+    """The condition under which a part of the filter leaves nothing out."""
+    name = match.entry.name
+    if isinstance(match, Descended):
+        below = f"{snake(match.message)}.selects_all(src.{name})"
+        return f"(not src.HasField({quoted(name)}) or {below})"
+    return "False" if match.entry.value == "equal" else f"not {value(match.source)}"
 
 
 def _conditions(matches: tuple[Match, ...]) -> Iterator[str]:

@@ -18,3 +18,8 @@ def matches(src: api_pb2.ContainerStatsFilter, item: api_pb2.Container) -> bool:
         # label_selector: a subset of labels
         and src.label_selector.items() <= item.labels.items()
     )
+
+
+def selects_all(src: api_pb2.ContainerStatsFilter) -> bool:
+    """Whether the filter leaves nothing out, so that no item need be looked at."""
+    return not src.id and not src.pod_sandbox_id and not src.label_selector

@@ -10,11 +10,21 @@ from generated.filters import pod_sandbox_state_value
 
 
 def matches(src: api_pb2.PodSandboxFilter, item: api_pb2.PodSandbox) -> bool:
-    """Whether the item passes; every part is one field. The caller looks at id."""
+    """Whether the item passes; every part is one field, in the order of the proto."""
     return (
-        # id: handled by sandboxes.status.list_sandboxes
+        # id: a prefix of id
+        item.id.startswith(src.id)
         # state: by the entries of PodSandboxStateValue
-        (not src.HasField("state") or pod_sandbox_state_value.matches(src.state, item))
+        and (not src.HasField("state") or pod_sandbox_state_value.matches(src.state, item))
         # label_selector: a subset of labels
         and src.label_selector.items() <= item.labels.items()
+    )
+
+
+def selects_all(src: api_pb2.PodSandboxFilter) -> bool:
+    """Whether the filter leaves nothing out, so that no item need be looked at."""
+    return (
+        not src.id
+        and (not src.HasField("state") or pod_sandbox_state_value.selects_all(src.state))
+        and not src.label_selector
     )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from generated.cri import api_pb2, api_pb2_grpc
 from generated.handlers.protocols import ImageOperations
+from generated.plans import plan_image_status, plan_list_images, plan_pull_image, plan_remove_image
 from generated.validators import (
     image_status_request,
     list_images_request,
@@ -34,31 +35,33 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
     @unary()
     async def ListImages(self, request: api_pb2.ListImagesRequest) -> api_pb2.ListImagesResponse:
         refuse_if_any(list_images_request.check(request))
-        return await self._images.list(request)
+        return await self._images.list(plan_list_images(request))
 
     @stream()
     async def StreamImages(
         self, request: api_pb2.StreamImagesRequest
     ) -> AsyncIterator[api_pb2.StreamImagesResponse]:
         refuse_if_any(stream_images_request.check(request))
-        whole = await self._images.list(api_pb2.ListImagesRequest(filter=request.filter))
+        whole = await self._images.list(
+            plan_list_images(api_pb2.ListImagesRequest(filter=request.filter))
+        )
         for part in batches(whole.images):
             yield api_pb2.StreamImagesResponse(images=part)
 
     @unary()
     async def ImageStatus(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
         refuse_if_any(image_status_request.check(request))
-        return await self._images.status(request)
+        return await self._images.status(plan_image_status(request))
 
     @unary(mutates=True, shown=("image.image",))
     async def PullImage(self, request: api_pb2.PullImageRequest) -> api_pb2.PullImageResponse:
         refuse_if_any(pull_image_request.check(request))
-        return await self._images.pull(request)
+        return await self._images.pull(plan_pull_image(request))
 
     @unary(mutates=True, shown=("image.image",))
     async def RemoveImage(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
         refuse_if_any(remove_image_request.check(request))
-        return await self._images.remove(request)
+        return await self._images.remove(plan_remove_image(request))
 
     @unary()
     async def ImageFsInfo(self, request: api_pb2.ImageFsInfoRequest) -> api_pb2.ImageFsInfoResponse:

@@ -100,7 +100,7 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def status(
         self,
         container: ContainerT_contra,
-        request: api_pb2.ContainerStatusRequest,
+        plan: plans.ContainerStatusPlan,
     ) -> api_pb2.ContainerStatusResponse:
         """ContainerStatus. State, exit, resources and mounts of one container."""
 
@@ -148,26 +148,26 @@ class ImageOperations(Protocol):
 
     async def list(
         self,
-        request: api_pb2.ListImagesRequest,
+        plan: plans.ListImagesPlan,
     ) -> api_pb2.ListImagesResponse:
         """ListImages. From memory, filtered."""
 
     async def status(
         self,
-        request: api_pb2.ImageStatusRequest,
+        plan: plans.ImageStatusPlan,
     ) -> api_pb2.ImageStatusResponse:
         """ImageStatus. An image that does not exist gives an empty response, not an error."""
 
     async def pull(
         self,
-        request: api_pb2.PullImageRequest,
+        plan: plans.PullImagePlan,
     ) -> api_pb2.PullImageResponse:
         """PullImage. Fetches and unpacks an image; the reference of an existing image is resolved
         again. The kubelet sets no deadline and cancels the pull if it gives up."""
 
     async def remove(
         self,
-        request: api_pb2.RemoveImageRequest,
+        plan: plans.RemoveImagePlan,
     ) -> api_pb2.RemoveImageResponse:
         """RemoveImage. Succeeds if the image does not exist."""
 
@@ -190,13 +190,13 @@ class NodeOperations(Protocol):
 
     async def update_runtime_config(
         self,
-        request: api_pb2.UpdateRuntimeConfigRequest,
+        plan: plans.UpdateRuntimeConfigPlan,
     ) -> api_pb2.UpdateRuntimeConfigResponse:
         """UpdateRuntimeConfig. The kubelet sends the pod CIDR, which fills in the CNI template."""
 
     async def status(
         self,
-        request: api_pb2.StatusRequest,
+        plan: plans.NodeStatusPlan,
     ) -> api_pb2.StatusResponse:
         """Status. Conditions of the runtime and the network, handlers and features."""
 
@@ -238,7 +238,7 @@ class SandboxOperations(Protocol[SandboxT_contra]):
     async def status(
         self,
         sandbox: SandboxT_contra,
-        request: api_pb2.PodSandboxStatusRequest,
+        plan: plans.SandboxStatusPlan,
     ) -> api_pb2.PodSandboxStatusResponse:
         """PodSandboxStatus. State, addresses and namespaces of one pod."""
 

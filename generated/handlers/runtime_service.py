@@ -23,10 +23,14 @@ from generated.handlers.protocols import (
 from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import (
     plan_attach,
+    plan_container_status,
     plan_exec,
     plan_exec_sync,
+    plan_node_status,
     plan_port_forward,
+    plan_sandbox_status,
     plan_stop_container,
+    plan_update_runtime_config,
 )
 from generated.validators import (
     attach_request,
@@ -165,7 +169,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         sandbox = self._find_sandbox(request.pod_sandbox_id)
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
-        return await self._sandboxes.status(sandbox, request)
+        return await self._sandboxes.status(sandbox, plan_sandbox_status(request))
 
     @unary()
     async def ListPodSandbox(
@@ -270,7 +274,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         container = self._find_container(request.container_id)
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
-        return await self._containers.status(container, request)
+        return await self._containers.status(container, plan_container_status(request))
 
     @unary(mutates=True, shown=("container_id",))
     async def UpdateContainerResources(
@@ -415,11 +419,11 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.UpdateRuntimeConfigRequest
     ) -> api_pb2.UpdateRuntimeConfigResponse:
         refuse_if_any(update_runtime_config_request.check(request))
-        return await self._node.update_runtime_config(request)
+        return await self._node.update_runtime_config(plan_update_runtime_config(request))
 
     @unary()
     async def Status(self, request: api_pb2.StatusRequest) -> api_pb2.StatusResponse:
-        return await self._node.status(request)
+        return await self._node.status(plan_node_status(request))
 
     @unary()
     async def CheckpointContainer(

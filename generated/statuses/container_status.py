@@ -14,9 +14,10 @@ from runtime.transforms import facts, status
 def read(
     *,
     container: facts.Container,
+    image: facts.Image,
     spec: types.Spec,
 ) -> api_pb2.ContainerStatus:
-    """Every keyword is one field, in the order of the proto; the caller sets image, image_ref."""
+    """Every keyword is one field, in the order of the proto."""
     return api_pb2.ContainerStatus(
         # id <- container.metadata.id
         id=container.metadata.id,
@@ -36,8 +37,10 @@ def read(
         finished_at=container.status.finished_at,
         # exit_code <- container.status.exit_code
         exit_code=container.status.exit_code,
-        # image: handled by containers.status.read
-        # image_ref: handled by containers.status.read
+        # image <- status.image_spec
+        image=status.image_spec(requested=container.metadata.config.image, tags=image.tags),
+        # image_ref <- status.image_ref
+        image_ref=status.image_ref(digests=image.digests, image_id=container.metadata.image_ref),
         # reason <- status.exit_reason
         reason=status.exit_reason(
             state=container.status.state,

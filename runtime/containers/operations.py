@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.plans import ExecSyncPlan, StopContainerPlan
+from generated.plans import ContainerStatusPlan, ExecSyncPlan, StopContainerPlan
 from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
@@ -72,10 +72,10 @@ class Containers:
         return container_status.list_containers(self.services.store, request)
 
     async def status(
-        self, container: Container, request: api_pb2.ContainerStatusRequest
+        self, container: Container, plan: ContainerStatusPlan
     ) -> api_pb2.ContainerStatusResponse:
         """ContainerStatus."""
-        return await container_status.status(self.services, container, request)
+        return await container_status.status(self.services, container, plan)
 
     async def shown(self, container: facts.Container) -> api_pb2.ContainerStatus:
         """The status of a container as it was. Raises Unavailable while containerd is away."""

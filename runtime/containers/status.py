@@ -7,62 +7,65 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from generated.cri import api_pb2
-from generated.filters import container_filter
+from generated.filters import list_containers_request
 from generated.lifecycle import ContainerState
 from generated.oci import types
-from generated.statuses import container_status
+from generated.plans import ContainerStatusPlan
+from generated.statuses import (
+    container_status,
+    container_status_response,
+    list_containers_response,
+)
 from runtime.containerd.runtime_options import shown_options
 from runtime.containers.specs import read_record
 from runtime.errors import NotFound
+from runtime.readings import Details
 from runtime.store.records import to_go
-from runtime.transforms.status import image_name, image_ref
+from runtime.transforms import facts
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
     from runtime.store.objects import Container, Store
-    from runtime.transforms import facts
 
 
 async def status(
-    services: Services, container: Container, request: api_pb2.ContainerStatusRequest
+    services: Services, container: Container, plan: ContainerStatusPlan
 ) -> api_pb2.ContainerStatusResponse:
     """One container. containerd is queried only for verbose responses, and once after a restart."""
-    return api_pb2.ContainerStatusResponse(
-        status=await read(services, container.facts),
-        info={"info": await _info(services, container)} if request.verbose else None,
+    spec, image = await _made(services, container.metadata)
+    info = {"info": await _info(services, container)} if plan.verbose else {}
+    return container_status_response.read(
+        container=container.facts, spec=spec, image=image, details=Details(info)
     )
 
 
 async def read(services: Services, container: facts.Container) -> api_pb2.ContainerStatus:
-    """The status of one container; the caller may modify it."""
-    metadata = container.metadata
+    """The status of one container."""
+    spec, image = await _made(services, container.metadata)
+    return container_status.read(container=container, spec=spec, image=image)
+
+
+async def _made(
+    services: Services, metadata: facts.ContainerMetadata
+) -> tuple[types.Spec, facts.Image]:
+    """The spec and the image of a container; empty ones if another client removed them: the kubelet
+    must still be able to see the container, and to remove it."""
     try:
         spec = await services.specs.shown(metadata.id)
     except NotFound:
-        # deleted by another client; the kubelet must still be able to see and remove it
         spec = types.Spec()
-    message = container_status.read(container=container, spec=spec)
-    image = await services.images.resolve(metadata.image_ref)
-    requested = metadata.config.image
-    message.image.CopyFrom(requested)
-    message.image.image = image_name(image=image, requested=requested.image)
-    message.image_ref = image_ref(image=image, image_id=metadata.image_ref)
-    return message
+    return spec, await services.images.resolve(metadata.image_ref) or facts.Image()
 
 
 def list_containers(
     store: Store, request: api_pb2.ListContainersRequest
 ) -> api_pb2.ListContainersResponse:
     """The containers that pass the filter; without a filter all of them."""
-    if not request.filter.ByteSize():
+    if list_containers_request.selects_all(request):
         return store.containers.listing()
-    return api_pb2.ListContainersResponse(
-        containers=[
-            listed
-            for container in store.containers
-            if container_filter.matches(request.filter, listed := container.listed())
-        ]
-    )
+    listed = [container.listed() for container in store.containers]
+    passed = [one for one in listed if list_containers_request.matches(request, one)]
+    return list_containers_response.read(listing=facts.Listing(containers=passed))
 
 
 async def _info(services: Services, container: Container) -> str:

@@ -6,13 +6,18 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
 
 import structlog
 
 from generated.cri import api_pb2
+from generated.plans import ImageStatusPlan, ListImagesPlan, PullImagePlan, RemoveImagePlan
 from generated.statuses import image as image_status
-from generated.statuses import image_fs_info_response
+from generated.statuses import (
+    image_fs_info_response,
+    image_status_response,
+    list_images_response,
+    pull_image_response,
+)
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.documents import DocumentError, decode
@@ -27,12 +32,10 @@ from runtime.images.registry.auth import ANONYMOUS, credentials
 from runtime.images.store import ImageStore
 from runtime.images.usage import ImageUsage, written
 from runtime.lookups.handlers import Handlers
-from runtime.readings import Filesystems, LayerUsage
-from runtime.transforms.facts import Host, Image
+from runtime.readings import Details, Filesystems, LayerUsage
+from runtime.transforms.facts import Host, Image, Listing
 
 log = structlog.get_logger(__name__)
-
-_HANDLER_ANNOTATION: Final = "io.containerd.cri.runtime-handler"
 
 
 class Images:
@@ -88,40 +91,37 @@ class Images:
         """Reconcile with containerd after it was down."""
         await self._store.reconcile()
 
-    async def measure(self) -> None:
-        """Measure the disk usage now."""
-        await self._usage.walk()
-
     # Called for CRI requests
 
-    async def list(self, request: api_pb2.ListImagesRequest) -> api_pb2.ListImagesResponse:
+    async def list(self, plan: ListImagesPlan) -> api_pb2.ListImagesResponse:
         """All images, or the one that the filter names."""
-        name = request.filter.image.image
-        if name:
-            one = self._cache.find(name)
+        if plan.image:
+            one = self._cache.find(plan.image)
             images = [one] if one else []
         else:
             images = self._cache.images()
-        return api_pb2.ListImagesResponse(images=self._shown(images))
+        return list_images_response.read(listing=Listing(images=list(self._shown(images))))
 
-    async def status(self, request: api_pb2.ImageStatusRequest) -> api_pb2.ImageStatusResponse:
+    async def status(self, plan: ImageStatusPlan) -> api_pb2.ImageStatusResponse:
         """One image; an empty response if it does not exist here."""
-        image = self._cache.find(request.image.image)
+        image = self._cache.find(plan.image)
         if image is None:
             return api_pb2.ImageStatusResponse()
-        info = await self._verbose(image) if request.verbose else {}
-        return api_pb2.ImageStatusResponse(image=image_status.read(image=image), info=info)
+        details = Details(await self._verbose(image) if plan.verbose else {})
+        return image_status_response.read(image=image, details=details)
 
-    async def pull(self, request: api_pb2.PullImageRequest) -> api_pb2.PullImageResponse:
+    async def pull(self, plan: PullImagePlan) -> api_pb2.PullImageResponse:
         """Fetch, unpack and record an image; existing parts are not fetched again."""
-        reference = image_reference.parse(request.image.image)
-        who = credentials(request.auth)
-        image = await self._intake.pull(reference, who, self.snapshotter_for(request.image))
-        return api_pb2.PullImageResponse(image_ref=image.id)
+        image = await self._intake.pull(
+            image_reference.parse(plan.image),
+            credentials(plan),
+            self._snapshotter_of(plan.image_handler),
+        )
+        return pull_image_response.read(image=image)
 
-    async def remove(self, request: api_pb2.RemoveImageRequest) -> api_pb2.RemoveImageResponse:
+    async def remove(self, plan: RemoveImagePlan) -> api_pb2.RemoveImageResponse:
         """Remove an image with all its names; succeeds if it does not exist."""
-        names = self._cache.names_to_remove(request.image.image)
+        names = self._cache.names_to_remove(plan.image)
         for name in names:
             # the last deletion waits until the space is free, because the kubelet measures it next
             await self._store.delete(name, sync=name == names[-1])
@@ -169,15 +169,6 @@ class Images:
             return None
         return LayerUsage(usage.taken_at, usage.size, usage.inodes, self._root(snapshotter))
 
-    def snapshotter_for(self, spec: api_pb2.ImageSpec) -> str:
-        """The snapshotter of the handler that a pull is for.
-
-        An unknown handler is ignored here: its pods are refused when they are run.
-        """
-        name = spec.runtime_handler or spec.annotations.get(_HANDLER_ANNOTATION, "")
-        handler = self._handlers.get(name)
-        return handler.snapshotter if name and handler else self._snapshotter
-
     # Private
 
     def _shown(self, images: Iterable[Image]) -> Iterator[api_pb2.Image]:
@@ -189,6 +180,14 @@ class Images:
             except (TypeError, ValueError) as error:
                 log.error("an image cannot be shown", image=image.id, why=str(error))
                 self._left_out("image")
+
+    def _snapshotter_of(self, name: str) -> str:
+        """The snapshotter of the handler that a pull is for.
+
+        An unknown handler is ignored here: its pods are refused when they are run.
+        """
+        handler = self._handlers.get(name)
+        return handler.snapshotter if name and handler else self._snapshotter
 
     def _root(self, snapshotter: str) -> str:
         known = self._containerd.capabilities.snapshotters.get(snapshotter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import platform
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from google.protobuf.empty_pb2 import Empty
 
 from generated.cri import api_pb2
+from generated.plans import NodeStatusPlan, UpdateRuntimeConfigPlan
 from generated.statuses import runtime_config_response, status_response, version_response
 from runtime import readings
 from runtime.cni import template as cni_template
@@ -19,7 +19,7 @@ from runtime.cni.config import CniList
 from runtime.config.tables import Config
 from runtime.config.writer import shown
 from runtime.containerd.client import Containerd, daemon_version
-from runtime.errors import InvalidArgument, Unknown
+from runtime.errors import Unknown
 from runtime.lookups.handlers import Handlers
 from runtime.node import info
 from runtime.steps import threads
@@ -57,7 +57,7 @@ class Node:
         versions = readings.Versions(await daemon_version(self._containerd))
         return version_response.read(versions=versions)
 
-    async def status(self, request: api_pb2.StatusRequest) -> api_pb2.StatusResponse:
+    async def status(self, plan: NodeStatusPlan) -> api_pb2.StatusResponse:
         """Conditions, handlers and features; ``verbose`` adds the configurations as JSON."""
         problem, deprecations = await asyncio.gather(self._network.status(), self._deprecations())
         node = readings.Node(
@@ -78,7 +78,7 @@ class Node:
                 readings.HandlerStatus(name, handler.recursive_read_only, handler.user_namespaces)
                 for name, handler in sorted(self._handlers.items())
             ),
-            info=self._info(problem) if request.verbose else {},
+            info=self._info(problem) if plan.verbose else {},
         )
         return status_response.read(node=node, server_features=readings.ServerFeatures())
 
@@ -89,18 +89,17 @@ class Node:
         return runtime_config_response.read(handler=self._handlers.default)
 
     async def update_runtime_config(
-        self, request: api_pb2.UpdateRuntimeConfigRequest
+        self, plan: UpdateRuntimeConfigPlan
     ) -> api_pb2.UpdateRuntimeConfigResponse:
         """Write the network configuration from the template, if there is one and it is needed.
 
         If the network is already ready, nothing is written: something else configures it.
         """
-        pod_cidrs = _pod_cidrs(request.runtime_config.network_config.pod_cidr)
         template = self._config.cni.conf_template
-        if pod_cidrs and template and self._network.problem():
+        if plan.pod_cidrs and template and self._network.problem():
             try:
                 await threads.CONFIGURATION.run(
-                    cni_template.write, template, self._config.cni.conf_dir, pod_cidrs
+                    cni_template.write, template, self._config.cni.conf_dir, plan.pod_cidrs
                 )
             except (OSError, ValueError) as error:
                 raise Unknown(f"cannot fill in the CNI template {template}: {error}") from error
@@ -126,25 +125,6 @@ class Node:
             "lastCNILoadStatus": network_problem or "OK",
             "lastCNILoadStatus.default": network_problem or "OK",
         }
-
-
-def _pod_cidrs(text: str) -> list[str]:
-    """The pod CIDRs of a comma-separated list, with or without spaces; raises InvalidArgument."""
-    cidrs = [cidr.strip() for cidr in text.split(",")] if text.strip() else []
-    for cidr in cidrs:
-        try:
-            ipaddress.ip_network(cidr, strict=False)
-        except ValueError as error:
-            raise InvalidArgument(
-                f"{cidr!r} is not a CIDR such as 10.244.1.0/24: {error}",
-                field="runtime_config.network_config.pod_cidr",
-            ) from error
-        if "/" not in cidr:
-            raise InvalidArgument(
-                f"{cidr!r} has no prefix length; write it as in 10.244.1.0/24",
-                field="runtime_config.network_config.pod_cidr",
-            )
-    return cidrs
 
 
 def condition(kind: str, *, reason: str = "", problem: str | None = None) -> readings.Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.plans import SandboxStatusPlan
 from runtime.sandboxes import remove as sandbox_remove
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import status as sandbox_status
@@ -40,10 +41,10 @@ class Sandboxes:
         return api_pb2.RemovePodSandboxResponse()
 
     async def status(
-        self, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
+        self, sandbox: Sandbox, plan: SandboxStatusPlan
     ) -> api_pb2.PodSandboxStatusResponse:
         """The status of the pod."""
-        return await sandbox_status.status(self.services, sandbox, request)
+        return await sandbox_status.status(self.services, sandbox, plan)
 
     async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
         """The pods that pass the filter."""

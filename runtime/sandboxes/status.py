@@ -10,12 +10,13 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.cri import api_pb2
-from generated.filters import pod_sandbox_filter
-from generated.statuses import pod_sandbox_status
+from generated.filters import list_pod_sandbox_request
+from generated.plans import SandboxStatusPlan
+from generated.statuses import list_pod_sandbox_response, pod_sandbox_status_response
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import shown_options
-from runtime.errors import InvalidArgument
 from runtime.linux import netns
+from runtime.readings import Details
 from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.store.objects import Sandbox, Store
@@ -24,13 +25,11 @@ from runtime.transforms import facts
 
 
 async def status(
-    services: Services, sandbox: Sandbox, request: api_pb2.PodSandboxStatusRequest
+    services: Services, sandbox: Sandbox, plan: SandboxStatusPlan
 ) -> api_pb2.PodSandboxStatusResponse:
     """The sandbox's status; if verbose, also containerd's record of it."""
-    info = await _info(services, sandbox) if request.verbose else {}
-    return api_pb2.PodSandboxStatusResponse(
-        status=pod_sandbox_status.read(sandbox=reachable(sandbox.facts)), info=info
-    )
+    info = await _info(services, sandbox) if plan.verbose else {}
+    return pod_sandbox_status_response.read(sandbox=reachable(sandbox.facts), details=Details(info))
 
 
 def reachable(sandbox: facts.Sandbox) -> facts.Sandbox:
@@ -45,26 +44,11 @@ def list_sandboxes(
     store: Store, request: api_pb2.ListPodSandboxRequest
 ) -> api_pb2.ListPodSandboxResponse:
     """The sandboxes that match every given part of the filter."""
-    if not request.HasField("filter") or request.filter == api_pb2.PodSandboxFilter():
+    if list_pod_sandbox_request.selects_all(request):
         return store.sandboxes.listing()
-    wanted = request.filter
-    candidates = _by_id(store, wanted.id) if wanted.id else list(store.sandboxes)
-    return api_pb2.ListPodSandboxResponse(
-        items=[
-            listed
-            for sandbox in candidates
-            if pod_sandbox_filter.matches(wanted, listed := sandbox.listed())
-        ]
-    )
-
-
-def _by_id(store: Store, prefix: str) -> list[Sandbox]:
-    """The sandbox with that ID or prefix; nothing if the prefix matches none or several."""
-    try:
-        found = store.sandboxes.find(prefix)
-    except InvalidArgument:
-        return []
-    return [found] if found else []
+    listed = [sandbox.listed() for sandbox in store.sandboxes]
+    passed = [one for one in listed if list_pod_sandbox_request.matches(request, one)]
+    return list_pod_sandbox_response.read(listing=facts.Listing(sandboxes=passed))
 
 
 async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:

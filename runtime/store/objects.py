@@ -38,6 +38,7 @@ from generated.lifecycle import (
     Transition,
 )
 from generated.statuses import container as container_listing
+from generated.statuses import list_containers_response, list_pod_sandbox_response
 from generated.statuses import pod_sandbox as sandbox_listing
 from runtime.errors import FailedPrecondition
 from runtime.steps.background import to_the_end
@@ -363,7 +364,8 @@ class Sandboxes(Index[Sandbox]):
     def listing(self) -> api_pb2.ListPodSandboxResponse:
         """The response to an unfiltered list; cached until something changes; do not modify it."""
         if self._all is None:
-            self._all = api_pb2.ListPodSandboxResponse(items=[item.listed() for item in self])
+            listing = facts.Listing(sandboxes=[item.listed() for item in self])
+            self._all = list_pod_sandbox_response.read(listing=listing)
         return self._all
 
     def changed(self) -> None:
@@ -431,7 +433,8 @@ class Containers(Index[Container]):
     def listing(self) -> api_pb2.ListContainersResponse:
         """The response to an unfiltered list; cached until something changes; do not modify it."""
         if self._all is None:
-            self._all = api_pb2.ListContainersResponse(containers=[c.listed() for c in self])
+            listing = facts.Listing(containers=[item.listed() for item in self])
+            self._all = list_containers_response.read(listing=listing)
         return self._all
 
     def changed(self) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime.readings import Condition as Condition
+from runtime.readings import Details as Details
 from runtime.readings import Filesystems as Filesystems
 from runtime.readings import HandlerStatus as HandlerStatus
 from runtime.readings import Interface as Interface
@@ -39,6 +40,8 @@ from runtime.readings import Usage as Usage
 from runtime.readings import Versions as Versions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from generated.cri import api_pb2
     from generated.lifecycle import ContainerState, SandboxState
     from generated.oci import types
@@ -522,3 +525,13 @@ class Container:
 
     security: Security = field(default_factory=Security)
     cdi: CdiEdits = field(default_factory=CdiEdits)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a list shows: messages, each made by the entries of its kind and kept until its object
+    changes."""
+
+    containers: Sequence[api_pb2.Container] = ()
+    sandboxes: Sequence[api_pb2.PodSandbox] = ()
+    images: Sequence[api_pb2.Image] = ()

@@ -1,10 +1,18 @@
-"""What an image's config says about the user of its containers."""
+"""What an image's config says about the user of its containers, and what a pull is for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from generated.cri import api_pb2
+
+_HANDLER_ANNOTATION: Final = "io.containerd.cri.runtime-handler"
+
+
+def handler(*, runtime_handler: str, annotations: Mapping[str, str]) -> str:
+    """The runtime handler that an image is unpacked for; "" is the default one."""
+    return runtime_handler or annotations.get(_HANDLER_ANNOTATION, "")
 
 
 def uid(*, user: str) -> api_pb2.Int64Value | None:

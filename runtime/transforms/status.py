@@ -7,7 +7,6 @@ from typing import cast
 from generated import lifecycle
 from generated.cri import api_pb2
 from runtime.transforms import signals
-from runtime.transforms.facts import Image
 
 
 def event_type(*, kind: str) -> api_pb2.ContainerEventType:
@@ -35,18 +34,23 @@ def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal
     return signals.stop_signal(requested=requested, from_image=from_image)
 
 
-def image_name(*, image: Image | None, requested: str) -> str:
+def image_spec(*, requested: api_pb2.ImageSpec, tags: tuple[str, ...]) -> api_pb2.ImageSpec:
     """The image under a readable name: its first tag, else as requested.
 
-    ``image`` is None if the image was removed while the container exists.
+    There are no tags if the image was removed while the container exists.
     """
-    return image.tags[0] if image and image.tags else requested
+    if not tags:
+        return requested
+    shown = api_pb2.ImageSpec()
+    shown.CopyFrom(requested)
+    shown.image = tags[0]
+    return shown
 
 
-def image_ref(*, image: Image | None, image_id: str) -> str:
+def image_ref(*, digests: tuple[str, ...], image_id: str) -> str:
     """The image as known to a registry: its first digest, else the ID that the container was
     created from."""
-    return image.digests[0] if image and image.digests else image_id
+    return digests[0] if digests else image_id
 
 
 def supplemental_groups(*, additionalGids: list[int]) -> list[int]:

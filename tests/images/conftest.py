@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from generated.plans import ImageStatusPlan, ListImagesPlan, RemoveImagePlan, plan_pull_image
 from runtime.config import file
 from runtime.containerd.client import Containerd
 from runtime.images.operations import Images
@@ -81,7 +82,7 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
     yield make
     for images in made:
         await images.reconcile()
-        for image in (await images.list(api_pb2.ListImagesRequest())).images:
+        for image in (await images.list(ListImagesPlan(image=""))).images:
             await images.remove(removal(image.id))
         await images.close()
     await containerd.close()
@@ -94,24 +95,21 @@ async def images(make_images: MakeImages) -> Images:
     return await make_images()
 
 
-def removal(name: str) -> api_pb2.RemoveImageRequest:
-    return api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=name))
+def removal(name: str) -> RemoveImagePlan:
+    return RemoveImagePlan(image=name)
 
 
 async def pull(images: Images, name: str, **auth: str) -> str:
     """The id of the pulled image."""
-    answer = await images.pull(
-        api_pb2.PullImageRequest(
-            image=api_pb2.ImageSpec(image=name), auth=api_pb2.AuthConfig(**auth)
-        )
+    request = api_pb2.PullImageRequest(
+        image=api_pb2.ImageSpec(image=name), auth=api_pb2.AuthConfig(**auth)
     )
-    return answer.image_ref
+    return (await images.pull(plan_pull_image(request))).image_ref
 
 
 async def status(images: Images, name: str) -> api_pb2.Image:
     """The image, empty when it is not here."""
-    spec = api_pb2.ImageSpec(image=name)
-    return (await images.status(api_pb2.ImageStatusRequest(image=spec))).image
+    return (await images.status(ImageStatusPlan(image=name, verbose=False))).image
 
 
 def write_hosts(tmp_path: Path, host: str, text: str) -> None:

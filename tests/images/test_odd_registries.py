@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from generated.cri import api_pb2
+from generated.plans import ListImagesPlan
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unauthenticated
 from runtime.images.operations import Images
 from runtime.images.registry import host as registry_host
@@ -59,7 +60,7 @@ def index(*entries: build.Blob) -> build.Blob:
 
 
 async def listed(images: Images) -> list[api_pb2.Image]:
-    return list((await images.list(api_pb2.ListImagesRequest())).images)
+    return list((await images.list(ListImagesPlan(image=""))).images)
 
 
 # Manifests, indexes and configs

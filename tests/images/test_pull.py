@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from generated.plans import ImageStatusPlan, plan_list_images
 from runtime.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -19,6 +20,7 @@ from runtime.errors import (
     SignatureValidationFailed,
 )
 from runtime.images.operations import Images
+from runtime.readings import LayerUsage
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy
@@ -202,7 +204,7 @@ async def test_list_obeys_its_filter(images: Images, registry: Registry, pushed:
 
     async def listed(name: str) -> list[str]:
         spec = api_pb2.ImageFilter(image=api_pb2.ImageSpec(image=name))
-        answer = await images.list(api_pb2.ListImagesRequest(filter=spec))
+        answer = await images.list(plan_list_images(api_pb2.ListImagesRequest(filter=spec)))
         return sorted(tag for one in answer.images for tag in one.repo_tags)
 
     assert await listed("") == sorted([pushed, f"{registry.host}/two:1"])
@@ -221,20 +223,30 @@ async def test_pinned_reference_makes_a_pinned_image(
 
 async def test_verbose_status_shows_the_config(images: Images, pushed: str) -> None:
     await pull(images, pushed)
-    spec = api_pb2.ImageSpec(image=pushed)
-    answer = await images.status(api_pb2.ImageStatusRequest(image=spec, verbose=True))
+    answer = await images.status(ImageStatusPlan(image=pushed, verbose=True))
     info = json.loads(answer.info["info"])
     assert info["chainID"].startswith("sha256:")
     assert info["imageSpec"]["config"]["Labels"] == {"made": "for a test"}
 
 
-async def test_usage_of_the_disk(images: Images, daemon: Daemon, pushed: str) -> None:
+async def measured(images: Images, snapshot: str) -> LayerUsage:
+    """The usage of a snapshot, once it was measured."""
+    async with asyncio.timeout(30):
+        while True:
+            usage = images.layer_usage("overlayfs", snapshot)
+            if usage is not None:
+                return usage
+            await asyncio.sleep(0.1)
+
+
+async def test_usage_of_the_disk(make_images: MakeImages, daemon: Daemon, pushed: str) -> None:
+    images = await make_images(stats_collect_period=1)
     await pull(images, pushed)
     image = await images.resolve(pushed)
     assert image is not None
     daemon.ctr("snapshots", "prepare", "writable", image.chain_id)
     try:
-        await images.measure()
+        usage = await measured(images, "writable")
         answer = await images.fs_info(api_pb2.ImageFsInfoRequest())
     finally:
         daemon.ctr("snapshots", "rm", "writable")
@@ -244,8 +256,6 @@ async def test_usage_of_the_disk(images: Images, daemon: Daemon, pushed: str) ->
     assert all_.used_bytes.value > 3 << 20
     assert all_.inodes_used.value >= 6
     assert 0 < writable.used_bytes.value < 1 << 20
-    usage = images.layer_usage("overlayfs", "writable")
-    assert usage is not None
     assert usage.size == writable.used_bytes.value
 
 

@@ -17,15 +17,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
 from runtime.documents import DocumentError, decode
-from runtime.errors import CriError, InvalidArgument, Unauthenticated, Unavailable
+from runtime.errors import CriError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
-    from generated.cri import api_pb2
+    from generated.plans import PullImagePlan
 
 _ANSWERED: Final = frozenset({"basic", "bearer"})
 _CHALLENGE_FIELDS: Final = frozenset({"realm", "service", "scope", "error"})
@@ -34,8 +34,6 @@ _DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry-
 _BUSY: Final = frozenset({408, 429})
 """Temporary refusals, which say nothing about the request; 500 and above are temporary too."""
 _NOT_IMPLEMENTED: Final = 501
-
-_NO_BREAKS: Final = dict.fromkeys(map(ord, "\r\n"))
 
 _WORD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GAP: Final = re.compile(r"[ \t,]*")
@@ -91,42 +89,11 @@ class Secrets:
         return text
 
 
-def credentials(auth: api_pb2.AuthConfig) -> Credentials:
-    """The credentials in an ``AuthConfig``: a registry token is used directly; otherwise the first
-    that is set of user name with password, identity token, and ``auth``."""
-    server = _server_host(auth.server_address)
-    if auth.registry_token:
-        return Credentials(bearer=auth.registry_token, server=server)
-    if auth.username:
-        return Credentials(auth.username, auth.password, server=server)
-    if auth.identity_token:
-        return Credentials(secret=auth.identity_token, server=server)
-    if auth.auth:
-        username, password = _decode(auth.auth)
-        return Credentials(username, password, server=server)
-    return ANONYMOUS
-
-
-def _server_host(address: str) -> str:
-    """Host and port of a server address, which may be a URL (``https://index.docker.io/v1/``)."""
-    try:
-        return urlsplit(address if "://" in address else "//" + address).netloc
-    except ValueError as error:
-        raise InvalidArgument(
-            f"must be a host, HOST:PORT or a URL: {error}", field="auth.server_address"
-        ) from error
-
-
-def _decode(auth: str) -> tuple[str, str]:
-    """User name and password; line breaks are skipped, because some encoders insert them."""
-    try:
-        text = base64.b64decode(auth.translate(_NO_BREAKS), validate=True).decode()
-    except ValueError:  # of base64, of ASCII or of UTF-8
-        text = ""  # the error must not repeat the credentials
-    username, colon, password = text.partition(":")
-    if not colon:
-        raise InvalidArgument('must be the base64 of "username:password"', field="auth.auth")
-    return username, password.rstrip("\x00")
+def credentials(plan: PullImagePlan) -> Credentials:
+    """The credentials of a pull request."""
+    return Credentials(
+        plan.registry_user, plan.registry_secret, plan.registry_token, plan.registry_host
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from generated.containerd import runc_options_pb2, snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
-from generated.plans import StopContainerPlan
+from generated.plans import ContainerStatusPlan, StopContainerPlan
 from runtime.containerd.values import proto_any
 from runtime.containers import remove, start, stop
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
@@ -359,7 +359,7 @@ async def test_a_verbose_status_needs_no_handler_and_shows_the_options_of_the_re
     options = runc_options_pb2.Options(systemd_cgroup=True)
     record.runtime.options.CopyFrom(proto_any(options))
     world.pod.metadata = replace(world.pod.metadata, runtime_handler="gone")
-    answer = await world.containers.status(container, api_pb2.ContainerStatusRequest(verbose=True))
+    answer = await world.containers.status(container, ContainerStatusPlan(verbose=True))
     info = json.loads(answer.info["info"])
     assert info["runtimeOptions"] == {"systemd_cgroup": True}
     assert info["snapshotter"] == "overlayfs"
@@ -494,7 +494,7 @@ async def test_an_update_that_the_task_refuses_is_put_back(world: World) -> None
             ),
         )
     assert world.daemon.records[container.id].spec == before
-    answer = await world.containers.status(container, api_pb2.ContainerStatusRequest())
+    answer = await world.containers.status(container, ContainerStatusPlan(verbose=False))
     assert answer.status.resources.linux.cpu_shares == 0
 
 
@@ -525,7 +525,7 @@ async def test_a_task_that_has_just_ended_does_not_stop_an_update(world: World) 
             linux=api_pb2.LinuxContainerResources(cpu_shares=2048)
         ),
     )
-    answer = await world.containers.status(container, api_pb2.ContainerStatusRequest())
+    answer = await world.containers.status(container, ContainerStatusPlan(verbose=False))
     assert answer.status.resources.linux.cpu_shares == 2048
 
 
@@ -536,7 +536,7 @@ async def test_a_status_after_a_restart_asks_containerd_once(world: World) -> No
     container = await world.created()
     world.containers.services.specs.forget(container.id)
     for _ in range(2):
-        await world.containers.status(container, api_pb2.ContainerStatusRequest())
+        await world.containers.status(container, ContainerStatusPlan(verbose=False))
     assert world.daemon.calls.count("containers.Get") == 1
 
 
@@ -544,6 +544,6 @@ async def test_a_container_that_somebody_deleted_is_still_shown(world: World) ->
     container = await world.created()
     world.containers.services.specs.forget(container.id)
     world.daemon.fail["containers.Get"] = grpc.StatusCode.NOT_FOUND
-    answer = await world.containers.status(container, api_pb2.ContainerStatusRequest())
+    answer = await world.containers.status(container, ContainerStatusPlan(verbose=False))
     assert answer.status.id == container.id
     assert answer.status.image.image == "app:1"

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from generated.cri import api_pb2
+from generated.plans import plan_pull_image
 from runtime.errors import CriError, InvalidArgument, Unauthenticated, Unavailable
 from runtime.images.registry.auth import (
     ANONYMOUS,
@@ -26,6 +27,21 @@ AUTH = base64.b64encode(b"me:pass:word\x00\x00").decode()
 BEARER = Challenge(
     "bearer", realm="https://auth.example/token", service="reg", scope="repository:a:pull"
 )
+
+
+def said(**auth: str) -> Credentials:
+    """What an ``AuthConfig`` means."""
+    request = api_pb2.PullImageRequest(auth=api_pb2.AuthConfig(**auth))
+    return credentials(plan_pull_image(request))
+
+
+def test_no_plan_shows_what_is_secret() -> None:
+    request = api_pb2.PullImageRequest(
+        auth=api_pb2.AuthConfig(username="u", password="hunter2", registry_token="")
+    )
+    plan = plan_pull_image(request)
+    assert plan.registry_secret == "hunter2"
+    assert "hunter2" not in repr(plan)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +65,13 @@ BEARER = Challenge(
     ],
 )
 def test_meaning_of_auth_config(auth: dict[str, str], meaning: Credentials) -> None:
-    assert credentials(api_pb2.AuthConfig(**auth)) == meaning
+    assert said(**auth) == meaning
 
 
 @pytest.mark.parametrize("auth", ["!", base64.b64encode(b"nocolon").decode(), "/w==", "é"])
 def test_malformed_auth_is_refused_without_repeating_it(auth: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        credentials(api_pb2.AuthConfig(auth=auth))
+        said(auth=auth)
     assert refused.value.field == "auth.auth"
     assert auth not in refused.value.message
 
@@ -150,7 +166,7 @@ async def test_a_busy_token_server_is_no_refusal(status: int, kind: type[CriErro
 
 def test_server_address_that_is_none_names_its_field() -> None:
     with pytest.raises(InvalidArgument) as refused:
-        credentials(api_pb2.AuthConfig(identity_token="i", server_address="https://["))
+        said(identity_token="i", server_address="https://[")
     assert refused.value.field == "auth.server_address"
 
 

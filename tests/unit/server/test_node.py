@@ -11,6 +11,11 @@ import pytest
 
 from generated.containerd import introspection_pb2
 from generated.cri import api_pb2
+from generated.plans import (
+    NodeStatusPlan,
+    UpdateRuntimeConfigPlan,
+    plan_update_runtime_config,
+)
 from runtime.cni import config as cni_config
 from runtime.cni.config import CniList
 from runtime.config.tables import CniTable, Config
@@ -62,7 +67,7 @@ def node(
 
 
 async def conditions(of: Node) -> dict[str, api_pb2.RuntimeCondition]:
-    answer = await of.status(api_pb2.StatusRequest())
+    answer = await of.status(NodeStatusPlan(verbose=False))
     return {condition.type: condition for condition in answer.status.conditions}
 
 
@@ -92,15 +97,15 @@ async def test_deprecations_of_the_daemon_are_passed_on() -> None:
 
 async def test_handlers_are_sorted_and_the_default_has_no_name() -> None:
     handler = Handler("runc", recursive_read_only=True)
-    answer = await node(handler=handler).status(api_pb2.StatusRequest())
+    answer = await node(handler=handler).status(NodeStatusPlan(verbose=False))
     assert [entry.name for entry in answer.runtime_handlers] == ["", "runc"]
     assert all(entry.features.recursive_read_only_mounts for entry in answer.runtime_handlers)
     assert answer.features.supplemental_groups_policy
 
 
 async def test_only_the_verbose_status_has_configurations() -> None:
-    assert not (await node().status(api_pb2.StatusRequest())).info
-    info = (await node().status(api_pb2.StatusRequest(verbose=True))).info
+    assert not (await node().status(NodeStatusPlan(verbose=False))).info
+    info = (await node().status(NodeStatusPlan(verbose=True))).info
     assert json.loads(info["serverConfig"])["containerd"]["snapshotter"] == "overlayfs"
     # words as they are, objects as JSON: crictl shows both
     assert info["lastCNILoadStatus"] == info["lastCNILoadStatus.default"] == "OK"
@@ -125,7 +130,7 @@ async def test_the_verbose_status_has_the_built_in_plugins_shape() -> None:
     config = Config(max_container_log_line_size=4096)
     source = theirs["cniconfig"]["Networks"][1]["Config"]["Source"].encode()
     network = Network(None, cni_config.parse(source))
-    answer = await node(config=config, network=network).status(api_pb2.StatusRequest(verbose=True))
+    answer = await node(config=config, network=network).status(NodeStatusPlan(verbose=True))
     ours = json.loads(answer.info["config"])
     assert ours["maxContainerLogLineSize"] == 4096
     # also shown by containerd 1.x, and compared by kubeadm
@@ -154,11 +159,10 @@ async def test_the_cgroup_driver_is_that_of_the_default_handler(
     assert answer.linux.cgroup_driver == driver
 
 
-def update(pod_cidr: str) -> api_pb2.UpdateRuntimeConfigRequest:
+def update(pod_cidr: str) -> UpdateRuntimeConfigPlan:
     network = api_pb2.NetworkConfig(pod_cidr=pod_cidr)
-    return api_pb2.UpdateRuntimeConfigRequest(
-        runtime_config=api_pb2.RuntimeConfig(network_config=network)
-    )
+    config = api_pb2.RuntimeConfig(network_config=network)
+    return plan_update_runtime_config(api_pb2.UpdateRuntimeConfigRequest(runtime_config=config))
 
 
 def with_template(tmp_path: Path, text: str) -> Config:
@@ -202,6 +206,6 @@ async def test_pod_cidrs_are_trimmed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cidr", ["10.0.0.0/33", "nonsense", "10.0.0.0/24,", "10.0.0.1"])
-async def test_a_wrong_pod_cidr_is_refused_without_a_template_too(cidr: str) -> None:
+async def test_a_wrong_pod_cidr_is_refused_with_or_without_a_template(cidr: str) -> None:
     with pytest.raises(InvalidArgument, match=r"network_config\.pod_cidr: .*10\.244\.1\.0/24"):
-        await node(network=Network(None)).update_runtime_config(update(cidr))
+        update(cidr)

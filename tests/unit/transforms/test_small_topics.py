@@ -13,7 +13,7 @@ from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms import annotations as passed_annotations
 from runtime.transforms import cgroups, devices, labels, signals, status
-from runtime.transforms.facts import DeviceNode, Image
+from runtime.transforms.facts import DeviceNode
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,10 @@ def test_exit_reason(state: ContainerState, code: int, reason: str, expected: st
 
 
 def test_the_image_of_a_status() -> None:
-    image = Image(id="sha256:1", tags=("a:1", "b:1"), digests=("a@sha256:2",))
-    assert status.image_name(image=image, requested="x") == "a:1"
-    assert status.image_name(image=None, requested="x") == "x"
-    assert status.image_ref(image=image, image_id="sha256:1") == "a@sha256:2"
-    assert status.image_ref(image=Image(), image_id="sha256:1") == "sha256:1"
+    requested = api_pb2.ImageSpec(image="x", annotations={"a": "b"})
+    tagged = api_pb2.ImageSpec(image="a:1", annotations={"a": "b"})
+    assert status.image_spec(requested=requested, tags=("a:1", "b:1")) == tagged
+    assert status.image_spec(requested=requested, tags=()) == requested
+    assert requested.image == "x", "what was received is not changed"
+    assert status.image_ref(digests=("a@sha256:2",), image_id="sha256:1") == "a@sha256:2"
+    assert status.image_ref(digests=(), image_id="sha256:1") == "sha256:1"
