@@ -22,6 +22,7 @@ from runtime.transforms import (
     registry,
     sandboxes,
     security,
+    selinux,
     users,
 )
 
@@ -48,6 +49,9 @@ class ContainerPlan:
     closes_input: bool
     """Stdin is closed when the first attached client disconnects."""
 
+    selinux_options: facts.LabelParts
+    """The parts of its SELinux label that the request gives."""
+
 
 def plan_container(
     src: api_pb2.ContainerConfig,
@@ -68,6 +72,14 @@ def plan_container(
         open_stdin=src.stdin,
         # plan.closes_input, by containers.closes_input
         closes_input=containers.closes_input(stdin_once=src.stdin_once, tty=src.tty),
+        # plan.selinux_options, by selinux.requested
+        selinux_options=selinux.requested(
+            selinux_options=(
+                src.linux.security_context.selinux_options
+                if src.linux.security_context.HasField("selinux_options")
+                else None
+            )
+        ),
     )
 
 
@@ -544,6 +556,9 @@ class SandboxPlan:
     snapshot_labels: dict[str, str]
     """The labels of the snapshot for the pod's root file system."""
 
+    selinux_options: facts.LabelParts
+    """The parts of its SELinux label that the request gives."""
+
 
 def plan_sandbox(
     src: api_pb2.PodSandboxConfig,
@@ -571,4 +586,12 @@ def plan_sandbox(
         pod_cgroup=src.linux.cgroup_parent,
         # plan.snapshot_labels, by annotations.snapshot_labels
         snapshot_labels=annotations_transforms.snapshot_labels(annotations=src.annotations),
+        # plan.selinux_options, by selinux.requested
+        selinux_options=selinux.requested(
+            selinux_options=(
+                src.linux.security_context.selinux_options
+                if src.linux.security_context.HasField("selinux_options")
+                else None
+            )
+        ),
     )

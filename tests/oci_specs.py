@@ -72,7 +72,9 @@ class Built:
         }
 
 
-def sandbox(config: api_pb2.PodSandboxConfig, **changes: Any) -> facts.Sandbox:
+def sandbox(
+    config: api_pb2.PodSandboxConfig, *, process_label: str = "", **changes: Any
+) -> facts.Sandbox:
     """The facts of a running pod with that config."""
     own_network = config.linux.security_context.namespace_options.network != api_pb2.NODE
     metadata = facts.SandboxMetadata(
@@ -80,12 +82,15 @@ def sandbox(config: api_pb2.PodSandboxConfig, **changes: Any) -> facts.Sandbox:
         name="reserved",
         config=config,
         netns_path="/var/run/netns/cni-1" if own_network else "",
+        process_label=process_label,
     )
     status = facts.SandboxStatus(SandboxState.READY, pid=4711)
     return facts.Sandbox(metadata, status, FILES, security=SECURITY, **changes)
 
 
-def container(config: api_pb2.ContainerConfig, **changes: Any) -> facts.Container:
+def container(
+    config: api_pb2.ContainerConfig, *, process_label: str = "", **changes: Any
+) -> facts.Container:
     """The facts of a container with that config, its mounts found as they were named."""
     metadata = facts.ContainerMetadata(
         id=CONTAINER_ID,
@@ -94,6 +99,7 @@ def container(config: api_pb2.ContainerConfig, **changes: Any) -> facts.Containe
         config=config,
         image_ref=IMAGE.id,
         image_name=IMAGE.reference,
+        process_label=process_label,
     )
     given: dict[str, Any] = {
         "mounts": tuple(facts.MountSource(m.host_path, shared=True) for m in config.mounts),

@@ -103,7 +103,9 @@ def apply(
     if src.tty:
         out.process.terminal = src.tty
     # linux: by the entries of LinuxContainerConfig
-    linux_container_config.apply(src.linux, out, container=container, host=host, sandbox=sandbox)
+    linux_container_config.apply(
+        src.linux, out, container=container, handler=handler, host=host, sandbox=sandbox
+    )
     # windows: unmapped, other-platform
     # CDI_devices -> plan.cdi_devices
     # stop_signal: handled by containers.stop.stop_signal

@@ -15,6 +15,7 @@ def apply(
     out: types.Spec,
     *,
     container: facts.Container,
+    handler: facts.Handler,
     host: facts.Host,
     sandbox: facts.Sandbox,
 ) -> None:
@@ -24,5 +25,5 @@ def apply(
         linux_container_resources.apply(src.resources, out, host=host)
     # security_context: by the entries of LinuxContainerSecurityContext
     linux_container_security_context.apply(
-        src.security_context, out, container=container, host=host, sandbox=sandbox
+        src.security_context, out, container=container, handler=handler, host=host, sandbox=sandbox
     )

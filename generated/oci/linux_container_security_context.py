@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.transforms import facts, namespaces, security
+from runtime.transforms import facts, namespaces, security, selinux
 
 
 def apply(
@@ -15,6 +15,7 @@ def apply(
     out: types.Spec,
     *,
     container: facts.Container,
+    handler: facts.Handler,
     host: facts.Host,
     sandbox: facts.Sandbox,
 ) -> None:
@@ -43,7 +44,7 @@ def apply(
         privileged=src.privileged,
         cgroup_unified=host.cgroup_unified,
     )
-    # selinux_options: unmapped, not-yet
+    # selinux_options -> plan.selinux_options
     # run_as_user -> plan.user
     # run_as_group: an input of run_as_user
     # run_as_username: an input of run_as_user
@@ -94,6 +95,19 @@ def apply(
         out.process.apparmorProfile = apparmor_profile
     # apparmor_profile: an input of apparmor
     # seccomp_profile_path: an input of seccomp
+    # process.selinuxLabel
+    selinux_label = selinux.process_label(
+        label=container.metadata.process_label,
+        privileged=src.privileged,
+        runtime_type=handler.runtime_type,
+        policy=host.selinux,
+    )
+    if selinux_label is not None:
+        out.process.selinuxLabel = selinux_label
+    # linux.mountLabel
+    mount_label = selinux.mount_label(mount_label=container.mount_label)
+    if mount_label is not None:
+        out.linux.mountLabel = mount_label
     # linux.uidMappings
     uid_mappings = namespaces.uid_mappings(namespace_options=sandbox_namespace_options)
     if uid_mappings is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.transforms import facts, mounts, namespaces, security
+from runtime.transforms import facts, mounts, namespaces, security, selinux
 
 
 def apply(
@@ -27,7 +27,7 @@ def apply(
         userns_path=sandbox.userns_path,
         user_namespaces=handler.user_namespaces,
     )
-    # selinux_options: unmapped, not-yet
+    # selinux_options -> plan.selinux_options
     # run_as_user -> plan.user
     # run_as_group: an input of run_as_user
     # readonly_rootfs: unmapped, informational
@@ -53,6 +53,19 @@ def apply(
         out.linux.seccomp = seccomp
     # apparmor: unmapped, informational
     # seccomp_profile_path: an input of seccomp
+    # process.selinuxLabel
+    selinux_label = selinux.process_label(
+        label=sandbox.metadata.process_label,
+        privileged=src.privileged,
+        runtime_type=handler.runtime_type,
+        policy=host.selinux,
+    )
+    if selinux_label is not None:
+        out.process.selinuxLabel = selinux_label
+    # linux.mountLabel
+    mount_label = selinux.mount_label(mount_label=sandbox.mount_label)
+    if mount_label is not None:
+        out.linux.mountLabel = mount_label
     # linux.uidMappings
     uid_mappings = namespaces.uid_mappings(namespace_options=namespace_options)
     if uid_mappings is not None:

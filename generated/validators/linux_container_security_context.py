@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.validators import capability, namespace_option, security_profile
+from generated.validators import capability, namespace_option, se_linux_option, security_profile
 from runtime.errors import Violation
 
 
@@ -19,6 +19,9 @@ def check(message: api_pb2.LinuxContainerSecurityContext, path: str = "") -> lis
     # namespace_options: its fields
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
+    # selinux_options: its fields
+    if message.HasField("selinux_options"):
+        found += se_linux_option.check(message.selinux_options, f"{path}selinux_options.")
     # run_as_user: where it is set
     if message.HasField("run_as_user"):
         # run_as_user: range 0, 2147483647

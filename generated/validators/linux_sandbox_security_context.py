@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.validators import namespace_option, security_profile
+from generated.validators import namespace_option, se_linux_option, security_profile
 from runtime.errors import Violation
 
 
@@ -16,6 +16,9 @@ def check(message: api_pb2.LinuxSandboxSecurityContext, path: str = "") -> list[
     # namespace_options: its fields
     if message.HasField("namespace_options"):
         found += namespace_option.check(message.namespace_options, f"{path}namespace_options.")
+    # selinux_options: its fields
+    if message.HasField("selinux_options"):
+        found += se_linux_option.check(message.selinux_options, f"{path}selinux_options.")
     # run_as_user: range 0, 2147483647
     if message.HasField("run_as_user") and not 0 <= message.run_as_user.value <= 2147483647:
         found.append(

@@ -137,6 +137,8 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     ):
         if number < 0:
             yield key, "is too small"
+    if config.selinux_category_range and not 2 <= config.selinux_category_range <= 1024:
+        yield ("selinux_category_range",), "must be 2 to 1024, or 0 for the default"
     if not 0 <= config.streaming.stream_server_port < 1 << 16:
         yield ("streaming", "stream_server_port"), "must be 0 to 65535"
     pair = config.streaming.x509_key_pair_streaming

@@ -189,6 +189,10 @@ class Config(_Table, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_container_log_line_size: int = 16384
     """Longer log lines are split at this many bytes; 0 or less: lines are kept whole, in memory."""
+    enable_selinux: bool = False
+    """Label pods, containers and their files, if the kernel has SELinux."""
+    selinux_category_range: int = 1024
+    """How many categories levels are made of; 0: the default."""
     disable_apparmor: bool = False
     restrict_oom_score_adj: bool = False
     """Never set an oom_score_adj below the server's own, even if that is allowed."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
+
+from generated.containerd import types_pb2
 
 _OCI: Final = "types.containerd.io/opencontainers/runtime-spec/1"
 SPEC_TYPE_URL: Final = f"{_OCI}/Spec"
@@ -25,6 +27,21 @@ class OciResources(Protocol):
     """`generated.oci.types.LinuxResources`."""
 
     def to_dict(self) -> dict[str, Any]: ...
+
+
+def with_options(
+    mounts: Iterable[types_pb2.Mount], options: Sequence[str]
+) -> list[types_pb2.Mount]:
+    """Copies of the mounts with further options."""
+    return [
+        types_pb2.Mount(
+            type=mount.type,
+            source=mount.source,
+            target=mount.target,
+            options=[*mount.options, *options],
+        )
+        for mount in mounts
+    ]
 
 
 def oci_any(spec: OciSpec) -> AnyMessage:

@@ -31,7 +31,7 @@ from runtime.containers.remove import remove_directories, remove_record_and_snap
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.lookups import devices as device_nodes
 from runtime.lookups import mounts as mount_sources
-from runtime.lookups import security
+from runtime.lookups import security, selinux
 from runtime.lookups import users as rootfs_user
 from runtime.lookups import volumes as own_volumes
 from runtime.lookups.snapshot import open_snapshot
@@ -80,6 +80,12 @@ async def create(
         services.store.names.reserve(name, container_id)
         log.debug("creating container", container=container_id, name=name)
         undo.push("free the name", services.store.names.release, name, container_id)
+        labels = services.levels.reserve(
+            container_id,
+            plan_container(config).selinux_options,
+            pod_label=sandbox.metadata.process_label,
+        )
+        undo.push("free the SELinux level", services.levels.release, container_id)
         image = await _image(services, config.image)
         config = await image_volumes.mounted(services, sandbox, config)
         metadata = facts.ContainerMetadata(
@@ -92,6 +98,7 @@ async def create(
             image_digest=image_digest(image),
             log_path=log_path(sandbox.metadata.config, config),
             stop_signal=_stop_signal(image),
+            process_label=labels.process,
         )
         undo.push("remove the directories", remove_directories, services, container_id)
         snapshotter = services.handler(sandbox).snapshotter
@@ -104,7 +111,7 @@ async def create(
             snapshotter,
         )
         try:
-            spec, mounts = await _make(services, sandbox, metadata, image)
+            spec, mounts = await _make(services, sandbox, metadata, image, labels.mount)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {config.metadata.name}") from error
         if sandbox.state is not SandboxState.READY:
@@ -116,6 +123,7 @@ async def create(
             )
         created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
         await services.store.containers.create(metadata, created, snapshotter=snapshotter)
+        services.levels.release(container_id)
     services.specs.remember(container_id, spec)
     services.prepared[container_id] = mounts
     return api_pb2.CreateContainerResponse(container_id=container_id)
@@ -172,7 +180,11 @@ def _stop_signal(image: facts.Image) -> str:
 
 
 async def _make(
-    services: Services, sandbox: Sandbox, metadata: facts.ContainerMetadata, image: facts.Image
+    services: Services,
+    sandbox: Sandbox,
+    metadata: facts.ContainerMetadata,
+    image: facts.Image,
+    mount_label: str,
 ) -> tuple[types.Spec, list[types_pb2.Mount]]:
     """Create everything in containerd and on disk; returns the OCI spec and the root file system's
     mounts.
@@ -193,13 +205,13 @@ async def _make(
     async def describe() -> None:
         nonlocal spec
         plan = plan_new_container(metadata.config, host=services.host, image=image)
-        container = await _look_up(services, sandbox, metadata, plan, image, root)
+        container = await _look_up(services, sandbox, metadata, plan, image, root, mount_label)
         user = await _user(services, plan, image, snapshot, root)
         spec, record = await _described(services, sandbox, container, image, user)
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
             await threads.IMAGE_FILES.run(
-                _fill_volumes, container.volumes, await asyncio.shield(snapshot), root
+                _fill_volumes, container.volumes, await asyncio.shield(snapshot), root, mount_label
             )
 
     await both(cancellable=describe(), uninterrupted=prepare())
@@ -261,6 +273,7 @@ async def _look_up(
     plan: NewContainerPlan,
     image: facts.Image,
     root: Path,
+    mount_label: str,
 ) -> facts.Container:
     """Look up everything on the node that the request names."""
     config = metadata.config
@@ -284,6 +297,15 @@ async def _look_up(
                 device_nodes.requested(config.devices),
             ),
         )
+    if mount_label:
+        await threads.HOST_PATHS.run_at(
+            [source.path for source in sources],
+            selinux.relabel_mounts,
+            config.mounts,
+            sources,
+            mount_label,
+        )
+        await threads.STATE_FILES.run(selinux.relabel_files, sandbox.facts.files, mount_label)
     return facts.Container(
         metadata=metadata,
         status=facts.ContainerStatus(ContainerState.CREATED),
@@ -297,6 +319,7 @@ async def _look_up(
             default_apparmor=plan.default_apparmor,
         ),
         cdi=injected,
+        mount_label=mount_label,
     )
 
 
@@ -349,6 +372,10 @@ def _read_users(
         return users.get(snapshot.parent, lambda: rootfs_user.read_database(layers))
 
 
-def _fill_volumes(volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path) -> None:
+def _fill_volumes(
+    volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path, mount_label: str
+) -> None:
     with open_snapshot(snapshot.mounts, root) as layers:
         own_volumes.fill(volumes, layers)
+    if mount_label:
+        selinux.relabel_volumes(volumes, mount_label)

@@ -43,7 +43,7 @@ class Specs:
         self._kept[container_id] = _Kept(
             types.Spec(
                 process=types.Process(user=spec.process.user, oomScoreAdj=spec.process.oomScoreAdj),
-                linux=types.Linux(resources=spec.linux.resources),
+                linux=types.Linux(resources=spec.linux.resources, mountLabel=spec.linux.mountLabel),
             ),
             msgspec.json.encode(spec.process.to_dict()),
         )
@@ -53,7 +53,7 @@ class Specs:
         self._kept.pop(container_id, None)
 
     async def shown(self, container_id: str) -> types.Spec:
-        """User and resources of the container; everything else is absent."""
+        """User, resources and mount label of the container; everything else is absent."""
         return (await self._get(container_id)).shown
 
     async def process(

@@ -20,6 +20,7 @@ from generated.containerd import snapshots_pb2, task_types_pb2, tasks_pb2, types
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
 from generated.plans import plan_container
+from runtime.containerd.values import with_options
 from runtime.containers.create import target_pid
 from runtime.errors import CriError, FailedPrecondition, from_rpc
 from runtime.logs.client import Fifos
@@ -28,6 +29,7 @@ from runtime.steps.parallel import all_finished
 from runtime.steps.rollback import Rollback
 from runtime.store.objects import SavedExit
 from runtime.tasks.exits import ALIVE, task
+from runtime.transforms import selinux
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -234,10 +236,15 @@ class _Attempt:
 
 
 async def _root_file_system(services: Services, container: Container) -> list[types_pb2.Mount]:
-    known = services.prepared.get(container.id)
-    if known is not None:
-        return known
-    answer = await services.containerd.snapshots.Mounts(
-        snapshots_pb2.MountsRequest(snapshotter=services.snapshotter(container), key=container.id)
-    )
-    return list(answer.mounts)
+    mounts = services.prepared.get(container.id)
+    if mounts is None:
+        answer = await services.containerd.snapshots.Mounts(
+            snapshots_pb2.MountsRequest(
+                snapshotter=services.snapshotter(container), key=container.id
+            )
+        )
+        mounts = list(answer.mounts)
+    if container.metadata.process_label:
+        label = (await services.specs.shown(container.id)).linux.mountLabel
+        return with_options(mounts, selinux.context_options(label or ""))
+    return mounts

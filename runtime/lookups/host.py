@@ -12,6 +12,7 @@ from typing import Final
 from runtime.config.tables import Config, ConfigError
 from runtime.linux import mountinfo
 from runtime.linux.cgroups import Cgroups
+from runtime.lookups import selinux
 from runtime.transforms.facts import Host
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -100,6 +101,7 @@ def probe(config: Config) -> Host:
         swap_controller=_swap_controller(unified is not None),
         hugetlb_controller=_hugetlb_controller(unified is not None),
         seccomp="Seccomp" in status,
+        selinux=selinux.probe(mounts) if config.enable_selinux else None,
         apparmor=not config.disable_apparmor and _apparmor(),
         oom_score_adj_floor=_oom_score_adj_floor(config.restrict_oom_score_adj),
         unprivileged_ports=config.enable_unprivileged_ports,

@@ -17,7 +17,7 @@ from generated.plans import NewPodPlan, SandboxPlan, plan_new_pod
 from runtime.containerd.client import Containerd
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
-from runtime.containerd.values import oci_any
+from runtime.containerd.values import oci_any, with_options
 from runtime.lookups import security, users
 from runtime.lookups.snapshot import open_snapshot
 from runtime.sandboxes import files
@@ -27,7 +27,7 @@ from runtime.steps.parallel import all_finished
 from runtime.steps.times import StepTimes
 from runtime.store import records
 from runtime.tasks import shared_shim
-from runtime.transforms import facts
+from runtime.transforms import facts, selinux
 
 Mounts = list[types_pb2.Mount]
 
@@ -40,6 +40,8 @@ class NewPod:
     handler: facts.Handler
     plan: SandboxPlan
     metadata: facts.SandboxMetadata
+    mount_label: str = ""
+    """SELinux label of the root of the pause container."""
     times: StepTimes = field(default_factory=StepTimes)
 
     @property
@@ -145,6 +147,7 @@ async def _container(
         status=facts.SandboxStatus(SandboxState.READY),
         files=pod.files,
         security=await security.look_up(plan.seccomp_file),
+        mount_label=pod.mount_label,
     )
     record = containers_pb2.Container(
         id=pod.id,
@@ -193,6 +196,8 @@ async def _make_files(pod: NewPod) -> None:
 
 
 async def _create_task(pod: NewPod, rootfs: Mounts) -> None:
+    if pod.mount_label:
+        rootfs = with_options(rootfs, selinux.context_options(pod.mount_label))
     with pod.times.step("task"):
         await pod.services.containerd.tasks.Create(
             tasks_pb2.CreateTaskRequest(

@@ -57,16 +57,20 @@ async def run(
     handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
     if not plan.on_node_network:
         _must_have_network(services)
+    sandbox_id = secrets.token_hex(32)
+    labels = services.levels.reserve(sandbox_id, plan.selinux_options)
     metadata = facts.SandboxMetadata(
-        id=secrets.token_hex(32),
+        id=sandbox_id,
         name=plan.pod_name,
         config=request.config,
         runtime_handler=request.runtime_handler,
         netns_path="" if plan.on_node_network else netns.new_path(services.netns_directory),
+        process_label=labels.process,
     )
-    pod = NewPod(services, handler, plan, metadata)
+    pod = NewPod(services, handler, plan, metadata, mount_label=labels.mount)
     names = services.store.names
     async with Rollback(partial(_keep, pod)) as undo:
+        undo.push("free the SELinux level", services.levels.release, metadata.id)
         names.reserve(metadata.name, metadata.id)
         undo.push("free the name", names.release, metadata.name, metadata.id)
         try:
@@ -83,6 +87,7 @@ async def run(
     sandbox = services.store.sandboxes.add(
         pod.metadata, status, snapshotter=pod.handler.snapshotter
     )
+    services.levels.release(sandbox.id)
     services.exits.follow_sandbox(sandbox)
     log.debug("sandbox steps", sandbox=sandbox.id, **pod.times.spans())
     return api_pb2.RunPodSandboxResponse(pod_sandbox_id=metadata.id)

@@ -14,6 +14,7 @@ from runtime.linux import netns
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
+from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
@@ -87,6 +88,7 @@ class Services:
     host: facts.Host
     handlers: Handlers
     config: Config
+    levels: SelinuxLevels
     users: UserDatabases = field(default_factory=UserDatabases)
     """The user databases of pause images."""
 

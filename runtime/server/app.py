@@ -44,6 +44,7 @@ from runtime.steps import background
 from runtime.store import events as store_events
 from runtime.store.layout import Layout
 from runtime.store.objects import Container, Sandbox, Store
+from runtime.store.selinux_levels import SelinuxLevels
 from runtime.streaming.operations import Streaming
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
@@ -90,6 +91,7 @@ class App:
             store_events.Events(dropped=self.metrics.events_dropped),
         )
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
+        levels = SelinuxLevels(self.store, node.selinux, config.selinux_category_range)
         self.network = Network(config.cni, given_up=self.metrics.given_up)
         self.images = Images(
             containerd=containerd,
@@ -109,6 +111,7 @@ class App:
                 handlers=self.handlers,
                 config=config,
                 specs=Specs(containerd),
+                levels=levels,
                 cdi=CdiDirectories(config.cdi_spec_dirs, enabled=config.enable_cdi),
             )
         )
@@ -123,6 +126,7 @@ class App:
                 host=self.host,
                 handlers=self.handlers,
                 config=config,
+                levels=levels,
             )
         )
         self.stats = Stats(
@@ -254,6 +258,8 @@ class App:
         """Log node properties that affect every pod once, not with every pod."""
         if self.containerd.capabilities.builtin_cri:
             log.error(_CRI_NAMESPACE_CLASH)
+        if self.config.enable_selinux and self.host.selinux is None:
+            log.warning("enable_selinux has no effect: the kernel has no SELinux, or no policy")
         floor = self.host.oom_score_adj_floor
         if floor is not None:
             log.warning(

@@ -48,6 +48,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class SelinuxPolicy:
+    """The labels that the node's SELinux policy has for containers, from its contexts file; "" for
+    one that it lacks."""
+
+    process: str = ""
+    """Of a container's processes."""
+
+    file: str = ""
+    """Of the files that containers can write."""
+
+    kvm_process: str = ""
+    """Of a virtual machine that runs a container; that of processes if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelParts:
+    """The parts of an SELinux label that a request gives; "" for one that it does not."""
+
+    user: str = ""
+    role: str = ""
+    type: str = ""
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SelinuxLabels:
+    """The SELinux labels of a new pod or container; "" without SELinux."""
+
+    process: str = ""
+    mount: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """What the node is and allows; determined once at the start (``runtime/lookups/host.py``), with
     the node-wide config keys."""
@@ -90,6 +123,10 @@ class Host:
 
     seccomp: bool = False
     """Whether the kernel supports seccomp filters (a Seccomp line in /proc/self/status)."""
+
+    selinux: SelinuxPolicy | None = None
+    """The labels of the SELinux policy; None if the kernel has no SELinux or no policy, or
+    ``enable_selinux`` is off."""
 
     apparmor: bool = False
     """Whether AppArmor is enabled, its parser installed and the node not itself a container."""
@@ -361,6 +398,9 @@ class Sandbox:
     security: Security = field(default_factory=Security)
     """For the pause container itself; only needed while its spec is built."""
 
+    mount_label: str = ""
+    """SELinux label of the pause container's root; only needed while its spec is built."""
+
     userns_path: str = ""
     """The file that keeps the pod's user namespace alive, which owns its network namespace; ""
     without a user namespace, and for a host-network pod (runc then creates one)."""
@@ -525,6 +565,8 @@ class Container:
 
     security: Security = field(default_factory=Security)
     cdi: CdiEdits = field(default_factory=CdiEdits)
+    mount_label: str = ""
+    """SELinux label of the container's root and of the mounts that are relabeled."""
 
 
 @dataclass(frozen=True, slots=True)

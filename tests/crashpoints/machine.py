@@ -47,6 +47,7 @@ from runtime.steps.threads import Threads
 from runtime.store.events import Events
 from runtime.store.layout import Layout
 from runtime.store.objects import Store
+from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks import shims
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts, labels
@@ -450,6 +451,7 @@ class Server:
             "host": facts.Host(hostname="node"),
             "handlers": Handlers(facts.Handler(name="runc", runtime_type=RUNTIME)),
             "config": Config(),
+            "levels": SelinuxLevels(self.store, None),
         }
         self.containers = Containers(
             ContainerServices(

@@ -542,6 +542,27 @@ def test_a_cdi_device_comes_with_its_node_mount_variable_and_hook(pod: Pod) -> N
     assert "unresolvable CDI devices vendor.example/box=0" in said
 
 
+# SELinux
+
+
+def test_selinux_options_do_no_harm_on_a_node_without_selinux(pod: Pod) -> None:
+    volume = pod.node.directory / "volume"
+    volume.mkdir(exist_ok=True)
+    context = api_pb2.LinuxContainerSecurityContext(
+        selinux_options=api_pb2.SELinuxOption(type="spc_t", level="s0:c1,c2")
+    )
+    mount = api_pb2.Mount(container_path="/v", host_path=str(volume), selinux_relabel=True)
+    linux = api_pb2.LinuxContainerConfig(security_context=context)
+    container = pod.running("sleep", "60", linux=linux, mounts=[mount])
+    assert pod.cri.exec_sync(container, "touch", "/v/file").exit_code == 0
+    context.selinux_options.level = "secret"
+    linux = api_pb2.LinuxContainerConfig(security_context=context)
+    said = refused(
+        grpc.StatusCode.INVALID_ARGUMENT, lambda: pod.created("true", name="b", linux=linux)
+    )
+    assert "config.linux.security_context.selinux_options.level: must be a level" in said
+
+
 def log_text(pod: Pod, name: str) -> str:
     return (pod.node.logs / f"{name}.log").read_text()
 

@@ -18,6 +18,7 @@ from runtime.containers.specs import Specs
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.store.objects import Container, Sandbox
+from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 from tests.unit.sandboxes.fakes import FakeContainerd, FakeLogKeeper, rpc_error
@@ -80,7 +81,7 @@ class FakeImages:
 class World:
     """A ready pod, and what containers need to live in it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, selinux: facts.SelinuxPolicy | None = None) -> None:
         rootfs = directory / "rootfs"
         rootfs.mkdir()
         self.daemon = Daemon(rootfs)
@@ -98,10 +99,11 @@ class World:
                 exits=self.exits,
                 images=FakeImages(),
                 log_keeper=self.log_keeper,
-                host=facts.Host(hostname="node"),
+                host=facts.Host(hostname="node", selinux=selinux),
                 handlers=Handlers(facts.Handler(name="runc")),
                 config=Config(),
                 specs=Specs(self.daemon),  # type: ignore[arg-type]
+                levels=SelinuxLevels(self.store, selinux),
                 cdi=CdiDirectories([str(directory / "cdi")]),
             )
         )

@@ -37,6 +37,7 @@ from runtime.sandboxes.services import Services
 from runtime.store.events import Events
 from runtime.store.layout import Layout
 from runtime.store.objects import Container, Sandbox, Store
+from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 
@@ -68,6 +69,8 @@ class FakeContainerd:
         self.calls: list[str] = []
         self.fail: dict[str, grpc.StatusCode] = {}
         self.hold: dict[str, asyncio.Event] = {}
+        self.task_requests: dict[str, tasks_pb2.CreateTaskRequest] = {}
+        """What Tasks.Create was asked for last, by id."""
         self.records: dict[str, containers_pb2.Container] = {}
         self.held_leases: set[str] = set()
         self.held_snapshots: set[str] = set()
@@ -180,6 +183,7 @@ class FakeContainerd:
         return sandbox_pb2.StoreListResponse(list=found)
 
     def tasks_create(self, request: tasks_pb2.CreateTaskRequest) -> Any:
+        self.task_requests[request.container_id] = request
         self.running[request.container_id] = FakeTask()
         return tasks_pb2.CreateTaskResponse(pid=7)
 
@@ -378,7 +382,7 @@ class RecordedContainers:
 class World:
     """Everything that sandboxes need, none of it real but the directories."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, selinux: facts.SelinuxPolicy | None = None) -> None:
         self.containerd = FakeContainerd()
         self.network = FakeNetwork()
         self.log_keeper = FakeLogKeeper()
@@ -388,7 +392,8 @@ class World:
             store=self.store,
             log_keeper=self.log_keeper,
         )
-        host = facts.Host(hostname="node")
+        host = facts.Host(hostname="node", selinux=selinux)
+        levels = SelinuxLevels(self.store, selinux)
         handlers = Handlers(facts.Handler(name="runc"))
         self.container_services = ContainerServices(
             containerd=self.containerd,  # type: ignore[arg-type]
@@ -400,6 +405,7 @@ class World:
             handlers=handlers,
             config=Config(),
             specs=Specs(self.containerd),  # type: ignore[arg-type]
+            levels=levels,
             cdi=CdiDirectories([]),
         )
         self.containers = RecordedContainers(Containers(self.container_services))
@@ -413,6 +419,7 @@ class World:
             host=host,
             handlers=handlers,
             config=Config(),
+            levels=levels,
         )
 
     @property
