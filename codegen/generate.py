@@ -30,6 +30,7 @@ from codegen import (
 )
 from codegen.emit import (
     builders,
+    cni,
     filters,
     items,
     oci_types,
@@ -60,6 +61,7 @@ _SPEC_OF = {
     "provenance.py.j2": mapping_file.FOLDER,
     "items/__init__.py.j2": mapping_file.FOLDER,
     "plans.py.j2": plan_schema.FOLDER,
+    "cni.py.j2": cni_schema.FILE,
     "lifecycle.py.j2": lifecycle.FILE,
 }
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
@@ -74,6 +76,8 @@ class Translation:
     files: Mapping[str, MappingFile]
     mapped: Mapping[str, Mapped]
     plans: Mapping[str, Plan]
+    told: tuple[Plan, ...]
+    """What is made of a pod's config for CNI plugins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +125,14 @@ def translation(
     """
     files, broken = mapping_file.read_all(root, problems)
     oci = problems.attempt(lambda: oci_schema.read(root))
-    cni = problems.attempt(lambda: cni_schema.read(root))
+    objects = problems.attempt(lambda: cni_schema.read(root))
     record = problems.attempt(lambda: _record(root))
-    if api is None or oci is None or cni is None or record is None:
+    if api is None or oci is None or objects is None or record is None:
         return None
     sources = Sources(root, api, oci)
     known_plans = plan_schema.read_all(root, api, sources.records, problems)
-    paths = Paths(api, oci, sources, record, known_plans, cni)
+    told_plugins = tuple(cni_schema.told(root, api, objects))
+    paths = Paths(api, oci, sources, record, known_plans, objects, told_plugins)
     uses = problems.attempt(lambda: sources.uses)
     if uses is None:
         return None
@@ -145,11 +150,20 @@ def translation(
     )
     rules.check(
         rules.Everything(
-            api, files, mapped, broken, uses, pure, sources.called_from, known_plans, rpcs
+            api,
+            files,
+            mapped,
+            broken,
+            uses,
+            pure,
+            sources.called_from,
+            known_plans,
+            told_plugins,
+            rpcs,
         ),
         problems,
     )
-    return Translation(api, oci, files, mapped, known_plans)
+    return Translation(api, oci, files, mapped, known_plans, told_plugins)
 
 
 def outputs(project: Project) -> dict[str, str]:
@@ -213,6 +227,7 @@ def shared(project: Project) -> dict[str, Any]:
     return {
         "plans": [plans.text(p) for p in planned],
         "plan_imports": plans.all_imports(planned),
+        **told(found),
         "api": found.api,
         "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,
@@ -224,6 +239,12 @@ def shared(project: Project) -> dict[str, Any]:
         "origins": plan.origins(found.mapped),
         **_defaults(project.root, project.defaults, found.oci),
     }
+
+
+def told(found: Translation) -> dict[str, Any]:
+    """What fills the template of what CNI plugins are told."""
+    planned = [plan.plan_of(found.mapped, one) for one in found.told]
+    return {"told": [cni.text(p) for p in planned], "told_imports": cni.all_imports(planned)}
 
 
 def default_specs(root: Path, problems: Problems) -> dict[str, Any]:

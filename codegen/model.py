@@ -232,6 +232,8 @@ class Plan:
     places: Mapping[str, Place]
     """Where each property is written."""
     place: Place
+    root: str = "plan"
+    """What its values begin with as targets."""
 
     @property
     def python_class(self) -> str:
@@ -442,8 +444,8 @@ class Target:
     path: str
     """As the mapping writes it."""
     root: str
-    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record), ``plan``
-    or ``item`` (an item of a list)."""
+    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record),
+    ``plan``, ``cni`` and ``cni.args`` (what CNI plugins are told), or ``item`` (of a list)."""
     steps: tuple[str, ...]
     kind: Kind
     key: str | None = None
@@ -515,6 +517,8 @@ class Copied:
     source: Source
     target: Target
     condition: Condition | None
+    items: str | None = None
+    """The message of which the source holds one or many, where its items are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,9 +588,9 @@ def written(write: Write) -> Target | None:
 
 
 def is_planned(write: Write) -> bool:
-    """Whether it is part of a plan and not of a builder."""
+    """Whether it is part of a plan, or of what CNI plugins are told, and not of a builder."""
     target = written(write)
-    return target is not None and target.root == "plan"
+    return target is not None and target.root in ("plan", "cni", "cni.args")
 
 
 def stored(entry: Entry, target: Target) -> str:

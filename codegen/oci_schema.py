@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,8 @@ class ObjectReader:
         if "x-record" in part:
             return Kind("record", part["x-record"])
         match part.get("type"):
+            case [str() as given, "null"]:
+                return replace(self._kind({**part, "type": given}, name), optional=True)
             case "array" if "items" in part:
                 return Kind("list", of=(self._kind(part["items"], name),))
             case "object" if isinstance(part.get("additionalProperties"), dict):

@@ -30,6 +30,8 @@ class Paths:
     plans: Mapping[str, Plan]
     cni: Mapping[str, OciClass]
     """What CNI plugins are told."""
+    told: tuple[Plan, ...] = ()
+    """What is made of a pod's config for them."""
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:
         """The value at ``path``; with ``own``, fields of that message may begin it.
@@ -88,9 +90,11 @@ class Paths:
 
     def target(self, path: str, place: Place) -> Target:
         """The place at ``path`` in the OCI spec, in containerd's record after ``Container.``, or
-        in a plan after ``plan.``."""
+        in a plan after ``plan.``, in what CNI plugins are told after ``cni.``."""
         if path.startswith("plan."):
             return self._planned(path, place)
+        if path.startswith(("cni.", "cni[")):
+            return self._told(path, place)
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
         record = whole.startswith(f"{_RECORD}.")
@@ -177,6 +181,19 @@ class Paths:
                 "unknown-target",
             )
         return Target(path, "plan", (name,), known[name])
+
+    def _told(self, path: str, place: Place) -> Target:
+        root = "cni.args" if path.startswith("cni.args.") else "cni"
+        name = path.removeprefix(root).strip(".[]")
+        known = next((told.fields for told in self.told if told.root == root), {})
+        if name not in known:
+            raise SpecError(
+                f"what CNI plugins are told has no {path.removeprefix('cni').strip('.[]')}",
+                place,
+                nearest(name, known) or (one_of(known) if known else None),
+                "unknown-target",
+            )
+        return Target(path, root, (name,), known[name].kind)
 
     def _record_members(self) -> Mapping[str, Kind]:
         return {

@@ -300,10 +300,10 @@ class PlanOf:
 
 def plans(mapped: Mapping[str, Mapped], known: Mapping[str, Plan]) -> list[PlanOf]:
     """One for each schema of spec/plan."""
-    return [_plan_of(mapped, plan) for plan in known.values()]
+    return [plan_of(mapped, plan) for plan in known.values()]
 
 
-def _plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
+def plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
     found = {p.field.name: p for p in planned(mapped, plan, plan.message, ())}
     values = tuple(found[name] for name in plan.fields if name in found)
     calls = [v.write.call for v in values if isinstance(v.write, Computed)]
@@ -312,7 +312,8 @@ def _plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
     always = {Import("generated.cri", "api_pb2")}
     if any("record" in (v.field.kind.name, *(k.name for k in v.field.kind.of)) for v in values):
         always.add(Import("runtime.transforms", "facts"))
-    names = _names(roots, "plans", (), {call.topic for call in calls}, always)
+    nested = {v.write.items for v in values if isinstance(v.write, Copied) and v.write.items}
+    names = _names(roots, "items", nested, {call.topic for call in calls}, always)
     return PlanOf(plan, names, values)
 
 
@@ -327,7 +328,7 @@ def planned(
             yield from planned(mapped, plan, write.message, (*path, write.entry.name))
         elif isinstance(write, Copied | Computed) and is_planned(write):
             [step] = write.target.steps
-            if step in plan.fields:
+            if step in plan.fields and write.target.root == plan.root:
                 yield Planned(plan.fields[step], path, write, _is_secret(mapped, name, write))
 
 

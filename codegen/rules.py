@@ -41,6 +41,8 @@ class Everything:
     called_from: Callable[[Iterable[str]], frozenset[str]]
     """The transforms that some of them come to call."""
     plans: Mapping[str, Plan]
+    told: tuple[Plan, ...]
+    """What is made of a pod's config for CNI plugins."""
     rpcs: Rpcs | None
     """None where rpc.yaml could not be read."""
 
@@ -345,15 +347,18 @@ def _reached(all_: Everything, rpcs: Rpcs) -> set[str]:
 
 def plan_without_writer(all_: Everything) -> Iterator[Finding]:
     """Each property of a plan is filled by an entry that the plan's message leads to."""
-    for plan in all_.plans.values():
+    if all_.broken:  # a file that could not be read may fill them
+        return
+    for plan in (*all_.plans.values(), *all_.told):
         reached = list(planned(all_.mapped, plan, plan.message, ()))
         filled = {value.field.name for value in reached}
         for name in plan.fields:
             if name not in filled:
+                target = f"{plan.root}[{name}]" if "." in name else f"{plan.root}.{name}"
                 yield (
                     f"no entry below {plan.message} fills {name}",
                     plan.places[name],
-                    f"write copy: plan.{name} or compute: plan.{name} in an entry, or remove it",
+                    f"write copy: {target} or compute: {target} in an entry, or remove it",
                 )
 
 

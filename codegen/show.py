@@ -10,7 +10,7 @@ from codegen import plan
 from codegen.diff import rule_text
 from codegen.errors import Place, SpecError, nearest
 from codegen.generate import Translation, counts
-from codegen.model import Api, Entry, Field, Mapped, Message, is_planned
+from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, written
 
 
 def explain(found: Translation, path: str) -> str:
@@ -122,8 +122,11 @@ def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
         "statuses": [r.mapped for r in plan.readers(mapped)],
         "validators": [v.mapped for v in plan.validators(mapped)],
     }
-    if any(is_planned(write) for write in one.writes):
+    told = {target.root for w in one.writes if (target := written(w)) and is_planned(w)}
+    if "plan" in told:
         yield "generated/plans.py"
+    if told - {"plan"}:
+        yield "generated/cni.py"
     for folder, messages in planned.items():
         if any(m is one for m in messages):
             yield f"generated/{folder}/{one.module}.py"

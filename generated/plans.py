@@ -178,6 +178,12 @@ class NewPodPlan:
     seccomp_file: str
     """The path of the seccomp profile on the node; empty if none is read."""
 
+    etc_hostname: str
+    """The content of the containers' /etc/hostname."""
+
+    resolv_conf: str | None
+    """The content of the containers' /etc/resolv.conf; null copies the node's."""
+
 
 def plan_new_pod(
     src: api_pb2.PodSandboxConfig,
@@ -213,6 +219,14 @@ def plan_new_pod(
             seccomp_profile_path=src.linux.security_context.seccomp_profile_path,
             privileged=src.linux.security_context.privileged,
             unset_seccomp_profile=host.unset_seccomp_profile,
+        ),
+        # plan.etc_hostname, by sandboxes.etc_hostname
+        etc_hostname=sandboxes.etc_hostname(hostname=src.hostname, node_hostname=host.hostname),
+        # plan.resolv_conf, by sandboxes.resolv_conf
+        resolv_conf=sandboxes.resolv_conf(
+            servers=(src.dns_config.servers if src.HasField("dns_config") else None),
+            searches=src.dns_config.searches,
+            options=src.dns_config.options,
         ),
     )
 

@@ -222,6 +222,72 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
+    "cni.args.K8S_POD_NAME": (
+        Entry(
+            field="PodSandboxConfig.metadata",
+            fate="copy",
+            by=None,
+            inputs=("name",),
+            when="always",
+            why="As the namespace.",
+            file="spec/mapping/pod_sandbox_metadata.yaml",
+        ),
+    ),
+    "cni.args.K8S_POD_NAMESPACE": (
+        Entry(
+            field="PodSandboxConfig.metadata",
+            fate="copy",
+            by=None,
+            inputs=("namespace",),
+            when="always",
+            why="Plugins that ask the API server about the pod find it by namespace and name.",
+            file="spec/mapping/pod_sandbox_metadata.yaml",
+        ),
+    ),
+    "cni.args.K8S_POD_UID": (
+        Entry(
+            field="PodSandboxConfig.metadata",
+            fate="copy",
+            by=None,
+            inputs=("uid",),
+            when="always",
+            why="As the namespace; a recreated pod has another one.",
+            file="spec/mapping/pod_sandbox_metadata.yaml",
+        ),
+    ),
+    "cni.bandwidth": (
+        Entry(
+            field="PodSandboxConfig",
+            fate="compute",
+            by="bandwidth.limits",
+            inputs=("annotations",),
+            when="always",
+            why="The kubelet has no field for it; users limit the traffic of a pod by two annotations.",
+            file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
+    "cni.cgroupPath": (
+        Entry(
+            field="PodSandboxConfig.linux",
+            fate="copy",
+            by=None,
+            inputs=("cgroup_parent",),
+            when="always",
+            why="Plugins that shape traffic by cgroup need it.",
+            file="spec/mapping/linux_pod_sandbox_config.yaml",
+        ),
+    ),
+    "cni.dns": (
+        Entry(
+            field="PodSandboxConfig.dns_config",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="set",
+            why="Becomes the resolv.conf of every container of the pod (plan.resolv_conf). Some CNI plugins take the settings too.",
+            file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
     "cni.dns.options": (
         Entry(
             field="DNSConfig.options",
@@ -253,6 +319,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="One nameserver line each.",
             file="spec/mapping/dns_config.yaml",
+        ),
+    ),
+    "cni.portMappings": (
+        Entry(
+            field="PodSandboxConfig.port_mappings",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="CNI plugins forward these ports of the node; they get them through the capability portMappings.",
+            file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
     "cni.portMappings[].containerPort": (
@@ -297,6 +374,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Plugins expect the name in lower case.",
             file="spec/mapping/port_mapping.yaml",
+        ),
+    ),
+    "cni[io.kubernetes.cri.pod-annotations]": (
+        Entry(
+            field="PodSandboxConfig",
+            fate="copy",
+            by=None,
+            inputs=("annotations",),
+            when="always",
+            why="A plugin with this capability gets all annotations of the pod.",
+            file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
     "hooks.createContainer": (
@@ -1012,6 +1100,20 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/linux_container_security_context.yaml",
         ),
     ),
+    "plan.etc_hostname": (
+        Entry(
+            field="PodSandboxConfig",
+            fate="compute",
+            by="sandboxes.etc_hostname",
+            inputs=(
+                "hostname",
+                "host.hostname",
+            ),
+            when="always",
+            why="On the node's network a pod has the node's name.",
+            file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
     "plan.grace": (
         Entry(
             field="StopContainerRequest.timeout",
@@ -1360,6 +1462,21 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Base64 of username:password, as in Docker's config; used only if no other credential is set.",
             file="spec/mapping/auth_config.yaml",
+        ),
+    ),
+    "plan.resolv_conf": (
+        Entry(
+            field="PodSandboxConfig",
+            fate="compute",
+            by="sandboxes.resolv_conf",
+            inputs=(
+                "dns_config.servers",
+                "dns_config.searches",
+                "dns_config.options",
+            ),
+            when="always",
+            why="Without dns_config, the node's file is copied; an empty dns_config gives an empty file.",
+            file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
     "plan.seccomp_file": (

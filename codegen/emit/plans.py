@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from codegen.emit.oci_types import annotation as plain
 from codegen.emit.oci_types import docstring
 from codegen.emit.python import called, imports, value
-from codegen.model import Computed, Kind, Source
-from codegen.plan import Import, Parameter, Planned, PlanOf
+from codegen.model import Call, Computed, Kind, Source
+from codegen.plan import Import, Names, Parameter, Planned, PlanOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,10 @@ def text(plan: PlanOf) -> PlanText:
 def _field(planned: Planned, plan: PlanOf) -> FieldText:
     name, entry = planned.field.attribute, planned.write.entry
     if isinstance(planned.write, Computed):
-        call = planned.write.call
-        arguments = tuple(
-            replace(argument, source=_below(argument.source, planned.path))
-            for argument in call.arguments
-        )
-        made = called(replace(call, arguments=arguments), plan.names, {})
+        made = called_below(planned.write.call, planned.path, plan.names)
         comment = f"{planned.write.target.path}, by {entry.by}"
     else:
-        source = _below(planned.write.source, planned.path)
+        source = below(planned.write.source, planned.path)
         wraps = {"list": "list({})", "map": "dict({})"}.get(planned.field.kind.name, "{}")
         made = wraps.format(value(source))
         comment = f"{planned.write.target.path} <- {'.'.join([source.root or '', *source.steps])}"
@@ -83,12 +78,20 @@ def _field(planned: Planned, plan: PlanOf) -> FieldText:
 
 def annotation(kind: Kind) -> str:
     """The annotation of a kind; records are classes of facts.py."""
+    if kind.optional:
+        return f"{annotation(replace(kind, optional=False))} | None"
     if kind.name == "list":
         return f"list[{annotation(kind.of[0])}]"
     return f"facts.{kind.ref}" if kind.name == "record" else plain(kind)
 
 
-def _below(source: Source, path: tuple[str, ...]) -> Source:
+def called_below(call: Call, path: tuple[str, ...], names: Names) -> str:
+    """The call of a transform, its inputs as seen from the plan's message."""
+    arguments = (replace(a, source=below(a.source, path)) for a in call.arguments)
+    return called(replace(call, arguments=tuple(arguments)), names, {})
+
+
+def below(source: Source, path: tuple[str, ...]) -> Source:
     """A field of the entry's message as seen from the plan's."""
     if source.root is not None:
         return source

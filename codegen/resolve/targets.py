@@ -36,7 +36,7 @@ def of_field(scope: Scope, entry: Entry) -> Write:
         case "copy" if entry.by_fields:
             return _descended(scope, entry, field)
         case "copy":
-            return _copied(entry, scope.own(field), _target(scope, entry, entry.value))
+            return _copied(scope, entry, scope.own(field), _target(scope, entry, entry.value))
     if entry.with_another:
         return Left(entry)
     target = _target(scope, entry, entry.value)
@@ -51,7 +51,7 @@ def of_target(scope: Scope, entry: Entry) -> Write:
     target = _target(scope, entry, entry.name)
     if entry.fate == "copy":
         source = scope.paths.source(entry.value, entry.value_place, scope.message)
-        return _copied(entry, source, target)
+        return _copied(scope, entry, source, target)
     return _computed(scope, entry, target)
 
 
@@ -59,7 +59,8 @@ def _target(scope: Scope, entry: Entry, path: str) -> Target:
     if scope.item is not None:
         return items.key(scope.item, entry, path)
     target = scope.paths.target(path, entry.value_place)
-    if target.root == "plan" and (entry.merge or entry.when != "always"):
+    allowed = {"plan": ("always",), "cni": ("always", "set"), "cni.args": ("always",)}
+    if target.root in allowed and (entry.merge or entry.when not in allowed[target.root]):
         key = "merge" if entry.merge else "when"
         raise SpecError(
             f"{path} always has a value, so {key}: does not fit",
@@ -89,11 +90,29 @@ def _target(scope: Scope, entry: Entry, path: str) -> Target:
     return target
 
 
-def _copied(entry: Entry, source: Source, target: Target) -> Copied:
+def _copied(scope: Scope, entry: Entry, source: Source, target: Target) -> Copied:
+    held = source.kind.of[0] if source.kind.name == "list" else source.kind
+    if target.root == "cni" and held.name == "message":
+        return _copied_items(scope, entry, source, target, held.ref)
     kind = checks.narrowed(source.kind, entry.rules)
     kind = replace(kind, optional=False) if entry.when == "set" else kind
     check_fit(entry, f"{source.path} cannot be copied to {target.path}", kind, target.kind)
     return Copied(entry, source, target, _condition(entry, source))
+
+
+def _copied_items(
+    scope: Scope, entry: Entry, source: Source, target: Target, message: str
+) -> Copied:
+    """Where the message becomes an item of the target, the item is copied, or all of a list."""
+    item = scope.files[message].item if message in scope.files else None
+    if item is None or target.path not in [given.path for given in item.of]:
+        raise SpecError(
+            f"{source.path} is {source.kind}, which is no item of {target.path}",
+            entry.value_place,
+            f"say so in item: of the mapping of {message}, or compute the target",
+            "type-does-not-fit",
+        )
+    return Copied(entry, source, target, _condition(entry, source), message)
 
 
 def _condition(entry: Entry, source: Source) -> Condition | None:
@@ -104,8 +123,11 @@ def _condition(entry: Entry, source: Source) -> Condition | None:
 def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
     by = entry.by or ""
     call = inputs.call(scope.paths, by, entry.keys["by"], entry.inputs, scope.message)
-    returns = replace(call.returns, optional=False)
-    check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
+    returns = call.returns
+    if target.root != "plan":  # there, None leaves the target out
+        returns = replace(returns, optional=False)
+    if not (target.kind.name == "cni" and returns.name == "map"):  # JSON, whose keys a test checks
+        check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
     return Computed(entry, call, target)
 
 

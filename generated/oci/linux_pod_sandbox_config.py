@@ -52,3 +52,4 @@ def apply(
     )
     # plan.network_first
     # plan.pod_cgroup <- cgroup_parent
+    # cni.cgroupPath <- cgroup_parent

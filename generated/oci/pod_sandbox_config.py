@@ -31,8 +31,8 @@ def apply(
     # log_directory -> annotations[io.kubernetes.cri.sandbox-log-directory]
     if src.log_directory:
         out.annotations["io.kubernetes.cri.sandbox-log-directory"] = src.log_directory
-    # dns_config: handled by sandboxes.files.resolv_conf
-    # port_mappings: handled by cni.arguments.port_mappings
+    # dns_config -> cni.dns
+    # port_mappings -> cni.portMappings
     # labels -> Container.labels
     record.labels.update(labels.sandbox_labels(labels=src.labels, image_labels=image.labels))
     # annotations -> annotations
@@ -69,3 +69,7 @@ def apply(
         oom_score_adj_floor=host.oom_score_adj_floor
     )
     # plan.snapshot_labels
+    # cni.bandwidth
+    # cni[io.kubernetes.cri.pod-annotations] <- annotations
+    # plan.resolv_conf
+    # plan.etc_hostname

@@ -21,9 +21,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from generated import cni
 from generated.cri import api_pb2
 from runtime.cni import plugin as cni_plugin
-from runtime.cni.arguments import capability_args, cni_args
 from runtime.cni.cache import PodInterface, ResultCache
 from runtime.cni.config import CniConfigError, CniList, CniPlugin, parse
 from runtime.cni.directory import CniDirectory
@@ -140,7 +140,7 @@ class Network:
         problem = self.problem()
         if problem is not None:
             raise Unavailable(f"the pod network is not ready: {problem}")
-        wanted = self._wanted(sandbox_id, netns_path, config, capability_args(config))
+        wanted = self._wanted(sandbox_id, netns_path, config, cni.runtime_config(config))
         self._half_added.add(sandbox_id)
         if self._settings.setup_serially:
             results = [await self._add_interface(interface) for interface in wanted]
@@ -167,7 +167,7 @@ class Network:
         interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
         if not (had_result and interfaces) or sandbox_id in self._half_added:
             known = {interface.name for interface in interfaces}
-            wanted = self._wanted(sandbox_id, path, config, _valid_capability_args(config))
+            wanted = self._wanted(sandbox_id, path, config, _valid_runtime_config(config))
             interfaces += [interface for interface in wanted if interface.name not in known]
         if had_result and not interfaces:
             raise Unavailable(
@@ -185,7 +185,11 @@ class Network:
         capabilities: Json,
     ) -> list[PodInterface]:
         """Return the interfaces that a pod gets with the current config."""
-        arguments = cni_args(sandbox_id, config.metadata)
+        arguments = {
+            "IgnoreUnknown": "1",  # plugins that know none of the keys must not fail
+            "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
+            **cni.arguments(config),
+        }
         return [
             PodInterface(
                 network=network.name,
@@ -341,10 +345,10 @@ def _failure(interface: PodInterface, error: PluginError) -> CriError:
     return kind(f"{_of(interface)}: {error}")
 
 
-def _valid_capability_args(config: api_pb2.PodSandboxConfig) -> Json:
+def _valid_runtime_config(config: api_pb2.PodSandboxConfig) -> Json:
     """Return the capability values; none if the config is invalid, because ADD refused it too."""
     try:
-        return capability_args(config)
+        return cni.runtime_config(config)
     except InvalidArgument:
         return {}
 

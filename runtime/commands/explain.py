@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from grpc import aio
 
+from generated import cni
 from generated.containerd import containers_pb2
 from generated.plans import plan_container, plan_sandbox
 from generated.provenance import TARGETS, Entry
@@ -82,7 +83,7 @@ async def report(config: Config, prefix: str, path: str) -> int:
     kind = record.labels.get(labels.KIND, "")
     if kind not in _CONFIG_OF:
         raise ConfigError(f"container {record.id} was not created by a CRI server")
-    spec = json.loads(record.spec.value) | {"plan": _plan(record, kind)}
+    spec = json.loads(record.spec.value) | _told(record, kind)
     explanations = list(explained(spec, _CONFIG_OF[kind], path))
     print(f"{kind} {record.id}")
     for explanation in explanations:
@@ -130,15 +131,17 @@ def _steps(target: str) -> Iterator[str]:
         yield plain or element
 
 
-def _plan(record: containers_pb2.Container, kind: str) -> dict[str, Any]:
-    """The plan values computed from the record's config; empty if the record has none."""
+def _told(record: containers_pb2.Container, kind: str) -> dict[str, Any]:
+    """What its steps and, for a pod, CNI plugins were told; empty if the record has no config."""
     extension = _EXTENSION_OF[kind]
     if extension not in record.extensions:
-        return {}
+        return {"plan": {}}
     data = record.extensions[extension].value
-    if kind == labels.SANDBOX:
-        return asdict(plan_sandbox(records.sandbox_metadata(data).config))
-    return asdict(plan_container(records.container_metadata(data).config))
+    if kind == labels.CONTAINER:
+        return {"plan": asdict(plan_container(records.container_metadata(data).config))}
+    config = records.sandbox_metadata(data).config
+    plugins = cni.runtime_config(config) | {"args": cni.arguments(config)}
+    return {"plan": asdict(plan_sandbox(config)), "cni": plugins}
 
 
 async def _record(containerd: Containerd, prefix: str) -> containers_pb2.Container:

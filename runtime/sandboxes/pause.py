@@ -67,8 +67,10 @@ async def start(
     as containerd stores it, long before the task runs.
     """
     services, times = pod.services, pod.times
+    plan = plan_new_pod(pod.metadata.config, host=services.host, image=image)
     snapshot = asyncio.ensure_future(_prepare_snapshot(pod, image, leased))
-    await all_finished(snapshot, _record(pod, image, snapshot, recorded), _make_files(pod))
+    recording = _record(pod, plan, image, snapshot, recorded)
+    await all_finished(snapshot, recording, _make_files(pod, plan))
     await all_finished(_create_task(pod, snapshot.result()), _announce(pod))
     services.exits.wait(pod.id)  # sent before the start, so that no exit is missed
     with times.step("start"):
@@ -123,11 +125,11 @@ async def _prepare_on(pod: NewPod, parent: str) -> Mounts:
 
 async def _record(
     pod: NewPod,
+    plan: NewPodPlan,
     image: facts.Image,
     snapshot: asyncio.Future[Mounts],
     recorded: asyncio.Future[containers_pb2.Container],
 ) -> None:
-    plan = plan_new_pod(pod.metadata.config, host=pod.services.host, image=image)
     user = await _user(pod, plan, image, snapshot)
     container = await _container(pod, plan, image, user)
     with pod.times.step("container"):
@@ -190,9 +192,9 @@ def _read_users(pod: NewPod, rootfs: Mounts, chain_id: str) -> users.UserDatabas
         return pod.services.users.get(chain_id, lambda: users.read_database(layers))
 
 
-async def _make_files(pod: NewPod) -> None:
+async def _make_files(pod: NewPod, plan: NewPodPlan) -> None:
     with pod.times.step("files"):
-        await threads.STATE_FILES.run(files.make, pod.files, pod.metadata.config, pod.services.host)
+        await threads.STATE_FILES.run(files.make, pod.files, plan)
 
 
 async def _create_task(pod: NewPod, rootfs: Mounts) -> None:

@@ -4,7 +4,7 @@ record says it otherwise."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from generated import lifecycle
@@ -37,3 +37,25 @@ def shares_node(*, mode: api_pb2.NamespaceMode) -> bool:
 def names_interface(*, sysctls: Mapping[str, str]) -> bool:
     """Whether a sysctl belongs to one network interface, which must exist first."""
     return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)
+
+
+def etc_hostname(*, hostname: str, node_hostname: str) -> str:
+    """The content of /etc/hostname: the pod's own name, or the node's for a host-network pod."""
+    return f"{hostname or node_hostname}\n"
+
+
+def resolv_conf(
+    *,
+    servers: Sequence[str] | None,
+    searches: Sequence[str],
+    options: Sequence[str],
+) -> str | None:
+    """The content of /etc/resolv.conf; None without a DNS config (``servers`` is None)."""
+    if servers is None:
+        return None
+    lines = [
+        *([f"search {' '.join(searches)}"] if searches else []),
+        *(f"nameserver {server}" for server in servers),
+        *([f"options {' '.join(options)}"] if options else []),
+    ]
+    return "".join(f"{line}\n" for line in lines)

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from codegen import generate, oci_schema, plan, plan_schema, protoc, render
+from codegen import cni_schema, generate, oci_schema, plan, plan_schema, protoc, render
 from codegen.emit import oci_types, plans
 from codegen.errors import Problems, SpecError
 from codegen.rpc import Rpcs
@@ -74,12 +74,14 @@ def lay_out(case: Case, root: Path) -> None:
     (spec / "cri/current").write_text("1.0\n")
     (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
     for name in ("cni", "oci", "containerd", "mapping.schema.json"):
-        (spec / name).symlink_to(_ROOT / "spec" / name)
+        if name not in case.data:
+            (spec / name).symlink_to(_ROOT / "spec" / name)
     for folder, key in (
         ("spec/mapping", "mapping"),
         ("runtime/transforms", "transforms"),
         ("runtime", "runtime"),
         ("spec/plan", "plan"),
+        ("spec/cni", "cni"),
     ):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, text in case.data.get(key, {}).items():
@@ -107,6 +109,9 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         files |= render.render_template(
             "plans.py.j2", [render.Job({}, variables, plan_schema.FOLDER)], {}
         )
+    if found.told:
+        job = render.Job({}, generate.told(found), cni_schema.FILE)
+        files |= render.render_template("cni.py.j2", [job], {})
     return files, None
 
 

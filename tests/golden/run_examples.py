@@ -29,7 +29,7 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
     api = importlib.import_module("generated.cri.api_pb2")
     kind, _, function = example["call"].partition(".")
     module = importlib.import_module(
-        "generated.plans" if kind == "plans" else f"generated.{kind}.{function}"
+        f"generated.{kind}" if kind in ("plans", "cni") else f"generated.{kind}.{function}"
     )
     roots = {name: _root(fields) for name, fields in example.get("roots", {}).items()}
     words = example.get("of") or function
@@ -44,6 +44,8 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
         case "plans":
             made = getattr(module, example["call"].partition(".")[2])
             return {"plan": dataclasses.asdict(made(message, **roots))}
+        case "cni":
+            return {"told": getattr(module, function)(message)}
         case "items" if hasattr(module, "items"):
             return {"items": [_plain(item) for item in module.items([message], **roots)]}
         case "items":

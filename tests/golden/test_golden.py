@@ -14,7 +14,7 @@ from tests.golden.case import Case, all_cases, answers, lay_out, outcome, withou
 _CODEGEN = Path(__file__).parents[2] / "codegen"
 _LAST_ARGUMENT = re.compile(r'"([a-z]+(?:-[a-z]+)+)",?\n *\)')
 """A rule id where SpecError takes it."""
-_RESULTS = ("oci", "record", "answer", "items", "passes", "plan", "violations")
+_RESULTS = ("oci", "record", "answer", "items", "passes", "plan", "told", "violations")
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)

@@ -116,6 +116,14 @@ async def test_the_environment_is_the_servers_and_what_cni_specifies(
     async with lab.network() as network:
         await network.add("sb1", NETNS, POD)
     (call,) = lab.calls()
+    arguments = call["env"].pop("CNI_ARGS")
+    assert dict(pair.split("=") for pair in arguments.split(";")) == {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": "default",
+        "K8S_POD_NAME": "web",
+        "K8S_POD_INFRA_CONTAINER_ID": "sb1",
+        "K8S_POD_UID": "uid-1",
+    }
     assert call["env"] | {"LC_CTYPE": ""} == {
         **os.environ,
         "LC_CTYPE": "",
@@ -124,8 +132,6 @@ async def test_the_environment_is_the_servers_and_what_cni_specifies(
         "CNI_NETNS": NETNS,
         "CNI_IFNAME": "eth0",
         "CNI_PATH": str(lab.bin),
-        "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;"
-        "K8S_POD_INFRA_CONTAINER_ID=sb1;K8S_POD_UID=uid-1",
     }
 
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
 import pytest
 
+from generated import cni
 from generated.cri import api_pb2
-from runtime.cni.arguments import (
-    EGRESS,
-    INGRESS,
-    POD_ANNOTATIONS,
-    bandwidth,
-    capability_args,
-    cni_args,
-    quantity,
-)
 from runtime.errors import InvalidArgument
+from runtime.transforms.bandwidth import EGRESS, INGRESS, limits, quantity
+
+_SCHEMA: Final = json.loads(
+    (Path(__file__).parents[2] / "spec/cni/runtime_config.schema.json").read_text()
+)
 
 
-def test_cni_args_name_the_pod() -> None:
-    metadata = api_pb2.PodSandboxMetadata(name="n", uid="u", namespace="ns", attempt=1)
-    assert cni_args("id", metadata) == {
-        "IgnoreUnknown": "1",
-        "K8S_POD_NAMESPACE": "ns",
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without room for other keys."""
+    closed = {
+        name: {**body, "additionalProperties": False} for name, body in schema["$defs"].items()
+    }
+    return {**schema, "$defs": closed}
+
+
+def test_the_arguments_name_the_pod() -> None:
+    metadata = api_pb2.PodSandboxMetadata(name="n", uid="u", attempt=1)
+    assert cni.arguments(api_pb2.PodSandboxConfig(metadata=metadata)) == {
+        "K8S_POD_NAMESPACE": "",
         "K8S_POD_NAME": "n",
-        "K8S_POD_INFRA_CONTAINER_ID": "id",
         "K8S_POD_UID": "u",
     }
 
 
 def test_a_plain_pod_offers_nothing() -> None:
-    assert capability_args(api_pb2.PodSandboxConfig()) == {}
+    assert cni.runtime_config(api_pb2.PodSandboxConfig()) == {}
 
 
 def test_everything_a_pod_can_offer() -> None:
     config = api_pb2.PodSandboxConfig(
-        annotations={INGRESS: "1M", "a": "b"},
+        annotations={INGRESS: "1M", EGRESS: "2M", "a": "b"},
         dns_config=api_pb2.DNSConfig(servers=["1.1.1.1"], searches=["x"], options=["ndots:5"]),
         port_mappings=[
             api_pb2.PortMapping(container_port=80, host_port=8080),
@@ -45,39 +53,46 @@ def test_everything_a_pod_can_offer() -> None:
         ],
         linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/kubepods/x"),
     )
-    assert capability_args(config) == {
+    told = cni.runtime_config(config)
+    jsonschema.validate(told, _closed(_SCHEMA))
+    assert told == {
         "portMappings": [
             {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
             {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
         ],
-        "bandwidth": {"ingressRate": 1000000, "ingressBurst": 4294967295},
+        "bandwidth": {
+            "ingressRate": 1000000,
+            "ingressBurst": 4294967295,
+            "egressRate": 2000000,
+            "egressBurst": 4294967295,
+        },
         "dns": {"servers": ["1.1.1.1"], "searches": ["x"], "options": ["ndots:5"]},
         "cgroupPath": "/kubepods/x",
-        POD_ANNOTATIONS: {INGRESS: "1M", "a": "b"},
+        "io.kubernetes.cri.pod-annotations": {INGRESS: "1M", EGRESS: "2M", "a": "b"},
     }
 
 
 def test_both_directions_of_bandwidth() -> None:
-    assert bandwidth({INGRESS: "1k", EGRESS: "1P"}) == {
+    assert limits(annotations={INGRESS: "1k", EGRESS: "1P"}) == {
         "ingressRate": 10**3,
         "ingressBurst": 2**32 - 1,
         "egressRate": 10**15,
         "egressBurst": 2**32 - 1,
     }
-    assert bandwidth({}) is None
+    assert limits(annotations={}) is None
 
 
 @pytest.mark.parametrize("text", ["", "ten", "10 M", "10Mbit", "1e", "--1", "0x10"])
 def test_bandwidth_that_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a quantity such as 10M") as caught:
-        bandwidth({EGRESS: text})
+        limits(annotations={EGRESS: text})
     assert caught.value.field == "config.annotations[kubernetes.io/egress-bandwidth]"
 
 
 @pytest.mark.parametrize("text", ["0", "999", "-5M", "2P"])
 def test_bandwidth_out_of_reason_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match=f"must be between 1k and 1P .*, not {text}"):
-        bandwidth({EGRESS: text})
+        limits(annotations={EGRESS: text})
 
 
 @pytest.mark.parametrize(

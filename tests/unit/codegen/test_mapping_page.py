@@ -33,8 +33,7 @@ _HEADS = {
 _NOT_SHOWN = {
     "disk.yaml": "name: {copy: disk.name, why: w}\n",
     "number.yaml": "value: {unmapped: informational, why: w}\n",
-    "box.yaml": "gates: {handled_by: shelves.doors, why: w}\n"
-    "ranges: {handled_by: shelves.doors, why: w}\n",
+    "box.yaml": "ranges: {handled_by: shelves.doors, why: w}\n",
 }
 _BOXES = """
 from __future__ import annotations
@@ -75,7 +74,7 @@ def place(box: api_pb2.Box) -> str:
     return box.path
 
 def doors(box: api_pb2.Box) -> int:
-    return len(box.gates) + len(box.ranges)
+    return len(box.ranges)
 
 def find(box: api_pb2.Box) -> str:
     return box.shelf + box.path
@@ -87,6 +86,27 @@ _PLAN = """
   "x-message": "Box",
   "type": "object",
   "properties": {"has_lid": {"type": "boolean", "description": "Whether it has a lid."}}
+}
+"""
+_CNI = """
+{
+  "x-message": "Box",
+  "$defs": {
+    "RuntimeConfig": {
+      "type": "object",
+      "properties": {"portMappings": {"type": "array", "items": {"$ref": "#/$defs/PortMapping"}}}
+    },
+    "PortMapping": {
+      "type": "object",
+      "required": ["hostPort", "containerPort", "protocol"],
+      "properties": {
+        "hostPort": {"type": "integer", "minimum": 0, "maximum": 65535},
+        "containerPort": {"type": "integer", "minimum": 0, "maximum": 65535},
+        "protocol": {"type": "string"},
+        "hostIP": {"type": "string"}
+      }
+    }
+  }
 }
 """
 
@@ -114,6 +134,7 @@ def _case() -> Case:
         "transforms": {"boxes.py": _BOXES, "facts.py": _FACTS},
         "runtime": {"shelves.py": _SHELVES},
         "plan": {"box.schema.json": _PLAN},
+        "cni": {"runtime_config.schema.json": _CNI},
     }
     return Case("page", data)
 

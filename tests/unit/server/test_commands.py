@@ -126,7 +126,7 @@ def test_what_the_steps_were_told_is_explained_as_well() -> None:
     record = containers_pb2.Container(
         extensions={records.SANDBOX_EXTENSION: records.sandbox_extension(metadata)}
     )
-    told = {"plan": explain._plan(record, labels.SANDBOX)}
+    told = explain._told(record, labels.SANDBOX)
     found = {e.target: e for e in explain.explained(told, "PodSandboxConfig", "plan")}
     assert found["plan.pod_name"].value == "web_shop__0"
     assert found["plan.network_first"].value is True
@@ -135,7 +135,21 @@ def test_what_the_steps_were_told_is_explained_as_well() -> None:
     assert {e.field for e in found["plan.pod_name"].entries} == {
         f"PodSandboxConfig.metadata.{field}" for field in ("name", "namespace", "uid", "attempt")
     }
-    assert explain._plan(containers_pb2.Container(), labels.CONTAINER) == {}
+    assert explain._told(containers_pb2.Container(), labels.CONTAINER) == {"plan": {}}
+
+
+def test_what_plugins_were_told_is_explained_as_well() -> None:
+    config = api_pb2.PodSandboxConfig(annotations={"a.b/c": "d"})
+    config.metadata.name, config.metadata.namespace = "web", "shop"
+    record = containers_pb2.Container()
+    metadata = facts.SandboxMetadata("p", "web_shop__0", config)
+    record.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
+    told = explain._told(record, labels.SANDBOX)
+    found = {e.target: e for e in explain.explained(told, "PodSandboxConfig", "cni")}
+    assert found["cni.args.K8S_POD_NAME"].value == "web"
+    assert found["cni[io.kubernetes.cri.pod-annotations]"].value == {"a.b/c": "d"}
+    (entry,) = found["cni.cgroupPath"].entries
+    assert entry.field == "PodSandboxConfig.linux"
 
 
 def test_an_absent_value_is_said_to_be_absent() -> None:

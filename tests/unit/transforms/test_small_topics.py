@@ -12,7 +12,7 @@ from generated.lifecycle import ContainerState
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms import annotations as passed_annotations
-from runtime.transforms import cgroups, devices, labels, signals, status
+from runtime.transforms import cgroups, devices, labels, sandboxes, signals, status
 from runtime.transforms.facts import DeviceNode
 
 
@@ -230,3 +230,16 @@ def test_the_image_of_a_status() -> None:
     assert requested.image == "x", "what was received is not changed"
     assert status.image_ref(digests=("a@sha256:2",), image_id="sha256:1") == "a@sha256:2"
     assert status.image_ref(digests=(), image_id="sha256:1") == "sha256:1"
+
+
+def test_the_files_of_a_pods_names() -> None:
+    assert sandboxes.etc_hostname(hostname="pod", node_hostname="node") == "pod\n"
+    assert sandboxes.etc_hostname(hostname="", node_hostname="node") == "node\n"
+    assert sandboxes.resolv_conf(servers=None, searches=[], options=[]) is None
+    assert sandboxes.resolv_conf(servers=[], searches=[], options=[]) == ""
+    assert (
+        sandboxes.resolv_conf(
+            servers=["10.0.0.10", "1.1.1.1"], searches=["a.svc", "b"], options=["ndots:5"]
+        )
+        == "search a.svc b\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n"
+    )

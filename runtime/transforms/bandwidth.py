@@ -1,22 +1,13 @@
-"""The arguments of CNI plugins for a pod: CNI_ARGS and the capabilities of ``runtimeConfig``.
-
-Pure.  Keys follow the CNI conventions (lower camel case); plugins in Go accept any case, others do
-not.
-"""
+"""The limits of a pod's traffic, as the annotations of Kubernetes give them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import Any, Final
+from typing import Final
 
-from generated.cri import api_pb2
-from generated.items import dns_config, port_mapping
 from runtime.errors import InvalidArgument
-
-POD_ANNOTATIONS: Final = "io.kubernetes.cri.pod-annotations"
-"""Capability with which a plugin requests all annotations of the pod."""
 
 INGRESS: Final = "kubernetes.io/ingress-bandwidth"
 EGRESS: Final = "kubernetes.io/egress-bandwidth"
@@ -40,42 +31,14 @@ _SCALE: Final = {
 }
 
 
-def cni_args(sandbox_id: str, metadata: api_pb2.PodSandboxMetadata) -> dict[str, str]:
-    """Return CNI_ARGS: the pod's identity, and that plugins can ignore unknown keys."""
-    return {
-        "IgnoreUnknown": "1",
-        "K8S_POD_NAMESPACE": metadata.namespace,
-        "K8S_POD_NAME": metadata.name,
-        "K8S_POD_INFRA_CONTAINER_ID": sandbox_id,
-        "K8S_POD_UID": metadata.uid,
-    }
-
-
-def capability_args(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
-    """Return the values of all capabilities; raises InvalidArgument."""
-    offered = {
-        "portMappings": port_mappings(config),
-        "bandwidth": bandwidth(config.annotations),
-        "dns": dns_config.item(config.dns_config) if config.HasField("dns_config") else None,
-        "cgroupPath": config.linux.cgroup_parent,
-        POD_ANNOTATIONS: dict(config.annotations),
-    }
-    return {name: value for name, value in offered.items() if value}
-
-
-def port_mappings(config: api_pb2.PodSandboxConfig) -> list[dict[str, Any]]:
-    """Return the ports that the node forwards; a mapping without a host port forwards nothing."""
-    return port_mapping.items(config.port_mappings)
-
-
-def bandwidth(annotations: Mapping[str, str]) -> dict[str, int] | None:
+def limits(*, annotations: Mapping[str, str]) -> dict[str, int] | None:
     """Return the rates in a pod's annotations, in bits per second; None if there are none."""
-    limits: dict[str, int] = {}
+    found: dict[str, int] = {}
     for direction, annotation in (("ingress", INGRESS), ("egress", EGRESS)):
         if annotation in annotations:
-            limits[f"{direction}Rate"] = _rate(annotation, annotations[annotation])
-            limits[f"{direction}Burst"] = _BURST
-    return limits or None
+            found[f"{direction}Rate"] = _rate(annotation, annotations[annotation])
+            found[f"{direction}Burst"] = _BURST
+    return found or None
 
 
 def _rate(annotation: str, text: str) -> int:
