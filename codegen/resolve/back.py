@@ -123,7 +123,10 @@ def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
         )
     kind = replace(target.kind, low=None, high=None)
     check_value(entry, f"{entry.value} cannot give {entry.name}", kind, field.kind)
-    source = Source(f"spec.{target.path}", "spec", target.steps, target.kind, key=target.key)
+    whole = scope.paths.source(".".join(["spec", *target.steps]), entry.value_place, None)
+    absent = whole.kind.optional or target.key is not None
+    found = replace(target.kind, optional=absent)
+    source = Source(f"spec.{target.path}", "spec", target.steps, found, key=target.key)
     return CopiedBack(entry, source)
 
 

@@ -13,32 +13,37 @@ def read(
     *,
     container: facts.Container,
 ) -> api_pb2.Container:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.Container(
-        # id <- container.metadata.id
-        id=container.metadata.id,
-        # pod_sandbox_id <- container.metadata.sandbox_id
-        pod_sandbox_id=container.metadata.sandbox_id,
-        # metadata <- container.metadata.config.metadata
-        metadata=(
-            container.metadata.config.metadata
-            if container.metadata.config.HasField("metadata")
-            else None
-        ),
-        # image <- container.metadata.config.image
-        image=(
-            container.metadata.config.image if container.metadata.config.HasField("image") else None
-        ),
-        # image_ref <- container.metadata.image_ref
-        image_ref=container.metadata.image_ref,
-        # state <- status.container_state
-        state=status.container_state(state=container.status.state),
-        # created_at <- container.status.created_at
-        created_at=container.status.created_at,
-        # labels <- container.metadata.config.labels
-        labels=container.metadata.config.labels,
-        # annotations <- container.metadata.config.annotations
-        annotations=container.metadata.config.annotations,
-        # image_id <- container.metadata.image_ref
-        image_id=container.metadata.image_ref,
-    )
+    """A new message, filled."""
+    out = api_pb2.Container()
+    fill(out, container=container)
+    return out
+
+
+def fill(
+    out: api_pb2.Container,
+    *,
+    container: facts.Container,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- container.metadata.id
+    out.id = container.metadata.id
+    # pod_sandbox_id <- container.metadata.sandbox_id
+    out.pod_sandbox_id = container.metadata.sandbox_id
+    # metadata <- container.metadata.config.metadata
+    if container.metadata.config.HasField("metadata"):
+        out.metadata.CopyFrom(container.metadata.config.metadata)
+    # image <- container.metadata.config.image
+    if container.metadata.config.HasField("image"):
+        out.image.CopyFrom(container.metadata.config.image)
+    # image_ref <- container.metadata.image_ref
+    out.image_ref = container.metadata.image_ref
+    # state <- status.container_state
+    out.state = status.container_state(state=container.status.state)
+    # created_at <- container.status.created_at
+    out.created_at = container.status.created_at
+    # labels <- container.metadata.config.labels
+    out.labels.update(container.metadata.config.labels)
+    # annotations <- container.metadata.config.annotations
+    out.annotations.update(container.metadata.config.annotations)
+    # image_id <- container.metadata.image_ref
+    out.image_id = container.metadata.image_ref

@@ -13,18 +13,24 @@ def read(
     *,
     container: facts.Container,
 ) -> api_pb2.ContainerAttributes:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerAttributes(
-        # id <- container.metadata.id
-        id=container.metadata.id,
-        # metadata <- container.metadata.config.metadata
-        metadata=(
-            container.metadata.config.metadata
-            if container.metadata.config.HasField("metadata")
-            else None
-        ),
-        # labels <- container.metadata.config.labels
-        labels=container.metadata.config.labels,
-        # annotations <- container.metadata.config.annotations
-        annotations=container.metadata.config.annotations,
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerAttributes()
+    fill(out, container=container)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerAttributes,
+    *,
+    container: facts.Container,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- container.metadata.id
+    out.id = container.metadata.id
+    # metadata <- container.metadata.config.metadata
+    if container.metadata.config.HasField("metadata"):
+        out.metadata.CopyFrom(container.metadata.config.metadata)
+    # labels <- container.metadata.config.labels
+    out.labels.update(container.metadata.config.labels)
+    # annotations <- container.metadata.config.annotations
+    out.annotations.update(container.metadata.config.annotations)

@@ -14,17 +14,25 @@ def read(
     *,
     event: facts.Event,
 ) -> api_pb2.ContainerEventResponse:
-    """Every keyword is one field, in the order of the proto; the caller sets containers_statuses."""
-    return api_pb2.ContainerEventResponse(
-        # container_id <- event.container_id
-        container_id=event.container_id,
-        # container_event_type <- status.event_type
-        container_event_type=status.event_type(kind=event.kind),
-        # created_at <- event.at
-        created_at=event.at,
-        # pod_sandbox_status: by the entries of PodSandboxStatus, of event.sandbox
-        pod_sandbox_status=(
-            pod_sandbox_status.read(sandbox=event.sandbox) if event.sandbox is not None else None
-        ),
-        # containers_statuses: handled by events.operations.Events._response
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerEventResponse()
+    fill(out, event=event)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerEventResponse,
+    *,
+    event: facts.Event,
+) -> None:
+    """Every block is one field, in the order of the proto; the caller sets containers_statuses."""
+    # container_id <- event.container_id
+    out.container_id = event.container_id
+    # container_event_type <- status.event_type
+    out.container_event_type = status.event_type(kind=event.kind)
+    # created_at <- event.at
+    out.created_at = event.at
+    # pod_sandbox_status: by the entries of PodSandboxStatus, of event.sandbox
+    if (pod_sandbox_status_value := event.sandbox) is not None:
+        pod_sandbox_status.fill(out.pod_sandbox_status, sandbox=pod_sandbox_status_value)
+    # containers_statuses: handled by events.operations.Events._response

@@ -14,9 +14,19 @@ def read(
     *,
     spec: types.Spec,
 ) -> api_pb2.ContainerResources:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerResources(
-        # linux: by the entries of LinuxContainerResources
-        linux=linux_container_resources.read(spec=spec),
-        # windows: unmapped, other-platform
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerResources()
+    fill(out, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerResources,
+    *,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # linux: by the entries of LinuxContainerResources
+    linux_container_resources.fill(out.linux, spec=spec)
+    # windows: unmapped, other-platform

@@ -22,24 +22,34 @@ def read(
     container: facts.Container,
     usage: facts.Usage,
 ) -> api_pb2.ContainerStats:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerStats(
-        # attributes: by the entries of ContainerAttributes
-        attributes=container_attributes.read(container=container),
-        # cpu: by the entries of CpuUsage, of usage.cpu
-        cpu=(cpu_usage.read(usage=usage) if usage.cpu is not None else None),
-        # memory: by the entries of MemoryUsage, of usage.memory
-        memory=(
-            memory_usage.read(memory=usage.memory, usage=usage)
-            if usage.memory is not None
-            else None
-        ),
-        # writable_layer: by the entries of FilesystemUsage, of usage.layer
-        writable_layer=(
-            filesystem_usage.read(layer_usage=usage.layer) if usage.layer is not None else None
-        ),
-        # swap: by the entries of SwapUsage, of usage.swap
-        swap=(swap_usage.read(swap=usage.swap, usage=usage) if usage.swap is not None else None),
-        # io: by the entries of IoUsage, of usage.io_pressure
-        io=(io_usage.read(usage=usage) if usage.io_pressure is not None else None),
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerStats()
+    fill(out, container=container, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerStats,
+    *,
+    container: facts.Container,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # attributes: by the entries of ContainerAttributes
+    container_attributes.fill(out.attributes, container=container)
+    # cpu: by the entries of CpuUsage, of usage.cpu
+    if usage.cpu is not None:
+        cpu_usage.fill(out.cpu, usage=usage)
+    # memory: by the entries of MemoryUsage, of usage.memory
+    if (memory := usage.memory) is not None:
+        memory_usage.fill(out.memory, memory=memory, usage=usage)
+    # writable_layer: by the entries of FilesystemUsage, of usage.layer
+    if (writable_layer := usage.layer) is not None:
+        filesystem_usage.fill(out.writable_layer, layer_usage=writable_layer)
+    # swap: by the entries of SwapUsage, of usage.swap
+    if (swap := usage.swap) is not None:
+        swap_usage.fill(out.swap, swap=swap, usage=usage)
+    # io: by the entries of IoUsage, of usage.io_pressure
+    if (io := usage.io_pressure) is not None:
+        io_usage.fill(out.io, usage=usage)

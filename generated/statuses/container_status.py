@@ -17,55 +17,64 @@ def read(
     image: facts.Image,
     spec: types.Spec,
 ) -> api_pb2.ContainerStatus:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerStatus(
-        # id <- container.metadata.id
-        id=container.metadata.id,
-        # metadata <- container.metadata.config.metadata
-        metadata=(
-            container.metadata.config.metadata
-            if container.metadata.config.HasField("metadata")
-            else None
-        ),
-        # state <- status.container_state
-        state=status.container_state(state=container.status.state),
-        # created_at <- container.status.created_at
-        created_at=container.status.created_at,
-        # started_at <- container.status.started_at
-        started_at=container.status.started_at,
-        # finished_at <- container.status.finished_at
-        finished_at=container.status.finished_at,
-        # exit_code <- container.status.exit_code
+    """A new message, filled."""
+    out = api_pb2.ContainerStatus()
+    fill(out, container=container, image=image, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerStatus,
+    *,
+    container: facts.Container,
+    image: facts.Image,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- container.metadata.id
+    out.id = container.metadata.id
+    # metadata <- container.metadata.config.metadata
+    if container.metadata.config.HasField("metadata"):
+        out.metadata.CopyFrom(container.metadata.config.metadata)
+    # state <- status.container_state
+    out.state = status.container_state(state=container.status.state)
+    # created_at <- container.status.created_at
+    out.created_at = container.status.created_at
+    # started_at <- container.status.started_at
+    out.started_at = container.status.started_at
+    # finished_at <- container.status.finished_at
+    out.finished_at = container.status.finished_at
+    # exit_code <- container.status.exit_code
+    out.exit_code = container.status.exit_code
+    # image <- status.image_spec
+    out.image.CopyFrom(
+        status.image_spec(requested=container.metadata.config.image, tags=image.tags)
+    )
+    # image_ref <- status.image_ref
+    out.image_ref = status.image_ref(digests=image.digests, image_id=container.metadata.image_ref)
+    # reason <- status.exit_reason
+    out.reason = status.exit_reason(
+        state=container.status.state,
         exit_code=container.status.exit_code,
-        # image <- status.image_spec
-        image=status.image_spec(requested=container.metadata.config.image, tags=image.tags),
-        # image_ref <- status.image_ref
-        image_ref=status.image_ref(digests=image.digests, image_id=container.metadata.image_ref),
-        # reason <- status.exit_reason
-        reason=status.exit_reason(
-            state=container.status.state,
-            exit_code=container.status.exit_code,
-            reason=container.status.reason,
-        ),
-        # message <- container.status.message
-        message=container.status.message,
-        # labels <- container.metadata.config.labels
-        labels=container.metadata.config.labels,
-        # annotations <- container.metadata.config.annotations
-        annotations=container.metadata.config.annotations,
-        # mounts <- container.metadata.config.mounts
-        mounts=container.metadata.config.mounts,
-        # log_path <- container.metadata.log_path
-        log_path=container.metadata.log_path,
-        # resources: by the entries of ContainerResources
-        resources=container_resources.read(spec=spec),
-        # image_id <- container.metadata.image_ref
-        image_id=container.metadata.image_ref,
-        # user: by the entries of ContainerUser
-        user=container_user.read(spec=spec),
-        # stop_signal <- status.stop_signal
-        stop_signal=status.stop_signal(
-            requested=container.metadata.config.stop_signal,
-            from_image=container.metadata.stop_signal,
-        ),
+        reason=container.status.reason,
+    )
+    # message <- container.status.message
+    out.message = container.status.message
+    # labels <- container.metadata.config.labels
+    out.labels.update(container.metadata.config.labels)
+    # annotations <- container.metadata.config.annotations
+    out.annotations.update(container.metadata.config.annotations)
+    # mounts <- container.metadata.config.mounts
+    out.mounts.extend(container.metadata.config.mounts)
+    # log_path <- container.metadata.log_path
+    out.log_path = container.metadata.log_path
+    # resources: by the entries of ContainerResources
+    container_resources.fill(out.resources, spec=spec)
+    # image_id <- container.metadata.image_ref
+    out.image_id = container.metadata.image_ref
+    # user: by the entries of ContainerUser
+    container_user.fill(out.user, spec=spec)
+    # stop_signal <- status.stop_signal
+    out.stop_signal = status.stop_signal(
+        requested=container.metadata.config.stop_signal, from_image=container.metadata.stop_signal
     )

@@ -18,10 +18,23 @@ def read(
     image: facts.Image,
     spec: types.Spec,
 ) -> api_pb2.ContainerStatusResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerStatusResponse(
-        # status: by the entries of ContainerStatus
-        status=container_status.read(container=container, image=image, spec=spec),
-        # info <- details.info
-        info=details.info,
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerStatusResponse()
+    fill(out, container=container, details=details, image=image, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerStatusResponse,
+    *,
+    container: facts.Container,
+    details: facts.Details,
+    image: facts.Image,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # status: by the entries of ContainerStatus
+    container_status.fill(out.status, container=container, image=image, spec=spec)
+    # info <- details.info
+    out.info.update(details.info)

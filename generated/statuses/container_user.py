@@ -14,8 +14,18 @@ def read(
     *,
     spec: types.Spec,
 ) -> api_pb2.ContainerUser:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ContainerUser(
-        # linux: by the entries of LinuxContainerUser
-        linux=linux_container_user.read(spec=spec),
-    )
+    """A new message, filled."""
+    out = api_pb2.ContainerUser()
+    fill(out, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.ContainerUser,
+    *,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # linux: by the entries of LinuxContainerUser
+    linux_container_user.fill(out.linux, spec=spec)

@@ -14,20 +14,26 @@ def read(
     *,
     usage: facts.Usage,
 ) -> api_pb2.CpuUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.CpuUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # usage_core_nano_seconds <- usage.cpu
-        usage_core_nano_seconds=(
-            api_pb2.UInt64Value(value=usage.cpu) if usage.cpu is not None else None
-        ),
-        # usage_nano_cores <- usage.nano_cores
-        usage_nano_cores=(
-            api_pb2.UInt64Value(value=usage.nano_cores) if usage.nano_cores is not None else None
-        ),
-        # psi: by the entries of PsiStats, of usage.cpu_pressure
-        psi=(
-            psi_stats.read(pressure=usage.cpu_pressure) if usage.cpu_pressure is not None else None
-        ),
-    )
+    """A new message, filled."""
+    out = api_pb2.CpuUsage()
+    fill(out, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.CpuUsage,
+    *,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # usage_core_nano_seconds <- usage.cpu
+    if (usage_core_nano_seconds := usage.cpu) is not None:
+        out.usage_core_nano_seconds.value = usage_core_nano_seconds
+    # usage_nano_cores <- usage.nano_cores
+    if (usage_nano_cores := usage.nano_cores) is not None:
+        out.usage_nano_cores.value = usage_nano_cores
+    # psi: by the entries of PsiStats, of usage.cpu_pressure
+    if (psi := usage.cpu_pressure) is not None:
+        psi_stats.fill(out.psi, pressure=psi)

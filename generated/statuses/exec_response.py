@@ -13,8 +13,17 @@ def read(
     *,
     stream: facts.Stream,
 ) -> api_pb2.ExecResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ExecResponse(
-        # url <- stream.url
-        url=stream.url,
-    )
+    """A new message, filled."""
+    out = api_pb2.ExecResponse()
+    fill(out, stream=stream)
+    return out
+
+
+def fill(
+    out: api_pb2.ExecResponse,
+    *,
+    stream: facts.Stream,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # url <- stream.url
+    out.url = stream.url

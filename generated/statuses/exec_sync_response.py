@@ -13,12 +13,21 @@ def read(
     *,
     outcome: facts.Outcome,
 ) -> api_pb2.ExecSyncResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ExecSyncResponse(
-        # stdout <- outcome.stdout
-        stdout=outcome.stdout,
-        # stderr <- outcome.stderr
-        stderr=outcome.stderr,
-        # exit_code <- outcome.exit_code
-        exit_code=outcome.exit_code,
-    )
+    """A new message, filled."""
+    out = api_pb2.ExecSyncResponse()
+    fill(out, outcome=outcome)
+    return out
+
+
+def fill(
+    out: api_pb2.ExecSyncResponse,
+    *,
+    outcome: facts.Outcome,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # stdout <- outcome.stdout
+    out.stdout = outcome.stdout
+    # stderr <- outcome.stderr
+    out.stderr = outcome.stderr
+    # exit_code <- outcome.exit_code
+    out.exit_code = outcome.exit_code

@@ -13,8 +13,17 @@ def read(
     *,
     layer_usage: facts.LayerUsage,
 ) -> api_pb2.FilesystemIdentifier:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.FilesystemIdentifier(
-        # mountpoint <- layer_usage.root
-        mountpoint=layer_usage.root,
-    )
+    """A new message, filled."""
+    out = api_pb2.FilesystemIdentifier()
+    fill(out, layer_usage=layer_usage)
+    return out
+
+
+def fill(
+    out: api_pb2.FilesystemIdentifier,
+    *,
+    layer_usage: facts.LayerUsage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # mountpoint <- layer_usage.root
+    out.mountpoint = layer_usage.root

@@ -14,14 +14,23 @@ def read(
     *,
     layer_usage: facts.LayerUsage,
 ) -> api_pb2.FilesystemUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.FilesystemUsage(
-        # timestamp <- layer_usage.timestamp
-        timestamp=layer_usage.timestamp,
-        # fs_id: by the entries of FilesystemIdentifier
-        fs_id=filesystem_identifier.read(layer_usage=layer_usage),
-        # used_bytes <- layer_usage.size
-        used_bytes=api_pb2.UInt64Value(value=layer_usage.size),
-        # inodes_used <- layer_usage.inodes
-        inodes_used=api_pb2.UInt64Value(value=layer_usage.inodes),
-    )
+    """A new message, filled."""
+    out = api_pb2.FilesystemUsage()
+    fill(out, layer_usage=layer_usage)
+    return out
+
+
+def fill(
+    out: api_pb2.FilesystemUsage,
+    *,
+    layer_usage: facts.LayerUsage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- layer_usage.timestamp
+    out.timestamp = layer_usage.timestamp
+    # fs_id: by the entries of FilesystemIdentifier
+    filesystem_identifier.fill(out.fs_id, layer_usage=layer_usage)
+    # used_bytes <- layer_usage.size
+    out.used_bytes.value = layer_usage.size
+    # inodes_used <- layer_usage.inodes
+    out.inodes_used.value = layer_usage.inodes

@@ -13,21 +13,31 @@ def read(
     *,
     image: facts.Image,
 ) -> api_pb2.Image:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.Image(
-        # id <- image.id
-        id=image.id,
-        # repo_tags <- image.tags
-        repo_tags=image.tags,
-        # repo_digests <- image.digests
-        repo_digests=image.digests,
-        # size <- image.size
-        size=image.size,
-        # uid <- images.uid
-        uid=images.uid(user=image.user),
-        # username <- images.username
-        username=images.username(user=image.user),
-        # spec: unmapped, informational
-        # pinned <- image.pinned
-        pinned=image.pinned,
-    )
+    """A new message, filled."""
+    out = api_pb2.Image()
+    fill(out, image=image)
+    return out
+
+
+def fill(
+    out: api_pb2.Image,
+    *,
+    image: facts.Image,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- image.id
+    out.id = image.id
+    # repo_tags <- image.tags
+    out.repo_tags.extend(image.tags)
+    # repo_digests <- image.digests
+    out.repo_digests.extend(image.digests)
+    # size <- image.size
+    out.size = image.size
+    # uid <- images.uid
+    if (uid := images.uid(user=image.user)) is not None:
+        out.uid.CopyFrom(uid)
+    # username <- images.username
+    out.username = images.username(user=image.user)
+    # spec: unmapped, informational
+    # pinned <- image.pinned
+    out.pinned = image.pinned

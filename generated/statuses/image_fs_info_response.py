@@ -14,12 +14,24 @@ def read(
     *,
     filesystems: facts.Filesystems,
 ) -> api_pb2.ImageFsInfoResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ImageFsInfoResponse(
-        # image_filesystems: by the entries of FilesystemUsage, of filesystems.images
-        image_filesystems=[filesystem_usage.read(layer_usage=item) for item in filesystems.images],
-        # container_filesystems: by the entries of FilesystemUsage, of filesystems.containers
-        container_filesystems=[
-            filesystem_usage.read(layer_usage=item) for item in filesystems.containers
-        ],
-    )
+    """A new message, filled."""
+    out = api_pb2.ImageFsInfoResponse()
+    fill(out, filesystems=filesystems)
+    return out
+
+
+def fill(
+    out: api_pb2.ImageFsInfoResponse,
+    *,
+    filesystems: facts.Filesystems,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # image_filesystems: by the entries of FilesystemUsage, of filesystems.images
+    for image_filesystems_item in filesystems.images:
+        filesystem_usage.fill(out.image_filesystems.add(), layer_usage=image_filesystems_item)
+    # container_filesystems: by the entries of FilesystemUsage, of filesystems.containers
+    for container_filesystems_item in filesystems.containers:
+        filesystem_usage.fill(
+            out.container_filesystems.add(), layer_usage=container_filesystems_item
+        )

@@ -15,10 +15,21 @@ def read(
     details: facts.Details,
     image: facts.Image,
 ) -> api_pb2.ImageStatusResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ImageStatusResponse(
-        # image: by the entries of Image
-        image=image_statuses.read(image=image),
-        # info <- details.info
-        info=details.info,
-    )
+    """A new message, filled."""
+    out = api_pb2.ImageStatusResponse()
+    fill(out, details=details, image=image)
+    return out
+
+
+def fill(
+    out: api_pb2.ImageStatusResponse,
+    *,
+    details: facts.Details,
+    image: facts.Image,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # image: by the entries of Image
+    image_statuses.fill(out.image, image=image)
+    # info <- details.info
+    out.info.update(details.info)

@@ -14,10 +14,20 @@ def read(
     *,
     usage: facts.Usage,
 ) -> api_pb2.IoUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.IoUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # psi: by the entries of PsiStats, of usage.io_pressure
-        psi=(psi_stats.read(pressure=usage.io_pressure) if usage.io_pressure is not None else None),
-    )
+    """A new message, filled."""
+    out = api_pb2.IoUsage()
+    fill(out, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.IoUsage,
+    *,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # psi: by the entries of PsiStats, of usage.io_pressure
+    if (psi := usage.io_pressure) is not None:
+        psi_stats.fill(out.psi, pressure=psi)

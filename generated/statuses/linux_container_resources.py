@@ -14,28 +14,41 @@ def read(
     *,
     spec: types.Spec,
 ) -> api_pb2.LinuxContainerResources:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.LinuxContainerResources(
-        # cpu_period <- spec.linux.resources.cpu.period
-        cpu_period=spec.linux.resources.cpu.period,
-        # cpu_quota <- spec.linux.resources.cpu.quota
-        cpu_quota=spec.linux.resources.cpu.quota,
-        # cpu_shares <- spec.linux.resources.cpu.shares
-        cpu_shares=spec.linux.resources.cpu.shares,
-        # memory_limit_in_bytes <- spec.linux.resources.memory.limit
-        memory_limit_in_bytes=spec.linux.resources.memory.limit,
-        # oom_score_adj <- resources.oom_score_adj_of
-        oom_score_adj=resources.oom_score_adj_of(oomScoreAdj=spec.process.oomScoreAdj),
-        # cpuset_cpus <- resources.cpus_of
-        cpuset_cpus=resources.cpus_of(cpus=spec.linux.resources.cpu.cpus),
-        # cpuset_mems <- resources.memory_nodes_of
-        cpuset_mems=resources.memory_nodes_of(mems=spec.linux.resources.cpu.mems),
-        # hugepage_limits <- resources.hugepage_limits_of
-        hugepage_limits=resources.hugepage_limits_of(
-            hugepageLimits=list(spec.linux.resources.hugepageLimits)
-        ),
-        # unified <- resources.unified_of
-        unified=resources.unified_of(unified=dict(spec.linux.resources.unified)),
-        # memory_swap_limit_in_bytes <- resources.swap_limit_of
-        memory_swap_limit_in_bytes=resources.swap_limit_of(swap=spec.linux.resources.memory.swap),
+    """A new message, filled."""
+    out = api_pb2.LinuxContainerResources()
+    fill(out, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.LinuxContainerResources,
+    *,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # cpu_period <- spec.linux.resources.cpu.period
+    if (cpu_period := spec.linux.resources.cpu.period) is not None:
+        out.cpu_period = cpu_period
+    # cpu_quota <- spec.linux.resources.cpu.quota
+    if (cpu_quota := spec.linux.resources.cpu.quota) is not None:
+        out.cpu_quota = cpu_quota
+    # cpu_shares <- spec.linux.resources.cpu.shares
+    if (cpu_shares := spec.linux.resources.cpu.shares) is not None:
+        out.cpu_shares = cpu_shares
+    # memory_limit_in_bytes <- spec.linux.resources.memory.limit
+    if (memory_limit_in_bytes := spec.linux.resources.memory.limit) is not None:
+        out.memory_limit_in_bytes = memory_limit_in_bytes
+    # oom_score_adj <- resources.oom_score_adj_of
+    out.oom_score_adj = resources.oom_score_adj_of(oomScoreAdj=spec.process.oomScoreAdj)
+    # cpuset_cpus <- resources.cpus_of
+    out.cpuset_cpus = resources.cpus_of(cpus=spec.linux.resources.cpu.cpus)
+    # cpuset_mems <- resources.memory_nodes_of
+    out.cpuset_mems = resources.memory_nodes_of(mems=spec.linux.resources.cpu.mems)
+    # hugepage_limits <- resources.hugepage_limits_of
+    out.hugepage_limits.extend(
+        resources.hugepage_limits_of(hugepageLimits=list(spec.linux.resources.hugepageLimits))
     )
+    # unified <- resources.unified_of
+    out.unified.update(resources.unified_of(unified=dict(spec.linux.resources.unified)))
+    # memory_swap_limit_in_bytes <- resources.swap_limit_of
+    out.memory_swap_limit_in_bytes = resources.swap_limit_of(swap=spec.linux.resources.memory.swap)

@@ -14,14 +14,23 @@ def read(
     *,
     spec: types.Spec,
 ) -> api_pb2.LinuxContainerUser:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.LinuxContainerUser(
-        # uid <- status.value_or_zero
-        uid=status.value_or_zero(value=spec.process.user.uid),
-        # gid <- status.value_or_zero
-        gid=status.value_or_zero(value=spec.process.user.gid),
-        # supplemental_groups <- status.supplemental_groups
-        supplemental_groups=status.supplemental_groups(
-            additionalGids=list(spec.process.user.additionalGids)
-        ),
+    """A new message, filled."""
+    out = api_pb2.LinuxContainerUser()
+    fill(out, spec=spec)
+    return out
+
+
+def fill(
+    out: api_pb2.LinuxContainerUser,
+    *,
+    spec: types.Spec,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # uid <- status.value_or_zero
+    out.uid = status.value_or_zero(value=spec.process.user.uid)
+    # gid <- status.value_or_zero
+    out.gid = status.value_or_zero(value=spec.process.user.gid)
+    # supplemental_groups <- status.supplemental_groups
+    out.supplemental_groups.extend(
+        status.supplemental_groups(additionalGids=list(spec.process.user.additionalGids))
     )

@@ -14,25 +14,32 @@ def read(
     *,
     usage: facts.Usage,
 ) -> api_pb2.LinuxPodSandboxStats:
-    """Every keyword is one field, in the order of the proto; the caller sets containers."""
-    return api_pb2.LinuxPodSandboxStats(
-        # cpu: by the entries of CpuUsage, of usage.cpu
-        cpu=(cpu_usage.read(usage=usage) if usage.cpu is not None else None),
-        # memory: by the entries of MemoryUsage, of usage.memory
-        memory=(
-            memory_usage.read(memory=usage.memory, usage=usage)
-            if usage.memory is not None
-            else None
-        ),
-        # network: by the entries of NetworkUsage, of usage.network
-        network=(
-            network_usage.read(network=usage.network, usage=usage)
-            if usage.network is not None
-            else None
-        ),
-        # process: by the entries of ProcessUsage, of usage.process_count
-        process=(process_usage.read(usage=usage) if usage.process_count is not None else None),
-        # containers: handled by stats.sandbox.read
-        # io: by the entries of IoUsage, of usage.io_pressure
-        io=(io_usage.read(usage=usage) if usage.io_pressure is not None else None),
-    )
+    """A new message, filled."""
+    out = api_pb2.LinuxPodSandboxStats()
+    fill(out, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.LinuxPodSandboxStats,
+    *,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto; the caller sets containers."""
+    out.SetInParent()
+    # cpu: by the entries of CpuUsage, of usage.cpu
+    if usage.cpu is not None:
+        cpu_usage.fill(out.cpu, usage=usage)
+    # memory: by the entries of MemoryUsage, of usage.memory
+    if (memory := usage.memory) is not None:
+        memory_usage.fill(out.memory, memory=memory, usage=usage)
+    # network: by the entries of NetworkUsage, of usage.network
+    if (network := usage.network) is not None:
+        network_usage.fill(out.network, network=network, usage=usage)
+    # process: by the entries of ProcessUsage, of usage.process_count
+    if usage.process_count is not None:
+        process_usage.fill(out.process, usage=usage)
+    # containers: handled by stats.sandbox.read
+    # io: by the entries of IoUsage, of usage.io_pressure
+    if (io := usage.io_pressure) is not None:
+        io_usage.fill(out.io, usage=usage)

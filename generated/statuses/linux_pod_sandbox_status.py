@@ -14,8 +14,18 @@ def read(
     *,
     sandbox: facts.Sandbox,
 ) -> api_pb2.LinuxPodSandboxStatus:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.LinuxPodSandboxStatus(
-        # namespaces: by the entries of Namespace
-        namespaces=namespace.read(sandbox=sandbox),
-    )
+    """A new message, filled."""
+    out = api_pb2.LinuxPodSandboxStatus()
+    fill(out, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.LinuxPodSandboxStatus,
+    *,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # namespaces: by the entries of Namespace
+    namespace.fill(out.namespaces, sandbox=sandbox)

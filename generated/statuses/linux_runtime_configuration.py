@@ -13,8 +13,17 @@ def read(
     *,
     handler: facts.Handler,
 ) -> api_pb2.LinuxRuntimeConfiguration:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.LinuxRuntimeConfiguration(
-        # cgroup_driver <- cgroups.driver
-        cgroup_driver=cgroups.driver(systemd_cgroup=handler.systemd_cgroup),
-    )
+    """A new message, filled."""
+    out = api_pb2.LinuxRuntimeConfiguration()
+    fill(out, handler=handler)
+    return out
+
+
+def fill(
+    out: api_pb2.LinuxRuntimeConfiguration,
+    *,
+    handler: facts.Handler,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # cgroup_driver <- cgroups.driver
+    out.cgroup_driver = cgroups.driver(systemd_cgroup=handler.systemd_cgroup)

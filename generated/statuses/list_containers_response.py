@@ -13,8 +13,18 @@ def read(
     *,
     listing: facts.Listing,
 ) -> api_pb2.ListContainersResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ListContainersResponse(
-        # containers <- listing.containers
-        containers=listing.containers,
-    )
+    """A new message, filled."""
+    out = api_pb2.ListContainersResponse()
+    fill(out, listing=listing)
+    return out
+
+
+def fill(
+    out: api_pb2.ListContainersResponse,
+    *,
+    listing: facts.Listing,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # containers <- listing.containers
+    out.containers.extend(listing.containers)

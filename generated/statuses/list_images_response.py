@@ -13,8 +13,18 @@ def read(
     *,
     listing: facts.Listing,
 ) -> api_pb2.ListImagesResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ListImagesResponse(
-        # images <- listing.images
-        images=listing.images,
-    )
+    """A new message, filled."""
+    out = api_pb2.ListImagesResponse()
+    fill(out, listing=listing)
+    return out
+
+
+def fill(
+    out: api_pb2.ListImagesResponse,
+    *,
+    listing: facts.Listing,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # images <- listing.images
+    out.images.extend(listing.images)

@@ -13,8 +13,18 @@ def read(
     *,
     listing: facts.Listing,
 ) -> api_pb2.ListPodSandboxResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ListPodSandboxResponse(
-        # items <- listing.sandboxes
-        items=listing.sandboxes,
-    )
+    """A new message, filled."""
+    out = api_pb2.ListPodSandboxResponse()
+    fill(out, listing=listing)
+    return out
+
+
+def fill(
+    out: api_pb2.ListPodSandboxResponse,
+    *,
+    listing: facts.Listing,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # items <- listing.sandboxes
+    out.items.extend(listing.sandboxes)

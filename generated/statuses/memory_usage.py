@@ -15,28 +15,34 @@ def read(
     memory: facts.Memory,
     usage: facts.Usage,
 ) -> api_pb2.MemoryUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.MemoryUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # working_set_bytes <- memory.working_set
-        working_set_bytes=api_pb2.UInt64Value(value=memory.working_set),
-        # available_bytes <- memory.available
-        available_bytes=(
-            api_pb2.UInt64Value(value=memory.available) if memory.available is not None else None
-        ),
-        # usage_bytes <- memory.usage
-        usage_bytes=api_pb2.UInt64Value(value=memory.usage),
-        # rss_bytes <- memory.rss
-        rss_bytes=api_pb2.UInt64Value(value=memory.rss),
-        # page_faults <- memory.page_faults
-        page_faults=api_pb2.UInt64Value(value=memory.page_faults),
-        # major_page_faults <- memory.major_page_faults
-        major_page_faults=api_pb2.UInt64Value(value=memory.major_page_faults),
-        # psi: by the entries of PsiStats, of usage.memory_pressure
-        psi=(
-            psi_stats.read(pressure=usage.memory_pressure)
-            if usage.memory_pressure is not None
-            else None
-        ),
-    )
+    """A new message, filled."""
+    out = api_pb2.MemoryUsage()
+    fill(out, memory=memory, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.MemoryUsage,
+    *,
+    memory: facts.Memory,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # working_set_bytes <- memory.working_set
+    out.working_set_bytes.value = memory.working_set
+    # available_bytes <- memory.available
+    if (available_bytes := memory.available) is not None:
+        out.available_bytes.value = available_bytes
+    # usage_bytes <- memory.usage
+    out.usage_bytes.value = memory.usage
+    # rss_bytes <- memory.rss
+    out.rss_bytes.value = memory.rss
+    # page_faults <- memory.page_faults
+    out.page_faults.value = memory.page_faults
+    # major_page_faults <- memory.major_page_faults
+    out.major_page_faults.value = memory.major_page_faults
+    # psi: by the entries of PsiStats, of usage.memory_pressure
+    if (psi := usage.memory_pressure) is not None:
+        psi_stats.fill(out.psi, pressure=psi)

@@ -13,12 +13,19 @@ def read(
     *,
     sandbox: facts.Sandbox,
 ) -> api_pb2.Namespace:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.Namespace(
-        # options <- sandbox.metadata.config.linux.security_context.namespace_options
-        options=(
-            sandbox.metadata.config.linux.security_context.namespace_options
-            if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
-            else None
-        ),
-    )
+    """A new message, filled."""
+    out = api_pb2.Namespace()
+    fill(out, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.Namespace,
+    *,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # options <- sandbox.metadata.config.linux.security_context.namespace_options
+    if sandbox.metadata.config.linux.security_context.HasField("namespace_options"):
+        out.options.CopyFrom(sandbox.metadata.config.linux.security_context.namespace_options)

@@ -13,16 +13,25 @@ def read(
     *,
     interface: facts.Interface,
 ) -> api_pb2.NetworkInterfaceUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.NetworkInterfaceUsage(
-        # name <- interface.name
-        name=interface.name,
-        # rx_bytes <- interface.rx_bytes
-        rx_bytes=api_pb2.UInt64Value(value=interface.rx_bytes),
-        # rx_errors <- interface.rx_errors
-        rx_errors=api_pb2.UInt64Value(value=interface.rx_errors),
-        # tx_bytes <- interface.tx_bytes
-        tx_bytes=api_pb2.UInt64Value(value=interface.tx_bytes),
-        # tx_errors <- interface.tx_errors
-        tx_errors=api_pb2.UInt64Value(value=interface.tx_errors),
-    )
+    """A new message, filled."""
+    out = api_pb2.NetworkInterfaceUsage()
+    fill(out, interface=interface)
+    return out
+
+
+def fill(
+    out: api_pb2.NetworkInterfaceUsage,
+    *,
+    interface: facts.Interface,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # name <- interface.name
+    out.name = interface.name
+    # rx_bytes <- interface.rx_bytes
+    out.rx_bytes.value = interface.rx_bytes
+    # rx_errors <- interface.rx_errors
+    out.rx_errors.value = interface.rx_errors
+    # tx_bytes <- interface.tx_bytes
+    out.tx_bytes.value = interface.tx_bytes
+    # tx_errors <- interface.tx_errors
+    out.tx_errors.value = interface.tx_errors

@@ -15,12 +15,23 @@ def read(
     network: facts.Network,
     usage: facts.Usage,
 ) -> api_pb2.NetworkUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.NetworkUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # default_interface: by the entries of NetworkInterfaceUsage, of network.default
-        default_interface=network_interface_usage.read(interface=network.default),
-        # interfaces: by the entries of NetworkInterfaceUsage, of network.interfaces
-        interfaces=[network_interface_usage.read(interface=item) for item in network.interfaces],
-    )
+    """A new message, filled."""
+    out = api_pb2.NetworkUsage()
+    fill(out, network=network, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.NetworkUsage,
+    *,
+    network: facts.Network,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # default_interface: by the entries of NetworkInterfaceUsage, of network.default
+    network_interface_usage.fill(out.default_interface, interface=network.default)
+    # interfaces: by the entries of NetworkInterfaceUsage, of network.interfaces
+    for item in network.interfaces:
+        network_interface_usage.fill(out.interfaces.add(), interface=item)

@@ -13,24 +13,30 @@ def read(
     *,
     sandbox: facts.Sandbox,
 ) -> api_pb2.PodSandbox:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PodSandbox(
-        # id <- sandbox.metadata.id
-        id=sandbox.metadata.id,
-        # metadata <- sandbox.metadata.config.metadata
-        metadata=(
-            sandbox.metadata.config.metadata
-            if sandbox.metadata.config.HasField("metadata")
-            else None
-        ),
-        # state <- sandboxes.cri_state
-        state=sandboxes.cri_state(state=sandbox.status.state),
-        # created_at <- sandbox.status.created_at
-        created_at=sandbox.status.created_at,
-        # labels <- sandbox.metadata.config.labels
-        labels=sandbox.metadata.config.labels,
-        # annotations <- sandbox.metadata.config.annotations
-        annotations=sandbox.metadata.config.annotations,
-        # runtime_handler <- sandbox.metadata.runtime_handler
-        runtime_handler=sandbox.metadata.runtime_handler,
-    )
+    """A new message, filled."""
+    out = api_pb2.PodSandbox()
+    fill(out, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.PodSandbox,
+    *,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- sandbox.metadata.id
+    out.id = sandbox.metadata.id
+    # metadata <- sandbox.metadata.config.metadata
+    if sandbox.metadata.config.HasField("metadata"):
+        out.metadata.CopyFrom(sandbox.metadata.config.metadata)
+    # state <- sandboxes.cri_state
+    out.state = sandboxes.cri_state(state=sandbox.status.state)
+    # created_at <- sandbox.status.created_at
+    out.created_at = sandbox.status.created_at
+    # labels <- sandbox.metadata.config.labels
+    out.labels.update(sandbox.metadata.config.labels)
+    # annotations <- sandbox.metadata.config.annotations
+    out.annotations.update(sandbox.metadata.config.annotations)
+    # runtime_handler <- sandbox.metadata.runtime_handler
+    out.runtime_handler = sandbox.metadata.runtime_handler

@@ -13,18 +13,24 @@ def read(
     *,
     sandbox: facts.Sandbox,
 ) -> api_pb2.PodSandboxAttributes:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PodSandboxAttributes(
-        # id <- sandbox.metadata.id
-        id=sandbox.metadata.id,
-        # metadata <- sandbox.metadata.config.metadata
-        metadata=(
-            sandbox.metadata.config.metadata
-            if sandbox.metadata.config.HasField("metadata")
-            else None
-        ),
-        # labels <- sandbox.metadata.config.labels
-        labels=sandbox.metadata.config.labels,
-        # annotations <- sandbox.metadata.config.annotations
-        annotations=sandbox.metadata.config.annotations,
-    )
+    """A new message, filled."""
+    out = api_pb2.PodSandboxAttributes()
+    fill(out, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.PodSandboxAttributes,
+    *,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # id <- sandbox.metadata.id
+    out.id = sandbox.metadata.id
+    # metadata <- sandbox.metadata.config.metadata
+    if sandbox.metadata.config.HasField("metadata"):
+        out.metadata.CopyFrom(sandbox.metadata.config.metadata)
+    # labels <- sandbox.metadata.config.labels
+    out.labels.update(sandbox.metadata.config.labels)
+    # annotations <- sandbox.metadata.config.annotations
+    out.annotations.update(sandbox.metadata.config.annotations)

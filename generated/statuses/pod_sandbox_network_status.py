@@ -13,10 +13,19 @@ def read(
     *,
     sandbox: facts.Sandbox,
 ) -> api_pb2.PodSandboxNetworkStatus:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PodSandboxNetworkStatus(
-        # ip <- sandbox.metadata.ip
-        ip=sandbox.metadata.ip,
-        # additional_ips <- sandboxes.pod_ips
-        additional_ips=sandboxes.pod_ips(addresses=sandbox.metadata.additional_ips),
-    )
+    """A new message, filled."""
+    out = api_pb2.PodSandboxNetworkStatus()
+    fill(out, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.PodSandboxNetworkStatus,
+    *,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # ip <- sandbox.metadata.ip
+    out.ip = sandbox.metadata.ip
+    # additional_ips <- sandboxes.pod_ips
+    out.additional_ips.extend(sandboxes.pod_ips(addresses=sandbox.metadata.additional_ips))

@@ -15,11 +15,22 @@ def read(
     sandbox: facts.Sandbox,
     usage: facts.Usage,
 ) -> api_pb2.PodSandboxStats:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PodSandboxStats(
-        # attributes: by the entries of PodSandboxAttributes
-        attributes=pod_sandbox_attributes.read(sandbox=sandbox),
-        # linux: by the entries of LinuxPodSandboxStats
-        linux=linux_pod_sandbox_stats.read(usage=usage),
-        # windows: unmapped, other-platform
-    )
+    """A new message, filled."""
+    out = api_pb2.PodSandboxStats()
+    fill(out, sandbox=sandbox, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.PodSandboxStats,
+    *,
+    sandbox: facts.Sandbox,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # attributes: by the entries of PodSandboxAttributes
+    pod_sandbox_attributes.fill(out.attributes, sandbox=sandbox)
+    # linux: by the entries of LinuxPodSandboxStats
+    linux_pod_sandbox_stats.fill(out.linux, usage=usage)
+    # windows: unmapped, other-platform

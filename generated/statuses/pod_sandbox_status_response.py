@@ -15,12 +15,23 @@ def read(
     details: facts.Details,
     sandbox: facts.Sandbox,
 ) -> api_pb2.PodSandboxStatusResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PodSandboxStatusResponse(
-        # status: by the entries of PodSandboxStatus
-        status=pod_sandbox_status.read(sandbox=sandbox),
-        # info <- details.info
-        info=details.info,
-        # containers_statuses: unmapped, informational
-        # timestamp: unmapped, informational
-    )
+    """A new message, filled."""
+    out = api_pb2.PodSandboxStatusResponse()
+    fill(out, details=details, sandbox=sandbox)
+    return out
+
+
+def fill(
+    out: api_pb2.PodSandboxStatusResponse,
+    *,
+    details: facts.Details,
+    sandbox: facts.Sandbox,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # status: by the entries of PodSandboxStatus
+    pod_sandbox_status.fill(out.status, sandbox=sandbox)
+    # info <- details.info
+    out.info.update(details.info)
+    # containers_statuses: unmapped, informational
+    # timestamp: unmapped, informational

@@ -13,8 +13,17 @@ def read(
     *,
     stream: facts.Stream,
 ) -> api_pb2.PortForwardResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PortForwardResponse(
-        # url <- stream.url
-        url=stream.url,
-    )
+    """A new message, filled."""
+    out = api_pb2.PortForwardResponse()
+    fill(out, stream=stream)
+    return out
+
+
+def fill(
+    out: api_pb2.PortForwardResponse,
+    *,
+    stream: facts.Stream,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # url <- stream.url
+    out.url = stream.url

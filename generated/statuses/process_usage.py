@@ -13,14 +13,20 @@ def read(
     *,
     usage: facts.Usage,
 ) -> api_pb2.ProcessUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.ProcessUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # process_count <- usage.process_count
-        process_count=(
-            api_pb2.UInt64Value(value=usage.process_count)
-            if usage.process_count is not None
-            else None
-        ),
-    )
+    """A new message, filled."""
+    out = api_pb2.ProcessUsage()
+    fill(out, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.ProcessUsage,
+    *,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # process_count <- usage.process_count
+    if (process_count := usage.process_count) is not None:
+        out.process_count.value = process_count

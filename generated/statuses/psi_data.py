@@ -13,14 +13,23 @@ def read(
     *,
     stall: facts.Stall,
 ) -> api_pb2.PsiData:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PsiData(
-        # Total <- stall.total
-        Total=stall.total,
-        # Avg10 <- stall.avg10
-        Avg10=stall.avg10,
-        # Avg60 <- stall.avg60
-        Avg60=stall.avg60,
-        # Avg300 <- stall.avg300
-        Avg300=stall.avg300,
-    )
+    """A new message, filled."""
+    out = api_pb2.PsiData()
+    fill(out, stall=stall)
+    return out
+
+
+def fill(
+    out: api_pb2.PsiData,
+    *,
+    stall: facts.Stall,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # Total <- stall.total
+    out.Total = stall.total
+    # Avg10 <- stall.avg10
+    out.Avg10 = stall.avg10
+    # Avg60 <- stall.avg60
+    out.Avg60 = stall.avg60
+    # Avg300 <- stall.avg300
+    out.Avg300 = stall.avg300

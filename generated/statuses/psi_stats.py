@@ -14,10 +14,20 @@ def read(
     *,
     pressure: facts.Pressure,
 ) -> api_pb2.PsiStats:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PsiStats(
-        # Full: by the entries of PsiData, of pressure.full
-        Full=psi_data.read(stall=pressure.full),
-        # Some: by the entries of PsiData, of pressure.some
-        Some=psi_data.read(stall=pressure.some),
-    )
+    """A new message, filled."""
+    out = api_pb2.PsiStats()
+    fill(out, pressure=pressure)
+    return out
+
+
+def fill(
+    out: api_pb2.PsiStats,
+    *,
+    pressure: facts.Pressure,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # Full: by the entries of PsiData, of pressure.full
+    psi_data.fill(out.Full, stall=pressure.full)
+    # Some: by the entries of PsiData, of pressure.some
+    psi_data.fill(out.Some, stall=pressure.some)

@@ -13,8 +13,17 @@ def read(
     *,
     image: facts.Image,
 ) -> api_pb2.PullImageResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.PullImageResponse(
-        # image_ref <- image.id
-        image_ref=image.id,
-    )
+    """A new message, filled."""
+    out = api_pb2.PullImageResponse()
+    fill(out, image=image)
+    return out
+
+
+def fill(
+    out: api_pb2.PullImageResponse,
+    *,
+    image: facts.Image,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # image_ref <- image.id
+    out.image_ref = image.id

@@ -13,14 +13,23 @@ def read(
     *,
     condition: facts.Condition,
 ) -> api_pb2.RuntimeCondition:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeCondition(
-        # type <- condition.type
-        type=condition.type,
-        # status <- condition.status
-        status=condition.status,
-        # reason <- condition.reason
-        reason=condition.reason,
-        # message <- condition.message
-        message=condition.message,
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeCondition()
+    fill(out, condition=condition)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeCondition,
+    *,
+    condition: facts.Condition,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # type <- condition.type
+    out.type = condition.type
+    # status <- condition.status
+    out.status = condition.status
+    # reason <- condition.reason
+    out.reason = condition.reason
+    # message <- condition.message
+    out.message = condition.message

@@ -14,8 +14,18 @@ def read(
     *,
     handler: facts.Handler,
 ) -> api_pb2.RuntimeConfigResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeConfigResponse(
-        # linux: by the entries of LinuxRuntimeConfiguration
-        linux=linux_runtime_configuration.read(handler=handler),
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeConfigResponse()
+    fill(out, handler=handler)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeConfigResponse,
+    *,
+    handler: facts.Handler,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # linux: by the entries of LinuxRuntimeConfiguration
+    linux_runtime_configuration.fill(out.linux, handler=handler)

@@ -13,10 +13,19 @@ def read(
     *,
     server_features: facts.ServerFeatures,
 ) -> api_pb2.RuntimeFeatures:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeFeatures(
-        # supplemental_groups_policy <- server_features.supplemental_groups_policy
-        supplemental_groups_policy=server_features.supplemental_groups_policy,
-        # user_namespaces_host_network <- server_features.user_namespaces_host_network
-        user_namespaces_host_network=server_features.user_namespaces_host_network,
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeFeatures()
+    fill(out, server_features=server_features)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeFeatures,
+    *,
+    server_features: facts.ServerFeatures,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # supplemental_groups_policy <- server_features.supplemental_groups_policy
+    out.supplemental_groups_policy = server_features.supplemental_groups_policy
+    # user_namespaces_host_network <- server_features.user_namespaces_host_network
+    out.user_namespaces_host_network = server_features.user_namespaces_host_network

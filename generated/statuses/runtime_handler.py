@@ -14,10 +14,19 @@ def read(
     *,
     handler_status: facts.HandlerStatus,
 ) -> api_pb2.RuntimeHandler:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeHandler(
-        # name <- handler_status.name
-        name=handler_status.name,
-        # features: by the entries of RuntimeHandlerFeatures
-        features=runtime_handler_features.read(handler_status=handler_status),
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeHandler()
+    fill(out, handler_status=handler_status)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeHandler,
+    *,
+    handler_status: facts.HandlerStatus,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # name <- handler_status.name
+    out.name = handler_status.name
+    # features: by the entries of RuntimeHandlerFeatures
+    runtime_handler_features.fill(out.features, handler_status=handler_status)

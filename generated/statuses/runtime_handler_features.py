@@ -13,10 +13,19 @@ def read(
     *,
     handler_status: facts.HandlerStatus,
 ) -> api_pb2.RuntimeHandlerFeatures:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeHandlerFeatures(
-        # recursive_read_only_mounts <- handler_status.recursive_read_only
-        recursive_read_only_mounts=handler_status.recursive_read_only,
-        # user_namespaces <- handler_status.user_namespaces
-        user_namespaces=handler_status.user_namespaces,
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeHandlerFeatures()
+    fill(out, handler_status=handler_status)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeHandlerFeatures,
+    *,
+    handler_status: facts.HandlerStatus,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # recursive_read_only_mounts <- handler_status.recursive_read_only
+    out.recursive_read_only_mounts = handler_status.recursive_read_only
+    # user_namespaces <- handler_status.user_namespaces
+    out.user_namespaces = handler_status.user_namespaces

@@ -14,8 +14,19 @@ def read(
     *,
     node: facts.Node,
 ) -> api_pb2.RuntimeStatus:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.RuntimeStatus(
-        # conditions: by the entries of RuntimeCondition, of node.conditions
-        conditions=[runtime_condition.read(condition=item) for item in node.conditions],
-    )
+    """A new message, filled."""
+    out = api_pb2.RuntimeStatus()
+    fill(out, node=node)
+    return out
+
+
+def fill(
+    out: api_pb2.RuntimeStatus,
+    *,
+    node: facts.Node,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # conditions: by the entries of RuntimeCondition, of node.conditions
+    for item in node.conditions:
+        runtime_condition.fill(out.conditions.add(), condition=item)

@@ -15,14 +15,26 @@ def read(
     node: facts.Node,
     server_features: facts.ServerFeatures,
 ) -> api_pb2.StatusResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.StatusResponse(
-        # status: by the entries of RuntimeStatus
-        status=runtime_status.read(node=node),
-        # info <- node.info
-        info=node.info,
-        # runtime_handlers: by the entries of RuntimeHandler, of node.handlers
-        runtime_handlers=[runtime_handler.read(handler_status=item) for item in node.handlers],
-        # features: by the entries of RuntimeFeatures
-        features=runtime_features.read(server_features=server_features),
-    )
+    """A new message, filled."""
+    out = api_pb2.StatusResponse()
+    fill(out, node=node, server_features=server_features)
+    return out
+
+
+def fill(
+    out: api_pb2.StatusResponse,
+    *,
+    node: facts.Node,
+    server_features: facts.ServerFeatures,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    out.SetInParent()
+    # status: by the entries of RuntimeStatus
+    runtime_status.fill(out.status, node=node)
+    # info <- node.info
+    out.info.update(node.info)
+    # runtime_handlers: by the entries of RuntimeHandler, of node.handlers
+    for item in node.handlers:
+        runtime_handler.fill(out.runtime_handlers.add(), handler_status=item)
+    # features: by the entries of RuntimeFeatures
+    runtime_features.fill(out.features, server_features=server_features)

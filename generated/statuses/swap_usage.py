@@ -14,14 +14,23 @@ def read(
     swap: facts.Swap,
     usage: facts.Usage,
 ) -> api_pb2.SwapUsage:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.SwapUsage(
-        # timestamp <- usage.timestamp
-        timestamp=usage.timestamp,
-        # swap_available_bytes <- swap.available
-        swap_available_bytes=(
-            api_pb2.UInt64Value(value=swap.available) if swap.available is not None else None
-        ),
-        # swap_usage_bytes <- swap.usage
-        swap_usage_bytes=api_pb2.UInt64Value(value=swap.usage),
-    )
+    """A new message, filled."""
+    out = api_pb2.SwapUsage()
+    fill(out, swap=swap, usage=usage)
+    return out
+
+
+def fill(
+    out: api_pb2.SwapUsage,
+    *,
+    swap: facts.Swap,
+    usage: facts.Usage,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # timestamp <- usage.timestamp
+    out.timestamp = usage.timestamp
+    # swap_available_bytes <- swap.available
+    if (swap_available_bytes := swap.available) is not None:
+        out.swap_available_bytes.value = swap_available_bytes
+    # swap_usage_bytes <- swap.usage
+    out.swap_usage_bytes.value = swap.usage

@@ -13,14 +13,23 @@ def read(
     *,
     versions: facts.Versions,
 ) -> api_pb2.VersionResponse:
-    """Every keyword is one field, in the order of the proto."""
-    return api_pb2.VersionResponse(
-        # version <- versions.kubelet_api
-        version=versions.kubelet_api,
-        # runtime_name <- versions.daemon_name
-        runtime_name=versions.daemon_name,
-        # runtime_version <- versions.daemon
-        runtime_version=versions.daemon,
-        # runtime_api_version <- versions.cri
-        runtime_api_version=versions.cri,
-    )
+    """A new message, filled."""
+    out = api_pb2.VersionResponse()
+    fill(out, versions=versions)
+    return out
+
+
+def fill(
+    out: api_pb2.VersionResponse,
+    *,
+    versions: facts.Versions,
+) -> None:
+    """Every block is one field, in the order of the proto."""
+    # version <- versions.kubelet_api
+    out.version = versions.kubelet_api
+    # runtime_name <- versions.daemon_name
+    out.runtime_name = versions.daemon_name
+    # runtime_version <- versions.daemon
+    out.runtime_version = versions.daemon
+    # runtime_api_version <- versions.cri
+    out.runtime_api_version = versions.cri
