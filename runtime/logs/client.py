@@ -52,7 +52,7 @@ _RETIRE_SECONDS = 5.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
     "import sys; sys.path.append({root!r}); "
-    "from runtime.logs.keeper import main; main(sys.argv[1:])"
+    "from runtime.logs.keeper.server import main; main(sys.argv[1:])"
 )
 
 
@@ -339,5 +339,6 @@ def _private(path: str) -> int:
 
 def build_of_keeper() -> str:
     """Return the identity of the keeper's build: a digest of its source."""
-    sources = (Path(__file__).with_name(name) for name in ("format.py", "keeper.py"))
+    here = Path(__file__).parent
+    sources = (here / "format.py", *sorted(here.glob("keeper/*.py")))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

@@ -107,8 +107,11 @@ def test_a_package_of_runtime_imports_packages_of_lower_lines_only() -> None:
     assert wrong == []
 
 
-def test_the_log_keeper_imports_the_log_format_alone() -> None:
-    imported = _imported(ROOT / "runtime/logs/keeper.py")
+def test_the_log_keeper_imports_only_the_log_format_from_the_rest_of_the_server() -> None:
+    keeper = sorted((ROOT / "runtime/logs/keeper").glob("*.py"))
+    assert len(keeper) > 1
+    imported = {name for path in keeper for name in _imported(path)}
     ours = {name.rpartition(".")[0] for name in imported if name.partition(".")[0] in _OURS}
-    assert ours <= {"runtime.logs.format", "runtime.logs"}
+    own = {f"runtime.logs.keeper.{path.stem}" for path in keeper} | {"runtime.logs.keeper"}
+    assert ours - own == {"runtime.logs.format"}
     assert (ROOT / "runtime/logs/__init__.py").read_text() == ""

@@ -16,11 +16,12 @@ import pytest
 import pytest_asyncio
 
 from runtime.errors import Unavailable, Unknown
-from runtime.logs import keeper as keeper_module
 from runtime.logs.client import KeptContainer, LogKeeper
 from runtime.logs.connection import Connection
+from runtime.logs.keeper.files import LogFile
+from runtime.logs.keeper.turn import PATIENCE
 from tests.harness.hung_mount import HungMount, needs_fuse
-from tests.unit.test_log_keeper import Shim, end_process, fifos_in, texts, until, until_read
+from tests.unit.logs.test_keeper import Shim, end_process, fifos_in, texts, until, until_read
 
 
 @pytest_asyncio.fixture
@@ -41,8 +42,8 @@ def changed_keeper(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Have keepers run ``change`` first."""
     monkeypatch.setattr(
         "runtime.logs.client._PROGRAM",
-        "import sys; sys.path.append({root!r}); from runtime.logs import keeper; "
-        + f"{change}; keeper.main(sys.argv[1:])",
+        "import sys; sys.path.append({root!r}); from runtime.logs.keeper import server, turn; "
+        + f"{change}; server.main(sys.argv[1:])",
     )
 
 
@@ -70,7 +71,7 @@ async def test_a_log_whose_file_system_hangs_stops_no_other(
     await until(lambda: texts(tmp_path / "new.log") == ["stdout F new"], 2)
     (tmp_path / "good.log").rename(tmp_path / "good.log.1")
     await keeper.reopen("good")
-    with pytest.raises(Unavailable, match=r"hung/0\.log does not answer"):
+    with pytest.raises(Unavailable, match=r"hung/0\.log does not respond"):
         await keeper.reopen("bad")
     os.write(good.out, b"two\n")
     good.exit()
@@ -104,7 +105,7 @@ async def test_many_logs_on_one_file_system_that_hangs_cost_one_delay(
         os.write(good.out, b"%d\n" % number)
         await until(lambda n=number: len(texts(tmp_path / "good.log")) == n + 1, 2)  # type: ignore[misc]
     # one delay for each log would take twice this, and a busy machine takes a part of it
-    assert time.monotonic() - began < len(bad) / 2 * keeper_module.PATIENCE
+    assert time.monotonic() - began < len(bad) / 2 * PATIENCE
     hung.go_on()
     for number, shim in enumerate(bad):
         shim.exit()
@@ -116,7 +117,7 @@ async def test_many_logs_on_one_file_system_that_hangs_cost_one_delay(
 async def test_a_container_is_held_up_by_its_log_for_a_while_only(
     tmp_path: Path, hung: HungMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed_keeper(monkeypatch, "keeper.STALL_SECONDS = 1.0")
+    changed_keeper(monkeypatch, "turn.STALL_SECONDS = 1.0")
     keeper = await LogKeeper.start(str(tmp_path / "state"))
     shim = await opened(keeper, tmp_path, "c", tmp_path / "hung/0.log")
     hung.hang()
@@ -131,7 +132,9 @@ async def test_a_container_is_held_up_by_its_log_for_a_while_only(
     assert time.monotonic() - began > 0.9, "it was not held up at all"
     await until_read(lambda: _of(keeper, "c"), 2_000_000)
     kept = await _of(keeper, "c")
-    assert kept.problem == (f"the file system of {tmp_path / 'hung/0.log'} does not answer for 1 s")
+    assert kept.problem == (
+        f"the file system of {tmp_path / 'hung/0.log'} has not responded for 1 s"
+    )
     assert 1_800_000 < kept.bytes_lost < 2_200_000
     shim.exit()
     await asyncio.wait_for(keeper.drained("c"), 2)
@@ -218,10 +221,10 @@ async def test_a_request_that_cannot_be_served_is_answered(
 async def test_a_fault_of_the_keeper_is_answered_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed_keeper(monkeypatch, "keeper._OPERATIONS['drained'] = lambda *_: 1 / 0")
+    changed_keeper(monkeypatch, "server._OPERATIONS['drained'] = lambda *_: 1 / 0")
     keeper = await LogKeeper.start(str(tmp_path / "state"))
     pid = keeper.pid
-    with pytest.raises(Unknown, match="a fault: ZeroDivisionError"):
+    with pytest.raises(Unknown, match="internal error: ZeroDivisionError"):
         await keeper.drained("c")
     assert (await keeper.list(), keeper.pid) == ({}, pid)
     assert "ZeroDivisionError" in (tmp_path / "state/log-keeper.log").read_text()
@@ -355,7 +358,7 @@ async def test_a_restore_goes_on_until_it_is_done(
 def test_a_record_that_a_kill_cut_short_is_ended(tmp_path: Path) -> None:
     log = tmp_path / "0.log"
     log.write_text("time stdout F cut sho")
-    file = keeper_module.LogFile(str(log))
+    file = LogFile(str(log))
     file.open()
     file.write(b"time stdout F next\n")
     file.close()

@@ -20,7 +20,8 @@ import pytest_asyncio
 
 from runtime.errors import NotFound, Unavailable, Unknown
 from runtime.logs.client import Fifos, KeptContainer, LogKeeper
-from runtime.logs.keeper import Keeper, RequestError, decode, encode
+from runtime.logs.keeper.protocol import RequestError, decode, encode
+from runtime.logs.keeper.server import Keeper
 
 
 @pytest_asyncio.fixture
@@ -340,7 +341,9 @@ async def test_errors_of_requests_are_sentences(keeper: LogKeeper) -> None:
 def test_keeper_ends_when_it_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch, somebody_came: bool
 ) -> None:
-    monkeypatch.setattr("runtime.logs.keeper.FIRST_CLIENT_SECONDS", 5.0 if somebody_came else 0.05)
+    monkeypatch.setattr(
+        "runtime.logs.keeper.server.FIRST_CLIENT_SECONDS", 5.0 if somebody_came else 0.05
+    )
     name = f"\0log-keeper-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(name)
