@@ -14,7 +14,7 @@ from generated.containerd import containers_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, defaults, pod_sandbox_config, types
-from runtime.transforms import facts
+from runtime.transforms import base_spec, facts
 
 SANDBOX_ID = "5a" * 32
 CONTAINER_ID = "c0" * 32
@@ -146,7 +146,9 @@ def build_container(
     **changes: Any,
 ) -> Built:
     """An application container in a pod."""
-    built = Built(defaults.container_spec(), containers_pb2.Container())
+    privileged = config.linux.security_context.privileged
+    first = base_spec.first_spec(handler.base, privileged=privileged)
+    built = Built(first, containers_pb2.Container())
     container_config.apply(
         config,
         built.spec,

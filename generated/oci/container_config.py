@@ -9,7 +9,7 @@ from generated.containerd import containers_pb2
 from generated.cri import api_pb2
 from generated.oci import container_metadata, linux_container_config, types
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import cdi, cgroups, devices, facts, labels, mounts, process
+from runtime.transforms import cgroups, classes, devices, facts, labels, mounts, process
 
 
 def apply(
@@ -34,7 +34,9 @@ def apply(
     )
     # args: an input of command
     # working_dir -> process.cwd
-    out.process.cwd = process.cwd(working_dir=src.working_dir, image_working_dir=image.working_dir)
+    out.process.cwd = process.cwd(
+        working_dir=src.working_dir, image_working_dir=image.working_dir, base_cwd=handler.base.cwd
+    )
     # envs -> process.env
     out.process.env = process.env(
         envs=src.envs,
@@ -43,6 +45,7 @@ def apply(
         hostname=sandbox.metadata.config.hostname,
         node_hostname=host.hostname,
         device_env=container.cdi.env,
+        base_env=handler.base.env,
     )
     # mounts -> mounts
     out.mounts = mounts.container_mounts(
@@ -63,6 +66,7 @@ def apply(
         recursive_read_only=handler.recursive_read_only,
         user_namespaces=handler.user_namespaces,
         injected=container.cdi.mounts,
+        base=handler.base.mounts,
     )
     # devices -> linux.devices
     out.linux.devices = devices.container_devices(
@@ -84,6 +88,7 @@ def apply(
         injected=container.cdi.devices,
         uid=user.uid,
         gid=user.gid,
+        base=handler.base.devices,
     )
     # labels -> Container.labels
     record.labels.update(labels.container_labels(labels=src.labels, image_labels=image.labels))
@@ -146,9 +151,24 @@ def apply(
     # linux.netDevices <- container.cdi.net_devices
     out.linux.netDevices.update(container.cdi.net_devices)
     # linux.intelRdt
-    intel_rdt = cdi.intel_rdt(intel_rdt=container.cdi.intel_rdt)
+    intel_rdt = classes.intel_rdt(
+        name=src.metadata.name,
+        annotations=src.annotations,
+        of_pod=sandbox.metadata.config.annotations,
+        ignore_rdt_not_enabled_errors=host.ignore_rdt_not_enabled_errors,
+        injected=container.cdi.intel_rdt,
+    )
     if intel_rdt is not None:
         out.linux.intelRdt = intel_rdt
+    # linux.resources.blockIO
+    block_io = classes.block_io(
+        name=src.metadata.name,
+        annotations=src.annotations,
+        of_pod=sandbox.metadata.config.annotations,
+        ignore_blockio_not_enabled_errors=host.ignore_blockio_not_enabled_errors,
+    )
+    if block_io is not None:
+        out.linux.resources.blockIO = block_io
     # linux.cgroupsPath
     out.linux.cgroupsPath = cgroups.cgroups_path(
         cgroup_parent=sandbox.metadata.config.linux.cgroup_parent,

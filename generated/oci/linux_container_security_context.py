@@ -28,6 +28,7 @@ def apply(
         privileged=src.privileged,
         sandbox_privileged=sandbox.metadata.config.linux.security_context.privileged,
         host_capabilities=host.capabilities,
+        default_capabilities=handler.base.capabilities,
     )
     # privileged: an input of capabilities
     # namespace_options -> linux.namespaces
@@ -57,11 +58,21 @@ def apply(
     if src.no_new_privs:
         out.process.noNewPrivileges = src.no_new_privs
     # masked_paths -> linux.maskedPaths
-    masked_paths = security.hidden_paths(paths=src.masked_paths, privileged=src.privileged)
+    masked_paths = security.masked_paths(
+        paths=src.masked_paths,
+        privileged=src.privileged,
+        disable_proc_mount=host.disable_proc_mount,
+        default=handler.base.masked_paths,
+    )
     if masked_paths is not None:
         out.linux.maskedPaths = masked_paths
     # readonly_paths -> linux.readonlyPaths
-    readonly_paths = security.hidden_paths(paths=src.readonly_paths, privileged=src.privileged)
+    readonly_paths = security.readonly_paths(
+        paths=src.readonly_paths,
+        privileged=src.privileged,
+        disable_proc_mount=host.disable_proc_mount,
+        default=handler.base.readonly_paths,
+    )
     if readonly_paths is not None:
         out.linux.readonlyPaths = readonly_paths
     # seccomp -> linux.seccomp
@@ -79,6 +90,7 @@ def apply(
         architecture=host.architecture,
         kernel=host.kernel,
         host_capabilities=host.capabilities,
+        default_capabilities=handler.base.capabilities,
     )
     if seccomp is not None:
         out.linux.seccomp = seccomp

@@ -81,16 +81,6 @@ def check(message: api_pb2.ContainerConfig, path: str = "") -> list[Violation]:
         for key, item in message.labels.items()
         if "\0" in key or "\0" in item
     ]
-    # annotations: each refused keys io.kubernetes.cri.blockio-class, io.kubernetes.cri.rdt-class
-    found += [
-        Violation(
-            f"{path}annotations[{key}]",
-            "refused_keys",
-            "is not supported yet and is never ignored: leave it out",
-        )
-        for key, item in message.annotations.items()
-        if key == "io.kubernetes.cri.blockio-class" or key == "io.kubernetes.cri.rdt-class"
-    ]
     # log_path: no NUL
     if "\0" in message.log_path:
         found.append(Violation(f"{path}log_path", "no_nul", "must not contain a NUL character"))

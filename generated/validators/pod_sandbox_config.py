@@ -59,7 +59,7 @@ def check(message: api_pb2.PodSandboxConfig, path: str = "") -> list[Violation]:
         for key, item in message.labels.items()
         if "\0" in key or "\0" in item
     ]
-    # annotations: each refused keys io.kubernetes.cri.untrusted-workload=true, blockio.resources.beta.kubernetes.io/*, rdt.resources.beta.kubernetes.io/*
+    # annotations: each refused keys io.kubernetes.cri.untrusted-workload=true
     found += [
         Violation(
             f"{path}annotations[{key}]",
@@ -68,8 +68,6 @@ def check(message: api_pb2.PodSandboxConfig, path: str = "") -> list[Violation]:
         )
         for key, item in message.annotations.items()
         if (key == "io.kubernetes.cri.untrusted-workload" and item == "true")
-        or key.startswith("blockio.resources.beta.kubernetes.io/")
-        or key.startswith("rdt.resources.beta.kubernetes.io/")
     ]
     # linux: its fields
     if message.HasField("linux"):

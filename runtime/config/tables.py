@@ -78,6 +78,8 @@ class Runtime(_Table, frozen=True):
     privileged_without_host_devices: bool = False
     privileged_without_host_devices_all_devices_allowed: bool = False
     cgroup_writable: bool = False
+    base_runtime_spec: str = ""
+    """Path of an OCI spec in JSON that containers start from, instead of the default one."""
 
 
 class ContainerdTable(_Table, frozen=True):
@@ -89,6 +91,9 @@ class ContainerdTable(_Table, frozen=True):
     default_runtime_name: str = "runc"
     runtimes: Mapping[str, Runtime] = msgspec.field(default_factory=lambda: {"runc": Runtime()})
     """By name; the file's entries are added to ``runc``."""
+    ignore_blockio_not_enabled_errors: bool = False
+    ignore_rdt_not_enabled_errors: bool = False
+    """Ignore annotations that request a class, instead of refusing the container."""
 
 
 class CniTable(_Table, frozen=True):
@@ -194,6 +199,9 @@ class Config(_Table, frozen=True):
     selinux_category_range: int = 1024
     """How many categories levels are made of; 0: the default."""
     disable_apparmor: bool = False
+    disable_proc_mount: bool = False
+    """Ignore masked and read-only paths of requests (procMount); containers have the default
+    ones."""
     restrict_oom_score_adj: bool = False
     """Never set an oom_score_adj below the server's own, even if that is allowed."""
     unset_seccomp_profile: str = ""

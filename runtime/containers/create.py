@@ -21,7 +21,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
-from generated.oci import container_config, defaults, types
+from generated.oci import container_config, types
 from generated.plans import ContainerPlan, NewContainerPlan, plan_container, plan_new_container
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
@@ -40,7 +40,7 @@ from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
 from runtime.store.records import CONTAINER_EXTENSION, container_extension
 from runtime.tasks import shared_shim
-from runtime.transforms import facts, signals
+from runtime.transforms import base_spec, facts, signals
 from runtime.transforms.containers import image_digest, log_path
 
 if TYPE_CHECKING:
@@ -230,7 +230,8 @@ async def _described(
     handler = services.handler(sandbox)
     metadata = container.metadata
     host = services.host
-    if plan_container(metadata.config).privileged:
+    plan = plan_container(metadata.config)
+    if plan.privileged:
         host = replace(host, devices=await threads.HOST_PATHS.run(device_nodes.host_devices))
     record = containers_pb2.Container(
         id=metadata.id,
@@ -241,7 +242,7 @@ async def _described(
         sandbox=sandbox.id if shared_shim.offered(services.containerd) else "",
         extensions={CONTAINER_EXTENSION: container_extension(metadata)},
     )
-    spec = defaults.container_spec()
+    spec = base_spec.first_spec(handler.base, privileged=plan.privileged)
     container_config.apply(
         metadata.config,
         spec,

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -14,12 +15,16 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
 from generated.containerd import introspection_pb2, types_pb2
-from runtime.config.tables import Config, Runtime
+from generated.oci import types
+from runtime import text
+from runtime.config.tables import Config, ConfigError, Runtime
 from runtime.containerd.client import Containerd
 from runtime.containerd.runtime_options import runc_binary, runc_options
 from runtime.containerd.values import proto_any
+from runtime.documents import convert
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import Handler, Host
+from runtime.transforms import base_spec
+from runtime.transforms.facts import BaseSpec, Handler, Host
 
 log = structlog.get_logger(__name__)
 
@@ -82,12 +87,35 @@ class Handlers(Mapping[str, Handler]):
 
 
 def configured(config: Config) -> Handlers:
-    """Every configured handler, without querying the binaries."""
+    """Every configured handler, without querying the binaries.
+
+    Raises ConfigError for a ``base_runtime_spec`` that cannot be used.
+    """
     handlers = {
         name: _handler(name, runtime, config.containerd.snapshotter)
         for name, runtime in config.containerd.runtimes.items()
     }
     return Handlers(handlers.pop(config.containerd.default_runtime_name), *handlers.values())
+
+
+def _base(name: str, path: str) -> BaseSpec:
+    """What containers of a handler start from; raises ConfigError for a file that is no OCI
+    spec."""
+    if not path:
+        return BaseSpec()
+    key = f"containerd.runtimes.{name}.base_runtime_spec"
+    try:
+        document = json.loads(Path(path).read_bytes())
+        convert(document, types.Spec)  # are the types right
+        spec = types.Spec.from_json(document)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}") from error
+    except (ValueError, RecursionError, TypeError, AttributeError) as error:
+        reason = text.one_line(str(error), 200)
+        raise ConfigError(
+            f"{key}: {path} is no OCI spec: {reason}; `ctr oci spec` prints one"
+        ) from error
+    return base_spec.prepared(spec)
 
 
 def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
@@ -107,6 +135,7 @@ def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
             runtime.privileged_without_host_devices_all_devices_allowed
         ),
         cgroup_writable=runtime.cgroup_writable,
+        base=_base(name, runtime.base_runtime_spec),
     )
 
 

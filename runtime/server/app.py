@@ -79,12 +79,13 @@ class App:
         containerd: Containerd,
         log_keeper: LogKeeper,
         node: facts.Host,
+        known: handlers.Handlers,
     ) -> None:
         self.config = config
         self.containerd = containerd
         self.log_keeper = log_keeper
         self.host = node
-        self.handlers = handlers.configured(config)
+        self.handlers = known
         self.metrics = Metrics(unsaved=lambda: self.store.checkpoints.unsaved)
         self.store = Store(
             Layout(config.root_dir, config.state_dir),
@@ -161,12 +162,14 @@ class App:
         Raises ConfigError, before anything is started, for a key that cannot work on this node.
         """
         node = host.probe(config)
+        known = handlers.configured(config)
         for directory in (config.root_dir, config.state_dir):
             directories.make_private(directory)
         containerd = await Containerd.connect(
             config.containerd.address, config.containerd.namespace
         )
-        return cls(config, containerd, await LogKeeper.start(str(config.state_dir)), node)
+        keeper = await LogKeeper.start(str(config.state_dir))
+        return cls(config, containerd, keeper, node, known)
 
     async def run(self, daemon: Daemon | None) -> None:
         """Serve until a signal, or until a failure that the running server cannot recover from."""

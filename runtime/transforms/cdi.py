@@ -257,11 +257,6 @@ def injected(edits: Edits, nodes: Sequence[DeviceNode]) -> CdiEdits:
     )
 
 
-def intel_rdt(*, intel_rdt: types.LinuxIntelRdt | None) -> types.LinuxIntelRdt | None:
-    """The resctrl group that a device asks for; None if none does."""
-    return intel_rdt
-
-
 def _intel_rdt(rdt: Rdt) -> types.LinuxIntelRdt:
     return types.LinuxIntelRdt(
         closID=rdt.clos_id or None,

@@ -22,6 +22,7 @@ def container_devices(
     injected: Sequence[DeviceNode],
     uid: int,
     gid: int,
+    base: Sequence[types.LinuxDevice],
 ) -> list[types.LinuxDevice]:
     """The device nodes to create: those of CDI devices take precedence over requested ones, and
     those over the host's, all of which a privileged container gets.
@@ -32,7 +33,7 @@ def container_devices(
     owner = run_as_user if device_ownership_from_security_context else None
     group = run_as_group if device_ownership_from_security_context else None
     inherited = host_devices if privileged and not privileged_without_host_devices else ()
-    by_path = {device.path: device for device in inherited}
+    by_path = {device.path: device for device in (*base, *inherited)}
     by_path |= {node.device.path: _owned(node.device, owner, group) for node in requested}
     by_path |= {node.device.path: _of_user(node.device, uid, gid) for node in injected}
     return list(by_path.values())

@@ -121,6 +121,14 @@ class Host:
     """Config of that name: without the controller, hugepage limits are ignored instead of
     refused."""
 
+    disable_proc_mount: bool = False
+    """Config of that name: masked and read-only paths of requests are ignored, and containers have
+    the default ones."""
+
+    ignore_blockio_not_enabled_errors: bool = False
+    ignore_rdt_not_enabled_errors: bool = False
+    """Configs of those names: annotations with a class are ignored instead of refused."""
+
     seccomp: bool = False
     """Whether the kernel supports seccomp filters (a Seccomp line in /proc/self/status)."""
 
@@ -181,6 +189,29 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseSpec:
+    """What a handler's containers start from, if it has a ``base_runtime_spec``; without one, the
+    default spec, and everything here is unset."""
+
+    document: bytes = b""
+    """The OCI spec as JSON, without the parts below and without those that a request decides."""
+
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+
+    capabilities: tuple[str, ...] | None = None
+    """In place of the default set, which requests add to and drop from."""
+
+    mounts: tuple[types.Mount, ...] | None = None
+    """In place of the default mounts."""
+
+    devices: tuple[types.LinuxDevice, ...] = ()
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    """With ``disable_proc_mount``, in place of the default ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handler:
     """One runtime handler: the table ``[containerd.runtimes.NAME]`` and what its binary reports."""
 
@@ -215,6 +246,9 @@ class Handler:
 
     privileged_without_host_devices_all_devices_allowed: bool = False
     """With the key above: the device cgroup still allows everything."""
+
+    base: BaseSpec = BaseSpec()
+    """What the OCI specs of this handler's containers start from."""
 
     cgroup_writable: bool = False
     """Whether /sys/fs/cgroup is writable in unprivileged containers too (cgroup v2 only)."""

@@ -44,6 +44,7 @@ def container_mounts(
     recursive_read_only: bool,
     user_namespaces: bool,
     injected: Sequence[types.Mount],
+    base: Sequence[types.Mount] | None,
 ) -> list[types.Mount]:
     """All mounts of an application container; those of CDI devices take precedence."""
     asked = [
@@ -66,7 +67,7 @@ def container_mounts(
             on_node_in_userns=_on_node_in_userns(sandbox_options),
             cgroup_options=cgroup_options,
         )
-        for mount in container_spec().mounts
+        for mount in (container_spec().mounts if base is None else base)
     )
     mounts = [*_not_covered(system, ordered), *ordered]
     return _with_devices(mounts, injected, sandbox_options) if injected else mounts

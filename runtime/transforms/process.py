@@ -63,12 +63,12 @@ def sandbox_args(*, entrypoint: Sequence[str], cmd: Sequence[str]) -> list[str]:
     return words
 
 
-def cwd(*, working_dir: str, image_working_dir: str) -> str:
+def cwd(*, working_dir: str, image_working_dir: str, base_cwd: str) -> str:
     """The request's directory, else the image's, else the root; absolute, as runc requires.
 
     Raises InvalidArgument for one that is longer than any path.
     """
-    directory = working_dir or image_working_dir
+    directory = working_dir or image_working_dir or base_cwd
     _must_be_a_path(directory, "config.working_dir")
     return directory if directory.startswith("/") else f"/{directory}"
 
@@ -81,6 +81,7 @@ def env(
     node_hostname: str,
     image_env: Sequence[str],
     device_env: Sequence[str],
+    base_env: Sequence[str],
 ) -> list[str]:
     """The environment, later sources over earlier ones: defaults, image, request, CDI devices.
 
@@ -89,6 +90,7 @@ def env(
     """
     return _merged(
         DEFAULT_PATH,
+        *base_env,
         *(["TERM=xterm"] if tty else []),
         f"HOSTNAME={hostname or node_hostname}",
         *image_env,
@@ -99,7 +101,7 @@ def env(
 
 def sandbox_cwd(*, working_dir: str) -> str:
     """The pause image's directory, else the root."""
-    return cwd(working_dir="", image_working_dir=working_dir)
+    return cwd(working_dir="", image_working_dir=working_dir, base_cwd="")
 
 
 def sandbox_env(*, env: Sequence[str]) -> list[str]:

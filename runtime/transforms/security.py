@@ -8,7 +8,7 @@ from typing import Any
 
 from generated.cri import api_pb2
 from generated.oci import types
-from generated.oci.defaults import SECCOMP_PROFILE, container_spec
+from generated.oci.defaults import SECCOMP_PROFILE, container_spec, sandbox_spec
 from runtime.errors import InvalidArgument
 
 DEFAULT_CAPABILITIES = tuple(
@@ -34,6 +34,7 @@ def capabilities(
     privileged: bool,
     sandbox_privileged: bool,
     host_capabilities: Sequence[str],
+    default_capabilities: Sequence[str] | None,
 ) -> types.LinuxCapabilities:
     """The default set, then additions, then removals; for a privileged container, all
     capabilities of this process.
@@ -53,7 +54,7 @@ def capabilities(
     else:
         add, drop = _names(add_capabilities), _names(drop_capabilities)
         ambient = _ambient_set(add_ambient_capabilities, drop, host_capabilities)
-        held = _bounding_set(add, drop, ambient, host_capabilities)
+        held = _bounding_set(add, drop, ambient, host_capabilities, default_capabilities)
     return types.LinuxCapabilities(
         bounding=held,
         effective=list(held),
@@ -78,6 +79,7 @@ def seccomp(
     architecture: str,
     kernel: tuple[int, int],
     host_capabilities: Sequence[str],
+    default_capabilities: Sequence[str] | None,
 ) -> types.LinuxSeccomp | None:
     """The requested filter, adapted to the container; None means no filter.
 
@@ -95,7 +97,7 @@ def seccomp(
     return _fitted(
         wanted,
         localhost_seccomp,
-        _bounding_set(add, drop, ambient, host_capabilities),
+        _bounding_set(add, drop, ambient, host_capabilities, default_capabilities),
         available=available,
         architecture=architecture,
         kernel=kernel,
@@ -265,19 +267,50 @@ def _wanted_apparmor(
     return _by_name(apparmor_profile, f"{_CONTEXT}.apparmor_profile")
 
 
-def hidden_paths(*, paths: Sequence[str], privileged: bool) -> list[str] | None:
-    """The given paths; a privileged container has none hidden.
+def masked_paths(
+    *,
+    paths: Sequence[str],
+    privileged: bool,
+    disable_proc_mount: bool,
+    default: Sequence[str] | None,
+) -> list[str] | None:
+    """The requested paths; a privileged container sees everything.
 
-    The kubelet sends the defaults for procMount: Default, so an empty list hides nothing.
+    The kubelet sends the defaults for procMount: Default, so an empty list means that everything is
+    visible. With ``disable_proc_mount`` every container has the defaults.
     """
-    return None if privileged else list(paths) or None
+    if privileged:
+        return None
+    if disable_proc_mount:
+        return list(sandbox_spec().linux.maskedPaths if default is None else default)
+    return list(paths) or None
+
+
+def readonly_paths(
+    *,
+    paths: Sequence[str],
+    privileged: bool,
+    disable_proc_mount: bool,
+    default: Sequence[str] | None,
+) -> list[str] | None:
+    """As `masked_paths`, for paths that can only be read."""
+    if privileged:
+        return None
+    if disable_proc_mount:
+        return list(sandbox_spec().linux.readonlyPaths if default is None else default)
+    return list(paths) or None
 
 
 def _bounding_set(
-    add: Sequence[str], drop: Sequence[str], ambient: Sequence[str], all_capabilities: Sequence[str]
+    add: Sequence[str],
+    drop: Sequence[str],
+    ambient: Sequence[str],
+    all_capabilities: Sequence[str],
+    default_capabilities: Sequence[str] | None,
 ) -> list[str]:
     """The bounding set of a container that is not privileged."""
-    base: Sequence[str] = all_capabilities if _ALL in add else DEFAULT_CAPABILITIES
+    default = DEFAULT_CAPABILITIES if default_capabilities is None else default_capabilities
+    base: Sequence[str] = all_capabilities if _ALL in add else default
     if _ALL in drop:
         base = ()
     held = [*base, *add, *ambient]

@@ -8,6 +8,7 @@ import pytest
 
 from runtime.config import file, tables, writer
 from runtime.config.tables import ConfigError, Duration
+from runtime.lookups import handlers
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -184,3 +185,25 @@ def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("{", "is no OCI spec: Expecting property name"),
+        ("[]", "is no OCI spec: it: expected `object`"),
+        ('{"process": {"args": "sh"}}', r"is no OCI spec: process\.args: expected `array`"),
+        ('{"linux": {"devices": [{"path": 1}]}}', r"linux\.devices\[0\]\.path: expected `str`"),
+    ],
+)
+def test_a_base_runtime_spec_is_checked_at_the_start(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
+    base = tmp_path / "base.json"
+    if content is not None:
+        base.write_text(content)
+    text = f'[containerd.runtimes.runc]\nbase_runtime_spec = "{base}"\n'
+    config = file.load(written(tmp_path, text))
+    with pytest.raises(ConfigError, match=rf"runtimes\.runc\.base_runtime_spec: .*{reason}"):
+        handlers.configured(config)

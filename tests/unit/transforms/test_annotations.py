@@ -8,7 +8,7 @@ import pytest
 
 from generated import provenance
 from generated.cri import api_pb2
-from generated.validators import container_config, pod_sandbox_config
+from generated.validators import pod_sandbox_config
 from runtime.transforms.annotations import OWN, sandbox_resources
 from tests import oci_specs
 
@@ -49,22 +49,11 @@ def test_every_annotation_that_an_entry_writes_is_kept() -> None:
     assert {f"annotations[{key}]" for key in OWN} >= targets
 
 
-@pytest.mark.parametrize("key", ["io.kubernetes.cri.blockio-class", "io.kubernetes.cri.rdt-class"])
-def test_a_container_does_not_start_without_what_it_asks_for(key: str) -> None:
-    config = api_pb2.ContainerConfig(annotations={key: "x"})
-    (found,) = [v for v in container_config.check(config) if v.rule == "refused_keys"]
-    assert str(found) == (
-        f"annotations[{key}]: is not supported yet and is never ignored: leave it out"
-    )
-
-
 @pytest.mark.parametrize(
     ("key", "value", "refused"),
     [
         ("io.kubernetes.cri.untrusted-workload", "true", True),
         ("io.kubernetes.cri.untrusted-workload", "false", False),
-        ("blockio.resources.beta.kubernetes.io/pod", "slow", True),
-        ("rdt.resources.beta.kubernetes.io/container.c", "gold", True),
         ("example.com/cdi.k8s.io", "x", False),
     ],
 )

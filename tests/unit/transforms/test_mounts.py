@@ -40,6 +40,7 @@ def build(
         "recursive_read_only": True,
         "user_namespaces": True,
         "injected": (),
+        "base": None,
     }
     return mounts.container_mounts(
         requested=requested,

@@ -36,14 +36,14 @@ def test_an_image_that_says_nothing_needs_a_command() -> None:
 def test_what_is_longer_than_any_path_is_refused() -> None:
     longest = "/" + "é" * 2047  # two bytes each: 4095 in all
     assert process.program([longest, "a" * 100_000], field="cmd[0]") == [longest, "a" * 100_000]
-    assert process.cwd(working_dir=longest, image_working_dir="") == longest
+    assert process.cwd(working_dir=longest, image_working_dir="", base_cwd="") == longest
     with pytest.raises(InvalidArgument, match=r"cmd\[0\]: must be .* at most 4095 bytes, not 4096"):
         process.program([longest + "x"], field="cmd[0]")
     for words in ({"command": [longest + "x"]}, {"entrypoint": [longest + "x"]}):
         with pytest.raises(InvalidArgument, match=r"config\.command"):
             process.args(**{"command": [], "args": [], "entrypoint": [], "cmd": [], **words})
     with pytest.raises(InvalidArgument, match=r"config\.working_dir"):
-        process.cwd(working_dir="", image_working_dir=longest + "x")
+        process.cwd(working_dir="", image_working_dir=longest + "x", base_cwd="")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_longer_than_any_path_is_refused() -> None:
     [("/a", "/b", "/a"), ("", "/b", "/b"), ("", "", "/"), ("", "app", "/app")],
 )
 def test_cwd(working_dir: str, image_working_dir: str, expected: str) -> None:
-    found = process.cwd(working_dir=working_dir, image_working_dir=image_working_dir)
+    found = process.cwd(working_dir=working_dir, image_working_dir=image_working_dir, base_cwd="")
     assert found == expected
 
 
@@ -92,6 +92,7 @@ def test_env(
             node_hostname="node",
             image_env=image_env,
             device_env=(),
+            base_env=(),
         )
         == expected
     )
@@ -99,6 +100,12 @@ def test_env(
 
 def test_a_pod_on_the_nodes_network_shows_the_nodes_name() -> None:
     found = process.env(
-        envs=[], tty=False, hostname="", node_hostname="node", image_env=[], device_env=()
+        envs=[],
+        tty=False,
+        hostname="",
+        node_hostname="node",
+        image_env=[],
+        device_env=(),
+        base_env=(),
     )
     assert "HOSTNAME=node" in found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from generated.cri import api_pb2
@@ -49,6 +51,7 @@ def test_capabilities(
         privileged=False,
         sandbox_privileged=False,
         host_capabilities=ALL,
+        default_capabilities=None,
     )
     assert found == types.LinuxCapabilities(bounding, bounding, kept, bounding, kept)
 
@@ -61,6 +64,7 @@ def test_a_privileged_container_has_what_the_server_has() -> None:
         privileged=True,
         sandbox_privileged=True,
         host_capabilities=ALL,
+        default_capabilities=None,
     )
     assert found == types.LinuxCapabilities([*ALL], [*ALL], [], [*ALL], [])
 
@@ -76,6 +80,7 @@ def test_a_privileged_container_needs_a_privileged_pod() -> None:
             privileged=True,
             sandbox_privileged=False,
             host_capabilities=ALL,
+            default_capabilities=None,
         )
 
 
@@ -106,6 +111,7 @@ def build_seccomp(
         architecture="amd64",
         kernel=(6, 1),
         host_capabilities=ALL,
+        default_capabilities=None,
     )
 
 
@@ -324,7 +330,27 @@ def test_what_apparmor_needs_on_the_node(
     )
 
 
-def test_nothing_is_hidden_unless_asked_for() -> None:
-    assert security.hidden_paths(paths=["/proc/kcore"], privileged=False) == ["/proc/kcore"]
-    assert security.hidden_paths(paths=[], privileged=False) is None
-    assert security.hidden_paths(paths=["/proc/kcore"], privileged=True) is None
+HIDDEN = [security.masked_paths, security.readonly_paths]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_nothing_is_hidden_unless_asked_for(hidden: Any) -> None:
+    def of(*paths: str, privileged: bool = False) -> Any:
+        return hidden(paths=paths, privileged=privileged, disable_proc_mount=False, default=None)
+
+    assert of("/proc/kcore") == ["/proc/kcore"]
+    assert of() is None
+    assert of("/proc/kcore", privileged=True) is None
+
+
+@pytest.mark.parametrize(
+    ("hidden", "usual"), list(zip(HIDDEN, ("/proc/kcore", "/proc/sys"), strict=True))
+)
+def test_with_disable_proc_mount_the_usual_paths_are_hidden(hidden: Any, usual: str) -> None:
+    def of(privileged: bool, default: Any) -> Any:
+        return hidden(paths=[], privileged=privileged, disable_proc_mount=True, default=default)
+
+    assert usual in of(False, None)
+    assert of(False, ["/own"]) == ["/own"]
+    assert of(False, []) == []
+    assert of(True, None) is None

@@ -63,6 +63,7 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         "injected": (),
         "uid": 0,
         "gid": 0,
+        "base": (),
     }
     return devices.container_devices(**(given | changes))
 
