@@ -542,6 +542,8 @@ class Descended:
     of: Source | None = None
     """Of a reader: what the entries of the message call by the name of its class; None leaves the
     field unset, and for a list the reader runs for each item."""
+    parts: frozenset[str] = frozenset()
+    """The context roots that attributes of ``of``, or of an item, have the names and types of."""
 
 
 @dataclass(frozen=True, slots=True)

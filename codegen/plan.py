@@ -389,9 +389,9 @@ def _read_roots(
                 roots |= {source.root} if source.root else set()
             case ComputedBack(call=call):
                 roots |= roots_of(call)
-            case Descended(message=message, of=of):
+            case Descended(message=message, of=of, parts=parts):
                 below = _read_roots(mapped, message, (*above, name))
-                roots |= below if of is None else (below - {called(of)}) | {of.root or ""}
+                roots |= below if of is None else (below - {called(of)} - parts) | {of.root or ""}
     return frozenset(roots)
 
 

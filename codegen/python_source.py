@@ -19,6 +19,8 @@ from codegen.model import Api, Kind, OciSpec, snake
 from codegen.syntax import statements
 
 FACTS = "runtime/transforms/facts.py"
+_READINGS = "runtime.readings"
+"""Where facts.py takes measured values from."""
 _LISTS = {
     "list", "tuple", "Sequence", "Iterable", "Collection", "set", "frozenset", "MutableSequence"
 }  # fmt: skip
@@ -374,7 +376,7 @@ class _Annotations:
             return Kind("enum", name)
         if module == "generated.oci.types" and name in self._oci.classes:
             return Kind("oci", name)
-        if module == "runtime.transforms.facts" and name in self._records:
+        if module in ("runtime.transforms.facts", _READINGS) and name in self._records:
             return Kind("record", name)
         return Kind("class", full)
 

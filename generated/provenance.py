@@ -706,10 +706,28 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="Used by the CPU manager to pin containers; empty means all.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.cpuset_cpus",
+            fate="compute",
+            by="resources.cpus",
+            inputs=("cpuset_cpus",),
+            when="always",
+            why="Used by the CPU manager to pin containers; empty means all.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
     ),
     "linux.resources.cpu.mems": (
         Entry(
             field="ContainerConfig.linux.resources.cpuset_mems",
+            fate="compute",
+            by="resources.memory_nodes",
+            inputs=("cpuset_mems",),
+            when="always",
+            why="Used by the memory manager to pin containers; empty means all.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.cpuset_mems",
             fate="compute",
             by="resources.memory_nodes",
             inputs=("cpuset_mems",),
@@ -728,6 +746,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why='CRI defines 0 as "not specified", so 0 leaves the OCI field absent. In microseconds; the kernel allows at most one second.',
             file="spec/mapping/linux_container_resources.yaml",
         ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.cpu_period",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="nonzero",
+            why='CRI defines 0 as "not specified", so 0 leaves the OCI field absent. In microseconds; the kernel allows at most one second.',
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
     ),
     "linux.resources.cpu.quota": (
         Entry(
@@ -739,10 +766,28 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="As cpu_period; -1 removes a limit.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.cpu_quota",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="nonzero",
+            why="As cpu_period; -1 removes a limit.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
     ),
     "linux.resources.cpu.shares": (
         Entry(
             field="ContainerConfig.linux.resources.cpu_shares",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="nonzero",
+            why="As cpu_period. On cgroup v2 the OCI runtime converts it to a weight.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.cpu_shares",
             fate="copy",
             by=None,
             inputs=(),
@@ -771,6 +816,20 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "linux.resources.hugepageLimits": (
         Entry(
             field="ContainerConfig.linux.resources.hugepage_limits",
+            fate="compute",
+            by="resources.hugepage_limits",
+            inputs=(
+                "hugepage_limits",
+                "host.hugetlb_controller",
+                "host.disable_hugetlb_controller",
+                "host.tolerate_missing_hugetlb_controller",
+            ),
+            when="always",
+            why="One limit per page size; an update replaces the limit of the same size. By default only the pod's cgroup has limits, set by the kubelet. If the node has no hugetlb controller, nothing is written, because runc would fail; the config can make that an error.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.hugepage_limits",
             fate="compute",
             by="resources.hugepage_limits",
             inputs=(
@@ -816,6 +875,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="As cpu_period; -1 removes a limit.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.memory_limit_in_bytes",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="nonzero",
+            why="As cpu_period; -1 removes a limit.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
     ),
     "linux.resources.memory.swap": (
         Entry(
@@ -831,10 +899,35 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="An unset swap limit becomes the memory limit, so a limited container does not swap by default. Without a swap controller the field stays absent.",
             file="spec/mapping/linux_container_resources.yaml",
         ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.memory_swap_limit_in_bytes",
+            fate="compute",
+            by="resources.swap_limit",
+            inputs=(
+                "memory_limit_in_bytes",
+                "memory_swap_limit_in_bytes",
+                "host.swap_controller",
+            ),
+            when="always",
+            why="An unset swap limit becomes the memory limit, so a limited container does not swap by default. Without a swap controller the field stays absent.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
     ),
     "linux.resources.unified": (
         Entry(
             field="ContainerConfig.linux.resources.unified",
+            fate="compute",
+            by="resources.unified",
+            inputs=(
+                "unified",
+                "host.cgroup_unified",
+            ),
+            when="always",
+            why="cgroup v2 files by name, used by the kubelet's memory QoS. An update changes only the given ones.",
+            file="spec/mapping/linux_container_resources.yaml",
+        ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.unified",
             fate="compute",
             by="resources.unified",
             inputs=(
@@ -2056,6 +2149,18 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="When memory runs out, the kernel must kill an application, not the process that holds the pod's namespaces.",
             file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+        Entry(
+            field="UpdateContainerResourcesRequest.linux.oom_score_adj",
+            fate="compute",
+            by="resources.oom_score_adj",
+            inputs=(
+                "oom_score_adj",
+                "host.oom_score_adj_floor",
+            ),
+            when="always",
+            why="Always written, because 0 is a valid value. If the server is not allowed to go below its own value, a lower one is raised to it. An update only affects a later start, because containerd cannot change it for a running process.",
+            file="spec/mapping/linux_container_resources.yaml",
         ),
     ),
     "process.selinuxLabel": (

@@ -93,7 +93,8 @@ def _nested(reader: Reader, read: Descended, taken: set[str]) -> Iterator[str]:
     known = value(read.of) if read.of is not None else ""
 
     def call(out: str, of: str) -> str:
-        given = (f"{n}={of if n == own else n}" for n in reader.nested[read.message])
+        names = reader.nested[read.message]
+        given = (f"{n}={of if n == own else f'{of}.{n}' if n in read.parts else n}" for n in names)
         return f"{module}.fill({', '.join([out, *given])})"
 
     if read.each:

@@ -74,7 +74,19 @@ def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
             "make its flow out or both",
             "flows-differ",
         )
-    return Descended(entry, nested, each=field.repeated, of=of)
+    parts = _parts(scope, of) if of is not None else frozenset()
+    return Descended(entry, nested, each=field.repeated, of=of, parts=parts)
+
+
+def _parts(scope: Scope, of: Source) -> frozenset[str]:
+    """The attributes of a record, or of the items of a list, that are context roots by name and
+    type."""
+    kind = of.kind.of[0] if of.kind.name == "list" else of.kind
+    if kind.name != "record":
+        return frozenset()
+    roots = scope.paths.sources.roots(reading=True)
+    fields = scope.paths.sources.records[kind.ref].fields
+    return frozenset(name for name, found in fields.items() if roots.get(name) == found)
 
 
 def _of(scope: Scope, entry: Entry, field: Field) -> Source | None:

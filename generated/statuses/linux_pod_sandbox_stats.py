@@ -6,26 +6,35 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.statuses import cpu_usage, io_usage, memory_usage, network_usage, process_usage
+from generated.statuses import (
+    container_stats,
+    cpu_usage,
+    io_usage,
+    memory_usage,
+    network_usage,
+    process_usage,
+)
 from runtime.transforms import facts
 
 
 def read(
     *,
+    measured_sandbox: facts.MeasuredSandbox,
     usage: facts.Usage,
 ) -> api_pb2.LinuxPodSandboxStats:
     """A new message, filled."""
     out = api_pb2.LinuxPodSandboxStats()
-    fill(out, usage=usage)
+    fill(out, measured_sandbox=measured_sandbox, usage=usage)
     return out
 
 
 def fill(
     out: api_pb2.LinuxPodSandboxStats,
     *,
+    measured_sandbox: facts.MeasuredSandbox,
     usage: facts.Usage,
 ) -> None:
-    """Every block is one field, in the order of the proto; the caller sets containers."""
+    """Every block is one field, in the order of the proto."""
     out.SetInParent()
     # cpu: by the entries of CpuUsage, of usage.cpu
     if usage.cpu is not None:
@@ -39,7 +48,9 @@ def fill(
     # process: by the entries of ProcessUsage, of usage.process_count
     if usage.process_count is not None:
         process_usage.fill(out.process, usage=usage)
-    # containers: handled by stats.sandbox.read
+    # containers: by the entries of ContainerStats, of measured_sandbox.containers
+    for item in measured_sandbox.containers:
+        container_stats.fill(out.containers.add(), container=item.container, usage=item.usage)
     # io: by the entries of IoUsage, of usage.io_pressure
     if (io := usage.io_pressure) is not None:
         io_usage.fill(out.io, usage=usage)

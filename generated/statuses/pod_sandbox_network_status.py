@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from runtime.transforms import facts, sandboxes
+from generated.statuses import pod_ip
+from runtime.transforms import facts
 
 
 def read(
@@ -27,5 +28,6 @@ def fill(
     """Every block is one field, in the order of the proto."""
     # ip <- sandbox.metadata.ip
     out.ip = sandbox.metadata.ip
-    # additional_ips <- sandboxes.pod_ips
-    out.additional_ips.extend(sandboxes.pod_ips(addresses=sandbox.metadata.additional_ips))
+    # additional_ips: by the entries of PodIP, of sandbox.metadata.other_addresses
+    for item in sandbox.metadata.other_addresses:
+        pod_ip.fill(out.additional_ips.add(), address=item)

@@ -12,18 +12,20 @@ from runtime.transforms import facts
 
 def read(
     *,
+    measured_sandbox: facts.MeasuredSandbox,
     sandbox: facts.Sandbox,
     usage: facts.Usage,
 ) -> api_pb2.PodSandboxStats:
     """A new message, filled."""
     out = api_pb2.PodSandboxStats()
-    fill(out, sandbox=sandbox, usage=usage)
+    fill(out, measured_sandbox=measured_sandbox, sandbox=sandbox, usage=usage)
     return out
 
 
 def fill(
     out: api_pb2.PodSandboxStats,
     *,
+    measured_sandbox: facts.MeasuredSandbox,
     sandbox: facts.Sandbox,
     usage: facts.Usage,
 ) -> None:
@@ -32,5 +34,5 @@ def fill(
     # attributes: by the entries of PodSandboxAttributes
     pod_sandbox_attributes.fill(out.attributes, sandbox=sandbox)
     # linux: by the entries of LinuxPodSandboxStats
-    linux_pod_sandbox_stats.fill(out.linux, usage=usage)
+    linux_pod_sandbox_stats.fill(out.linux, measured_sandbox=measured_sandbox, usage=usage)
     # windows: unmapped, other-platform

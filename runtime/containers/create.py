@@ -23,6 +23,7 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, types
 from generated.plans import ContainerPlan, NewContainerPlan, plan_container, plan_new_container
+from generated.statuses import create_container_response
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
@@ -122,11 +123,13 @@ async def create(
                 field="pod_sandbox_id",
             )
         created = facts.ContainerStatus(ContainerState.CREATED, created_at=time.time_ns())
-        await services.store.containers.create(metadata, created, snapshotter=snapshotter)
+        container = await services.store.containers.create(
+            metadata, created, snapshotter=snapshotter
+        )
         services.levels.release(container_id)
     services.specs.remember(container_id, spec)
     services.prepared[container_id] = mounts
-    return api_pb2.CreateContainerResponse(container_id=container_id)
+    return create_container_response.read(container=container.facts)
 
 
 def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxMetadata) -> str:

@@ -18,7 +18,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, tasks_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
-from generated.oci import linux_container_resources, types
+from generated.oci import types, update_container_resources_request
 from generated.statuses import container_resources
 from runtime.containerd.values import oci_any, resources_any
 from runtime.containers.specs import read_record
@@ -38,7 +38,7 @@ async def update(
     async with lock:
         container.must_stay()
         record = await read_record(services.containerd, container.id)
-        spec = updated_spec(services, types.Spec.from_json(record.spec.value), request.linux)
+        spec = updated_spec(services, types.Spec.from_json(record.spec.value), request)
         try:
             await _write_spec(services, record, oci_any(spec))
             await _update_task(services, container, spec, record)
@@ -51,11 +51,11 @@ async def update(
 
 
 def updated_spec(
-    services: Services, spec: types.Spec, resources: api_pb2.LinuxContainerResources
+    services: Services, spec: types.Spec, request: api_pb2.UpdateContainerResourcesRequest
 ) -> types.Spec:
-    """The spec with the resources merged in."""
+    """The spec with the requested resources merged in."""
     oom_score_adj = spec.process.oomScoreAdj
-    linux_container_resources.apply(resources, spec, host=services.host)
+    update_container_resources_request.apply(request, spec, host=services.host)
     # Keep the old value: runtimes cannot change oom_score_adj of a running process, and proto3
     # cannot tell 0 from unset.
     spec.process.oomScoreAdj = oom_score_adj

@@ -32,6 +32,7 @@ from generated.containerd import containers_pb2, leases_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.plans import plan_sandbox
+from generated.statuses import run_pod_sandbox_response
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux import netns
 from runtime.sandboxes import pause, unfinished
@@ -90,7 +91,7 @@ async def run(
     services.levels.release(sandbox.id)
     services.exits.follow_sandbox(sandbox)
     log.debug("sandbox steps", sandbox=sandbox.id, **pod.times.spans())
-    return api_pb2.RunPodSandboxResponse(pod_sandbox_id=metadata.id)
+    return run_pod_sandbox_response.read(sandbox=sandbox.facts)
 
 
 def _must_have_network(services: Services) -> None:

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from generated.cri import api_pb2
-from generated.filters import container_stats_filter, pod_sandbox_stats_filter
+from generated.filters import list_container_stats_request, list_pod_sandbox_stats_request
 from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import plan_sandbox
-from generated.statuses import container_stats
+from generated.statuses import (
+    container_stats_response,
+    list_container_stats_response,
+    list_pod_sandbox_stats_response,
+    pod_sandbox_stats_response,
+)
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, sandbox_cgroup
 from runtime.lookups.handlers import Handlers
@@ -27,12 +32,11 @@ from runtime.stats.rates import CpuRates
 from runtime.stats.sampler import Sampler
 from runtime.steps import threads
 from runtime.store.objects import Sandbox
+from runtime.transforms import facts
 
 if TYPE_CHECKING:
     from runtime.config.tables import Config
     from runtime.store.objects import Container, Store
-    from runtime.transforms import facts
-
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +89,7 @@ class Stats:
         found = await threads.CGROUPS.run(self._containers, [container])
         if not found:
             raise NotFound(f"container {container.id} has just exited")
-        return api_pb2.ContainerStatsResponse(stats=found[0])
+        return container_stats_response.read(measured_container=found[0])
 
     async def list_containers(
         self, request: api_pb2.ListContainerStatsRequest
@@ -95,12 +99,10 @@ class Stats:
         wanted = [
             container
             for container in self._store.containers
-            if container_stats_filter.matches(request.filter, container.listed())
+            if list_container_stats_request.matches(request, container.listed())
         ]
         self._forget_gone()
-        return api_pb2.ListContainerStatsResponse(
-            stats=await threads.CGROUPS.run(self._containers, wanted)
-        )
+        return await threads.CGROUPS.run(self._list_containers, wanted)
 
     async def sandbox(
         self, sandbox: Sandbox, request: api_pb2.PodSandboxStatsRequest
@@ -111,7 +113,7 @@ class Stats:
         found = await threads.CGROUPS.run(self._sandboxes, [sandbox])
         if not found:
             raise Unavailable(f"sandbox {sandbox.id} has no cgroup; it may be stopping")
-        return api_pb2.PodSandboxStatsResponse(stats=found[0])
+        return pod_sandbox_stats_response.read(measured_sandbox=found[0])
 
     async def list_sandboxes(
         self, request: api_pb2.ListPodSandboxStatsRequest
@@ -121,36 +123,39 @@ class Stats:
             sandbox
             for sandbox in self._store.sandboxes
             if sandbox.state is SandboxState.READY
-            and pod_sandbox_stats_filter.matches(request.filter, sandbox.listed())
+            and list_pod_sandbox_stats_request.matches(request, sandbox.listed())
         ]
         self._forget_gone()
-        return api_pb2.ListPodSandboxStatsResponse(
-            stats=await threads.CGROUPS.run(self._sandboxes, wanted)
-        )
+        return await threads.CGROUPS.run(self._list_sandboxes, wanted)
 
     # From here on, code runs in a thread
 
-    def _containers(self, containers: Iterable[Container]) -> list[api_pb2.ContainerStats]:
-        return [stats for stats, _ in map(self._container, containers) if stats is not None]
+    def _list_containers(
+        self, containers: Iterable[Container]
+    ) -> api_pb2.ListContainerStatsResponse:
+        measured = facts.Measured(containers=self._containers(containers))
+        return list_container_stats_response.read(measured=measured)
 
-    def _container(self, container: Container) -> tuple[api_pb2.ContainerStats | None, int]:
-        """The statistics of a container and its number of processes; none if it has just exited,
-        or if its cgroup cannot be read, which must not affect the statistics of other
-        containers."""
+    def _list_sandboxes(self, sandboxes: Iterable[Sandbox]) -> api_pb2.ListPodSandboxStatsResponse:
+        measured = facts.Measured(sandboxes=self._sandboxes(sandboxes))
+        return list_pod_sandbox_stats_response.read(measured=measured)
+
+    def _containers(self, containers: Iterable[Container]) -> tuple[facts.MeasuredContainer, ...]:
+        return tuple(found for found in map(self._container, containers) if found is not None)
+
+    def _container(self, container: Container) -> facts.MeasuredContainer | None:
+        """The statistics of a container; None if it has just exited, or if its cgroup cannot be
+        read, which must not affect the statistics of other containers."""
+        layer = self._layer_usage(container)
         if container.state is not ContainerState.RUNNING:
             # only its writable layer is left to measure
-            layer = Usage(0, None, None, None, None, layer=self._layer_usage(container))
-            return container_stats.read(container=container.facts, usage=layer), 0
+            usage = Usage(0, None, None, None, None, layer=layer)
+            return facts.MeasuredContainer(container.facts, usage)
         measured = self._usage(container)
         if measured is None:
-            return None, 0
-        usage = replace(
-            measured,
-            nano_cores=self._rate(container, measured),
-            layer=self._layer_usage(container),
-        )
-        stats = container_stats.read(container=container.facts, usage=usage)
-        return stats, usage.processes or 0
+            return None
+        usage = replace(measured, nano_cores=self._rate(container, measured), layer=layer)
+        return facts.MeasuredContainer(container.facts, usage)
 
     def _layer_usage(self, container: Container) -> facts.LayerUsage | None:
         sandbox = container.sandbox
@@ -158,27 +163,22 @@ class Stats:
         snapshotter = container.snapshotter or self._handlers.snapshotter(name)
         return self._images.layer_usage(snapshotter, container.id)
 
-    def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> list[api_pb2.PodSandboxStats]:
-        return [stats for stats in map(self._sandbox, sandboxes) if stats is not None]
+    def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> tuple[facts.MeasuredSandbox, ...]:
+        return tuple(found for found in map(self._sandbox, sandboxes) if found is not None)
 
-    def _sandbox(self, sandbox: Sandbox) -> api_pb2.PodSandboxStats | None:
+    def _sandbox(self, sandbox: Sandbox) -> facts.MeasuredSandbox | None:
         usage = self._usage(sandbox)
         if usage is None:
             return None
-        figures = [
-            self._container(container)
-            for container in sandbox.containers
-            if container.state is ContainerState.RUNNING
-        ]
+        running = [c for c in sandbox.containers if c.state is ContainerState.RUNNING]
+        containers = self._containers(running)
         usage = replace(
             usage,
             nano_cores=self._rate(sandbox, usage),
             network=sandbox_stats.network(self._interfaces(sandbox)),
-            process_count=sum(processes for _, processes in figures),
+            process_count=sum(one.usage.processes or 0 for one in containers),
         )
-        return sandbox_stats.read(
-            sandbox, usage, [stats for stats, _ in figures if stats is not None]
-        )
+        return facts.MeasuredSandbox(sandbox.facts, usage, containers)
 
     def _rate(self, item: Container | Sandbox, usage: Usage) -> int | None:
         return self._rates.rate(item.id, usage.cpu, time.monotonic_ns())

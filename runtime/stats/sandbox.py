@@ -1,25 +1,13 @@
-"""The CRI statistics of one pod: its cgroup, its network namespace, its running containers."""
+"""The network statistics of one pod."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generated.cri import api_pb2
-from generated.statuses import pod_sandbox_stats
-from runtime.readings import Interface, Network, Usage
-from runtime.store.objects import Sandbox
+from runtime.readings import Interface, Network
 
 _DEFAULT_INTERFACE = "eth0"
 """The first interface that CNI configures, by the kubelet's convention."""
-
-
-def read(
-    sandbox: Sandbox, usage: Usage, containers: Sequence[api_pb2.ContainerStats]
-) -> api_pb2.PodSandboxStats:
-    """The statistics of one pod, with those of its running containers."""
-    stats = pod_sandbox_stats.read(sandbox=sandbox.facts, usage=usage)
-    stats.linux.containers.extend(containers)
-    return stats
 
 
 def network(interfaces: Sequence[Interface]) -> Network | None:

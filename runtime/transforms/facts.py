@@ -344,6 +344,13 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address of a pod, without a prefix length."""
+
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxMetadata:
     """The identity of a sandbox; saved in the extension ``io.cri-containerd.sandbox.metadata``
     and in the record of the sandbox store. Changes (the result of CNI) are made by
@@ -376,6 +383,11 @@ class SandboxMetadata:
 
     process_label: str = ""
     """SELinux label of the pod's processes; "" without SELinux."""
+
+    @property
+    def other_addresses(self) -> list[Address]:
+        """The IPs besides the primary one."""
+        return [Address(ip) for ip in self.additional_ips]
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,3 +623,28 @@ class Listing:
     containers: Sequence[api_pb2.Container] = ()
     sandboxes: Sequence[api_pb2.PodSandbox] = ()
     images: Sequence[api_pb2.Image] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredContainer:
+    """A container and its statistics."""
+
+    container: Container
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSandbox:
+    """A pod and its statistics, with those of its running containers."""
+
+    sandbox: Sandbox
+    usage: Usage
+    containers: tuple[MeasuredContainer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a list of statistics shows."""
+
+    containers: tuple[MeasuredContainer, ...] = ()
+    sandboxes: tuple[MeasuredSandbox, ...] = ()

@@ -19,11 +19,6 @@ def cri_state(*, state: lifecycle.SandboxState) -> api_pb2.PodSandboxState:
     return lifecycle.CRI_SANDBOX_STATE[state]
 
 
-def pod_ips(*, addresses: tuple[str, ...]) -> list[api_pb2.PodIP]:
-    """The addresses as messages, in the same order."""
-    return [api_pb2.PodIP(ip=address) for address in addresses]
-
-
 def pod_name(*, name: str, namespace: str, uid: str, attempt: int) -> str:
     """The reserved name of a sandbox, in the built-in plugin's format."""
     return f"{name}_{namespace}_{uid}_{attempt}"

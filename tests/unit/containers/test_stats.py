@@ -13,7 +13,7 @@ import pytest
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
-from generated.statuses import container_stats, linux_pod_sandbox_stats
+from generated.statuses import container_stats, pod_sandbox_stats_response
 from runtime.config.tables import Config, Duration
 from runtime.errors import NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups
@@ -23,7 +23,16 @@ from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.operations import Stats, _above_own_cgroups
 from runtime.stats.rates import CpuRates
 from runtime.stats.sandbox import parse_net_dev
-from runtime.transforms.facts import Container, ContainerMetadata, ContainerStatus, Handler
+from runtime.transforms.facts import (
+    Container,
+    ContainerMetadata,
+    ContainerStatus,
+    Handler,
+    MeasuredSandbox,
+    Sandbox,
+    SandboxMetadata,
+    SandboxStatus,
+)
 
 from . import made
 
@@ -45,7 +54,12 @@ def figures(measured: Usage) -> api_pb2.ContainerStats:
 def traffic(interfaces: list[Interface]) -> api_pb2.NetworkUsage:
     """What a client is told of a pod's network."""
     measured = usage(1, network=sandbox_stats.network(interfaces))
-    return linux_pod_sandbox_stats.read(usage=measured).network
+    pod = Sandbox(
+        SandboxMetadata("p", "p_n_u_0", api_pb2.PodSandboxConfig()),
+        SandboxStatus(SandboxState.READY),
+    )
+    told = pod_sandbox_stats_response.read(measured_sandbox=MeasuredSandbox(pod, measured, ()))
+    return told.stats.linux.network
 
 
 def test_a_rate_needs_two_readings_far_enough_apart() -> None:
