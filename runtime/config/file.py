@@ -117,7 +117,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("stats_retention_period",),
             "must be at least twice stats_collect_period, because a rate needs two readings",
         )
-    yield from _registry_faults(config)
+    yield from _image_faults(config)
     for name, runtime in runtimes.items():
         table = ("containerd", "runtimes", name)
         if runtime.options.CriuPath:
@@ -133,6 +133,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for key, number in (
         (("cni", "max_conf_num"), config.cni.max_conf_num),
         (("images", "max_concurrent_downloads"), config.images.max_concurrent_downloads),
+        (("images", "max_concurrent_unpacks"), config.images.max_concurrent_unpacks),
+        (
+            ("images", "concurrent_layer_fetch_buffer"),
+            config.images.concurrent_layer_fetch_buffer,
+        ),
         (("images", "stats_collect_period"), config.images.stats_collect_period - 1),
     ):
         if number < 0:
@@ -157,7 +162,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("metrics", "address"), f'must be "host:port", not "{address}"'
 
 
-def _registry_faults(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _image_faults(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     registry, table = config.images.registry, ("images", "registry")
     for name, values in registry.headers.items():
         if not _HEADER_NAME.fullmatch(name):
@@ -172,6 +177,17 @@ def _registry_faults(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             "is not supported, because containerd deprecated it; remove mirrors, configs and auths,"
             f" and write instead:\n\n{old_registry.instead(old, directory)}",
         )
+    for name, wanted in config.images.runtime_platforms.items():
+        place = ("images", "runtime_platforms", name)
+        runtime = config.containerd.runtimes.get(name)
+        if runtime is None:
+            known = ", ".join(config.containerd.runtimes)
+            yield place, f"names no table [containerd.runtimes.NAME]; known: {known}"
+        elif runtime.snapshotter and wanted.snapshotter not in ("", runtime.snapshotter):
+            yield (
+                (*place, "snapshotter"),
+                f'must be "{runtime.snapshotter}", as in containerd.runtimes.{name}.snapshotter',
+            )
     verifier = config.images.image_verifier
     if not verifier.bin_dir.startswith("/"):
         yield ("images", "image_verifier", "bin_dir"), "must be an absolute path"

@@ -134,6 +134,15 @@ class ImageVerifierTable(_Table, frozen=True):
     """Time limit of each; an image without an answer is refused."""
 
 
+class RuntimePlatform(_Table, frozen=True):
+    """``[images.runtime_platforms.NAME]``: how images are pulled for a runtime handler."""
+
+    platform: str = ""
+    """Must be the node's; accepted for configurations of the built-in plugin."""
+    snapshotter: str = ""
+    """The handler's; the same as ``snapshotter`` in ``[containerd.runtimes.NAME]``."""
+
+
 class ImagesTable(_Table, frozen=True):
     """``[images]``."""
 
@@ -146,6 +155,17 @@ class ImagesTable(_Table, frozen=True):
     image_verifier: ImageVerifierTable = ImageVerifierTable()
     max_concurrent_downloads: int = 3
     """Layers downloaded at once, over all pulls of the node; 0: no limit."""
+    concurrent_layer_fetch_buffer: int = 0
+    """Bytes of the ranges in which a layer is downloaded in parallel; up to 512: in one piece."""
+    max_concurrent_unpacks: int = 0
+    """Layers unpacked at the same time, over all pulls of the node; 0: one of each image."""
+    disable_snapshot_annotations: bool = True
+    """Without it, snapshotters are told the image of each layer, and layers that they provide by
+    themselves are not downloaded."""
+    discard_unpacked_layers: bool = False
+    """containerd deletes the layers from its content store after they were unpacked."""
+    runtime_platforms: Mapping[str, RuntimePlatform] = msgspec.field(default_factory=dict)
+    """By runtime handler."""
     image_pull_progress_timeout: Duration = Duration(300)
     """A pull fails if no bytes arrive for this long; 0: never."""
     stats_collect_period: int = 10

@@ -75,7 +75,7 @@ class Intake:
         hosts = await threads.CONFIGURATION.run(
             hosts_for, reference.domain, self._registry.config_path, self._headers
         )
-        async with open_registry(reference, hosts, who, activity) as registry:
+        async with open_registry(reference, hosts, who, activity, self._puller.ranges) as registry:
             source = _Verified(registry, self._verifiers, reference)
             unchanged = await self._unchanged(reference, registry, snapshotter)
             if unchanged:

@@ -38,6 +38,8 @@ _LAYER_PREFIXES: Final = (
     "application/vnd.oci.image.layer.",
     "application/vnd.docker.image.rootfs.",
 )
+_SNAPSHOT_LABEL: Final = "containerd.io/snapshot/"
+"""The prefix of a layer's annotations that become labels of its snapshot."""
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 
 DOCUMENT_LIMIT: Final = 8 << 20
@@ -57,6 +59,8 @@ class Descriptor:
     """Bytes."""
     urls: tuple[str, ...] = ()
     """Other URLs of the content, for layers that a registry may not redistribute."""
+    snapshot_labels: tuple[tuple[str, str], ...] = ()
+    """Annotations of a layer that become labels of its snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    digest: str = ""
 
     @property
     def size(self) -> int:
@@ -114,6 +119,7 @@ class _DescriptorJson(msgspec.Struct):
     digest: str
     size: _Size
     urls: _Texts = None
+    annotations: dict[str, _Text] | None = None
 
 
 class _EntryJson(msgspec.Struct):
@@ -256,12 +262,16 @@ def digest_of(data: bytes, like: str = "") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-def child_labels(parent: Index | Manifest) -> dict[str, str]:
-    """Labels that protect the parts of an index or manifest from containerd's garbage collector."""
+def child_labels(parent: Index | Manifest, *, layers: bool = True) -> dict[str, str]:
+    """Labels that protect the parts of an index or manifest from containerd's garbage collector.
+
+    Without ``layers``, those of a manifest are collected once nothing else needs them.
+    """
     prefix = "containerd.io/gc.ref.content"
     if isinstance(parent, Index):
         return {f"{prefix}.m.{i}": d.digest for i, (d, _) in enumerate(parent.entries)}
-    labels = {f"{prefix}.l.{i}": layer.digest for i, layer in enumerate(parent.layers)}
+    kept = parent.layers if layers else ()
+    labels = {f"{prefix}.l.{i}": layer.digest for i, layer in enumerate(kept)}
     return {f"{prefix}.config": parent.config.digest, **labels}
 
 
@@ -295,12 +305,17 @@ def _manifest(document: _ManifestJson, digest: str) -> Manifest:
     for layer in layers:
         if not layer.media_type.startswith(_LAYER_PREFIXES):
             raise FailedPrecondition(f"{digest} has a layer of unknown type {layer.media_type!r}")
-    return Manifest(config, layers)
+    return Manifest(config, layers, digest)
 
 
 def _descriptor(item: _DescriptorJson, document: str, where: str) -> Descriptor:
     _must_be_digest(item.digest, document, f"{where}.digest")
-    return Descriptor(item.mediaType, item.digest, item.size, _texts(item.urls))
+    labels = tuple(
+        (key, value or "")
+        for key, value in (item.annotations or {}).items()
+        if key.startswith(_SNAPSHOT_LABEL)
+    )
+    return Descriptor(item.mediaType, item.digest, item.size, _texts(item.urls), labels)
 
 
 def _must_be_digest(text: str, document: str, where: str) -> None:

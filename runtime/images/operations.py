@@ -70,9 +70,7 @@ class Images:
         self._intake = Intake(
             containerd,
             self._store,
-            Puller(
-                containerd, platform, max_concurrent_downloads=settings.max_concurrent_downloads
-            ),
+            Puller(containerd, platform, settings=settings),
             PullLeases(containerd, str(config.state_dir)),
             settings,
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
+from runtime.config.tables import ImagesTable
 from runtime.containerd.client import Containerd, Metadata
 from runtime.errors import FailedPrecondition, NotFound, Unknown
 from runtime.images import content
@@ -32,6 +33,7 @@ from runtime.images.manifest import (
     parse_config,
 )
 from runtime.images.platforms import Platform
+from runtime.images.registry.ranges import Ranges
 from runtime.images.unpack import Unpacker, keep_in_lease
 from runtime.steps.shared_tasks import SharedTasks
 
@@ -67,16 +69,24 @@ class Puller:
         containerd: Containerd,
         platform: Platform,
         *,
-        max_concurrent_downloads: int,
+        settings: ImagesTable,
     ) -> None:
         self.containerd = containerd
         self.platform = platform
-        self.slots: AbstractAsyncContextManager[object] = (
-            asyncio.Semaphore(max_concurrent_downloads) if max_concurrent_downloads else _NO_LIMIT
-        )
+        self.slots = _slots(settings.max_concurrent_downloads)
         """Limits the layers downloaded at the same time, over all pulls of the node; without a
         number there is no limit."""
-        self.unpacker = Unpacker(containerd)
+        self.ranges = Ranges(
+            settings.concurrent_layer_fetch_buffer,
+            self.slots if isinstance(self.slots, asyncio.Semaphore) else None,
+        )
+        self.keeps_layers = not settings.discard_unpacked_layers
+        """Whether the layers of an image stay in the content store after they were unpacked."""
+        self.unpacker = Unpacker(
+            containerd,
+            annotations=not settings.disable_snapshot_annotations,
+            slots=_slots(settings.max_concurrent_unpacks),
+        )
         self.writes = SharedTasks()
 
     async def pull(
@@ -103,7 +113,7 @@ class Puller:
 
         chain_id = await self.unpacker.unpack(
             name,
-            manifest.layers,
+            manifest,
             config.diff_ids,
             snapshotter=snapshotter,
             lease=lease,
@@ -162,7 +172,8 @@ class _Pull:
 
     async def _parsed(self, descriptor: Descriptor, data: bytes) -> Index | Manifest:
         parsed = await content.parsed(parse, data, descriptor.media_type, descriptor.digest)
-        self._keep_document(descriptor, data, child_labels(parsed))
+        labels = child_labels(parsed, layers=self._puller.keeps_layers)
+        self._keep_document(descriptor, data, labels)
         return parsed
 
     async def _config(self, descriptor: Descriptor) -> Config:
@@ -205,7 +216,7 @@ class _Pull:
         try:
             return await self._puller.unpacker.unpack(
                 self._name,
-                manifest.layers,
+                manifest,
                 config.diff_ids,
                 snapshotter=self._snapshotter,
                 lease=self._lease,
@@ -258,6 +269,11 @@ class _Pull:
             return
         missing = content.missing_labels(there.labels, wanted)
         await content.set_labels(self._containerd, descriptor.digest, missing)
+
+
+def _slots(limit: int) -> AbstractAsyncContextManager[object]:
+    """Held by each of at most ``limit`` at the same time; 0 is no limit."""
+    return asyncio.Semaphore(limit) if limit else _NO_LIMIT
 
 
 def snapshot_label(snapshotter: str, config: Config) -> dict[str, str]:

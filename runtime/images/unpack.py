@@ -10,8 +10,8 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -22,8 +22,9 @@ from grpc import aio
 from generated.containerd import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
 from runtime.containerd.client import Containerd, Metadata
 from runtime.errors import FailedPrecondition, Unknown, from_rpc
+from runtime.images import snapshot_labels
 from runtime.images.content import set_labels
-from runtime.images.manifest import Descriptor, chain_ids
+from runtime.images.manifest import Descriptor, Manifest, chain_ids
 from runtime.steps.shared_tasks import SharedTasks
 
 _PREPARE_TRIES: Final = 3
@@ -66,12 +67,15 @@ class _Step:
     chain_id: str
     snapshotter: str
     lease: Metadata
+    about: Mapping[str, str]
+    """Labels that say what the layer is part of."""
 
     @property
     def labels(self) -> dict[str, str]:
         """Labels read by snapshotters that fetch by themselves; ``snapshot.ref`` is the snapshot to
         create."""
         return {
+            **self.about,
             "containerd.io/snapshot.ref": self.chain_id,
             "containerd.io/snapshot/diff-id": self.diff_id,
             "containerd.io/snapshot/parent-chain-id": self.parent,
@@ -81,14 +85,25 @@ class _Step:
 class Unpacker:
     """Unpacks layers; one for the whole server, because pulls share work."""
 
-    def __init__(self, containerd: Containerd) -> None:
+    def __init__(
+        self,
+        containerd: Containerd,
+        *,
+        annotations: bool = False,
+        slots: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        """With ``annotations``, snapshotters are told of the image, and a layer is fetched only if
+        its snapshotter cannot provide it. ``slots`` limits the layers applied at the same time.
+        """
         self._containerd = containerd
+        self._annotations = annotations
+        self._slots = slots or nullcontext()
         self._steps = SharedTasks()
 
     async def unpack(
         self,
         image: str,
-        layers: Sequence[Descriptor],
+        manifest: Manifest,
         diff_ids: Sequence[str],
         *,
         snapshotter: str,
@@ -98,20 +113,31 @@ class Unpacker:
         """Create the snapshots of all layers that have none; returns the chain ID of the last.
 
         ``fetched`` is awaited for a layer before it is applied, and not called for others: the
-        layers below an existing snapshot need not be downloaded. ``image`` is used in errors.
+        layers below an existing snapshot need not be downloaded. ``image`` is its reference.
         """
+        layers = manifest.layers
         if len(layers) != len(diff_ids):
             raise FailedPrecondition(
                 f"the manifest of {image} has {len(layers)} layers and its config {len(diff_ids)}"
             )
         chain = chain_ids(diff_ids)
+        about = snapshot_labels.of_layers(image, manifest, annotations=self._annotations)
         first = await self._held(lease, snapshotter, chain)
         for i in range(first, len(chain)):
-            await fetched(layers[i])
-            parent = chain[i - 1] if i else ""
-            place = f"layer {i + 1} of {len(chain)} ({layers[i].digest}) of {image}"
-            step = _Step(place, layers[i], diff_ids[i], parent, chain[i], snapshotter, lease)
-            if not await self._steps.run((snapshotter, chain[i]), partial(self._apply, step)):
+            if not self._annotations:
+                await fetched(layers[i])
+            step = _Step(
+                f"layer {i + 1} of {len(chain)} ({layers[i].digest}) of {image}",
+                layers[i],
+                diff_ids[i],
+                chain[i - 1] if i else "",
+                chain[i],
+                snapshotter,
+                lease,
+                about[i],
+            )
+            work = partial(self._apply, step, fetched if self._annotations else None)
+            if not await self._steps.run((snapshotter, chain[i]), work):
                 await self._keep(lease, snapshotter, chain[i])
         return chain[-1] if chain else ""
 
@@ -139,22 +165,26 @@ class Unpacker:
     async def _keep(self, lease: Metadata, snapshotter: str, name: str) -> None:
         await keep_in_lease(self._containerd, lease, f"snapshots/{snapshotter}", name)
 
-    async def _apply(self, step: _Step) -> None:
+    async def _apply(self, step: _Step, fetched: Fetched | None) -> None:
         try:
-            await self._apply_one(step)
+            await self._apply_one(step, fetched)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"unpack {step.place}") from error
 
-    async def _apply_one(self, step: _Step) -> None:
+    async def _apply_one(self, step: _Step, fetched: Fetched | None) -> None:
+        """Create the snapshot of a layer; ``fetched`` if the layer is not fetched yet."""
         prepared = await self._prepare(step)
         if prepared is None:
             return
         key, mounts = prepared
         try:
-            applied = await self._containerd.diff.Apply(
-                diff_pb2.ApplyRequest(diff=_descriptor(step.layer), mounts=mounts),
-                metadata=step.lease,
-            )
+            if fetched is not None:
+                await fetched(step.layer)
+            async with self._slots:
+                applied = await self._containerd.diff.Apply(
+                    diff_pb2.ApplyRequest(diff=_descriptor(step.layer), mounts=mounts),
+                    metadata=step.lease,
+                )
             if applied.applied.digest != step.diff_id:
                 raise FailedPrecondition(
                     f"{step.place} unpacks to {applied.applied.digest}, "
@@ -170,7 +200,8 @@ class Unpacker:
             raise
 
     async def _prepare(self, step: _Step) -> tuple[str, Sequence[types_pb2.Mount]] | None:
-        """Key and mounts of a new snapshot to unpack into; None if the layer exists already."""
+        """Key and mounts of a new snapshot to unpack into; None if the layer exists already, or if
+        the snapshotter provides it by itself."""
         for _ in range(_PREPARE_TRIES):
             key = _extraction_key(step.chain_id)
             try:

@@ -92,7 +92,7 @@ def configured(config: Config) -> Handlers:
     Raises ConfigError for a ``base_runtime_spec`` that cannot be used.
     """
     handlers = {
-        name: _handler(name, runtime, config.containerd.snapshotter)
+        name: _handler(name, runtime, _snapshotter(config, name))
         for name, runtime in config.containerd.runtimes.items()
     }
     return Handlers(handlers.pop(config.containerd.default_runtime_name), *handlers.values())
@@ -118,6 +118,12 @@ def _base(name: str, path: str) -> BaseSpec:
     return base_spec.prepared(spec)
 
 
+def _snapshotter(config: Config, name: str) -> str:
+    platform = config.images.runtime_platforms.get(name)
+    of_pulls = platform.snapshotter if platform is not None else ""
+    return config.containerd.runtimes[name].snapshotter or of_pulls or config.containerd.snapshotter
+
+
 def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
     options = msgspec.to_builtins(runtime.options)
     defaults = msgspec.to_builtins(type(runtime.options)())
@@ -126,7 +132,7 @@ def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
         runtime_type=runtime.runtime_type,
         runtime_path=runtime.runtime_path,
         options={key: value for key, value in options.items() if value != defaults[key]},
-        snapshotter=runtime.snapshotter or snapshotter,
+        snapshotter=snapshotter,
         systemd_cgroup=runtime.options.SystemdCgroup,
         pod_annotations=runtime.pod_annotations,
         container_annotations=runtime.container_annotations,

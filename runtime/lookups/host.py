@@ -91,6 +91,13 @@ def probe(config: Config) -> Host:
                 f"containerd.runtimes.{name}.cgroup_writable: needs cgroup v2, and this node has"
                 " v1: containers could change the cgroups of the node"
             )
+    own = f"linux/{_ARCHITECTURES.get(uname.machine, uname.machine)}"
+    for name, wanted in config.images.runtime_platforms.items():
+        if wanted.platform and "/".join(wanted.platform.lower().split("/")[:2]) != own:
+            raise ConfigError(
+                f"images.runtime_platforms.{name}.platform: must be that of the node, {own}, "
+                f'not "{wanted.platform}"; the images of other platforms cannot be pulled'
+            )
     return Host(
         hostname=uname.nodename,
         kernel=kernel_version(uname.release),

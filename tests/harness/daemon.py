@@ -17,8 +17,9 @@ from .waiting import PATIENCE
 class Daemon:
     """Starts on construction, ends with ``close``; everything it owns is below ``directory``."""
 
-    def __init__(self, containerd: Containerd):
-        self._containerd = containerd
+    def __init__(self, containerd: Containerd, extra_config: str = ""):
+        self.containerd = containerd
+        self._extra_config = extra_config
         # a unix socket's path has at most 107 bytes, so no long pytest folder here
         self.directory = Path(tempfile.mkdtemp(prefix="cri-images-", dir="/tmp"))
         claim(self.directory)
@@ -33,11 +34,12 @@ class Daemon:
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{self.socket}"\n'
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{self.directory}/opt"\n'
+            f"{self._extra_config}"
         )
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 [self._binary("containerd"), "--config", config],
-                env=self._containerd.environment(),
+                env=self.containerd.environment(),
                 stdout=log,
                 stderr=log,
             )
@@ -65,7 +67,7 @@ class Daemon:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def _binary(self, name: str) -> str:
-        own = self._containerd.bin_dir
+        own = self.containerd.bin_dir
         return str(own / name) if own else name
 
     def _end(self) -> None:

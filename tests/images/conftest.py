@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -67,14 +67,7 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
     made: list[Images] = []
 
     async def make(**table: object) -> Images:
-        table = {"registry": {"config_path": str(tmp_path / "certs.d")}, **table}
-        images = Images(
-            containerd=containerd,
-            config=file.load(None, {"images": table}),
-            host=Host(hostname="test"),
-            handlers=Handlers(Handler("runc")),
-            left_out=lambda _kind: None,
-        )
+        images = images_on(containerd, tmp_path, table)
         await images.start()
         made.append(images)
         return images
@@ -88,6 +81,24 @@ async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImage
     await containerd.close()
     assert daemon.ctr("leases", "list", "--quiet") == ""
     assert daemon.ctr("images", "list", "--quiet") == ""
+
+
+def images_on(
+    containerd: Containerd,
+    tmp_path: Path,
+    table: Mapping[str, object],
+    *,
+    snapshotter: str = "overlayfs",
+) -> Images:
+    """``Images`` that are not started."""
+    table = {"registry": {"config_path": str(tmp_path / "certs.d")}, **table}
+    return Images(
+        containerd=containerd,
+        config=file.load(None, {"images": table, "containerd": {"snapshotter": snapshotter}}),
+        host=Host(hostname="test"),
+        handlers=Handlers(Handler("runc", snapshotter=snapshotter)),
+        left_out=lambda _kind: None,
+    )
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from generated.cri import api_pb2
 from generated.plans import ImageStatusPlan, plan_list_images
+from runtime.containerd.client import Containerd
 from runtime.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -23,9 +24,10 @@ from runtime.images.operations import Images
 from runtime.readings import LayerUsage
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
+from tests.harness.lazy_snapshotter import LazySnapshotter
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry
-from tests.images.conftest import MakeImages, pull, removal, status, until
+from tests.images.conftest import MakeImages, images_on, pull, removal, status, until
 
 
 @pytest.fixture
@@ -366,6 +368,57 @@ async def test_verifiers_decide_what_is_pulled_and_what_may_stay_unchanged(
     assert (await status(images, pushed)).id == image_id
     (digest,) = (await status(images, pushed)).repo_digests
     assert set(asked.read_text().splitlines()) == {f"{pushed} {digest.partition('@')[2]}"}
+
+
+async def test_unpacked_layers_can_be_discarded(
+    make_images: MakeImages, daemon: Daemon, registry: Registry, image: build.Image, pushed: str
+) -> None:
+    images = await make_images(discard_unpacked_layers=True)
+    image_id = await pull(images, pushed)
+    # the collector runs with the deletion of any image
+    build.push(registry.url, "other:1", {"amd64": build.image([])})
+    await pull(images, f"{registry.host}/other:1")
+    await images.remove(removal(f"{registry.host}/other:1"))
+    stored = daemon.ctr("content", "list", "--quiet").split()
+    assert image.config.digest in stored
+    assert not {layer.digest for layer in image.layers} & set(stored)
+    # it is a whole image all the same, also for a new server, and nothing is fetched again
+    again = await make_images(discard_unpacked_layers=True)
+    assert (await status(again, pushed)).id == image_id
+    assert await pull(again, pushed) == image_id
+
+
+async def test_layers_that_a_snapshotter_provides_are_not_fetched(
+    daemon: Daemon, registry: Registry, image: build.Image, tmp_path: Path
+) -> None:
+    build.push(registry.url, "lazy:1", {"amd64": image})
+    socket = daemon.directory / "lazy.sock"
+    snapshotter = LazySnapshotter(tmp_path / "snapshots", socket)
+    snapshotter.provided = {image.layers[0].digest, image.layers[2].digest}
+    extra = f'[proxy_plugins.lazy]\ntype = "snapshot"\naddress = "{socket}"\n'
+    with Daemon(daemon.containerd, extra) as own:
+        containerd = await Containerd.connect(own.address)
+        await containerd.wait_ready()
+        images = images_on(
+            containerd, tmp_path, {"disable_snapshot_annotations": False}, snapshotter="lazy"
+        )
+        await images.start()
+        async with Proxy(registry.url) as proxy:
+            name = f"{proxy.host}/lazy:1"
+            assert await pull(images, name) == image.config.digest
+            asked = {one.path.rpartition("/")[2] for one in proxy.blobs()}
+        await images.close()
+        await containerd.close()
+    snapshotter.close()
+    # from the first layer that must be fetched on, all are, as they are needed at once
+    assert image.layers[0].digest not in asked
+    assert image.layers[1].digest in asked
+    labels = snapshotter.prepared[0]
+    about = "containerd.io/snapshot/cri."
+    assert labels[f"{about}image-ref"] == name
+    assert labels[f"{about}layer-digest"] == image.layers[0].digest
+    assert labels[f"{about}image-layers"].split(",") == [one.digest for one in image.layers]
+    assert labels[f"{about}manifest-digest"] == image.manifest.digest
 
 
 def _snapshots(daemon: Daemon) -> list[str]:

@@ -277,6 +277,28 @@ async def test_server_without_range_is_lived_with(
         assert await pull(images, f"{proxy.host}/large:1") == large.config.digest
 
 
+@pytest.mark.parametrize("fault", ["none", "cuts", "no ranges"])
+async def test_large_layers_come_in_parts_at_the_same_time(
+    make_images: MakeImages, registry: Registry, large: build.Image, fault: str
+) -> None:
+    images = await make_images(concurrent_layer_fetch_buffer=200_000)
+    async with Proxy(registry.url) as proxy:
+        if fault == "cuts":
+            proxy.cuts, proxy.cut_after = 5, 100_000
+        proxy.drop_range = fault == "no ranges"
+        assert await pull(images, f"{proxy.host}/large:1") == large.config.digest
+    layers = {layer.digest for layer in large.layers}
+    asked = [one for one in proxy.blobs() if one.path.rpartition("/")[2] in layers]
+    ranges = [one.headers.get("Range", "") for one in asked]
+    if fault == "no ranges":
+        # each layer is asked for once in part, and then as a whole
+        assert len(ranges) == 2 * len(layers)
+    else:
+        assert "bytes=0-199999" in ranges
+        assert len(set(ranges)) > 4
+        assert len(ranges) > 12
+
+
 async def test_next_pull_goes_on_where_the_last_was_given_up(
     images: Images, daemon: Daemon, registry: Registry, large: build.Image
 ) -> None:

@@ -35,7 +35,8 @@ from runtime.images.registry.auth import Credentials, Secrets
 from runtime.images.registry.host import HostClient, Visit, read_outside
 from runtime.images.registry.hosts import PULL, RESOLVE, RegistryHost
 from runtime.images.registry.network import network_errors, why
-from runtime.images.registry.transport import HostError, read_body
+from runtime.images.registry.ranges import Ranges, in_parallel
+from runtime.images.registry.transport import HostError, WholeOnly, read_body
 from runtime.steps import threads
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ class Refusal:
 
 @asynccontextmanager
 async def open_registry(
-    reference: Reference, hosts: Sequence[RegistryHost], who: Credentials, activity: Activity
+    reference: Reference,
+    hosts: Sequence[RegistryHost],
+    who: Credentials,
+    activity: Activity,
+    ranges: Ranges,
 ) -> AsyncIterator[Registry]:
     """A client for one pull; ``activity`` counts the bytes received."""
     # the first import takes 0.2 s, during which the loop must serve other calls
@@ -86,7 +91,7 @@ async def open_registry(
         max_field_size=_HEADER_LIMIT,
     ) as session:
         visit = Visit(session, reference.domain, reference.path, who, activity, Secrets(who))
-        yield Registry(reference, [HostClient(host, visit) for host in hosts], visit)
+        yield Registry(reference, [HostClient(host, visit) for host in hosts], visit, ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,8 @@ class _Place:
     """Where a blob can be fetched from."""
 
     name: str
-    read: Callable[[int], AsyncGenerator[bytes, None]]
-    """Its bytes from an offset on."""
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]
+    """Its bytes from an offset to another."""
     failed: Callable[[HostError], None]
     """Called with a failure."""
     tries: int
@@ -110,10 +115,13 @@ class Registry:
     out seven times that a mirror is down.
     """
 
-    def __init__(self, reference: Reference, hosts: Sequence[HostClient], visit: Visit) -> None:
+    def __init__(
+        self, reference: Reference, hosts: Sequence[HostClient], visit: Visit, ranges: Ranges
+    ) -> None:
         self._reference = reference
         self._hosts = hosts
         self._visit = visit
+        self._ranges = ranges
         self._failed: set[HostClient] = set()
 
     async def digest_of_tag(self) -> str | None:
@@ -151,19 +159,46 @@ class Registry:
 
     async def blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob from ``offset`` to its end, in pieces as they arrive."""
+        if self._ranges.divide(descriptor.size - offset):
+            fetch = partial(self._part, descriptor)
+            try:
+                async with aclosing(
+                    in_parallel(offset, descriptor.size, self._ranges, fetch)
+                ) as parts:
+                    async for part in parts:
+                        offset += len(part)
+                        yield part
+            except WholeOnly:
+                log.debug("a registry host sends no ranges", digest=descriptor.digest, at=offset)
+        if offset < descriptor.size:
+            async with aclosing(self._stretch(descriptor, offset, descriptor.size)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _part(self, descriptor: Descriptor, offset: int, end: int) -> bytes:
+        async with aclosing(self._stretch(descriptor, offset, end)) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    async def _stretch(
+        self, descriptor: Descriptor, offset: int, end: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes from ``offset`` to ``end``, from the first hosts that have them.
+
+        Raises WholeOnly if the blob does not end there and a host has no ranges.
+        """
         refusals: list[Refusal] = []
         for place in self._places(descriptor):
             fruitless = 0
-            while offset < descriptor.size:
+            while offset < end:
                 began = offset
                 try:
-                    async with aclosing(place.read(offset)) as pieces:
+                    async with aclosing(place.read(offset, end)) as pieces:
                         async for piece in pieces:
                             offset += len(piece)
-                            if offset > descriptor.size:
-                                raise HostError(f"sent more than {descriptor.size} bytes", Unknown)
+                            if offset > end:
+                                raise HostError(f"sent more than {end - began} bytes", Unknown)
                             yield piece
-                    if offset < descriptor.size:
+                    if offset < end:
                         raise HostError(
                             f"ended after {offset} of {descriptor.size} bytes", Unavailable
                         )
@@ -197,9 +232,9 @@ class Registry:
             yield _Place(url.partition("?")[0], read, lambda _error: None, _FRUITLESS_TRIES)
 
     def _read_from(
-        self, host: HostClient, path: str, size: int, patient: bool, offset: int
+        self, host: HostClient, path: str, size: int, patient: bool, offset: int, end: int
     ) -> AsyncGenerator[bytes, None]:
-        return host.read(path, offset, size, patient=patient)
+        return host.read(path, offset, end, size, patient=patient)
 
     def _turns(self, capability: str) -> Iterator[tuple[HostClient, bool]]:
         """The hosts to try, and whether each is retried."""

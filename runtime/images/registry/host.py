@@ -34,8 +34,10 @@ from runtime.images.registry.transport import (
     Headers,
     HostError,
     Request,
+    WholeOnly,
     answering,
     encodes_a_part,
+    range_header,
     read_blob,
     read_body,
     released,
@@ -142,14 +144,19 @@ class HostClient:
                 yield answer
 
     async def read(
-        self, path: str, offset: int, size: int, *, patient: bool = True
+        self, path: str, offset: int, end: int, size: int, *, patient: bool = True
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of the blob at ``path``, which has ``size``, from ``offset`` on."""
-        ranges = [("Range", f"bytes={offset}-")] if offset else []
+        """The bytes of the blob at ``path``, which has ``size``, from ``offset`` to ``end``.
+
+        Raises WholeOnly if the host cannot return a part that ends before the blob does.
+        """
+        ranges = range_header(offset, end, size)
         async with self.open("GET", path, ranges, patient=patient) as answer:
-            encoded = encodes_a_part(answer, size - offset)
+            encoded = encodes_a_part(answer, end - offset)
+            if end < size and (encoded or answer.status != 206):
+                raise WholeOnly
             if not encoded:
-                async for piece in read_blob(answer, offset, size, self._visit.activity):
+                async for piece in read_blob(answer, offset, end, self._visit.activity):
                     yield piece
         if encoded:  # only the whole can be decoded
             async with self.open("GET", path, patient=patient) as answer:
@@ -281,14 +288,14 @@ class HostClient:
 
 
 async def read_outside(
-    visit: Visit, url: str, size: int, offset: int
+    visit: Visit, url: str, size: int, offset: int, end: int
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a blob from ``offset`` on, from a URL in its descriptor.
+    """The bytes of a blob from ``offset`` to ``end``, from a URL in its descriptor.
 
     The image's author chose the URL: it gets neither credentials nor configured headers, and its
     content is only accepted if the digest matches.
     """
-    ranges = [("Range", f"bytes={offset}-")] if offset else []
+    ranges = range_header(offset, end, size)
     async with visit.activity.request():
         try:
             if not url.startswith(("http://", "https://")):
@@ -299,10 +306,12 @@ async def read_outside(
         except ValueError as error:
             raise HostError("is not an http or https URL", Unknown) from error
         async with released(answer):
-            if answer.status not in (200, 206) or encodes_a_part(answer, size - offset):
+            if end < size and answer.status == 200:
+                raise WholeOnly
+            if answer.status not in (200, 206) or encodes_a_part(answer, end - offset):
                 status = one_line(f"{answer.status} {answer.reason or ''}".rstrip(), _WORDS_LIMIT)
                 raise HostError(status, kind_of_status(answer.status))
-            async for piece in read_blob(answer, offset, size, visit.activity):
+            async for piece in read_blob(answer, offset, end, visit.activity):
                 yield piece
 
 

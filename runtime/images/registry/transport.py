@@ -44,6 +44,10 @@ class HostError(Exception):
         self.kind = kind
 
 
+class WholeOnly(Exception):
+    """A host cannot return a part of a blob, only the whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for."""
@@ -160,10 +164,17 @@ def encodes_a_part(answer: aiohttp.ClientResponse, rest: int) -> bool:
     return answer.status == 206 and bool(_decoders_of_blob(answer, rest))
 
 
+def range_header(offset: int, end: int, size: int) -> list[tuple[str, str]]:
+    """The header that requests the bytes of a blob of ``size`` from ``offset`` to ``end``."""
+    if end < size:
+        return [("Range", f"bytes={offset}-{end - 1}")]
+    return [("Range", f"bytes={offset}-")] if offset else []
+
+
 async def read_blob(
     answer: aiohttp.ClientResponse, offset: int, size: int, activity: Activity
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes of a blob of ``size`` from ``offset`` on, from a response to that range or to the
+    """The bytes of a blob from ``offset`` to ``size``, from a response to that range or to the
     whole; raises HostError if they end early."""
     skip = 0 if answer.status == 206 else offset
     rest = size - (offset - skip)

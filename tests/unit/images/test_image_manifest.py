@@ -42,7 +42,7 @@ def layer(**changes: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("media_type", MANIFEST_TYPES)
 def test_manifest(media_type: str) -> None:
-    assert parse(document(), media_type, "sha256:m") == Manifest(CONFIG, (LAYER,))
+    assert parse(document(), media_type, "sha256:m") == Manifest(CONFIG, (LAYER,), "sha256:m")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,9 @@ def test_image_without_layers(layers: dict[str, object]) -> None:
     whole = json.loads(document()) | {"layers": None} | layers
     if not layers:
         del whole["layers"]
-    assert parse(json.dumps(whole).encode(), MANIFEST_TYPES[0], "sha256:m") == Manifest(CONFIG, ())
+    assert parse(json.dumps(whole).encode(), MANIFEST_TYPES[0], "sha256:m") == Manifest(
+        CONFIG, (), "sha256:m"
+    )
 
 
 def test_places_where_a_layer_may_be_had_besides_its_registry() -> None:

@@ -9,8 +9,11 @@ import grpc
 import pytest
 from grpc import aio
 
-from runtime.images.manifest import chain_ids
+from generated.containerd import content_pb2, snapshots_pb2
+from runtime.errors import NotFound
+from runtime.images.manifest import Descriptor, Manifest, chain_ids
 from runtime.images.unpack import Unpacker
+from tests.unit.sandboxes.fakes import rpc_error
 
 DIFF_IDS = ["sha256:" + letter * 64 for letter in "abc"]
 CHAIN = chain_ids(DIFF_IDS)
@@ -58,3 +61,85 @@ async def test_a_snapshot_that_is_collected_before_it_is_held_does_not_count(
     assert await unpacker._held(LEASE, "overlayfs", CHAIN) == count
     if count:
         assert daemon.held[-1] == CHAIN[count - 1]
+
+
+class Provider:
+    """A snapshotter that provides some layers by itself; what it is asked, in order."""
+
+    def __init__(self, provided: set[str]) -> None:
+        self.asked: list[str] = []
+        self._provided = provided
+        self._names: set[str] = set()
+        self.snapshots = SimpleNamespace(
+            Stat=self._stat, Prepare=self._prepare, Commit=self._commit, Remove=self._remove
+        )
+        self.leases = SimpleNamespace(AddResource=self._nothing)
+        self.diff = SimpleNamespace(Apply=self._apply)
+        self.content = SimpleNamespace(Info=self._info, Update=self._nothing)
+
+    async def fetched(self, layer: Descriptor) -> None:
+        self.asked.append(f"fetch {layer.digest[7]}")
+
+    async def _stat(self, request: Any) -> None:
+        if request.key not in self._names:
+            raise rpc_error(grpc.StatusCode.NOT_FOUND)
+
+    async def _prepare(self, request: Any, metadata: object) -> Any:
+        layer = request.labels["containerd.io/snapshot/cri.layer-digest"][7]
+        self.asked.append(f"prepare {layer}")
+        if layer in self._provided:
+            self._names.add(request.labels["containerd.io/snapshot.ref"])
+            raise rpc_error(grpc.StatusCode.ALREADY_EXISTS)
+        return snapshots_pb2.PrepareSnapshotResponse()
+
+    async def _apply(self, request: Any, metadata: object) -> Any:
+        self.asked.append(f"apply {request.diff.digest[7]}")
+        return SimpleNamespace(applied=request.diff)
+
+    async def _commit(self, request: Any, metadata: object) -> None:
+        self._names.add(request.name)
+
+    async def _remove(self, request: Any) -> None:
+        self.asked.append("remove")
+
+    async def _info(self, request: Any) -> Any:
+        return content_pb2.InfoResponse(info=content_pb2.Info(digest=request.digest))
+
+    async def _nothing(self, request: Any) -> None:
+        pass
+
+
+def image(letters: str) -> Manifest:
+    """Layers whose digests are their diff IDs."""
+    layers = tuple(Descriptor("", f"sha256:{letter * 64}", 1) for letter in letters)
+    return Manifest(Descriptor("", "sha256:0", 1), layers, "sha256:9")
+
+
+async def unpacked(provider: Provider, manifest: Manifest) -> None:
+    unpacker = Unpacker(provider, annotations=True)  # type: ignore[arg-type]
+    await unpacker.unpack(
+        "app:1",
+        manifest,
+        [layer.digest for layer in manifest.layers],
+        snapshotter="lazy",
+        lease=LEASE,
+        fetched=provider.fetched,
+    )
+
+
+async def test_only_layers_that_the_snapshotter_lacks_are_fetched() -> None:
+    provider = Provider({"a", "c"})
+    await unpacked(provider, image("abc"))
+    assert provider.asked == ["prepare a", "prepare b", "fetch b", "apply b", "prepare c"]
+
+
+async def test_a_fetch_that_fails_leaves_no_snapshot() -> None:
+    provider = Provider(set())
+
+    async def refused(_: Descriptor) -> None:
+        raise NotFound("gone")
+
+    provider.fetched = refused  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotFound):
+        await unpacked(provider, image("a"))
+    assert provider.asked == ["prepare a", "remove"]

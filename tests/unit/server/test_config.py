@@ -143,6 +143,21 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
             ':1: drain_exec_sync_io_timeout: must be a duration such as "1m30s" or "500ms"',
         ),
         (
+            '[images.runtime_platforms.kata]\nsnapshotter = "x"\n',
+            ":1: images.runtime_platforms.kata: names no table [containerd.runtimes.NAME]; "
+            "known: runc",
+        ),
+        (
+            '[images.runtime_platforms.runc]\nsnapshotter = "x"\n'
+            '[containerd.runtimes.runc]\nsnapshotter = "y"\n',
+            ':2: images.runtime_platforms.runc.snapshotter: must be "y", as in '
+            "containerd.runtimes.runc.snapshotter",
+        ),
+        (
+            "[images]\nmax_concurrent_unpacks = -1\n",
+            ":2: images.max_concurrent_unpacks: ",
+        ),
+        (
             "[images.registry.headers]\n'a b' = ['c']\n",
             ":2: images.registry.headers.a b: is not a name of an HTTP header",
         ),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from runtime.config.tables import Config, ConfigError, ContainerdTable, Runtime
+from runtime.config.tables import (
+    Config,
+    ConfigError,
+    ContainerdTable,
+    ImagesTable,
+    Runtime,
+    RuntimePlatform,
+)
 from runtime.linux import mountinfo
 from runtime.lookups import host
+from runtime.lookups.handlers import configured
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,33 @@ def test_writable_cgroups_need_a_hierarchy_of_their_own(
         ConfigError, match=r"containerd\.runtimes\.w\.cgroup_writable: needs cgroup"
     ):
         host.probe(config)
+
+
+@pytest.mark.parametrize(
+    ("platform", "usable"),
+    [("", True), ("linux/amd64", True), ("Linux/amd64/v2", True), ("linux/arm64", False)],
+)
+def test_images_of_another_platform_cannot_be_pulled_for_a_handler(
+    platform: str, usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = os.uname_result(("Linux", "node", "6.1.0", "#1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: node)
+    wanted = {"runc": RuntimePlatform(platform=platform)}
+    config = Config(images=ImagesTable(runtime_platforms=wanted))
+    if usable:
+        assert host.probe(config).architecture == "amd64"
+        return
+    with pytest.raises(ConfigError, match=r"platforms\.runc\.platform: must be .* linux/amd64"):
+        host.probe(config)
+
+
+def test_a_handler_has_the_snapshotter_of_its_pulls() -> None:
+    config = Config(
+        containerd=ContainerdTable(runtimes={"runc": Runtime(), "kata": Runtime()}),
+        images=ImagesTable(runtime_platforms={"kata": RuntimePlatform(snapshotter="devmapper")}),
+    )
+    found = {name: handler.snapshotter for name, handler in configured(config).items()}
+    assert found == {"": "overlayfs", "runc": "overlayfs", "kata": "devmapper"}
 
 
 @pytest.mark.parametrize(
