@@ -70,6 +70,13 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def kubelet(session: nox.Session) -> None:
+    """A real kubelet on our server, where one is on PATH: ``-- [--containerd system|sid|DIR]
+    [pytest options]``."""
+    _run(session, "pytest", "tests/kubelet", "-rs", *session.posargs)
+
+
+@nox.session
 def node(session: nox.Session) -> None:
     """The demo and the e2e tests on a Debian 13 node under QEMU."""
     _run(session, "python", "-m", "tests.node", *session.posargs)

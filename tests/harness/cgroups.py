@@ -26,14 +26,34 @@ def parent_path(name: str, *, systemd: bool) -> str:
     return f"/{name}.slice" if systemd else f"/{name}"
 
 
-def remove_parent(name: str, *, systemd: bool) -> None:
-    """Remove the parent; one that still holds a cgroup stays, for the leak check to find."""
+def make_parent(name: str, *, systemd: bool) -> None:
+    """Make the parent in every hierarchy."""
+    if systemd:
+        subprocess.run(["systemctl", "start", f"{name}.slice"], capture_output=True, check=True)
+        return
+    for root in roots():
+        (root / name).mkdir()
+
+
+def below(name: str, pattern: str, *, systemd: bool) -> list[Path]:
+    """Cgroups below the parent, such as ``*/*pod*``, in all hierarchies."""
+    parent = parent_path(name, systemd=systemd).lstrip("/")
+    return [path for root in roots() for path in (root / parent).glob(pattern) if path.is_dir()]
+
+
+def remove_parent(name: str, *, systemd: bool, with_children: bool = False) -> None:
+    """Remove the parent; one that still holds a cgroup stays, for the leak check to find.
+
+    ``with_children`` removes the cgroups below it as well, as far as no process is in them.
+    """
     if systemd:
         subprocess.run(["systemctl", "stop", f"{name}.slice"], capture_output=True, check=False)
         return
     for root in roots():
-        with contextlib.suppress(OSError):
-            (root / name).rmdir()
+        found = sorted((root / name).rglob("*/"), reverse=True) if with_children else []
+        for path in (*found, root / name):
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 @contextlib.contextmanager

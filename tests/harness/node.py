@@ -274,6 +274,11 @@ class Node:
         return self.process.wait(PATIENCE)
 
     @property
+    def containerd_socket(self) -> Path:
+        """Where the node's private containerd listens."""
+        return self.directory / "state" / "containerd" / "containerd.sock"
+
+    @property
     def cgroup_parent(self) -> str:
         """What pods of this node give as ``cgroup_parent``; the node removes it at its end."""
         return cgroups.parent_path(self._cgroup_parent, systemd=self.systemd_cgroup)

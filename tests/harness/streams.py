@@ -36,12 +36,17 @@ class Refused(Exception):
 
 
 async def upgraded(
-    url: str, transport: str, protocol: str, method: str = "", more: str = ""
+    url: str,
+    transport: str,
+    protocol: str,
+    method: str = "",
+    more: str = "",
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection after its upgrade; raises Refused."""
     parts = urlsplit(url)
-    context = None
-    if parts.scheme == "https":
+    context = tls
+    if parts.scheme == "https" and context is None:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     reader, writer = await asyncio.open_connection(
@@ -54,7 +59,8 @@ async def upgraded(
         lines = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}"]
         lines += [f"Sec-WebSocket-Protocol: {protocol}"] if protocol else []
     verb = method or ("POST" if transport == "spdy" else "GET")
-    head = "\r\n".join([f"{verb} {parts.path} HTTP/1.1", "Host: x", "Connection: Upgrade", *lines])
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    head = "\r\n".join([f"{verb} {target} HTTP/1.1", "Host: x", "Connection: Upgrade", *lines])
     writer.write(f"{head}\r\n{more}\r\n".encode())
     answer = (await reader.readuntil(b"\r\n\r\n")).decode()
     status = int(answer.split()[1])
@@ -248,11 +254,15 @@ class TunnelledStreams(SpdyStreams):
 
 @asynccontextmanager
 async def connected(
-    url: str, transport: str = "spdy", protocol: str = "", names: tuple[str, ...] = ()
+    url: str,
+    transport: str = "spdy",
+    protocol: str = "",
+    names: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Streams]:
     """The streams of a command, those named opened; closed at the end."""
     chosen = protocol or (V4 if transport == "spdy" else V5)
-    reader, writer = await upgraded(url, transport, chosen)
+    reader, writer = await upgraded(url, transport, chosen, tls=tls)
     streams: Streams
     if transport == "spdy":
         streams = SpdyStreams(reader, writer)
@@ -268,13 +278,15 @@ async def connected(
 
 
 @asynccontextmanager
-async def ports(url: str, transport: str = "spdy") -> AsyncIterator[SpdyStreams]:
+async def ports(
+    url: str, transport: str = "spdy", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[SpdyStreams]:
     """A port-forward connection; `forward` opens the streams of one port."""
     made: SpdyStreams
     if transport == "spdy":
-        made = SpdyStreams(*await upgraded(url, "spdy", PORTS))
+        made = SpdyStreams(*await upgraded(url, "spdy", PORTS, tls=tls))
     else:
-        made = TunnelledStreams(*await upgraded(url, "websocket", TUNNEL))
+        made = TunnelledStreams(*await upgraded(url, "websocket", TUNNEL, tls=tls))
     made.start()
     try:
         yield made
