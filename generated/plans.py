@@ -558,6 +558,12 @@ class SandboxPlan:
     on_node_network: bool
     """The pod uses the node's network, so it gets no network namespace and no CNI call."""
 
+    uid_mapping: str
+    """The user ids of the pod's user namespace, inside:outside:count; empty without one."""
+
+    gid_mapping: str
+    """The group ids of the pod's user namespace, inside:outside:count; empty without one."""
+
     network_first: bool
     """The network must be set up before the pause task is created, because a sysctl names one of its interfaces."""
 
@@ -589,6 +595,22 @@ def plan_sandbox(
         # plan.on_node_network, by sandboxes.shares_node
         on_node_network=sandboxes.shares_node(
             mode=src.linux.security_context.namespace_options.network
+        ),
+        # plan.uid_mapping, by namespaces.uid_mapping
+        uid_mapping=namespaces.uid_mapping(
+            namespace_options=(
+                src.linux.security_context.namespace_options
+                if src.linux.security_context.HasField("namespace_options")
+                else None
+            )
+        ),
+        # plan.gid_mapping, by namespaces.gid_mapping
+        gid_mapping=namespaces.gid_mapping(
+            namespace_options=(
+                src.linux.security_context.namespace_options
+                if src.linux.security_context.HasField("namespace_options")
+                else None
+            )
         ),
         # plan.network_first, by sandboxes.names_interface
         network_first=sandboxes.names_interface(sysctls=src.linux.sysctls),

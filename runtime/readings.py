@@ -196,7 +196,7 @@ class ServerFeatures:
 
     supplemental_groups_policy: bool = True
     user_namespaces_host_network: bool = False
-    """True once any handler supports user namespaces."""
+    """Whether a pod can have a user namespace on the node's network."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ HOST = facts.Host(
     apparmor=True,
     devices=(types.LinuxDevice(path="/dev/fuse", type="c", major=10, minor=229),),
 )
-HANDLER = facts.Handler(name="runc", recursive_read_only=True, user_namespaces=True)
+HANDLER = facts.Handler(name="runc", recursive_read_only=True, user_namespaces_problem="")
 PAUSE = facts.Image(id="sha256:aa", reference="registry.k8s.io/pause:3.10", entrypoint=("/pause",))
 IMAGE = facts.Image(
     id="sha256:bb",

@@ -64,7 +64,7 @@ def apply(
         cgroup_unified=host.cgroup_unified,
         cgroup_mount_options=host.cgroup_mount_options,
         recursive_read_only=handler.recursive_read_only,
-        user_namespaces=handler.user_namespaces,
+        user_namespaces_problem=handler.user_namespaces_problem,
         injected=container.cdi.mounts,
         base=handler.base.mounts,
     )

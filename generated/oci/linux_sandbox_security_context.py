@@ -24,8 +24,8 @@ def apply(
     out.linux.namespaces = namespaces.sandbox_namespaces(
         namespace_options=namespace_options,
         netns_path=sandbox.metadata.netns_path,
-        userns_path=sandbox.userns_path,
-        user_namespaces=handler.user_namespaces,
+        userns_path=sandbox.files.userns,
+        user_namespaces_problem=handler.user_namespaces_problem,
     )
     # selinux_options -> plan.selinux_options
     # run_as_user -> plan.user
@@ -74,6 +74,8 @@ def apply(
     gid_mappings = namespaces.gid_mappings(namespace_options=namespace_options)
     if gid_mappings is not None:
         out.linux.gidMappings = gid_mappings
+    # plan.uid_mapping
+    # plan.gid_mapping
     # plan.on_node_network
     # plan.shares_node_ipc
     # plan.seccomp_file

@@ -51,6 +51,12 @@ def check(message: api_pb2.Mount, path: str = "") -> list[Violation]:
                 f"must be one of PROPAGATION_PRIVATE, PROPAGATION_HOST_TO_CONTAINER, PROPAGATION_BIDIRECTIONAL, not {message.propagation}",
             )
         )
+    # uidMappings: requires gidMappings
+    if message.uidMappings and not message.gidMappings:
+        found.append(Violation(f"{path}uidMappings", "requires", "needs gidMappings to be set"))
+    # gidMappings: requires uidMappings
+    if message.gidMappings and not message.uidMappings:
+        found.append(Violation(f"{path}gidMappings", "requires", "needs uidMappings to be set"))
     # image: where it is set
     if message.HasField("image"):
         # image: requires readonly

@@ -19,11 +19,20 @@ SEARCH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 directories."""
 
 
-def container_runtime(handler: facts.Handler) -> containers_pb2.Container.Runtime:
-    """The shim's name and, for runc's shim, its options; the options of other shims are unknown."""
+def container_runtime(
+    handler: facts.Handler, output_owner: tuple[int, int] | None = None
+) -> containers_pb2.Container.Runtime:
+    """The shim's name and, for runc's shim, its options; the options of other shims are unknown.
+
+    ``output_owner`` is the user and group on the node that own the pipes of the process, so that it
+    can open its /dev/stdout again; None means the shim's own user.
+    """
     runtime = containers_pb2.Container.Runtime(name=handler.runtime_type)
     if is_runc(handler.runtime_type):
-        runtime.options.CopyFrom(proto_any(runc_options(handler)))
+        options = runc_options(handler)
+        if output_owner is not None:
+            options.io_uid, options.io_gid = output_owner
+        runtime.options.CopyFrom(proto_any(options))
     return runtime
 
 

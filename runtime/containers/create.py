@@ -18,11 +18,17 @@ from typing import TYPE_CHECKING
 import structlog
 from grpc import aio
 
-from generated.containerd import containers_pb2, snapshots_pb2, types_pb2
+from generated.containerd import containers_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, types
-from generated.plans import ContainerPlan, NewContainerPlan, plan_container, plan_new_container
+from generated.plans import (
+    ContainerPlan,
+    NewContainerPlan,
+    plan_container,
+    plan_new_container,
+    plan_sandbox,
+)
 from generated.statuses import create_container_response
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
@@ -35,6 +41,7 @@ from runtime.lookups import mounts as mount_sources
 from runtime.lookups import security, selinux
 from runtime.lookups import users as rootfs_user
 from runtime.lookups import volumes as own_volumes
+from runtime.lookups.owned_snapshots import Rootfs
 from runtime.lookups.snapshot import open_snapshot
 from runtime.steps import threads
 from runtime.steps.parallel import all_finished, both
@@ -43,6 +50,7 @@ from runtime.store.records import CONTAINER_EXTENSION, container_extension
 from runtime.tasks import shared_shim
 from runtime.transforms import base_spec, facts, signals
 from runtime.transforms.containers import image_digest, log_path
+from runtime.transforms.id_maps import IdMaps, id_maps
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -214,7 +222,13 @@ async def _make(
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
             await threads.IMAGE_FILES.run(
-                _fill_volumes, container.volumes, await asyncio.shield(snapshot), root, mount_label
+                _fill_volumes,
+                container.volumes,
+                await asyncio.shield(snapshot),
+                root,
+                # a copy of the image has the pod's owners already
+                None if services.handler(sandbox).owners_by_copy else _id_maps(sandbox),
+                mount_label,
             )
 
     await both(cancellable=describe(), uninterrupted=prepare())
@@ -233,13 +247,14 @@ async def _described(
     handler = services.handler(sandbox)
     metadata = container.metadata
     host = services.host
+    maps = _id_maps(sandbox)
     plan = plan_container(metadata.config)
     if plan.privileged:
         host = replace(host, devices=await threads.HOST_PATHS.run(device_nodes.host_devices))
     record = containers_pb2.Container(
         id=metadata.id,
         image=image.reference,
-        runtime=container_runtime(handler),
+        runtime=container_runtime(handler, maps.owner(user) if maps else None),
         snapshotter=handler.snapshotter,
         snapshot_key=metadata.id,
         sandbox=sandbox.id if shared_shim.offered(services.containerd) else "",
@@ -297,7 +312,7 @@ async def _look_up(
                 *(device.host_path for device in config.devices),
             ],
             lambda: (
-                mount_sources.host_sources(config.mounts),
+                mount_sources.host_sources(config.mounts, sandbox.status.pid),
                 device_nodes.requested(config.devices),
             ),
         )
@@ -331,16 +346,18 @@ async def _prepare(
     services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
 ) -> _Snapshot:
     """Create the root file system on top of the image, unpacking the image again if necessary."""
-    snapshotter = services.handler(sandbox).snapshotter
+    handler = services.handler(sandbox)
+    rootfs = Rootfs(
+        key=container_id,
+        snapshotter=handler.snapshotter,
+        lease=sandbox.id,
+        scratch=services.store.layout.container_root(container_id),
+        maps=_id_maps(sandbox),
+        by_copy=handler.owners_by_copy,
+    )
 
     async def prepare(parent: str) -> _Snapshot:
-        answer = await services.containerd.snapshots.Prepare(
-            snapshots_pb2.PrepareSnapshotRequest(
-                snapshotter=snapshotter, key=container_id, parent=parent
-            ),
-            metadata=services.containerd.with_lease(sandbox.id),
-        )
-        return _Snapshot(parent, list(answer.mounts))
+        return _Snapshot(parent, await services.snapshots.prepare(rootfs, parent))
 
     try:
         # nearly always unpacked already, and asking first would cost every creation a call
@@ -348,7 +365,13 @@ async def _prepare(
     except aio.AioRpcError as error:
         if not is_not_found(error):
             raise
-    return await prepare(await services.images.unpacked(image, snapshotter))
+    return await prepare(await services.images.unpacked(image, handler.snapshotter))
+
+
+def _id_maps(sandbox: Sandbox) -> IdMaps | None:
+    """The IDs of the pod's user namespace; None without one."""
+    plan = plan_sandbox(sandbox.metadata.config)
+    return id_maps(plan.uid_mapping, plan.gid_mapping)
 
 
 async def _user(
@@ -377,9 +400,13 @@ def _read_users(
 
 
 def _fill_volumes(
-    volumes: tuple[facts.Volume, ...], snapshot: _Snapshot, root: Path, mount_label: str
+    volumes: tuple[facts.Volume, ...],
+    snapshot: _Snapshot,
+    root: Path,
+    maps: IdMaps | None,
+    mount_label: str,
 ) -> None:
     with open_snapshot(snapshot.mounts, root) as layers:
-        own_volumes.fill(volumes, layers)
+        own_volumes.fill(volumes, layers, maps)
     if mount_label:
         selinux.relabel_volumes(volumes, mount_label)

@@ -17,6 +17,7 @@ from runtime.errors import FailedPrecondition
 from runtime.logs.client import Fifos
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.store.selinux_levels import SelinuxLevels
@@ -66,6 +67,7 @@ class Services:
     store: Store
     exits: Exits
     images: Images
+    snapshots: OwnedSnapshots
     log_keeper: LogKeeper
     host: facts.Host
     handlers: Handlers

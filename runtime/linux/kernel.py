@@ -20,12 +20,36 @@ MS_REMOUNT: Final = 0x20
 MS_NOATIME: Final = 0x400
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
+MS_SLAVE: Final = 0x8_0000
 
 MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 
 CLONE_FS: Final = 0x200
+CLONE_NEWNS: Final = 0x2_0000
 CLONE_NEWNET: Final = 0x4000_0000
+
+# The numbers of newer system calls are the same on every architecture of this server.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOUNT_SETATTR: Final = 442
+
+_AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
+_OPEN_TREE_CLONE: Final = 0x1
+_OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+_MOUNT_ATTR_IDMAP: Final = 0x10_0000
+
+
+class _MountAttributes(ctypes.Structure):
+    """``struct mount_attr`` of linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -38,6 +62,7 @@ _libc.mount.argtypes = (
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
+_libc.syscall.restype = ctypes.c_long
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
@@ -48,10 +73,14 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         raise _failure(f"cannot mount {kind}{source} on {target}", target)
 
 
-def mount_tmpfs(target: str, size: int) -> None:
-    """Mount an empty tmpfs of at most ``size`` bytes, as /dev/shm: no suid, device or program."""
+def mount_tmpfs(target: str, size: int, owner: tuple[int, int] = (0, 0)) -> None:
+    """Mount an empty tmpfs of at most ``size`` bytes, as /dev/shm: no suid, device or program.
+
+    ``owner`` is the user and group of its root directory.
+    """
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    mount("shm", target, "tmpfs", flags, f"mode=1777,size={size}")
+    uid, gid = owner
+    mount("shm", target, "tmpfs", flags, f"mode=1777,size={size},uid={uid},gid={gid}")
 
 
 def umount2(target: str, flags: int = 0) -> None:
@@ -70,6 +99,37 @@ def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces of the types CLONE_NEW* in ``flags``."""
     if _libc.unshare(flags) != 0:
         raise _failure("cannot create a namespace")
+
+
+def try_idmap(path: str, user_namespace: int) -> None:
+    """Find out whether a mount of ``path`` can map IDs, without mounting anything.
+
+    A detached copy of the mount gets the mapping of ``user_namespace``, a file descriptor, and is
+    dropped. Raises OSError: EINVAL if the file system does not support it, ENOSYS before Linux
+    5.12.
+    """
+    tree = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE),
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_uint(_OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC),
+    )
+    if tree < 0:
+        raise _failure(f"cannot copy the mount of {path}", path)
+    try:
+        wanted = _MountAttributes(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+        failed = _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            ctypes.c_int(tree),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(_AT_EMPTY_PATH),
+            ctypes.byref(wanted),
+            ctypes.c_size_t(ctypes.sizeof(wanted)),
+        )
+        if failed:
+            raise _failure(f"cannot map the IDs of a mount of {path}", path)
+    finally:
+        os.close(tree)
 
 
 def _failure(doing: str, path: str | None = None) -> OSError:

@@ -50,7 +50,7 @@ async def create(path: str) -> str:
 async def remove(path: str) -> None:
     """Release the namespace and delete its file; it ends with its last process.  Idempotent."""
     if path:
-        await threads.NETWORK_NAMESPACES.run(_remove, path)
+        await threads.NETWORK_NAMESPACES.run(unpin, path)
 
 
 def is_alive(path: str) -> bool:
@@ -101,13 +101,21 @@ async def in_own_thread(work: Callable[..., Result], *arguments: object) -> Resu
 
 
 def _create(path: str) -> None:
+    kernel.unshare(kernel.CLONE_NEWNET)
+    raise_loopback()
+    pin("/proc/thread-self/ns/net", path)
+
+
+def pin(namespace: str, path: str) -> None:
+    """Keep a namespace, a file of /proc, alive by a bind mount on the new file ``path``.
+
+    Raises OSError and then leaves nothing behind.
+    """
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     # The bind mount needs an existing file; created exclusively, so it can be deleted.
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
-        kernel.unshare(kernel.CLONE_NEWNET)
-        raise_loopback()
-        kernel.mount("/proc/thread-self/ns/net", path, flags=kernel.MS_BIND)
+        kernel.mount(namespace, path, flags=kernel.MS_BIND)
     except BaseException:
         os.unlink(path)
         raise
@@ -124,7 +132,8 @@ def raise_loopback() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _INTERFACE_REQUEST.pack(name, flags | _IFF_UP))
 
 
-def _remove(path: str) -> None:
+def unpin(path: str) -> None:
+    """Undo `pin`: the namespace ends with its last process.  Idempotent."""
     try:
         kernel.umount2(path, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
     except OSError as error:

@@ -18,11 +18,14 @@ from generated.containerd import introspection_pb2, types_pb2
 from generated.oci import types
 from runtime import text
 from runtime.config.tables import Config, ConfigError, Runtime
+from runtime.containerd.capabilities import Snapshotter
 from runtime.containerd.client import Containerd
 from runtime.containerd.runtime_options import runc_binary, runc_options
 from runtime.containerd.values import proto_any
 from runtime.documents import convert
 from runtime.errors import InvalidArgument
+from runtime.lookups import user_namespaces
+from runtime.steps import threads
 from runtime.transforms import base_spec
 from runtime.transforms.facts import BaseSpec, Handler, Host
 
@@ -76,14 +79,34 @@ class Handlers(Mapping[str, Handler]):
         """
         return self._by_name.get(name, self.default).snapshotter
 
+    @property
+    def user_namespaces_on_node_network(self) -> bool:
+        """Whether a pod of some handler can have a user namespace on the node's network.
+
+        Its root cannot mount a sysfs, so it sees the node's, recursively read-only.
+        """
+        return any(
+            handler.user_namespaces and handler.recursive_read_only
+            for handler in self._by_name.values()
+        )
+
     async def learn_features(self, containerd: Containerd, host: Host) -> None:
         """Query the features of every handler's binary; none are assumed if the query fails."""
         names = sorted(filter(None, self._by_name))
-        asked = await asyncio.gather(
-            *(_asked(self._by_name[name], containerd, host) for name in names)
-        )
-        known = dict(zip(names, asked, strict=True))
-        self._by_name = {"": known[self.default.name], **known}
+        handlers = [self._by_name[name] for name in names]
+        asked = await asyncio.gather(*(_asked(handler, containerd) for handler in handlers))
+        snapshotters = containerd.capabilities.snapshotters
+        found = user_namespaces.Kernel()
+        if any(user_namespaces.lists_idmapped_mounts(features or {}) for features in asked):
+            roots = {s.root for h in handlers if (s := snapshotters.get(h.snapshotter))}
+            found = await threads.NETWORK_NAMESPACES.run(user_namespaces.probe, sorted(roots))
+        for handler, features in zip(handlers, asked, strict=True):
+            if features is not None:
+                known = _with_features(
+                    handler, features, host, found, snapshotters.get(handler.snapshotter)
+                )
+                self._by_name[handler.name] = known
+        self._by_name[""] = self._by_name[self.default.name]
 
 
 def configured(config: Config) -> Handlers:
@@ -145,9 +168,10 @@ def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
     )
 
 
-async def _asked(handler: Handler, containerd: Containerd, host: Host) -> Handler:
+async def _asked(handler: Handler, containerd: Containerd) -> Mapping[str, Any] | None:
+    """The features of a handler's binary; None if it does not tell."""
     try:
-        features = await (
+        return await (
             _features_by_daemon(handler, containerd)
             if containerd.capabilities.runtime_info
             else _features_by_binary(handler)
@@ -158,11 +182,23 @@ async def _asked(handler: Handler, containerd: Containerd, host: Host) -> Handle
             handler=handler.name,
             error=error.details() if isinstance(error, aio.AioRpcError) else str(error),
         )
-        return handler
+        return None
+
+
+def _with_features(
+    handler: Handler,
+    features: Mapping[str, Any],
+    host: Host,
+    found: user_namespaces.Kernel,
+    snapshotter: Snapshotter | None,
+) -> Handler:
+    support = user_namespaces.support(features, found, snapshotter)
     return dataclasses.replace(
         handler,
         recursive_read_only="rro" in (features.get("mountOptions") or ())
         and host.kernel >= _RRO_SINCE,
+        user_namespaces_problem=support.problem,
+        owners_by_copy=support.owners_by_copy,
     )
 
 

@@ -5,28 +5,56 @@ The paths can be on network mounts that hang, so callers run these functions in 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.linux import mountinfo
+from runtime.lookups.user_namespaces import idmap_problem
 from runtime.steps import threads
 from runtime.transforms.facts import MountSource
 
 
-def host_sources(mounts: Sequence[api_pb2.Mount]) -> tuple[MountSource, ...]:
+def host_sources(mounts: Sequence[api_pb2.Mount], pid: int = 0) -> tuple[MountSource, ...]:
     """The sources of ``mounts``, in order.
 
+    ``pid`` is a process in the user namespace that mounts map their ids to; 0 if there is none.
     Raises InvalidArgument for a source that does not exist and cannot be created.
     """
     # a private mount does not need the mount table, which can be long
     needs_table = any(mount.propagation != api_pb2.PROPAGATION_PRIVATE for mount in mounts)
     table = mountinfo.read() if needs_table else ()
-    return tuple(_host_source(index, mount, table) for index, mount in enumerate(mounts))
+    with _user_namespace(pid) as user_namespace:
+        return tuple(
+            _host_source(index, mount, table, user_namespace) for index, mount in enumerate(mounts)
+        )
 
 
-def _host_source(index: int, mount: api_pb2.Mount, table: Sequence[mountinfo.Mount]) -> MountSource:
+@contextlib.contextmanager
+def _user_namespace(pid: int) -> Iterator[int | None]:
+    """A descriptor of the process's user namespace; None without a process."""
+    if not pid:
+        yield None
+        return
+    try:
+        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # the process ended meanwhile, so nothing will be mounted
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _host_source(
+    index: int,
+    mount: api_pb2.Mount,
+    table: Sequence[mountinfo.Mount],
+    user_namespace: int | None,
+) -> MountSource:
     threads.looking_at(mount.host_path)
     try:
         # makedirs and not a look first: a source that appears meanwhile is as good
@@ -38,7 +66,10 @@ def _host_source(index: int, mount: api_pb2.Mount, table: Sequence[mountinfo.Mou
             f"cannot use or create the source {mount.host_path}: {error.strerror}",
             field=f"config.mounts[{index}].host_path",
         ) from error
+    problem = ""
+    if mount.uidMappings and user_namespace is not None:
+        problem = idmap_problem(path, user_namespace)
     held_by = mountinfo.holding(path, table)
     if held_by is None:
-        return MountSource(path)
-    return MountSource(path, held_by.shared, held_by.slave)
+        return MountSource(path, idmap_problem=problem)
+    return MountSource(path, held_by.shared, held_by.slave, problem)

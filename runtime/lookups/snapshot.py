@@ -27,6 +27,9 @@ _SET: Final = {
 }
 """Options that are flags of the system call; all others are for the file system."""
 _DEFAULTS: Final = frozenset({"rw", "defaults"})
+_OWNERS: Final = ("uidmap=", "gidmap=")
+"""Options that map owners, which only containerd's own mount code knows. This module shows a
+snapshot with the owners that the image has."""
 _LOOP: Final = "loop"
 _LOWER: Final = "lowerdir="
 _OPTIONS_LIMIT: Final = mmap.PAGESIZE - 512
@@ -71,6 +74,16 @@ def mount_read_only(mounts: Sequence[types_pb2.Mount], target: str, flags: int =
         raise
 
 
+def mount_writable(mounts: Sequence[types_pb2.Mount], target: str) -> None:
+    """As `mount_read_only`, for a snapshot that is being made."""
+    try:
+        for mount in mounts:
+            _mount(mount, target, 0)
+    except BaseException:
+        _unmount(target)
+        raise
+
+
 def is_mounted(mounts: Sequence[types_pb2.Mount], target: str) -> bool:
     """Whether each of ``mounts`` is on ``target``; not if a call was cut short between two."""
     return len(mountinfo.below(target, mountinfo.read())) == len(mounts)
@@ -88,7 +101,11 @@ def _mount(mount: types_pb2.Mount, target: str, flags: int) -> None:
             "manager can make; use another snapshotter for this runtime handler"
         )
     place = f"{target}/{mount.target.lstrip('/')}" if mount.target else target
-    options = [option for option in mount.options if option not in _DEFAULTS]
+    options = [
+        option
+        for option in mount.options
+        if option not in _DEFAULTS and not option.startswith(_OWNERS)
+    ]
     for option in options:
         flags |= _SET.get(option, 0)
     data = [option for option in options if option not in _SET and option != _LOOP]
@@ -97,7 +114,8 @@ def _mount(mount: types_pb2.Mount, target: str, flags: int) -> None:
         # the kernel ignores all other flags in the call that makes a bind mount
         kernel.mount("", place, flags=(flags & ~kernel.MS_REC) | kernel.MS_REMOUNT)
         return
-    device = loop.attached(mount.source, read_only=True) if _LOOP in options else None
+    read_only = bool(flags & kernel.MS_RDONLY)
+    device = loop.attached(mount.source, read_only=read_only) if _LOOP in options else None
     with device or nullcontext(mount.source) as source:
         _mount_with(source, place, mount.type, flags, data)
 

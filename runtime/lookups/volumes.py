@@ -15,8 +15,10 @@ from pathlib import Path
 import structlog
 
 from generated.cri import api_pb2
+from runtime.linux import owners
 from runtime.lookups.layers import Layers
 from runtime.transforms.facts import Volume
+from runtime.transforms.id_maps import IdMaps
 
 log = structlog.get_logger(__name__)
 
@@ -40,17 +42,20 @@ def uncovered(
     )
 
 
-def fill(volumes: Sequence[Volume], root: Layers) -> None:
+def fill(volumes: Sequence[Volume], root: Layers, maps: IdMaps | None = None) -> None:
     """Create the directories and copy the image's content, including owners and attributes.
 
+    In a pod with a user namespace, ``maps`` gives its ids: the copies belong to those of the node.
     Blocks, because files can be large.
     """
     for volume in volumes:
         os.makedirs(volume.host_path, mode=0o755)
-        _copy(volume, root)
+        if maps is not None:
+            os.chown(volume.host_path, *maps.root)
+        _copy(volume, root, maps)
 
 
-def _copy(volume: Volume, root: Layers) -> None:
+def _copy(volume: Volume, root: Layers, maps: IdMaps | None) -> None:
     linked: dict[tuple[int, int], str] = {}
     directories: list[tuple[str, os.stat_result]] = []
     for relative, source in root.tree(volume.container_path):
@@ -64,6 +69,8 @@ def _copy(volume: Volume, root: Layers) -> None:
         if not _make(source, target, found):
             continue
         _copy_owner_and_attributes(source, target, found)
+        if maps is not None:
+            owners.change_one(target, maps.of_file)
         if stat.S_ISDIR(found.st_mode):
             directories.append((target, found))
         elif found.st_nlink > 1:

@@ -80,7 +80,12 @@ class Node:
             ),
             info=self._info(problem) if plan.verbose else {},
         )
-        return status_response.read(node=node, server_features=readings.ServerFeatures())
+        return status_response.read(
+            node=node,
+            server_features=readings.ServerFeatures(
+                user_namespaces_host_network=self._handlers.user_namespaces_on_node_network
+            ),
+        )
 
     async def runtime_config(
         self, request: api_pb2.RuntimeConfigRequest

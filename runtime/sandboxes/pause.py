@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import aio
 
-from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
+from generated.containerd import containers_pb2, tasks_pb2, types_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import defaults, pod_sandbox_config
 from generated.plans import NewPodPlan, SandboxPlan, plan_new_pod
@@ -19,6 +19,7 @@ from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any, with_options
 from runtime.lookups import security, users
+from runtime.lookups.owned_snapshots import Rootfs
 from runtime.lookups.snapshot import open_snapshot
 from runtime.sandboxes import files
 from runtime.sandboxes.services import Services
@@ -28,6 +29,7 @@ from runtime.steps.times import StepTimes
 from runtime.store import records
 from runtime.tasks import shared_shim
 from runtime.transforms import facts, selinux
+from runtime.transforms.id_maps import IdMaps, id_maps
 
 Mounts = list[types_pb2.Mount]
 
@@ -52,6 +54,11 @@ class NewPod:
     @property
     def files(self) -> facts.SandboxFiles:
         return self.services.store.layout.sandbox(self.metadata)
+
+    @property
+    def maps(self) -> IdMaps | None:
+        """The IDs of the pod's user namespace; None without one."""
+        return id_maps(self.plan.uid_mapping, self.plan.gid_mapping)
 
 
 async def start(
@@ -110,17 +117,16 @@ async def _prepare_snapshot(pod: NewPod, image: facts.Image, leased: Awaitable[N
 
 
 async def _prepare_on(pod: NewPod, parent: str) -> Mounts:
-    containerd = pod.services.containerd
-    answer = await containerd.snapshots.Prepare(
-        snapshots_pb2.PrepareSnapshotRequest(
-            snapshotter=pod.handler.snapshotter,
-            key=pod.id,
-            parent=parent,
-            labels=pod.plan.snapshot_labels,
-        ),
-        metadata=containerd.with_lease(pod.id),
+    rootfs = Rootfs(
+        key=pod.id,
+        snapshotter=pod.handler.snapshotter,
+        lease=pod.id,
+        scratch=Path(pod.files.root_dir),
+        maps=pod.maps,
+        by_copy=pod.handler.owners_by_copy,
+        labels=pod.plan.snapshot_labels,
     )
-    return list(answer.mounts)
+    return await pod.services.snapshots.prepare(rootfs, parent)
 
 
 async def _record(
@@ -154,7 +160,7 @@ async def _container(
     record = containers_pb2.Container(
         id=pod.id,
         image=image.reference,
-        runtime=container_runtime(pod.handler),
+        runtime=container_runtime(pod.handler, pod.maps.owner(user) if pod.maps else None),
         snapshotter=pod.handler.snapshotter,
         snapshot_key=pod.id,
     )
@@ -194,7 +200,7 @@ def _read_users(pod: NewPod, rootfs: Mounts, chain_id: str) -> users.UserDatabas
 
 async def _make_files(pod: NewPod, plan: NewPodPlan) -> None:
     with pod.times.step("files"):
-        await threads.STATE_FILES.run(files.make, pod.files, plan)
+        await threads.STATE_FILES.run(files.make, pod.files, plan, pod.maps)
 
 
 async def _create_task(pod: NewPod, rootfs: Mounts) -> None:

@@ -34,14 +34,14 @@ from generated.lifecycle import SandboxState
 from generated.plans import plan_sandbox
 from generated.statuses import run_pod_sandbox_response
 from runtime.errors import Unavailable, from_rpc
-from runtime.linux import netns
+from runtime.linux import netns, userns
 from runtime.sandboxes import pause, unfinished
 from runtime.sandboxes.pause import NewPod
 from runtime.sandboxes.services import Services
 from runtime.sandboxes.unfinished import Part
 from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
-from runtime.transforms import facts
+from runtime.transforms import facts, namespaces
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +56,8 @@ async def run(
     """
     plan = plan_sandbox(request.config)
     handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
+    if plan.uid_mapping and not handler.user_namespaces:
+        raise namespaces.unsupported(handler.user_namespaces_problem)
     if not plan.on_node_network:
         _must_have_network(services)
     sandbox_id = secrets.token_hex(32)
@@ -162,7 +164,11 @@ async def _pause_image(pod: NewPod) -> facts.Image:
 
 async def _create_namespace(pod: NewPod) -> None:
     with pod.times.step("netns"):
-        await netns.create(pod.metadata.netns_path)
+        if pod.maps is None:
+            await netns.create(pod.metadata.netns_path)
+        else:
+            ids = userns.IdMaps(pod.maps.uids.line, pod.maps.gids.line)
+            await userns.create(pod.metadata.netns_path, pod.files.userns, ids)
 
 
 async def _start_pause(

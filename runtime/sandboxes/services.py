@@ -12,6 +12,7 @@ from runtime.config.tables import Config
 from runtime.containerd.client import Containerd
 from runtime.linux import netns
 from runtime.lookups.handlers import Handlers
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.lookups.users import UserDatabases
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.store.selinux_levels import SelinuxLevels
@@ -83,6 +84,7 @@ class Services:
     store: Store
     exits: Exits
     images: Images
+    snapshots: OwnedSnapshots
     network: Network
     containers: ContainerWork
     host: facts.Host

@@ -51,7 +51,7 @@ async def stop(services: Services, sandbox: Sandbox) -> None:
         timed("containers", _stop_containers(services, sandbox)),
         timed("pause", _stop_pause(services, sandbox)),
         timed("network", _tear_network_down(services, sandbox)),
-        timed("shm", _unmount_shm(sandbox)),
+        timed("mounts", _unmount_files(sandbox)),
         return_exceptions=True,
     )
     for failure in filter(None, results):
@@ -107,13 +107,15 @@ async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
         ) from error
 
 
-async def _unmount_shm(sandbox: Sandbox) -> None:
-    """Detach the pod's /dev/shm; processes that are about to exit keep theirs until then.
+async def _unmount_files(sandbox: Sandbox) -> None:
+    """Detach the pod's /dev/shm and the pin of its user namespace; processes that are about to
+    exit keep theirs until then.
 
     An unmount takes the kernel 20 ms and more, so it runs in parallel with the rest.
     """
-    if sandbox.files.shm.startswith(sandbox.files.state_dir):
-        await unmount(sandbox.files.shm)
+    files = sandbox.files
+    if files.userns or files.shm.startswith(files.state_dir):
+        await unmount(files.state_dir)
 
 
 async def _tear_network_down(services: Services, sandbox: Sandbox) -> None:

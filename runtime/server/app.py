@@ -32,6 +32,7 @@ from runtime.linux import directories
 from runtime.logs.client import LogKeeper
 from runtime.lookups import handlers, host
 from runtime.lookups.cdi import CdiDirectories
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.node.operations import Node
 from runtime.sandboxes.operations import Sandboxes
 from runtime.sandboxes.services import Services as SandboxServices
@@ -101,12 +102,14 @@ class App:
             handlers=self.handlers,
             left_out=self.metrics.left_out,
         )
+        snapshots = OwnedSnapshots(containerd)
         self.containers = Containers(
             ContainerServices(
                 containerd=containerd,
                 store=self.store,
                 exits=self.exits,
                 images=self.images,
+                snapshots=snapshots,
                 log_keeper=log_keeper,
                 host=self.host,
                 handlers=self.handlers,
@@ -122,6 +125,7 @@ class App:
                 store=self.store,
                 exits=self.exits,
                 images=self.images,
+                snapshots=snapshots,
                 network=self.network,
                 containers=self.containers,
                 host=self.host,

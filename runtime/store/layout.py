@@ -26,13 +26,16 @@ class Layout:
         """The files of a sandbox; this creates nothing."""
         root = self.root / "sandboxes" / metadata.id
         state = self.state / "sandboxes" / metadata.id
+        plan = plan_sandbox(metadata.config)
+        owns_network = plan.uid_mapping and not plan.on_node_network
         return facts.SandboxFiles(
             root_dir=str(root),
             state_dir=str(state),
             hostname=str(root / "hostname"),
             hosts=str(root / "hosts"),
             resolv_conf=str(root / "resolv.conf"),
-            shm=_HOST_SHM if plan_sandbox(metadata.config).shares_node_ipc else str(state / "shm"),
+            shm=_HOST_SHM if plan.shares_node_ipc else str(state / "shm"),
+            userns=str(state / "pinned-namespaces" / "user") if owns_network else "",
         )
 
     def image_volumes(self, sandbox_id: str) -> Path:

@@ -257,9 +257,19 @@ class Handler:
     """Whether the OCI runtime lists the mount option ``rro`` (``runc features``) and the kernel is
     5.12 or newer."""
 
-    user_namespaces: bool = False
-    """Whether pods of this handler may have a user namespace: the OCI runtime can map IDs of the
-    root file system and of volumes (``runc features``), and this server supports such pods."""
+    user_namespaces_problem: str = "its features are not known"
+    """Why pods of this handler cannot have a user namespace, with the remedy; empty if they can:
+    the kernel makes them, the OCI runtime maps the ids of mounts (``runc features``), and root file
+    systems get the pod's owners."""
+
+    owners_by_copy: bool = False
+    """The snapshotter cannot map the owners of a root file system: a pod with a user namespace
+    needs a copy of the image that belongs to its ids."""
+
+    @property
+    def user_namespaces(self) -> bool:
+        """Whether pods of this handler can have a user namespace."""
+        return not self.user_namespaces_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +429,10 @@ class SandboxFiles:
     """The tmpfs that every container of the pod sees as /dev/shm; the node's own /dev/shm if the
     pod shares the node's IPC namespace."""
 
+    userns: str = ""
+    """The file that pins the pod's user namespace, which owns its network namespace; "" without a
+    user namespace, and when the pod shares the node's network (the OCI runtime then makes one)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Security:
@@ -447,10 +461,6 @@ class Sandbox:
     mount_label: str = ""
     """SELinux label of the pause container's root; only needed while its spec is built."""
 
-    userns_path: str = ""
-    """The file that keeps the pod's user namespace alive, which owns its network namespace; ""
-    without a user namespace, and for a host-network pod (runc then creates one)."""
-
 
 @dataclass(frozen=True, slots=True)
 class MountSource:
@@ -466,6 +476,9 @@ class MountSource:
 
     slave: bool = False
     """Whether the mount that contains ``path`` is a slave (``master:`` in /proc/self/mountinfo)."""
+
+    idmap_problem: str = ""
+    """Why a mount of ``path`` cannot map ids; only looked up if the entry has mappings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,19 @@ def container_mounts(
     cgroup_unified: bool,
     cgroup_mount_options: Sequence[str],
     recursive_read_only: bool,
-    user_namespaces: bool,
+    user_namespaces_problem: str,
     injected: Sequence[types.Mount],
     base: Sequence[types.Mount] | None,
 ) -> list[types.Mount]:
     """All mounts of an application container; those of CDI devices take precedence."""
     asked = [
-        requested_mount(index, mount, source, recursive_read_only, user_namespaces)
+        requested_mount(
+            index,
+            mount,
+            source,
+            recursive_read_only=recursive_read_only,
+            idmap_problem=user_namespaces_problem,
+        )
         for index, (mount, source) in enumerate(zip(requested, sources, strict=True))
     ]
     taken = {posixpath.normpath(mount.destination) for mount in asked}
@@ -142,16 +148,20 @@ def requested_mount(
     index: int,
     mount: api_pb2.Mount,
     source: MountSource,
+    *,
     recursive_read_only: bool,
-    user_namespaces: bool,
+    idmap_problem: str,
 ) -> types.Mount:
-    """One requested mount; raises InvalidArgument if the node or the handler does not support
-    it."""
+    """One requested mount; raises InvalidArgument if the node or the handler does not support it.
+
+    ``idmap_problem`` is why this handler maps no IDs, empty if it does.
+    """
     field = f"config.mounts[{index}]"
     uids, gids = id_mapping.items(mount.uidMappings), id_mapping.items(mount.gidMappings)
-    if (uids or gids) and not user_namespaces:
+    problem = idmap_problem or source.idmap_problem
+    if uids and problem:
         raise InvalidArgument(
-            "this runtime handler cannot map the ids of a mount (see the features in Status)",
+            f"cannot map the IDs of a mount of {source.path}: {problem}",
             field=f"{field}.uidMappings",
         )
     return types.Mount(

@@ -9,7 +9,14 @@ from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument
 
-_USERNS_FIELD = "linux.security_context.namespace_options.userns_options"
+_OPTIONS_FIELD = "linux.security_context.namespace_options"
+_USERNS_FIELD = f"{_OPTIONS_FIELD}.userns_options"
+
+_NODES_ONLY = ("pid", "ipc")
+"""Namespaces that a pod with a user namespace cannot share with the node."""
+
+_IDS = (1 << 32) - 1
+"""How many ids the kernel has; the last number of 32 bits means no id."""
 
 _SYSCTLS_SINCE = (4, 11)
 """The first kernel with both sysctls."""
@@ -22,7 +29,7 @@ def sandbox_namespaces(
     namespace_options: api_pb2.NamespaceOption | None,
     netns_path: str,
     userns_path: str,
-    user_namespaces: bool,
+    user_namespaces_problem: str,
 ) -> list[types.LinuxNamespace]:
     """The pause container's namespaces, which are the pod's: new ones unless the node's are
     requested.
@@ -40,7 +47,9 @@ def sandbox_namespaces(
         found.append(types.LinuxNamespace(type="uts"))
         found.append(types.LinuxNamespace(type="network", path=netns_path or None))
     found.append(types.LinuxNamespace(type="mount"))
-    if _in_user_namespace(options, user_namespaces):
+    if user_mappings(options):
+        if user_namespaces_problem:
+            raise unsupported(user_namespaces_problem)
         found.append(types.LinuxNamespace(type="user", path=userns_path or None))
     return found
 
@@ -95,6 +104,21 @@ def gid_mappings(
     """The group IDs of the pod's user namespace; None without one."""
     mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
     return mappings[1] if mappings else None
+
+
+def uid_mapping(*, namespace_options: api_pb2.NamespaceOption | None) -> str:
+    """The user ids of the pod's user namespace as containerd's snapshot labels have them; empty
+    without one."""
+    return _as_label(uid_mappings(namespace_options=namespace_options))
+
+
+def gid_mapping(*, namespace_options: api_pb2.NamespaceOption | None) -> str:
+    """As `uid_mapping`, for groups."""
+    return _as_label(gid_mappings(namespace_options=namespace_options))
+
+
+def _as_label(mappings: list[types.LinuxIDMapping] | None) -> str:
+    return ",".join(f"{one.containerID}:{one.hostID}:{one.size}" for one in mappings or ())
 
 
 def sysctls(
@@ -152,15 +176,12 @@ def pid_namespace(
 _Mappings = tuple[list[types.LinuxIDMapping], list[types.LinuxIDMapping]]
 
 
-def _in_user_namespace(options: api_pb2.NamespaceOption, supported: bool) -> bool:
-    if not user_mappings(options):
-        return False
-    if not supported:
-        raise InvalidArgument(
-            "this runtime handler does not support user namespaces (see the features in Status)",
-            field=f"config.{_USERNS_FIELD}",
-        )
-    return True
+def unsupported(problem: str) -> InvalidArgument:
+    """The refusal of a user namespace that the pod's handler cannot have because of ``problem``."""
+    return InvalidArgument(
+        f"this runtime handler does not support user namespaces: {problem}",
+        field=f"config.{_USERNS_FIELD}",
+    )
 
 
 def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
@@ -181,10 +202,22 @@ def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
             "must be POD or NODE: all containers of a pod share its user namespace",
             field=f"config.{_USERNS_FIELD}.mode",
         )
+    for name in _NODES_ONLY:
+        if getattr(options, name) == api_pb2.NODE:
+            raise InvalidArgument(
+                "must not be NODE in a pod with a user namespace: the kernel does not let its root"
+                f" mount what belongs to the node's {name} namespace",
+                field=f"config.{_OPTIONS_FIELD}.{name}",
+            )
     for name, ranges in (("uids", uids), ("gids", gids)):
         if len(ranges) != 1 or ranges[0].size == 0 or ranges[0].containerID != 0:
             raise InvalidArgument(
                 "must be one range that starts at container_id 0 and has a length of 1 or more",
+                field=f"config.{_USERNS_FIELD}.{name}",
+            )
+        if ranges[0].hostID + ranges[0].size > _IDS:
+            raise InvalidArgument(
+                f"must end at id {_IDS - 1} of the node, the last one, or before",
                 field=f"config.{_USERNS_FIELD}.{name}",
             )
     return uids, gids

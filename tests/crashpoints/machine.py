@@ -40,6 +40,7 @@ from runtime.frame import Frame
 from runtime.linux import netns
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.sandboxes.operations import Sandboxes
 from runtime.sandboxes.services import Services as SandboxServices
 from runtime.server.recovery import Recovery
@@ -448,6 +449,7 @@ class Server:
             "store": self.store,
             "exits": self.exits,
             "images": FakeImages(),
+            "snapshots": OwnedSnapshots(daemon),  # type: ignore[arg-type]
             "host": facts.Host(hostname="node"),
             "handlers": Handlers(facts.Handler(name="runc", runtime_type=RUNTIME)),
             "config": Config(),

@@ -145,6 +145,8 @@ class Node:
         self.systemd_cgroup = systemd_is_init() if systemd_cgroup is None else systemd_cgroup
         # a unix socket's path has at most 107 bytes, so no long pytest folder here
         self.directory = Path(tempfile.mkdtemp(prefix="cri-", dir="/tmp"))
+        # the root of a pod with a user namespace is another user of the node, who must get in
+        self.directory.chmod(0o711)
         self.logs = self.directory / "pods"
         self.bridge = f"crt{secrets.token_hex(4)}"
         self.network = f"net-{self.bridge}"

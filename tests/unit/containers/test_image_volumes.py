@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from generated.cri import api_pb2
 from runtime.lookups.layers import Layers
 from runtime.lookups.volumes import fill, uncovered
 from runtime.transforms.facts import Volume
+from runtime.transforms.id_maps import id_maps
 
 
 def test_a_mount_of_the_request_covers_a_volume(tmp_path: Path) -> None:
@@ -59,3 +62,22 @@ def test_a_linked_volume_stays_inside_the_image(tmp_path: Path) -> None:
     (image / "data").symlink_to("../secret")
     fill([Volume("/data", str(target))], Layers((str(image),)))
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_in_a_user_namespace_the_copies_belong_to_its_ids(tmp_path: Path) -> None:
+    image, target, empty = tmp_path / "image", tmp_path / "volumes/v", tmp_path / "volumes/w"
+    (image / "data/sub").mkdir(parents=True)
+    (image / "data/own").write_text("of a user")
+    os.link(image / "data/own", image / "data/twin")
+    os.chown(image / "data/own", 33, 44)
+    (image / "data/link").symlink_to("/etc/passwd")
+    maps = id_maps("0:100000:1000", "0:200000:1000")
+    fill([Volume("/data", str(target)), Volume("/none", str(empty))], Layers((str(image),)), maps)
+    owners = {
+        str(path.relative_to(target)): (path.lstat().st_uid, path.lstat().st_gid)
+        for path in (target, *target.rglob("*"))
+    }
+    root, own = (100000, 200000), (100033, 200044)
+    assert owners == {".": root, "sub": root, "link": root, "own": own, "twin": own}
+    assert (empty.stat().st_uid, empty.stat().st_gid) == root

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
+from runtime.linux import userns
 from runtime.lookups.mounts import host_sources
 from runtime.transforms.facts import MountSource
 
@@ -27,6 +29,22 @@ def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
         InvalidArgument, match=r"config\.mounts\[0\]\.host_path: cannot use or create"
     ):
         host_sources([api_pb2.Mount(host_path=str(tmp_path / "file/below"))])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> None:
+    ids = [api_pb2.IDMapping(container_id=0, host_id=100000, length=65536)]
+    mapped = [
+        api_pb2.Mount(host_path=path, uidMappings=ids, gidMappings=ids) for path in ("/sys", "/tmp")
+    ]
+    with userns.held(userns.IdMaps("0 100000 65536", "0 100000 65536")) as namespace:
+        pid = int(Path(namespace).parts[2])
+        sys, tmp = host_sources(mapped, pid)
+        (unasked,) = host_sources([api_pb2.Mount(host_path="/sys")], pid)
+    assert sys.idmap_problem.startswith("its file system cannot be mounted idmapped on this kernel")
+    assert (tmp.idmap_problem, unasked.idmap_problem) == ("", "")
+    # without a process, the OCI runtime tells
+    assert host_sources(mapped)[0].idmap_problem == ""
 
 
 def test_propagation_is_looked_up_when_it_is_asked_for(tmp_path: Path) -> None:

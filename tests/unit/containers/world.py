@@ -17,6 +17,7 @@ from runtime.containers.services import Services
 from runtime.containers.specs import Specs
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.store.objects import Container, Sandbox
 from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
@@ -98,6 +99,7 @@ class World:
                 store=self.store,
                 exits=self.exits,
                 images=FakeImages(),
+                snapshots=OwnedSnapshots(self.daemon),  # type: ignore[arg-type]
                 log_keeper=self.log_keeper,
                 host=facts.Host(hostname="node", selinux=selinux),
                 handlers=Handlers(facts.Handler(name="runc")),

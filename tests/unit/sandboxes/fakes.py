@@ -33,6 +33,7 @@ from runtime.containers.specs import Specs
 from runtime.errors import Unknown
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
+from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.sandboxes.services import Services
 from runtime.store.events import Events
 from runtime.store.layout import Layout
@@ -400,6 +401,7 @@ class World:
             store=self.store,
             exits=self.exits,
             images=FakeImages(),
+            snapshots=OwnedSnapshots(self.containerd),  # type: ignore[arg-type]
             log_keeper=self.log_keeper,
             host=host,
             handlers=handlers,
@@ -414,6 +416,7 @@ class World:
             store=self.store,
             exits=self.exits,
             images=FakeImages(),
+            snapshots=OwnedSnapshots(self.containerd),  # type: ignore[arg-type]
             network=self.network,
             containers=self.containers,
             host=host,

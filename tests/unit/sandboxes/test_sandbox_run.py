@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
+from generated.oci import types
+from runtime.containerd.runtime_options import stored_options
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
-from runtime.linux import netns
+from runtime.linux import kernel, netns, userns
+from runtime.lookups.handlers import Handlers
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import unfinished
+from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.transforms import facts, sandboxes
 
@@ -265,3 +271,93 @@ def assert_nothing_is_left(world: World, namespaces: set[str]) -> None:
     assert (world.network.attached, namespaces, world.directories) == (set(), set(), [])
     assert len(world.store.sandboxes) == 0
     assert world.store.names.holder("pod_ns_u_1") is None
+
+
+# User namespaces
+
+
+def in_user_namespace(**others: Any) -> api_pb2.RunPodSandboxRequest:
+    request = run_request()
+    uids = [api_pb2.IDMapping(host_id=100000, length=65536)]
+    gids = [api_pb2.IDMapping(host_id=200000, length=65536)]
+    users = api_pb2.UserNamespace(mode=api_pb2.POD, uids=uids, gids=gids)
+    request.config.linux.security_context.namespace_options.CopyFrom(
+        api_pb2.NamespaceOption(userns_options=users, **others)
+    )
+    return request
+
+
+def offering(world: World, problem: str = "") -> Services:
+    """The services, with a handler that offers user namespaces or says why it does not."""
+    handler = facts.Handler(name="runc", user_namespaces_problem=problem)
+    return replace(world.services, handlers=Handlers(handler))
+
+
+@pytest.fixture
+def tmpfs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would be mounted for /dev/shm."""
+    mounted: list[Any] = []
+    monkeypatch.setattr(kernel, "mount_tmpfs", lambda *arguments: mounted.append(arguments))
+    return mounted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_a_user_namespace_owns_everything_of_its_pod(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmpfs: list[Any]
+) -> None:
+    created: list[Any] = []
+
+    async def create(*arguments: Any) -> None:
+        created.extend(arguments)
+
+    monkeypatch.setattr(userns, "create", create)
+    answer = await sandbox_run.run(offering(world), in_user_namespace())
+    sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert sandbox is not None
+    files = sandbox.files
+    maps = userns.IdMaps("0 100000 65536", "0 200000 65536")
+    assert created == [sandbox.metadata.netns_path, files.userns, maps]
+    assert files.userns == f"{files.state_dir}/pinned-namespaces/user"
+    for path in (files.hostname, files.hosts, files.resolv_conf):
+        assert (os.stat(path).st_uid, os.stat(path).st_gid) == (100000, 200000)
+    assert tmpfs == [(files.shm, 64 << 20, (100000, 200000))]
+    record = world.containerd.records[sandbox.id]
+    spec = types.Spec.from_json(record.spec.value)
+    assert {one.type: one.path for one in spec.linux.namespaces or []}["user"] == files.userns
+    assert spec.linux.uidMappings == [types.LinuxIDMapping(0, 100000, 65536)]
+    options = stored_options(record.runtime)
+    assert options is not None
+    # of the pause image, whose user is 1
+    assert (options.io_uid, options.io_gid) == (100001, 200001)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_on_the_nodes_network_the_oci_runtime_makes_the_user_namespace(
+    world: World, tmpfs: list[Any]
+) -> None:
+    answer = await sandbox_run.run(offering(world), in_user_namespace(network=api_pb2.NODE))
+    sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert sandbox is not None
+    assert sandbox.files.userns == ""
+    spec = types.Spec.from_json(world.containerd.records[sandbox.id].spec.value)
+    assert [one for one in spec.linux.namespaces or [] if one.type == "user"] == [
+        types.LinuxNamespace(type="user")
+    ]
+
+
+async def test_a_handler_without_user_namespaces_says_why_before_anything_is_made(
+    world: World,
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"userns_options: .* user namespaces: old runc"):
+        await sandbox_run.run(offering(world, "old runc"), in_user_namespace())
+    assert (world.containerd.calls, world.directories) == ([], [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_a_node_that_makes_no_user_namespace_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Unavailable, match="no program unshare; install util-linux"):
+        await sandbox_run.run(offering(world), in_user_namespace())
+    assert (world.directories, world.containerd.records) == ([], {})

@@ -38,7 +38,7 @@ def build(
         "cgroup_unified": True,
         "cgroup_mount_options": ("nsdelegate",),
         "recursive_read_only": True,
-        "user_namespaces": True,
+        "user_namespaces_problem": "",
         "injected": (),
         "base": None,
     }
@@ -133,8 +133,14 @@ def test_options(fields: dict[str, Any], expected: list[str]) -> None:
         (
             {"uidMappings": [api_pb2.IDMapping(length=1)]},
             MountSource("/x"),
-            {"user_namespaces": False},
-            "cannot map the ids",
+            {"user_namespaces_problem": "old runc"},
+            "uidMappings: cannot map the IDs of a mount of /x: old runc",
+        ),
+        (
+            {"uidMappings": [api_pb2.IDMapping(length=1)]},
+            MountSource("/x", idmap_problem="NFS cannot"),
+            {},
+            "uidMappings: cannot map the IDs of a mount of /x: NFS cannot",
         ),
     ],
 )

@@ -19,13 +19,16 @@ def options(**modes: Any) -> api_pb2.NamespaceOption:
 
 
 def userns(
-    mode: api_pb2.NamespaceMode = POD, *lengths: int, first: int = 0
+    mode: api_pb2.NamespaceMode = POD,
+    *lengths: int,
+    first: int = 0,
+    **others: Any,
 ) -> api_pb2.NamespaceOption:
     ranges = [
         api_pb2.IDMapping(container_id=first, host_id=65536, length=length) for length in lengths
     ]
     return api_pb2.NamespaceOption(
-        userns_options=api_pb2.UserNamespace(mode=mode, uids=ranges, gids=ranges)
+        **others, userns_options=api_pb2.UserNamespace(mode=mode, uids=ranges, gids=ranges)
     )
 
 
@@ -71,7 +74,7 @@ def test_sandbox_namespaces(
         namespace_options=asked,
         netns_path="/netns",
         userns_path="/userns",
-        user_namespaces=True,
+        user_namespaces_problem="",
     )
     assert shown(found) == expected
 
@@ -79,11 +82,14 @@ def test_sandbox_namespaces(
 @pytest.mark.parametrize(
     ("asked", "supported", "message"),
     [
-        (userns(POD, 65536), False, "this runtime handler does not support"),
+        (userns(POD, 65536), False, "handler does not support user namespaces: old runc"),
         (userns(POD), True, "uids: must be one range"),
         (userns(POD, 1, 1), True, "uids: must be one range"),
         (userns(POD, 0), True, "uids: must be one range"),
         (userns(POD, 10, first=1), True, "starts at container_id 0"),
+        (userns(POD, 2**32 - 65536), True, "uids: must end at id 4294967294 of the node"),
+        (userns(POD, 10, pid=NODE), True, "options.pid: must not be NODE in a pod with a user"),
+        (userns(POD, 10, ipc=NODE), True, "options.ipc: must not be NODE in a pod with a user"),
         (userns(NODE, 10), True, "must be empty with mode NODE"),
         (userns(CONTAINER, 10), True, "must be POD or NODE"),
         (userns(TARGET, 10), True, "must be POD or NODE"),
@@ -94,7 +100,10 @@ def test_user_namespaces_that_are_refused(
 ) -> None:
     with pytest.raises(InvalidArgument, match=message):
         namespaces.sandbox_namespaces(
-            namespace_options=asked, netns_path="", userns_path="", user_namespaces=supported
+            namespace_options=asked,
+            netns_path="",
+            userns_path="",
+            user_namespaces_problem="" if supported else "old runc",
         )
 
 
@@ -160,8 +169,19 @@ def test_a_container_has_its_pods_user_namespace() -> None:
     assert build_container(pod, pod)["user"] == "/proc/7/ns/user"
     assert namespaces.uid_mappings(namespace_options=pod) == [types.LinuxIDMapping(0, 65536, 65536)]
     assert namespaces.gid_mappings(namespace_options=None) is None
-    with pytest.raises(InvalidArgument, match="must be the pod's"):
-        build_container(None, pod)
+    for other in (None, userns(NODE), userns(POD, 65535)):
+        with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
+            build_container(other, pod)
+    with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
+        build_container(pod, None)
+
+
+def test_the_plan_has_the_ids_in_the_form_of_snapshot_labels() -> None:
+    pod = userns(POD, 1000)
+    assert namespaces.uid_mapping(namespace_options=pod) == "0:65536:1000"
+    assert namespaces.gid_mapping(namespace_options=pod) == "0:65536:1000"
+    for nodes in (None, options(), userns(NODE)):
+        assert namespaces.uid_mapping(namespace_options=nodes) == ""
 
 
 PORTS = {"net.ipv4.ip_unprivileged_port_start": "0"}
