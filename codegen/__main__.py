@@ -162,8 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("new", nargs="?", help="the same; default: spec/ as it is here")
     compared.set_defaults(run=_diff)
 
-    explained = commands.add_parser("explain", help="what is decided about one field, and where")
-    explained.add_argument("field", metavar="FIELD", help="as in ContainerConfig.linux.resources")
+    explained = commands.add_parser(
+        "explain", help="what is decided about one field or target, and where"
+    )
+    explained.add_argument(
+        "field",
+        metavar="NAME",
+        help="a field, as in ContainerConfig.image; or a target, source or function",
+    )
     explained.set_defaults(run=_explain)
 
     reviewed = commands.add_parser("review", help="every entry in one line, and what is not yet")

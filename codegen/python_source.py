@@ -199,6 +199,7 @@ class Sources:
         """The functions of runtime/transforms that these (``topic.name``) come to call, themselves
         among them, as ``handled_by`` names functions."""
         pending, reached = set(transforms), set()
+        imported: dict[str, Mapping[str, str]] = {}
         while pending:
             dotted = pending.pop()
             if dotted in reached:
@@ -208,7 +209,9 @@ class Sources:
             tree = self.tree(f"runtime/transforms/{topic}.py")
             part = _part(tree, path) if tree is not None else None
             if tree is not None and part is not None:
-                pending |= set(_named_in(part, topic, tree))
+                if topic not in imported:
+                    imported[topic] = dict(_imports(tree))
+                pending |= set(_named_in(part, topic, imported[topic]))
         return frozenset(f"transforms.{name}" for name in reached)
 
     def hint(self, dotted: str) -> str:
@@ -263,9 +266,9 @@ def _part(tree: ast.Module, path: list[str]) -> ast.AST | None:
     return None
 
 
-def _named_in(part: ast.AST, topic: str, tree: ast.Module) -> Iterator[str]:
-    """What of runtime/transforms is named inside a part of the module ``topic``."""
-    imported = dict(_imports(tree))
+def _named_in(part: ast.AST, topic: str, imported: Mapping[str, str]) -> Iterator[str]:
+    """What of runtime/transforms is named inside a part of the module ``topic``, which has these
+    imports."""
     for node in ast.walk(part):
         if isinstance(node, ast.Name):
             home, _, name = imported.get(node.id, "").rpartition(".")

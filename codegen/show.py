@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 
-from codegen import plan
+from codegen import backwards, plan
 from codegen.diff import rule_text
 from codegen.errors import Place, SpecError, nearest
 from codegen.generate import Translation, counts
@@ -15,20 +15,56 @@ from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, writte
 
 def explain(found: Translation, path: str) -> str:
     """Everything about one field: ``ContainerConfig.linux.resources.cpu_quota``,
-    ``LinuxContainerResources.cpu_quota``, or a bare field name (all that are called so)."""
+    ``LinuxContainerResources.cpu_quota``, or a bare field name (all that are called so).
+
+    Or, for what is no field, the other way: every field that decides a target (``plan.grace``,
+    ``linux.resources``), that is answered from a source (``usage.memory``), or that a function
+    reads.
+    """
     fields = list(_find(found.api, path))
-    if not fields:
+    links = backwards.links(found, path) if not fields else []
+    if not fields and not links:
         every = [f"{m.name}.{f}" for m in found.api.messages.values() for f in m.fields]
         raise SpecError(
-            f"the CRI has no field {path}",
+            f"the CRI has no field {path}, and the mapping no target, source or function",
             Place("explain"),
-            nearest(path, every) or "write Message.field, as in ContainerConfig.image",
+            nearest(path, [*every, *backwards.names(found)])
+            or "write Message.field, as in ContainerConfig.image, or linux.resources.cpu.quota",
         )
-    return "\n\n".join(
+    told = [
         _explained(found, message, field)
         for message, field in fields
         if message.name in found.mapped
-    )
+    ]
+    told += ["\n".join(lines) for _, lines in _linked(found, links)]
+    return "\n\n".join(told)
+
+
+def _linked(found: Translation, links: list[backwards.Link]) -> Iterator[tuple[str, list[str]]]:
+    """What is said of each name."""
+    for name, group in groupby(links, key=lambda link: link.name):
+        lines = [name, *_planned(found, name)]
+        for link in group:
+            lines.append(f"  {link.role:10} {link.field}: {link.entry.in_words}")
+            place = f"{link.entry.place.file}:{link.entry.place.line}"
+            lines += textwrap.wrap(
+                f"{link.entry.why} [{place}]",
+                100,
+                initial_indent=" " * 13,
+                subsequent_indent=" " * 13,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        yield name, lines
+
+
+def _planned(found: Translation, target: str) -> Iterator[str]:
+    """The plans that have a value, and what it means there."""
+    name = target.removeprefix("plan.")
+    for one in found.plans.values() if name != target else ():
+        if name in one.fields:
+            field = one.fields[name]
+            yield f"  value      {one.python_class}.{name}, {field.kind}: {field.doc}"
 
 
 def review(found: Translation) -> str:

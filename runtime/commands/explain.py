@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from runtime.transforms import labels
 
 _WIDTH: Final = 96
 _ABSENT: Final = object()
+_EACH: Final = "[]"
 _CONFIG_OF: Final = {
     labels.CONTAINER: "ContainerConfig",
     labels.SANDBOX: "PodSandboxConfig",
@@ -102,7 +103,7 @@ def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Expla
     Without a path, only targets present in the spec.
     """
     for target, entries in TARGETS.items():
-        deciding = tuple(entry for entry in entries if entry.field.split(".")[0] == config)
+        deciding = _deciding(target, entries, config)
         if not deciding or target.startswith("Container."):
             continue
         if path and not (_covers(path, target) or _covers(target, path)):
@@ -112,10 +113,36 @@ def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Expla
             yield Explanation(target, value, deciding)
 
 
+def _deciding(target: str, entries: tuple[Entry, ...], config: str) -> tuple[Entry, ...]:
+    """The entries of ``config``; for a key of an item, those of the item's message, if the list or
+    object that the item is in belongs to ``config``."""
+    own = tuple(entry for entry in entries if _is_of(entry, config))
+    if own:
+        return own
+    whole = target.rpartition(".")[0].removesuffix("[]")
+    of_config = any(_is_of(entry, config) for entry in TARGETS.get(whole, ()))
+    return entries if of_config else ()
+
+
+def _is_of(entry: Entry, config: str) -> bool:
+    return entry.field.partition(".")[0] == config
+
+
 def value_at(spec: Mapping[str, Any], target: str) -> object:
-    """The value of a target such as ``linux.resources.cpu.quota`` or ``annotations[a.b/c]``."""
+    """The value of a target such as ``linux.resources.cpu.quota`` or ``annotations[a.b/c]``; of
+    ``mounts[].source``, the value in each item that has one."""
     found: Any = spec
-    for step in _steps(target):
+    steps = list(_steps(target))
+    for number, step in enumerate(steps):
+        if step == _EACH and isinstance(found, list):
+            rest = [_below(item, steps[number + 1 :]) for item in found]
+            return [value for value in rest if value is not _ABSENT] or _ABSENT
+        found = _below(found, [step])
+    return found
+
+
+def _below(found: Any, steps: Sequence[str]) -> Any:
+    for step in steps:
         if not isinstance(found, dict) or step not in found:
             return _ABSENT
         found = found[step]
@@ -128,7 +155,7 @@ def _covers(above: str, below: str) -> bool:
 
 def _steps(target: str) -> Iterator[str]:
     for plain, element in re.findall(r"([^.\[\]]+)|\[([^\]]*)\]", target):
-        yield plain or element
+        yield plain or element or _EACH
 
 
 def _told(record: containers_pb2.Container, kind: str) -> dict[str, Any]:

@@ -52,3 +52,36 @@ def test_explain_tells_for_what_else_a_field_is_read() -> None:
     said = show.explain(project().translation, "LinuxPodSandboxConfig.sysctls")
     assert "also for   plan.network_first\n" in said
     assert "generated/plans.py" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        (
+            "plan.grace",
+            ["StopContainerPlan.grace, int: ", "written by StopContainerRequest.timeout: "],
+        ),
+        (
+            "linux.resources.cpu.quota",
+            ["written by ContainerConfig.linux.resources.cpu_quota: copy "],
+        ),
+        ("cni.portMappings", ["cni.portMappings[].hostPort", "written by PortMapping.host_port: "]),
+        ("usage.layer", ["read for   ContainerStats.writable_layer: copy fields"]),
+        ("resources.swap_limit", ["called for LinuxContainerResources.memory_swap_limit_in_bytes"]),
+        ("sandboxes.run.run", ["handles    RunPodSandboxRequest.runtime_handler: "]),
+    ],
+)
+def test_explain_goes_from_targets_sources_and_functions_to_fields(
+    name: str, parts: list[str]
+) -> None:
+    said = show.explain(project().translation, name)
+    assert said.startswith(name)
+    for part in parts:
+        assert part in said
+
+
+def test_explain_knows_the_nearest_target() -> None:
+    with pytest.raises(SpecError) as raised:
+        show.explain(project().translation, "linux.resources.cpu.quotta")
+    hint = raised.value.faults[0].hint or ""
+    assert hint.startswith("did you mean linux.resources.cpu.quota ")

@@ -115,7 +115,8 @@ def test_the_pause_container_is_explained_by_the_pods_config_only() -> None:
     found = explain.explained(spec(), "PodSandboxConfig", "")
     fields = {entry.field for explanation in found for entry in explanation.entries}
     assert fields
-    assert all(field.startswith("PodSandboxConfig") for field in fields)
+    items = ("IDMapping.", "PortMapping.", "DNSConfig.")
+    assert all(field.startswith(("PodSandboxConfig", *items)) for field in fields)
 
 
 def test_what_the_steps_were_told_is_explained_as_well() -> None:
@@ -150,6 +151,26 @@ def test_what_plugins_were_told_is_explained_as_well() -> None:
     assert found["cni[io.kubernetes.cri.pod-annotations]"].value == {"a.b/c": "d"}
     (entry,) = found["cni.cgroupPath"].entries
     assert entry.field == "PodSandboxConfig.linux"
+
+
+def test_the_keys_of_items_are_explained_by_the_entries_of_their_message() -> None:
+    ports = [api_pb2.PortMapping(container_port=80, host_port=number) for number in (8080, 8081)]
+    config = api_pb2.PodSandboxConfig(port_mappings=ports)
+    record = containers_pb2.Container()
+    metadata = facts.SandboxMetadata("p", "web_shop__0", config)
+    record.extensions[records.SANDBOX_EXTENSION].CopyFrom(records.sandbox_extension(metadata))
+    told = explain._told(record, labels.SANDBOX)
+    found = {e.target: e for e in explain.explained(told, "PodSandboxConfig", "cni.portMappings")}
+    host_port = found["cni.portMappings[].hostPort"]
+    assert host_port.value == [8080, 8081]
+    assert [entry.field for entry in host_port.entries] == ["PortMapping.host_port"]
+    assert not list(explain.explained(told, "ContainerConfig", "cni.portMappings"))
+
+
+def test_each_item_that_has_a_key_is_shown() -> None:
+    whole = {"linux": {"uidMappings": [{"hostID": 5}, {}, {"hostID": 6}]}, "mounts": []}
+    assert explain.value_at(whole, "linux.uidMappings[].hostID") == [5, 6]
+    assert explain.value_at(whole, "mounts[].source") is explain._ABSENT
 
 
 def test_an_absent_value_is_said_to_be_absent() -> None:
