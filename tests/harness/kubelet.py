@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -160,6 +161,12 @@ class Kubelet:
             self.process.kill()
             self.process.wait()
 
+    def restart(self, **config: Any) -> None:
+        """Start anew; ``config`` replaces what was added to the KubeletConfiguration before."""
+        self.stop()
+        self._more = config
+        self.start()
+
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
@@ -242,6 +249,11 @@ class Kubelet:
     def summary(self) -> Manifest:
         answer: Manifest = json.loads(self.get("/stats/summary"))
         return answer
+
+    def metric(self, name: str) -> float:
+        """The value of a metric of the kubelet itself; 0 if it has none."""
+        found = re.search(rf"^{name} (\S+)$", self.get("/metrics").decode(), re.M)
+        return float(found[1]) if found else 0.0
 
     def sandboxes(self) -> dict[str, bool]:
         """Uid of every pod in the runtime → whether its sandbox is ready."""
@@ -404,6 +416,11 @@ def container_status(status: Mapping[str, Any], name: str = "app") -> Manifest:
     kinds = ("containerStatuses", "initContainerStatuses")
     listed: list[Manifest] = [one for kind in kinds for one in status.get(kind, ())]
     return next((one for one in listed if one["name"] == name), {})
+
+
+def waiting(status: Mapping[str, Any], name: str = "app") -> str:
+    """Why the container does not run."""
+    return str(container_status(status, name).get("state", {}).get("waiting", {}).get("reason", ""))
 
 
 def wait_until(true: Callable[[], object], seconds: float = 20) -> None:

@@ -14,6 +14,7 @@ from tests.harness.kubelet import (
     container_status,
     pod,
     wait_until,
+    waiting,
 )
 
 from .conftest import BUSYBOX, UNREACHABLE
@@ -33,11 +34,6 @@ def end(status: Manifest, name: str = "app") -> Manifest:
     """How the container ended for good."""
     found: Manifest = container_status(status, name).get("state", {}).get("terminated", {})
     return found
-
-
-def waiting(status: Manifest, name: str = "app") -> str:
-    """Why the container does not run."""
-    return str(container_status(status, name).get("state", {}).get("waiting", {}).get("reason", ""))
 
 
 def restarts(status: Manifest, name: str = "app") -> int:

@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.harness.kubelet import Kubelet, Manifest, container, pod, wait_until
+from tests.harness.kubelet import (
+    Kubelet,
+    Manifest,
+    container,
+    container_status,
+    pod,
+    wait_until,
+    waiting,
+)
 
-from .conftest import BUSYBOX
+from .conftest import BUSYBOX, UNREACHABLE
 
 SLEEP = "sleep 1000"
 
@@ -217,3 +225,36 @@ def test_what_the_kubelet_writes_for_the_pod(kubelet: Kubelet) -> None:
     assert "search svc.example\n" in output
     assert "options ndots:3\n" in output
     assert "\nweb\n" in output
+
+
+def image(reference: str) -> Manifest:
+    return {"image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+
+
+def test_an_image_as_a_volume(kubelet: Kubelet) -> None:
+    app = kubelet.run(one_volume("ls /volume/etc; touch /volume/x 2>&1; true", image(BUSYBOX)))
+    output = app.output()
+    assert "group\npasswd\n" in output
+    assert "Read-only file system" in output
+
+
+def test_a_sub_path_of_an_image(kubelet: Kubelet) -> None:
+    app = kubelet.run(one_volume("ls /volume", image(BUSYBOX), subPath="etc"))
+    assert app.output() == "group\npasswd\n"
+
+
+def test_an_image_volume_that_cannot_be_mounted_says_why(kubelet: Kubelet) -> None:
+    """The kubelet counts what begins with a word that it knows."""
+    errors = "kubelet_image_volume_mounted_errors_total"
+    before = kubelet.metric(errors)
+    app = kubelet.run(one_volume("true", image(BUSYBOX), subPath="no/such/directory"))
+    status = app.wait(lambda status: waiting(status) == "CreateContainerError")
+    message = container_status(status)["state"]["waiting"]["message"]
+    assert message.startswith("ImageVolumeMountFailed: ")
+    assert "'no/such/directory'" in message
+    assert kubelet.metric(errors) > before
+
+
+def test_an_image_volume_whose_registry_is_down_says_so(kubelet: Kubelet) -> None:
+    app = kubelet.run(one_volume("true", image(f"{UNREACHABLE}/data:1")))
+    app.wait(lambda status: waiting(status) == "RegistryUnavailable")
