@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from codegen import cri_api, lifecycle, load, mapping_file, rpc, stubs
+from codegen import cri_api, lifecycle, load, mapping_file, metrics, rpc, stubs
 from codegen.errors import Place, Problems, SpecError
 from codegen.model import Api, Entry, Field, MappingFile, Method, Rule
 
@@ -77,7 +77,7 @@ class Specification:
     api: Api
     mapping: Mapping[str, MappingFile]
     tables: Mapping[str, str]
-    """Every value of rpc.yaml and lifecycle.yaml, by its dotted path."""
+    """Every value of rpc.yaml, lifecycle.yaml and metrics.yaml, by its dotted path."""
 
 
 def of_specifications(old: Specification, new: Specification) -> list[Named]:
@@ -119,7 +119,8 @@ def in_folder(root: Path) -> Specification:
     api = cri_api.api(cri_api.descriptor(version, cri_api.pinned(root)[version]), version)
     tables = {
         path: value
-        for name in (rpc.FILE, lifecycle.FILE)
+        for name in (rpc.FILE, lifecycle.FILE, metrics.FILE)
+        if (root / name).is_file()  # an older revision has no metrics
         for path, value in _flat(load.yaml_file(root, name).plain(), Path(name).stem)
     }
     return Specification(api, files, tables)

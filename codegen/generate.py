@@ -18,6 +18,7 @@ from codegen import (
     lifecycle,
     load,
     mapping_file,
+    metrics,
     oci_schema,
     plan,
     plan_schema,
@@ -40,6 +41,7 @@ from codegen.emit import (
     services,
     validators,
 )
+from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec, Plan
@@ -63,6 +65,7 @@ _SPEC_OF = {
     "plans.py.j2": plan_schema.FOLDER,
     "cni.py.j2": cni_schema.FILE,
     "lifecycle.py.j2": lifecycle.FILE,
+    "metrics.py.j2": metrics.FILE,
 }
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
@@ -78,6 +81,7 @@ class Translation:
     plans: Mapping[str, Plan]
     told: tuple[Plan, ...]
     """What is made of a pod's config for CNI plugins."""
+    paths: Paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Project:
     translation: Translation
     lifecycle: Lifecycle
     rpcs: Rpcs
+    metrics: metrics.Metrics
     defaults: Mapping[str, Any]
     """The default specs, as decoded JSON."""
 
@@ -104,10 +109,13 @@ def load_project(root: Path) -> Project:
     machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
     rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
     found = translation(root, api, rpcs, problems)
+    measured = (
+        problems.attempt(lambda: metrics.read(root, found.paths, problems)) if found else None
+    )
     defaults = default_specs(root, problems)
     problems.stop_if_any()
-    assert found is not None and machines is not None and rpcs is not None
-    return Project(root, found, machines, rpcs, defaults)
+    assert found and machines and rpcs and measured
+    return Project(root, found, machines, rpcs, measured, defaults)
 
 
 def read_api(root: Path) -> Api:
@@ -163,7 +171,7 @@ def translation(
         ),
         problems,
     )
-    return Translation(api, oci, files, mapped, known_plans, told_plugins)
+    return Translation(api, oci, files, mapped, known_plans, told_plugins, paths)
 
 
 def outputs(project: Project) -> dict[str, str]:
@@ -232,6 +240,7 @@ def shared(project: Project) -> dict[str, Any]:
         "oci_classes": oci_types.text(found.oci),
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
+        "metrics": metrics_text.text(project.metrics),
         "plans_of_requests": plan.plans_of_requests(project.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
         "messages": [found.mapped[name] for name in found.api.messages],

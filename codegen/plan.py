@@ -143,11 +143,14 @@ class Service:
 # --- names and imports
 
 
-def _parameters(roots: Iterable[str]) -> tuple[Parameter, ...]:
+def annotation(root: str) -> str:
+    """The type of a context root."""
     special = {"record": "containers_pb2.Container", "spec": "types.Spec"}
-    return tuple(
-        Parameter(root, special.get(root) or f"facts.{_class_name(root)}") for root in sorted(roots)
-    )
+    return special.get(root) or f"facts.{_class_name(root)}"
+
+
+def _parameters(roots: Iterable[str]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(root, annotation(root)) for root in sorted(roots))
 
 
 def _class_name(root: str) -> str:

@@ -71,6 +71,8 @@ class Batches:
     """The repeated field of the unary answer."""
     target: str
     """The repeated field of each message of the stream."""
+    size: int | None
+    """The number of items in a message; None: as in other streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +340,10 @@ class _Reader:
         shared = tuple(
             name for name, f in ours.items() if name in theirs and theirs[name].kind == f.kind
         )
-        return Batches(of=of, shared=shared, source=source.name, target=target.name)
+        size = optional(entry, "batch")
+        return Batches(
+            of, shared, source.name, target.name, int(text(size)) if size is not None else None
+        )
 
     def _only_list(self, message: str) -> Field | None:
         fields = list(self.api.messages[message].fields.values())

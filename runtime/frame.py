@@ -181,10 +181,10 @@ def refuse_if_any(violations: Sequence[Violation]) -> None:
         raise InvalidArgument.from_violations(violations)
 
 
-def batches(values: Sequence[T]) -> Iterator[list[T]]:
-    """Split a list into parts of at most BATCH items; an empty list has no parts."""
+def batches(values: Sequence[T], size: int | None = None) -> Iterator[list[T]]:
+    """Split a list into parts of at most ``size`` items, or BATCH; an empty list has no parts."""
     rest = iter(values)
-    while part := list(itertools.islice(rest, BATCH)):
+    while part := list(itertools.islice(rest, size or BATCH)):
         yield part
 
 

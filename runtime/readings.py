@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from generated.cri import api_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,13 @@ class Interface:
 
     name: str
     rx_bytes: int
+    rx_packets: int
     rx_errors: int
+    rx_dropped: int
     tx_bytes: int
+    tx_packets: int
     tx_errors: int
+    tx_dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,92 @@ class Usage:
     """Of a pod with its own network namespace."""
     process_count: int | None = None
     """Of a pod: the processes of its containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a container, its cgroup and those below it. Source: cgroup.procs, /proc."""
+
+    count: int
+    descriptors: int
+    """Open file descriptors."""
+    sockets: int
+    """How many of these are sockets."""
+    open_files_limit: int | None
+    """The soft limit of open files of its first process; None if it has exited or has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RootFilesystem:
+    """The file system that holds a container's root file system. Source: statvfs."""
+
+    device: str
+    """Its block device, e.g. ``/dev/sda1``; "/" if it has none of its own."""
+    size: int
+    inodes: int
+    inodes_free: int
+    used: int | None
+    """What the container wrote, in bytes; None if not measured yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When samples were taken."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDescriptor:
+    """One metric of spec/metrics.yaml."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    """The label keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDescriptors:
+    """What ListMetricDescriptors answers."""
+
+    all: tuple[MetricDescriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of a metric."""
+
+    name: str
+    type: api_pb2.MetricType
+    labels: tuple[str, ...]
+    """The label values, in the order of the keys."""
+    value: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSamples:
+    """The metrics of one container."""
+
+    container_id: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodSamples:
+    """The metrics of one pod and its containers."""
+
+    pod_sandbox_id: str
+    samples: tuple[Sample, ...]
+    containers: tuple[ContainerSamples, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSamples:
+    """What ListPodSandboxMetrics answers."""
+
+    pods: tuple[PodSamples, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ def _body(rpc: Rpc, service: Service) -> Iterator[str]:
         shared = ", ".join(f"{name}=request.{name}" for name in rpc.batches.shared)
         told = _told(of, service, f"api_pb2.{of.method.request}({shared})")
         yield f"whole = await self._{of.operation}({told})"
-        yield f"for part in batches(whole.{rpc.batches.source}):"
+        size = f", {rpc.batches.size}" if rpc.batches.size else ""
+        yield f"for part in batches(whole.{rpc.batches.source}{size}):"
         yield f"    yield api_pb2.{rpc.method.response}({rpc.batches.target}=part)"
     elif rpc.subject is not None:
         yield from _of_subject(rpc, rpc.subject, service)

@@ -280,6 +280,19 @@ class StatsOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     ) -> api_pb2.ListPodSandboxStatsResponse:
         """ListPodSandboxStats. A pod that cannot be read is left out."""
 
+    async def list_metric_descriptors(
+        self,
+        request: api_pb2.ListMetricDescriptorsRequest,
+    ) -> api_pb2.ListMetricDescriptorsResponse:
+        """ListMetricDescriptors. The metrics of spec/metrics.yaml."""
+
+    async def list_metrics(
+        self,
+        request: api_pb2.ListPodSandboxMetricsRequest,
+    ) -> api_pb2.ListPodSandboxMetricsResponse:
+        """ListPodSandboxMetrics. What a kubelet with the feature gate PodAndContainerStatsFromCRI serves as
+        /metrics/cadvisor. A pod or container that cannot be read is left out."""
+
 
 @runtime_checkable
 class StreamingOperations(Protocol[ContainerT_contra, SandboxT_contra]):

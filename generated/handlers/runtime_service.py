@@ -444,26 +444,21 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def ListMetricDescriptors(
         self, request: api_pb2.ListMetricDescriptorsRequest
     ) -> api_pb2.ListMetricDescriptorsResponse:
-        raise Unimplemented(
-            'ListMetricDescriptors is not served yet; see the issue "Every RPC and every field"'
-        )
+        return await self._stats.list_metric_descriptors(request)
 
     @unary()
     async def ListPodSandboxMetrics(
         self, request: api_pb2.ListPodSandboxMetricsRequest
     ) -> api_pb2.ListPodSandboxMetricsResponse:
-        raise Unimplemented(
-            'ListPodSandboxMetrics is not served yet; see the issue "Every RPC and every field"'
-        )
+        return await self._stats.list_metrics(request)
 
     @stream()
     async def StreamPodSandboxMetrics(
         self, request: api_pb2.StreamPodSandboxMetricsRequest
     ) -> AsyncIterator[api_pb2.StreamPodSandboxMetricsResponse]:
-        raise Unimplemented(
-            'StreamPodSandboxMetrics is not served yet; see the issue "Every RPC and every field"'
-        )
-        yield  # never reached; makes this a stream
+        whole = await self._stats.list_metrics(api_pb2.ListPodSandboxMetricsRequest())
+        for part in batches(whole.pod_metrics, 10):
+            yield api_pb2.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=part)
 
     @unary()
     async def RuntimeConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.oci import types
 from generated.plans import ContainerStatusPlan, ExecSyncPlan, StopContainerPlan
 from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
@@ -80,6 +81,11 @@ class Containers:
     async def shown(self, container: facts.Container) -> api_pb2.ContainerStatus:
         """The status of a container as it was. Raises Unavailable while containerd is away."""
         return await container_status.read(self.services, container)
+
+    async def spec(self, container: Container) -> types.Spec:
+        """User and resources of the container's OCI spec. Raises CriError if containerd does not
+        tell them."""
+        return await self.services.specs.shown(container.id)
 
     async def update_resources(
         self, container: Container, request: api_pb2.UpdateContainerResourcesRequest

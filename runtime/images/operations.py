@@ -167,6 +167,10 @@ class Images:
             return None
         return LayerUsage(usage.taken_at, usage.size, usage.inodes, self._root(snapshotter))
 
+    async def measure_layer(self, snapshotter: str, key: str) -> None:
+        """Measure a container's writable layer now; without effect if that fails."""
+        await self._usage.measure(snapshotter, key)
+
     # Private
 
     def _shown(self, images: Iterable[Image]) -> Iterator[api_pb2.Image]:

@@ -90,6 +90,16 @@ class ImageUsage:
             if snapshotter in self._containerd.capabilities.snapshotters:
                 self._snapshots[snapshotter] = await self._figures(snapshotter, known)
 
+    async def measure(self, snapshotter: str, key: str) -> None:
+        """Measure one writable snapshot now; without effect if that fails."""
+        try:
+            figure = await self._figure(snapshotter, key, active=True)
+        except aio.AioRpcError as error:
+            log.debug("could not measure a snapshot", snapshot=key, why=error.details())
+            return
+        if figure and snapshotter in self._snapshots:
+            self._snapshots[snapshotter][key] = figure
+
     async def _walk_for_ever(self) -> None:
         await asyncio.sleep(_FIRST_WALK)
         while True:

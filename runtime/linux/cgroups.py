@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -65,6 +65,32 @@ class Cgroups:
         if self.unified is None:
             return _number(f"{self._directory('cpuacct', path)}/cpuacct.usage")
         return _cpu_v2(_read(f"{self._directory('', path)}/cpu.stat"))
+
+    def texts(self, path: str, files: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """The content of each of ``files`` of the cgroup ``path`` that exists, by name; ``files``
+        are cgroup v1 controllers and names."""
+        found: dict[str, str] = {}
+        for controller, name in files:
+            if self.unified is None and controller not in self.controllers:
+                continue
+            text = _read(f"{self._directory(controller, path)}/{name}")
+            if text is not None:
+                found[name] = text
+        return found
+
+    def processes(self, path: str) -> list[int]:
+        """The processes of the cgroup ``path`` and of all below it (v1: in the memory hierarchy).
+
+        Raises FileNotFoundError if it does not exist.
+        """
+        found: list[int] = []
+        left = [self._directory("memory", path)]
+        while left:
+            directory = left.pop()
+            found += [int(pid) for pid in (_read(f"{directory}/cgroup.procs") or "").split()]
+            with os.scandir(directory) as entries:
+                left += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return found
 
     def exists(self, path: str) -> bool:
         """Whether the cgroup ``path`` exists (v1: in the memory hierarchy)."""
@@ -122,6 +148,23 @@ class Cgroups:
             swap=_swap_v1(memory, stat, figures),
             processes=_number(f"{self._directory('pids', path)}/pids.current"),
         )
+
+
+def page_sizes(root: str = "/sys/kernel/mm/hugepages") -> tuple[str, ...]:
+    """The sizes of huge pages as in the names of cgroup files, e.g. ``2MB``."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:
+        return ()
+    sizes = (name.removeprefix("hugepages-").removesuffix("kB") for name in names)
+    return tuple(_page_size(int(size)) for size in sizes if size.isdigit())
+
+
+def _page_size(kibibytes: int) -> str:
+    for shift, unit in ((20, "GB"), (10, "MB")):
+        if kibibytes >= 1 << shift:
+            return f"{kibibytes >> shift}{unit}"
+    return f"{kibibytes}KB"
 
 
 def sandbox_cgroup(cgroup_parent: str) -> str:

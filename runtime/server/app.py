@@ -137,6 +137,7 @@ class App:
         self.stats = Stats(
             store=self.store,
             images=self.images,
+            containers=self.containers,
             handlers=self.handlers,
             config=config,
             left_out=self.metrics.left_out,

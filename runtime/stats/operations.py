@@ -7,44 +7,51 @@ works while containerd is down. Files are read in a thread, so the event loop is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from generated.cri import api_pb2
 from generated.filters import list_container_stats_request, list_pod_sandbox_stats_request
 from generated.lifecycle import ContainerState, SandboxState
+from generated.oci import types
 from generated.plans import plan_sandbox
 from generated.statuses import (
     container_stats_response,
     list_container_stats_response,
+    list_metric_descriptors_response,
+    list_pod_sandbox_metrics_response,
     list_pod_sandbox_stats_response,
     pod_sandbox_stats_response,
 )
-from runtime.errors import NotFound, Unavailable
+from runtime.errors import CriError, NotFound, Unavailable
 from runtime.linux.cgroups import Cgroups, sandbox_cgroup
 from runtime.lookups.handlers import Handlers
-from runtime.readings import Interface, Usage
+from runtime.readings import (
+    ContainerSamples,
+    Interface,
+    MetricDescriptors,
+    NodeSamples,
+    PodSamples,
+    Usage,
+)
 from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.rates import CpuRates
 from runtime.stats.sampler import Sampler
+from runtime.stats.services import Containers, Images
 from runtime.steps import threads
 from runtime.store.objects import Sandbox
 from runtime.transforms import facts
 
 if TYPE_CHECKING:
     from runtime.config.tables import Config
+    from runtime.stats import metrics
     from runtime.store.objects import Container, Store
 
 log = structlog.get_logger(__name__)
-
-
-class Images(Protocol):
-    """Images as used here; `runtime.images.operations.Images` implements it."""
-
-    def layer_usage(self, snapshotter: str, key: str) -> facts.LayerUsage | None: ...
 
 
 class Stats:
@@ -55,6 +62,7 @@ class Stats:
         *,
         store: Store,
         images: Images,
+        containers: Containers,
         handlers: Handlers,
         config: Config,
         left_out: Callable[[str], None],
@@ -63,6 +71,7 @@ class Stats:
         """``left_out`` counts the statistics that cannot be read, as ``cgroup`` or ``network``."""
         self._store = store
         self._images = images
+        self._container_specs = containers
         self._handlers = handlers
         self._config = config
         self._left_out = left_out
@@ -128,7 +137,76 @@ class Stats:
         self._forget_gone()
         return await threads.CGROUPS.run(self._list_sandboxes, wanted)
 
+    async def list_metric_descriptors(
+        self, request: api_pb2.ListMetricDescriptorsRequest
+    ) -> api_pb2.ListMetricDescriptorsResponse:
+        """All metrics that `list_metrics` can have."""
+        from generated.metrics import DESCRIPTORS
+
+        return list_metric_descriptors_response.read(
+            metric_descriptors=MetricDescriptors(DESCRIPTORS)
+        )
+
+    async def list_metrics(
+        self, request: api_pb2.ListPodSandboxMetricsRequest
+    ) -> api_pb2.ListPodSandboxMetricsResponse:
+        """The metrics of all ready pods and their running containers."""
+        ready = [pod for pod in self._store.sandboxes if pod.state is SandboxState.READY]
+        specs: dict[str, types.Spec] = {}
+        for container in self._store.containers:
+            if container.state is ContainerState.RUNNING:
+                specs[container.id] = await self._prepared(container)
+        return await threads.CGROUPS.run(self._metrics, ready, specs)
+
+    async def _prepared(self, container: Container) -> types.Spec:
+        """The container's OCI spec; empty if containerd does not tell it. A layer that was not
+        measured yet is measured now, because the container has just been created."""
+        if self._layer_usage(container) is None:
+            await self._images.measure_layer(self._snapshotter(container), container.id)
+        try:
+            return await self._container_specs.spec(container)
+        except CriError:
+            return types.Spec()
+
     # From here on, code runs in a thread
+
+    def _metrics(
+        self, pods: Iterable[Sandbox], specs: Mapping[str, types.Spec]
+    ) -> api_pb2.ListPodSandboxMetricsResponse:
+        # only a kubelet with a feature gate asks for them
+        from runtime.stats import metrics
+
+        reader = metrics.Reader.of(self._cgroups)
+        samples = (
+            PodSamples(
+                pod.id,
+                metrics.of_pod(pod, self._interfaces(pod)),
+                tuple(
+                    found
+                    for container in pod.containers
+                    if container.id in specs
+                    and (found := self._container_metrics(reader, container, pod, specs))
+                ),
+            )
+            for pod in pods
+        )
+        return list_pod_sandbox_metrics_response.read(node_samples=NodeSamples(tuple(samples)))
+
+    def _container_metrics(
+        self,
+        reader: metrics.Reader,
+        container: Container,
+        pod: Sandbox,
+        specs: Mapping[str, types.Spec],
+    ) -> ContainerSamples | None:
+        """None if it has just ended or cannot be read."""
+        with self._left_out_if_unreadable(container.id):
+            path = self._path(container)
+            if path is not None:
+                layer = self._layer_usage(container)
+                spec = specs[container.id]
+                return reader.container(container, pod, path, spec=spec, layer=layer)
+        return None
 
     def _list_containers(
         self, containers: Iterable[Container]
@@ -158,10 +236,12 @@ class Stats:
         return facts.MeasuredContainer(container.facts, usage)
 
     def _layer_usage(self, container: Container) -> facts.LayerUsage | None:
+        return self._images.layer_usage(self._snapshotter(container), container.id)
+
+    def _snapshotter(self, container: Container) -> str:
         sandbox = container.sandbox
         name = sandbox.metadata.runtime_handler if sandbox else ""
-        snapshotter = container.snapshotter or self._handlers.snapshotter(name)
-        return self._images.layer_usage(snapshotter, container.id)
+        return container.snapshotter or self._handlers.snapshotter(name)
 
     def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> tuple[facts.MeasuredSandbox, ...]:
         return tuple(found for found in map(self._sandbox, sandboxes) if found is not None)
@@ -185,17 +265,22 @@ class Stats:
 
     def _usage(self, item: Container | Sandbox) -> Usage | None:
         """The statistics of its cgroup; None if that was removed or cannot be read."""
-        try:
+        with self._left_out_if_unreadable(item.id):
             path = self._path(item)
             return None if path is None else self._cgroups.usage(path)
+        return None
+
+    @contextmanager
+    def _left_out_if_unreadable(self, id: str) -> Iterator[None]:
+        """Go on after the block if a cgroup was removed, or cannot be read: one such cgroup must
+        not affect the statistics of other objects."""
+        try:
+            yield
         except (FileNotFoundError, ProcessLookupError):
-            return None
+            pass
         except (OSError, ValueError) as error:
-            log.warning(
-                "statistics left out: a cgroup cannot be read", id=item.id, error=str(error)
-            )
+            log.warning("statistics left out: a cgroup cannot be read", id=id, error=str(error))
             self._left_out("cgroup")
-            return None
 
     def _path(self, item: Container | Sandbox) -> str | None:
         """The cgroup of a container or pod; None if its process has ended.

@@ -25,11 +25,7 @@ def parse_net_dev(text: str) -> list[Interface]:
         name, _, columns = line.partition(":")
         figures = columns.split()
         if name.strip() != "lo" and len(figures) >= 16:
-            # 8 columns received, 8 columns sent; both start with bytes, packets, errors
-            received, sent = figures[:8], figures[8:]
-            interfaces.append(
-                Interface(
-                    name.strip(), int(received[0]), int(received[2]), int(sent[0]), int(sent[2])
-                )
-            )
+            # 8 columns received, 8 columns sent; both start with bytes, packets, errors, dropped
+            received, sent = map(int, figures[:4]), map(int, figures[8:12])
+            interfaces.append(Interface(name.strip(), *received, *sent))
     return interfaces

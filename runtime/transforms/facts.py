@@ -22,16 +22,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runtime.readings import Condition as Condition
+from runtime.readings import ContainerSamples as ContainerSamples
 from runtime.readings import Details as Details
 from runtime.readings import Filesystems as Filesystems
 from runtime.readings import HandlerStatus as HandlerStatus
 from runtime.readings import Interface as Interface
 from runtime.readings import LayerUsage as LayerUsage
 from runtime.readings import Memory as Memory
+from runtime.readings import MetricDescriptor as MetricDescriptor
+from runtime.readings import MetricDescriptors as MetricDescriptors
+from runtime.readings import Moment as Moment
 from runtime.readings import Network as Network
 from runtime.readings import Node as Node
+from runtime.readings import NodeSamples as NodeSamples
 from runtime.readings import Outcome as Outcome
+from runtime.readings import PodSamples as PodSamples
 from runtime.readings import Pressure as Pressure
+from runtime.readings import Processes as Processes
+from runtime.readings import RootFilesystem as RootFilesystem
+from runtime.readings import Sample as Sample
 from runtime.readings import ServerFeatures as ServerFeatures
 from runtime.readings import Stall as Stall
 from runtime.readings import Stream as Stream

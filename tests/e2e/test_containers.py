@@ -479,6 +479,33 @@ def test_figures_of_a_pod(pod: Pod) -> None:
     assert [s.attributes.id for s in listed] == [pod.id]
 
 
+def test_metrics_have_the_descriptors_labels(pod: Pod) -> None:
+    limits = api_pb2.LinuxContainerResources(cpu_period=100000, cpu_quota=50000, cpu_shares=512)
+    container = pod.running(
+        *("sh", "-c", "exec 7</dev/null; sleep 1000"),
+        linux=api_pb2.LinuxContainerConfig(resources=limits),
+    )
+    runtime = pod.cri.runtime
+    listed = runtime.ListMetricDescriptors(api_pb2.ListMetricDescriptorsRequest()).descriptors
+    known = {descriptor.name: len(descriptor.label_keys) for descriptor in listed}
+    answer = runtime.ListPodSandboxMetrics(api_pb2.ListPodSandboxMetricsRequest())
+    (measured,) = (p for p in answer.pod_metrics if p.pod_sandbox_id == pod.id)
+    (own,) = measured.container_metrics
+    assert own.container_id == container
+    for metric in (*measured.metrics, *own.metrics):
+        assert len(metric.label_values) == known[metric.name], metric
+    value = {metric.name: metric.value.value for metric in own.metrics}
+    assert value["container_memory_usage_bytes"] >= value["container_memory_working_set_bytes"] > 0
+    assert value["container_processes"] >= 1
+    assert value["container_file_descriptors"] >= 4
+    assert value["container_spec_cpu_quota"] == 50000
+    assert value["container_fs_usage_bytes"] > 0, "measured although the container is new"
+    names = {metric.name for metric in measured.metrics}
+    assert "container_network_transmit_bytes_total" in names
+    parts = list(runtime.StreamPodSandboxMetrics(api_pb2.StreamPodSandboxMetricsRequest()))
+    assert [p.pod_sandbox_id for part in parts for p in part.pod_sandbox_metrics] == [pod.id]
+
+
 def test_figures_are_filtered_and_only_what_runs_has_all_of_them(pod: Pod) -> None:
     created = pod.created("true", name="c", labels={"app": "a"})
     running = pod.running("sleep", "1000", name="r", labels={"app": "a"})

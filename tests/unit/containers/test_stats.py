@@ -13,6 +13,7 @@ import pytest
 from generated.cri import api_pb2
 from generated.filters import container_stats_filter, pod_sandbox_stats_filter
 from generated.lifecycle import ContainerState, SandboxState
+from generated.oci import types
 from generated.statuses import container_stats, pod_sandbox_stats_response
 from runtime.config.tables import Config, Duration
 from runtime.errors import NotFound, Unavailable
@@ -23,6 +24,7 @@ from runtime.stats import sandbox as sandbox_stats
 from runtime.stats.operations import Stats, _above_own_cgroups
 from runtime.stats.rates import CpuRates
 from runtime.stats.sandbox import parse_net_dev
+from runtime.store.objects import Container as StoreContainer
 from runtime.transforms.facts import (
     Container,
     ContainerMetadata,
@@ -105,6 +107,7 @@ async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
     stats = Stats(
         store=store,
         images=FakeImages(None),
+        containers=FakeContainers(),
         handlers=Handlers(Handler("runc")),
         config=Config(stats_collect_period=Duration(0.001)),
         left_out=pytest.fail,
@@ -136,6 +139,7 @@ async def test_a_container_that_has_just_ended_does_not_stop_the_sampler(tmp_pat
     stats = Stats(
         store=store,
         images=FakeImages(None),
+        containers=FakeContainers(),
         handlers=Handlers(Handler("runc")),
         config=Config(),
         left_out=pytest.fail,
@@ -184,15 +188,15 @@ Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
   net1:      10       1    2    0    0     0          0         0       30       1    4    0    0     0       0          0
-  eth0:    1000       8    5    0    0     0          0         0     2000       9    6    0    0     0       0          0
+  eth0:    1000       8    5    3    0     0          0         0     2000       9    6    7    0     0       0          0
 """  # noqa: E501
 
 
 def test_the_default_interface_is_eth0_and_the_loopback_is_left_out() -> None:
     interfaces = parse_net_dev(NET_DEV)
     assert interfaces == [
-        Interface("net1", 10, 2, 30, 4),
-        Interface("eth0", 1000, 5, 2000, 6),
+        Interface("net1", 10, 1, 2, 0, 30, 1, 4, 0),
+        Interface("eth0", 1000, 8, 5, 3, 2000, 9, 6, 7),
     ]
     network = traffic(interfaces)
     assert network.default_interface.name == "eth0"
@@ -201,7 +205,7 @@ def test_the_default_interface_is_eth0_and_the_loopback_is_left_out() -> None:
 
 
 def test_without_eth0_the_first_interface_is_the_default() -> None:
-    assert traffic([Interface("net1", 0, 0, 0, 0)]).default_interface.name == "net1"
+    assert traffic([Interface("net1", *[0] * 8)]).default_interface.name == "net1"
     assert sandbox_stats.network([]) is None
 
 
@@ -242,6 +246,7 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
     stats = Stats(
         store=store,
         images=FakeImages(layer),
+        containers=FakeContainers(),
         handlers=Handlers(Handler("runc")),
         config=Config(),
         left_out=pytest.fail,
@@ -266,6 +271,7 @@ async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
     stats = Stats(
         store=store,
         images=FakeImages(None),
+        containers=FakeContainers(),
         handlers=Handlers(Handler("runc")),
         config=Config(),
         left_out=pytest.fail,
@@ -298,6 +304,7 @@ async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
     stats = Stats(
         store=store,
         images=FakeImages(None),
+        containers=FakeContainers(),
         handlers=Handlers(Handler("runc")),
         config=Config(),
         left_out=counted.append,
@@ -312,9 +319,23 @@ async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
     assert len(pods.stats) == 0
 
 
+class FakeContainers:
+    def __init__(self, found: types.Spec | Exception | None = None) -> None:
+        self._found = found or types.Spec()
+
+    async def spec(self, container: StoreContainer) -> types.Spec:
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
 class FakeImages:
-    def __init__(self, layer: LayerUsage | None) -> None:
+    def __init__(self, layer: LayerUsage | None, measured: LayerUsage | None = None) -> None:
         self._layer = layer
+        self._measured = measured
+
+    async def measure_layer(self, snapshotter: str, key: str) -> None:
+        self._layer = self._measured
 
     def layer_usage(self, snapshotter: str, key: str) -> LayerUsage | None:
         return self._layer
