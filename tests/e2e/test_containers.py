@@ -482,7 +482,7 @@ def test_figures_of_a_pod(pod: Pod) -> None:
 def test_metrics_have_the_descriptors_labels(pod: Pod) -> None:
     limits = api_pb2.LinuxContainerResources(cpu_period=100000, cpu_quota=50000, cpu_shares=512)
     container = pod.running(
-        *("sh", "-c", "exec 7</dev/null; sleep 1000"),
+        *("sleep", "1000"),
         linux=api_pb2.LinuxContainerConfig(resources=limits),
     )
     runtime = pod.cri.runtime
@@ -497,7 +497,7 @@ def test_metrics_have_the_descriptors_labels(pod: Pod) -> None:
     value = {metric.name: metric.value.value for metric in own.metrics}
     assert value["container_memory_usage_bytes"] >= value["container_memory_working_set_bytes"] > 0
     assert value["container_processes"] >= 1
-    assert value["container_file_descriptors"] >= 4
+    assert value["container_file_descriptors"] >= 3
     assert value["container_spec_cpu_quota"] == 50000
     assert value["container_fs_usage_bytes"] > 0, "measured although the container is new"
     names = {metric.name for metric in measured.metrics}
