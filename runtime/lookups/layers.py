@@ -73,6 +73,11 @@ class Layers:
         entry = self._resolve(path)
         return entry.paths[0] if entry is not None and stat.S_ISDIR(entry.mode) else None
 
+    def is_other(self, path: str) -> bool:
+        """Whether ``path`` exists and is not a directory."""
+        entry = self._resolve(path)
+        return entry is not None and not stat.S_ISDIR(entry.mode)
+
     def tree(self, path: str) -> Iterator[tuple[str, str]]:
         """The directory ``path`` and everything below it, parents first. Each item is the path
         relative to it ("" for itself), and the path on the host, in the topmost layer that has it.

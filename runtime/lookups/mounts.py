@@ -55,16 +55,24 @@ def _host_source(
     table: Sequence[mountinfo.Mount],
     user_namespace: int | None,
 ) -> MountSource:
+    field = f"config.mounts[{index}].host_path"
+    if not mount.host_path:
+        raise InvalidArgument("must name a path of the node, unless image is set", field=field)
     threads.looking_at(mount.host_path)
     try:
         # makedirs and not a look first: a source that appears meanwhile is as good
         if not os.path.exists(mount.host_path):
             os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
         path = os.path.realpath(mount.host_path, strict=True)
+    except FileExistsError as error:
+        raise InvalidArgument(
+            f"{mount.host_path} is a symbolic link, or below one, to a path that does not exist",
+            field=field,
+        ) from error
     except OSError as error:
         raise InvalidArgument(
             f"cannot use or create the source {mount.host_path}: {error.strerror}",
-            field=f"config.mounts[{index}].host_path",
+            field=field,
         ) from error
     problem = ""
     if mount.uidMappings and user_namespace is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from generated.cri import api_pb2
+from runtime.errors import FailedPrecondition
 from runtime.linux import owners
 from runtime.lookups.layers import Layers
 from runtime.transforms.facts import Volume
@@ -46,9 +47,15 @@ def fill(volumes: Sequence[Volume], root: Layers, maps: IdMaps | None = None) ->
     """Create the directories and copy the image's content, including owners and attributes.
 
     In a pod with a user namespace, ``maps`` gives its ids: the copies belong to those of the node.
-    Blocks, because files can be large.
+    Blocks, because files can be large. Raises FailedPrecondition for a volume that is a file in the
+    image.
     """
     for volume in volumes:
+        if root.is_other(volume.container_path):
+            raise FailedPrecondition(
+                f"VOLUME {volume.container_path} of the image is not a directory there; mount a"
+                " volume at this path, or fix the image"
+            )
         os.makedirs(volume.host_path, mode=0o755)
         if maps is not None:
             os.chown(volume.host_path, *maps.root)

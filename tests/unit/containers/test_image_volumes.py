@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from runtime.errors import FailedPrecondition
 from runtime.lookups.layers import Layers
 from runtime.lookups.volumes import fill, uncovered
 from runtime.transforms.facts import Volume
@@ -52,6 +53,17 @@ def test_a_volume_that_the_image_lacks_is_an_empty_directory(tmp_path: Path) -> 
     fill([Volume("/data", str(target))], Layers((str(tmp_path / "image"),)))
     assert list(target.iterdir()) == []
     assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("path", ["file", "link"])
+def test_a_volume_that_is_a_file_in_the_image_is_refused(tmp_path: Path, path: str) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "file").write_text("")
+    (image / "link").symlink_to("file")
+    with pytest.raises(FailedPrecondition, match=f"VOLUME /{path} of the image is not a directory"):
+        fill([Volume(f"/{path}", str(tmp_path / "volumes/v"))], Layers((str(image),)))
+    assert not (tmp_path / "volumes").exists()
 
 
 def test_a_linked_volume_stays_inside_the_image(tmp_path: Path) -> None:

@@ -47,6 +47,18 @@ def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> Non
     assert host_sources(mapped)[0].idmap_problem == ""
 
 
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(InvalidArgument, match=r"mounts\[0\]\.host_path: .*/link is a symbolic"):
+        host_sources([api_pb2.Mount(host_path=str(tmp_path / "link"))])
+
+
+def test_a_mount_without_a_source_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="must name a path of the node, unless image is set"):
+        host_sources([api_pb2.Mount(container_path="/data")])
+
+
 def test_propagation_is_looked_up_when_it_is_asked_for(tmp_path: Path) -> None:
     mount = api_pb2.Mount(
         host_path=str(tmp_path), propagation=api_pb2.PROPAGATION_HOST_TO_CONTAINER
