@@ -464,13 +464,29 @@ class _Walk:
             case ast.Starred(value=value):
                 self.bind(value, given)
             case ast.Attribute(value=value, attr=attr):
-                for owner in alternatives(self.type_of(value, leads=True)):
+                for owner in alternatives(self._led_to(value)):
                     if owner.name == "message":
                         self._record(owner, attr, target, sets=True)
             case ast.Subscript(value=value):
                 self.type_of(target)
                 if isinstance(value, ast.Attribute):
                     self.bind(value, None)
+
+    def _led_to(self, node: ast.expr) -> Type | None:
+        """The type of what a change goes through, as ``a.b[0]`` in ``a.b[0].c = d``: the fields on
+        the way are changed too."""
+        match node:
+            case ast.Attribute(value=value, attr=attr):
+                found = []
+                for one in alternatives(self._led_to(value)):
+                    if one.name == "message":
+                        self._record(one, attr, node, sets=True)
+                    found.append(self.reads.member(one, attr))
+                return union(*found)
+            case ast.Subscript(value=value, slice=index) if not isinstance(index, ast.Slice):
+                self.type_of(index)
+                return item_of(self._led_to(value), values=True)
+        return self.type_of(node)
 
     # --- expressions
 

@@ -15,14 +15,17 @@ from runtime.transforms import annotations as annotations_transforms
 from runtime.transforms import (
     cdi,
     containers,
+    devices,
     facts,
     images,
     namespaces,
     network,
     registry,
+    requested_mounts,
     sandboxes,
     security,
     selinux,
+    signals,
     users,
 )
 
@@ -30,6 +33,15 @@ from runtime.transforms import (
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
     """Values that hand-written code gets from a container's config."""
+
+    container: str
+    """Its name in the pod, for messages."""
+
+    image: str
+    """Its image: a reference, an image id or a prefix of one."""
+
+    stop_signal: int
+    """The number of the signal that stops it; 0 leaves the choice to the image."""
 
     privileged: bool
     """It may use every device of the node, which are looked up for it."""
@@ -58,6 +70,12 @@ def plan_container(
 ) -> ContainerPlan:
     """What the message asks for."""
     return ContainerPlan(
+        # plan.container <- metadata.name
+        container=src.metadata.name,
+        # plan.image <- image.image
+        image=src.image.image,
+        # plan.stop_signal, by signals.requested_number
+        stop_signal=signals.requested_number(requested=src.stop_signal),
         # plan.privileged <- linux.security_context.privileged
         privileged=src.linux.security_context.privileged,
         # plan.joins_processes, by namespaces.joins_container
@@ -87,6 +105,24 @@ def plan_container(
 class NewContainerPlan:
     """What is looked up and prepared before a container's OCI spec is built."""
 
+    container_name: str
+    """The container's unique name on the node, in the built-in plugin's format."""
+
+    log_path: str
+    """The log file; empty if the output is discarded."""
+
+    mounts: list[facts.WantedMount]
+    """The sources of its mounts, in the order of the request."""
+
+    mount_points: list[str]
+    """Where the mounts appear in the container, in the same order."""
+
+    image_mounts: list[facts.ImageMount]
+    """The mounts whose source is an image."""
+
+    devices: list[facts.WantedDevice]
+    """Its devices, in the order of the request."""
+
     user: facts.WantedUser
     """The user of the first process, to be looked up in the image's user database."""
 
@@ -108,9 +144,30 @@ def plan_new_container(
     *,
     host: facts.Host,
     image: facts.Image,
+    sandbox: facts.Sandbox,
 ) -> NewContainerPlan:
     """What the message asks for."""
     return NewContainerPlan(
+        # plan.container_name, by containers.reserved_name
+        container_name=containers.reserved_name(
+            name=src.metadata.name,
+            attempt=src.metadata.attempt,
+            pod_name=sandbox.metadata.config.metadata.name,
+            pod_namespace=sandbox.metadata.config.metadata.namespace,
+            pod_uid=sandbox.metadata.config.metadata.uid,
+        ),
+        # plan.log_path, by containers.log_path
+        log_path=containers.log_path(
+            log_path=src.log_path, log_directory=sandbox.metadata.config.log_directory
+        ),
+        # plan.mounts, by requested_mounts.wanted
+        mounts=requested_mounts.wanted(mounts=src.mounts),
+        # plan.mount_points, by requested_mounts.destinations
+        mount_points=requested_mounts.destinations(mounts=src.mounts),
+        # plan.image_mounts, by requested_mounts.images
+        image_mounts=requested_mounts.images(mounts=src.mounts),
+        # plan.devices, by devices.wanted
+        devices=devices.wanted(devices=src.devices),
         # plan.user, by users.wanted_by_container
         user=users.wanted_by_container(
             run_as_user=(

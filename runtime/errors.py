@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 
@@ -48,6 +48,10 @@ class CriError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
+
+    def inside(self, path: str) -> Self:
+        """The same error of a field that is inside the message at ``path``."""
+        return type(self)(self.message, field=f"{path}.{self.field}" if self.field else path)
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.word, self.field, self.message)))

@@ -79,7 +79,7 @@ class _Body:
             return Block(self._comment(write))
         match write:
             case Left():
-                return Block(_left(write))
+                return Block(left(write))
             case Descended():
                 return self._descended(write)
             case Copied():
@@ -132,7 +132,8 @@ class _Body:
                 return f"{target}.{method}({text})"
 
 
-def _left(write: Left) -> str:
+def left(write: Left) -> str:
+    """What becomes of a field for which nothing is written."""
     entry = write.entry
     if entry.fate == "unmapped":
         return f"{entry.name}: unmapped, {entry.value}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codegen.emit.builders import holds
+from codegen.emit.builders import holds, left
 from codegen.emit.python import called, free, imports, quoted, value
 from codegen.model import Computed, Copied, Kind, Left, Target, Write, snake
 from codegen.plan import ItemBuilder, Parameter
@@ -78,9 +78,8 @@ class _Body:
     def always(self, write: Write) -> Iterator[str]:
         """The keys that every item has, and what is said of fields that write none."""
         match write:
-            case Left(entry):
-                said = f"unmapped, {entry.value}" if entry.fate == "unmapped" else entry.value
-                yield f"# {entry.name}: {said}"
+            case Left():
+                yield f"# {left(write)}"
             case Copied(condition=None, source=source, target=target):
                 yield self._comment(write)
                 yield self._key(target, _copied(value(source), target.kind))

@@ -27,7 +27,7 @@ def apply(
     """Every block is one field, in the order of the proto, then what no field decides."""
     # metadata: by the entries of ContainerMetadata
     container_metadata.apply(src.metadata, out)
-    # image: handled by containers.create.create
+    # image: by the entries of ImageSpec; none has a target
     # command -> process.args
     out.process.args = process.args(
         command=src.command, args=src.args, entrypoint=image.entrypoint, cmd=image.cmd
@@ -60,11 +60,9 @@ def apply(
             if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
             else None
         ),
-        cgroup_writable=handler.cgroup_writable,
         cgroup_unified=host.cgroup_unified,
         cgroup_mount_options=host.cgroup_mount_options,
-        recursive_read_only=handler.recursive_read_only,
-        user_namespaces_problem=handler.user_namespaces_problem,
+        handler=handler,
         injected=container.cdi.mounts,
         base=handler.base.mounts,
     )
@@ -101,7 +99,7 @@ def apply(
             pod_annotations=handler.pod_annotations,
         )
     )
-    # log_path: handled by transforms.containers.log_path
+    # log_path -> plan.log_path
     # stdin -> plan.open_stdin
     # stdin_once -> plan.closes_input
     # tty -> process.terminal
@@ -113,7 +111,7 @@ def apply(
     )
     # windows: unmapped, other-platform
     # CDI_devices -> plan.cdi_devices
-    # stop_signal: handled by containers.stop.stop_signal
+    # stop_signal -> plan.stop_signal
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- sandbox.metadata.config.metadata.name
@@ -189,4 +187,8 @@ def apply(
     rootfs_propagation = mounts.rootfs_propagation(requested=src.mounts)
     if rootfs_propagation is not None:
         out.linux.rootfsPropagation = rootfs_propagation
+    # plan.mounts
+    # plan.mount_points
+    # plan.image_mounts
+    # plan.devices
     # plan.terminal <- tty

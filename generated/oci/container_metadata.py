@@ -16,4 +16,5 @@ def apply(
     """Every block is one field, in the order of the proto, then what no field decides."""
     # name -> annotations[io.kubernetes.cri.container-name]
     out.annotations["io.kubernetes.cri.container-name"] = src.name
-    # attempt: handled by containers.create.reserved_name
+    # attempt -> plan.container_name
+    # plan.container <- name

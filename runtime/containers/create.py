@@ -49,7 +49,7 @@ from runtime.steps.rollback import Rollback
 from runtime.store.records import CONTAINER_EXTENSION, container_extension
 from runtime.tasks import shared_shim
 from runtime.transforms import base_spec, facts, signals
-from runtime.transforms.containers import image_digest, log_path
+from runtime.transforms.containers import image_digest
 from runtime.transforms.id_maps import IdMaps, id_maps
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ async def create(
     """
     config = request.config
     container_id = secrets.token_hex(32)
-    name = reserved_name(config.metadata, sandbox.metadata.config.metadata)
+    known = plan_container(config)
+    image = await _image(services, known.image)
+    plan = _plan(services, sandbox, config, image)
+    name = plan.container_name
 
     def undo_later(_: str) -> None:
         # the name stays reserved until then; recovery continues if the server stops before
@@ -91,12 +94,13 @@ async def create(
         undo.push("free the name", services.store.names.release, name, container_id)
         labels = services.levels.reserve(
             container_id,
-            plan_container(config).selinux_options,
+            known.selinux_options,
             pod_label=sandbox.metadata.process_label,
         )
         undo.push("free the SELinux level", services.levels.release, container_id)
-        image = await _image(services, config.image)
-        config = await image_volumes.mounted(services, sandbox, config)
+        if plan.image_mounts:
+            config = await image_volumes.mounted(services, sandbox, config, plan.image_mounts)
+            plan = _plan(services, sandbox, config, image)
         metadata = facts.ContainerMetadata(
             id=container_id,
             name=name,
@@ -105,7 +109,7 @@ async def create(
             image_ref=image.id,
             image_name=image.reference,
             image_digest=image_digest(image),
-            log_path=log_path(sandbox.metadata.config, config),
+            log_path=plan.log_path,
             stop_signal=_stop_signal(image),
             process_label=labels.process,
         )
@@ -120,13 +124,13 @@ async def create(
             snapshotter,
         )
         try:
-            spec, mounts = await _make(services, sandbox, metadata, image, labels.mount)
+            spec, mounts = await _make(services, sandbox, metadata, plan, image, labels.mount)
         except aio.AioRpcError as error:
-            raise from_rpc(error, f"create container {config.metadata.name}") from error
+            raise from_rpc(error, f"create container {known.container}") from error
         if sandbox.state is not SandboxState.READY:
             # the removal of the pod did not see this container, so nothing else would remove it
             raise FailedPrecondition(
-                f"pod {sandbox.id} was stopped while container {config.metadata.name} was created; "
+                f"pod {sandbox.id} was stopped while container {known.container} was created; "
                 "create it in a pod that is READY",
                 field="pod_sandbox_id",
             )
@@ -138,12 +142,6 @@ async def create(
     services.specs.remember(container_id, spec)
     services.prepared[container_id] = mounts
     return create_container_response.read(container=container.facts)
-
-
-def reserved_name(container: api_pb2.ContainerMetadata, pod: api_pb2.PodSandboxMetadata) -> str:
-    """The name that at most one container of the node has, in the built-in plugin's format."""
-    parts = (container.name, pod.name, pod.namespace, pod.uid, str(container.attempt))
-    return "_".join(parts)
 
 
 def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan) -> int:
@@ -167,11 +165,17 @@ def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan) -> int
     return target.status.pid
 
 
-async def _image(services: Services, wanted: api_pb2.ImageSpec) -> facts.Image:
-    image = await services.images.resolve(wanted.image)
+def _plan(
+    services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig, image: facts.Image
+) -> NewContainerPlan:
+    return plan_new_container(config, host=services.host, image=image, sandbox=sandbox.facts)
+
+
+async def _image(services: Services, reference: str) -> facts.Image:
+    image = await services.images.resolve(reference)
     if image is None:
         raise NotFound(
-            f"image {wanted.image!r} is not on this node; pull it first",
+            f"image {reference!r} is not on this node; pull it first",
             field="config.image.image",
         )
     return image
@@ -194,6 +198,7 @@ async def _make(
     services: Services,
     sandbox: Sandbox,
     metadata: facts.ContainerMetadata,
+    plan: NewContainerPlan,
     image: facts.Image,
     mount_label: str,
 ) -> tuple[types.Spec, list[types_pb2.Mount]]:
@@ -215,7 +220,6 @@ async def _make(
 
     async def describe() -> None:
         nonlocal spec
-        plan = plan_new_container(metadata.config, host=services.host, image=image)
         container = await _look_up(services, sandbox, metadata, plan, image, root, mount_label)
         user = await _user(services, plan, image, snapshot, root)
         spec, record = await _described(services, sandbox, container, image, user)
@@ -295,7 +299,6 @@ async def _look_up(
     mount_label: str,
 ) -> facts.Container:
     """Look up everything on the node that the request names."""
-    config = metadata.config
     volumes = () if services.config.ignore_image_defined_volumes else image.volumes
     sources: tuple[facts.MountSource, ...] = ()
     devices: tuple[facts.DeviceNode, ...] = ()
@@ -304,23 +307,23 @@ async def _look_up(
         injected = await threads.HOST_PATHS.run_at(
             services.cdi.directories, services.cdi.look_up, plan.cdi_devices
         )
-    if config.mounts or config.devices:
+    if plan.mounts or plan.devices:
         # in a thread: the path may be on a network mount that hangs
         sources, devices = await threads.HOST_PATHS.run_at(
             [
-                *(mount.host_path for mount in config.mounts),
-                *(device.host_path for device in config.devices),
+                *(mount.path for mount in plan.mounts),
+                *(device.host_path for device in plan.devices),
             ],
             lambda: (
-                mount_sources.host_sources(config.mounts, sandbox.status.pid),
-                device_nodes.requested(config.devices),
+                mount_sources.host_sources(plan.mounts, sandbox.status.pid),
+                device_nodes.requested(plan.devices),
             ),
         )
     if mount_label:
         await threads.HOST_PATHS.run_at(
             [source.path for source in sources],
             selinux.relabel_mounts,
-            config.mounts,
+            plan.mounts,
             sources,
             mount_label,
         )
@@ -329,9 +332,9 @@ async def _look_up(
         metadata=metadata,
         status=facts.ContainerStatus(ContainerState.CREATED),
         mounts=sources,
-        volumes=own_volumes.uncovered(volumes, config.mounts, root),
+        volumes=own_volumes.uncovered(volumes, plan.mount_points, root),
         devices=devices,
-        target_pid=target_pid(services, sandbox, plan_container(config)),
+        target_pid=target_pid(services, sandbox, plan_container(metadata.config)),
         security=await security.look_up(
             plan.seccomp_file,
             apparmor_name=plan.apparmor_name,

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -25,7 +24,6 @@ from runtime.errors import (
     CriError,
     FailedPrecondition,
     ImageVolumeMountFailed,
-    InvalidArgument,
     from_rpc,
 )
 from runtime.linux.directories import remove_tree, unmount
@@ -40,35 +38,18 @@ if TYPE_CHECKING:
     from runtime.store.objects import Sandbox
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One mount of a request that has an image."""
-
-    index: int
-    reference: str
-    sub_path: str
-
-    @property
-    def field(self) -> str:
-        return f"config.mounts[{self.index}]"
-
-
 async def mounted(
-    services: Services, sandbox: Sandbox, config: api_pb2.ContainerConfig
+    services: Services,
+    sandbox: Sandbox,
+    config: api_pb2.ContainerConfig,
+    wanted: Sequence[facts.ImageMount],
 ) -> api_pb2.ContainerConfig:
-    """The config with the image volumes as host paths, now mounted; itself if it has none.
+    """The config with the image volumes as host paths, now mounted.
 
     As with the built-in plugin, the result is what is stored, so the status shows the host path,
-    and the image's id in ``image_ref``. Raises InvalidArgument for a bad sub path,
-    ImageVolumeMountFailed for everything that the image or the node lacks.
+    and the image's id in ``image_ref``. Raises ImageVolumeMountFailed for everything that the image
+    or the node lacks.
     """
-    wanted = [
-        volume
-        for index, mount in enumerate(config.mounts)
-        if (volume := _wanted(index, mount)) is not None
-    ]
-    if not wanted:
-        return config
     resolved = api_pb2.ContainerConfig()
     resolved.CopyFrom(config)
     async with _turn(services, sandbox):
@@ -78,8 +59,9 @@ async def mounted(
                 field="pod_sandbox_id",
             )
         for volume in wanted:
-            mount = resolved.mounts[volume.index]
-            mount.host_path, mount.image.image_ref = await _host_path(services, sandbox, volume)
+            path, image_id = await _host_path(services, sandbox, volume)
+            resolved.mounts[volume.index].host_path = path
+            resolved.mounts[volume.index].image.image_ref = image_id
     return resolved
 
 
@@ -97,23 +79,9 @@ async def release(services: Services, sandbox: Sandbox) -> None:
         await remove_tree(directory)
 
 
-def _wanted(index: int, mount: api_pb2.Mount) -> _Wanted | None:
-    """What the mount says of an image; None if it is of a host path."""
-    if not mount.HasField("image"):
-        return None
-    field = f"config.mounts[{index}]"
-    if not mount.image.image:
-        raise InvalidArgument("must name an image", field=f"{field}.image.image")
-    path = PurePosixPath(mount.image_sub_path)
-    if path.is_absolute() or ".." in path.parts:
-        raise InvalidArgument(
-            f"must be a path below the image's root without '..', not {mount.image_sub_path!r}",
-            field=f"{field}.image_sub_path",
-        )
-    return _Wanted(index, mount.image.image, mount.image_sub_path)
-
-
-async def _host_path(services: Services, sandbox: Sandbox, volume: _Wanted) -> tuple[str, str]:
+async def _host_path(
+    services: Services, sandbox: Sandbox, volume: facts.ImageMount
+) -> tuple[str, str]:
     """Where the volume is on the host, mounted, and the id of its image."""
     image = await services.images.resolve(volume.reference)
     if image is None:

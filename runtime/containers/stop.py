@@ -16,7 +16,7 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
-from generated.plans import StopContainerPlan
+from generated.plans import StopContainerPlan, plan_container
 from runtime.errors import InvalidArgument, from_rpc
 from runtime.linux import signals as process_signal
 from runtime.tasks.exits import kill_task
@@ -51,10 +51,9 @@ async def stop(
 def stop_signal(container: Container) -> int:
     """The number of the stop signal of this container."""
     metadata = container.metadata
+    requested = plan_container(metadata.config).stop_signal
     try:
-        return signals.stop_signal_number(
-            requested=metadata.config.stop_signal, from_image=metadata.stop_signal
-        )
+        return requested or signals.number(metadata.stop_signal or "SIGTERM")
     except InvalidArgument as error:
         # an error of the image; the container must be stoppable nevertheless
         log.warning("unknown stop signal; sending SIGTERM", id=container.id, error=str(error))

@@ -7,11 +7,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from itertools import count, repeat
 
-from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.steps import threads
-from runtime.transforms.facts import DeviceNode
+from runtime.transforms.facts import DeviceNode, WantedDevice
 
 _NOT_FOR_CONTAINERS = frozenset(
     {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"}
@@ -33,7 +32,7 @@ class _TooLarge(Exception):
     """A directory has too many files to be a directory of devices."""
 
 
-def requested(devices: Sequence[api_pb2.Device]) -> tuple[DeviceNode, ...]:
+def requested(devices: Sequence[WantedDevice]) -> tuple[DeviceNode, ...]:
     """The device nodes in ``ContainerConfig.devices``, including those below directories.
 
     Raises InvalidArgument for a path that does not exist or is not a device.
@@ -50,7 +49,7 @@ def host_devices(directory: str = "/dev") -> tuple[types.LinuxDevice, ...]:
     return tuple(_below(directory, directory, repeat(0)))
 
 
-def _nodes(device: api_pb2.Device, index: int) -> Iterator[types.LinuxDevice]:
+def _nodes(device: WantedDevice, index: int) -> Iterator[types.LinuxDevice]:
     field = f"config.devices[{index}].host_path"
     threads.looking_at(device.host_path)
     try:

@@ -9,22 +9,21 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.linux import mountinfo
 from runtime.lookups.user_namespaces import idmap_problem
 from runtime.steps import threads
-from runtime.transforms.facts import MountSource
+from runtime.transforms.facts import MountSource, WantedMount
 
 
-def host_sources(mounts: Sequence[api_pb2.Mount], pid: int = 0) -> tuple[MountSource, ...]:
+def host_sources(mounts: Sequence[WantedMount], pid: int = 0) -> tuple[MountSource, ...]:
     """The sources of ``mounts``, in order.
 
     ``pid`` is a process in the user namespace that mounts map their ids to; 0 if there is none.
     Raises InvalidArgument for a source that does not exist and cannot be created.
     """
     # a private mount does not need the mount table, which can be long
-    needs_table = any(mount.propagation != api_pb2.PROPAGATION_PRIVATE for mount in mounts)
+    needs_table = any(mount.propagates for mount in mounts)
     table = mountinfo.read() if needs_table else ()
     with _user_namespace(pid) as user_namespace:
         return tuple(
@@ -51,31 +50,31 @@ def _user_namespace(pid: int) -> Iterator[int | None]:
 
 def _host_source(
     index: int,
-    mount: api_pb2.Mount,
+    mount: WantedMount,
     table: Sequence[mountinfo.Mount],
     user_namespace: int | None,
 ) -> MountSource:
     field = f"config.mounts[{index}].host_path"
-    if not mount.host_path:
+    if not mount.path:
         raise InvalidArgument("must name a path of the node, unless image is set", field=field)
-    threads.looking_at(mount.host_path)
+    threads.looking_at(mount.path)
     try:
         # makedirs and not a look first: a source that appears meanwhile is as good
-        if not os.path.exists(mount.host_path):
-            os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
-        path = os.path.realpath(mount.host_path, strict=True)
+        if not os.path.exists(mount.path):
+            os.makedirs(mount.path, mode=0o755, exist_ok=True)
+        path = os.path.realpath(mount.path, strict=True)
     except FileExistsError as error:
         raise InvalidArgument(
-            f"{mount.host_path} is a symbolic link, or below one, to a path that does not exist",
+            f"{mount.path} is a symbolic link, or below one, to a path that does not exist",
             field=field,
         ) from error
     except OSError as error:
         raise InvalidArgument(
-            f"cannot use or create the source {mount.host_path}: {error.strerror}",
+            f"cannot use or create the source {mount.path}: {error.strerror}",
             field=field,
         ) from error
     problem = ""
-    if mount.uidMappings and user_namespace is not None:
+    if mount.maps_ids and user_namespace is not None:
         problem = idmap_problem(path, user_namespace)
     held_by = mountinfo.holding(path, table)
     if held_by is None:

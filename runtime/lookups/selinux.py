@@ -11,12 +11,11 @@ from typing import Final
 
 import structlog
 
-from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.steps import threads
 from runtime.transforms import selinux
-from runtime.transforms.facts import MountSource, SandboxFiles, SelinuxPolicy, Volume
+from runtime.transforms.facts import MountSource, SandboxFiles, SelinuxPolicy, Volume, WantedMount
 
 log = structlog.get_logger(__name__)
 
@@ -71,14 +70,14 @@ def _contexts_files(root: Path) -> list[Path]:
 
 
 def relabel_mounts(
-    mounts: Sequence[api_pb2.Mount], sources: Sequence[MountSource], label: str
+    mounts: Sequence[WantedMount], sources: Sequence[MountSource], label: str
 ) -> None:
     """Give the sources of the mounts that ask for it the label of the container's files.
 
     Raises InvalidArgument for a directory that the node itself uses.
     """
     for index, (mount, source) in enumerate(zip(mounts, sources, strict=True)):
-        if mount.selinux_relabel:
+        if mount.relabel:
             field = f"config.mounts[{index}].selinux_relabel"
             if os.path.normpath(source.path) in _never_relabeled():
                 raise InvalidArgument(

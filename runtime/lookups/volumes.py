@@ -14,7 +14,6 @@ from pathlib import Path
 
 import structlog
 
-from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition
 from runtime.linux import owners
 from runtime.lookups.layers import Layers
@@ -28,13 +27,15 @@ _NOT_COPIED = ("security.selinux", "trusted.overlay.", "user.overlay.")
 
 
 def uncovered(
-    volumes: Iterable[str], mounts: Iterable[api_pb2.Mount], container_root: Path
+    volumes: Iterable[str], mount_points: Iterable[str], container_root: Path
 ) -> tuple[Volume, ...]:
     """A directory below ``container_root`` for each volume that no requested mount covers.
 
+    ``mount_points`` are the paths of the requested mounts in the container.
+
     Only chooses the paths; ``fill`` creates the directories.
     """
-    covered = {os.path.normpath(mount.container_path) for mount in mounts}
+    covered = {os.path.normpath(path) for path in mount_points}
     paths = [os.path.normpath(f"/{path.lstrip('/')}") for path in volumes]
     return tuple(
         Volume(path, str(container_root / "volumes" / secrets.token_hex(16)))

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os.path
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import Image
 
 
-def log_path(pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig) -> str:
+def reserved_name(
+    *, name: str, attempt: int, pod_name: str, pod_namespace: str, pod_uid: str
+) -> str:
+    """The name that at most one container of the node has, in the built-in plugin's format."""
+    return f"{name}_{pod_name}_{pod_namespace}_{pod_uid}_{attempt}"
+
+
+def log_path(*, log_directory: str, log_path: str) -> str:
     """The log file, in the pod's directory; "" if either is not set: no log is kept.
 
     Raises InvalidArgument for a path that leaves the directory: the log keeper writes as root.
     """
-    if not (pod.log_directory and container.log_path):
+    if not (log_directory and log_path):
         return ""
-    directory = os.path.normpath(pod.log_directory)
+    directory = os.path.normpath(log_directory)
     below = f"{directory.rstrip('/')}/"
-    path = os.path.normpath(f"{below}{container.log_path}")
+    path = os.path.normpath(f"{below}{log_path}")
     if not path.startswith(below):
         raise InvalidArgument(
             f"must be a file below the pod's log_directory {directory}, not {path}",

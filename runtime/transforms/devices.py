@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import DeviceNode
+from runtime.transforms.facts import DeviceNode, WantedDevice
+
+
+def wanted(*, devices: Sequence[api_pb2.Device]) -> list[WantedDevice]:
+    """What is looked up on the node for the devices, in their order."""
+    return [
+        WantedDevice(device.host_path, device.container_path, device.permissions)
+        for device in devices
+    ]
 
 
 def container_devices(

@@ -472,6 +472,56 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedMount:
+    """What is looked up for one entry of ``ContainerConfig.mounts``. A value of a plan."""
+
+    path: str
+    """The source on the host as requested; created if missing."""
+
+    propagates: bool = False
+    """Whether the propagation of the source's own mount matters."""
+
+    relabel: bool = False
+    """Whether the source gets the SELinux label of the container's files."""
+
+    maps_ids: bool = False
+    """Whether the source's file system must be able to map IDs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMount:
+    """An entry of ``ContainerConfig.mounts`` whose source is an image. A value of a plan."""
+
+    index: int
+    """Which entry it is."""
+
+    reference: str
+    """The image as requested."""
+
+    sub_path: str = ""
+    """A directory of the image, relative to its root; "" is the root."""
+
+    @property
+    def field(self) -> str:
+        """The path of the entry in the request."""
+        return f"config.mounts[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDevice:
+    """What is looked up for one entry of ``ContainerConfig.devices``. A value of a plan."""
+
+    host_path: str
+    """A device node, or a directory of device nodes."""
+
+    container_path: str
+    """Where it appears in the container; "" at the host path with its symbolic links resolved."""
+
+    permissions: str
+    """What the cgroup allows: a subset of ``rwm``."""
+
+
+@dataclass(frozen=True, slots=True)
 class MountSource:
     """The host side of one entry of ``ContainerConfig.mounts``, looked up, and created if
     missing."""

@@ -9,22 +9,17 @@ place.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
-from generated.items import id_mapping
+from generated.items import mount as mount_item
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
-from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
-from runtime.transforms.facts import MountSource, SandboxFiles, Volume
+from runtime.errors import CriError
+from runtime.transforms.facts import Handler, MountSource, SandboxFiles, Volume
 from runtime.transforms.namespaces import gid_mappings, uid_mappings
 
-_PROPAGATION = {
-    api_pb2.PROPAGATION_PRIVATE: "rprivate",
-    api_pb2.PROPAGATION_HOST_TO_CONTAINER: "rslave",
-    api_pb2.PROPAGATION_BIDIRECTIONAL: "rshared",
-}
 _HARDENED = ("nosuid", "nodev", "noexec")
 _SYSFS, _CGROUP = "/sys", "/sys/fs/cgroup"
 
@@ -38,25 +33,14 @@ def container_mounts(
     readonly_rootfs: bool,
     privileged: bool,
     sandbox_options: api_pb2.NamespaceOption | None,
-    cgroup_writable: bool,
     cgroup_unified: bool,
     cgroup_mount_options: Sequence[str],
-    recursive_read_only: bool,
-    user_namespaces_problem: str,
+    handler: Handler,
     injected: Sequence[types.Mount],
     base: Sequence[types.Mount] | None,
 ) -> list[types.Mount]:
     """All mounts of an application container; those of CDI devices take precedence."""
-    asked = [
-        requested_mount(
-            index,
-            mount,
-            source,
-            recursive_read_only=recursive_read_only,
-            idmap_problem=user_namespaces_problem,
-        )
-        for index, (mount, source) in enumerate(zip(requested, sources, strict=True))
-    ]
+    asked = list(_asked(requested, sources, handler))
     taken = {posixpath.normpath(mount.destination) for mount in asked}
     given = [
         mount
@@ -69,7 +53,7 @@ def container_mounts(
     system = (
         _system(
             mount,
-            writable=privileged or (cgroup_writable and mount.destination == _CGROUP),
+            writable=privileged or (handler.cgroup_writable and mount.destination == _CGROUP),
             on_node_in_userns=_on_node_in_userns(sandbox_options),
             cgroup_options=cgroup_options,
         )
@@ -144,78 +128,15 @@ def rootfs_propagation(*, requested: Sequence[api_pb2.Mount]) -> str | None:
     return "rslave" if api_pb2.PROPAGATION_HOST_TO_CONTAINER in wanted else None
 
 
-def requested_mount(
-    index: int,
-    mount: api_pb2.Mount,
-    source: MountSource,
-    *,
-    recursive_read_only: bool,
-    idmap_problem: str,
-) -> types.Mount:
-    """One requested mount; raises InvalidArgument if the node or the handler does not support it.
-
-    ``idmap_problem`` is why this handler maps no IDs, empty if it does.
-    """
-    field = f"config.mounts[{index}]"
-    uids, gids = id_mapping.items(mount.uidMappings), id_mapping.items(mount.gidMappings)
-    problem = idmap_problem or source.idmap_problem
-    if uids and problem:
-        raise InvalidArgument(
-            f"cannot map the IDs of a mount of {source.path}: {problem}",
-            field=f"{field}.uidMappings",
-        )
-    return types.Mount(
-        destination=mount.container_path,
-        type="bind",
-        source=source.path,
-        options=[
-            "rbind",
-            propagation(mount=mount, source=source, field=field),
-            mode(mount=mount, supported=recursive_read_only, field=field),
-        ],
-        uidMappings=uids,
-        gidMappings=gids,
-    )
-
-
-def propagation(*, mount: api_pb2.Mount, source: MountSource, field: str) -> str:
-    """The mount option for ``propagation``, which the source's own mount must allow."""
-    if mount.propagation == api_pb2.PROPAGATION_BIDIRECTIONAL and not source.shared:
-        raise InvalidArgument(
-            f"BIDIRECTIONAL needs a source on a shared mount, but {source.path} is on none;"
-            " make it one with: mount --make-rshared",
-            field=f"{field}.propagation",
-        )
-    if mount.propagation == api_pb2.PROPAGATION_HOST_TO_CONTAINER and not (
-        source.shared or source.slave
-    ):
-        raise InvalidArgument(
-            f"HOST_TO_CONTAINER needs a source on a shared or slave mount, and {source.path} is on"
-            " none; make it one with: mount --make-rshared",
-            field=f"{field}.propagation",
-        )
-    return _PROPAGATION[mount.propagation]
-
-
-def mode(*, mount: api_pb2.Mount, supported: bool, field: str) -> str:
-    """The mount option for ``readonly`` and ``recursive_read_only``.
-
-    The kubelet looks for the word RROUnsupported at the beginning of an error.
-    """
-    if not mount.recursive_read_only:
-        return "ro" if mount.readonly else "rw"
-    path = f"{field}.recursive_read_only"
-    if not mount.readonly:
-        raise InvalidArgument("RROUnsupported: requires readonly", field=path)
-    if mount.propagation != api_pb2.PROPAGATION_PRIVATE:
-        raise InvalidArgument("RROUnsupported: requires PROPAGATION_PRIVATE", field=path)
-    if not supported:
-        raise RecursiveReadOnlyUnsupported(
-            "the kernel or the OCI runtime of this handler does not support it (see the features"
-            " in Status)",
-            field=path,
-        )
-    return "rro"
+def _asked(
+    requested: Sequence[api_pb2.Mount], sources: Sequence[MountSource], handler: Handler
+) -> Iterator[types.Mount]:
+    """The mounts of a request, in order, by the entries of CRI ``Mount``."""
+    for index, (message, source) in enumerate(zip(requested, sources, strict=True)):
+        try:
+            yield mount_item.item(message, handler=handler, mount_source=source)
+        except CriError as error:
+            raise error.inside(f"config.mounts[{index}]") from error
 
 
 def _pod_files(files: SandboxFiles, readonly_rootfs: bool) -> Iterable[types.Mount]:

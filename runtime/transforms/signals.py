@@ -44,6 +44,11 @@ def stop_signal_number(*, requested: api_pb2.Signal, from_image: str) -> int:
     return number(from_image) if from_image else int(signal.SIGTERM)
 
 
+def requested_number(*, requested: api_pb2.Signal) -> int:
+    """The number of the stop signal of a request; 0 if it leaves that to the image."""
+    return _NUMBERS.get(requested, 0)
+
+
 def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
     """The same signal as a CRI enum value."""
     if requested != api_pb2.RUNTIME_DEFAULT:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.lookups import devices
+from runtime.transforms.facts import WantedDevice
 
 NULL = os.makedev(1, 3)
 
@@ -34,9 +34,7 @@ def dev(tmp_path: Path) -> Path:
 
 
 def paths(host_path: Path, container_path: str = "") -> list[str]:
-    device = api_pb2.Device(
-        host_path=str(host_path), container_path=container_path, permissions="rw"
-    )
+    device = WantedDevice(str(host_path), container_path, "rw")
     return [node.device.path for node in devices.requested([device])]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition
 from runtime.lookups.layers import Layers
 from runtime.lookups.volumes import fill, uncovered
@@ -16,8 +15,7 @@ from runtime.transforms.id_maps import id_maps
 
 
 def test_a_mount_of_the_request_covers_a_volume(tmp_path: Path) -> None:
-    mounts = [api_pb2.Mount(container_path="/data/")]
-    volumes = uncovered(["/data", "cache", "/data/deeper"], mounts, tmp_path)
+    volumes = uncovered(["/data", "cache", "/data/deeper"], ["/data/"], tmp_path)
     assert [volume.container_path for volume in volumes] == ["/cache", "/data/deeper"]
     assert all(Path(v.host_path).parent == tmp_path / "volumes" for v in volumes)
 

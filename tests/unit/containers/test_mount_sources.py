@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.linux import userns
 from runtime.lookups.mounts import host_sources
-from runtime.transforms.facts import MountSource
+from runtime.transforms.facts import MountSource, WantedMount
 
 
 def test_a_missing_source_is_made_and_links_are_resolved(tmp_path: Path) -> None:
     missing = tmp_path / "a/b"
     link = tmp_path / "link"
     link.symlink_to(missing)
-    mounts = [api_pb2.Mount(host_path=str(missing)), api_pb2.Mount(host_path=str(link))]
+    mounts = [WantedMount(str(missing)), WantedMount(str(link))]
     assert host_sources(mounts) == (MountSource(str(missing)), MountSource(str(missing)))
     assert missing.is_dir()
 
@@ -28,19 +27,16 @@ def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidArgument, match=r"config\.mounts\[0\]\.host_path: cannot use or create"
     ):
-        host_sources([api_pb2.Mount(host_path=str(tmp_path / "file/below"))])
+        host_sources([WantedMount(str(tmp_path / "file/below"))])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> None:
-    ids = [api_pb2.IDMapping(container_id=0, host_id=100000, length=65536)]
-    mapped = [
-        api_pb2.Mount(host_path=path, uidMappings=ids, gidMappings=ids) for path in ("/sys", "/tmp")
-    ]
+    mapped = [WantedMount(path, maps_ids=True) for path in ("/sys", "/tmp")]
     with userns.held(userns.IdMaps("0 100000 65536", "0 100000 65536")) as namespace:
         pid = int(Path(namespace).parts[2])
         sys, tmp = host_sources(mapped, pid)
-        (unasked,) = host_sources([api_pb2.Mount(host_path="/sys")], pid)
+        (unasked,) = host_sources([WantedMount("/sys")], pid)
     assert sys.idmap_problem.startswith("its file system cannot be mounted idmapped on this kernel")
     assert (tmp.idmap_problem, unasked.idmap_problem) == ("", "")
     # without a process, the OCI runtime tells
@@ -51,17 +47,14 @@ def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> Non
 def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path, target: str) -> None:
     (tmp_path / "link").symlink_to(target)
     with pytest.raises(InvalidArgument, match=r"mounts\[0\]\.host_path: .*/link is a symbolic"):
-        host_sources([api_pb2.Mount(host_path=str(tmp_path / "link"))])
+        host_sources([WantedMount(str(tmp_path / "link"))])
 
 
 def test_a_mount_without_a_source_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="must name a path of the node, unless image is set"):
-        host_sources([api_pb2.Mount(container_path="/data")])
+        host_sources([WantedMount("")])
 
 
 def test_propagation_is_looked_up_when_it_is_asked_for(tmp_path: Path) -> None:
-    mount = api_pb2.Mount(
-        host_path=str(tmp_path), propagation=api_pb2.PROPAGATION_HOST_TO_CONTAINER
-    )
-    (source,) = host_sources([mount])
+    (source,) = host_sources([WantedMount(str(tmp_path), propagates=True)])
     assert source.path == str(tmp_path)

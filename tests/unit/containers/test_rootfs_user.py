@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from generated.cri import api_pb2
+from generated.lifecycle import SandboxState
 from generated.plans import plan_new_container, plan_new_pod
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.layers import Layers
@@ -51,7 +52,11 @@ def wanted(image_user: str = "", **fields: object) -> WantedUser:
         else:
             setattr(message, name, value)
     host, image = facts.Host(hostname="node"), facts.Image(user=image_user)
-    return plan_new_container(config, host=host, image=image).user
+    pod = facts.Sandbox(
+        facts.SandboxMetadata("p", "p", api_pb2.PodSandboxConfig()),
+        facts.SandboxStatus(SandboxState.READY),
+    )
+    return plan_new_container(config, host=host, image=image, sandbox=pod).user
 
 
 def wanted_by_pod(**fields: object) -> WantedUser:

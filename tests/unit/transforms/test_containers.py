@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.transforms.containers import image_digest, log_path
 from runtime.transforms.facts import Image
 
 
 def path(directory: str, file: str) -> str:
-    return log_path(
-        api_pb2.PodSandboxConfig(log_directory=directory), api_pb2.ContainerConfig(log_path=file)
-    )
+    return log_path(log_directory=directory, log_path=file)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import CriError, InvalidArgument
 from runtime.transforms import mounts
-from runtime.transforms.facts import MountSource, SandboxFiles, Volume
+from runtime.transforms.facts import Handler, MountSource, SandboxFiles, Volume
 from tests.oci_specs import FILES
 
 PRIVATE = api_pb2.PROPAGATION_PRIVATE
@@ -34,19 +34,23 @@ def build(
         "readonly_rootfs": False,
         "privileged": False,
         "sandbox_options": None,
-        "cgroup_writable": False,
         "cgroup_unified": True,
         "cgroup_mount_options": ("nsdelegate",),
-        "recursive_read_only": True,
-        "user_namespaces_problem": "",
         "injected": (),
         "base": None,
     }
+    of_handler: dict[str, Any] = {
+        "recursive_read_only": True,
+        "user_namespaces_problem": "",
+        "cgroup_writable": False,
+    }
+    of_handler |= {name: changes.pop(name) for name in list(changes) if name in of_handler}
     return mounts.container_mounts(
         requested=requested,
         sources=[source or MountSource(one.host_path) for one in requested],
         volumes=volumes,
         files=files,
+        handler=Handler("h", **of_handler),
         **(given | changes),
     )
 

@@ -1,0 +1,147 @@
+"""The mounts that a request names: what is looked up for them, and one of them as an OCI mount.
+
+Errors of one mount name their field within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from generated.cri import api_pb2
+from generated.items import id_mapping
+from generated.oci import types
+from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
+from runtime.transforms.facts import ImageMount, WantedMount
+
+_PROPAGATION = {
+    api_pb2.PROPAGATION_PRIVATE: "rprivate",
+    api_pb2.PROPAGATION_HOST_TO_CONTAINER: "rslave",
+    api_pb2.PROPAGATION_BIDIRECTIONAL: "rshared",
+}
+
+
+def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
+    """What is looked up on the node for the mounts, in their order."""
+    return [
+        WantedMount(
+            path=mount.host_path,
+            propagates=mount.propagation != api_pb2.PROPAGATION_PRIVATE,
+            relabel=mount.selinux_relabel,
+            maps_ids=bool(mount.uidMappings),
+        )
+        for mount in mounts
+    ]
+
+
+def destinations(*, mounts: Sequence[api_pb2.Mount]) -> list[str]:
+    """Where the mounts appear in the container."""
+    return [mount.container_path for mount in mounts]
+
+
+def images(*, mounts: Sequence[api_pb2.Mount]) -> list[ImageMount]:
+    """The mounts whose source is an image instead of a host path."""
+    return [_image(index, mount) for index, mount in enumerate(mounts) if mount.HasField("image")]
+
+
+def _image(index: int, mount: api_pb2.Mount) -> ImageMount:
+    found = ImageMount(index, mount.image.image, mount.image_sub_path)
+    if not found.reference:
+        raise InvalidArgument("must name an image", field=f"{found.field}.image.image")
+    path = PurePosixPath(found.sub_path)
+    if path.is_absolute() or ".." in path.parts:
+        raise InvalidArgument(
+            f"must be a path below the image's root without '..', not {found.sub_path!r}",
+            field=f"{found.field}.image_sub_path",
+        )
+    return found
+
+
+def kind() -> str:
+    """A requested mount is always a bind mount."""
+    return "bind"
+
+
+def options(
+    *,
+    readonly: bool,
+    recursive_read_only: bool,
+    propagation: api_pb2.MountPropagation,
+    path: str,
+    shared: bool,
+    slave: bool,
+    supports_recursive_read_only: bool,
+) -> list[str]:
+    """The mount options: with all mounts below the source, its propagation, and whether it can be
+    written to. ``path``, ``shared`` and ``slave`` are those of the source."""
+    return [
+        "rbind",
+        _propagation(propagation, path, shared, slave),
+        _mode(readonly, recursive_read_only, propagation, supports_recursive_read_only),
+    ]
+
+
+def mapped_ids(
+    *,
+    mappings: Sequence[api_pb2.IDMapping],
+    user_namespaces_problem: str,
+    idmap_problem: str,
+    path: str,
+) -> list[types.LinuxIDMapping]:
+    """The IDs that an idmapped mount of ``path`` shows instead of the files' own.
+
+    The problems are why the handler, and why the file system of ``path``, cannot map IDs; "" if
+    they can.
+    """
+    problem = user_namespaces_problem or idmap_problem
+    if mappings and problem:
+        raise InvalidArgument(
+            f"cannot map the IDs of a mount of {path}: {problem}", field="uidMappings"
+        )
+    return id_mapping.items(mappings)
+
+
+def _propagation(
+    propagation: api_pb2.MountPropagation, path: str, shared: bool, slave: bool
+) -> str:
+    """The option for the propagation, which the source's own mount must allow."""
+    if propagation == api_pb2.PROPAGATION_BIDIRECTIONAL and not shared:
+        raise InvalidArgument(
+            f"BIDIRECTIONAL needs a source on a shared mount, but {path} is on none;"
+            " make it one with: mount --make-rshared",
+            field="propagation",
+        )
+    if propagation == api_pb2.PROPAGATION_HOST_TO_CONTAINER and not (shared or slave):
+        raise InvalidArgument(
+            f"HOST_TO_CONTAINER needs a source on a shared or slave mount, and {path} is on"
+            " none; make it one with: mount --make-rshared",
+            field="propagation",
+        )
+    return _PROPAGATION[propagation]
+
+
+def _mode(
+    readonly: bool,
+    recursive_read_only: bool,
+    propagation: api_pb2.MountPropagation,
+    supported: bool,
+) -> str:
+    """The option for ``readonly`` and ``recursive_read_only``.
+
+    The kubelet looks for the word RROUnsupported at the beginning of an error.
+    """
+    if not recursive_read_only:
+        return "ro" if readonly else "rw"
+    if not readonly:
+        raise InvalidArgument("RROUnsupported: requires readonly", field="recursive_read_only")
+    if propagation != api_pb2.PROPAGATION_PRIVATE:
+        raise InvalidArgument(
+            "RROUnsupported: requires PROPAGATION_PRIVATE", field="recursive_read_only"
+        )
+    if not supported:
+        raise RecursiveReadOnlyUnsupported(
+            "the kernel or the OCI runtime of this handler does not support it (see the features"
+            " in Status)",
+            field="recursive_read_only",
+        )
+    return "rro"
