@@ -246,9 +246,17 @@ class Kubelet:
         listed: list[Manifest] = json.loads(self.get("/pods"))["items"] or []
         return listed
 
-    def summary(self) -> Manifest:
-        answer: Manifest = json.loads(self.get("/stats/summary"))
-        return answer
+    def pod_stats(self, pod: Pod) -> Manifest:
+        """What /stats/summary says of the pod, empty if it says nothing."""
+        listed: list[Manifest] = json.loads(self.get("/stats/summary"))["pods"]
+        return next((one for one in listed if one["podRef"]["uid"] == pod.uid), {})
+
+    def cadvisor(self, pod: Pod, metric: str, **labels: str) -> str:
+        """The line of /metrics/cadvisor with this metric of the pod and these labels, or ""."""
+        wanted = [f'{key}="{value}"' for key, value in {"pod": pod.name, **labels}.items()]
+        lines = self.get("/metrics/cadvisor").decode().splitlines()
+        found = (line for line in lines if line.startswith(f"{metric}{{"))
+        return next((line for line in found if all(label in line for label in wanted)), "")
 
     def metric(self, name: str) -> float:
         """The value of a metric of the kubelet itself; 0 if it has none."""

@@ -1,4 +1,4 @@
-"""What a kubelet takes from the runtime if its feature gates say so: events instead of lists."""
+"""What newer kubelets ask of a runtime once feature gates say so: events, statistics, metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from tests.harness.kubelet import Kubelet, container, container_status, pod, wai
 
 from .conftest import BUSYBOX
 
-GATES = {"EventedPLEG": True}
+GATES = {
+    "EventedPLEG": True,
+    "PodAndContainerStatsFromCRI": True,
+    "ContainerStopSignals": True,
+    "CRIListStreaming": True,
+}
+BUSY = "while :; do :; done"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,6 +52,93 @@ def test_pods_change_by_events(kubelet: Kubelet) -> None:
     assert kubelet.metric("kubelet_evented_pleg_connection_error_count") == 0
     assert "Fall back to Generic PLEG" not in kubelet.log()
     assert kubelet.log().count("GenericPLEG: Relisting") <= listed + 1
+
+
+def test_a_container_gets_its_own_stop_signal(kubelet: Kubelet) -> None:
+    app = kubelet.run(
+        pod(
+            container(
+                BUSYBOX,
+                "trap 'exit 5' USR1; echo up; sleep 1000 & wait",
+                lifecycle={"stopSignal": "SIGUSR1"},
+            ),
+            terminationGracePeriodSeconds=20,
+            os={"name": "linux"},
+        )
+    )
+    assert container_status(app.ready())["stopSignal"] == "SIGUSR1"
+    wait_until(lambda: app.logs() == "up\n")
+    identity = app.container_id()
+    app.remove()
+    app.stopped()
+    assert kubelet.node.cri.status(identity).exit_code == 5
+
+
+def test_the_summary_is_the_runtimes(kubelet: Kubelet) -> None:
+    app = kubelet.run(
+        pod(
+            container(
+                BUSYBOX,
+                f"head -c 1048576 /dev/zero > /file; {BUSY}",
+                resources={"limits": {"cpu": "200m", "memory": "64Mi"}},
+            ),
+            terminationGracePeriodSeconds=0,
+        )
+    )
+    app.ready()
+    wait_until(lambda: lacking(kubelet.pod_stats(app)) == [], 30)
+
+
+def lacking(stats: dict[str, object]) -> list[str]:
+    """What the summary of a busy pod with one container does not say."""
+    found = json_paths(stats)
+    expected = (
+        *("cpu.usageNanoCores", "cpu.usageCoreNanoSeconds"),
+        *("memory.workingSetBytes", "memory.usageBytes", "memory.rssBytes", "memory.pageFaults"),
+        *("network.rxBytes", "network.interfaces.0.txBytes", "process_stats.process_count"),
+        *("containers.0.cpu.usageNanoCores", "containers.0.cpu.usageCoreNanoSeconds"),
+        *("containers.0.memory.workingSetBytes", "containers.0.memory.availableBytes"),
+        *("containers.0.rootfs.usedBytes", "containers.0.rootfs.inodesUsed"),
+        *("containers.0.logs.capacityBytes", "ephemeral-storage.usedBytes"),
+    )
+    return [path for path in expected if not found.get(path)]
+
+
+def json_paths(value: object, prefix: str = "") -> dict[str, object]:
+    """Every scalar in a JSON value, by its path."""
+    if isinstance(value, dict):
+        items: list[tuple[object, object]] = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix.rstrip("."): value}
+    return {k: v for key, one in items for k, v in json_paths(one, f"{prefix}{key}.").items()}
+
+
+def test_cadvisor_metrics_are_the_runtimes(kubelet: Kubelet) -> None:
+    app = kubelet.run(
+        pod(
+            container(BUSYBOX, BUSY, resources={"limits": {"cpu": "100m", "memory": "32Mi"}}),
+            terminationGracePeriodSeconds=0,
+        )
+    )
+    app.ready()
+    wait_until(
+        lambda: kubelet.cadvisor(app, "container_cpu_usage_seconds_total", container="app"), 20
+    )
+    for metric in (
+        *("container_memory_working_set_bytes", "container_memory_usage_bytes"),
+        *("container_spec_memory_limit_bytes", "container_spec_cpu_shares"),
+        *("container_cpu_cfs_throttled_periods_total", "container_processes"),
+        *("container_oom_events_total", "container_start_time_seconds"),
+    ):
+        assert kubelet.cadvisor(app, metric, container="app"), metric
+    assert kubelet.cadvisor(app, "container_network_receive_bytes_total", interface="eth0")
+    limit = kubelet.cadvisor(app, "container_spec_memory_limit_bytes", container="app")
+    assert float(limit.split("} ")[1].split()[0]) == 32 << 20
+    # all that the runtime described could be served
+    assert "Error getting CRI prometheus metric" not in kubelet.log()
+    assert "Failed to get pod metrics" not in kubelet.log()
 
 
 def test_a_kubelet_whose_server_restarted_lists_again(kubelet: Kubelet) -> None:

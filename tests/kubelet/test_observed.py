@@ -6,16 +6,11 @@ import re
 
 import pytest
 
-from tests.harness.kubelet import Kubelet, Manifest, Pod, container, pod, wait_until
+from tests.harness.kubelet import Kubelet, Manifest, container, pod, wait_until
 
 from .conftest import BUSYBOX
 
 BUSY = "while :; do :; done"
-
-
-def pod_stats(kubelet: Kubelet, app: Pod) -> Manifest:
-    found = (s for s in kubelet.summary()["pods"] if s["podRef"]["name"] == app.name)
-    return next(found, {})
 
 
 def test_logs_by_lines_time_and_bytes(kubelet: Kubelet) -> None:
@@ -72,7 +67,7 @@ def test_the_summary_has_usage_of_pod_and_container(kubelet: Kubelet) -> None:
     app.ready()
 
     def measured() -> bool:
-        stats = pod_stats(kubelet, app)
+        stats = kubelet.pod_stats(app)
         (usage,) = stats.get("containers") or [{}]
         return bool(
             usage.get("cpu", {}).get("usageCoreNanoSeconds", 0) > 10**8
@@ -86,7 +81,7 @@ def test_the_summary_has_usage_of_pod_and_container(kubelet: Kubelet) -> None:
     try:
         wait_until(measured, 45)
     except AssertionError:
-        pytest.fail(f"the summary lacks something: {pod_stats(kubelet, app)}")
+        pytest.fail(f"the summary lacks something: {kubelet.pod_stats(app)}")
 
 
 def test_cadvisor_metrics_name_the_pods_containers(kubelet: Kubelet) -> None:
@@ -98,15 +93,12 @@ def test_cadvisor_metrics_name_the_pods_containers(kubelet: Kubelet) -> None:
     )
     app.ready()
 
-    def line(metric: str, **labels: str) -> str:
-        text = kubelet.get("/metrics/cadvisor").decode()
-        wanted = [f'pod="{app.name}"', *(f'{k}="{v}"' for k, v in labels.items())]
-        found = (x for x in text.splitlines() if x.startswith(f"{metric}{{"))
-        return next((x for x in found if all(label in x for label in wanted)), "")
-
-    wait_until(lambda: line("container_cpu_usage_seconds_total", container="app"), 40)
-    assert line("container_memory_working_set_bytes", container="app", image=BUSYBOX)
-    assert line("container_network_receive_bytes_total", interface="eth0")
+    wait_until(
+        lambda: kubelet.cadvisor(app, "container_cpu_usage_seconds_total", container="app"), 40
+    )
+    memory = "container_memory_working_set_bytes"
+    assert kubelet.cadvisor(app, memory, container="app", image=BUSYBOX)
+    assert kubelet.cadvisor(app, "container_network_receive_bytes_total", interface="eth0")
 
 
 def test_resource_metrics(kubelet: Kubelet) -> None:

@@ -1,6 +1,7 @@
 """``nox -s node``: the demo and the e2e tests on a Debian 13 machine under QEMU.
 
-``-- COMMAND`` runs another command there, in a copy of this checkout.
+``-- COMMAND`` runs another command there, in a copy of this checkout. Programs that sessions look
+for on PATH come along: crictl, critest and kubelet, those that are on ours.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from pathlib import Path
 
 from .machine import PROJECT, Machine
 
-PREPARE = "cp -rT /checkout /root/project && cd /root/project && touch .venv/.installed"
+PREPARE = (
+    "cp -rT /checkout /root/project && cd /root/project && touch .venv/.installed"
+    " && export PATH=$PATH:/programs"
+)
+PROGRAMS = ("crictl", "critest", "kubelet")
 DEFAULT = "./dev demo && ./dev test tests/e2e"
 
 
@@ -21,8 +26,9 @@ def main() -> int:
     machine = Machine(PROJECT / "build" / "node")
     machine.build()
     command = " ".join(sys.argv[1:]) or DEFAULT
-    checkout = Path("/checkout")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as programs:
+        for found in filter(None, map(shutil.which, PROGRAMS)):
+            shutil.copy2(found, programs)
         tracked = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=PROJECT,
@@ -34,7 +40,10 @@ def main() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             if (PROJECT / name).exists():
                 shutil.copy2(PROJECT / name, target)
-        return machine.run(["sh", "-c", f"{PREPARE} && {command}"], shares={checkout: Path(folder)})
+        return machine.run(
+            ["sh", "-c", f"{PREPARE} && {command}"],
+            shares={Path("/checkout"): Path(folder), Path("/programs"): Path(programs)},
+        )
 
 
 if __name__ == "__main__":
