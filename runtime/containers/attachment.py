@@ -15,7 +15,7 @@ from generated.plans import plan_container
 from runtime.containers.command import resize
 from runtime.errors import FailedPrecondition, NotFound, from_rpc
 from runtime.linux.pipes import PipeWriter
-from runtime.tasks.exits import task
+from runtime.tasks.calls import task
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services

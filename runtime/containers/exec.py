@@ -11,6 +11,7 @@ import asyncio
 import errno
 import secrets
 import signal
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ class _Exec:
                 log.warning(
                     "could not delete a command; it may be left behind",
                     container=self.container_id,
-                    error=str(error),
+                    error=error.details(),
                 )
 
 
@@ -137,7 +138,7 @@ async def exec_sync(
     that the command left behind holds its output open for longer than the configuration allows,
     and ResourceExhausted if the server is out of file descriptors or its state directory is full.
     """
-    exec_id = secrets.token_hex(16)
+    exec_id = _new_id(plan.timeout)
     stdout, stderr = output_pipes(
         services.store.layout.container_state(container.id) / "exec", exec_id
     )
@@ -154,6 +155,17 @@ async def exec_sync(
     kept = stdout.content[:_ROOM_FOR_OUTPUT]
     outcome = Outcome(kept, stderr.content[: _ROOM_FOR_OUTPUT - len(kept)], exit_code)
     return exec_sync_response.read(outcome=outcome)
+
+
+def _new_id(timeout: int) -> str:
+    """A new exec ID; with a timeout, it ends with the deadline.
+
+    So the deadline outlives this server, at no cost (`runtime.containers.orphaned_commands`).
+    """
+    unique = secrets.token_hex(16)
+    return (
+        f"{unique}.{int(time.clock_gettime(time.CLOCK_BOOTTIME)) + timeout}" if timeout else unique
+    )
 
 
 async def _run(services: Services, container: Container, command: _Exec, plan: ExecSyncPlan) -> int:

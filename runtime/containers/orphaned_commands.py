@@ -1,5 +1,7 @@
 """Commands that an earlier server left running; handled as if their clients had disconnected.
 
+A command of ExecSync that has a timeout is killed when its time is over.
+
 A shim holds both ends of a command's FIFOs. Without a reader, a command that fills the pipe would
 block until its container ends. A command that reads its input would wait just as long, because its
 input never ends. And nothing would tell the shim to delete either.
@@ -8,7 +10,10 @@ input never ends. And nothing would tell the shim to delete either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +27,7 @@ from runtime.containerd.deletions import is_not_found
 from runtime.containers.services import Services
 from runtime.linux.pipes import PipeReader
 from runtime.store.objects import Container
-from runtime.tasks.exits import ALIVE
+from runtime.tasks.calls import ALIVE
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +43,17 @@ class Left:
     exec_id: str
     fifos: dict[str, Path]
     """By stream; a terminal has no stderr."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until its timeout, negative if that has passed; None without a timeout.
+
+        The exec ID ends with the deadline, in seconds since boot (`runtime.containers.exec`).
+        """
+        deadline = self.exec_id.partition(".")[2]
+        if not deadline.isdecimal():
+            return None
+        return int(deadline) - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def found(services: Services, container: Container) -> list[Left]:
@@ -85,9 +101,7 @@ async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> b
         process = (await containerd.tasks.Get(request)).process
         if process.status in ALIVE:
             await _as_if_left(containerd, container_id, left)
-            await containerd.tasks.Wait(
-                tasks_pb2.WaitRequest(container_id=container_id, exec_id=left.exec_id)
-            )
+            await _exited(containerd, container_id, left)
         elif process.status == task_types_pb2.UNKNOWN:  # the shim did not respond
             return False
         await containerd.tasks.DeleteProcess(
@@ -106,21 +120,43 @@ async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> b
     return True
 
 
+async def _exited(containerd: Containerd, container_id: str, left: Left) -> None:
+    """Return when the command has exited; it is killed after its timeout."""
+    request = tasks_pb2.WaitRequest(container_id=container_id, exec_id=left.exec_id)
+    try:
+        async with asyncio.timeout(left.seconds_left):
+            await containerd.tasks.Wait(request)
+    except TimeoutError:
+        log.info("killing a command after its timeout", container=container_id)
+        await _kill(containerd, container_id, left, signal.SIGKILL)
+        await containerd.tasks.Wait(request)
+
+
 async def _as_if_left(containerd: Containerd, container_id: str, left: Left) -> None:
     """Hang up or close the input of the command; it may have exited meanwhile."""
+    if "stderr" not in left.fifos:
+        await _kill(containerd, container_id, left, signal.SIGHUP)
+        await _kill(containerd, container_id, left, signal.SIGCONT)
+    elif "stdin" in left.fifos:
+        request = tasks_pb2.CloseIORequest(
+            container_id=container_id, exec_id=left.exec_id, stdin=True
+        )
+        with _may_not_exist():
+            await containerd.tasks.CloseIO(request)
+
+
+async def _kill(
+    containerd: Containerd, container_id: str, left: Left, number: signal.Signals
+) -> None:
+    request = tasks_pb2.KillRequest(container_id=container_id, exec_id=left.exec_id, signal=number)
+    with _may_not_exist():
+        await containerd.tasks.Kill(request)
+
+
+@contextlib.contextmanager
+def _may_not_exist() -> Iterator[None]:
     try:
-        if "stderr" not in left.fifos:
-            for number in (signal.SIGHUP, signal.SIGCONT):
-                request = tasks_pb2.KillRequest(
-                    container_id=container_id, exec_id=left.exec_id, signal=number
-                )
-                await containerd.tasks.Kill(request)
-        elif "stdin" in left.fifos:
-            await containerd.tasks.CloseIO(
-                tasks_pb2.CloseIORequest(
-                    container_id=container_id, exec_id=left.exec_id, stdin=True
-                )
-            )
+        yield
     except aio.AioRpcError as error:
         if not is_not_found(error):
             raise

@@ -25,7 +25,8 @@ from runtime.store import records
 from runtime.store.objects import Container
 from runtime.store.records import RecordError
 from runtime.tasks import dead_shim
-from runtime.tasks.exits import ALIVE, Exit, delete_task, task
+from runtime.tasks.calls import ALIVE, Exit, delete_task, task
+from runtime.tasks.oom import OOM_KILLED
 from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,9 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
             if process is None and _was_cut_short(services, metadata.id):
                 await _undo(services, metadata, record)
                 return None
-            known = status = judged(saved, process)
+            known = status = await _with_missed_oom(
+                services, judged(saved, process), saved, process
+            )
             await _tidy(services, record, saved, status, process)
     except RecordError as error:
         log.warning("container becomes unknown", container=metadata.id, error=str(error))
@@ -72,6 +75,23 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
     except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
         status, to_watch = _unasked(known, error, metadata.id)
     return Found(metadata, record.snapshotter, saved, status, process, to_watch)
+
+
+async def _with_missed_oom(
+    services: Services,
+    status: facts.ContainerStatus,
+    saved: facts.ContainerStatus,
+    process: task_types_pb2.Process | None,
+) -> facts.ContainerStatus:
+    """The status with the reason OOMKilled, if a kill happened while no server was running."""
+    if process is None or status.state is saved.state is not ContainerState.RUNNING:
+        return status
+    kills = services.exits.oom_kills
+    if status.state is ContainerState.RUNNING:
+        killed = await kills.in_running(process.id, process.pid)
+    else:
+        killed = await kills.in_exited(process.id, pid=saved.pid, since=saved.started_at)
+    return replace(status, reason=OOM_KILLED) if killed else status
 
 
 def _unasked(
@@ -115,7 +135,7 @@ async def settle(
     """
     process = await task(services.containerd, container.id)
     try:
-        status = judged(saved, process)
+        status = await _with_missed_oom(services, judged(saved, process), saved, process)
     except RecordError as error:
         log.warning("container stays unknown", container=container.id, error=str(error))
         services.exits.follow_container(container)

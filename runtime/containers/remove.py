@@ -24,7 +24,7 @@ from runtime.linux.directories import remove_tree
 from runtime.steps.parallel import all_finished
 from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
-from runtime.tasks.exits import delete_task
+from runtime.tasks.calls import delete_task
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services

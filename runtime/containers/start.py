@@ -28,7 +28,7 @@ from runtime.steps.background import to_the_end
 from runtime.steps.parallel import all_finished
 from runtime.steps.rollback import Rollback
 from runtime.store.objects import SavedExit
-from runtime.tasks.exits import ALIVE, task
+from runtime.tasks.calls import ALIVE, task
 from runtime.transforms import selinux
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from generated.lifecycle import ContainerEvent, ContainerState
 from generated.plans import StopContainerPlan, plan_container
 from runtime.errors import InvalidArgument, from_rpc
 from runtime.linux import signals as process_signal
-from runtime.tasks.exits import kill_task
+from runtime.tasks.calls import kill_task
 from runtime.transforms import signals
 
 if TYPE_CHECKING:

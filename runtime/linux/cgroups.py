@@ -173,6 +173,18 @@ def sandbox_cgroup(cgroup_parent: str) -> str:
     return slice_cgroup(name) if name.endswith(".slice") else "/" + cgroup_parent.strip("/")
 
 
+def container_cgroup(path: str, container_id: str) -> str:
+    """``path`` up to the component with the container's ID, which is its whole cgroup.
+
+    An init system in a container moves itself into a sub-cgroup.
+    """
+    parts = path.split("/")
+    for index, part in enumerate(parts):
+        if container_id in part:
+            return "/".join(parts[: index + 1])
+    return path
+
+
 def slice_cgroup(name: str) -> str:
     """The cgroup of a systemd slice: each dash in its name is a level (systemd.slice(5))."""
     stem = name.removesuffix(".slice")

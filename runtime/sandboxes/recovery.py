@@ -18,7 +18,7 @@ from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.store.objects import Sandbox
 from runtime.tasks import dead_shim
-from runtime.tasks.exits import ALIVE, task
+from runtime.tasks.calls import ALIVE, task
 from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)

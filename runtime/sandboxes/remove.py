@@ -15,7 +15,7 @@ from runtime.steps.parallel import all_finished
 from runtime.steps.times import StepTimes
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks import dead_shim, shared_shim, shims
-from runtime.tasks.exits import delete_task
+from runtime.tasks.calls import delete_task
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from runtime.readings import Details
 from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.store.objects import Sandbox, Store
-from runtime.tasks.exits import task
+from runtime.tasks.calls import task
 from runtime.transforms import facts
 
 

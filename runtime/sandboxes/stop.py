@@ -23,7 +23,7 @@ from runtime.linux.directories import unmount
 from runtime.sandboxes.services import Services
 from runtime.steps.times import StepTimes
 from runtime.store.objects import Container, Sandbox
-from runtime.tasks.exits import kill_task, task
+from runtime.tasks.calls import kill_task, task
 
 log = structlog.get_logger(__name__)
 

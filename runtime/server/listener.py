@@ -29,9 +29,10 @@ _OPTIONS: Final = [
 async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> aio.Server:
     """A started server on the unix socket ``path``, which only its owner can open (mode 0600).
 
+    The socket's directory is created for its owner only, if it is missing.
     Raises ConfigError if another server listens there or the socket cannot be created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _answers(path):
         raise ConfigError(f"{path}: another server listens there; stop it or use another socket")
     server = aio.server(options=_OPTIONS)

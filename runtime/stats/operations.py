@@ -28,7 +28,7 @@ from generated.statuses import (
     pod_sandbox_stats_response,
 )
 from runtime.errors import CriError, NotFound, Unavailable
-from runtime.linux.cgroups import Cgroups, sandbox_cgroup
+from runtime.linux.cgroups import Cgroups, container_cgroup, sandbox_cgroup
 from runtime.lookups.handlers import Handlers
 from runtime.readings import (
     ContainerSamples,
@@ -304,7 +304,7 @@ class Stats:
                 return sandbox_cgroup(parent)
             # without a cgroup_parent the pod has no cgroup of its own: report the pause container's
         path = self._cgroups.of_process(item.status.pid) if item.status.pid else None
-        return None if path is None else _above_own_cgroups(path, item.id)
+        return None if path is None else container_cgroup(path, item.id)
 
     def _interfaces(self, sandbox: Sandbox) -> list[Interface]:
         if not sandbox.metadata.netns_path or not sandbox.status.pid:
@@ -325,12 +325,3 @@ class Stats:
         self._rates.forget_all_but(known)
         for key in self._paths.keys() - known:
             del self._paths[key]
-
-
-def _above_own_cgroups(path: str, container_id: str) -> str:
-    """``path`` up to the component with the container's ID, which is its whole cgroup."""
-    parts = path.split("/")
-    for index, part in enumerate(parts):
-        if container_id in part:
-            return "/".join(parts[: index + 1])
-    return path

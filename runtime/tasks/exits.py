@@ -24,34 +24,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
-from generated.containerd import (
-    cgroup1_metrics_pb2,
-    cgroup2_metrics_pb2,
-    events_pb2,
-    task_events_pb2,
-    task_types_pb2,
-    tasks_pb2,
-)
+from generated.containerd import task_types_pb2, tasks_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.containerd.client import Containerd
 from runtime.errors import CriError, FailedPrecondition
-from runtime.linux.oom_log import OomLog
-from runtime.steps import threads
-from runtime.steps.watched import watched
 from runtime.store.objects import Container, Sandbox, SavedExit, Store
-from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
+from runtime.tasks.calls import Exit, delete_task, kill_task, task
+from runtime.tasks.oom import OOM_KILLED, OomKills
 
 log = structlog.get_logger(__name__)
 
@@ -72,24 +58,11 @@ _LONGEST_RECONNECT_PAUSE: Final = 5.0
 _SIGKILL_CODE: Final = 137
 """128 + SIGKILL: the exit code of a process killed by the kernel's out-of-memory killer."""
 
-OOM_KILLED: Final = "OOMKilled"
-
-ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
-"""Task states in which the process is running."""
-
-_GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
-
 _FOLLOWED: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
 """States of a container whose task may exit."""
 
 _STOPPED_TOGETHER: Final = 0.5
 """Seconds for the tasks of a stopped pod to exit one after the other."""
-
-_SHIM_GONE: Final = "ttrpc: closed"
-"""containerd's message if a shim exits during a call; it has no code of its own."""
-_SHIM_ATTEMPTS: Final = 5
-_SHIM_PAUSE: Final = 0.05
-"""Seconds until the daemon has noticed that a shim exited."""
 
 
 class LogDrain(Protocol):
@@ -98,27 +71,6 @@ class LogDrain(Protocol):
     async def drained(self, container_id: str) -> None: ...
 
     async def close(self, container_id: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a task ended."""
-
-    code: int
-    at: int
-    """Nanoseconds since the epoch."""
-    reason: str = ""
-    """`UNKNOWN_REASON` if the exit was not observed."""
-
-    @classmethod
-    def unseen(cls) -> Exit:
-        """The exit of a task that containerd no longer knows."""
-        return cls(code=UNKNOWN_EXIT_CODE, at=time.time_ns(), reason=UNKNOWN_REASON)
-
-    @classmethod
-    def reported(cls, code: int, at: Timestamp) -> Exit:
-        """The exit as containerd reports it; if it has no time, the time is now."""
-        return cls(code=code, at=at.ToNanoseconds() if at.seconds > 0 else time.time_ns())
 
 
 class Exits:
@@ -131,23 +83,19 @@ class Exits:
         self._waits: dict[str, asyncio.Task[Exit]] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._settling: dict[str, asyncio.Task[None]] = {}
-        self._oom_watch: asyncio.Task[None] | None = None
-        self._oom_log = OomLog()
+        self.oom_kills = OomKills(containerd, self._note_oom)
 
     async def start(self) -> None:
         """Start to listen for out-of-memory events; called once, before recovery."""
-        await threads.CGROUPS.run(self._oom_log.read)
-        self._oom_watch = watched("oom events", self._watch_oom)
+        await self.oom_kills.start()
 
     async def stop(self) -> None:
         """End all waits; tasks and their exits are left to the next start."""
         tasks = [*self._waits.values(), *self._followers.values(), *self._settling.values()]
-        if self._oom_watch is not None:
-            tasks.append(self._oom_watch)
-        for task in tasks:
-            task.cancel()
+        for each in tasks:
+            each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._oom_log.close()
+        await self.oom_kills.stop()
 
     def wait(self, task_id: str) -> asyncio.Task[Exit]:
         """The only wait for the exit of a task, sent now if it is not open yet.
@@ -319,37 +267,11 @@ class Exits:
             log.warning("output not drained", container=container_id, error=str(error))
 
     async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
-        """Whether the out-of-memory killer ended a process of the container.
-
-        The event may arrive after the exit, so look also at the kernel's log, then at the cgroup's
-        counter: before the task is deleted and, under systemd, if the cgroup still exists.
-        """
+        """Whether the out-of-memory killer ended the container; the event can arrive later."""
         if exit.code != _SIGKILL_CODE:
             return False
         status = container.status
-        if self._oom_log.killed(container.id, status.pid, since=status.started_at):
-            return True
-        try:
-            answer = await self._containerd.tasks.Metrics(
-                tasks_pb2.MetricsRequest(filters=[f"id=={container.id}"])
-            )
-        except aio.AioRpcError as error:
-            log.debug("no metrics", container=container.id, error=error.details())
-            return False
-        return any(oom_kills(metric.data) > 0 for metric in answer.metrics)
-
-    # Out-of-memory events
-
-    async def _watch_oom(self) -> None:
-        request = events_pb2.SubscribeRequest(filters=['topic=="/tasks/oom"'])
-        while True:
-            try:
-                async for envelope in self._containerd.events.Subscribe(request):
-                    oom = task_events_pb2.TaskOOM.FromString(envelope.event.value)
-                    await self._note_oom(oom.container_id)
-            except aio.AioRpcError as error:
-                log.debug("oom events interrupted", code=error.code().name, error=error.details())
-            await asyncio.sleep(_RECONNECT_PAUSE)
+        return await self.oom_kills.in_exited(container.id, pid=status.pid, since=status.started_at)
 
     async def _note_oom(self, container_id: str) -> None:
         """Record an out-of-memory kill in the container, of its first process or a child."""
@@ -366,62 +288,3 @@ async def _ended(containers: Iterable[Container]) -> None:
         await container.start_ended()
         if container.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
             await container.exited.wait()
-
-
-async def task(containerd: Containerd, task_id: str) -> task_types_pb2.Process | None:
-    """The task as containerd sees it; None if there is none. Raises on every other error."""
-    try:
-        answer = await containerd.tasks.Get(tasks_pb2.GetRequest(container_id=task_id))
-    except aio.AioRpcError as error:
-        if error.code() in _GONE:
-            return None
-        raise
-    process: task_types_pb2.Process = answer.process
-    return process
-
-
-async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
-    """Delete an exited task and thereby its shim; None if there is none. May be repeated."""
-    request = tasks_pb2.DeleteTaskRequest(container_id=task_id)
-    attempts = _SHIM_ATTEMPTS
-    while True:
-        attempts -= 1
-        try:
-            answer = await containerd.tasks.Delete(request)
-        except aio.AioRpcError as error:
-            if error.code() in _GONE:
-                return None
-            if not attempts or _SHIM_GONE not in (error.details() or ""):
-                raise
-        else:
-            return Exit.reported(answer.exit_status, answer.exited_at)
-        # the shim of a pod may exit with another task while it handles this call
-        await asyncio.sleep(_SHIM_PAUSE)
-
-
-async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:
-    """Send a signal to a task's first process; False if it does not exist any more."""
-    request = tasks_pb2.KillRequest(container_id=task_id, signal=number)
-    attempts = _SHIM_ATTEMPTS
-    while True:
-        attempts -= 1
-        try:
-            await containerd.tasks.Kill(request)
-        except aio.AioRpcError as error:
-            if error.code() in _GONE or "process already finished" in (error.details() or ""):
-                return False
-            if not attempts or _SHIM_GONE not in (error.details() or ""):
-                raise
-        else:
-            return True
-        # as for a deletion: the shim may exit during the call
-        await asyncio.sleep(_SHIM_PAUSE)
-
-
-def oom_kills(metrics: AnyMessage) -> int:
-    """How many processes the out-of-memory killer ended in the cgroup of these metrics."""
-    if metrics.type_url.endswith("io.containerd.cgroups.v1.Metrics"):
-        return cgroup1_metrics_pb2.Metrics.FromString(metrics.value).memory_oom_control.oom_kill
-    if metrics.type_url.endswith("io.containerd.cgroups.v2.Metrics"):
-        return cgroup2_metrics_pb2.Metrics.FromString(metrics.value).memory_events.oom_kill
-    return 0

@@ -88,12 +88,18 @@ def _socket(address: str, namespace: str, shim_id: str) -> Path:
 
 
 async def end(containerd: Containerd, sandbox_id: str) -> None:
-    """Kill the shim of a pod without tasks in containerd, if it is still running."""
+    """Kill the shim of a pod without tasks in containerd, if it is still running.
+
+    If it is not, remove the socket that it left: a shim that was killed could not do so.
+    """
     processes = of_daemon(await threads.CGROUPS.run(running), containerd)
     shims = [process for process in processes if process.option("-id") == sandbox_id]
     if shims:
         log.warning("killing a shim without tasks", sandbox=sandbox_id, pid=shims[0].pid)
         await kill_shims(shims)
+    else:
+        address = containerd.address.removeprefix("unix://")
+        _socket(address, containerd.namespace, sandbox_id).unlink(missing_ok=True)
 
 
 async def kill_shims(shims: Collection[Process]) -> None:

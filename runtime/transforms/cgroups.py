@@ -6,10 +6,16 @@ import posixpath
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
+from runtime.transforms.paths import why_too_long
 
 _PREFIX = "cri-containerd"
 """Prefix of the scopes of the systemd driver (``cri-containerd-<id>.scope``), as in the built-in
 plugin: tools on nodes look for it."""
+
+
+_LONGEST = 3840
+"""Maximum bytes of a pod's cgroup: what a path of the kernel leaves beside the mount point, the
+container's own cgroup and the name of a file."""
 
 
 def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
@@ -23,6 +29,8 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
             f'must not climb with "..", but is {cgroup_parent!r}',
             field="config.linux.cgroup_parent",
         )
+    if problem := why_too_long(_directory(cgroup_parent), longest=_LONGEST):
+        raise InvalidArgument(problem, field="config.linux.cgroup_parent")
     cgroup_parent = cgroup_parent.rstrip("/")
     parent = posixpath.basename(cgroup_parent)
     if parent.endswith(".slice"):
@@ -36,6 +44,15 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
             field="config.linux.cgroup_parent",
         )
     return f"system.slice:{_PREFIX}:{id}"
+
+
+def _directory(cgroup_parent: str) -> str:
+    """The directory of the pod's cgroup: each dash in a slice is a level (systemd.slice(5))."""
+    name = posixpath.basename(cgroup_parent.rstrip("/"))
+    if not name.endswith(".slice"):
+        return cgroup_parent
+    parts = name.removesuffix(".slice").split("-")
+    return "/".join(f"{'-'.join(parts[: count + 1])}.slice" for count in range(len(parts)))
 
 
 def driver(*, systemd_cgroup: bool) -> api_pb2.CgroupDriver:

@@ -6,6 +6,7 @@ import os.path
 
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import Image
+from runtime.transforms.paths import why_too_long
 
 
 def reserved_name(
@@ -18,7 +19,8 @@ def reserved_name(
 def log_path(*, log_directory: str, log_path: str) -> str:
     """The log file, in the pod's directory; "" if either is not set: no log is kept.
 
-    Raises InvalidArgument for a path that leaves the directory: the log keeper writes as root.
+    Raises InvalidArgument for a path that leaves the directory, because the log keeper writes as
+    root, and for one that is too long for a file.
     """
     if not (log_directory and log_path):
         return ""
@@ -29,6 +31,10 @@ def log_path(*, log_directory: str, log_path: str) -> str:
         raise InvalidArgument(
             f"must be a file below the pod's log_directory {directory}, not {path}",
             field="config.log_path",
+        )
+    if problem := why_too_long(path):
+        raise InvalidArgument(
+            f"{problem}, including the pod's log_directory", field="config.log_path"
         )
     return path
 

@@ -34,13 +34,15 @@ def container_labels(
 def _labels(
     labels: Mapping[str, str], image_labels: Mapping[str, str], kind: str
 ) -> dict[str, str]:
+    if "" in labels:
+        raise InvalidArgument("a label must have a key", field="config.labels")
     too_long = [key for key, value in labels.items() if not _fits(key, value)]
     if too_long:
         raise InvalidArgument(
             f"key and value together must be {_MAX_LENGTH} bytes or less",
             field=f"config.labels[{too_long[0][:64]}]",
         )
-    # an image's author cannot know the limits, so labels that are too long are omitted
+    # an image's author cannot know the limits, so labels that exceed them are omitted
     from_image = {
         key: value
         for key, value in image_labels.items()
@@ -50,4 +52,4 @@ def _labels(
 
 
 def _fits(key: str, value: str) -> bool:
-    return len(key.encode()) + len(value.encode()) <= _MAX_LENGTH
+    return key != "" and len(key.encode()) + len(value.encode()) <= _MAX_LENGTH

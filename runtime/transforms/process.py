@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.transforms.paths import LONGEST
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-_LONGEST_PATH = 4095
-"""Maximum bytes of a path: PATH_MAX without the terminating NUL."""
 
 
 def args(
@@ -46,9 +44,9 @@ def program(words: Sequence[str], *, field: str) -> list[str]:
 
 def _must_be_a_path(text: str, field: str) -> None:
     length = len(text.encode())
-    if length > _LONGEST_PATH:
+    if length > LONGEST:
         raise InvalidArgument(
-            f"must be a path of at most {_LONGEST_PATH} bytes, not {length}", field=field
+            f"must be a path of at most {LONGEST} bytes, not {length}", field=field
         )
 
 

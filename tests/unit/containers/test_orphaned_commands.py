@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import grpc
 import pytest
 
 from generated.containerd import task_types_pb2, tasks_pb2
-from runtime.containers import orphaned_commands
+from runtime.containers import exec, orphaned_commands
 from tests.unit.containers import made
 from tests.unit.sandboxes.fakes import rpc_error
 
@@ -49,6 +50,8 @@ class Shim:
 
     async def Kill(self, request: tasks_pb2.KillRequest) -> None:
         self.calls.append(signal.Signals(request.signal).name)
+        if request.signal == signal.SIGKILL:
+            self.exit.set()
 
     async def CloseIO(self, request: tasks_pb2.CloseIORequest) -> None:
         self.calls.append("close input")
@@ -60,14 +63,14 @@ class Shim:
 
 
 class World:
-    def __init__(self, directory: Path, *streams: str) -> None:
+    def __init__(self, directory: Path, *streams: str, exec_id: str = "1f") -> None:
         store = made.store(directory)
         made.sandbox(store, "pod")
         self.container = made.container(store, "c")
         self.directory = store.layout.container_state("c") / "exec"
         self.directory.mkdir(parents=True)
         for stream in streams:
-            os.mkfifo(self.directory / f"1f-{stream}")
+            os.mkfifo(self.directory / f"{exec_id}-{stream}")
         self.shim = Shim(list(self.directory.iterdir()))
         self.containerd: Any = SimpleNamespace(tasks=self.shim)
         services: Any = SimpleNamespace(store=store)
@@ -162,4 +165,18 @@ async def test_a_server_that_stops_leaves_it_to_the_next(tmp_path: Path) -> None
         await work
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(list(world.directory.iterdir())) == 2
+    world.shim.close()
+
+
+@pytest.mark.parametrize("seconds", [-5, 1])
+async def test_a_command_with_a_timeout_is_killed_when_its_time_is_over(
+    tmp_path: Path, seconds: int
+) -> None:
+    exec_id = exec._new_id(seconds)
+    world = World(tmp_path, "stdout", "stderr", exec_id=exec_id)
+    began = time.monotonic()
+    await asyncio.wait_for(world.drain_to_end(), 10)
+    assert world.shim.calls == ["SIGKILL", "delete"]
+    assert time.monotonic() - began >= seconds - 1
+    assert not list(world.directory.iterdir())
     world.shim.close()

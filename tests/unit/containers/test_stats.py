@@ -17,11 +17,11 @@ from generated.oci import types
 from generated.statuses import container_stats, pod_sandbox_stats_response
 from runtime.config.tables import Config, Duration
 from runtime.errors import NotFound, Unavailable
-from runtime.linux.cgroups import Cgroups
+from runtime.linux.cgroups import Cgroups, container_cgroup
 from runtime.lookups.handlers import Handlers
 from runtime.readings import Interface, LayerUsage, Memory, Pressure, Stall, Swap, Usage
 from runtime.stats import sandbox as sandbox_stats
-from runtime.stats.operations import Stats, _above_own_cgroups
+from runtime.stats.operations import Stats
 from runtime.stats.rates import CpuRates
 from runtime.stats.sandbox import parse_net_dev
 from runtime.store.objects import Container as StoreContainer
@@ -211,11 +211,11 @@ def test_without_eth0_the_first_interface_is_the_default() -> None:
 
 def test_the_figures_are_those_of_the_whole_container() -> None:
     # an init system in a container moves itself below the container's cgroup
-    assert _above_own_cgroups("/pods/abc123/init.scope", "abc123") == "/pods/abc123"
-    assert _above_own_cgroups("/k.slice/cri-containerd-abc123.scope", "abc123") == (
+    assert container_cgroup("/pods/abc123/init.scope", "abc123") == "/pods/abc123"
+    assert container_cgroup("/k.slice/cri-containerd-abc123.scope", "abc123") == (
         "/k.slice/cri-containerd-abc123.scope"
     )
-    assert _above_own_cgroups("/elsewhere", "abc123") == "/elsewhere"
+    assert container_cgroup("/elsewhere", "abc123") == "/elsewhere"
 
 
 def test_filters_of_figures_are_conjunctive(tmp_path: Path) -> None:

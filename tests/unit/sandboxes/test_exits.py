@@ -19,7 +19,8 @@ from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.store.objects import Container, Sandbox
 from runtime.tasks import exits
-from runtime.tasks.exits import delete_task, oom_kills
+from runtime.tasks.calls import delete_task
+from runtime.tasks.oom import oom_kills
 from runtime.transforms import facts
 
 from .fakes import FakeTask, World, rpc_error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,12 +13,20 @@ import pytest
 from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from generated.containerd import containers_pb2, runc_options_pb2, task_types_pb2
+from generated.containerd import (
+    cgroup2_metrics_pb2,
+    containers_pb2,
+    runc_options_pb2,
+    task_types_pb2,
+    tasks_pb2,
+    types_pb2,
+)
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState, SandboxEvent, SandboxState
 from runtime.containerd.values import proto_any
 from runtime.containers import recovery as container_recovery
 from runtime.linux import netns
+from runtime.linux.cgroups import Cgroups
 from runtime.sandboxes import recovery as sandbox_recovery
 from runtime.sandboxes import unfinished
 from runtime.server import recovery
@@ -194,6 +203,38 @@ async def test_a_container_is_what_its_task_and_its_file_say(
     status = container.status
     assert (status.state, status.exit_code, status.reason) == (state, code, reason)
     assert (f"open {CONTAINER}" in world.log_keeper.calls) == (state is ContainerState.RUNNING)
+
+
+async def test_an_oom_kill_while_no_server_ran_is_the_reason_of_the_exit(world: World) -> None:
+    def metrics(request: tasks_pb2.MetricsRequest) -> tasks_pb2.MetricsResponse:
+        kills = cgroup2_metrics_pb2.Metrics(
+            memory_events=cgroup2_metrics_pb2.MemoryEvents(oom_kill=1)
+        )
+        data = any_pb2.Any(
+            type_url="io.containerd.cgroups.v2.Metrics", value=kills.SerializeToString()
+        )
+        return tasks_pb2.MetricsResponse(metrics=[types_pb2.Metric(data=data)])
+
+    world.containerd.tasks_metrics = metrics  # type: ignore[method-assign]
+    await leave_pod_and_app(world, task_types_pb2.STOPPED)
+    await recovered(world)
+    assert (app(world).state, app(world).status.reason) == (ContainerState.EXITED, "OOMKilled")
+    assert world.store.checkpoints.load(CONTAINER).reason == "OOMKilled"
+
+
+async def test_an_oom_kill_while_no_server_ran_is_noted_of_a_running_container(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = f"/pods/{CONTAINER}"
+    node = SimpleNamespace(of_process={7: f"{cgroup}/init.scope"}.get, oom_kills={cgroup: 1}.get)
+    monkeypatch.setattr(Cgroups, "probe", lambda: node)
+    await leave_pod_and_app(world, task_types_pb2.RUNNING)
+    work = await recovered(world)
+    assert (app(world).state, app(world).status.reason) == (ContainerState.RUNNING, "OOMKilled")
+    world.containerd.running[CONTAINER].end(1)
+    await until(lambda: app(world).state is ContainerState.EXITED)
+    assert (app(world).status.exit_code, app(world).status.reason) == (1, "OOMKilled")
+    await work.stop()
 
 
 # What cannot be found out

@@ -78,6 +78,14 @@ async def test_only_the_shim_of_this_pod_daemon_and_namespace_is_ended(
     assert [process.poll() for process in others] == [None] * 4
 
 
+async def test_the_socket_of_a_shim_that_was_killed_is_removed(sockets: Path) -> None:
+    path = f"/nowhere/containerd.sock/k8s.io/{POD}"
+    socket = sockets / hashlib.sha256(path.encode()).hexdigest()
+    socket.touch()
+    await shims.end(FakeContainerd(), POD)  # type: ignore[arg-type]
+    assert not socket.exists()
+
+
 async def test_a_creation_under_way_is_waited_for(start: Start) -> None:
     runtime = start("runc", "--root", "/nowhere", "create", "--bundle", "/nowhere", POD)
     waiting = asyncio.create_task(shims.creation_ended(POD, 30))

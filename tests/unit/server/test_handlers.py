@@ -46,6 +46,11 @@ async def test_the_socket_is_for_its_owner_only(cri: World, socket: Path) -> Non
     assert os.stat(socket).st_mode & 0o777 == 0o600
 
 
+async def test_the_directory_of_the_socket_is_created_for_its_owner_only(tmp_path: Path) -> None:
+    async with world(tmp_path / "new/cri.sock"):
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
 async def test_a_second_server_does_not_take_the_socket(cri: World, socket: Path) -> None:
     with pytest.raises(ConfigError, match="another server listens there"):
         async with world(socket):

@@ -35,6 +35,19 @@ def test_a_log_that_leaves_the_directory_is_refused(file: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("directory", "file", "says"),
+    [
+        ("/var/log/pods/p", "a/" * 2500 + "0.log", "at most 4095 bytes, not 5021"),
+        ("/var/log/" + "d/" * 2040, "app/0.log", "at most 4095 bytes, not 4098"),
+        ("/var/log/pods/p", "x" * 256 + "/0.log", "names of at most 255 bytes .*, not 256"),
+    ],
+)
+def test_a_log_path_too_long_for_a_file_is_refused(directory: str, file: str, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"config\.log_path: must .*{says}"):
+        path(directory, file)
+
+
+@pytest.mark.parametrize(
     ("reference", "expected"),
     [
         ("example.com:5000/a/b:1", "sha256:bb"),

@@ -35,6 +35,21 @@ def test_cgroups_path(parent: str, systemd: bool, expected: str) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    "parent",
+    [
+        "/kubepods/" + "x" * 256,
+        "/" + "pod/" * 1000,
+        "x" * 250 + ".slice",
+        "-".join(["x"] * 125) + ".slice",  # its directory has the sum of all its prefixes
+    ],
+)
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_cgroup_that_the_kernel_cannot_create_is_refused(parent: str, systemd: bool) -> None:
+    with pytest.raises(InvalidArgument, match=r"cgroup_parent: must (be a path|have names) of"):
+        cgroups.cgroups_path(cgroup_parent=parent, id="id", systemd_cgroup=systemd)
+
+
 @pytest.mark.parametrize("parent", ["..", "/a/../../b", "/../a.slice", "a/.."])
 def test_a_cgroup_above_the_parent_is_refused(parent: str) -> None:
     with pytest.raises(InvalidArgument, match=r"cgroup_parent: must not climb"):
@@ -168,6 +183,9 @@ def test_labels_of_an_image_cannot_steer_the_server() -> None:
 def test_a_label_that_containerd_would_refuse_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"config\.labels\[key\]: .*4096"):
         labels.sandbox_labels(labels={"key": "x" * 4094}, image_labels={})
+    with pytest.raises(InvalidArgument, match=r"config\.labels: a label must have a key"):
+        labels.container_labels(labels={"": "x"}, image_labels={})
+    assert labels.sandbox_labels(labels={}, image_labels={"": "x"}) == {labels.KIND: "sandbox"}
 
 
 @pytest.mark.parametrize(
