@@ -246,7 +246,7 @@ def shared(project: Project) -> dict[str, Any]:
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(project.root, project.defaults, found.oci),
+        **_defaults(project.defaults, found.oci),
     }
 
 
@@ -320,7 +320,7 @@ class Counts:
         return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"
 
 
-def _defaults(root: Path, data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
+def _defaults(data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
     spec = Kind("oci", "Spec")
     return {
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),

@@ -490,15 +490,14 @@ class _Walk:
 
     # --- expressions
 
-    def type_of(self, node: ast.expr, *, leads: bool = False) -> Type | None:
-        """The type of an expression; every look at a field on the way is recorded. ``leads``: its
-        own value is only a way to something below."""
+    def type_of(self, node: ast.expr) -> Type | None:
+        """The type of an expression; every look at a field on the way is recorded."""
         match node:
             case ast.Name(id=name):
                 return self._name(node, name)
             case ast.Attribute(value=value, attr=attr):
                 found = []
-                for one in alternatives(self.type_of(value, leads=True)):
+                for one in alternatives(self.type_of(value)):
                     if one.name == "message":
                         self._record(one, attr, node, sets=False)
                     found.append(self.reads.member(one, attr))
@@ -590,7 +589,7 @@ class _Walk:
         if called is None:
             return None
         if called.name == "bound":
-            return self._bound(called, node, given)
+            return self._bound(called, node)
         if called.name == "callable":
             return called.of[0]
         if called.name != "name":
@@ -618,7 +617,7 @@ class _Walk:
             return first
         return None
 
-    def _bound(self, called: Type, node: ast.Call, given: list[Type | None]) -> Type | None:
+    def _bound(self, called: Type, node: ast.Call) -> Type | None:
         owner = called.of[0]
         assert owner is not None
         if owner.name == "message" and called.ref in _OF_FIELDS and node.args:
