@@ -1157,6 +1157,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             by="requested_mounts.mapped_ids",
             inputs=(
                 "gidMappings",
+                "mount_source.is_mapped",
                 "handler.user_namespaces_problem",
                 "mount_source.idmap_problem",
                 "mount_source.path",
@@ -1272,12 +1273,13 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             by="requested_mounts.mapped_ids",
             inputs=(
                 "uidMappings",
+                "mount_source.is_mapped",
                 "handler.user_namespaces_problem",
                 "mount_source.idmap_problem",
                 "mount_source.path",
             ),
             when="always",
-            why="In a pod with a user namespace, an idmapped mount preserves the owners of the files.",
+            why="In a pod with a user namespace, an idmapped mount preserves the owners of the files. Those of an image volume are mapped when the image is mounted on the node (plan.image_mounts).",
             file="spec/mapping/mount.yaml",
         ),
     ),

@@ -36,6 +36,7 @@ def item(
         # uidMappings -> uidMappings
         uidMappings=requested_mounts.mapped_ids(
             mappings=src.uidMappings,
+            is_mapped=mount_source.is_mapped,
             user_namespaces_problem=handler.user_namespaces_problem,
             idmap_problem=mount_source.idmap_problem,
             path=mount_source.path,
@@ -43,6 +44,7 @@ def item(
         # gidMappings -> gidMappings
         gidMappings=requested_mounts.mapped_ids(
             mappings=src.gidMappings,
+            is_mapped=mount_source.is_mapped,
             user_namespaces_problem=handler.user_namespaces_problem,
             idmap_problem=mount_source.idmap_problem,
             path=mount_source.path,

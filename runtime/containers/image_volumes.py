@@ -26,9 +26,11 @@ from runtime.errors import (
     ImageVolumeMountFailed,
     from_rpc,
 )
+from runtime.linux import userns
 from runtime.linux.directories import remove_tree, unmount
+from runtime.linux.userns import IdMaps
 from runtime.lookups.layers import Layers
-from runtime.lookups.snapshot import is_mounted, mount_read_only
+from runtime.lookups.snapshot import is_mounted, mount_mapped, mount_read_only
 from runtime.steps import threads
 from runtime.steps.parallel import all_finished
 from runtime.transforms import facts
@@ -89,10 +91,12 @@ async def _host_path(
             f"image {volume.reference!r} is not on this node; pull it first",
             field=f"{volume.field}.image.image",
         )
-    target = services.store.layout.image_volumes(sandbox.id) / image.id.partition(":")[2]
+    maps = IdMaps(volume.uid_map, volume.gid_map) if volume.uid_map else None
+    name = image.id.partition(":")[2] + ("-mapped" if maps else "")
+    target = services.store.layout.image_volumes(sandbox.id) / name
     doing = f"mount image {volume.reference}"
     try:
-        await _ensure_mounted(services, sandbox, image, target)
+        await _ensure_mounted(services, sandbox, image, target, maps)
         path = await threads.IMAGE_FILES.run(_inside, target, volume.sub_path)
     except aio.AioRpcError as error:
         reason = from_rpc(error, doing).message
@@ -119,13 +123,13 @@ def _inside(root: Path, sub_path: str) -> str | None:
 
 
 async def _ensure_mounted(
-    services: Services, sandbox: Sandbox, image: facts.Image, target: Path
+    services: Services, sandbox: Sandbox, image: facts.Image, target: Path, maps: IdMaps | None
 ) -> None:
     # before the snapshot: the directory's name tells which snapshots are to be removed
     await threads.STATE_FILES.run(_make_directory, target)
     mounts = await _view(services, sandbox, image, str(target))
     # waited for, so that it is not mounted after a removal of the pod
-    await all_finished(threads.IMAGE_FILES.run(_mount, mounts, str(target)))
+    await all_finished(threads.IMAGE_FILES.run(_mount, mounts, str(target), maps))
 
 
 async def _view(
@@ -151,9 +155,14 @@ async def _view(
     return await view(await services.images.unpacked(image, snapshotter))
 
 
-def _mount(mounts: Sequence[types_pb2.Mount], target: str) -> None:
-    if not is_mounted(mounts, target):
+def _mount(mounts: Sequence[types_pb2.Mount], target: str, maps: IdMaps | None) -> None:
+    if is_mounted(mounts, target):
+        return
+    if maps is None:
         mount_read_only(mounts, target)
+        return
+    with userns.held(maps) as namespace, open(namespace, "rb") as file:
+        mount_mapped(mounts, target, file.fileno())
 
 
 def _make_directory(target: Path) -> None:

@@ -31,12 +31,15 @@ CLONE_NEWNET: Final = 0x4000_0000
 
 # The numbers of newer system calls are the same on every architecture of this server.
 _SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
 _SYS_MOUNT_SETATTR: Final = 442
 
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _OPEN_TREE_CLONE: Final = 0x1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_IDMAP: Final = 0x10_0000
 
 
@@ -108,6 +111,30 @@ def try_idmap(path: str, user_namespace: int) -> None:
     dropped. Raises OSError: EINVAL if the file system does not support it, ENOSYS before Linux
     5.12.
     """
+    os.close(_idmapped(path, user_namespace, 0))
+
+
+def mount_idmapped(source: str, target: str, user_namespace: int) -> None:
+    """Mount the directory ``source`` on ``target``, read-only and with the IDs of
+    ``user_namespace``, a file descriptor. Raises OSError as `try_idmap`."""
+    tree = _idmapped(source, user_namespace, _MOUNT_ATTR_RDONLY)
+    try:
+        failed = _libc.syscall(
+            ctypes.c_long(_SYS_MOVE_MOUNT),
+            ctypes.c_int(tree),
+            ctypes.c_char_p(b""),
+            ctypes.c_int(_AT_FDCWD),
+            ctypes.c_char_p(os.fsencode(target)),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        )
+        if failed:
+            raise _failure(f"cannot mount {source} on {target}", target)
+    finally:
+        os.close(tree)
+
+
+def _idmapped(path: str, user_namespace: int, attributes: int) -> int:
+    """A detached mount of ``path`` with these MOUNT_ATTR_* bits; the caller closes it."""
     tree = _libc.syscall(
         ctypes.c_long(_SYS_OPEN_TREE),
         ctypes.c_int(_AT_FDCWD),
@@ -116,20 +143,20 @@ def try_idmap(path: str, user_namespace: int) -> None:
     )
     if tree < 0:
         raise _failure(f"cannot copy the mount of {path}", path)
-    try:
-        wanted = _MountAttributes(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
-        failed = _libc.syscall(
-            ctypes.c_long(_SYS_MOUNT_SETATTR),
-            ctypes.c_int(tree),
-            ctypes.c_char_p(b""),
-            ctypes.c_uint(_AT_EMPTY_PATH),
-            ctypes.byref(wanted),
-            ctypes.c_size_t(ctypes.sizeof(wanted)),
-        )
-        if failed:
-            raise _failure(f"cannot map the IDs of a mount of {path}", path)
-    finally:
+    wanted = _MountAttributes(attr_set=_MOUNT_ATTR_IDMAP | attributes, userns_fd=user_namespace)
+    failed = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(tree),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(_AT_EMPTY_PATH),
+        ctypes.byref(wanted),
+        ctypes.c_size_t(ctypes.sizeof(wanted)),
+    )
+    if failed:
+        failure = _failure(f"cannot map the IDs of a mount of {path}", path)
         os.close(tree)
+        raise failure
+    return int(tree)
 
 
 def _failure(doing: str, path: str | None = None) -> OSError:

@@ -78,5 +78,5 @@ def _host_source(
         problem = idmap_problem(path, user_namespace)
     held_by = mountinfo.holding(path, table)
     if held_by is None:
-        return MountSource(path, idmap_problem=problem)
-    return MountSource(path, held_by.shared, held_by.slave, problem)
+        return MountSource(path, idmap_problem=problem, is_mapped=mount.is_image)
+    return MountSource(path, held_by.shared, held_by.slave, problem, mount.is_image)

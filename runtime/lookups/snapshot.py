@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,50 @@ def mount_read_only(mounts: Sequence[types_pb2.Mount], target: str, flags: int =
     except BaseException:
         _unmount(target)
         raise
+
+
+def mount_mapped(mounts: Sequence[types_pb2.Mount], target: str, user_namespace: int) -> None:
+    """As `mount_read_only`, with the owners as a user namespace maps them (a file descriptor).
+
+    An overlay cannot be mounted so, but its layers can. Raises OSError: EINVAL if the layers' file
+    system does not support it.
+    """
+    if len(mounts) != 1:
+        raise FailedPrecondition(
+            f"a snapshot of {len(mounts)} mounts cannot be mapped to a user namespace; use the"
+            " overlayfs snapshotter for this runtime handler"
+        )
+    (mount,) = mounts
+    scratch = tempfile.mkdtemp(prefix="layers-", dir=Path(target).parent)
+    try:
+        if mount.type == "overlay":
+            mount_read_only([_with_mapped_layers(mount, scratch, user_namespace)], target)
+        else:
+            mount_read_only(mounts, scratch)
+            kernel.mount_idmapped(scratch, target, user_namespace)
+    finally:
+        # the mount on the target keeps what it needs of these
+        _unmount(scratch)
+        shutil.rmtree(scratch)
+
+
+def _with_mapped_layers(
+    mount: types_pb2.Mount, scratch: str, user_namespace: int
+) -> types_pb2.Mount:
+    """The overlay with idmapped mounts of its layers, which are made below ``scratch``."""
+    mapped = types_pb2.Mount()
+    mapped.CopyFrom(mount)
+    del mapped.options[:]
+    for option in mount.options:
+        if option.startswith(_LOWER):
+            layers = option.removeprefix(_LOWER).split(":")
+            places = [f"{scratch}/{number}" for number in range(len(layers))]
+            for layer, place in zip(layers, places, strict=True):
+                Path(place).mkdir()
+                kernel.mount_idmapped(layer, place, user_namespace)
+            option = _LOWER + ":".join(places)
+        mapped.options.append(option)
+    return mapped
 
 
 def mount_writable(mounts: Sequence[types_pb2.Mount], target: str) -> None:

@@ -487,6 +487,9 @@ class WantedMount:
     maps_ids: bool = False
     """Whether the source's file system must be able to map IDs."""
 
+    is_image: bool = False
+    """Whether the source is an image, mounted with the IDs that the container's mount asks for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageMount:
@@ -500,6 +503,13 @@ class ImageMount:
 
     sub_path: str = ""
     """A directory of the image, relative to its root; "" is the root."""
+
+    uid_map: str = ""
+    """The user IDs that its files have in the pod's user namespace, in the format of
+    /proc/PID/uid_map; "" if they are not mapped."""
+
+    gid_map: str = ""
+    """The same for group IDs."""
 
     @property
     def field(self) -> str:
@@ -538,6 +548,9 @@ class MountSource:
 
     idmap_problem: str = ""
     """Why a mount of ``path`` cannot map ids; only looked up if the entry has mappings."""
+
+    is_mapped: bool = False
+    """Whether ``path`` shows the mapped ids already: that of an image."""
 
 
 @dataclass(frozen=True, slots=True)

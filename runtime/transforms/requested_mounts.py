@@ -28,7 +28,8 @@ def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
             path=mount.host_path,
             propagates=mount.propagation != api_pb2.PROPAGATION_PRIVATE,
             relabel=mount.selinux_relabel,
-            maps_ids=bool(mount.uidMappings),
+            maps_ids=bool(mount.uidMappings) and not mount.HasField("image"),
+            is_image=mount.HasField("image"),
         )
         for mount in mounts
     ]
@@ -45,7 +46,13 @@ def images(*, mounts: Sequence[api_pb2.Mount]) -> list[ImageMount]:
 
 
 def _image(index: int, mount: api_pb2.Mount) -> ImageMount:
-    found = ImageMount(index, mount.image.image, mount.image_sub_path)
+    found = ImageMount(
+        index,
+        mount.image.image,
+        mount.image_sub_path,
+        _id_map(mount.uidMappings),
+        _id_map(mount.gidMappings),
+    )
     if not found.reference:
         raise InvalidArgument("must name an image", field=f"{found.field}.image.image")
     path = PurePosixPath(found.sub_path)
@@ -55,6 +62,12 @@ def _image(index: int, mount: api_pb2.Mount) -> ImageMount:
             field=f"{found.field}.image_sub_path",
         )
     return found
+
+
+def _id_map(mappings: Sequence[api_pb2.IDMapping]) -> str:
+    return "\n".join(
+        f"{ids.containerID} {ids.hostID} {ids.size}" for ids in id_mapping.items(mappings)
+    )
 
 
 def kind() -> str:
@@ -84,15 +97,19 @@ def options(
 def mapped_ids(
     *,
     mappings: Sequence[api_pb2.IDMapping],
+    is_mapped: bool,
     user_namespaces_problem: str,
     idmap_problem: str,
     path: str,
 ) -> list[types.LinuxIDMapping]:
     """The IDs that an idmapped mount of ``path`` shows instead of the files' own.
 
+    Empty if ``path`` shows them already, as an image that is mounted on the node does.
     The problems are why the handler, and why the file system of ``path``, cannot map IDs; "" if
     they can.
     """
+    if is_mapped:
+        return []
     problem = user_namespaces_problem or idmap_problem
     if mappings and problem:
         raise InvalidArgument(

@@ -78,6 +78,17 @@ def options(**others: Any) -> api_pb2.NamespaceOption:
     return api_pb2.NamespaceOption(**modes, userns_options=users)
 
 
+def image_volume(path: str, image: str) -> api_pb2.Mount:
+    """An image volume as the kubelet requests it."""
+    return api_pb2.Mount(
+        container_path=path,
+        readonly=True,
+        image=api_pb2.ImageSpec(image=image),
+        uidMappings=UIDS,
+        gidMappings=GIDS,
+    )
+
+
 class Pod:
     """A pod with a user namespace."""
 
@@ -311,3 +322,25 @@ def test_the_default_handler_says_why_it_cannot(node: Node) -> None:
         told = refusal(lambda: node.cri.run_pod(config))
         assert "its OCI runtime has no idmapped mounts" in told
         assert "runc 1.2 or newer" in told
+
+
+def test_files_of_image_volumes_have_their_owners(pod: Pod, node: Node, registry: Registry) -> None:
+    """An overlay of several layers, which cannot be mounted idmapped itself, and a single one."""
+    layers = [
+        images.layer_tar({"a": b"1"}),
+        images.layer_tar({"b": None, "b/secret": b"2"}, {"b/secret": 0o600}),
+    ]
+    for name, count in (("two", 2), ("one", 1)):
+        images.push(registry.url, f"{name}:1", {"amd64": images.image(layers[-count:])})
+        node.cri.pull(f"{HOST}/{name}:1")
+    mounts = [image_volume(f"/{name}", f"{HOST}/{name}:1") for name in ("one", "two")]
+    container = pod.run("sleep", "99", mounts=mounts)
+    assert pod.shell(container, "stat -c %u:%g /one/b/secret /two/b/secret /two/a") == (
+        "0:0\n0:0\n0:0"
+    )
+    assert pod.shell(container, "cat /one/b/secret /two/b/secret") == "22"
+    assert pod.shell(container, "touch /two/x 2>&1 || true").endswith("Read-only file system")
+    node.cri.stop_pod(pod.id)
+    directory = node.directory / "state/io.containerd.grpc.v1.cri/image-volumes"
+    assert list(directory.iterdir()) == []
+    assert str(directory) not in Path("/proc/self/mountinfo").read_text()

@@ -12,8 +12,9 @@ import pytest
 
 from generated.containerd.types_pb2 import Mount
 from runtime.errors import FailedPrecondition
-from runtime.linux import kernel, mountinfo
-from runtime.lookups.snapshot import is_mounted, mount_read_only, open_snapshot
+from runtime.linux import kernel, mountinfo, userns
+from runtime.lookups import user_namespaces
+from runtime.lookups.snapshot import is_mounted, mount_mapped, mount_read_only, open_snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts")
 
@@ -140,3 +141,47 @@ def test_content_of_several_mounts_is_read_and_nothing_stays(tmp_path: Path) -> 
 def test_a_mount_for_containerds_mount_manager_is_refused(target: str) -> None:
     with pytest.raises(FailedPrecondition, match="only containerd's mount manager"):
         mount_read_only([Mount(type="format/overlay", source="overlay")], target)
+
+
+@pytest.fixture
+def users() -> Iterator[int]:
+    """A user namespace in which 0 is 200000."""
+    try:
+        with userns.held(userns.IdMaps("0 200000 1000", "0 300000 1000")) as path, open(path) as f:
+            yield f.fileno()
+    except OSError as error:
+        pytest.skip(f"needs user namespaces: {error}")
+
+
+@pytest.mark.parametrize("layers", [1, 3, 60])
+def test_owners_are_mapped_also_through_an_overlay(
+    tmp_path: Path, target: str, users: int, layers: int
+) -> None:
+    paths = [directory(tmp_path / str(n), **{f"f{n}": str(n)}) for n in range(layers)]
+    if user_namespaces.idmap_problem(str(paths[0]), users):
+        pytest.skip("the file system of the test cannot be mounted idmapped")
+    if layers == 1:
+        mount = Mount(type="bind", source=str(paths[0]), options=["ro", "rbind"])
+    else:
+        lower = "lowerdir=" + ":".join(map(str, paths))
+        mount = Mount(type="overlay", source="overlay", options=[lower])
+    mount_mapped([mount], target, users)
+    assert is_mounted([mount], target)
+    for number in range(layers):
+        found = Path(target, f"f{number}").stat()
+        assert (found.st_uid, found.st_gid) == (200000, 300000)
+    must_be_read_only(target)
+    left = {path.name for path in tmp_path.iterdir()} - {str(n) for n in range(layers)}
+    assert left == {"target"}
+    assert len(mountinfo.below(str(tmp_path), mountinfo.read())) == 1
+
+
+def test_layers_that_cannot_be_mapped_leave_nothing(
+    tmp_path: Path, target: str, users: int
+) -> None:
+    good = directory(tmp_path / "good")
+    mount = Mount(type="overlay", source="overlay", options=[f"lowerdir={good}:{tmp_path}/absent"])
+    with pytest.raises(OSError, match="absent"):
+        mount_mapped([mount], target, users)
+    assert mountinfo.below(str(tmp_path), mountinfo.read()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "target"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from generated.lifecycle import SandboxEvent
 from generated.validators import create_container_request
 from runtime.containers import image_volumes
 from runtime.errors import CriError, FailedPrecondition, ImageVolumeMountFailed, InvalidArgument
+from runtime.linux import userns
+from runtime.linux.userns import IdMaps
 
 from .world import IMAGE, World
 
@@ -158,6 +161,32 @@ def test_combinations_that_are_refused(mount: api_pb2.Mount, field: str) -> None
     )
     (violation,) = create_container_request.check(request)
     assert str(violation).startswith(f"config.mounts[1].{field}")
+
+
+async def test_owners_are_mapped_by_the_mount_and_not_by_the_oci_runtime(
+    world: World, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[IdMaps] = []
+
+    @contextmanager
+    def held(maps: IdMaps) -> Iterator[str]:
+        asked.append(maps)
+        yield "/dev/null"
+
+    def mount_mapped(mounts: Sequence[types_pb2.Mount], target: str, _namespace: int) -> None:
+        kernel.mount_read_only(mounts, target)
+
+    monkeypatch.setattr(userns, "held", held)
+    monkeypatch.setattr(image_volumes, "mount_mapped", mount_mapped)
+    ids = [api_pb2.IDMapping(container_id=0, host_id=70000, length=65536)]
+    container = await world.created(mounts=[volume(uidMappings=ids, gidMappings=ids)])
+    assert asked == [IdMaps("0 70000 65536", "0 70000 65536")]
+    (mount,) = container.metadata.config.mounts
+    assert mount.host_path == f"{directory(world)}/1-mapped"
+    spec = json.loads(world.daemon.records[container.id].spec.value)
+    (found,) = [m for m in spec["mounts"] if m["destination"] == "/volume"]
+    assert "uidMappings" not in found
+    assert "gidMappings" not in found
 
 
 async def test_an_image_volume_names_an_image(world: World) -> None:
