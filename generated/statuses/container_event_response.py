@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.statuses import pod_sandbox_status
+from generated.statuses import container_status, pod_sandbox_status
 from runtime.transforms import facts, status
 
 
@@ -25,7 +25,7 @@ def fill(
     *,
     event: facts.Event,
 ) -> None:
-    """Every block is one field, in the order of the proto; the caller sets containers_statuses."""
+    """Every block is one field, in the order of the proto."""
     # container_id <- event.container_id
     out.container_id = event.container_id
     # container_event_type <- status.event_type
@@ -35,4 +35,11 @@ def fill(
     # pod_sandbox_status: by the entries of PodSandboxStatus, of event.sandbox
     if (pod_sandbox_status_value := event.sandbox) is not None:
         pod_sandbox_status.fill(out.pod_sandbox_status, sandbox=pod_sandbox_status_value)
-    # containers_statuses: handled by events.operations.Events._response
+    # containers_statuses: by the entries of ContainerStatus, of event.statuses
+    for item in event.statuses:
+        container_status.fill(
+            out.containers_statuses.add(),
+            container=item.container,
+            image=item.image,
+            spec=item.spec,
+        )

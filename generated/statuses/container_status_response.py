@@ -6,35 +6,35 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.oci import types
 from generated.statuses import container_status
 from runtime.transforms import facts
 
 
 def read(
     *,
-    container: facts.Container,
     details: facts.Details,
-    image: facts.Image,
-    spec: types.Spec,
+    shown_container: facts.ShownContainer,
 ) -> api_pb2.ContainerStatusResponse:
     """A new message, filled."""
     out = api_pb2.ContainerStatusResponse()
-    fill(out, container=container, details=details, image=image, spec=spec)
+    fill(out, details=details, shown_container=shown_container)
     return out
 
 
 def fill(
     out: api_pb2.ContainerStatusResponse,
     *,
-    container: facts.Container,
     details: facts.Details,
-    image: facts.Image,
-    spec: types.Spec,
+    shown_container: facts.ShownContainer,
 ) -> None:
     """Every block is one field, in the order of the proto."""
     out.SetInParent()
-    # status: by the entries of ContainerStatus
-    container_status.fill(out.status, container=container, image=image, spec=spec)
+    # status: by the entries of ContainerStatus, of shown_container
+    container_status.fill(
+        out.status,
+        container=shown_container.container,
+        image=shown_container.image,
+        spec=shown_container.spec,
+    )
     # info <- details.info
     out.info.update(details.info)

@@ -78,9 +78,9 @@ class Containers:
         """ContainerStatus."""
         return await container_status.status(self.services, container, plan)
 
-    async def shown(self, container: facts.Container) -> api_pb2.ContainerStatus:
+    async def shown(self, container: facts.Container) -> facts.ShownContainer:
         """The status of a container as it was. Raises Unavailable while containerd is away."""
-        return await container_status.read(self.services, container)
+        return await container_status.shown(self.services, container)
 
     async def spec(self, container: Container) -> types.Spec:
         """User and resources of the container's OCI spec. Raises CriError if containerd does not

@@ -12,7 +12,6 @@ from generated.lifecycle import ContainerState
 from generated.oci import types
 from generated.plans import ContainerStatusPlan
 from generated.statuses import (
-    container_status,
     container_status_response,
     list_containers_response,
 )
@@ -32,29 +31,21 @@ async def status(
     services: Services, container: Container, plan: ContainerStatusPlan
 ) -> api_pb2.ContainerStatusResponse:
     """One container. containerd is queried only for verbose responses, and once after a restart."""
-    spec, image = await _made(services, container.metadata)
+    found = await shown(services, container.facts)
     info = {"info": await _info(services, container)} if plan.verbose else {}
-    return container_status_response.read(
-        container=container.facts, spec=spec, image=image, details=Details(info)
-    )
+    return container_status_response.read(shown_container=found, details=Details(info))
 
 
-async def read(services: Services, container: facts.Container) -> api_pb2.ContainerStatus:
-    """The status of one container."""
-    spec, image = await _made(services, container.metadata)
-    return container_status.read(container=container, spec=spec, image=image)
-
-
-async def _made(
-    services: Services, metadata: facts.ContainerMetadata
-) -> tuple[types.Spec, facts.Image]:
-    """The spec and the image of a container; empty ones if another client removed them: the kubelet
-    must still be able to see the container, and to remove it."""
+async def shown(services: Services, container: facts.Container) -> facts.ShownContainer:
+    """What the status of a container shows of its spec and its image: nothing if another client
+    removed them, because the kubelet must still be able to see and remove the container."""
+    metadata = container.metadata
     try:
         spec = await services.specs.shown(metadata.id)
     except NotFound:
         spec = types.Spec()
-    return spec, await services.images.resolve(metadata.image_ref) or facts.Image()
+    image = await services.images.resolve(metadata.image_ref) or facts.Image()
+    return facts.ShownContainer(container, spec, image)
 
 
 def list_containers(

@@ -41,14 +41,12 @@ class Events:
         sandbox = event.sandbox
         if sandbox is not None:
             event = replace(event, sandbox=self._sandboxes.reachable(sandbox))
-        response = container_event_response.read(event=event)
-        for container in event.containers:
-            response.containers_statuses.append(await self._status(container))
-        return response
+        statuses = [await self._shown(container) for container in event.containers]
+        return container_event_response.read(event=replace(event, statuses=tuple(statuses)))
 
-    async def _status(self, container: facts.Container) -> api_pb2.ContainerStatus:
-        """The status of a container. It waits for containerd, because an event with half a status
-        would mislead the kubelet, and an error would end its stream."""
+    async def _shown(self, container: facts.Container) -> facts.ShownContainer:
+        """What the status of a container shows. It waits for containerd, because an event with half
+        a status would mislead the kubelet, and an error would end its stream."""
         while True:
             try:
                 return await self._containers.shown(container)

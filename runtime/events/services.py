@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from generated.cri import api_pb2
 from runtime.transforms import facts
 
 
@@ -19,5 +18,6 @@ class Sandboxes(Protocol):
 class Containers(Protocol):
     """`runtime.containers.operations.Containers`."""
 
-    async def shown(self, container: facts.Container) -> api_pb2.ContainerStatus:
-        """The status of a container as it was. Raises Unavailable while containerd is away."""
+    async def shown(self, container: facts.Container) -> facts.ShownContainer:
+        """What the status of a container, as it was, shows. Raises Unavailable while containerd is
+        away."""

@@ -196,6 +196,9 @@ class Event:
     containers: tuple[Container, ...]
     """All containers of the pod; a deleted one is not among them any more."""
 
+    statuses: tuple[ShownContainer, ...] = ()
+    """``containers`` with what their statuses show; read when a client gets the event."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseSpec:
@@ -698,6 +701,16 @@ class Container:
     cdi: CdiEdits = field(default_factory=CdiEdits)
     mount_label: str = ""
     """SELinux label of the container's root and of the mounts that are relabeled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownContainer:
+    """A container with what its status shows of its spec and its image, each empty if another
+    client removed it."""
+
+    container: Container
+    spec: types.Spec
+    image: Image
 
 
 @dataclass(frozen=True, slots=True)
