@@ -115,3 +115,15 @@ def test_the_log_keeper_imports_only_the_log_format_from_the_rest_of_the_server(
     own = {f"runtime.logs.keeper.{path.stem}" for path in keeper} | {"runtime.logs.keeper"}
     assert ours - own == {"runtime.logs.format"}
     assert (ROOT / "runtime/logs/__init__.py").read_text() == ""
+
+
+def test_unit_tests_lie_in_folders_named_after_the_packages_they_test() -> None:
+    packages = {
+        str(path.parent.relative_to(ROOT / "runtime"))
+        for path in (ROOT / "runtime").rglob("__init__.py")
+    }
+    folders = {
+        str(path.parent.relative_to(ROOT / "tests/unit"))
+        for path in (ROOT / "tests/unit").rglob("test_*.py")
+    }
+    assert folders <= packages | {"codegen"}

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.tasks import shims
-
-from .fakes import FakeContainerd
+from tests.unit.sandboxes.fakes import FakeContainerd
 
 POD = os.urandom(32).hex()
 OTHER = os.urandom(32).hex()

@@ -23,7 +23,7 @@ from runtime.stats.operations import Stats
 from runtime.transforms import metrics as reading
 from runtime.transforms.facts import Handler
 from tests.unit.containers import made
-from tests.unit.containers.test_stats import FakeContainers, FakeImages
+from tests.unit.stats.test_operations import FakeContainers, FakeImages
 
 CADVISOR = {
     *("container_cpu_usage_seconds_total", "container_cpu_user_seconds_total"),

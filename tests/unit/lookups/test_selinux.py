@@ -14,8 +14,7 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.lookups import selinux
 from runtime.transforms.facts import MountSource, SandboxFiles, SelinuxPolicy, WantedMount
-
-from .world import World
+from tests.unit.containers.world import World
 
 SELINUXFS = mountinfo.parse("1 0 0:1 / /sys/fs/selinux rw - selinuxfs selinuxfs rw\n")
 LABEL = "system_u:object_r:container_file_t:s0:c1,c2"

@@ -15,7 +15,7 @@ from runtime.errors import InvalidArgument
 from runtime.transforms.bandwidth import EGRESS, INGRESS, limits, quantity
 
 _SCHEMA: Final = json.loads(
-    (Path(__file__).parents[2] / "spec/cni/runtime_config.schema.json").read_text()
+    (Path(__file__).parents[3] / "spec/cni/runtime_config.schema.json").read_text()
 )
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from runtime.errors import FailedPrecondition
 from runtime.lookups.cdi import CdiDirectories
-
-from .world import World
+from tests.unit.containers.world import World
 
 
 def write(path: Path, *names: str, **edits: Any) -> None:

@@ -34,8 +34,7 @@ from runtime.server.recovery import Recovery
 from runtime.store import records
 from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts, labels
-
-from .fakes import FakeTask, World
+from tests.unit.sandboxes.fakes import FakeTask, World
 
 SANDBOX = "a" * 64
 CONTAINER = "c" * 64

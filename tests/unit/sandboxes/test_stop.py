@@ -20,7 +20,7 @@ from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts
 
 from .fakes import FakeTask, World, run_request
-from .test_sandbox_run import assert_nothing_is_left, namespaces, world
+from .test_run import assert_nothing_is_left, namespaces, world
 
 __all__ = ["namespaces", "world"]
 

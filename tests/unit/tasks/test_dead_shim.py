@@ -10,8 +10,7 @@ from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd.values import proto_any
 from runtime.errors import Unknown
 from runtime.tasks import dead_shim
-
-from .fakes import FakeContainerd
+from tests.unit.sandboxes.fakes import FakeContainerd
 
 
 def containerd_with(tmp_path: Path, script: str) -> FakeContainerd:

@@ -11,7 +11,7 @@ from runtime.errors import FailedPrecondition
 from runtime.lookups import security as lookups
 from runtime.transforms import security
 
-PROFILE = Path(__file__).resolve().parents[2] / "spec" / "oci" / "apparmor.profile"
+PROFILE = Path(__file__).resolve().parents[3] / "spec" / "oci" / "apparmor.profile"
 
 
 def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

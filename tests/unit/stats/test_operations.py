@@ -35,8 +35,7 @@ from runtime.transforms.facts import (
     SandboxMetadata,
     SandboxStatus,
 )
-
-from . import made
+from tests.unit.containers import made
 
 SECOND = 1_000_000_000
 

@@ -22,8 +22,7 @@ from runtime.tasks import exits
 from runtime.tasks.calls import delete_task
 from runtime.tasks.oom import oom_kills
 from runtime.transforms import facts
-
-from .fakes import FakeTask, World, rpc_error
+from tests.unit.sandboxes.fakes import FakeTask, World, rpc_error
 
 
 @pytest.fixture

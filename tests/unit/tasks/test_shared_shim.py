@@ -14,8 +14,7 @@ from runtime.containerd.client import Containerd
 from runtime.store import records
 from runtime.tasks import shared_shim
 from runtime.transforms import facts
-
-from .fakes import FakeContainerd, rpc_error
+from tests.unit.sandboxes.fakes import FakeContainerd, rpc_error
 
 POD = facts.SandboxMetadata(id="pod", name="a_b_c_0", config=api_pb2.PodSandboxConfig())
 
