@@ -633,6 +633,9 @@ class SandboxPlan:
     snapshot_labels: dict[str, str]
     """The labels of the snapshot for the pod's root file system."""
 
+    untrusted: bool
+    """The pod must run in the runtime handler for untrusted pods."""
+
     selinux_options: facts.LabelParts
     """The parts of its SELinux label that the request gives."""
 
@@ -679,6 +682,11 @@ def plan_sandbox(
         pod_cgroup=src.linux.cgroup_parent,
         # plan.snapshot_labels, by annotations.snapshot_labels
         snapshot_labels=annotations_transforms.snapshot_labels(annotations=src.annotations),
+        # plan.untrusted, by sandboxes.untrusted
+        untrusted=sandboxes.untrusted(
+            annotations=src.annotations,
+            namespace_options=src.linux.security_context.namespace_options,
+        ),
         # plan.selinux_options, by selinux.requested
         selinux_options=selinux.requested(
             selinux_options=(

@@ -82,7 +82,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "handler.pod_annotations",
             ),
             when="always",
-            why="Other OCI runtimes are configured by annotations. Only those that the handler's config allows are passed on, except keys that this server writes itself. Annotations for the untrusted runtime (use a runtime class instead) are refused, because they are not supported yet and the pod would silently run without them.",
+            why="Other OCI runtimes are configured by annotations. Only those that the handler's config allows are passed on, except keys that this server writes itself. One annotation chooses the handler of an untrusted pod.",
             file="spec/mapping/pod_sandbox_config.yaml",
         ),
         Entry(
@@ -1283,6 +1283,26 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/mount.yaml",
         ),
     ),
+    "ociVersion": (
+        Entry(
+            field="ContainerConfig",
+            fate="copy",
+            by=None,
+            inputs=("handler.oci_version",),
+            when="always",
+            why="Some OCI runtimes refuse a version that they do not know.",
+            file="spec/mapping/container_config.yaml",
+        ),
+        Entry(
+            field="PodSandboxConfig",
+            fate="copy",
+            by=None,
+            inputs=("handler.oci_version",),
+            when="always",
+            why="Some OCI runtimes refuse a version that they do not know.",
+            file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
     "plan.apparmor_name": (
         Entry(
             field="ContainerConfig.linux.security_context",
@@ -2129,6 +2149,20 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="The network namespace, the root file systems and the pod's files are made for these ids. It is checked before anything is made.",
             file="spec/mapping/linux_sandbox_security_context.yaml",
+        ),
+    ),
+    "plan.untrusted": (
+        Entry(
+            field="PodSandboxConfig",
+            fate="compute",
+            by="sandboxes.untrusted",
+            inputs=(
+                "annotations",
+                "linux.security_context.namespace_options",
+            ),
+            when="always",
+            why='An annotation from before runtime classes: the pod runs in the handler "untrusted", or not at all.',
+            file="spec/mapping/pod_sandbox_config.yaml",
         ),
     ),
     "plan.user": (

@@ -112,6 +112,8 @@ def apply(
     # windows: unmapped, other-platform
     # CDI_devices -> plan.cdi_devices
     # stop_signal -> plan.stop_signal
+    # ociVersion <- handler.oci_version
+    out.ociVersion = handler.oci_version
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- sandbox.metadata.config.metadata.name

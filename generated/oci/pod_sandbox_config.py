@@ -44,6 +44,8 @@ def apply(
     # linux: by the entries of LinuxPodSandboxConfig
     linux_pod_sandbox_config.apply(src.linux, out, handler=handler, host=host, sandbox=sandbox)
     # windows: unmapped, other-platform
+    # ociVersion <- handler.oci_version
+    out.ociVersion = handler.oci_version
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- metadata.name
@@ -73,3 +75,4 @@ def apply(
     # cni[io.kubernetes.cri.pod-annotations] <- annotations
     # plan.resolv_conf
     # plan.etc_hostname
+    # plan.untrusted

@@ -59,16 +59,6 @@ def check(message: api_pb2.PodSandboxConfig, path: str = "") -> list[Violation]:
         for key, item in message.labels.items()
         if "\0" in key or "\0" in item
     ]
-    # annotations: each refused keys io.kubernetes.cri.untrusted-workload=true
-    found += [
-        Violation(
-            f"{path}annotations[{key}]",
-            "refused_keys",
-            "is not supported yet and is never ignored: leave it out",
-        )
-        for key, item in message.annotations.items()
-        if (key == "io.kubernetes.cri.untrusted-workload" and item == "true")
-    ]
     # linux: its fields
     if message.HasField("linux"):
         found += linux_pod_sandbox_config.check(message.linux, f"{path}linux.")

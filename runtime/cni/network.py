@@ -72,36 +72,56 @@ class Network:
         self,
         settings: Settings,
         *,
+        of_handlers: Mapping[str, tuple[str, int]] | None = None,
         cache: ResultCache | None = None,
         given_up: Callable[[str], None] = lambda _kind: None,
     ) -> None:
-        """``given_up`` counts, by kind, what is abandoned because it cannot be undone."""
+        """``of_handlers`` has the directory and the maximum number of networks of each runtime
+        handler with networks of its own. ``given_up`` counts, by kind, what is abandoned because it
+        cannot be undone.
+        """
         self._settings = settings
         self._given_up = given_up
         self._cache = cache or ResultCache()
         self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
+        self._of_handlers = {
+            handler: CniDirectory(directory, number)
+            for handler, (directory, number) in (of_handlers or {}).items()
+        }
         self._half_added: set[str] = set()
         """Pods whose ADD started and did not succeed; the cache can lack some of their
         interfaces."""
 
     async def start(self) -> None:
         """Read the config and watch it.  Without a usable config the network is not ready."""
-        await self._directory.start()
+        for directory in (self._directory, *self._of_handlers.values()):
+            await directory.start()
 
     async def stop(self) -> None:
         """Stop watching the config."""
-        await self._directory.stop()
+        for directory in (self._directory, *self._of_handlers.values()):
+            await directory.stop()
+
+    def _of(self, handler: str) -> CniDirectory:
+        """The networks of a handler's pods: its own, else those of ``[cni]``."""
+        return self._of_handlers.get(handler, self._directory)
 
     @property
     def networks(self) -> tuple[CniList, ...]:
         """The networks of a new pod: eth0, eth1, …"""
         return self._directory.networks
 
-    def problem(self) -> str | None:
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        """The runtime handlers with networks of their own."""
+        return tuple(self._of_handlers)
+
+    def problem(self, handler: str = "") -> str | None:
         """Return why a new pod would get no network, judging by the files; None if it would."""
-        if not self.networks:
-            return str(self._directory.problem)
-        for network in self.networks:
+        directory = self._of(handler)
+        if not directory.networks:
+            return str(directory.problem)
+        for network in directory.networks:
             for plugin in network.plugins:
                 if cni_plugin.find(plugin.kind, self._settings.bin_dirs) is None:
                     return (
@@ -110,9 +130,10 @@ class Network:
                     )
         return None
 
-    def config_problem(self) -> str | None:
+    def config_problem(self, handler: str = "") -> str | None:
         """Return the problem with the files, even if an earlier config is still in use."""
-        return str(self._directory.problem) if self._directory.problem else None
+        problem = self._of(handler).problem
+        return str(problem) if problem else None
 
     async def status(self) -> str | None:
         """Return why a new pod would get no network; also queries plugins with STATUS (1.1.0)."""
@@ -130,17 +151,23 @@ class Network:
         return None
 
     async def add(
-        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        handler: str = "",
     ) -> Attachment:
         """Attach a pod to every network.
 
         If this fails or is cancelled, it can be partly done; the caller must then call ``delete``.
         The networks are added in parallel, or in order with ``setup_serially``.
         """
-        problem = self.problem()
+        problem = self.problem(handler)
         if problem is not None:
             raise Unavailable(f"the pod network is not ready: {problem}")
-        wanted = self._wanted(sandbox_id, netns_path, config, cni.runtime_config(config))
+        capabilities = cni.runtime_config(config)
+        wanted = self._wanted(sandbox_id, netns_path, config, capabilities, handler)
         self._half_added.add(sandbox_id)
         if self._settings.setup_serially:
             results = [await self._add_interface(interface) for interface in wanted]
@@ -157,6 +184,7 @@ class Network:
         config: api_pb2.PodSandboxConfig,
         *,
         had_result: bool,
+        handler: str = "",
     ) -> None:
         """Detach a pod from its networks.  Idempotent; works without the network namespace.
 
@@ -167,14 +195,15 @@ class Network:
         interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
         if not (had_result and interfaces) or sandbox_id in self._half_added:
             known = {interface.name for interface in interfaces}
-            wanted = self._wanted(sandbox_id, path, config, _valid_runtime_config(config))
+            capabilities = _valid_runtime_config(config)
+            wanted = self._wanted(sandbox_id, path, config, capabilities, handler)
             interfaces += [interface for interface in wanted if interface.name not in known]
         if had_result and not interfaces:
             raise Unavailable(
-                f"the network of pod {sandbox_id} cannot be removed: {self.config_problem()}"
+                f"the network of pod {sandbox_id} cannot be removed: {self.config_problem(handler)}"
             )
         for interface in interfaces:
-            await self._delete_interface(interface, best_effort=not had_result)
+            await self._delete_interface(interface, handler, best_effort=not had_result)
         self._half_added.discard(sandbox_id)
 
     def _wanted(
@@ -183,6 +212,7 @@ class Network:
         netns_path: str,
         config: api_pb2.PodSandboxConfig,
         capabilities: Json,
+        handler: str,
     ) -> list[PodInterface]:
         """Return the interfaces that a pod gets with the current config."""
         arguments = {
@@ -201,7 +231,7 @@ class Network:
                 capabilities=capabilities,
                 result={},
             )
-            for number, network in enumerate(self.networks)
+            for number, network in enumerate(self._of(handler).networks)
         ]
 
     async def _add_interface(self, interface: PodInterface) -> Json:
@@ -220,7 +250,9 @@ class Network:
         self._cache.write(replace(interface, result=result))
         return result
 
-    async def _delete_interface(self, interface: PodInterface, *, best_effort: bool) -> None:
+    async def _delete_interface(
+        self, interface: PodInterface, handler: str, *, best_effort: bool
+    ) -> None:
         """Call DEL of a network's plugins, last to first, and remove the result from the cache.
 
         A plugin that is no longer on the node cannot undo what it did, and must not block the
@@ -229,7 +261,7 @@ class Network:
         """
         not_undone = await self._delete_as_added(interface, best_effort=best_effort)
         if not_undone:
-            await self._delete_by_todays_config(interface)
+            await self._delete_by_todays_config(interface, self._of(handler).networks)
             self._given_up("cni")
             log.error(
                 "a pod's network cannot be removed completely; giving up",
@@ -270,12 +302,14 @@ class Network:
                 return
             await asyncio.sleep(_REPLACING_SECONDS)
 
-    async def _delete_by_todays_config(self, interface: PodInterface) -> None:
+    async def _delete_by_todays_config(
+        self, interface: PodInterface, networks: Sequence[CniList]
+    ) -> None:
         """Call DEL with the current config, unless it is the config of ADD."""
         number = int(interface.name.removeprefix("eth")) if _ETH.fullmatch(interface.name) else -1
-        if not 0 <= number < len(self.networks):
+        if not 0 <= number < len(networks):
             return
-        network = self.networks[number]
+        network = networks[number]
         if network.source == interface.config:
             return
         for plugin in reversed(network.plugins):

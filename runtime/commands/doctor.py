@@ -22,7 +22,7 @@ from runtime.cni import plugin as cni_plugin
 from runtime.config.tables import Config
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd, daemon_version
-from runtime.containerd.runtime_options import SEARCH
+from runtime.containerd.runtime_options import SEARCH, is_runc
 from runtime.lookups import handlers, host
 from runtime.transforms.facts import Host
 
@@ -231,7 +231,11 @@ def _own_containerd() -> Iterator[Finding]:
 
 def _programs(config: Config) -> Iterator[Finding]:
     for binary in sorted(
-        {str(h.options.get("BinaryName") or "runc") for h in handlers.configured(config).values()}
+        {
+            str(h.options.get("BinaryName") or "runc")
+            for h in handlers.configured(config).values()
+            if is_runc(h.runtime_type)
+        }
     ):
         yield _program(binary, "runc")
     if shutil.which("iptables", path=SEARCH) or shutil.which("nft", path=SEARCH):

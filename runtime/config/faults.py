@@ -22,16 +22,27 @@ _TYPE_WORDS: Final = {
 }
 
 
-def explained(error: msgspec.ValidationError, name: str, text: str) -> str:
-    """msgspec's error as a sentence with file, line, key and what is allowed."""
+def explained(
+    error: msgspec.ValidationError,
+    name: str,
+    text: str,
+    *,
+    table: tuple[str, ...] = (),
+    kind: type = Config,
+) -> str:
+    """msgspec's error as a sentence with file, line, key and what is allowed.
+
+    The error is that of converting the table at ``table`` into a ``kind``.
+    """
     message = str(error)
     at = _AT.search(message)
-    path = _path(at["path"]) if at else ()
+    below = _path(at["path"]) if at else ()
+    path = (*table, *below)
     message = _AT.sub("", message)
     unknown = _UNKNOWN.match(message)
     if unknown:
         key = (*path, unknown["key"])
-        allowed = _keys_at(path)
+        allowed = _keys_at(below, kind)
         near = difflib.get_close_matches(unknown["key"], allowed, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         return (
@@ -42,7 +53,7 @@ def explained(error: msgspec.ValidationError, name: str, text: str) -> str:
     if wrong:
         expected, got = (_TYPE_WORDS.get(word, word) for word in wrong.groups())
         message = f"must be {expected}, not {got}"
-    choices = _choices_at(path) if "enum value" in message else ()
+    choices = _choices_at(below, kind) if "enum value" in message else ()
     if choices:
         message = f"must be one of {', '.join(repr(choice) for choice in choices)}"
     return f"{place(name, text, path)}: {_dotted(path) or 'the file'}: {message}"
@@ -58,8 +69,8 @@ def _dotted(path: tuple[str, ...]) -> str:
     return ".".join(path).replace("[...]", "NAME").replace(".[", "[")
 
 
-def _type_at(path: tuple[str, ...]) -> Any:
-    kind = msgspec.inspect.type_info(Config)
+def _type_at(path: tuple[str, ...], of: type) -> Any:
+    kind = msgspec.inspect.type_info(of)
     for step in path:
         if isinstance(kind, msgspec.inspect.StructType):
             kind = next((f.type for f in kind.fields if f.encode_name == step), kind)
@@ -68,14 +79,14 @@ def _type_at(path: tuple[str, ...]) -> Any:
     return kind
 
 
-def _keys_at(path: tuple[str, ...]) -> list[str]:
-    kind = _type_at(path)
+def _keys_at(path: tuple[str, ...], of: type) -> list[str]:
+    kind = _type_at(path, of)
     fields = kind.fields if isinstance(kind, msgspec.inspect.StructType) else ()
     return [field.encode_name for field in fields]
 
 
-def _choices_at(path: tuple[str, ...]) -> tuple[Any, ...]:
-    kind = _type_at(path)
+def _choices_at(path: tuple[str, ...], of: type) -> tuple[Any, ...]:
+    kind = _type_at(path, of)
     return tuple(kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else ()
 
 

@@ -15,12 +15,25 @@ from typing import Any, Final
 import msgspec
 
 from runtime.config import faults, old_registry
-from runtime.config.tables import DEFAULT_PAUSE, PLUGIN_DIR, Config, ConfigError, Duration
+from runtime.config.tables import (
+    DEFAULT_PAUSE,
+    PLUGIN_DIR,
+    RUNC_SHIM,
+    Config,
+    ConfigError,
+    Duration,
+    RuncOptions,
+    Runtime,
+)
 
 _MAX_SOCKET_PATH: Final = 107
 """Maximum bytes in the path of a unix socket."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_SHIM: Final = re.compile(r"/.+|[a-z0-9_-]+(\.[A-Za-z0-9_-]+){2,}")
+_SHIM_OPTIONS: Final = frozenset({"TypeUrl", "ConfigPath", "ConfigBody"})
+_SHIM_KEYS: Final = ", ".join(sorted(_SHIM_OPTIONS))
 
 _DEFAULT_ENTRIES: Final[Mapping[str, Any]] = {
     "containerd": {"runtimes": {"runc": {}}},
@@ -45,6 +58,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         config = msgspec.convert(merged, Config, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigError(faults.explained(error, name, text)) from error
+    config = _with_runc_options(config, name, text)
     for key, problem in _contradictions(config):
         raise ConfigError(f"{faults.place(name, text, key)}: {'.'.join(key)}: {problem}")
     return config
@@ -75,6 +89,62 @@ def _decode(kind: type, value: Any) -> Any:
     if kind is Duration:
         return Duration.parse(value)
     raise NotImplementedError(kind)
+
+
+def _with_runc_options(config: Config, name: str, text: str) -> Config:
+    """The configuration with all options of runc's shim; raises ConfigError for an unknown one."""
+    runtimes: dict[str, Runtime] = {}
+    for handler, runtime in config.containerd.runtimes.items():
+        try:
+            options = msgspec.to_builtins(runtime.runc) if runtime.is_runc else runtime.options
+        except msgspec.ValidationError as error:
+            table = ("containerd", "runtimes", handler, "options")
+            raise ConfigError(
+                faults.explained(error, name, text, table=table, kind=RuncOptions)
+            ) from error
+        runtimes[handler] = msgspec.structs.replace(runtime, options=options)
+    containerd = msgspec.structs.replace(config.containerd, runtimes=runtimes)
+    return msgspec.structs.replace(config, containerd=containerd)
+
+
+def _runtime_faults(name: str, runtime: Runtime) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every key of a runtime handler that cannot be used."""
+    table = ("containerd", "runtimes", name)
+    kind = runtime.runtime_type
+    if kind in ("io.containerd.runc.v1", "io.containerd.runtime.v1.linux"):
+        yield (*table, "runtime_type"), f'was removed from containerd; use "{RUNC_SHIM}"'
+    elif not _SHIM.fullmatch(kind):
+        yield (
+            (*table, "runtime_type"),
+            f'must be a shim such as "{RUNC_SHIM}" or "io.containerd.runsc.v1", or an absolute'
+            f' path, not "{kind}"',
+        )
+    if runtime.runc.CriuPath:
+        yield (*table, "options", "CriuPath"), "must be empty: runc finds criu on its PATH"
+    if not runtime.is_runc:
+        for key in _SHIM_OPTIONS:
+            if not isinstance(runtime.options.get(key, ""), str):
+                yield (*table, "options", key), "must be a string"
+        if runtime.options.get("ConfigPath"):
+            for key in runtime.options.keys() - _SHIM_OPTIONS:
+                yield (
+                    (*table, "options", key),
+                    f"is not passed to the shim beside ConfigPath; allowed: {_SHIM_KEYS}",
+                )
+    for key in ("base_runtime_spec", "cni_conf_dir", "runtime_path"):
+        path = getattr(runtime, key)
+        if path and not path.startswith("/"):
+            yield (*table, key), f'must be an absolute path, not "{path}"'
+    if runtime.cni_max_conf_num < 0:
+        yield (*table, "cni_max_conf_num"), "is too small"
+    if (
+        runtime.privileged_without_host_devices_all_devices_allowed
+        and not runtime.privileged_without_host_devices
+    ):
+        yield (
+            (*table, "privileged_without_host_devices_all_devices_allowed"),
+            "needs privileged_without_host_devices = true",
+        )
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -119,17 +189,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     yield from _image_faults(config)
     for name, runtime in runtimes.items():
-        table = ("containerd", "runtimes", name)
-        if runtime.options.CriuPath:
-            yield (*table, "options", "CriuPath"), "must be empty: runc finds criu on its PATH"
-        if (
-            runtime.privileged_without_host_devices_all_devices_allowed
-            and not runtime.privileged_without_host_devices
-        ):
-            yield (
-                (*table, "privileged_without_host_devices_all_devices_allowed"),
-                "needs privileged_without_host_devices = true",
-            )
+        yield from _runtime_faults(name, runtime)
     for key, number in (
         (("cni", "max_conf_num"), config.cni.max_conf_num),
         (("images", "max_concurrent_downloads"), config.images.max_concurrent_downloads),

@@ -47,6 +47,10 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One TOML table; unknown keys are refused."""
 
 
+RUNC_SHIM: Final = "io.containerd.runc.v2"
+"""containerd's shim for runc and for programs with runc's command line, such as crun."""
+
+
 class RuncOptions(_Table, frozen=True):
     """Options of the shim ``io.containerd.runc.v2`` (``containerd.runc.v1.Options``)."""
 
@@ -68,9 +72,13 @@ class RuncOptions(_Table, frozen=True):
 class Runtime(_Table, frozen=True):
     """``[containerd.runtimes.NAME]``: a runtime handler."""
 
-    runtime_type: Literal["io.containerd.runc.v2"] = "io.containerd.runc.v2"
+    runtime_type: str = RUNC_SHIM
+    """The shim: a name such as ``io.containerd.runsc.v1``, or the absolute path of its binary."""
     runtime_path: str = ""
-    options: RuncOptions = RuncOptions()
+    """Path of the shim's binary; "" lets containerd find it by ``runtime_type``."""
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """For runc's shim, the keys of ``RuncOptions``. Other shims get ``TypeUrl``, ``ConfigPath`` and
+    ``ConfigBody``; without a path, the whole table as TOML is the body."""
     snapshotter: str = ""
     """"" means the snapshotter of ``[containerd]``."""
     pod_annotations: tuple[str, ...] = ()
@@ -80,6 +88,20 @@ class Runtime(_Table, frozen=True):
     cgroup_writable: bool = False
     base_runtime_spec: str = ""
     """Path of an OCI spec in JSON that containers start from, instead of the default one."""
+    cni_conf_dir: str = ""
+    """Directory of the networks of this handler's pods; "" means that of ``[cni]``."""
+    cni_max_conf_num: int = 0
+    """As ``max_conf_num`` of ``[cni]``, for ``cni_conf_dir``."""
+
+    @property
+    def runc(self) -> RuncOptions:
+        """The options of runc's shim; the defaults for another shim."""
+        return msgspec.convert(self.options if self.is_runc else {}, RuncOptions)
+
+    @property
+    def is_runc(self) -> bool:
+        """Whether this is runc's shim, whose options are known."""
+        return self.runtime_type == RUNC_SHIM
 
 
 class ContainerdTable(_Table, frozen=True):

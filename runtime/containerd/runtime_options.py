@@ -6,9 +6,11 @@ import os
 import shutil
 from typing import Any, Final
 
+import tomli_w
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
-from generated.containerd import containers_pb2, runc_options_pb2
+from generated.containerd import containers_pb2, runc_options_pb2, runtime_options_pb2
 from runtime.containerd.values import proto_any
 from runtime.transforms import facts
 
@@ -22,18 +24,39 @@ directories."""
 def container_runtime(
     handler: facts.Handler, output_owner: tuple[int, int] | None = None
 ) -> containers_pb2.Container.Runtime:
-    """The shim's name and, for runc's shim, its options; the options of other shims are unknown.
+    """The shim's name and its options.
 
     ``output_owner`` is the user and group on the node that own the pipes of the process, so that it
-    can open its /dev/stdout again; None means the shim's own user.
+    can open its /dev/stdout again; None means the shim's own user. Only runc's shim knows it.
     """
     runtime = containers_pb2.Container.Runtime(name=handler.runtime_type)
-    if is_runc(handler.runtime_type):
-        options = runc_options(handler)
-        if output_owner is not None:
-            options.io_uid, options.io_gid = output_owner
+    options = shim_options(handler)
+    if isinstance(options, runc_options_pb2.Options) and output_owner is not None:
+        options.io_uid, options.io_gid = output_owner
+    if options is not None:
         runtime.options.CopyFrom(proto_any(options))
     return runtime
+
+
+def shim_options(handler: facts.Handler) -> Message | None:
+    """The handler's ``options`` as the message that its shim reads; None if there are none.
+
+    Shims other than runc's get what containerd calls generic options: a configuration file, or the
+    whole table as TOML if it names no file.
+    """
+    if is_runc(handler.runtime_type):
+        return runc_options(handler)
+    if not handler.options:
+        return None
+    path = str(handler.options.get("ConfigPath", ""))
+    body = handler.options.get("ConfigBody")
+    if body is None:
+        body = "" if path else tomli_w.dumps(handler.options)
+    return runtime_options_pb2.Options(
+        type_url=str(handler.options.get("TypeUrl", "")),
+        config_path=path,
+        config_body=str(body).encode(),
+    )
 
 
 def is_runc(runtime_type: str) -> bool:
@@ -72,8 +95,14 @@ def stored_options(runtime: containers_pb2.Container.Runtime) -> runc_options_pb
 
 def shown_options(runtime: containers_pb2.Container.Runtime) -> dict[str, Any] | None:
     """The options in a container's record, as shown in verbose statuses."""
-    options = stored_options(runtime)
-    return None if options is None else MessageToDict(options, preserving_proto_field_name=True)
+    options: Message | None = stored_options(runtime)
+    if options is None:
+        generic = runtime_options_pb2.Options()
+        if not runtime.options.type_url.endswith(generic.DESCRIPTOR.full_name):
+            return None
+        generic.ParseFromString(runtime.options.value)
+        options = generic
+    return MessageToDict(options, preserving_proto_field_name=True)
 
 
 def runc_binary(options: runc_options_pb2.Options) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +18,10 @@ from grpc import aio
 from generated.containerd import introspection_pb2, types_pb2
 from generated.oci import types
 from runtime import text
-from runtime.config.tables import Config, ConfigError, Runtime
+from runtime.config.tables import Config, ConfigError, RuncOptions, Runtime
 from runtime.containerd.capabilities import Snapshotter
 from runtime.containerd.client import Containerd
-from runtime.containerd.runtime_options import runc_binary, runc_options
+from runtime.containerd.runtime_options import is_runc, runc_binary, runc_options, shim_options
 from runtime.containerd.values import proto_any
 from runtime.documents import convert
 from runtime.errors import InvalidArgument
@@ -33,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 _RRO_SINCE: Final = (5, 12)
 """The first kernel version with recursive read-only mounts (mount_setattr)."""
+
+_OLDEST_OCI: Final = "1.0.2"
+"""The OCI spec's version for runtimes that do not report which they support, such as crun 1.8,
+which refuses every later one. A spec has nothing by default that needs a later one."""
 
 _LIMIT: Final = 10.0
 """Time limit for querying the features of a binary, in seconds."""
@@ -101,11 +106,13 @@ class Handlers(Mapping[str, Handler]):
             roots = {s.root for h in handlers if (s := snapshotters.get(h.snapshotter))}
             found = await threads.NETWORK_NAMESPACES.run(user_namespaces.probe, sorted(roots))
         for handler, features in zip(handlers, asked, strict=True):
-            if features is not None:
-                known = _with_features(
+            self._by_name[handler.name] = (
+                _with_features(
                     handler, features, host, found, snapshotters.get(handler.snapshotter)
                 )
-                self._by_name[handler.name] = known
+                if features is not None
+                else dataclasses.replace(handler, oci_version=_OLDEST_OCI)
+            )
         self._by_name[""] = self._by_name[self.default.name]
 
 
@@ -148,15 +155,18 @@ def _snapshotter(config: Config, name: str) -> str:
 
 
 def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
-    options = msgspec.to_builtins(runtime.options)
-    defaults = msgspec.to_builtins(type(runtime.options)())
+    options = dict(runtime.options)
+    if runtime.is_runc:
+        defaults = msgspec.to_builtins(RuncOptions())
+        given = msgspec.to_builtins(runtime.runc)
+        options = {key: value for key, value in given.items() if value != defaults[key]}
     return Handler(
         name=name,
         runtime_type=runtime.runtime_type,
         runtime_path=runtime.runtime_path,
-        options={key: value for key, value in options.items() if value != defaults[key]},
+        options=options,
         snapshotter=snapshotter,
-        systemd_cgroup=runtime.options.SystemdCgroup,
+        systemd_cgroup=options.get("SystemdCgroup") is True,
         pod_annotations=runtime.pod_annotations,
         container_annotations=runtime.container_annotations,
         privileged_without_host_devices=runtime.privileged_without_host_devices,
@@ -170,6 +180,8 @@ def _handler(name: str, runtime: Runtime, snapshotter: str) -> Handler:
 
 async def _asked(handler: Handler, containerd: Containerd) -> Mapping[str, Any] | None:
     """The features of a handler's binary; None if it does not tell."""
+    if not (is_runc(handler.runtime_type) or containerd.capabilities.runtime_info):
+        return None  # only the daemon can ask another shim
     try:
         return await (
             _features_by_daemon(handler, containerd)
@@ -195,6 +207,7 @@ def _with_features(
     support = user_namespaces.support(features, found, snapshotter)
     return dataclasses.replace(
         handler,
+        oci_version=oci_version(handler.oci_version, features.get("ociVersionMax")),
         recursive_read_only="rro" in (features.get("mountOptions") or ())
         and host.kernel >= _RRO_SINCE,
         user_namespaces_problem=support.problem,
@@ -202,11 +215,22 @@ def _with_features(
     )
 
 
+def oci_version(ours: str, latest: object) -> str:
+    """The earlier one of our version and of the ``latest`` that a runtime reports to support, such
+    as 1.0.2-dev; the oldest if it reports none."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", latest) if isinstance(latest, str) else None
+    if found is None:
+        return _OLDEST_OCI
+    theirs = tuple(map(int, found.groups()))
+    return ours if tuple(map(int, ours.split("."))) <= theirs else found[0]
+
+
 async def _features_by_daemon(handler: Handler, containerd: Containerd) -> Mapping[str, Any]:
     """``PluginInfo``: the shim queries the binary that it will run."""
+    options = shim_options(handler)
     request = types_pb2.RuntimeRequest(
         runtime_path=handler.runtime_path or handler.runtime_type,
-        options=proto_any(runc_options(handler)),
+        options=proto_any(options) if options is not None else None,
     )
     answer = await containerd.introspection.PluginInfo(
         introspection_pb2.PluginInfoRequest(

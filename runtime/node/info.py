@@ -22,7 +22,7 @@ def builtin_config(config: Config) -> dict[str, Any]:
     plain = as_builtins(config)
     containerd = config.containerd
     return {
-        "cdiSpecDirs": [],
+        "cdiSpecDirs": list(config.cdi_spec_dirs),
         "cni": {
             "binDir": "",
             "binDirs": plain["cni"]["bin_dirs"],
@@ -36,8 +36,8 @@ def builtin_config(config: Config) -> dict[str, Any]:
         },
         "containerd": {
             "defaultRuntimeName": containerd.default_runtime_name,
-            "ignoreBlockIONotEnabledErrors": False,
-            "ignoreRdtNotEnabledErrors": False,
+            "ignoreBlockIONotEnabledErrors": containerd.ignore_blockio_not_enabled_errors,
+            "ignoreRdtNotEnabledErrors": containerd.ignore_rdt_not_enabled_errors,
             "runtimes": {name: _runtime(each) for name, each in containerd.runtimes.items()},
             "snapshotter": containerd.snapshotter,
         },
@@ -46,10 +46,10 @@ def builtin_config(config: Config) -> dict[str, Any]:
         "device_ownership_from_security_context": config.device_ownership_from_security_context,
         "disableApparmor": config.disable_apparmor,
         "disableHugetlbController": config.disable_hugetlb_controller,
-        "disableProcMount": False,
+        "disableProcMount": config.disable_proc_mount,
         "drainExecSyncIOTimeout": plain["drain_exec_sync_io_timeout"],
-        "enableCDI": False,
-        "enableSelinux": False,
+        "enableCDI": config.enable_cdi,
+        "enableSelinux": config.enable_selinux,
         "enableUnprivilegedICMP": config.enable_unprivileged_icmp,
         "enableUnprivilegedPorts": config.enable_unprivileged_ports,
         "ignoreDeprecationWarnings": None,
@@ -60,7 +60,7 @@ def builtin_config(config: Config) -> dict[str, Any]:
         "rootDir": str(config.root_dir),
         # of containerd 1.x; kubeadm compares it with its own
         "sandboxImage": config.pause_image,
-        "selinuxCategoryRange": 1024,
+        "selinuxCategoryRange": config.selinux_category_range,
         "stateDir": str(config.state_dir),
         "tolerateMissingHugetlbController": config.tolerate_missing_hugetlb_controller,
         "unsetSeccompProfile": config.unset_seccomp_profile,
@@ -90,15 +90,15 @@ def cni_config(config: Config, networks: Sequence[CniList]) -> dict[str, Any]:
 
 
 def _runtime(runtime: Runtime) -> dict[str, Any]:
-    options = msgspec.to_builtins(runtime.options)
-    del options["CriuPath"]
+    options = msgspec.to_builtins(runtime.runc) if runtime.is_runc else dict(runtime.options)
+    options.pop("CriuPath", None)
     return {
         "ContainerAnnotations": list(runtime.container_annotations) or None,
         "PodAnnotations": list(runtime.pod_annotations) or None,
-        "baseRuntimeSpec": "",
+        "baseRuntimeSpec": runtime.base_runtime_spec,
         "cgroupWritable": runtime.cgroup_writable,
-        "cniConfDir": "",
-        "cniMaxConfNum": 0,
+        "cniConfDir": runtime.cni_conf_dir,
+        "cniMaxConfNum": runtime.cni_max_conf_num,
         "io_type": "",
         "options": options,
         "privileged_without_host_devices": runtime.privileged_without_host_devices,

@@ -31,7 +31,10 @@ class Network(Protocol):
     @property
     def networks(self) -> tuple[CniList, ...]: ...
 
-    def problem(self) -> str | None: ...
+    @property
+    def handlers(self) -> tuple[str, ...]: ...
+
+    def problem(self, handler: str = "") -> str | None: ...
 
     async def status(self) -> str | None: ...
 
@@ -129,6 +132,10 @@ class Node:
             "golang": f"none: Python {platform.python_version()}",
             "lastCNILoadStatus": network_problem or "OK",
             "lastCNILoadStatus.default": network_problem or "OK",
+            **{
+                f"lastCNILoadStatus.{handler}": self._network.problem(handler) or "OK"
+                for handler in self._network.handlers
+            },
         }
 
 

@@ -41,7 +41,7 @@ from runtime.sandboxes.services import Services
 from runtime.sandboxes.unfinished import Part
 from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
-from runtime.transforms import facts, namespaces
+from runtime.transforms import facts, namespaces, sandboxes
 
 log = structlog.get_logger(__name__)
 
@@ -55,18 +55,19 @@ async def run(
     is not configured, and the error of the step that failed.
     """
     plan = plan_sandbox(request.config)
-    handler = services.handlers.named(request.runtime_handler, field="runtime_handler")
+    handler_name = sandboxes.handler_name(request.runtime_handler, untrusted=plan.untrusted)
+    handler = services.handlers.named(handler_name, field="runtime_handler")
     if plan.uid_mapping and not handler.user_namespaces:
         raise namespaces.unsupported(handler.user_namespaces_problem)
     if not plan.on_node_network:
-        _must_have_network(services)
+        _must_have_network(services, handler_name)
     sandbox_id = secrets.token_hex(32)
     labels = services.levels.reserve(sandbox_id, plan.selinux_options)
     metadata = facts.SandboxMetadata(
         id=sandbox_id,
         name=plan.pod_name,
         config=request.config,
-        runtime_handler=request.runtime_handler,
+        runtime_handler=handler_name,
         netns_path="" if plan.on_node_network else netns.new_path(services.netns_directory),
         process_label=labels.process,
     )
@@ -96,10 +97,10 @@ async def run(
     return run_pod_sandbox_response.read(sandbox=sandbox.facts)
 
 
-def _must_have_network(services: Services) -> None:
+def _must_have_network(services: Services, handler: str) -> None:
     """Refuse before anything is created: DEL would fail as well for a network no plugin has set
     up."""
-    problem = services.network.problem()
+    problem = services.network.problem(handler)
     if problem is not None:
         raise Unavailable(f"the pod network is not ready: {problem}")
 
@@ -189,7 +190,7 @@ async def _attach(pod: NewPod, undo: Rollback) -> NewPod:
     metadata = pod.metadata
     with pod.times.step("cni"):
         attachment = await pod.services.network.add(
-            metadata.id, metadata.netns_path, metadata.config
+            metadata.id, metadata.netns_path, metadata.config, handler=metadata.runtime_handler
         )
     attached = replace(
         pod,

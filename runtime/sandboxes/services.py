@@ -36,10 +36,15 @@ class Attachment(Protocol):
 class Network(Protocol):
     """CNI as used here; `runtime.cni.network.Network` implements it."""
 
-    def problem(self) -> str | None: ...
+    def problem(self, handler: str = "") -> str | None: ...
 
     async def add(
-        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        handler: str = "",
     ) -> Attachment: ...
 
     async def delete(
@@ -49,6 +54,7 @@ class Network(Protocol):
         config: api_pb2.PodSandboxConfig,
         *,
         had_result: bool,
+        handler: str = "",
     ) -> None:
         """May be repeated; without a namespace, DEL only frees the addresses."""
 

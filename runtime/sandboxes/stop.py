@@ -132,6 +132,7 @@ async def _tear_network_down(services: Services, sandbox: Sandbox) -> None:
         path,
         sandbox.metadata.config,
         had_result=sandbox.metadata.cni_result is not None,
+        handler=sandbox.metadata.runtime_handler,
     )
     await netns.remove(path)
     sandbox.network_is_down = True

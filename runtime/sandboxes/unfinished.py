@@ -127,7 +127,11 @@ async def _detach(remains: Remains) -> None:
     metadata = remains.metadata
     if metadata.netns_path:
         await remains.services.network.delete(
-            metadata.id, metadata.netns_path, metadata.config, had_result=True
+            metadata.id,
+            metadata.netns_path,
+            metadata.config,
+            had_result=True,
+            handler=metadata.runtime_handler,
         )
 
 

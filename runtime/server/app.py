@@ -94,7 +94,15 @@ class App:
         )
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
         levels = SelinuxLevels(self.store, node.selinux, config.selinux_category_range)
-        self.network = Network(config.cni, given_up=self.metrics.given_up)
+        self.network = Network(
+            config.cni,
+            of_handlers={
+                name: (runtime.cni_conf_dir, runtime.cni_max_conf_num)
+                for name, runtime in config.containerd.runtimes.items()
+                if runtime.cni_conf_dir
+            },
+            given_up=self.metrics.given_up,
+        )
         self.images = Images(
             containerd=containerd,
             config=config,

@@ -259,6 +259,10 @@ class Handler:
     privileged_without_host_devices_all_devices_allowed: bool = False
     """With the key above: the device cgroup still allows everything."""
 
+    oci_version: str = "1.2.0"
+    """The version of the OCI spec that its containers have: that of the default spec, or the latest
+    that the OCI runtime reports to support. Some refuse a later one."""
+
     base: BaseSpec = BaseSpec()
     """What the OCI specs of this handler's containers start from."""
 

@@ -9,7 +9,12 @@ from typing import Final
 
 from generated import lifecycle
 from generated.cri import api_pb2
+from runtime.errors import InvalidArgument
 
+UNTRUSTED: Final = "untrusted"
+"""The runtime handler of pods with the annotation for untrusted workloads."""
+
+_UNTRUSTED_ANNOTATION: Final = "io.kubernetes.cri.untrusted-workload"
 _INTERFACE_SYSCTL: Final = re.compile(r"net[./]\w+[./](conf|neigh)[./](?!(all|default|lo)[./])")
 """Sysctls of one interface, which exists only after CNI ADD."""
 
@@ -27,6 +32,40 @@ def pod_name(*, name: str, namespace: str, uid: str, attempt: int) -> str:
 def shares_node(*, mode: api_pb2.NamespaceMode) -> bool:
     """Whether the pod shares the node's namespace."""
     return mode == api_pb2.NODE
+
+
+def untrusted(
+    *, annotations: Mapping[str, str], namespace_options: api_pb2.NamespaceOption
+) -> bool:
+    """Whether the pod must run in the handler `UNTRUSTED`.
+
+    Raises InvalidArgument if it shares a namespace of the node as well.
+    """
+    if annotations.get(_UNTRUSTED_ANNOTATION) != "true":
+        return False
+    shared = (namespace_options.network, namespace_options.pid, namespace_options.ipc)
+    if api_pb2.NODE in shared:
+        raise InvalidArgument(
+            "an untrusted pod must not share a namespace of the node",
+            field=f"config.annotations[{_UNTRUSTED_ANNOTATION}]",
+        )
+    return True
+
+
+def handler_name(requested: str, *, untrusted: bool) -> str:
+    """The runtime handler of a pod: `UNTRUSTED` for an untrusted one, else the requested one.
+
+    Raises InvalidArgument for an untrusted pod that requests another handler.
+    """
+    if not untrusted:
+        return requested
+    if requested not in ("", UNTRUSTED):
+        raise InvalidArgument(
+            f'an untrusted pod runs in the handler "{UNTRUSTED}", not in "{requested}"; leave out'
+            f" the handler or the annotation {_UNTRUSTED_ANNOTATION}",
+            field="runtime_handler",
+        )
+    return UNTRUSTED
 
 
 def names_interface(*, sysctls: Mapping[str, str]) -> bool:

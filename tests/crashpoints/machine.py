@@ -348,10 +348,17 @@ class Network:
     def __init__(self) -> None:
         self.attached: set[str] = set()
 
-    def problem(self) -> str | None:
+    def problem(self, handler: str = "") -> str | None:
         return None
 
-    async def add(self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig) -> Any:
+    async def add(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        handler: str = "",
+    ) -> Any:
         await asyncio.sleep(0)
         self.attached.add(sandbox_id)
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -567,6 +568,61 @@ def test_a_cdi_device_comes_with_its_node_mount_variable_and_hook(pod: Pod) -> N
         lambda: pod.created("true", name="b", CDI_devices=[device]),
     )
     assert "unresolvable CDI devices vendor.example/box=0" in said
+
+
+# Runtime handlers
+
+
+def test_a_handler_may_start_containers_from_a_spec_of_its_own(cri: Cri, node: Node) -> None:
+    config = pod_config("based", log_directory=str(node.logs))
+    pod = cri.run_pod(config, "based")
+    container = cri.create(pod, container_config(BUSYBOX, "sleep", "60"), config)
+    cri.start(container)
+    seen = cri.exec_sync(container, "sh", "-c", "ulimit -n; ulimit -Hn; echo $BASE")
+    assert seen.stdout.split() == [b"1234", b"4321", b"1"]
+    status = cri.exec_sync(container, "grep", "NoNewPrivs", "/proc/self/status")
+    assert status.stdout.split() == [b"NoNewPrivs:", b"0"]
+
+
+def crun_cannot_run() -> str:
+    """Why crun runs no container here; "" if it does."""
+    if shutil.which("crun") is None:
+        return "Debian's crun is not installed"
+    controllers = Path("/sys/fs/cgroup/unified/cgroup.controllers")
+    if controllers.exists() and controllers.read_text().strip():
+        return "crun does not support cgroup v1 beside a v2 with controllers"
+    return ""
+
+
+@pytest.mark.skipif(bool(crun_cannot_run()), reason=crun_cannot_run() or "it can")
+def test_a_pod_runs_on_crun(cri: Cri, node: Node) -> None:
+    config = pod_config("crun", log_directory=str(node.logs))
+    pod = cri.run_pod(config, "crun")
+    assert cri.pod_status(pod).runtime_handler == "crun"
+    container = cri.create(pod, container_config(BUSYBOX, "sleep", "60"), config)
+    cri.start(container)
+    assert cri.exec_sync(container, "echo", "hello").stdout == b"hello\n"
+    cri.stop(container)
+    assert cri.status(container).exit_code == 137
+    cri.remove(container)
+    cri.stop_pod(pod)
+    cri.remove_pod(pod)
+
+
+def test_an_untrusted_pod_runs_in_the_handler_for_it(cri: Cri) -> None:
+    config = pod_config("untrusted", annotations={"io.kubernetes.cri.untrusted-workload": "true"})
+    assert cri.pod_status(cri.run_pod(config)).runtime_handler == "untrusted"
+    config.metadata.attempt += 1
+    said = refused(grpc.StatusCode.INVALID_ARGUMENT, lambda: cri.run_pod(config, "runc"))
+    assert 'runtime_handler: an untrusted pod runs in the handler "untrusted"' in said
+
+
+def test_a_class_that_nothing_defines_is_refused(pod: Pod) -> None:
+    annotations = {"io.kubernetes.cri.rdt-class": "gold"}
+    said = refused(
+        grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true", annotations=annotations)
+    )
+    assert "there is no class 'gold'" in said and "ignore_rdt_not_enabled_errors" in said
 
 
 # SELinux

@@ -76,8 +76,8 @@ CONTAINERS = {
         memory_limit_in_bytes=-5
     ),
     "config.linux.resources.cpu_quota: must be -1": _resources(cpu_quota=-(2**63)),
-    "config.annotations[cdi.k8s.io/x]: is not supported": _with(
-        annotations={"cdi.k8s.io/x": "vendor.com/gpu=0"}
+    "config.annotations[cdi.k8s.io/x]: must be a CDI device": _with(
+        annotations={"cdi.k8s.io/x": "vendor.com/gpu"}
     ),
     "config.envs[0].value: must not contain a NUL": _with(
         envs=[api_pb2.KeyValue(key="A", value=b"\0")]
@@ -114,8 +114,13 @@ PODS = {
     "config.linux.sysctls: must name": _pod(
         linux=api_pb2.LinuxPodSandboxConfig(sysctls={"kernel.shm_rmid_forced": ""})
     ),
-    "config.annotations[io.kubernetes.cri.untrusted-workload]: is not supported": _pod(
-        annotations={"io.kubernetes.cri.untrusted-workload": "true"}
+    "config.annotations[io.kubernetes.cri.untrusted-workload]: an untrusted pod must not": _pod(
+        annotations={"io.kubernetes.cri.untrusted-workload": "true"},
+        linux=api_pb2.LinuxPodSandboxConfig(
+            security_context=api_pb2.LinuxSandboxSecurityContext(
+                namespace_options=api_pb2.NamespaceOption(pid=api_pb2.NODE)
+            )
+        ),
     ),
 }
 

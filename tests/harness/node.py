@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from generated.oci.defaults import container_spec
+
 from . import cgroups, newer_containerd
 from .cri import Cri
 from .leaks import claim
@@ -215,10 +217,31 @@ class Node:
             f'log_level = "{self.log_level}"\ncdi_spec_dirs = ["{directory}/cdi"]\n'
             "[containerd.runtimes.runc]\n"
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
+            f"{self._own_handlers()}"
             f'[cni]\nbin_dirs = {json.dumps([f"{directory}/plugins", *CNI_BIN_DIRS])}\n'
             f'conf_dir = "{directory}/net.d"\n'
             f'[images]\n{pause}registry.config_path = "{directory}/certs.d"\n'
             f"{self.extra_config}"
+        )
+
+    def _own_handlers(self) -> str:
+        """Handlers besides runc: one with a base spec, that of untrusted pods, and crun's."""
+        base = self.directory / "base.json"
+        limits = [{"type": "RLIMIT_NOFILE", "hard": 4321, "soft": 1234}]
+        spec = container_spec().to_dict()
+        spec["process"] |= {"rlimits": limits, "env": ["BASE=1"], "noNewPrivileges": True}
+        base.write_text(json.dumps(spec))
+        runc = f'BinaryName = "{self.containerd.runc}"'
+        systemd = f"SystemdCgroup = {_toml(self.systemd_cgroup)}"
+        crun = shutil.which("crun")
+        return (
+            f'[containerd.runtimes.based]\nbase_runtime_spec = "{base}"\n'
+            f"options = {{ {runc}, {systemd} }}\n"
+            f"[containerd.runtimes.untrusted]\noptions = {{ {runc}, {systemd} }}\n"
+        ) + (
+            f'[containerd.runtimes.crun]\noptions = {{ BinaryName = "{crun}", {systemd} }}\n'
+            if crun
+            else ""
         )
 
     def _builtin_config(self) -> str:

@@ -58,9 +58,12 @@ class Lab:
         (self.conf / file).write_text(json.dumps(whole))
 
     @asynccontextmanager
-    async def network(self, **settings: Any) -> AsyncIterator[Network]:
+    async def network(
+        self, of_handlers: dict[str, tuple[str, int]] | None = None, **settings: Any
+    ) -> AsyncIterator[Network]:
         network = Network(
             Settings((str(self.bin),), str(self.conf), **settings),
+            of_handlers=of_handlers,
             cache=ResultCache(str(self.state)),
         )
         await network.start()
@@ -104,6 +107,27 @@ async def test_add_chains_results_and_del_goes_back(lab: Lab) -> None:
     result = cni_recorder.ADDRESS | {"cniVersion": "1.0.0"}
     assert second["prevResult"] == result
     assert [each["prevResult"] for each in undone] == [result, result]
+
+
+async def test_a_handler_may_have_networks_of_its_own(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"})
+    own = lab.conf.parent / "own"
+    own.mkdir()
+    whole = {"type": "second", "record": str(lab.record)}
+    for name in ("a", "b"):
+        plugins = {"cniVersion": "1.0.0", "name": name, "plugins": [whole]}
+        (own / f"{name}.conflist").write_text(json.dumps(plugins))
+    async with lab.network({"kata": (str(own), 0), "empty": (f"{own}/none", 1)}) as network:
+        await network.add("sb1", NETNS, POD, handler="kata")
+        await network.add("sb2", NETNS, POD, handler="runc")
+        assert lab.cached() == ["a-sb1-eth0", "b-sb1-eth1", "net-sb2-eth0"]
+        assert network.problem("kata") is None
+        with pytest.raises(Unavailable, match="the pod network is not ready"):
+            await network.add("sb3", NETNS, POD, handler="empty")
+        # without its cache, a pod is removed by the networks of its handler
+        shutil.rmtree(lab.state)
+        await network.delete("sb1", NETNS, POD, had_result=True, handler="kata")
+    assert lab.order()[-2:] == [("DEL", "second"), ("DEL", "second")]
 
 
 async def test_the_environment_is_the_servers_and_what_cni_specifies(

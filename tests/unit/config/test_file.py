@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from generated.containerd import runtime_options_pb2
 from runtime.config import file, tables, writer
 from runtime.config.tables import ConfigError, Duration
+from runtime.containerd.runtime_options import container_runtime, shown_options
 from runtime.lookups import handlers
 
 
@@ -41,7 +45,7 @@ def test_the_example_of_the_design_is_understood(tmp_path: Path) -> None:
         """,
     )
     found = file.load(path)
-    assert found.containerd.runtimes["runc"].options.SystemdCgroup
+    assert found.containerd.runtimes["runc"].runc.SystemdCgroup
     assert found.containerd.snapshotter == "native"
     assert found.pause_image == "example.com/pause:1"
     assert found.images.registry.config_path == "/x/certs.d"
@@ -102,7 +106,7 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
         ("[cni]\n\nconf_dir = 3\n", ":3: cni.conf_dir: must be a string, not an integer"),
         (
             "[containerd.runtimes.runc]\noptions = { Systemd = true }\n",
-            ":2: containerd.runtimes.NAME.options.Systemd: unknown key; "
+            ":2: containerd.runtimes.runc.options.Systemd: unknown key; "
             "did you mean SystemdCgroup? allowed here: BinaryName, Root, ",
         ),
         ('[cni]\nip_pref = "v6"\n', ":2: cni.ip_pref: must be one of '', 'cni', 'ipv4', 'ipv6'"),
@@ -222,3 +226,84 @@ def test_a_base_runtime_spec_is_checked_at_the_start(
     config = file.load(written(tmp_path, text))
     with pytest.raises(ConfigError, match=rf"runtimes\.runc\.base_runtime_spec: .*{reason}"):
         handlers.configured(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('runtime_type = "runsc"', 'runtime_type: must be a shim such as "io.containerd.runc.v2"'),
+        ('runtime_type = "io.containerd.runc.v1"', "runtime_type: was removed from containerd"),
+        ("options = { Systemd = true }", "options.Systemd: unknown key; did you mean System"),
+        ("options = { SystemdCgroup = 1 }", "options.SystemdCgroup: must be true or false"),
+        (
+            'runtime_type = "io.containerd.kata.v2"\noptions = { ConfigPath = 1 }',
+            "options.ConfigPath: must be a string",
+        ),
+        (
+            'runtime_type = "io.containerd.kata.v2"\noptions = { ConfigPath = "/k", x = 1 }',
+            "options.x: is not passed to the shim beside ConfigPath; allowed: ConfigBody, Config",
+        ),
+        ('cni_conf_dir = "net.d"', 'cni_conf_dir: must be an absolute path, not "net.d"'),
+        ("cni_max_conf_num = -1", "cni_max_conf_num: is too small"),
+    ],
+)
+def test_what_a_handler_cannot_have_is_named(tmp_path: Path, table: str, said: str) -> None:
+    path = written(tmp_path, f"[containerd.runtimes.x]\n{table}\n")
+    with pytest.raises(ConfigError) as caught:
+        file.load(path)
+    where = rf"{path}:\d: containerd\.runtimes\.x\."
+    assert re.match(where + re.escape(said), str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("{}", None),
+        (
+            '{ TypeUrl = "io.containerd.runsc.v1.options", ConfigPath = "/etc/runsc.toml" }',
+            {"type_url": "io.containerd.runsc.v1.options", "config_path": "/etc/runsc.toml"},
+        ),
+        ("{ SystemdCgroup = true }", {"config_body": b"SystemdCgroup = true\n"}),
+        ('{ ConfigBody = "a = 1" }', {"config_body": b"a = 1"}),
+    ],
+)
+def test_other_shims_get_their_options_as_containerd_passes_them(
+    tmp_path: Path, options: str, expected: dict[str, Any] | None
+) -> None:
+    text = f'[containerd.runtimes.x]\nruntime_type = "io.containerd.runsc.v1"\noptions = {options}'
+    config = file.load(written(tmp_path, text))
+    assert file.load(written(tmp_path, writer.as_toml(config))) == config
+    runtime = container_runtime(handlers.configured(config)["x"])
+    assert runtime.name == "io.containerd.runsc.v1"
+    if expected is None:
+        assert not runtime.HasField("options")
+        return
+    assert runtime.options.type_url == "runtimeoptions.v1.Options"
+    found = runtime_options_pb2.Options.FromString(runtime.options.value)
+    assert found == runtime_options_pb2.Options(**expected)
+    assert shown_options(runtime)
+
+
+def test_the_options_of_runcs_shim_are_printed_with_their_defaults(tmp_path: Path) -> None:
+    text = '[containerd.runtimes.crun]\noptions = { BinaryName = "crun" }'
+    config = file.load(written(tmp_path, text))
+    assert "runc" in config.containerd.runtimes
+    assert 'Root = ""' in writer.as_toml(config)
+    handler = handlers.configured(config)["crun"]
+    assert handler.options == {"BinaryName": "crun"} and not handler.systemd_cgroup
+
+
+@pytest.mark.parametrize(
+    ("latest", "expected"),
+    [
+        ("1.3.0", "1.2.0"),
+        ("1.2.0", "1.2.0"),
+        ("1.1.0-rc.1", "1.1.0"),
+        ("1.0.2-dev", "1.0.2"),
+        ("", "1.0.2"),
+        (None, "1.0.2"),
+        (1.2, "1.0.2"),
+    ],
+)
+def test_the_oci_version_is_one_that_the_runtime_supports(latest: object, expected: str) -> None:
+    assert handlers.oci_version("1.2.0", latest) == expected

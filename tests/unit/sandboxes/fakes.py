@@ -277,10 +277,17 @@ class FakeNetwork:
         self.not_ready: str | None = None
         self.hang = False
 
-    def problem(self) -> str | None:
+    def problem(self, handler: str = "") -> str | None:
         return self.not_ready
 
-    async def add(self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig) -> Any:
+    async def add(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        *,
+        handler: str = "",
+    ) -> Any:
         self.calls.append("ADD")
         self.attached.add(sandbox_id)
         if self.hang:
@@ -303,6 +310,7 @@ class FakeNetwork:
         config: api_pb2.PodSandboxConfig,
         *,
         had_result: bool,
+        handler: str = "",
     ) -> None:
         self.calls.append(f"DEL {'strict' if had_result else 'lenient'}")
         if "DEL" in self.fail and had_result:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from generated import provenance
 from generated.cri import api_pb2
-from generated.validators import pod_sandbox_config
 from runtime.transforms.annotations import OWN, sandbox_resources
 from tests import oci_specs
 
@@ -47,16 +44,3 @@ def test_every_annotation_that_an_entry_writes_is_kept() -> None:
     targets = {target for target in provenance.TARGETS if target.startswith("annotations[")}
     assert targets
     assert {f"annotations[{key}]" for key in OWN} >= targets
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "refused"),
-    [
-        ("io.kubernetes.cri.untrusted-workload", "true", True),
-        ("io.kubernetes.cri.untrusted-workload", "false", False),
-        ("example.com/cdi.k8s.io", "x", False),
-    ],
-)
-def test_a_pod_does_not_run_without_what_it_asks_for(key: str, value: str, refused: bool) -> None:
-    config = api_pb2.PodSandboxConfig(metadata=METADATA, annotations={key: value})
-    assert [v.rule for v in pod_sandbox_config.check(config)] == ["refused_keys"] * refused

@@ -62,7 +62,6 @@ def test_what_no_request_decides_survives() -> None:
     assert spec.annotations["example.org/base"] == "yes"
     assert [hook.path for hook in spec.hooks.poststop] == ["/bin/true"]
     assert spec.linux.resources.pids.limit == 100
-    assert spec.ociVersion == "1.1.0"
 
 
 def test_what_a_request_decides_does_not() -> None:
@@ -72,6 +71,7 @@ def test_what_a_request_decides_does_not() -> None:
     assert spec.process.user.uid == 0
     assert spec.root.path == "rootfs"
     assert spec.hostname is None
+    assert spec.ociVersion == oci_specs.HANDLER.oci_version
     assert "time" not in {namespace.type for namespace in spec.linux.namespaces}
     assert spec.linux.maskedPaths == []
     assert spec.annotations["io.kubernetes.cri.container-type"] == "container"

@@ -262,3 +262,36 @@ def test_the_files_of_a_pods_names() -> None:
         )
         == "search a.svc b\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n"
     )
+
+
+UNTRUSTED = {"io.kubernetes.cri.untrusted-workload": "true"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "requested", "expected"),
+    [
+        ({}, "", ""),
+        ({}, "kata", "kata"),
+        ({"io.kubernetes.cri.untrusted-workload": "false"}, "kata", "kata"),
+        (UNTRUSTED, "", "untrusted"),
+        (UNTRUSTED, "untrusted", "untrusted"),
+    ],
+)
+def test_an_untrusted_pod_has_a_handler_of_its_own(
+    annotations: dict[str, str], requested: str, expected: str
+) -> None:
+    untrusted = sandboxes.untrusted(
+        annotations=annotations, namespace_options=api_pb2.NamespaceOption()
+    )
+    assert sandboxes.handler_name(requested, untrusted=untrusted) == expected
+
+
+def test_an_untrusted_pod_gets_no_other_handler_and_no_namespace_of_the_node() -> None:
+    with pytest.raises(
+        InvalidArgument, match=r'^runtime_handler: an untrusted pod runs in .* "kata"'
+    ):
+        sandboxes.handler_name("kata", untrusted=True)
+    for namespace in ("network", "pid", "ipc"):
+        options = api_pb2.NamespaceOption(**{namespace: api_pb2.NODE})  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="must not share a namespace of the node"):
+            sandboxes.untrusted(annotations=UNTRUSTED, namespace_options=options)
