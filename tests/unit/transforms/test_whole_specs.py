@@ -61,6 +61,51 @@ def test_the_whole_spec(build: Any) -> None:
     assert whole == json.loads(expected.read_text())
 
 
+def with_ids(context: Any) -> None:
+    """Give a security context the pod's user namespace."""
+    uids = [api_pb2.IDMapping(host_id=100000, length=65536)]
+    gids = [api_pb2.IDMapping(host_id=200000, length=65536)]
+    users = api_pb2.UserNamespace(mode=api_pb2.POD, uids=uids, gids=gids)
+    context.namespace_options.userns_options.CopyFrom(users)
+
+
+def changed(before: oci_specs.Built, after: oci_specs.Built) -> dict[str, Any]:
+    """The targets that differ, with the new values; of lists what was added."""
+    old, new = before.flat(), after.flat()
+    found: dict[str, Any] = {}
+    for target in sorted(old.keys() | new.keys()):
+        value = new.get(target)
+        if value != old.get(target):
+            added = isinstance(value, list) and target in old
+            found[target] = (
+                [one for one in value or () if one not in old[target]] if added else value
+            )
+    return found
+
+
+def test_what_a_user_namespace_changes_in_the_specs() -> None:
+    mapped_pod, mapped_container = api_pb2.PodSandboxConfig(), api_pb2.ContainerConfig()
+    mapped_pod.CopyFrom(POD)
+    mapped_container.CopyFrom(CONTAINER)
+    with_ids(mapped_pod.linux.security_context)
+    with_ids(mapped_container.linux.security_context)
+    ids = {
+        "linux.uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
+        "linux.gidMappings": [{"containerID": 0, "hostID": 200000, "size": 65536}],
+    }
+    given: dict[str, Any] = {"handler": HANDLER, "user": facts.User()}
+    assert changed(
+        oci_specs.build_pod(POD, **given), oci_specs.build_pod(mapped_pod, **given)
+    ) == ids | {
+        "linux.namespaces": [{"type": "user"}],
+        "linux.sysctl[net.ipv4.ping_group_range]": None,
+    }
+    assert changed(
+        oci_specs.build_container(CONTAINER, POD, **given),
+        oci_specs.build_container(mapped_container, mapped_pod, **given),
+    ) == ids | {"linux.namespaces": [{"type": "user", "path": "/proc/4711/ns/user"}]}
+
+
 def test_the_spec_survives_json() -> None:
     spec = container().spec
     assert types.Spec.from_json(spec.to_json()) == spec
