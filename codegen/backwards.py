@@ -86,8 +86,6 @@ def _functions(found: Translation) -> Iterator[Link]:
                 yield Link(entry.back.by, "called for", field, entry)
             if entry.fate == "handled_by":
                 yield Link(entry.value, "handles", field, entry)
-            for reader in entry.readers:
-                yield Link(reader.function, "also reads", field, entry)
 
 
 def _field(mapped: Mapped, entry: Entry) -> str:

@@ -285,9 +285,8 @@ def counts(files: Iterable[MappingFile]) -> Counts:
     ours = len(entries) - fates["unmapped: other-platform"]
     decided = sum(entry.fate in ("copy", "compute", "match") or entry.by_rpc for entry in entries)
     pure = sum(e.fate == "handled_by" and e.value.startswith("transforms.") for e in entries)
-    readers = sum(len(entry.readers) for entry in entries)
     by_hand = fates["handled by"]
-    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, by_hand, pure, readers)
+    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, by_hand, pure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,16 +304,13 @@ class Counts:
     """Of these, those that a hand-written function decides."""
     pure: int
     """Of the last, those inside a pure transform that is given the whole message."""
-    readers: int
-    """Hand-written functions that look at a decided field besides."""
 
     def lines(self) -> Iterator[str]:
         """What they come to, for people."""
         yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
         yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code;"
         yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function,"
-        yield f"{self.pure} of them inside a pure transform that is given the whole message;"
-        yield f"{self.readers} times one looks at a field besides, as the field's entry says."
+        yield f"{self.pure} of them inside a pure transform that is given the whole message."
 
     def _share(self, part: int) -> str:
         return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"

@@ -8,7 +8,7 @@ from pathlib import Path
 from codegen import load
 from codegen.errors import Problems
 from codegen.load import Key, ListNode, Node, ScalarNode
-from codegen.model import Asked, Back, Entry, Input, ItemText, MappingFile, Reader, Rule
+from codegen.model import Asked, Back, Entry, Input, ItemText, MappingFile, Rule
 from codegen.nodes import child, items, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
@@ -104,7 +104,6 @@ def _entry(key: Key, node: Node) -> Entry:
             if back is not None
             else None
         ),
-        readers=tuple(Reader(text(r), r.place) for r in values(optional(node, "readers"))),
         if_set=_word(node, "if_set") or "ignore",
         issue=_word(node, "issue"),
         like=_word(node, "like"),

@@ -276,14 +276,6 @@ class Back:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """A hand-written function that looks at a field."""
-
-    function: str
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """One entry as written: the fate of a field, or (under ``targets``) of a target."""
 
@@ -309,8 +301,6 @@ class Entry:
     merge: str | None = None
     rules: tuple[Rule, ...] = ()
     back: Back | None = None
-    readers: tuple[Reader, ...] = ()
-    """Hand-written functions that look at the field besides."""
     if_set: str = "ignore"
     issue: str | None = None
     like: str | None = None

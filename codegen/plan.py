@@ -528,9 +528,37 @@ def origins(mapped: Mapping[str, Mapped]) -> dict[str, list[Origin]]:
     called = {w.message for m in mapped.values() for w in m.writes if isinstance(w, Descended)}
     found: dict[str, list[Origin]] = {}
     for name in sorted(mapped.keys() - called):
-        for target, origin in _origins(mapped, name, name):
-            found.setdefault(target, []).append(origin)
+        for path in _ways(mapped, name):
+            for target, origin in _origins(mapped, name, path):
+                found.setdefault(target, []).append(origin)
     return dict(sorted(found.items()))
+
+
+def _ways(mapped: Mapping[str, Mapped], name: str, below: tuple[str, ...] = ()) -> list[str]:
+    """The paths of a message whose entries no other applies.
+
+    It is the message itself, unless it becomes an item or its fields are inputs of other messages'
+    entries: then the fields that hold it, from the first message on that is neither.
+    """
+    one = mapped[name]
+    part = one.item is not None or any(e.with_another for e in one.file.entries.values())
+    inside = [
+        (other, entry, isinstance(write, Descended))
+        for other in mapped.values()
+        for write in other.writes
+        if (entry := write.entry).name in other.message.fields
+        and other.message.fields[entry.name].message == name
+        and entry.fate != "unmapped"
+    ]
+    applied = any(by_entries for *_, by_entries in inside)
+    if not inside or not (part or applied) or name in below:
+        return [name]
+    ways = [
+        f"{way}.{entry.name}"
+        for other, entry, _ in inside
+        for way in _ways(mapped, other.message.name, (*below, name))
+    ]
+    return sorted(set(ways))
 
 
 def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tuple[str, Origin]]:
@@ -545,7 +573,8 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
             yield from ((target, origin) for target in _places(one, entry.name))
         elif written(write) is not None or (isinstance(write, Left) and entry.partner is not None):
             origin = Origin(here, entry, one.file.file)
-            yield from ((target, origin) for target in _places(one, entry.value))
+            targets = [entry.value] if entry.with_another else _places(one, entry.value)
+            yield from ((target, origin) for target in targets)
 
 
 def _places(one: Mapped, target: str) -> Iterator[str]:

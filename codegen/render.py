@@ -145,9 +145,7 @@ def place(entry: Entry) -> str:
     """What a field is copied to or from, or who looks at it."""
     if entry.fate == "unmapped":
         return f'issue "{entry.issue}"' if entry.issue else ""
-    readers = ", ".join(reader.function for reader in entry.readers)
-    decided = "" if entry.by_fields else entry.value_in_words
-    return f"{decided}; also read by {readers}" if readers else decided
+    return "" if entry.by_fields else entry.value_in_words
 
 
 def _served(rpc: Rpc) -> str:

@@ -281,31 +281,29 @@ def each_without_merge(all_: Everything) -> Iterator[Finding]:
 
 
 def undeclared(all_: Everything) -> Iterator[Use]:
-    """Every read of a received field by hand-written code that its entry does not name.
+    """Every read of a received field by hand-written code that its entry does not name, also where
+    it only leads to the fields below.
 
-    A transform that an entry calls, and what that calls, sees what the entry gives it. A field that
-    holds one message is only the way to the fields below.
+    A transform that an entry calls, and what that calls, sees what the entry gives it.
     """
     for use in all_.uses:
         file = all_.files.get(use.message)
-        if use.way or use.sets or file is None or not file.takes or use.function in all_.pure:
+        if use.sets or file is None or not file.takes or use.function in all_.pure:
             continue
         entry = file.entries.get(use.field)
-        if entry is None or any(r.function == use.function for r in entry.readers):
-            continue
-        if entry.fate != "handled_by" or entry.value != use.function:
+        if entry is not None and (entry.fate != "handled_by" or entry.value != use.function):
             yield use
 
 
 def undeclared_reader(all_: Everything) -> Iterator[Finding]:
-    """Whoever looks at a received field is known to the field's entry."""
+    """Nobody looks at a received field but the function that its entry names."""
     for use in undeclared(all_):
         entry = all_.files[use.message].entries[use.field]
         yield (
             f"{use.function} reads {use.message}.{use.field}, which its entry does not say",
             Place(use.file, use.line, use.column),
-            f"take what the mapping decides, or name it in readers: of {entry.place.file}:"
-            f"{entry.place.line}",
+            f"take a value of a plan, or what the entry in {entry.place.file}:{entry.place.line} "
+            "decides",
         )
 
 

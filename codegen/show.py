@@ -123,7 +123,6 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "inputs": ", ".join(given.path for given in entry.inputs),
         "also for": ", ".join(_also_for(mapped, entry)),
         "merge": entry.merge or "",
-        "also read": ", ".join(reader.function for reader in entry.readers),
         "rules": "; ".join(map(rule_text, entry.rules)),
         "read back": f"by {entry.back.by}" if entry.back else "",
         "why": entry.why,

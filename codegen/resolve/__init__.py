@@ -14,7 +14,7 @@ from codegen import checks
 from codegen.errors import Problems, SpecError
 from codegen.model import Entry, Mapped, MappingFile, Message, Test
 from codegen.paths import Paths
-from codegen.resolve import back, handlers, items, keys, matches, targets
+from codegen.resolve import back, items, keys, matches, targets
 from codegen.resolve.scope import Scope
 from codegen.rpc import Rpcs
 
@@ -54,8 +54,6 @@ def resolve(
 
     fields = [file.entries[name] for name in message.fields if name in file.entries]
     fields = [entry for entry in fields if sound(entry)]
-    for entry in fields:
-        tried(handlers.check_readers, entry)
     alone = [entry for entry in file.targets.values() if sound(entry)]
     filters = problems.attempt(lambda: matches.is_filter(scope)) or False
     written = fields if file.writes and readable else []

@@ -37,19 +37,6 @@ def check(scope: Scope, entry: Entry) -> None:
         )
 
 
-def check_readers(scope: Scope, entry: Entry) -> None:
-    """Each function that ``readers`` names must read the field."""
-    reading = {use.function for use in uses_of(scope, entry) if not use.sets}
-    for reader in entry.readers:
-        if reader.function not in reading:
-            raise SpecError(
-                f"{reader.function} is said to read {entry.name}, but does not",
-                reader.place,
-                nearest(reader.function, reading) or "remove it",
-                "field-not-read",
-            )
-
-
 def uses_of(scope: Scope, entry: Entry) -> list[Use]:
     """Where hand-written code looks at the field of an entry."""
     owner = scope.message.name

@@ -9,14 +9,14 @@ from codegen.model import Entry
 from codegen.resolve.scope import Scope
 
 _KEYS: Mapping[str, frozenset[str]] = {
-    "copy": frozenset({"when", "merge", "rules", "readers", "of"}),
-    "compute": frozenset({"by", "from", "with", "merge", "rules", "back", "readers"}),
-    "match": frozenset({"with", "rules", "readers"}),
-    "handled_by": frozenset({"rules", "readers"}),
+    "copy": frozenset({"when", "merge", "rules", "of"}),
+    "compute": frozenset({"by", "from", "with", "merge", "rules", "back"}),
+    "match": frozenset({"with", "rules"}),
+    "handled_by": frozenset({"rules"}),
     "unmapped": frozenset({"if_set", "issue"}),
 }
 _ALWAYS = frozenset({"like", "why"})
-_ONLY_TAKING = frozenset({"merge", "rules", "with", "back", "readers"})
+_ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
 
 
 def check(scope: Scope, entry: Entry) -> None:

@@ -103,7 +103,7 @@ def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Expla
     Without a path, only targets present in the spec.
     """
     for target, entries in TARGETS.items():
-        deciding = _deciding(target, entries, config)
+        deciding = tuple(e for e in entries if e.field.partition(".")[0] == config)
         if not deciding or target.startswith("Container."):
             continue
         if path and not (_covers(path, target) or _covers(target, path)):
@@ -111,21 +111,6 @@ def explained(spec: Mapping[str, Any], config: str, path: str) -> Iterator[Expla
         value = value_at(spec, target)
         if path or value is not _ABSENT:
             yield Explanation(target, value, deciding)
-
-
-def _deciding(target: str, entries: tuple[Entry, ...], config: str) -> tuple[Entry, ...]:
-    """The entries of ``config``; for a key of an item, those of the item's message, if the list or
-    object that the item is in belongs to ``config``."""
-    own = tuple(entry for entry in entries if _is_of(entry, config))
-    if own:
-        return own
-    whole = target.rpartition(".")[0].removesuffix("[]")
-    of_config = any(_is_of(entry, config) for entry in TARGETS.get(whole, ()))
-    return entries if of_config else ()
-
-
-def _is_of(entry: Entry, config: str) -> bool:
-    return entry.field.partition(".")[0] == config
 
 
 def value_at(spec: Mapping[str, Any], target: str) -> object:

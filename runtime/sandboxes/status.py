@@ -56,6 +56,8 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
     container = await _container(services, sandbox.id)
     process = await task(services.containerd, sandbox.id)
     metadata = sandbox.metadata
+    config = records.to_go(metadata.config)
+    linux = config.get("linux", {})
     info: dict[str, Any] = {
         "pid": sandbox.status.pid,
         "processStatus": _process_status(process),
@@ -66,12 +68,12 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
         "runtimeHandler": metadata.runtime_handler,
         "runtimeType": container.runtime.name,
         "runtimeOptions": shown_options(container.runtime),
-        "config": records.to_go(metadata.config),
+        "config": config,
         "runtimeSpec": msgspec.Raw(container.spec.value or b"null"),
         "cniResult": metadata.cni_result,
         "sandboxMetadata": msgspec.Raw(records.sandbox_metadata_json(metadata)),
-        "overhead": records.to_go(metadata.config.linux.overhead),
-        "resources": records.to_go(metadata.config.linux.resources),
+        "overhead": linux.get("overhead", {}),
+        "resources": linux.get("resources", {}),
     }
     return {"info": msgspec.json.encode(info).decode()}
 

@@ -77,7 +77,7 @@ def doors(box: api_pb2.Box) -> int:
     return len(box.ranges)
 
 def find(box: api_pb2.Box) -> str:
-    return box.shelf + box.path
+    return box.shelf
 """
 
 

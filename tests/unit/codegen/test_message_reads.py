@@ -1,61 +1,118 @@
-"""The reads of message fields that the generator finds are those that the type checker knows."""
+"""What hand-written code reads, by the types that the type checker knows: the generator finds each
+read of a message field, and nothing is generated for the steps that none of them uses."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
+import pytest
 from mypy import build
 from mypy.config_parser import parse_config_file
 from mypy.modulefinder import BuildSource
+from mypy.nodes import MemberExpr, NameExpr
 from mypy.options import Options
 from mypy.traverser import NameAndMemberCollector
 from mypy.types import Instance, Type, UnionType, get_proper_type
 
 from codegen.message_reads import MessageReads
+from generated import plans
 from tests.unit.codegen.project import ROOT, api
 
-_API = "generated.cri.api_pb2."
+_API: Final = "generated.cri.api_pb2."
+_PLANS: Final = "generated.plans."
 
 
-def test_no_read_escapes_that_the_type_checker_knows() -> None:
-    files = sorted((ROOT / "runtime").rglob("*.py"))
-    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in files}
-    ours = {(u.file, u.line, f"{u.message}.{u.field}") for u in MessageReads(api(), trees).uses}
-    known = set(_known_to_mypy(list(trees)))
-    assert len(known) > 30
-    assert known - ours == set()
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """One name or attribute in a file of runtime/."""
+
+    file: str
+    line: int
+    name: str
+    """The attribute, or the full name of what a name stands for."""
+    of: tuple[str, ...]
+    """Full names of the classes that the value before the dot may be of."""
 
 
-def _known_to_mypy(files: list[str]) -> Iterator[tuple[str, int, str]]:
-    """File, line and ``Message.field`` of each attribute of a CRI message."""
+def _files() -> list[str]:
+    return [p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "runtime").rglob("*.py"))]
+
+
+@pytest.fixture(scope="module")
+def known() -> list[Known]:
+    """Everything that mypy knows of runtime/."""
     options = Options()
     parse_config_file(options, lambda: None, str(ROOT / "pyproject.toml"), sys.stdout, sys.stderr)
     options.export_types = options.preserve_asts = True
     options.incremental = False
     options.mypy_path = [str(ROOT)]
-    modules = {file.removesuffix(".py").replace("/", "."): file for file in files}
+    modules = {file.removesuffix(".py").replace("/", "."): file for file in _files()}
     sources = [
         BuildSource(str(ROOT / file), name.removesuffix(".__init__"))
         for name, file in modules.items()
     ]
     made = build.build(sources, options)
+    found: list[Known] = []
     for name, file in modules.items():
         collector = NameAndMemberCollector()
         made.files[name.removesuffix(".__init__")].accept(collector)
-        for node in collector.member_exprs:
-            for message in _messages(made.types.get(node.expr)):
-                if node.name in api().messages[message].fields:
-                    yield file, node.line, f"{message}.{node.name}"
+        nodes: list[MemberExpr | NameExpr] = [*collector.member_exprs, *collector.name_exprs]
+        for node in nodes:
+            of = tuple(_classes(made.types.get(node.expr))) if isinstance(node, MemberExpr) else ()
+            found.append(Known(file, node.line, node.name if of else node.fullname, of))
+    return found
 
 
-def _messages(of: Type | None) -> Iterator[str]:
+def _classes(of: Type | None) -> Iterator[str]:
     proper = get_proper_type(of) if of is not None else None
     if isinstance(proper, UnionType):
         for item in proper.items:
-            yield from _messages(item)
+            yield from _classes(item)
     elif isinstance(proper, Instance):
-        name = proper.type.fullname.removeprefix(_API)
-        if name in api().messages:
-            yield name
+        yield proper.type.fullname
+
+
+def test_no_read_escapes_that_the_type_checker_knows(known: list[Known]) -> None:
+    trees = {file: ast.parse((ROOT / file).read_text()) for file in _files()}
+    ours = {(u.file, u.line, f"{u.message}.{u.field}") for u in MessageReads(api(), trees).uses}
+    theirs = {
+        (one.file, one.line, f"{message}.{one.name}")
+        for one in known
+        for message in (of.removeprefix(_API) for of in one.of if of.startswith(_API))
+        if message in api().messages and one.name in api().messages[message].fields
+    }
+    assert len(theirs) > 30
+    assert theirs - ours == set()
+
+
+def test_each_value_of_a_plan_is_used(known: list[Known]) -> None:
+    used = {
+        (of.removeprefix(_PLANS), one.name)
+        for one in known
+        for of in one.of
+        if of.startswith(_PLANS)
+    }
+    planned = {
+        (name, field.name)
+        for name, made in inspect.getmembers(plans, dataclasses.is_dataclass)
+        for field in dataclasses.fields(made)
+    }
+    assert len(planned) > 30
+    assert planned - used == set()
+
+
+def test_each_builder_of_items_is_used(known: list[Known]) -> None:
+    names = {one.name for one in known}
+    generated = "".join(
+        path.read_text()
+        for path in [ROOT / "generated/cni.py", *Path(ROOT / "generated").glob("oci/*.py")]
+    )
+    for path in (ROOT / "generated/items").glob("[a-z]*.py"):
+        called = {f"generated.items.{path.stem}.{function}" for function in ("item", "items")}
+        assert called & names or f"{path.stem}.item" in generated, f"nothing calls {path.stem}"

@@ -65,7 +65,13 @@ def test_explain_tells_for_what_else_a_field_is_read() -> None:
             "linux.resources.cpu.quota",
             ["written by ContainerConfig.linux.resources.cpu_quota: copy "],
         ),
-        ("cni.portMappings", ["cni.portMappings[].hostPort", "written by PortMapping.host_port: "]),
+        (
+            "cni.portMappings",
+            [
+                "cni.portMappings[].hostPort",
+                "written by PodSandboxConfig.port_mappings.host_port: ",
+            ],
+        ),
         ("usage.layer", ["read for   ContainerStats.writable_layer: copy fields"]),
         ("resources.swap_limit", ["called for LinuxContainerResources.memory_swap_limit_in_bytes"]),
         ("sandboxes.run.run", ["handles    RunPodSandboxRequest.runtime_handler: "]),
