@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime.config import faults, old_registry
+from runtime.config import faults, foreign, old_registry
 from runtime.config.tables import (
     DEFAULT_PAUSE,
     PLUGIN_DIR,
@@ -53,6 +53,9 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: invalid TOML: {error}") from error
+    for key, problem in foreign.refused(values):
+        raise ConfigError(f"{faults.place(name, text, key)}: {'.'.join(key)}: {problem}")
+    values = foreign.without(values)
     merged = _merged(_merged(_DEFAULT_ENTRIES, values), overrides or {})
     try:
         config = msgspec.convert(merged, Config, dec_hook=_decode)

@@ -261,6 +261,8 @@ class Config(_Table, frozen=True):
     """Directories of CDI specs; a device of a later one replaces that of an earlier one."""
     enable_unprivileged_ports: bool = True
     enable_unprivileged_icmp: bool = True
+    ignore_deprecation_warnings: tuple[str, ...] = ()
+    """Ids of containerd's deprecation warnings that Status leaves out."""
     drain_exec_sync_io_timeout: Duration = Duration(0)
     """How long ExecSync waits for output after its process ended; 0: until the output ends."""
     stats_collect_period: Duration = Duration(1)

@@ -52,7 +52,7 @@ def builtin_config(config: Config) -> dict[str, Any]:
         "enableSelinux": config.enable_selinux,
         "enableUnprivilegedICMP": config.enable_unprivileged_icmp,
         "enableUnprivilegedPorts": config.enable_unprivileged_ports,
-        "ignoreDeprecationWarnings": None,
+        "ignoreDeprecationWarnings": list(config.ignore_deprecation_warnings) or None,
         "ignoreImageDefinedVolumes": config.ignore_image_defined_volumes,
         "maxContainerLogLineSize": config.max_container_log_line_size,
         "netnsMountsUnderStateDir": config.netns_mounts_under_state_dir,

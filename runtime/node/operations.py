@@ -117,7 +117,12 @@ class Node:
         """The deprecations in the daemon's own configuration, as it reports them; none before
         2.0."""
         answer = await self._containerd.introspection.Server(Empty())
-        return {warning.id: warning.message for warning in answer.deprecations}
+        ignored = self._config.ignore_deprecation_warnings
+        return {
+            warning.id: warning.message
+            for warning in answer.deprecations
+            if warning.id not in ignored
+        }
 
     def _info(self, network_problem: str | None) -> dict[str, str]:
         """The keys of the built-in plugin, with objects as JSON text, and two of this server."""

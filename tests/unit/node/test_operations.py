@@ -97,6 +97,12 @@ async def test_deprecations_of_the_daemon_are_passed_on() -> None:
     assert json.loads(condition.message) == {"old": "use new"}
 
 
+async def test_deprecations_can_be_ignored_by_their_id() -> None:
+    config = Config(ignore_deprecation_warnings=("old",))
+    found = await conditions(node(daemon=containerd(old="use new"), config=config))
+    assert found["ContainerdHasNoDeprecationWarnings"].status
+
+
 async def test_handlers_are_sorted_and_the_default_has_no_name() -> None:
     handler = Handler("runc", recursive_read_only=True)
     answer = await node(handler=handler).status(NodeStatusPlan(verbose=False))
