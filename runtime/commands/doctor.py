@@ -24,7 +24,7 @@ from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH, is_runc
 from runtime.lookups import handlers, host
-from runtime.transforms.facts import Host
+from runtime.transforms.facts import Handler, Host
 
 _NEEDED_CAPABILITIES: Final = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_CHOWN")
 _OLDEST_KERNEL: Final = (4, 11)
@@ -219,9 +219,16 @@ async def _containerd(config: Config, facts: Host) -> list[Finding]:
             if name:
                 rro = "with" if handler.recursive_read_only else "without"
                 findings.append(Finding("handler", f"{name}: {rro} recursive read-only mounts"))
+                findings.append(Finding("user namespaces", _user_namespaces(name, handler)))
         return findings
     finally:
         await containerd.close()
+
+
+def _user_namespaces(name: str, handler: Handler) -> str:
+    if handler.user_namespaces_problem:
+        return f"{name}: none, {handler.user_namespaces_problem}"
+    return f"{name}: available{', with a copy of each image' if handler.owners_by_copy else ''}"
 
 
 def _own_containerd() -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from generated.containerd import containers_pb2
 from generated.cri import api_pb2
 from generated.oci import defaults
 from runtime.__main__ import main
-from runtime.commands import explain
+from runtime.commands import doctor, explain
 from runtime.commands.doctor import Finding
 from runtime.config.tables import Config, ConfigError
 from runtime.linux import mountinfo
@@ -304,3 +304,18 @@ def test_the_daemons_config_disables_what_would_clash(tmp_path: Path) -> None:
     assert "io.containerd.grpc.v1.cri" in disabled
     assert "io.containerd.snapshotter.v1.btrfs" not in disabled  # the one that is wanted
     assert json.dumps(config["grpc"]) == json.dumps({"address": str(at.socket)})
+
+
+@pytest.mark.parametrize(
+    ("handler", "line"),
+    [
+        (facts.Handler("runc", user_namespaces_problem="old"), "runc: none, old"),
+        (facts.Handler("runc", user_namespaces_problem=""), "runc: available"),
+        (
+            facts.Handler("runc", user_namespaces_problem="", owners_by_copy=True),
+            "runc: available, with a copy of each image",
+        ),
+    ],
+)
+def test_doctor_says_what_a_handler_has(handler: facts.Handler, line: str) -> None:
+    assert doctor._user_namespaces("runc", handler) == line
