@@ -139,6 +139,7 @@ def translation(
         return None
     sources = Sources(root, api, oci)
     known_plans = plan_schema.read_all(root, api, sources.records, problems)
+    sources.plans = known_plans
     told_plugins = tuple(cni_schema.told(root, api, objects))
     paths = Paths(api, oci, sources, record, known_plans, objects, told_plugins)
     uses = problems.attempt(lambda: sources.uses)

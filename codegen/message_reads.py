@@ -10,16 +10,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from sys import version as version_info
 
 from codegen import cache
-from codegen.model import Api, Kind
+from codegen.model import Api, Kind, Plan
 from codegen.syntax import statements
 
 _API = "generated.cri.api_pb2"
+_PLANS = "generated.plans"
 _READER = re.compile(r"generated\.statuses\.(?P<module>\w+)\.read\Z")
 _SEQUENCES = frozenset(
     {
@@ -40,9 +41,9 @@ _OF_FIELDS = frozenset({"HasField", "ClearField"})
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """What is known of a value: ``message`` (of the CRI), ``class`` (an instance), ``name`` (a
-    module, class or function itself, by its full name), ``bound`` (a method of an instance),
-    ``list``, ``map``, ``tuple`` or ``union``."""
+    """What is known of a value: ``message`` (of the CRI), ``plan``, ``class`` (an instance),
+    ``name`` (a module, class or function itself, by its full name), ``bound`` (a method of an
+    instance), ``list``, ``map``, ``tuple`` or ``union``."""
 
     name: str
     ref: str = ""
@@ -67,14 +68,19 @@ class Use:
 
 
 def uses(
-    api: Api, texts: Mapping[str, str], parsed: Callable[[str], ast.Module | None]
+    api: Api,
+    texts: Mapping[str, str],
+    parsed: Callable[[str], ast.Module | None],
+    plans: Iterable[Plan] = (),
 ) -> tuple[Use, ...]:
     """Every use of a field in the files given by path, sorted; ``parsed`` gives the tree of one."""
-    parts = [version_info, Path(__file__).read_text(), repr(api), *texts, *texts.values()]
+    held = messages_of(plans)
+    parts = [version_info, Path(__file__).read_text(), repr(api), repr(held), *texts]
+    parts += texts.values()
 
     def make() -> bytes:
         trees = {file: tree for file in texts if (tree := parsed(file)) is not None}
-        found = sorted(set(MessageReads(api, trees).uses))
+        found = sorted(set(MessageReads(api, trees, held).uses))
         return json.dumps([astuple(use) for use in found]).encode()
 
     made = cache.made_once("uses", tuple(part.encode() for part in parts), make)
@@ -114,8 +120,12 @@ class _Module:
 class MessageReads:
     """All uses of fields in the modules given as {file: tree}; files are below the root."""
 
-    def __init__(self, api: Api, trees: Mapping[str, ast.Module]) -> None:
+    def __init__(
+        self, api: Api, trees: Mapping[str, ast.Module], held: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """``held`` are the messages of ``messages_of`` the plans."""
         self.api = api
+        self.held = held
         self.modules: dict[str, _Module] = {}
         for file, tree in trees.items():
             name = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
@@ -196,7 +206,7 @@ class MessageReads:
         full = full_name(module, node)
         if full is None:
             return None
-        message = self._message(full)
+        message = self._message(full) or self._plan(full)
         if message is not None:
             return message
         found = self.resolved(full)
@@ -213,6 +223,11 @@ class MessageReads:
         name = full.removeprefix(f"{_API}.")
         return Type("message", name) if name != full and name in self.api.messages else None
 
+    def _plan(self, full: str) -> Type | None:
+        """A class of generated/plans.py."""
+        name = full.removeprefix(f"{_PLANS}.")
+        return Type("plan", name) if name != full and name in self.held else None
+
     def _answered(self, full: str) -> Type | None:
         """What a generated status reader returns."""
         match = _READER.match(full)
@@ -228,6 +243,9 @@ class MessageReads:
         if of.name == "message":
             known = self.api.messages[of.ref].fields.get(name)
             return _of_kind(known.kind) if known is not None else Type("bound", name, (of,))
+        if of.name == "plan":
+            held = self.held[of.ref].get(name)
+            return Type("message", held) if held is not None else None
         if of.name == "class":
             return self._attribute(of.ref, name)
         if of.name == "name":
@@ -283,6 +301,18 @@ class MessageReads:
                 return Type("class", owner)
             return self.annotated(cls.module, returned)
         return None
+
+
+def messages_of(plans: Iterable[Plan]) -> dict[str, dict[str, str]]:
+    """By class and property: the messages that plans hold."""
+    return {
+        plan.python_class: {
+            name: field.kind.ref
+            for name, field in plan.fields.items()
+            if field.kind.name == "message"
+        }
+        for plan in plans
+    }
 
 
 def _of_kind(kind: Kind) -> Type | None:

@@ -114,6 +114,8 @@ class ObjectReader:
             return self._kind(self.definitions[target], name)
         if "x-record" in part:
             return Kind("record", part["x-record"])
+        if "x-message" in part:
+            return Kind("message", part["x-message"])
         match part.get("type"):
             case [str() as given, "null"]:
                 return replace(self._kind({**part, "type": given}, name), optional=True)

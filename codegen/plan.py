@@ -340,6 +340,8 @@ def _is_secret(mapped: Mapping[str, Mapped], name: str, write: Copied | Computed
         sources = [write.source]
     else:
         sources = [argument.source for argument in write.call.arguments]
+    if write.target.kind.name == "message":  # something below it may be secret
+        return True
     return any(_has_secret(mapped, name, s.steps) for s in sources if s.root is None)
 
 

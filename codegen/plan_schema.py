@@ -75,6 +75,12 @@ def _read(
     fields = {field.name: field for field in reader.fields(demands=False)}
     places = {field: load.at(node, ["properties", field]).place for field in fields}
     for field in fields.values():
+        if field.kind.name == "message" and field.kind.ref not in api.messages:
+            problems.add(
+                f"the CRI has no message {field.kind.ref}",
+                places[field.name],
+                nearest(field.kind.ref, api.messages),
+            )
         record = field.kind.of[0] if field.kind.name == "list" else field.kind
         if record.name == "record" and record.ref not in records:
             problems.add(

@@ -15,7 +15,7 @@ from codegen import message_reads
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
 from codegen.message_reads import Use
-from codegen.model import Api, Kind, OciSpec, snake
+from codegen.model import Api, Kind, OciSpec, Plan, snake
 from codegen.syntax import statements
 
 FACTS = "runtime/transforms/facts.py"
@@ -68,6 +68,8 @@ class Sources:
     root: Path
     api: Api
     oci: OciSpec
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """What functions of runtime/ may be given, by name."""
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
     _records: dict[str, Record] | None = None
     _roots: dict[bool, Mapping[str, Kind]] = field(default_factory=dict)
@@ -181,7 +183,7 @@ class Sources:
             folder = self.root / "runtime"
             files = [f"runtime/{p.relative_to(folder)}" for p in sorted(folder.rglob("*.py"))]
             texts = {file: text_file(self.root, file) for file in files}
-            self._uses = message_reads.uses(self.api, texts, self.tree)
+            self._uses = message_reads.uses(self.api, texts, self.tree, self.plans.values())
         return self._uses
 
     def function(self, dotted: str) -> tuple[str, Callable] | None:

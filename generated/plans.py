@@ -289,6 +289,47 @@ def plan_new_pod(
 
 
 @dataclass(frozen=True, slots=True)
+class RunPodSandboxPlan:
+    """What RunPodSandbox asks for."""
+
+    pod_config: api_pb2.PodSandboxConfig = field(repr=False)
+    """The config as received, which is saved with the pod. Its own plans say what is done."""
+
+    runtime_handler: str
+    """The name of the handler; empty is the default one."""
+
+
+def plan_run_pod_sandbox(
+    src: api_pb2.RunPodSandboxRequest,
+) -> RunPodSandboxPlan:
+    """What the message asks for."""
+    return RunPodSandboxPlan(
+        # plan.pod_config <- config
+        pod_config=src.config,
+        # plan.runtime_handler <- runtime_handler
+        runtime_handler=src.runtime_handler,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CreateContainerPlan:
+    """What CreateContainer asks for."""
+
+    container_config: api_pb2.ContainerConfig = field(repr=False)
+    """The config as received, which is saved with the container. Its own plans say what is done."""
+
+
+def plan_create_container(
+    src: api_pb2.CreateContainerRequest,
+) -> CreateContainerPlan:
+    """What the message asks for."""
+    return CreateContainerPlan(
+        # plan.container_config <- config
+        container_config=src.config,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StopContainerPlan:
     """What StopContainer asks for."""
 

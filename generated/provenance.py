@@ -1824,6 +1824,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/container_metadata.yaml",
         ),
     ),
+    "plan.container_config": (
+        Entry(
+            field="CreateContainerRequest.config",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The container's configuration; see the mapping of this message.",
+            file="spec/mapping/create_container_request.yaml",
+        ),
+    ),
     "plan.container_name": (
         Entry(
             field="ContainerConfig.metadata.attempt",
@@ -2235,6 +2246,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/network_config.yaml",
         ),
     ),
+    "plan.pod_config": (
+        Entry(
+            field="RunPodSandboxRequest.config",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The pod's configuration; see the mapping of this message.",
+            file="spec/mapping/run_pod_sandbox_request.yaml",
+        ),
+    ),
     "plan.pod_name": (
         Entry(
             field="PodSandboxConfig.metadata.name",
@@ -2397,6 +2419,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Without dns_config, the node's file is copied; an empty dns_config gives an empty file.",
             file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
+    "plan.runtime_handler": (
+        Entry(
+            field="RunPodSandboxRequest.runtime_handler",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The name of a runtime in the config; the empty name is the default handler. An unknown one is refused before anything is created.",
+            file="spec/mapping/run_pod_sandbox_request.yaml",
         ),
     ),
     "plan.seccomp_file": (

@@ -77,12 +77,13 @@ def _field(planned: Planned, plan: PlanOf) -> FieldText:
 
 
 def annotation(kind: Kind) -> str:
-    """The annotation of a kind; records are classes of facts.py."""
+    """The annotation of a kind; records are classes of facts.py, messages those of the CRI."""
     if kind.optional:
         return f"{annotation(replace(kind, optional=False))} | None"
     if kind.name == "list":
         return f"list[{annotation(kind.of[0])}]"
-    return f"facts.{kind.ref}" if kind.name == "record" else plain(kind)
+    home = {"record": "facts.", "message": "api_pb2."}.get(kind.name)
+    return f"{home}{kind.ref}" if home is not None else plain(kind)
 
 
 def called_below(call: Call, path: tuple[str, ...], names: Names) -> str:

@@ -63,7 +63,7 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
     async def create(
         self,
         sandbox: SandboxT_contra,
-        request: api_pb2.CreateContainerRequest,
+        plan: plans.CreateContainerPlan,
     ) -> api_pb2.CreateContainerResponse:
         """CreateContainer. Creates a container in a running pod. A second one with the same name and
         attempt is refused while the first exists, as for pods."""
@@ -213,7 +213,7 @@ class SandboxOperations(Protocol[SandboxT_contra]):
 
     async def run(
         self,
-        request: api_pb2.RunPodSandboxRequest,
+        plan: plans.RunPodSandboxPlan,
     ) -> api_pb2.RunPodSandboxResponse:
         """RunPodSandbox. Creates and starts a pod. A second pod with the same name, namespace, uid and
         attempt is refused while the first exists, because the kubelet retries an

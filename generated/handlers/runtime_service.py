@@ -24,10 +24,12 @@ from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import (
     plan_attach,
     plan_container_status,
+    plan_create_container,
     plan_exec,
     plan_exec_sync,
     plan_node_status,
     plan_port_forward,
+    plan_run_pod_sandbox,
     plan_sandbox_status,
     plan_stop_container,
     plan_update_runtime_config,
@@ -132,7 +134,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.RunPodSandboxRequest
     ) -> api_pb2.RunPodSandboxResponse:
         refuse_if_any(run_pod_sandbox_request.check(request))
-        return await self._sandboxes.run(request)
+        return await self._sandboxes.run(plan_run_pod_sandbox(request))
 
     @unary(mutates=True, shown=("pod_sandbox_id",))
     async def StopPodSandbox(
@@ -207,7 +209,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
             raise FailedPrecondition(
                 f"sandbox {sandbox.id} is {sandbox.state.name}; CreateContainer needs READY"
             )
-        return await self._containers.create(sandbox, request)
+        return await self._containers.create(sandbox, plan_create_container(request))
 
     @unary(mutates=True, shown=("container_id",))
     async def StartContainer(

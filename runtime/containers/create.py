@@ -24,6 +24,7 @@ from generated.lifecycle import ContainerState, SandboxState
 from generated.oci import container_config, types
 from generated.plans import (
     ContainerPlan,
+    CreateContainerPlan,
     NewContainerPlan,
     plan_container,
     plan_new_container,
@@ -69,14 +70,14 @@ class _Snapshot:
 
 
 async def create(
-    services: Services, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
+    services: Services, sandbox: Sandbox, requested: CreateContainerPlan
 ) -> api_pb2.CreateContainerResponse:
     """Create a container in a ready pod; the response has its ID.
 
     Raises NotFound if the image is not on the node, FailedPrecondition if the name is reserved,
     InvalidArgument for anything in the request that the node or the image does not have.
     """
-    config = request.config
+    config = requested.container_config
     container_id = secrets.token_hex(32)
     known = plan_container(config)
     image = await _image(services, known.image)

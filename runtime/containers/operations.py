@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.oci import types
-from generated.plans import ContainerStatusPlan, ExecSyncPlan, StopContainerPlan
+from generated.plans import (
+    ContainerStatusPlan,
+    CreateContainerPlan,
+    ExecSyncPlan,
+    StopContainerPlan,
+)
 from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
@@ -25,10 +30,10 @@ class Containers:
         self.services = services
 
     async def create(
-        self, sandbox: Sandbox, request: api_pb2.CreateContainerRequest
+        self, sandbox: Sandbox, plan: CreateContainerPlan
     ) -> api_pb2.CreateContainerResponse:
         """CreateContainer."""
-        return await container_create.create(self.services, sandbox, request)
+        return await container_create.create(self.services, sandbox, plan)
 
     async def start(
         self, container: Container, request: api_pb2.StartContainerRequest

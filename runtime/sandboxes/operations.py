@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.plans import SandboxStatusPlan
+from generated.plans import RunPodSandboxPlan, SandboxStatusPlan
 from runtime.sandboxes import remove as sandbox_remove
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import status as sandbox_status
@@ -21,9 +21,9 @@ class Sandboxes:
         self.services = services
         self._stops = SharedTasks()
 
-    async def run(self, request: api_pb2.RunPodSandboxRequest) -> api_pb2.RunPodSandboxResponse:
+    async def run(self, plan: RunPodSandboxPlan) -> api_pb2.RunPodSandboxResponse:
         """Create a pod and start it."""
-        return await sandbox_run.run(self.services, request)
+        return await sandbox_run.run(self.services, plan)
 
     async def stop(
         self, sandbox: Sandbox, request: api_pb2.StopPodSandboxRequest

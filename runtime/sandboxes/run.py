@@ -31,7 +31,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, leases_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
-from generated.plans import plan_sandbox
+from generated.plans import RunPodSandboxPlan, plan_sandbox
 from generated.statuses import run_pod_sandbox_response
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux import netns, userns
@@ -46,16 +46,14 @@ from runtime.transforms import facts, namespaces, sandboxes
 log = structlog.get_logger(__name__)
 
 
-async def run(
-    services: Services, request: api_pb2.RunPodSandboxRequest
-) -> api_pb2.RunPodSandboxResponse:
+async def run(services: Services, requested: RunPodSandboxPlan) -> api_pb2.RunPodSandboxResponse:
     """Create the pod and return its ID once it is READY; on failure nothing is left of it.
 
     Raises FailedPrecondition while another sandbox has the name, InvalidArgument for a handler that
     is not configured, and the error of the step that failed.
     """
-    plan = plan_sandbox(request.config)
-    handler_name = sandboxes.handler_name(request.runtime_handler, untrusted=plan.untrusted)
+    plan = plan_sandbox(requested.pod_config)
+    handler_name = sandboxes.handler_name(requested.runtime_handler, untrusted=plan.untrusted)
     handler = services.handlers.named(handler_name, field="runtime_handler")
     if plan.uid_mapping and not handler.user_namespaces:
         raise namespaces.unsupported(handler.user_namespaces_problem)
@@ -66,7 +64,7 @@ async def run(
     metadata = facts.SandboxMetadata(
         id=sandbox_id,
         name=plan.pod_name,
-        config=request.config,
+        config=requested.pod_config,
         runtime_handler=handler_name,
         netns_path="" if plan.on_node_network else netns.new_path(services.netns_directory),
         process_label=labels.process,

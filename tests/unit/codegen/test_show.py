@@ -74,7 +74,7 @@ def test_explain_tells_for_what_else_a_field_is_read() -> None:
         ),
         ("usage.layer", ["read for   ContainerStats.writable_layer: copy fields"]),
         ("resources.swap_limit", ["called for LinuxContainerResources.memory_swap_limit_in_bytes"]),
-        ("sandboxes.run.run", ["handles    RunPodSandboxRequest.runtime_handler: "]),
+        ("plan.pod_config", ["RunPodSandboxPlan.pod_config, PodSandboxConfig: "]),
     ],
 )
 def test_explain_goes_from_targets_sources_and_functions_to_fields(

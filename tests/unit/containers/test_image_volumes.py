@@ -15,6 +15,7 @@ import pytest
 from generated.containerd import types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxEvent
+from generated.plans import CreateContainerPlan
 from generated.validators import create_container_request
 from runtime.containers import image_volumes
 from runtime.errors import CriError, FailedPrecondition, ImageVolumeMountFailed, InvalidArgument
@@ -89,7 +90,7 @@ async def test_containers_of_a_pod_share_one_view_under_its_lease(
         image=api_pb2.ImageSpec(image=IMAGE.reference),
         mounts=[volume()],
     )
-    await world.containers.create(world.pod, api_pb2.CreateContainerRequest(config=request))
+    await world.containers.create(world.pod, CreateContainerPlan(container_config=request))
     place = directory(world) / "1"
     assert kernel.made == [str(place)]
     assert str(place) in world.daemon.held_snapshots

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
 from generated.cri import api_pb2
+from generated.plans import CreateContainerPlan
 from runtime.config.tables import Config
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services
@@ -112,14 +113,13 @@ class World:
         self.pod: Sandbox = made.sandbox(self.store, "pod")
 
     async def created(self, image: str = IMAGE.reference, **config: Any) -> Container:
-        request = api_pb2.CreateContainerRequest(
-            config=api_pb2.ContainerConfig(
-                metadata=api_pb2.ContainerMetadata(name="app"),
-                image=api_pb2.ImageSpec(image=image),
-                **config,
-            )
+        requested = api_pb2.ContainerConfig(
+            metadata=api_pb2.ContainerMetadata(name="app"),
+            image=api_pb2.ImageSpec(image=image),
+            **config,
         )
-        answer = await self.containers.create(self.pod, request)
+        plan = CreateContainerPlan(container_config=requested)
+        answer = await self.containers.create(self.pod, plan)
         container = self.store.containers.get(answer.container_id)
         assert container is not None
         return container

@@ -24,7 +24,7 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
-from generated.plans import StopContainerPlan
+from generated.plans import RunPodSandboxPlan, StopContainerPlan
 from runtime.config.tables import Config
 from runtime.containerd.capabilities import Capabilities
 from runtime.containers.operations import Containers
@@ -441,7 +441,7 @@ class World:
         return [str(path) for base in bases if base.exists() for path in base.iterdir()]
 
 
-def run_request(network: Any = api_pb2.POD, **fields: Any) -> api_pb2.RunPodSandboxRequest:
+def run_request(network: Any = api_pb2.POD, **fields: Any) -> RunPodSandboxPlan:
     config = api_pb2.PodSandboxConfig(
         metadata=api_pb2.PodSandboxMetadata(name="pod", namespace="ns", uid="u", attempt=1),
         dns_config=api_pb2.DNSConfig(servers=["10.0.0.10"]),
@@ -450,4 +450,4 @@ def run_request(network: Any = api_pb2.POD, **fields: Any) -> api_pb2.RunPodSand
     options.network = network
     options.ipc = api_pb2.NODE  # no tmpfs: these tests need no root
     config.MergeFrom(api_pb2.PodSandboxConfig(**fields))
-    return api_pb2.RunPodSandboxRequest(config=config)
+    return RunPodSandboxPlan(pod_config=config, runtime_handler="")

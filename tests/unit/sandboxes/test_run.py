@@ -15,6 +15,7 @@ import pytest
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.oci import types
+from generated.plans import RunPodSandboxPlan
 from runtime.containerd.runtime_options import stored_options
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
 from runtime.linux import kernel, netns, userns
@@ -104,7 +105,7 @@ async def test_the_wait_is_issued_before_the_start(world: World) -> None:
 
 async def test_an_interface_sysctl_waits_for_the_interface(world: World) -> None:
     request = run_request()
-    request.config.linux.sysctls["net.ipv4.conf.eth0.arp_filter"] = "1"
+    request.pod_config.linux.sysctls["net.ipv4.conf.eth0.arp_filter"] = "1"
     world.network.fail.add("ADD")
     with pytest.raises(CriError):
         await sandbox_run.run(world.services, request)
@@ -251,8 +252,7 @@ async def test_a_missing_network_is_refused_before_anything_is_made(
 
 
 async def test_an_unknown_handler_names_the_known(world: World) -> None:
-    request = run_request()
-    request.runtime_handler = "kata"
+    request = replace(run_request(), runtime_handler="kata")
     with pytest.raises(InvalidArgument, match="use one of: runc"):
         await sandbox_run.run(world.services, request)
 
@@ -276,12 +276,12 @@ def assert_nothing_is_left(world: World, namespaces: set[str]) -> None:
 # User namespaces
 
 
-def in_user_namespace(**others: Any) -> api_pb2.RunPodSandboxRequest:
+def in_user_namespace(**others: Any) -> RunPodSandboxPlan:
     request = run_request()
     uids = [api_pb2.IDMapping(host_id=100000, length=65536)]
     gids = [api_pb2.IDMapping(host_id=200000, length=65536)]
     users = api_pb2.UserNamespace(mode=api_pb2.POD, uids=uids, gids=gids)
-    request.config.linux.security_context.namespace_options.CopyFrom(
+    request.pod_config.linux.security_context.namespace_options.CopyFrom(
         api_pb2.NamespaceOption(userns_options=users, **others)
     )
     return request
