@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -65,6 +67,12 @@ class Settings(Protocol):
     def ip_pref(self) -> str: ...
 
 
+class Operated(Protocol):
+    """Counts a setup (``set_up_pod``) or teardown (``tear_down_pod``) of a pod's network."""
+
+    def __call__(self, operation: str, seconds: float, *, succeeded: bool) -> None: ...
+
+
 class Network:
     """All CNI networks of the node."""
 
@@ -75,12 +83,14 @@ class Network:
         of_handlers: Mapping[str, tuple[str, int]] | None = None,
         cache: ResultCache | None = None,
         given_up: Callable[[str], None] = lambda _kind: None,
+        operated: Operated | None = None,
     ) -> None:
         """``of_handlers`` has the directory and the maximum number of networks of each runtime
         handler with networks of its own. ``given_up`` counts, by kind, what is abandoned because it
-        cannot be undone.
+        cannot be undone; ``operated`` counts setups and teardowns of pods.
         """
         self._settings = settings
+        self._operated = operated
         self._given_up = given_up
         self._cache = cache or ResultCache()
         self._directory = CniDirectory(settings.conf_dir, settings.max_conf_num)
@@ -169,11 +179,12 @@ class Network:
         capabilities = cni.runtime_config(config)
         wanted = self._wanted(sandbox_id, netns_path, config, capabilities, handler)
         self._half_added.add(sandbox_id)
-        if self._settings.setup_serially:
-            results = [await self._add_interface(interface) for interface in wanted]
-        else:
-            results = await _all_ended([self._add_interface(interface) for interface in wanted])
-        got = attachment(sandbox_id, results, self._settings.ip_pref)
+        with self._counted("set_up_pod"):
+            if self._settings.setup_serially:
+                results = [await self._add_interface(interface) for interface in wanted]
+            else:
+                results = await _all_ended([self._add_interface(interface) for interface in wanted])
+            got = attachment(sandbox_id, results, self._settings.ip_pref)
         self._half_added.discard(sandbox_id)
         return got
 
@@ -202,9 +213,20 @@ class Network:
             raise Unavailable(
                 f"the network of pod {sandbox_id} cannot be removed: {self.config_problem(handler)}"
             )
-        for interface in interfaces:
-            await self._delete_interface(interface, handler, best_effort=not had_result)
+        with self._counted("tear_down_pod"):
+            for interface in interfaces:
+                await self._delete_interface(interface, handler, best_effort=not had_result)
         self._half_added.discard(sandbox_id)
+
+    @contextmanager
+    def _counted(self, operation: str) -> Iterator[None]:
+        began, succeeded = time.monotonic(), False
+        try:
+            yield
+            succeeded = True
+        finally:
+            if self._operated:
+                self._operated(operation, time.monotonic() - began, succeeded=succeeded)
 
     def _wanted(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from generated.cri import api_pb2
 from generated.oci import types
 from generated.plans import (
@@ -19,6 +21,7 @@ from runtime.containers import status as container_status
 from runtime.containers import stop as container_stop
 from runtime.containers.attachment import Attachment
 from runtime.containers.services import Services
+from runtime.steps.times import timed
 from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts
 
@@ -33,25 +36,33 @@ class Containers:
         self, sandbox: Sandbox, plan: CreateContainerPlan
     ) -> api_pb2.CreateContainerResponse:
         """CreateContainer."""
-        return await container_create.create(self.services, sandbox, plan)
+        with self._timed("container_create", sandbox):
+            return await container_create.create(self.services, sandbox, plan)
 
     async def start(
         self, container: Container, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
         """StartContainer."""
-        return await container_start.start(self.services, container, request)
+        with self._timed("container_start", container.sandbox):
+            return await container_start.start(self.services, container, request)
 
     async def stop(
         self, container: Container, plan: StopContainerPlan
     ) -> api_pb2.StopContainerResponse:
         """StopContainer."""
-        return await container_stop.stop(self.services, container, plan)
+        with self._timed("container_stop", container.sandbox):
+            return await container_stop.stop(self.services, container, plan)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
         """RemoveContainer."""
-        return await container_remove.remove(self.services, container, request)
+        with self._timed("container_remove", container.sandbox):
+            return await container_remove.remove(self.services, container, request)
+
+    def _timed(self, operation: str, sandbox: Sandbox | None) -> AbstractContextManager[None]:
+        handler = sandbox.metadata.runtime_handler if sandbox else ""
+        return timed(self.services.timer, operation, handler)
 
     async def release_images(self, sandbox: Sandbox) -> None:
         """Unmount the images that containers of a stopped pod had as volumes."""

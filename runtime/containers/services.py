@@ -19,6 +19,7 @@ from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.lookups.users import UserDatabases
+from runtime.steps.times import Timer, untimed
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
@@ -75,6 +76,7 @@ class Services:
     specs: Specs
     cdi: CdiDirectories
     levels: SelinuxLevels
+    timer: Timer = untimed
     users: UserDatabases = field(default_factory=UserDatabases)
     prepared: dict[str, list[types_pb2.Mount]] = field(default_factory=dict)
     """The root file systems of containers created but not started yet: the snapshotter's mounts."""

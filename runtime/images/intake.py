@@ -6,7 +6,9 @@ A lease protects fetched data from containerd's garbage collector until the reco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from runtime.config.tables import ImagesTable
@@ -15,6 +17,7 @@ from runtime.errors import NotFound
 from runtime.images import content as image_content
 from runtime.images.leases import PullLeases
 from runtime.images.manifest import Descriptor
+from runtime.images.metrics import Metrics
 from runtime.images.progress import Activity, unless_stalled
 from runtime.images.pull import ImageSource, Puller
 from runtime.images.reference import Reference
@@ -38,12 +41,14 @@ class Intake:
         puller: Puller,
         leases: PullLeases,
         settings: ImagesTable,
+        metrics: Metrics,
     ) -> None:
         self._containerd = containerd
         self._store = store
         self._cache = store.cache
         self._puller = puller
         self._leases = leases
+        self._metrics = metrics
         self._registry = settings.registry
         self._progress_timeout = float(settings.image_pull_progress_timeout)
         self._verifiers = Verifiers(settings.image_verifier)
@@ -66,8 +71,23 @@ class Intake:
         the registry and of containerd.
         """
         activity = Activity()
-        work = self._ask_registry(reference, who, snapshotter, activity)
-        return await unless_stalled(work, activity, self._progress_timeout)
+        with self._counted(activity):
+            work = self._ask_registry(reference, who, snapshotter, activity)
+            return await unless_stalled(work, activity, self._progress_timeout)
+
+    @contextmanager
+    def _counted(self, activity: Activity) -> Iterator[None]:
+        began, succeeded = time.monotonic(), False
+        self._metrics.pull_began()
+        try:
+            yield
+            succeeded = True
+        finally:
+            self._metrics.pull_ended(
+                succeeded=succeeded,
+                received=activity.received,
+                seconds=time.monotonic() - began,
+            )
 
     async def _ask_registry(
         self, reference: Reference, who: Credentials, snapshotter: str, activity: Activity

@@ -26,6 +26,7 @@ from runtime.images import content as image_content
 from runtime.images import reference as image_reference
 from runtime.images.intake import Intake
 from runtime.images.leases import PullLeases
+from runtime.images.metrics import Metrics
 from runtime.images.platforms import host_platform
 from runtime.images.pull import ImageSource, Puller
 from runtime.images.registry.auth import ANONYMOUS, credentials
@@ -49,6 +50,7 @@ class Images:
         host: Host,
         handlers: Handlers,
         left_out: Callable[[str], None],
+        metrics: Metrics,
     ) -> None:
         """``left_out`` counts images that cannot be listed, by kind."""
         settings = config.images
@@ -73,6 +75,7 @@ class Images:
             Puller(containerd, platform, settings=settings),
             PullLeases(containerd, str(config.state_dir)),
             settings,
+            metrics,
         )
         self._usage = ImageUsage(containerd, self._snapshotters, settings.stats_collect_period)
 

@@ -24,6 +24,8 @@ class Activity:
     def __init__(self) -> None:
         self._active = 0
         self._last = 0.0
+        self.received = 0
+        """Bytes that have arrived."""
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
@@ -36,8 +38,9 @@ class Activity:
         finally:
             self._active -= 1
 
-    def moved(self) -> None:
-        """Bytes have arrived."""
+    def moved(self, count: int = 0) -> None:
+        """``count`` bytes have arrived."""
+        self.received += count
         self._last = asyncio.get_running_loop().time()
 
     def stalled(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from generated.cri import api_pb2
 from generated.plans import RunPodSandboxPlan, SandboxStatusPlan
 from runtime.sandboxes import remove as sandbox_remove
@@ -10,6 +12,7 @@ from runtime.sandboxes import status as sandbox_status
 from runtime.sandboxes import stop as sandbox_stop
 from runtime.sandboxes.services import Services
 from runtime.steps.shared_tasks import SharedTasks
+from runtime.steps.times import timed
 from runtime.store.objects import Sandbox
 from runtime.transforms import facts
 
@@ -23,21 +26,28 @@ class Sandboxes:
 
     async def run(self, plan: RunPodSandboxPlan) -> api_pb2.RunPodSandboxResponse:
         """Create a pod and start it."""
-        return await sandbox_run.run(self.services, plan)
+        began = time.monotonic()
+        response = await sandbox_run.run(self.services, plan)
+        sandbox = self.services.store.sandboxes.get(response.pod_sandbox_id)
+        handler = sandbox.metadata.runtime_handler if sandbox else ""
+        self.services.timer("sandbox_runtime_create", handler, time.monotonic() - began)
+        return response
 
     async def stop(
         self, sandbox: Sandbox, request: api_pb2.StopPodSandboxRequest
     ) -> api_pb2.StopPodSandboxResponse:
         """Stop the pod; concurrent calls share the work, each with its own deadline."""
-        await self._stop(sandbox)
+        with timed(self.services.timer, "sandbox_runtime_stop", sandbox.metadata.runtime_handler):
+            await self._stop(sandbox)
         return api_pb2.StopPodSandboxResponse()
 
     async def remove(
         self, sandbox: Sandbox, request: api_pb2.RemovePodSandboxRequest
     ) -> api_pb2.RemovePodSandboxResponse:
         """Stop the pod if necessary, and delete everything of it."""
-        await self._stop(sandbox)
-        await sandbox_remove.remove(self.services, sandbox)
+        with timed(self.services.timer, "sandbox_remove", sandbox.metadata.runtime_handler):
+            await self._stop(sandbox)
+            await sandbox_remove.remove(self.services, sandbox)
         return api_pb2.RemovePodSandboxResponse()
 
     async def status(

@@ -14,6 +14,7 @@ from runtime.linux import netns
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.owned_snapshots import OwnedSnapshots
 from runtime.lookups.users import UserDatabases
+from runtime.steps.times import Timer, untimed
 from runtime.store.objects import Container, Sandbox, Store
 from runtime.store.selinux_levels import SelinuxLevels
 from runtime.tasks.exits import Exits
@@ -97,6 +98,7 @@ class Services:
     handlers: Handlers
     config: Config
     levels: SelinuxLevels
+    timer: Timer = untimed
     users: UserDatabases = field(default_factory=UserDatabases)
     """The user databases of pause images."""
 

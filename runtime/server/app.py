@@ -102,6 +102,7 @@ class App:
                 if runtime.cni_conf_dir
             },
             given_up=self.metrics.given_up,
+            operated=self.metrics.network_operated,
         )
         self.images = Images(
             containerd=containerd,
@@ -109,6 +110,7 @@ class App:
             host=self.host,
             handlers=self.handlers,
             left_out=self.metrics.left_out,
+            metrics=self.metrics,
         )
         snapshots = OwnedSnapshots(containerd)
         self.containers = Containers(
@@ -125,6 +127,7 @@ class App:
                 specs=Specs(containerd),
                 levels=levels,
                 cdi=CdiDirectories(config.cdi_spec_dirs, enabled=config.enable_cdi),
+                timer=self._timed,
             )
         )
         self.sandboxes = Sandboxes(
@@ -140,6 +143,7 @@ class App:
                 handlers=self.handlers,
                 config=config,
                 levels=levels,
+                timer=self._timed,
             )
         )
         self.stats = Stats(
@@ -283,6 +287,10 @@ class App:
                 floor=floor,
                 reason="this process lacks CAP_SYS_RESOURCE, or restrict_oom_score_adj is set",
             )
+
+    def _timed(self, operation: str, handler: str, seconds: float) -> None:
+        known = self.handlers.get(handler)
+        self.metrics.timed(operation, handler, known.runtime_type if known else "", seconds)
 
     def _fail(self, error: BaseException) -> None:
         """A background task failed: end the server."""

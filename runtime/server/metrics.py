@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from runtime.config.tables import ConfigError
+from runtime.server.builtin_metrics import BuiltinMetrics
 
 _BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 """Seconds: from a list answered from memory to the kubelet's own timeout."""
@@ -32,6 +33,7 @@ class Metrics:
         """Count a finished call."""
         if self._served:
             self._served.calls.labels(rpc, code.name).observe(seconds)
+            self._served.builtin.observe(rpc, code, seconds)
 
     def left_out(self, kind: str) -> None:
         """Count an object (``image``, ``cgroup``, ``network``) that cannot be shown in lists."""
@@ -46,7 +48,27 @@ class Metrics:
     def events_dropped(self, count: int) -> None:
         """Container events were dropped, because nobody followed them or too slowly."""
         if self._served:
-            self._served.events_dropped.inc(count)
+            self._served.builtin.events_dropped.inc(count)
+
+    def timed(self, operation: str, handler: str, shim: str, seconds: float) -> None:
+        """Count a successful operation on a pod or container."""
+        if self._served:
+            self._served.builtin.timed(operation, handler, shim, seconds)
+
+    def network_operated(self, operation: str, seconds: float, *, succeeded: bool) -> None:
+        """Count a setup (``set_up_pod``) or teardown (``tear_down_pod``) of a pod's network."""
+        if self._served:
+            self._served.builtin.network_operated(operation, seconds, succeeded=succeeded)
+
+    def pull_began(self) -> None:
+        """Count the start of an image pull."""
+        if self._served:
+            self._served.builtin.pulling.inc()
+
+    def pull_ended(self, *, succeeded: bool, received: int, seconds: float) -> None:
+        """Count the end of an image pull that received this many bytes from the registry."""
+        if self._served:
+            self._served.builtin.pull_ended(succeeded=succeeded, received=received, seconds=seconds)
 
     def stream_began(self, kind: str, transport: str) -> None:
         """Count the start of an ``exec``, ``attach`` or ``portforward`` session, over SPDY or
@@ -119,11 +141,7 @@ class _Counters:
             "Streaming clients or streams that were refused, violated a protocol or vanished.",
             registry=registry,
         )
-        self.events_dropped = Counter(
-            "containerd_cri_container_events_dropped_total",
-            "Container events that no client of GetContainerEvents has read in time.",
-            registry=registry,
-        )
+        self.builtin = BuiltinMetrics(registry)
         Gauge(
             "cri_containerd_unsaved_statuses",
             "Containers whose status is in memory only, because the disk cannot be written.",

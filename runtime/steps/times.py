@@ -1,10 +1,12 @@
-"""The time of each step of a call, for the debug log and the benchmark."""
+"""The time of each step of a call, for the debug log and the benchmark, and of whole operations,
+for the metrics."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 
 class StepTimes:
@@ -32,3 +34,22 @@ class StepTimes:
 
     def _now(self) -> float:
         return (time.perf_counter() - self._began) * 1000
+
+
+class Timer(Protocol):
+    """Receives the duration of each successful operation on a pod or container."""
+
+    def __call__(self, operation: str, handler: str, seconds: float) -> None:
+        """``handler`` is the name of the pod's runtime handler, "" for the default one."""
+
+
+def untimed(operation: str, handler: str, seconds: float) -> None:
+    """A timer for a server without metrics."""
+
+
+@contextmanager
+def timed(timer: Timer, operation: str, handler: str) -> Iterator[None]:
+    """Measure the block if it succeeds."""
+    began = time.monotonic()
+    yield
+    timer(operation, handler, time.monotonic() - began)

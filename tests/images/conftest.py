@@ -98,7 +98,25 @@ def images_on(
         host=Host(hostname="test"),
         handlers=Handlers(Handler("runc", snapshotter=snapshotter)),
         left_out=lambda _kind: None,
+        metrics=Pulls(),
     )
+
+
+class Pulls:
+    """Remembers the pulls that ended."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.ended: list[tuple[bool, int]] = []
+        """Whether each succeeded, and the bytes that it received."""
+
+    def pull_began(self) -> None:
+        self.running += 1
+
+    def pull_ended(self, *, succeeded: bool, received: int, seconds: float) -> None:
+        assert seconds > 0
+        self.running -= 1
+        self.ended.append((succeeded, received))
 
 
 @pytest.fixture

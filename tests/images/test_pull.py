@@ -27,7 +27,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.lazy_snapshotter import LazySnapshotter
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry
-from tests.images.conftest import MakeImages, images_on, pull, removal, status, until
+from tests.images.conftest import MakeImages, Pulls, images_on, pull, removal, status, until
 
 
 @pytest.fixture
@@ -53,6 +53,21 @@ async def test_pull_by_tag(
     assert not found.username
     assert found.size > sum(len(layer.data) for layer in image.layers)
     assert daemon.ctr("content", "active").splitlines()[1:] == []
+
+
+async def test_pulls_are_counted_with_the_bytes_from_the_registry(
+    images: Images, registry: Registry, pushed: str, image: build.Image
+) -> None:
+    counted = images._intake._metrics
+    assert isinstance(counted, Pulls)
+    await pull(images, pushed)
+    await pull(images, pushed)
+    with pytest.raises(NotFound):
+        await pull(images, f"{registry.host}/nothing:1")
+    (first, received), second, (third, _) = counted.ended
+    assert (first, second, third) == (True, (True, 0), False), "the second pull fetches nothing"
+    assert received >= sum(len(layer.data) for layer in image.layers)
+    assert counted.running == 0
 
 
 async def test_pull_by_digest_and_the_names_that_find_it(

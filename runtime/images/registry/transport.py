@@ -236,7 +236,7 @@ async def _decoded(
 ) -> AsyncGenerator[bytes, None]:
     async for piece in answer.content.iter_any():
         if activity:
-            activity.moved()
+            activity.moved(len(piece))
         for part in _through(decoders, piece):
             yield part
     if not all(decoder.eof for decoder in decoders):

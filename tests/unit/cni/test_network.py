@@ -20,7 +20,7 @@ from generated.cri import api_pb2
 from runtime.cni import network as cni
 from runtime.cni import plugin as cni_plugin
 from runtime.cni.cache import ResultCache
-from runtime.cni.network import Network
+from runtime.cni.network import Network, Operated
 from runtime.cni.result import select_pod_ip, summarise
 from runtime.errors import InvalidArgument, Unavailable, Unknown
 from tests.harness import cni_recorder
@@ -59,12 +59,16 @@ class Lab:
 
     @asynccontextmanager
     async def network(
-        self, of_handlers: dict[str, tuple[str, int]] | None = None, **settings: Any
+        self,
+        of_handlers: dict[str, tuple[str, int]] | None = None,
+        operated: Operated | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Network]:
         network = Network(
             Settings((str(self.bin),), str(self.conf), **settings),
             of_handlers=of_handlers,
             cache=ResultCache(str(self.state)),
+            operated=operated,
         )
         await network.start()
         try:
@@ -128,6 +132,21 @@ async def test_a_handler_may_have_networks_of_its_own(lab: Lab) -> None:
         shutil.rmtree(lab.state)
         await network.delete("sb1", NETNS, POD, had_result=True, handler="kata")
     assert lab.order()[-2:] == [("DEL", "second"), ("DEL", "second")]
+
+
+async def test_operations_are_counted(lab: Lab) -> None:
+    counted: list[tuple[str, bool]] = []
+
+    def operated(operation: str, seconds: float, *, succeeded: bool) -> None:
+        assert seconds > 0
+        counted.append((operation, succeeded))
+
+    lab.write("net.conflist", {"type": "first", "fail": {"DEL": {"code": 5, "msg": "disk"}}})
+    async with lab.network(operated=operated) as network:
+        await network.add("sb1", NETNS, POD)
+        with pytest.raises(Unknown, match="disk"):
+            await network.delete("sb1", NETNS, POD, had_result=True)
+    assert counted == [("set_up_pod", True), ("tear_down_pod", False)]
 
 
 async def test_the_environment_is_the_servers_and_what_cni_specifies(

@@ -248,6 +248,17 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     counted.stream_began("exec", "spdy")
     counted.stream_ended("exec", "spdy", 0.5)
     counted.stream_fault()
+    for code in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL):
+        counted.observe("ListPodSandbox", code, 0.2)
+    for operation in ("sandbox_runtime_create", "sandbox_remove", "container_stop"):
+        counted.timed(operation, "kata", "io.containerd.kata.v2", 0.2)
+    counted.network_operated("set_up_pod", 0.1, succeeded=True)
+    counted.network_operated("tear_down_pod", 0.1, succeeded=False)
+    counted.events_dropped(3)
+    for _ in range(3):
+        counted.pull_began()
+    counted.pull_ended(succeeded=True, received=4 << 20, seconds=2.0)
+    counted.pull_ended(succeeded=False, received=1 << 20, seconds=2.0)
     server, thread = servers[0]
     try:
         address = f"http://127.0.0.1:{server.server_port}/metrics"
@@ -263,6 +274,28 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     assert 'cri_containerd_stream_duration_seconds_count{kind="exec",transport="spdy"} 1.0' in text
     assert "cri_containerd_stream_client_faults_total 1.0" in text
     assert "cri_containerd_unsaved_statuses 3.0" in text
+    runtime = 'runtime="io.containerd.kata.v2"'
+    for line in (  # as the built-in plugin writes them; failed operations have no duration
+        f"containerd_cri_sandbox_runtime_create_seconds_count{{{runtime}}} 1.0",
+        f'containerd_cri_sandbox_runtime_create_seconds_bucket{{le="0.25",{runtime}}} 1.0',
+        f"containerd_cri_container_stop_seconds_count{{{runtime}}} 1.0",
+        'containerd_cri_sandbox_remove_seconds_count{runtime="kata"} 1.0',
+        "containerd_cri_sandbox_list_seconds_count 1.0",
+        "containerd_cri_sandbox_create_network_seconds_count 1.0",
+        "containerd_cri_sandbox_delete_network_seconds_count 0.0",
+        'containerd_cri_network_plugin_operations_total_total{operation_type="set_up_pod"} 1.0',
+        "containerd_cri_network_plugin_operations_errors_total_total"
+        '{operation_type="tear_down_pod"} 1.0',
+        "containerd_cri_network_plugin_operations_duration_seconds_seconds_count"
+        '{operation_type="tear_down_pod"} 1.0',
+        "containerd_cri_container_events_dropped_total 3.0",
+        "containerd_cri_sandboxed_in_progress_image_pulls_total 1.0",
+        'containerd_cri_sandboxed_image_pulls_total{status="success"} 1.0',
+        'containerd_cri_sandboxed_image_pulls_total{status="failure"} 1.0',
+        "containerd_cri_sandboxed_image_pulling_throughput_sum 2.0",
+        "containerd_cri_sandboxed_image_pulling_throughput_mibps_count 1.0",
+    ):
+        assert line in text.splitlines(), line
 
 
 # the private containerd

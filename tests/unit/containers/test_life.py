@@ -547,3 +547,25 @@ async def test_a_container_that_somebody_deleted_is_still_shown(world: World) ->
     answer = await world.containers.status(container, ContainerStatusPlan(verbose=False))
     assert answer.status.id == container.id
     assert answer.status.image.image == "app:1"
+
+
+# Measuring
+
+
+async def test_operations_that_succeed_are_measured(world: World) -> None:
+    measured: list[tuple[str, str]] = []
+
+    def timer(operation: str, handler: str, seconds: float) -> None:
+        assert seconds > 0
+        measured.append((operation, handler))
+
+    world.containers.services = replace(world.containers.services, timer=timer)
+    world.daemon.fail["snapshots.Prepare"] = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(CriError):
+        await world.created()
+    assert measured == []
+    del world.daemon.fail["snapshots.Prepare"]
+    container = await world.running()
+    await world.containers.stop(container, StopContainerPlan(grace=0))
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert measured == [(f"container_{verb}", "") for verb in ("create", "start", "stop", "remove")]
