@@ -33,6 +33,13 @@ def container_config(attempt: int = 0) -> api_pb2.ContainerConfig:
     return api_pb2.ContainerConfig(
         metadata=api_pb2.ContainerMetadata(name="app", attempt=attempt),
         image=api_pb2.ImageSpec(image=FakeImages.image.reference),
+        mounts=[
+            api_pb2.Mount(
+                container_path="/volume",
+                readonly=True,
+                image=api_pb2.ImageSpec(image=FakeImages.image.reference),
+            )
+        ],
     )
 
 

@@ -33,11 +33,12 @@ from generated.containerd import (
 from generated.cri import api_pb2
 from generated.handlers.runtime_service import RuntimeService
 from runtime.config.tables import Config
+from runtime.containers import image_volumes
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.frame import Frame
-from runtime.linux import netns
+from runtime.linux import directories, netns
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.owned_snapshots import OwnedSnapshots
@@ -307,7 +308,7 @@ class _Calls:
         def begin(request: Any, metadata: Sequence[tuple[str, str]] = ()) -> Any:
             if (self._service, name) == ("tasks", "Wait"):
                 return asyncio.ensure_future(self._daemon.wait_for(request))
-            if (self._service, name) == ("snapshots", "Prepare"):
+            if self._service == "snapshots" and name in ("Prepare", "View"):
                 self._daemon.under_lease(request.key, dict(metadata)["containerd-lease"])
             return self._daemon.answer(f"{self._service}.{name}", request)
 
@@ -386,6 +387,8 @@ class Machine:
         self.keeper = Keeper()
         self.network = Network()
         self.namespaces: set[str] = set()
+        self.mounts: set[str] = set()
+        """Where images are mounted."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -408,7 +411,17 @@ class Machine:
             await asyncio.sleep(0)
             return result
 
+        def mount(_: object, target: str) -> None:
+            assert target not in self.mounts, "mounted twice"
+            self.mounts.add(target)
+
+        def unmount(below: str) -> None:
+            self.mounts -= {path for path in self.mounts if f"{path}/".startswith(f"{below}/")}
+
         with (
+            mock.patch.object(image_volumes, "mount_read_only", mount),
+            mock.patch.object(image_volumes, "is_mounted", lambda _, path: path in self.mounts),
+            mock.patch.object(directories, "_unmount", unmount),
             mock.patch.object(netns, "create", create),
             mock.patch.object(netns, "remove", remove),
             mock.patch.object(netns, "is_alive", lambda path: path in self.namespaces),
@@ -430,9 +443,10 @@ class Machine:
             "namespaces": self.namespaces,
             "addresses": self.network.attached,
             "open logs": self.keeper.opened,
+            "mounts": self.mounts,
             "directories": {
                 str(path.relative_to(self.directory))
-                for kind in ("sandboxes", "containers")
+                for kind in ("sandboxes", "containers", "image-volumes")
                 for path in self.directory.glob(f"*/{kind}/*")
             },
         }
