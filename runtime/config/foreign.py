@@ -77,11 +77,6 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
     "images.image_decryption.key_model": Foreign(
         "must be empty or left out: encrypted images cannot be pulled yet", ("",)
     ),
-    "images.image_pull_with_sync_fs": Foreign(
-        "must be false or left out: containerd decides when layers are written to the disk",
-        (False,),
-    ),
-    # this server always fetches layers itself
     "images.use_local_image_pull": Foreign("must be true or false", (True, False)),
     "images.config_path": _moved("[images.registry] config_path"),
     "images.unpack_config": _moved("[containerd] snapshotter, or [images.runtime_platforms]"),

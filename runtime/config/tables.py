@@ -186,6 +186,8 @@ class ImagesTable(_Table, frozen=True):
     themselves are not downloaded."""
     discard_unpacked_layers: bool = False
     """containerd deletes the layers from its content store after they were unpacked."""
+    image_pull_with_sync_fs: bool = False
+    """containerd writes each unpacked layer to the disk before it counts (containerd 2.0)."""
     runtime_platforms: Mapping[str, RuntimePlatform] = msgspec.field(default_factory=dict)
     """By runtime handler."""
     image_pull_progress_timeout: Duration = Duration(300)

@@ -40,6 +40,7 @@ _LAYER_PREFIXES: Final = (
 )
 _SNAPSHOT_LABEL: Final = "containerd.io/snapshot/"
 """The prefix of a layer's annotations that become labels of its snapshot."""
+_ENCRYPTED: Final = "+encrypted"
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 
 DOCUMENT_LIMIT: Final = 8 << 20
@@ -303,6 +304,10 @@ def _manifest(document: _ManifestJson, digest: str) -> Manifest:
         for place, layer in enumerate(document.layers or ())
     )
     for layer in layers:
+        if layer.media_type.endswith(_ENCRYPTED):
+            raise FailedPrecondition(
+                f"{digest} has encrypted layers; encrypted images are not supported yet"
+            )
         if not layer.media_type.startswith(_LAYER_PREFIXES):
             raise FailedPrecondition(f"{digest} has a layer of unknown type {layer.media_type!r}")
     return Manifest(config, layers, digest)

@@ -85,6 +85,7 @@ class Puller:
         self.unpacker = Unpacker(
             containerd,
             annotations=not settings.disable_snapshot_annotations,
+            sync=settings.image_pull_with_sync_fs,
             slots=_slots(settings.max_concurrent_unpacks),
         )
         self.writes = SharedTasks()

@@ -90,13 +90,16 @@ class Unpacker:
         containerd: Containerd,
         *,
         annotations: bool = False,
+        sync: bool = False,
         slots: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         """With ``annotations``, snapshotters are told of the image, and a layer is fetched only if
-        its snapshotter cannot provide it. ``slots`` limits the layers applied at the same time.
+        its snapshotter cannot provide it. With ``sync``, a layer is on the disk before it counts,
+        which needs containerd 2.0. ``slots`` limits the layers applied at the same time.
         """
         self._containerd = containerd
         self._annotations = annotations
+        self._sync = sync
         self._slots = slots or nullcontext()
         self._steps = SharedTasks()
 
@@ -116,6 +119,11 @@ class Unpacker:
         layers below an existing snapshot need not be downloaded. ``image`` is its reference.
         """
         layers = manifest.layers
+        if self._sync and not self._containerd.capabilities.runtime_info:
+            raise FailedPrecondition(
+                "images.image_pull_with_sync_fs needs containerd 2.0 or newer; remove the key from"
+                " the configuration"
+            )
         if len(layers) != len(diff_ids):
             raise FailedPrecondition(
                 f"the manifest of {image} has {len(layers)} layers and its config {len(diff_ids)}"
@@ -182,7 +190,9 @@ class Unpacker:
                 await fetched(step.layer)
             async with self._slots:
                 applied = await self._containerd.diff.Apply(
-                    diff_pb2.ApplyRequest(diff=_descriptor(step.layer), mounts=mounts),
+                    diff_pb2.ApplyRequest(
+                        diff=_descriptor(step.layer), mounts=mounts, sync_fs=self._sync
+                    ),
                     metadata=step.lease,
                 )
             if applied.applied.digest != step.diff_id:

@@ -54,6 +54,11 @@ def test_manifest(media_type: str) -> None:
         (document(schemaVersion=1), MANIFEST_TYPES[0], "is a schema 1 manifest"),
         (document(layers={}), MANIFEST_TYPES[0], "layers: expected `array | null`, got `object`"),
         (document(layers=[{}]), MANIFEST_TYPES[0], "layers[0]: object missing required field"),
+        (
+            document(layers=[layer(mediaType=f"{LAYER.media_type}+encrypted")]),
+            MANIFEST_TYPES[0],
+            "has encrypted layers; encrypted images are not supported yet",
+        ),
         (document(config={}), MANIFEST_TYPES[0], "config: object missing required field"),
         (document(config=None), MANIFEST_TYPES[0], "config: expected `object`, got `null`"),
         (document(layers=[layer(size=-1)]), MANIFEST_TYPES[0], "layers[0].size: expected `int` >="),

@@ -10,7 +10,7 @@ import pytest
 from grpc import aio
 
 from generated.containerd import content_pb2, snapshots_pb2
-from runtime.errors import NotFound
+from runtime.errors import FailedPrecondition, NotFound
 from runtime.images.manifest import Descriptor, Manifest, chain_ids
 from runtime.images.unpack import Unpacker
 from tests.unit.sandboxes.fakes import rpc_error
@@ -68,6 +68,8 @@ class Provider:
 
     def __init__(self, provided: set[str]) -> None:
         self.asked: list[str] = []
+        self.synced: list[bool] = []
+        self.capabilities = SimpleNamespace(runtime_info=False)
         self._provided = provided
         self._names: set[str] = set()
         self.snapshots = SimpleNamespace(
@@ -94,6 +96,7 @@ class Provider:
 
     async def _apply(self, request: Any, metadata: object) -> Any:
         self.asked.append(f"apply {request.diff.digest[7]}")
+        self.synced.append(request.sync_fs)
         return SimpleNamespace(applied=request.diff)
 
     async def _commit(self, request: Any, metadata: object) -> None:
@@ -115,8 +118,10 @@ def image(letters: str) -> Manifest:
     return Manifest(Descriptor("", "sha256:0", 1), layers, "sha256:9")
 
 
-async def unpacked(provider: Provider, manifest: Manifest) -> None:
-    unpacker = Unpacker(provider, annotations=True)  # type: ignore[arg-type]
+async def unpacked(
+    provider: Provider, manifest: Manifest, unpacker: Unpacker | None = None
+) -> None:
+    unpacker = unpacker or Unpacker(provider, annotations=True)  # type: ignore[arg-type]
     await unpacker.unpack(
         "app:1",
         manifest,
@@ -143,3 +148,17 @@ async def test_a_fetch_that_fails_leaves_no_snapshot() -> None:
     with pytest.raises(NotFound):
         await unpacked(provider, image("a"))
     assert provider.asked == ["prepare a", "remove"]
+
+
+@pytest.mark.parametrize("new", [True, False])
+async def test_layers_are_on_the_disk_before_they_count_or_the_pull_is_refused(new: bool) -> None:
+    provider = Provider(set())
+    provider.capabilities = SimpleNamespace(runtime_info=new)
+    unpacker = Unpacker(provider, annotations=True, sync=True)  # type: ignore[arg-type]
+    if new:
+        await unpacked(provider, image("a"), unpacker)
+        assert provider.synced == [True]
+    else:
+        with pytest.raises(FailedPrecondition, match="needs containerd 2"):
+            await unpacked(provider, image("a"), unpacker)
+        assert provider.asked == []
