@@ -30,7 +30,7 @@ def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
     """The tests of one field: its rules, the refusal of an unmapped field, known enum numbers, and
     no NUL in text unless the rule ``any_text`` allows it."""
     field = message.fields[entry.name]
-    if entry.fate == "unmapped" and entry.if_set == "ignore":
+    if entry.is_ignored:
         return ()
     found = [test for rule in entry.rules for test in _rule(message, field, rule, api)]
     if entry.fate == "unmapped":

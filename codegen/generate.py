@@ -61,6 +61,7 @@ _SPEC_OF = {
     "oci/types.py.j2": oci_schema.FILE,
     "oci/defaults.py.j2": "spec/oci",
     "provenance.py.j2": mapping_file.FOLDER,
+    "handlers/ignored.py.j2": mapping_file.FOLDER,
     "items/__init__.py.j2": mapping_file.FOLDER,
     "plans.py.j2": plan_schema.FOLDER,
     "cni.py.j2": cni_schema.FILE,
@@ -229,6 +230,16 @@ def secrets(api: Api, files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
     return {message: fields for message, fields in found.items() if fields}
 
 
+def ignored(files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
+    """By received message: the fields that have no effect if they are set."""
+    found = {
+        name: [e.name for e in file.entries.values() if e.is_ignored]
+        for name, file in sorted(files.items())
+        if file.takes
+    }
+    return {message: fields for message, fields in found.items() if fields}
+
+
 def shared(project: Project) -> dict[str, Any]:
     """What every template knows."""
     found = project.translation
@@ -244,6 +255,7 @@ def shared(project: Project) -> dict[str, Any]:
         "metrics": metrics_text.text(project.metrics),
         "plans_of_requests": plan.plans_of_requests(project.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
+        "ignored": ignored(found.files),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),

@@ -317,6 +317,11 @@ class Entry:
         return self.partner is not None and self.partner.partition(".")[0][:1].isupper()
 
     @property
+    def is_ignored(self) -> bool:
+        """Whether a request may set the field, and it has no effect."""
+        return self.fate == "unmapped" and self.if_set == "ignore"
+
+    @property
     def by_rpc(self) -> bool:
         """Whether the generated handler of an RPC looks at it."""
         return self.fate == "handled_by" and self.value.startswith("rpc.")

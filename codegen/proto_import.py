@@ -52,6 +52,7 @@ CONTAINERD: Mapping[str, Selection] = {
     "namespaces": Selection("containerd.services.namespaces.v1"),
     "rpc_status": Selection("google.rpc"),
     "runc_options": Selection("containerd.runc.v1"),
+    "runtime_options": Selection("runtimeoptions.v1"),
     "sandbox": _service("sandbox"),
     "snapshots": _service("snapshots"),
     "task_events": Selection("containerd.events"),

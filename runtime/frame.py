@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from generated.handlers.redacted import REDACTED
-from runtime import text
+from runtime import ignored, text
 from runtime.errors import CriError, InvalidArgument, Unavailable, Violation, from_rpc
 
 Q = TypeVar("Q", bound=Message)
@@ -53,11 +53,18 @@ class Frame:
         observe: Callable[[str, grpc.StatusCode, float], None],
         log: Log,
         debugging: bool,
+        set_but_ignored: Callable[[str], None] = lambda _field: None,
+        unknown: Callable[[str], None] = lambda _message: None,
     ) -> None:
+        """``set_but_ignored`` counts fields that are set and have no effect, ``unknown`` counts
+        fields of a newer CRI by their message; both in requests that change something."""
         self._closed = closed
         self._observe = observe
         self._log = log
         self._debugging = debugging
+        self._set_but_ignored = set_but_ignored
+        self._unknown = unknown
+        self._unknown_logged: set[str] = set()
 
     def must_be_open(self) -> None:
         """Raise Unavailable, with the reason, while the server does not accept calls."""
@@ -69,6 +76,8 @@ class Frame:
         """Log and count a finished call."""
         seconds = time.perf_counter() - call.began
         self._observe(call.rpc, code, seconds)
+        if call.mutates and code is grpc.StatusCode.OK:
+            self._count_ignored(call)
         if not (call.mutates or self._debugging):
             return
         fields: dict[str, object] = {name: get(call.request) for name, get in call.shown}
@@ -78,6 +87,21 @@ class Frame:
         if self._debugging:
             fields["request"] = described(call.request)
         (self._log.info if call.mutates else self._log.debug)(call.rpc, **fields)
+
+    def _count_ignored(self, call: Call) -> None:
+        for field in ignored.set_but_ignored(call.request):
+            self._set_but_ignored(field)
+        for message, number in ignored.unknown(call.request):
+            self._unknown(message)
+            if message not in self._unknown_logged:
+                self._unknown_logged.add(message)
+                self._log.info(
+                    "a field of a newer CRI is ignored; other fields of this message are only"
+                    " counted",
+                    rpc=call.rpc,
+                    message=message,
+                    number=number,
+                )
 
     async def refuse(self, call: Call, error: Exception, context: Context) -> NoReturn:
         """End a call with the status for ``error``."""

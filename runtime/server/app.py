@@ -93,7 +93,12 @@ class App:
             store_events.Events(dropped=self.metrics.events_dropped),
         )
         self.exits = Exits(containerd=containerd, store=self.store, log_keeper=log_keeper)
-        levels = SelinuxLevels(self.store, node.selinux, config.selinux_category_range)
+        levels = SelinuxLevels(
+            self.store,
+            node.selinux,
+            config.selinux_category_range,
+            ignored=self.metrics.field_ignored,
+        )
         self.network = Network(
             config.cni,
             of_handlers={
@@ -219,6 +224,8 @@ class App:
             observe=self.metrics.observe,
             log=structlog.get_logger("cri"),
             debugging=self.config.log_level == "debug",
+            set_but_ignored=self.metrics.field_ignored,
+            unknown=self.metrics.field_unknown,
         )
         _must_satisfy(self.sandboxes, protocols.SandboxOperations)
         _must_satisfy(self.containers, protocols.ContainerOperations)

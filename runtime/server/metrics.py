@@ -70,6 +70,16 @@ class Metrics:
         if self._served:
             self._served.builtin.pull_ended(succeeded=succeeded, received=received, seconds=seconds)
 
+    def field_ignored(self, field: str) -> None:
+        """Count a field of a request, as ``Message.field``, that was set and had no effect."""
+        if self._served:
+            self._served.fields_ignored.labels(field).inc()
+
+    def field_unknown(self, message: str) -> None:
+        """Count a field of a newer CRI in a message of a request."""
+        if self._served:
+            self._served.fields_unknown.labels(message).inc()
+
     def stream_began(self, kind: str, transport: str) -> None:
         """Count the start of an ``exec``, ``attach`` or ``portforward`` session, over SPDY or
         WebSocket."""
@@ -121,6 +131,18 @@ class _Counters:
             "cri_containerd_given_up_total",
             "Things that could not be undone and were abandoned; the log has the details.",
             ("kind",),
+            registry=registry,
+        )
+        self.fields_ignored = Counter(
+            "cri_field_set_but_ignored_total",
+            "Fields that requests set and that had no effect; COVERAGE.md says why.",
+            ("field",),
+            registry=registry,
+        )
+        self.fields_unknown = Counter(
+            "cri_containerd_unknown_fields_total",
+            "Fields of a newer CRI in requests, by message; they were ignored.",
+            ("message",),
             registry=registry,
         )
         self.streams_open = Gauge(

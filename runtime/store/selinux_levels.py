@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 from runtime.errors import ResourceExhausted
@@ -26,12 +27,19 @@ class SelinuxLevels:
     """Chooses the labels of new pods and containers."""
 
     def __init__(
-        self, store: Store, policy: SelinuxPolicy | None, category_range: int = DEFAULT_RANGE
+        self,
+        store: Store,
+        policy: SelinuxPolicy | None,
+        category_range: int = DEFAULT_RANGE,
+        *,
+        ignored: Callable[[str], None] = lambda _field: None,
     ) -> None:
-        """``policy`` is None without SELinux: every label is empty then."""
+        """``policy`` is None without SELinux: every label is empty then, and ``ignored`` counts the
+        fields of requests that have no effect."""
         self._store = store
         self._policy = policy
         self._range = category_range or DEFAULT_RANGE
+        self._ignored = ignored
         self._pending: dict[str, str] = {}
         """Levels of objects that are being created, by id."""
 
@@ -43,6 +51,8 @@ class SelinuxLevels:
         if every level is in use.
         """
         if self._policy is None:
+            for part in selinux.given_parts(options):
+                self._ignored(f"SELinuxOption.{part}")
             return SelinuxLabels()
         options = selinux.inherited(options, pod_label)
         free = "" if options.level else self._free()

@@ -81,6 +81,17 @@ def requested(*, selinux_options: api_pb2.SELinuxOption | None) -> LabelParts:
     return LabelParts(level=selinux_options.level, **parts)
 
 
+def given_parts(options: LabelParts) -> list[str]:
+    """The names of the parts that a request gives."""
+    parts = {
+        "user": options.user,
+        "role": options.role,
+        "type": options.type,
+        "level": options.level,
+    }
+    return [name for name, part in parts.items() if part]
+
+
 def inherited(options: LabelParts, pod_label: str) -> LabelParts:
     """The options of a container: its own or, if it has none, the pod's label, so that the
     containers of a pod share a level."""

@@ -35,7 +35,7 @@ _ALLOWED = {
 _NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node", "events"}
 _HOUSE = (
     {"text"},
-    {"errors", "documents", "readings"},
+    {"errors", "documents", "readings", "ignored"},
     {"steps", "config", "frame"},
     {"linux"},
     {"transforms", "cni", "logs"},

@@ -71,6 +71,10 @@ def test_a_given_level_needs_no_free_one_and_may_be_shared(tmp_path: Path) -> No
     assert inherited.process == "u:r:other_t:s0:c0,c1"
 
 
-def test_without_selinux_nothing_is_labelled(tmp_path: Path) -> None:
-    levels = SelinuxLevels(made.store(tmp_path), None)
-    assert levels.reserve("a", LabelParts(type="x_t")) == SelinuxLabels()
+def test_without_selinux_nothing_is_labelled_and_what_is_asked_for_is_counted(
+    tmp_path: Path,
+) -> None:
+    counted: list[str] = []
+    levels = SelinuxLevels(made.store(tmp_path), None, ignored=counted.append)
+    assert levels.reserve("a", LabelParts(type="x_t", level="s0")) == SelinuxLabels()
+    assert counted == ["SELinuxOption.type", "SELinuxOption.level"]
