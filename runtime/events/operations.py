@@ -9,7 +9,7 @@ from typing import Final
 
 from generated.cri import api_pb2
 from generated.statuses import container_event_response
-from runtime.errors import Unavailable
+from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.events.services import Containers, Sandboxes
 from runtime.store import events
 from runtime.transforms import facts
@@ -50,5 +50,5 @@ class Events:
         while True:
             try:
                 return await self._containers.shown(container)
-            except Unavailable:
+            except (Unavailable, DeadlineExceeded):
                 await asyncio.sleep(_AGAIN)

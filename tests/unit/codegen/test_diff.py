@@ -116,10 +116,14 @@ def test_a_revision_is_compared_with_the_working_tree(
     path.write_text(path.read_text().replace("cpu.quota\n    when: nonzero", "cpu.quota"))
     rpcs = tmp_path / "spec/rpc.yaml"
     rpcs.write_text(rpcs.read_text().replace("served_by: node.version", "served_by: node.versions"))
+    metrics = tmp_path / "spec/metrics.yaml"
+    metrics.write_text(metrics.read_text().replace("key: file_mapped", "key: shmem"))
     assert main(["--root", str(tmp_path), "diff", "HEAD"]) == 0
     assert capsys.readouterr().out == (
         "## HEAD → the working tree\n\n"
         "- **condition-changed** `LinuxContainerResources.cpu_quota`: nonzero → always\n"
+        "- **table-changed** `metrics.metrics.container_memory_mapped_file.v2.key`: "
+        "file_mapped → shmem\n"
         "- **table-changed** `rpc.Version.served_by`: node.version → node.versions\n"
     )
     assert main(["--root", str(tmp_path), "diff", "no-such-revision"]) == 1

@@ -17,7 +17,7 @@ from runtime.events import operations
 from runtime.events.operations import Events
 from runtime.linux import netns
 from runtime.sandboxes import status as sandbox_status
-from runtime.store.events import BACKLOG
+from runtime.store import events as store_events
 from runtime.transforms import facts
 from tests.unit.containers import made
 from tests.unit.containers.world import World
@@ -118,14 +118,15 @@ async def test_a_lost_pod_has_no_status(node: World, events: Events) -> None:
     assert not told.HasField("pod_sandbox_status")
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
 async def test_an_event_waits_for_containerd(
-    node: World, events: Events, monkeypatch: pytest.MonkeyPatch
+    node: World, events: Events, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode
 ) -> None:
     """As after a restart: what a status shows of the OCI spec is read from containerd once."""
     monkeypatch.setattr(operations, "_AGAIN", 0.001)
     container = await node.created()
     node.containers.services.specs.forget(container.id)
-    node.daemon.fail["containers.Get"] = grpc.StatusCode.UNAVAILABLE
+    node.daemon.fail["containers.Get"] = code
     telling = asyncio.create_task(some(events, 3))
     await asyncio.sleep(0.05)
     assert not telling.done()
@@ -145,18 +146,19 @@ async def test_a_vanished_client_is_forgotten(node: World, events: Events, tmp_p
 
 
 async def test_a_client_that_does_not_read_costs_only_itself(
-    node: World, events: Events, tmp_path: Path
+    node: World, events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store_events, "BACKLOG", 50)
     labels = {"large": "x" * 100_000}  # more than gRPC's window, so that the server has to wait
     async with world(tmp_path / "cri.sock", events=events) as cri:
         slow, quick = (cri.runtime.GetContainerEvents(api_pb2.GetEventsRequest()) for _ in "12")
         await until(lambda: len(node.store.events._followers) == 2)
-        for number in range(BACKLOG + 100):
+        for number in range(150):
             lost = SandboxState.UNKNOWN
             made.sandbox(node.store, f"p{number}", labels=labels, state=lost).fire(
                 SandboxEvent.STOPPED
             )
-            if number % 50 == 0:
+            if number % 10 == 9:
                 while (await quick.read()).container_id != f"p{number}":
                     pass
         assert len(node.store.events._followers) == 1
