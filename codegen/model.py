@@ -430,6 +430,8 @@ class Source:
     it is set; none where there is no such thing."""
     fields: tuple[str, ...] = ()
     """``Message.field`` of each CRI field on the way."""
+    told_root: str | None = None
+    """From what ``told_by`` leads, where that is not ``root``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,6 @@ class ContainerPlan:
     stop_signal: int
     """The number of the signal that stops it; 0 leaves the choice to the image."""
 
-    privileged: bool
-    """It may use every device of the node, which are looked up for it."""
-
     joins_processes: bool
     """It shares the processes of one container of its pod, which must run."""
 
@@ -69,6 +66,8 @@ def plan_container(
     src: api_pb2.ContainerConfig,
 ) -> ContainerPlan:
     """What the message asks for."""
+    security_context = src.linux.security_context
+    namespace_options = security_context.namespace_options
     return ContainerPlan(
         # plan.container <- metadata.name
         container=src.metadata.name,
@@ -76,14 +75,10 @@ def plan_container(
         image=src.image.image,
         # plan.stop_signal, by signals.requested_number
         stop_signal=signals.requested_number(requested=src.stop_signal),
-        # plan.privileged <- linux.security_context.privileged
-        privileged=src.linux.security_context.privileged,
         # plan.joins_processes, by namespaces.joins_container
-        joins_processes=namespaces.joins_container(
-            mode=src.linux.security_context.namespace_options.pid
-        ),
+        joins_processes=namespaces.joins_container(mode=namespace_options.pid),
         # plan.processes_of <- linux.security_context.namespace_options.target_id
-        processes_of=src.linux.security_context.namespace_options.target_id,
+        processes_of=namespace_options.target_id,
         # plan.terminal <- tty
         terminal=src.tty,
         # plan.open_stdin <- stdin
@@ -93,8 +88,8 @@ def plan_container(
         # plan.selinux_options, by selinux.requested
         selinux_options=selinux.requested(
             selinux_options=(
-                src.linux.security_context.selinux_options
-                if src.linux.security_context.HasField("selinux_options")
+                security_context.selinux_options
+                if security_context.HasField("selinux_options")
                 else None
             )
         ),
@@ -111,11 +106,23 @@ class NewContainerPlan:
     log_path: str
     """The log file; empty if the output is discarded."""
 
+    privileged: bool
+    """It may use every device of the node, which are looked up for it."""
+
+    joins_processes: bool
+    """It shares the processes of one container of its pod, which must run."""
+
+    processes_of: str
+    """The id of that container, or a unique prefix of it."""
+
+    uid_mapping: str
+    """The user ids of the pod's user namespace, inside:outside:count; empty without one."""
+
+    gid_mapping: str
+    """The group ids of the pod's user namespace, inside:outside:count; empty without one."""
+
     mounts: list[facts.WantedMount]
     """The sources of its mounts, in the order of the request."""
-
-    mount_points: list[str]
-    """Where the mounts appear in the container, in the same order."""
 
     image_mounts: list[facts.ImageMount]
     """The mounts whose source is an image."""
@@ -147,23 +154,50 @@ def plan_new_container(
     sandbox: facts.Sandbox,
 ) -> NewContainerPlan:
     """What the message asks for."""
+    metadata = src.metadata
+    security_context = src.linux.security_context
+    apparmor = security_context.apparmor
+    seccomp = security_context.seccomp
+    namespace_options = security_context.namespace_options
+    sandbox_metadata = sandbox.metadata.config.metadata
+    sandbox_security_context = sandbox.metadata.config.linux.security_context
     return NewContainerPlan(
         # plan.container_name, by containers.reserved_name
         container_name=containers.reserved_name(
-            name=src.metadata.name,
-            attempt=src.metadata.attempt,
-            pod_name=sandbox.metadata.config.metadata.name,
-            pod_namespace=sandbox.metadata.config.metadata.namespace,
-            pod_uid=sandbox.metadata.config.metadata.uid,
+            name=metadata.name,
+            attempt=metadata.attempt,
+            pod_name=sandbox_metadata.name,
+            pod_namespace=sandbox_metadata.namespace,
+            pod_uid=sandbox_metadata.uid,
         ),
         # plan.log_path, by containers.log_path
         log_path=containers.log_path(
             log_path=src.log_path, log_directory=sandbox.metadata.config.log_directory
         ),
+        # plan.privileged <- linux.security_context.privileged
+        privileged=security_context.privileged,
+        # plan.joins_processes, by namespaces.joins_container
+        joins_processes=namespaces.joins_container(mode=namespace_options.pid),
+        # plan.processes_of <- linux.security_context.namespace_options.target_id
+        processes_of=namespace_options.target_id,
+        # plan.uid_mapping, by namespaces.uid_mapping
+        uid_mapping=namespaces.uid_mapping(
+            namespace_options=(
+                sandbox_security_context.namespace_options
+                if sandbox_security_context.HasField("namespace_options")
+                else None
+            )
+        ),
+        # plan.gid_mapping, by namespaces.gid_mapping
+        gid_mapping=namespaces.gid_mapping(
+            namespace_options=(
+                sandbox_security_context.namespace_options
+                if sandbox_security_context.HasField("namespace_options")
+                else None
+            )
+        ),
         # plan.mounts, by requested_mounts.wanted
         mounts=requested_mounts.wanted(mounts=src.mounts),
-        # plan.mount_points, by requested_mounts.destinations
-        mount_points=requested_mounts.destinations(mounts=src.mounts),
         # plan.image_mounts, by requested_mounts.images
         image_mounts=requested_mounts.images(mounts=src.mounts),
         # plan.devices, by devices.wanted
@@ -171,53 +205,41 @@ def plan_new_container(
         # plan.user, by users.wanted_by_container
         user=users.wanted_by_container(
             run_as_user=(
-                src.linux.security_context.run_as_user.value
-                if src.linux.security_context.HasField("run_as_user")
+                security_context.run_as_user.value
+                if security_context.HasField("run_as_user")
                 else None
             ),
             run_as_group=(
-                src.linux.security_context.run_as_group.value
-                if src.linux.security_context.HasField("run_as_group")
+                security_context.run_as_group.value
+                if security_context.HasField("run_as_group")
                 else None
             ),
-            run_as_username=src.linux.security_context.run_as_username,
-            supplemental_groups=src.linux.security_context.supplemental_groups,
-            supplemental_groups_policy=src.linux.security_context.supplemental_groups_policy,
+            run_as_username=security_context.run_as_username,
+            supplemental_groups=security_context.supplemental_groups,
+            supplemental_groups_policy=security_context.supplemental_groups_policy,
             image_user=image.user,
         ),
         # plan.seccomp_file, by security.seccomp_file
         seccomp_file=security.seccomp_file(
-            profile_type=(
-                src.linux.security_context.seccomp.profile_type
-                if src.linux.security_context.HasField("seccomp")
-                else None
-            ),
-            localhost_ref=src.linux.security_context.seccomp.localhost_ref,
-            seccomp_profile_path=src.linux.security_context.seccomp_profile_path,
-            privileged=src.linux.security_context.privileged,
+            profile_type=(seccomp.profile_type if security_context.HasField("seccomp") else None),
+            localhost_ref=seccomp.localhost_ref,
+            seccomp_profile_path=security_context.seccomp_profile_path,
+            privileged=security_context.privileged,
             unset_seccomp_profile=host.unset_seccomp_profile,
         ),
         # plan.apparmor_name, by security.apparmor_name
         apparmor_name=security.apparmor_name(
-            profile_type=(
-                src.linux.security_context.apparmor.profile_type
-                if src.linux.security_context.HasField("apparmor")
-                else None
-            ),
-            localhost_ref=src.linux.security_context.apparmor.localhost_ref,
-            apparmor_profile=src.linux.security_context.apparmor_profile,
+            profile_type=(apparmor.profile_type if security_context.HasField("apparmor") else None),
+            localhost_ref=apparmor.localhost_ref,
+            apparmor_profile=security_context.apparmor_profile,
             available=host.apparmor,
         ),
         # plan.default_apparmor, by security.needs_default_apparmor
         default_apparmor=security.needs_default_apparmor(
-            profile_type=(
-                src.linux.security_context.apparmor.profile_type
-                if src.linux.security_context.HasField("apparmor")
-                else None
-            ),
-            localhost_ref=src.linux.security_context.apparmor.localhost_ref,
-            apparmor_profile=src.linux.security_context.apparmor_profile,
-            privileged=src.linux.security_context.privileged,
+            profile_type=(apparmor.profile_type if security_context.HasField("apparmor") else None),
+            localhost_ref=apparmor.localhost_ref,
+            apparmor_profile=security_context.apparmor_profile,
+            privileged=security_context.privileged,
             available=host.apparmor,
         ),
         # plan.cdi_devices, by cdi.requested
@@ -249,41 +271,40 @@ def plan_new_pod(
     image: facts.Image,
 ) -> NewPodPlan:
     """What the message asks for."""
+    dns_config = src.dns_config
+    security_context = src.linux.security_context
+    seccomp = security_context.seccomp
     return NewPodPlan(
         # plan.user, by users.wanted_by_sandbox
         user=users.wanted_by_sandbox(
             run_as_user=(
-                src.linux.security_context.run_as_user.value
-                if src.linux.security_context.HasField("run_as_user")
+                security_context.run_as_user.value
+                if security_context.HasField("run_as_user")
                 else None
             ),
             run_as_group=(
-                src.linux.security_context.run_as_group.value
-                if src.linux.security_context.HasField("run_as_group")
+                security_context.run_as_group.value
+                if security_context.HasField("run_as_group")
                 else None
             ),
-            supplemental_groups=src.linux.security_context.supplemental_groups,
+            supplemental_groups=security_context.supplemental_groups,
             image_user=image.user,
         ),
         # plan.seccomp_file, by security.seccomp_file
         seccomp_file=security.seccomp_file(
-            profile_type=(
-                src.linux.security_context.seccomp.profile_type
-                if src.linux.security_context.HasField("seccomp")
-                else None
-            ),
-            localhost_ref=src.linux.security_context.seccomp.localhost_ref,
-            seccomp_profile_path=src.linux.security_context.seccomp_profile_path,
-            privileged=src.linux.security_context.privileged,
+            profile_type=(seccomp.profile_type if security_context.HasField("seccomp") else None),
+            localhost_ref=seccomp.localhost_ref,
+            seccomp_profile_path=security_context.seccomp_profile_path,
+            privileged=security_context.privileged,
             unset_seccomp_profile=host.unset_seccomp_profile,
         ),
         # plan.etc_hostname, by sandboxes.etc_hostname
         etc_hostname=sandboxes.etc_hostname(hostname=src.hostname, node_hostname=host.hostname),
         # plan.resolv_conf, by sandboxes.resolv_conf
         resolv_conf=sandboxes.resolv_conf(
-            servers=(src.dns_config.servers if src.HasField("dns_config") else None),
-            searches=src.dns_config.searches,
-            options=src.dns_config.options,
+            servers=(dns_config.servers if src.HasField("dns_config") else None),
+            searches=dns_config.searches,
+            options=dns_config.options,
         ),
     )
 
@@ -599,32 +620,34 @@ def plan_pull_image(
     src: api_pb2.PullImageRequest,
 ) -> PullImagePlan:
     """What the message asks for."""
+    auth = src.auth
+    image = src.image
     return PullImagePlan(
         # plan.image <- image.image
-        image=src.image.image,
+        image=image.image,
         # plan.image_handler, by images.handler
         image_handler=images.handler(
-            runtime_handler=src.image.runtime_handler, annotations=src.image.annotations
+            runtime_handler=image.runtime_handler, annotations=image.annotations
         ),
         # plan.registry_user, by registry.user
         registry_user=registry.user(
-            registry_token=src.auth.registry_token,
-            username=src.auth.username,
-            identity_token=src.auth.identity_token,
-            auth=src.auth.auth,
+            registry_token=auth.registry_token,
+            username=auth.username,
+            identity_token=auth.identity_token,
+            auth=auth.auth,
         ),
         # plan.registry_secret, by registry.secret
         registry_secret=registry.secret(
-            registry_token=src.auth.registry_token,
-            username=src.auth.username,
-            password=src.auth.password,
-            identity_token=src.auth.identity_token,
-            auth=src.auth.auth,
+            registry_token=auth.registry_token,
+            username=auth.username,
+            password=auth.password,
+            identity_token=auth.identity_token,
+            auth=auth.auth,
         ),
         # plan.registry_token <- auth.registry_token
-        registry_token=src.auth.registry_token,
+        registry_token=auth.registry_token,
         # plan.registry_host, by registry.host
-        registry_host=registry.host(server_address=src.auth.server_address),
+        registry_host=registry.host(server_address=auth.server_address),
     )
 
 
@@ -685,54 +708,53 @@ def plan_sandbox(
     src: api_pb2.PodSandboxConfig,
 ) -> SandboxPlan:
     """What the message asks for."""
+    linux = src.linux
+    metadata = src.metadata
+    security_context = linux.security_context
+    namespace_options = security_context.namespace_options
     return SandboxPlan(
         # plan.pod_name, by sandboxes.pod_name
         pod_name=sandboxes.pod_name(
-            name=src.metadata.name,
-            namespace=src.metadata.namespace,
-            uid=src.metadata.uid,
-            attempt=src.metadata.attempt,
+            name=metadata.name,
+            namespace=metadata.namespace,
+            uid=metadata.uid,
+            attempt=metadata.attempt,
         ),
         # plan.on_node_network, by sandboxes.shares_node
-        on_node_network=sandboxes.shares_node(
-            mode=src.linux.security_context.namespace_options.network
-        ),
+        on_node_network=sandboxes.shares_node(mode=namespace_options.network),
         # plan.uid_mapping, by namespaces.uid_mapping
         uid_mapping=namespaces.uid_mapping(
             namespace_options=(
-                src.linux.security_context.namespace_options
-                if src.linux.security_context.HasField("namespace_options")
+                security_context.namespace_options
+                if security_context.HasField("namespace_options")
                 else None
             )
         ),
         # plan.gid_mapping, by namespaces.gid_mapping
         gid_mapping=namespaces.gid_mapping(
             namespace_options=(
-                src.linux.security_context.namespace_options
-                if src.linux.security_context.HasField("namespace_options")
+                security_context.namespace_options
+                if security_context.HasField("namespace_options")
                 else None
             )
         ),
         # plan.network_first, by sandboxes.names_interface
-        network_first=sandboxes.names_interface(sysctls=src.linux.sysctls),
+        network_first=sandboxes.names_interface(sysctls=linux.sysctls),
         # plan.shares_node_ipc, by sandboxes.shares_node
-        shares_node_ipc=sandboxes.shares_node(
-            mode=src.linux.security_context.namespace_options.ipc
-        ),
+        shares_node_ipc=sandboxes.shares_node(mode=namespace_options.ipc),
         # plan.pod_cgroup <- linux.cgroup_parent
-        pod_cgroup=src.linux.cgroup_parent,
+        pod_cgroup=linux.cgroup_parent,
         # plan.snapshot_labels, by annotations.snapshot_labels
         snapshot_labels=annotations_transforms.snapshot_labels(annotations=src.annotations),
         # plan.untrusted, by sandboxes.untrusted
         untrusted=sandboxes.untrusted(
-            annotations=src.annotations,
-            namespace_options=src.linux.security_context.namespace_options,
+            annotations=src.annotations, namespace_options=security_context.namespace_options
         ),
         # plan.selinux_options, by selinux.requested
         selinux_options=selinux.requested(
             selinux_options=(
-                src.linux.security_context.selinux_options
-                if src.linux.security_context.HasField("selinux_options")
+                security_context.selinux_options
+                if security_context.HasField("selinux_options")
                 else None
             )
         ),

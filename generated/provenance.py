@@ -1923,6 +1923,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     ),
     "plan.gid_mapping": (
         Entry(
+            field="ContainerConfig.linux.security_context",
+            fate="compute",
+            by="namespaces.gid_mapping",
+            inputs=("sandbox.metadata.config.linux.security_context.namespace_options",),
+            when="always",
+            why="As uid_mapping.",
+            file="spec/mapping/linux_container_security_context.yaml",
+        ),
+        Entry(
             field="PodSandboxConfig.linux.security_context",
             fate="compute",
             by="namespaces.gid_mapping",
@@ -2151,17 +2160,6 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/container_config.yaml",
         ),
     ),
-    "plan.mount_points": (
-        Entry(
-            field="ContainerConfig",
-            fate="compute",
-            by="requested_mounts.destinations",
-            inputs=("mounts",),
-            when="always",
-            why="A VOLUME of the image gets no directory of its own where something is mounted.",
-            file="spec/mapping/container_config.yaml",
-        ),
-    ),
     "plan.mounts": (
         Entry(
             field="ContainerConfig",
@@ -2169,7 +2167,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             by="requested_mounts.wanted",
             inputs=("mounts",),
             when="always",
-            why="The sources are looked up on the node before the spec is built.",
+            why="The sources are looked up on the node before the spec is built. A VOLUME of the image gets no directory of its own where something is mounted.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(
@@ -2692,6 +2690,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         ),
     ),
     "plan.uid_mapping": (
+        Entry(
+            field="ContainerConfig.linux.security_context",
+            fate="compute",
+            by="namespaces.uid_mapping",
+            inputs=("sandbox.metadata.config.linux.security_context.namespace_options",),
+            when="always",
+            why="The root file system and the image's volumes are made for these ids.",
+            file="spec/mapping/linux_container_security_context.yaml",
+        ),
         Entry(
             field="PodSandboxConfig.linux.security_context",
             fate="compute",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from codegen.emit.python import called, free, imports, is_set, place, value, value_or_none
+from codegen.emit.shared import Shared, shared
 from codegen.model import (
     Computed,
     Condition,
@@ -37,19 +38,38 @@ class BuilderText:
     message: str
     imports: list[str]
     parameters: tuple[Parameter, ...]
+    lines: list[str]
+    """The messages that are read more than once, as local variables."""
     blocks: list[Block]
 
 
 def text(builder: Builder) -> BuilderText:
     """The builder of one message."""
-    names = builder.names
-    body = _Body(builder, names.taken, _asked_often(builder))
+    names, taken = builder.names, builder.names.taken
+    often = _asked_often(builder)
+    read = shared(_sources(builder, often), taken)
+    body = _Body(builder, taken, often, read)
     return BuilderText(
         builder.mapped.message.name,
         imports(names.imports),
         names.parameters,
+        read.lines,
         [body.block(write) for write in builder.mapped.writes],
     )
+
+
+def _sources(builder: Builder, often: frozenset[str]) -> Iterator[Source]:
+    """What the function reads, each as often as it does."""
+    asked = set()
+    for write in builder.mapped.writes:
+        if isinstance(write, Copied) and not is_planned(write):
+            yield write.source
+        elif isinstance(write, Computed) and not is_planned(write):
+            for source in (argument.source for argument in write.call.arguments):
+                if source.path not in asked:
+                    yield source
+                if source.path in often:
+                    asked.add(source.path)
 
 
 def _asked_often(builder: Builder) -> frozenset[str]:
@@ -71,6 +91,7 @@ class _Body:
     builder: Builder
     taken: set[str]
     often: frozenset[str]
+    read: Shared
     known: dict[str, str] = field(default_factory=dict)
     """Local variables that hold a source's value or None, by the source's path."""
 
@@ -83,7 +104,8 @@ class _Body:
             case Descended():
                 return self._descended(write)
             case Copied():
-                lines = [self._stored(write, _copy_of(write))]
+                seen = replace(write, source=self.read.seen(write.source))
+                lines = [self._stored(write, _copy_of(seen))]
                 return Block(self._comment(write), tuple(_under(write.condition, lines)))
         return Block(self._comment(write), tuple(self._computed(write)))
 
@@ -110,8 +132,8 @@ class _Body:
             path = argument.source.path
             if argument.none_if_unset and path in self.often and path not in self.known:
                 self.known[path] = free(_name_of(argument.source), self.taken)
-                yield f"{self.known[path]} = {value_or_none(argument.source)}"
-        result = called(write.call, self.builder.names, self.known)
+                yield f"{self.known[path]} = {value_or_none(self.read.seen(argument.source))}"
+        result = called(self.read.seen_by(write.call), self.builder.names, self.known)
         if not write.call.returns.optional:
             yield self._stored(write, _as_container(write, result))
             return

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from codegen.emit.oci_types import docstring
-from codegen.emit.plans import below, called_below
-from codegen.emit.python import imports, is_set, quoted, value
+from codegen.emit.plans import below, below_call
+from codegen.emit.python import called, imports, is_set, quoted, value
 from codegen.model import Computed, Source, snake
 from codegen.plan import Import, Planned, PlanOf
 
@@ -44,7 +44,7 @@ def _key(planned: Planned, told: PlanOf) -> list[str]:
     write = planned.write
     key, path = quoted(planned.field.name), write.target.path
     if isinstance(write, Computed):
-        made = called_below(write.call, planned.path, told.names)
+        made = called(below_call(write.call, planned.path), told.names, {})
         return [f"# {path}, by {write.entry.by}", f"{key}: {made},"]
     source = below(write.source, planned.path)
     made = _copied(source, planned, told)

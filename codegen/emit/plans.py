@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from codegen.emit.oci_types import annotation as plain
 from codegen.emit.oci_types import docstring
 from codegen.emit.python import called, imports, value
+from codegen.emit.shared import Shared, shared
 from codegen.model import Call, Computed, Kind, Source
-from codegen.plan import Import, Names, Parameter, Planned, PlanOf
+from codegen.plan import Import, Parameter, Planned, PlanOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class PlanText:
     message: str
     doc: str
     parameters: tuple[Parameter, ...]
+    lines: list[str]
+    """The messages that are read more than once, as local variables."""
     fields: list[FieldText]
 
 
@@ -47,25 +50,35 @@ def all_imports(plans: Iterable[PlanOf]) -> list[str]:
 
 def text(plan: PlanOf) -> PlanText:
     """One plan."""
+    read = shared([s for planned in plan.values for s in sources(planned)], plan.names.taken)
     return PlanText(
         plan.plan.function,
         plan.plan.python_class,
         plan.plan.message,
         docstring(plan.plan.doc),
         plan.names.parameters,
-        [_field(planned, plan) for planned in plan.values],
+        read.lines,
+        [_field(planned, plan, read) for planned in plan.values],
     )
 
 
-def _field(planned: Planned, plan: PlanOf) -> FieldText:
+def sources(planned: Planned) -> list[Source]:
+    """What a value is made of, as seen from the plan's message."""
+    if isinstance(planned.write, Computed):
+        return [a.source for a in below_call(planned.write.call, planned.path).arguments]
+    return [below(planned.write.source, planned.path)]
+
+
+def _field(planned: Planned, plan: PlanOf, read: Shared) -> FieldText:
     name, entry = planned.field.attribute, planned.write.entry
     if isinstance(planned.write, Computed):
-        made = called_below(planned.write.call, planned.path, plan.names)
+        call = read.seen_by(below_call(planned.write.call, planned.path))
+        made = called(call, plan.names, {})
         comment = f"{planned.write.target.path}, by {entry.by}"
     else:
         source = below(planned.write.source, planned.path)
         wraps = {"list": "list({})", "map": "dict({})"}.get(planned.field.kind.name, "{}")
-        made = wraps.format(value(source))
+        made = wraps.format(value(read.seen(source)))
         comment = f"{planned.write.target.path} <- {'.'.join([source.root or '', *source.steps])}"
     hidden = " = field(repr=False)" if planned.secret else ""
     return FieldText(
@@ -86,10 +99,10 @@ def annotation(kind: Kind) -> str:
     return f"{home}{kind.ref}" if home is not None else plain(kind)
 
 
-def called_below(call: Call, path: tuple[str, ...], names: Names) -> str:
+def below_call(call: Call, path: tuple[str, ...]) -> Call:
     """The call of a transform, its inputs as seen from the plan's message."""
     arguments = (replace(a, source=below(a.source, path)) for a in call.arguments)
-    return called(replace(call, arguments=tuple(arguments)), names, {})
+    return replace(call, arguments=tuple(arguments))
 
 
 def below(source: Source, path: tuple[str, ...]) -> Source:

@@ -46,7 +46,7 @@ def value(source: Source) -> str:
 def is_set(source: Source) -> str:
     """The expression that is true when the source, or the message around it, is set."""
     *parents, name = source.told_by
-    owner = ".".join([source.root or "src", *map(attribute, parents)])
+    owner = ".".join([source.told_root or source.root or "src", *map(attribute, parents)])
     return f"{owner}.HasField({quoted(name)})"
 
 

@@ -25,6 +25,12 @@ def apply(
     user: facts.User,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    metadata = src.metadata
+    linux = src.linux
+    security_context = linux.security_context
+    sandbox_metadata = sandbox.metadata.config.metadata
+    sandbox_linux = sandbox.metadata.config.linux
+    sandbox_security_context = sandbox_linux.security_context
     # metadata: by the entries of ContainerMetadata
     container_metadata.apply(src.metadata, out)
     # image: by the entries of ImageSpec; none has a target
@@ -53,11 +59,11 @@ def apply(
         sources=container.mounts,
         volumes=container.volumes,
         files=sandbox.files,
-        readonly_rootfs=src.linux.security_context.readonly_rootfs,
-        privileged=src.linux.security_context.privileged,
+        readonly_rootfs=security_context.readonly_rootfs,
+        privileged=security_context.privileged,
         sandbox_options=(
-            sandbox.metadata.config.linux.security_context.namespace_options
-            if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
+            sandbox_security_context.namespace_options
+            if sandbox_security_context.HasField("namespace_options")
             else None
         ),
         cgroup_unified=host.cgroup_unified,
@@ -70,17 +76,15 @@ def apply(
     out.linux.devices = devices.container_devices(
         requested=container.devices,
         host_devices=host.devices,
-        privileged=src.linux.security_context.privileged,
+        privileged=security_context.privileged,
         privileged_without_host_devices=handler.privileged_without_host_devices,
         device_ownership_from_security_context=host.device_ownership_from_security_context,
         run_as_user=(
-            src.linux.security_context.run_as_user.value
-            if src.linux.security_context.HasField("run_as_user")
-            else None
+            security_context.run_as_user.value if security_context.HasField("run_as_user") else None
         ),
         run_as_group=(
-            src.linux.security_context.run_as_group.value
-            if src.linux.security_context.HasField("run_as_group")
+            security_context.run_as_group.value
+            if security_context.HasField("run_as_group")
             else None
         ),
         injected=container.cdi.devices,
@@ -117,13 +121,11 @@ def apply(
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- sandbox.metadata.config.metadata.name
-    out.annotations["io.kubernetes.cri.sandbox-name"] = sandbox.metadata.config.metadata.name
+    out.annotations["io.kubernetes.cri.sandbox-name"] = sandbox_metadata.name
     # annotations[io.kubernetes.cri.sandbox-namespace] <- sandbox.metadata.config.metadata.namespace
-    out.annotations["io.kubernetes.cri.sandbox-namespace"] = (
-        sandbox.metadata.config.metadata.namespace
-    )
+    out.annotations["io.kubernetes.cri.sandbox-namespace"] = sandbox_metadata.namespace
     # annotations[io.kubernetes.cri.sandbox-uid] <- sandbox.metadata.config.metadata.uid
-    out.annotations["io.kubernetes.cri.sandbox-uid"] = sandbox.metadata.config.metadata.uid
+    out.annotations["io.kubernetes.cri.sandbox-uid"] = sandbox_metadata.uid
     # annotations[io.kubernetes.cri.image-name]
     out.annotations["io.kubernetes.cri.image-name"] = annotations_transforms.image_name(
         user_specified_image=container.metadata.config.image.user_specified_image,
@@ -152,7 +154,7 @@ def apply(
     out.linux.netDevices.update(container.cdi.net_devices)
     # linux.intelRdt
     intel_rdt = classes.intel_rdt(
-        name=src.metadata.name,
+        name=metadata.name,
         annotations=src.annotations,
         of_pod=sandbox.metadata.config.annotations,
         ignore_rdt_not_enabled_errors=host.ignore_rdt_not_enabled_errors,
@@ -162,7 +164,7 @@ def apply(
         out.linux.intelRdt = intel_rdt
     # linux.resources.blockIO
     block_io = classes.block_io(
-        name=src.metadata.name,
+        name=metadata.name,
         annotations=src.annotations,
         of_pod=sandbox.metadata.config.annotations,
         ignore_blockio_not_enabled_errors=host.ignore_blockio_not_enabled_errors,
@@ -171,7 +173,7 @@ def apply(
         out.linux.resources.blockIO = block_io
     # linux.cgroupsPath
     out.linux.cgroupsPath = cgroups.cgroups_path(
-        cgroup_parent=sandbox.metadata.config.linux.cgroup_parent,
+        cgroup_parent=sandbox_linux.cgroup_parent,
         id=container.metadata.id,
         systemd_cgroup=handler.systemd_cgroup,
     )
@@ -179,7 +181,7 @@ def apply(
     out.linux.resources.devices.extend(
         devices.device_rules(
             requested=container.devices,
-            privileged=src.linux.security_context.privileged,
+            privileged=security_context.privileged,
             privileged_without_host_devices=handler.privileged_without_host_devices,
             privileged_without_host_devices_all_devices_allowed=handler.privileged_without_host_devices_all_devices_allowed,
             injected=container.cdi.devices,
@@ -190,7 +192,6 @@ def apply(
     if rootfs_propagation is not None:
         out.linux.rootfsPropagation = rootfs_propagation
     # plan.mounts
-    # plan.mount_points
     # plan.image_mounts
     # plan.devices
     # plan.terminal <- tty

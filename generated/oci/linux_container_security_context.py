@@ -20,21 +20,26 @@ def apply(
     sandbox: facts.Sandbox,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    apparmor = src.apparmor
+    seccomp = src.seccomp
+    capabilities = src.capabilities
+    sandbox_linux = sandbox.metadata.config.linux
+    sandbox_security_context = sandbox_linux.security_context
     # capabilities -> process.capabilities
     out.process.capabilities = security.capabilities(
-        add_capabilities=src.capabilities.add_capabilities,
-        drop_capabilities=src.capabilities.drop_capabilities,
-        add_ambient_capabilities=src.capabilities.add_ambient_capabilities,
+        add_capabilities=capabilities.add_capabilities,
+        drop_capabilities=capabilities.drop_capabilities,
+        add_ambient_capabilities=capabilities.add_ambient_capabilities,
         privileged=src.privileged,
-        sandbox_privileged=sandbox.metadata.config.linux.security_context.privileged,
+        sandbox_privileged=sandbox_security_context.privileged,
         host_capabilities=host.capabilities,
         default_capabilities=handler.base.capabilities,
     )
     # privileged: an input of capabilities
     # namespace_options -> linux.namespaces
     sandbox_namespace_options = (
-        sandbox.metadata.config.linux.security_context.namespace_options
-        if sandbox.metadata.config.linux.security_context.HasField("namespace_options")
+        sandbox_security_context.namespace_options
+        if sandbox_security_context.HasField("namespace_options")
         else None
     )
     out.linux.namespaces = namespaces.container_namespaces(
@@ -76,13 +81,13 @@ def apply(
     if readonly_paths is not None:
         out.linux.readonlyPaths = readonly_paths
     # seccomp -> linux.seccomp
-    seccomp = security.seccomp(
-        profile_type=(src.seccomp.profile_type if src.HasField("seccomp") else None),
-        localhost_ref=src.seccomp.localhost_ref,
+    seccomp_value = security.seccomp(
+        profile_type=(seccomp.profile_type if src.HasField("seccomp") else None),
+        localhost_ref=seccomp.localhost_ref,
         seccomp_profile_path=src.seccomp_profile_path,
-        add_capabilities=src.capabilities.add_capabilities,
-        drop_capabilities=src.capabilities.drop_capabilities,
-        add_ambient_capabilities=src.capabilities.add_ambient_capabilities,
+        add_capabilities=capabilities.add_capabilities,
+        drop_capabilities=capabilities.drop_capabilities,
+        add_ambient_capabilities=capabilities.add_ambient_capabilities,
         privileged=src.privileged,
         localhost_seccomp=container.security.localhost_seccomp,
         unset_seccomp_profile=host.unset_seccomp_profile,
@@ -92,12 +97,12 @@ def apply(
         host_capabilities=host.capabilities,
         default_capabilities=handler.base.capabilities,
     )
-    if seccomp is not None:
-        out.linux.seccomp = seccomp
+    if seccomp_value is not None:
+        out.linux.seccomp = seccomp_value
     # apparmor -> process.apparmorProfile
     apparmor_profile = security.apparmor_profile(
-        profile_type=(src.apparmor.profile_type if src.HasField("apparmor") else None),
-        localhost_ref=src.apparmor.localhost_ref,
+        profile_type=(apparmor.profile_type if src.HasField("apparmor") else None),
+        localhost_ref=apparmor.localhost_ref,
         apparmor_profile=src.apparmor_profile,
         privileged=src.privileged,
         available=host.apparmor,
@@ -134,3 +139,5 @@ def apply(
     # plan.seccomp_file
     # plan.apparmor_name
     # plan.default_apparmor
+    # plan.uid_mapping
+    # plan.gid_mapping

@@ -20,6 +20,7 @@ def apply(
     sandbox: facts.Sandbox,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    security_context = src.security_context
     # cgroup_parent -> linux.cgroupsPath
     out.linux.cgroupsPath = cgroups.cgroups_path(
         cgroup_parent=src.cgroup_parent,
@@ -34,8 +35,8 @@ def apply(
     out.linux.sysctl = namespaces.sysctls(
         sysctls=src.sysctls,
         namespace_options=(
-            src.security_context.namespace_options
-            if src.security_context.HasField("namespace_options")
+            security_context.namespace_options
+            if security_context.HasField("namespace_options")
             else None
         ),
         kernel=host.kernel,

@@ -19,6 +19,7 @@ def apply(
     sandbox: facts.Sandbox,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    seccomp = src.seccomp
     # namespace_options -> linux.namespaces
     namespace_options = src.namespace_options if src.HasField("namespace_options") else None
     out.linux.namespaces = namespaces.sandbox_namespaces(
@@ -38,9 +39,9 @@ def apply(
         privileged=src.privileged, namespace_options=namespace_options, files=sandbox.files
     )
     # seccomp -> linux.seccomp
-    seccomp = security.sandbox_seccomp(
-        profile_type=(src.seccomp.profile_type if src.HasField("seccomp") else None),
-        localhost_ref=src.seccomp.localhost_ref,
+    seccomp_value = security.sandbox_seccomp(
+        profile_type=(seccomp.profile_type if src.HasField("seccomp") else None),
+        localhost_ref=seccomp.localhost_ref,
         seccomp_profile_path=src.seccomp_profile_path,
         privileged=src.privileged,
         localhost_seccomp=sandbox.security.localhost_seccomp,
@@ -49,8 +50,8 @@ def apply(
         architecture=host.architecture,
         kernel=host.kernel,
     )
-    if seccomp is not None:
-        out.linux.seccomp = seccomp
+    if seccomp_value is not None:
+        out.linux.seccomp = seccomp_value
     # apparmor: unmapped, informational
     # seccomp_profile_path: an input of seccomp
     # process.selinuxLabel

@@ -24,6 +24,7 @@ def apply(
     user: facts.User,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    metadata = src.metadata
     # metadata: by the entries of PodSandboxMetadata; none has a target
     # hostname -> hostname
     if src.hostname:
@@ -49,11 +50,11 @@ def apply(
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id
     out.annotations["io.kubernetes.cri.sandbox-id"] = sandbox.metadata.id
     # annotations[io.kubernetes.cri.sandbox-name] <- metadata.name
-    out.annotations["io.kubernetes.cri.sandbox-name"] = src.metadata.name
+    out.annotations["io.kubernetes.cri.sandbox-name"] = metadata.name
     # annotations[io.kubernetes.cri.sandbox-namespace] <- metadata.namespace
-    out.annotations["io.kubernetes.cri.sandbox-namespace"] = src.metadata.namespace
+    out.annotations["io.kubernetes.cri.sandbox-namespace"] = metadata.namespace
     # annotations[io.kubernetes.cri.sandbox-uid] <- metadata.uid
-    out.annotations["io.kubernetes.cri.sandbox-uid"] = src.metadata.uid
+    out.annotations["io.kubernetes.cri.sandbox-uid"] = metadata.uid
     # annotations[io.kubernetes.cri.podsandbox.image-name] <- image.reference
     out.annotations["io.kubernetes.cri.podsandbox.image-name"] = image.reference
     # process.args

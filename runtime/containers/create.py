@@ -28,7 +28,6 @@ from generated.plans import (
     NewContainerPlan,
     plan_container,
     plan_new_container,
-    plan_sandbox,
 )
 from generated.statuses import create_container_response
 from runtime.containerd.deletions import is_not_found
@@ -145,7 +144,7 @@ async def create(
     return create_container_response.read(container=container.facts)
 
 
-def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan) -> int:
+def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan | NewContainerPlan) -> int:
     """PID of the first process of the container whose PID namespace is joined; 0 if none is.
 
     Raises FailedPrecondition unless that container runs, in the same pod.
@@ -217,13 +216,13 @@ async def _make(
     spec: types.Spec | None = None
 
     async def prepare() -> None:
-        snapshot.set_result(await _prepare(services, sandbox, metadata.id, image))
+        snapshot.set_result(await _prepare(services, sandbox, metadata.id, plan, image))
 
     async def describe() -> None:
         nonlocal spec
         container = await _look_up(services, sandbox, metadata, plan, image, root, mount_label)
         user = await _user(services, plan, image, snapshot, root)
-        spec, record = await _described(services, sandbox, container, image, user)
+        spec, record = await _described(services, sandbox, container, plan, image, user)
         await all_finished(_create_record(services, sandbox, record))
         if container.volumes:
             await threads.IMAGE_FILES.run(
@@ -232,7 +231,7 @@ async def _make(
                 await asyncio.shield(snapshot),
                 root,
                 # a copy of the image has the pod's owners already
-                None if services.handler(sandbox).owners_by_copy else _id_maps(sandbox),
+                None if services.handler(sandbox).owners_by_copy else _id_maps(plan),
                 mount_label,
             )
 
@@ -245,6 +244,7 @@ async def _described(
     services: Services,
     sandbox: Sandbox,
     container: facts.Container,
+    plan: NewContainerPlan,
     image: facts.Image,
     user: facts.User,
 ) -> tuple[types.Spec, containers_pb2.Container]:
@@ -252,8 +252,7 @@ async def _described(
     handler = services.handler(sandbox)
     metadata = container.metadata
     host = services.host
-    maps = _id_maps(sandbox)
-    plan = plan_container(metadata.config)
+    maps = _id_maps(plan)
     if plan.privileged:
         host = replace(host, devices=await threads.HOST_PATHS.run(device_nodes.host_devices))
     record = containers_pb2.Container(
@@ -333,9 +332,9 @@ async def _look_up(
         metadata=metadata,
         status=facts.ContainerStatus(ContainerState.CREATED),
         mounts=sources,
-        volumes=own_volumes.uncovered(volumes, plan.mount_points, root),
+        volumes=own_volumes.uncovered(volumes, [mount.destination for mount in plan.mounts], root),
         devices=devices,
-        target_pid=target_pid(services, sandbox, plan_container(metadata.config)),
+        target_pid=target_pid(services, sandbox, plan),
         security=await security.look_up(
             plan.seccomp_file,
             apparmor_name=plan.apparmor_name,
@@ -347,7 +346,11 @@ async def _look_up(
 
 
 async def _prepare(
-    services: Services, sandbox: Sandbox, container_id: str, image: facts.Image
+    services: Services,
+    sandbox: Sandbox,
+    container_id: str,
+    plan: NewContainerPlan,
+    image: facts.Image,
 ) -> _Snapshot:
     """Create the root file system on top of the image, unpacking the image again if necessary."""
     handler = services.handler(sandbox)
@@ -356,7 +359,7 @@ async def _prepare(
         snapshotter=handler.snapshotter,
         lease=sandbox.id,
         scratch=services.store.layout.container_root(container_id),
-        maps=_id_maps(sandbox),
+        maps=_id_maps(plan),
         by_copy=handler.owners_by_copy,
     )
 
@@ -372,9 +375,8 @@ async def _prepare(
     return await prepare(await services.images.unpacked(image, handler.snapshotter))
 
 
-def _id_maps(sandbox: Sandbox) -> IdMaps | None:
+def _id_maps(plan: NewContainerPlan) -> IdMaps | None:
     """The IDs of the pod's user namespace; None without one."""
-    plan = plan_sandbox(sandbox.metadata.config)
     return id_maps(plan.uid_mapping, plan.gid_mapping)
 
 

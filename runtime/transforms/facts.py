@@ -485,6 +485,9 @@ class WantedMount:
     path: str
     """The source on the host as requested; created if missing."""
 
+    destination: str = ""
+    """Where it appears in the container."""
+
     propagates: bool = False
     """Whether the propagation of the source's own mount matters."""
 

@@ -25,6 +25,7 @@ def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
     return [
         WantedMount(
             path=mount.host_path,
+            destination=mount.container_path,
             propagates=mount.propagation != api_pb2.PROPAGATION_PRIVATE,
             relabel=mount.selinux_relabel,
             maps_ids=bool(mount.uidMappings) and not mount.HasField("image"),
@@ -32,11 +33,6 @@ def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
         )
         for mount in mounts
     ]
-
-
-def destinations(*, mounts: Sequence[api_pb2.Mount]) -> list[str]:
-    """Where the mounts appear in the container."""
-    return [mount.container_path for mount in mounts]
 
 
 def images(*, mounts: Sequence[api_pb2.Mount]) -> list[ImageMount]:
