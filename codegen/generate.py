@@ -44,6 +44,7 @@ from codegen.emit import (
 from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
+from codegen.message_reads import Use
 from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec, Plan
 from codegen.paths import Paths
 from codegen.python_source import Sources
@@ -125,9 +126,9 @@ def read_api(root: Path) -> Api:
 
 
 def translation(
-    root: Path, api: Api | None, rpcs: Rpcs | None, problems: Problems
+    root: Path, api: Api | None, rpcs: Rpcs | None, problems: Problems, *, judged: bool = True
 ) -> Translation | None:
-    """The mapping in ``root``, resolved and judged.
+    """The mapping in ``root``, resolved, and judged as a whole unless that is not ``judged``.
 
     None where the CRI, the OCI or CNI schema, containerd's record or a file of runtime/ could not
     be read. Without ``rpcs`` nothing that names an RPC is judged.
@@ -143,7 +144,7 @@ def translation(
     sources.plans = known_plans
     told_plugins = tuple(cni_schema.told(root, api, objects))
     paths = Paths(api, oci, sources, record, known_plans, objects, told_plugins)
-    uses = problems.attempt(lambda: sources.uses)
+    uses = problems.attempt(lambda: sources.uses) if judged else ()
     if uses is None:
         return None
     mapped = {
@@ -151,29 +152,41 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    pure = sources.called_from(
+    found = Translation(api, oci, files, mapped, known_plans, told_plugins, paths)
+    if judged:
+        _judge(found, broken, uses, rpcs, problems)
+    return found
+
+
+def _judge(
+    found: Translation,
+    broken: frozenset[str],
+    uses: tuple[Use, ...],
+    rpcs: Rpcs | None,
+    problems: Problems,
+) -> None:
+    """What only shows when all entries are seen together."""
+    called_from = found.paths.sources.called_from
+    pure = called_from(
         by
-        for file in files.values()
+        for file in found.files.values()
         for entry in [*file.entries.values(), *file.targets.values()]
         for by in (entry.by, entry.back.by if entry.back is not None else None)
         if by is not None
     )
-    rules.check(
-        rules.Everything(
-            api,
-            files,
-            mapped,
-            broken,
-            uses,
-            pure,
-            sources.called_from,
-            known_plans,
-            told_plugins,
-            rpcs,
-        ),
-        problems,
+    everything = rules.Everything(
+        found.api,
+        found.files,
+        found.mapped,
+        broken,
+        uses,
+        pure,
+        called_from,
+        found.plans,
+        found.told,
+        rpcs,
     )
-    return Translation(api, oci, files, mapped, known_plans, told_plugins, paths)
+    rules.check(everything, problems)
 
 
 def outputs(project: Project) -> dict[str, str]:
