@@ -25,7 +25,7 @@ def generate(session: nox.Session) -> None:
 
 @nox.session
 def check(session: nox.Session) -> None:
-    """Fail, naming what differs, where generated/ is not what spec/ says."""
+    """Fail, naming the differences, if generated/ is not what spec/ generates."""
     _run(session, "cri-codegen", "check", *session.posargs)
 
 
@@ -37,7 +37,7 @@ def diff(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, and black in check mode; black also over what is generated in its format."""
+    """Ruff, and black in check mode; black also checks the generated files."""
     _run(session, "ruff", "check", ".")
     _run(session, "black", "--check", "--quiet", "codegen", "runtime", "tests", "noxfile.py")
     _run(session, "black", "--check", "--quiet", "--extend-exclude", "_pb2", "generated")
@@ -58,21 +58,22 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def crashpoints(session: nox.Session) -> None:
-    """Cut every verb at every await, recover, act as the kubelet: ``N points, N clean``."""
+    """Interrupt every operation at every await, recover, continue as the kubelet: ``N points, N
+    clean``."""
     _run(session, "python", "-m", "tests.crashpoints", *session.posargs)
 
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """critest on our server, where it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
+    """critest on our server, if it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
     [--seed N] [--streaming [--websocket]] [critest flags]``."""
     _run(session, "python", "-m", "tests.conformance", *session.posargs)
 
 
 @nox.session
 def kubelet(session: nox.Session) -> None:
-    """A real kubelet on our server, where one is on PATH: ``-- [--containerd system|sid|DIR]
-    [pytest options]``."""
+    """A real kubelet on our server, if one is on PATH: ``-- [--containerd system|sid|DIR] [pytest
+    options]``."""
     _run(session, "pytest", "tests/kubelet", "-rs", *session.posargs)
 
 
@@ -84,5 +85,5 @@ def node(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Pod cycles on this server and on the built-in plugin in turn; writes docs/benchmarks/."""
+    """Pod cycles alternately on this server and on the built-in plugin; writes docs/benchmarks/."""
     _run(session, "python", "-m", "tests.bench", *session.posargs)

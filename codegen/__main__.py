@@ -1,4 +1,4 @@
-"""``cri-codegen``: from the reviewed specification to the generated part of the server."""
+"""``cri-codegen``: generates part of the server from the reviewed specification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from codegen.errors import Problems, SpecError
 
-if TYPE_CHECKING:  # each verb loads what it needs: half a second otherwise
+if TYPE_CHECKING:  # each command imports what it needs: importing everything takes half a second
     from codegen.generate import Translation
     from codegen.write import Change
 
@@ -41,7 +41,7 @@ def _check(arguments: argparse.Namespace, root: Path) -> int:
         print(change.diff())
     if recorded:
         print(
-            f"{len(recorded)} files of generated/ are not what the spec makes: "
+            f"{len(recorded)} files of generated/ differ from what the spec generates: "
             + ", ".join(f"{change.path} ({change.verb})" for change in recorded),
             file=sys.stderr,
         )
@@ -52,8 +52,7 @@ def _check(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _must_load(root: Path) -> None:
-    """Raise SpecError where a generated module cannot be imported; else remember that all is
-    right."""
+    """Raise SpecError if a generated module cannot be imported; remember a successful check."""
     from codegen import verify
 
     faults = verify.import_faults(root)
@@ -118,7 +117,7 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _read(root: Path) -> Translation:
-    """What the mapping says, faulty or not: explain and review must work while it is fixed."""
+    """The mapping, even if it has faults: explain and review must work while it is being fixed."""
     from codegen import generate, lifecycle, rpc
 
     problems = Problems()
@@ -129,41 +128,46 @@ def _read(root: Path) -> Translation:
     found = generate.translation(root, api, rpcs, problems, judged=False)
     if found is None:
         problems.stop_if_any()
-        raise AssertionError("what could not be read has a fault")
+        raise AssertionError("some files could not be read because of a fault")
     return found
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cri-codegen", description=__doc__)
     parser.add_argument(
-        "--root", type=Path, default=Path(), help="the project's root (default: here)"
+        "--root",
+        type=Path,
+        default=Path(),
+        help="the project's root (default: the current directory)",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
     made = commands.add_parser("generate", help="bring generated/ in line with spec/")
     made.set_defaults(run=_generate)
 
-    checked = commands.add_parser("check", help="fail, with a diff, where generate would write")
+    checked = commands.add_parser(
+        "check", help="fail, with a diff, if generate would change a file"
+    )
     checked.set_defaults(run=_check)
 
-    taken = commands.add_parser("import", help="pin a published API under spec/, normalised")
+    taken = commands.add_parser("import", help="normalise a published API and pin it under spec/")
     taken.add_argument("file", help="a descriptor set (.binpb) or a published .proto")
     target = taken.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--as", dest="version", metavar="VERSION", help="write spec/cri/VERSION.proto"
     )
     target.add_argument(
-        "--containerd", action="store_true", help="write the containerd services in use"
+        "--containerd", action="store_true", help="write the containerd services that are used"
     )
     taken.set_defaults(run=_import)
 
     compared = commands.add_parser("diff", help="named changes, as Markdown")
     compared.add_argument("old", help="a pinned CRI version, or a git revision")
-    compared.add_argument("new", nargs="?", help="the same; default: spec/ as it is here")
+    compared.add_argument("new", nargs="?", help="the same; default: the working tree's spec/")
     compared.set_defaults(run=_diff)
 
     explained = commands.add_parser(
-        "explain", help="what is decided about one field or target, and where"
+        "explain", help="show what is decided about a field or target, and where"
     )
     explained.add_argument(
         "field",
@@ -172,13 +176,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     explained.set_defaults(run=_explain)
 
-    reviewed = commands.add_parser("review", help="every entry in one line, and what is not yet")
+    reviewed = commands.add_parser(
+        "review", help="list every entry on one line, and the fields not supported yet"
+    )
     reviewed.set_defaults(run=_review)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when all is well, 1 when the specification is at fault."""
+    """Run one command; returns 0 on success, 1 if the specification has a fault."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
@@ -186,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader (head, less) has seen enough
+    except BrokenPipeError:  # the reader of the output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -21,20 +21,20 @@ from codegen.model import (
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a name has to do with an entry."""
+    """How a name relates to an entry."""
 
     name: str
     """The whole target, source or function."""
     role: str
     """``written by``, ``read for``, ``called for``, ``handles`` or ``also reads``."""
     field: str
-    """The path of the field; of an entry under ``targets``, its message."""
+    """The path of the field; for an entry under ``targets``, its message."""
     entry: Entry
 
 
 def links(found: Translation, path: str) -> list[Link]:
-    """Every entry that writes, reads or calls what ``path`` names; of a target or source also what
-    is above or below it. Sorted by name."""
+    """Every entry that writes, reads or calls ``path``; for a target or source also those of the
+    paths above or below it. Sorted by name."""
     every = [*_targets(found), *_sources(found)]
     near = [link for link in every if _covers(path, link.name) or _covers(link.name, path)]
     near += [link for link in _functions(found) if link.name == path]
@@ -43,7 +43,7 @@ def links(found: Translation, path: str) -> list[Link]:
 
 
 def names(found: Translation) -> list[str]:
-    """Every name that ``links`` knows."""
+    """Every name in ``links``."""
     every = [*_targets(found), *_sources(found), *_functions(found)]
     return sorted({link.name for link in every})
 

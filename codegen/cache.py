@@ -1,9 +1,9 @@
-"""What is slow to make and depends on nothing but its input, as protoc's output does.
+"""A cache for slow results that depend only on their input, such as protoc's output.
 
-An entry's name is the digest of everything that it was made from, the tool's version included, so
-it can be absent but never out of date; a damaged entry is as good as absent. The folder belongs to
-the user ($XDG_CACHE_HOME or ~/.cache) and serves every checkout; without one that can be written,
-everything is made again.
+The name of an entry is the digest of all its inputs, including the tool's version, so an entry can
+be missing but never outdated; a damaged entry counts as missing. The folder belongs to the user
+($XDG_CACHE_HOME or ~/.cache) and is shared by all checkouts; if it cannot be written, everything is
+recomputed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIGEST = 32
 
 
 def made_once(kind: str, parts: tuple[bytes, ...], make: Callable[[], bytes]) -> bytes:
-    """What ``make`` returns for ``parts``, from an earlier time if there was one."""
+    """The result of ``make`` for ``parts``, from the cache if possible."""
     key = digest(kind.encode(), *parts)
     found = get(key)
     if found is None:
@@ -32,7 +32,7 @@ def made_once(kind: str, parts: tuple[bytes, ...], make: Callable[[], bytes]) ->
 
 
 def digest(*parts: bytes) -> str:
-    """One digest of several byte strings, their boundaries included."""
+    """One digest of several byte strings, including their boundaries."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(len(part).to_bytes(8, "big"))
@@ -41,7 +41,7 @@ def digest(*parts: bytes) -> str:
 
 
 def get(key: str) -> bytes | None:
-    """The entry of this name; None when there is none or its digest does not hold."""
+    """The entry with this name; None if it is missing or damaged."""
     path = _folder() / key
     try:
         data = path.read_bytes()
@@ -53,7 +53,7 @@ def get(key: str) -> bytes | None:
 
 
 def put(key: str, content: bytes) -> None:
-    """Keep an entry; what was not used for a month is dropped."""
+    """Store an entry; entries not used for a month are deleted."""
     folder = _folder()
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Validation rules as facts: which test each entry asks for, and whether it fits its field."""
+"""Validation rules as facts: the tests for each entry, and whether they fit the field."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _BETWEEN = frozenset({"exclusive_with", "requires"})
 
 
 def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
-    """The tests of one field: its rules, the refusal of an unmapped field, known enum numbers, and
-    no NUL in text unless the rule ``any_text`` allows it."""
+    """The tests of one field: its rules, the refusal of an unmapped field, known enum numbers,
+    and no NUL in text unless the rule ``any_text`` allows it."""
     field = message.fields[entry.name]
     if entry.is_ignored:
         return ()
@@ -46,7 +46,7 @@ def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
 
 
 def narrowed(kind: Kind, rules: tuple[Rule, ...]) -> Kind:
-    """``kind`` after its rules have held."""
+    """``kind``, restricted by its rules."""
     low, high = kind.low, kind.high
     for rule in rules:
         if rule.name == "nonnegative":
@@ -57,7 +57,7 @@ def narrowed(kind: Kind, rules: tuple[Rule, ...]) -> Kind:
 
 
 def descents(message: Message, files: Mapping[str, MappingFile]) -> Iterator[Descent]:
-    """The fields whose own message is received too, those that are ignored left out."""
+    """The fields whose message is received too, except those that are ignored."""
     entries = files[message.name].entries
     for field in message.fields.values():
         if field.name not in entries or entries[field.name].fate == "unmapped":
@@ -104,7 +104,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
 
 
 def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
-    """What the rule is given must be able to hold of a value of ``kind``."""
+    """Refuse a rule that no value of ``kind`` can satisfy."""
     reason = None
     if rule.name == "range":
         low, high = (int(value) for value in rule.values)
@@ -122,7 +122,7 @@ def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
 
 
 def wrapped(kind: Kind, api: Api) -> Kind | None:
-    """The number inside a message that only wraps one (``Int64Value``)."""
+    """The number inside a wrapper message (``Int64Value``)."""
     if kind.name != "message":
         return None
     fields = api.messages[kind.ref].fields

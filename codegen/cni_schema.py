@@ -1,4 +1,4 @@
-"""spec/cni: our JSON Schema of what CNI plugins are told."""
+"""spec/cni: the JSON Schema of what CNI plugins receive."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from codegen.oci_schema import classes
 FILE = "spec/cni/runtime_config.schema.json"
 ROOT = "RuntimeConfig"
 _ROOTS = {"runtime_config": ("cni", ROOT), "arguments": ("cni.args", "Arguments")}
-"""By the function that makes it: what its targets begin with, and its object in the schema."""
+"""By generating function: the prefix of its targets, and its object in the schema."""
 
 
 def read(root: Path) -> Mapping[str, OciClass]:
-    """Every object by name; ``ROOT`` is what ``cni.`` stands for in a path."""
+    """Every object by name; ``ROOT`` is the object that ``cni.`` paths start from."""
     load.schema_file(root, FILE)
     schema, node = load.json_file(root, FILE), load.yaml_file(root, FILE)
     return classes(schema, node, FILE, ROOT, "cni")
 
 
 def told(root: Path, api: Api, known: Mapping[str, OciClass]) -> Iterator[Plan]:
-    """What is made of a pod's config for CNI plugins; nothing where the CRI lacks the message."""
+    """What CNI plugins receive, computed from a pod's config; nothing if the CRI lacks the
+    message."""
     body, node = load.json_file(root, FILE), load.yaml_file(root, FILE)
     message = body.get("x-message", "")
     if message not in api.messages:

@@ -46,7 +46,7 @@ def pinned(root: Path) -> dict[str, str]:
 
 
 def load(versions: Mapping[str, str], current: str) -> Api:
-    """The API of ``current``; the older ones of ``versions`` only tell ``since``.
+    """The API of ``current``; older ``versions`` only determine ``since``.
 
     Raises SpecError with the faults of every proto that does not compile.
     """
@@ -67,8 +67,8 @@ def load(versions: Mapping[str, str], current: str) -> Api:
 
 
 def descriptor(version: str, text: str) -> FileDescriptorProto:
-    """The descriptor of one CRI proto; raises SpecError where it does not compile or is another
-    package's."""
+    """The descriptor of one CRI proto; raises SpecError if it does not compile or belongs to
+    another package."""
     name = f"cri/{version}.proto"
     found = protoc.descriptors({name: text}, {name: f"spec/{name}"}).file[-1]
     if found.package != _PACKAGE:
@@ -82,7 +82,7 @@ def descriptor(version: str, text: str) -> FileDescriptorProto:
 def api(
     file: FileDescriptorProto, version: str, since: Mapping[tuple[str, ...], str] | None = None
 ) -> Api:
-    """The model of one descriptor; without ``since`` everything is as old as ``version``."""
+    """The model of one descriptor; without ``since``, every part is as old as ``version``."""
     born = since or {}
     messages = {
         name: Message(
@@ -121,7 +121,7 @@ def api(
 def messages_of(
     messages: Iterable[DescriptorProto], scope: str = ""
 ) -> Iterator[tuple[str, DescriptorProto]]:
-    """Every message with its name below the package, map entries left out."""
+    """Every message with its name in the package, except map entries."""
     for message in messages:
         if not message.options.map_entry:
             yield scope + message.name, message
@@ -137,7 +137,7 @@ def _enums_of(file: FileDescriptorProto) -> Iterator[tuple[str, EnumDescriptorPr
 
 
 def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, ...]]:
-    """Keys of everything that has an age: messages, fields, methods."""
+    """Keys of everything that has a ``since``: messages, fields, methods."""
     for name, message in messages_of(file.message_type):
         yield (name,)
         for field in message.field:

@@ -20,7 +20,7 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """One change: its kind as a word, what it is about, and what was and is."""
+    """One change: its kind as a word, its subject, and the old and new value."""
 
     kind: str
     subject: str
@@ -95,7 +95,7 @@ def of_specifications(old: Specification, new: Specification) -> list[Named]:
 
 
 def at_revision(root: Path, revision: str) -> Specification:
-    """The specification as it stood in a git revision; raises SpecError where there is none."""
+    """The specification in a git revision; raises SpecError if it has none."""
     asked = ["git", "-C", str(root), "archive", revision, "spec"]
     made = subprocess.run(asked, capture_output=True, check=False)
     if made.returncode:
@@ -111,7 +111,7 @@ def at_revision(root: Path, revision: str) -> Specification:
 
 
 def in_folder(root: Path) -> Specification:
-    """The specification in a folder; raises SpecError where the mapping breaks its schema."""
+    """The specification in a folder; raises SpecError if the mapping violates its schema."""
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()

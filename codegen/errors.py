@@ -1,8 +1,8 @@
-"""The one error of the generator: what is wrong in the specification, where, and what to do.
+"""The generator's only error: what is wrong in the specification, where, and how to fix it.
 
-The generator never stops at the first fault: a pass collects every ``Fault`` it finds into
-``Problems`` and raises them together, sorted and each once, so that a maintainer fixes a file in
-one round.
+The generator never stops at the first fault: a pass collects every ``Fault`` in ``Problems`` and
+raises them together, sorted and without duplicates, so that a maintainer can fix a file in one
+round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where something was written: a path as the user would type it, line and column from 1."""
+    """A place in a source file: a path as the user would type it, line and column from 1."""
 
     file: str
     line: int = 0
@@ -31,8 +31,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """One mistake: its place, a sentence, the id of the rule that it breaks and a hint that says
-    what to do (both may be empty)."""
+    """One mistake: its place, a sentence, the ID of the violated rule and a hint on how to fix it
+    (both may be empty)."""
 
     place: Place
     message: str
@@ -45,7 +45,7 @@ class Fault:
 
 
 class SpecError(Exception):
-    """The specification has faults; all that one pass found, in the order of their places."""
+    """The specification has faults: all faults that one pass found, sorted by place."""
 
     def __init__(
         self, message: str, place: Place, hint: str | None = None, rule: str | None = None
@@ -55,7 +55,7 @@ class SpecError(Exception):
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> Self:
-        """The error that carries several faults, each once."""
+        """One error with several faults, without duplicates."""
         every = sorted(set(faults))
         error = cls(every[0].message, every[0].place)
         error.faults = tuple(every)
@@ -74,7 +74,7 @@ class Problems:
     def add(
         self, message: str, place: Place, hint: str | None = None, rule: str | None = None
     ) -> None:
-        """Record one fault and go on."""
+        """Record a fault and continue."""
         self._faults.append(Fault(place, message, rule or "", hint or ""))
 
     def take(self, error: SpecError) -> None:
@@ -82,7 +82,7 @@ class Problems:
         self._faults.extend(error.faults)
 
     def attempt(self, step: Callable[[], _Result]) -> _Result | None:
-        """What ``step`` returns, or None after recording the faults that stopped it."""
+        """The result of ``step``, or None after recording the faults that stopped it."""
         try:
             return step()
         except SpecError as error:
@@ -96,13 +96,13 @@ class Problems:
         return bool(self._faults)
 
     def stop_if_any(self) -> None:
-        """Raise ``SpecError`` when a fault was recorded."""
+        """Raise ``SpecError`` if a fault was recorded."""
         if self._faults:
             raise SpecError.of(self._faults)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the known words nearest to ``word``, or None when nothing is near."""
+    """A hint with the known words most similar to ``word``, or None if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else None
 

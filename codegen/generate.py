@@ -1,4 +1,4 @@
-"""The whole way from ``spec/`` to the texts of ``generated/``: load, resolve, render."""
+"""The pipeline from ``spec/`` to the texts of ``generated/``: load, resolve, render."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """The mapping resolved: what builders, readers and validators are made of."""
+    """The resolved mapping: the source of builders, readers and validators."""
 
     api: Api
     oci: OciSpec
@@ -82,13 +82,13 @@ class Translation:
     mapped: Mapping[str, Mapped]
     plans: Mapping[str, Plan]
     told: tuple[Plan, ...]
-    """What is made of a pod's config for CNI plugins."""
+    """What CNI plugins receive, computed from a pod's config."""
     paths: Paths
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Everything that the specification says."""
+    """The whole specification."""
 
     root: Path
     translation: Translation
@@ -100,10 +100,9 @@ class Project:
 
 
 def load_project(root: Path) -> Project:
-    """The project in ``root``; raises SpecError with every fault that was found.
+    """The project in ``root``; raises SpecError with all faults.
 
-    What could not be read is left out of the checks of what refers to it, so that one mistake is
-    told once.
+    Checks skip references to what could not be read, so that each mistake is reported once.
     """
     problems = Problems()
     api = problems.attempt(lambda: read_api(root))
@@ -130,8 +129,8 @@ def translation(
 ) -> Translation | None:
     """The mapping in ``root``, resolved, and judged as a whole unless that is not ``judged``.
 
-    None where the CRI, the OCI or CNI schema, containerd's record or a file of runtime/ could not
-    be read. Without ``rpcs`` nothing that names an RPC is judged.
+    None if the CRI, the OCI or CNI schema, containerd's record or a file of runtime/ could not be
+    read. Without ``rpcs``, checks that involve RPCs are skipped.
     """
     files, broken = mapping_file.read_all(root, problems)
     oci = problems.attempt(lambda: oci_schema.read(root))
@@ -190,7 +189,7 @@ def _judge(
 
 
 def outputs(project: Project) -> dict[str, str]:
-    """{path under generated/: text} of everything, the manifest included."""
+    """{path under generated/: text} of all files, including the manifest."""
     root, api = project.root, project.translation.api
     files = stubs.render(
         (root / f"spec/cri/{api.version}.proto").read_text(), stubs.containerd_protos(root)
@@ -205,7 +204,7 @@ def outputs(project: Project) -> dict[str, str]:
 
 
 def jobs(found: Translation) -> dict[str, list[Job]]:
-    """What fills the templates of builders, readers and validators."""
+    """The input of the templates of builders, readers and validators."""
 
     def job(name: str, mapped: Mapped, text: object) -> Job:
         return Job({"message": mapped.module}, {name: text}, mapped.file.file)
@@ -238,7 +237,7 @@ def _service_jobs(project: Project) -> list[Job]:
 
 
 def secrets(api: Api, files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
-    """By message: the fields that never reach a log."""
+    """By message: the fields that must never be logged."""
     found = {name: plan.secrets(m, files.get(name)) for name, m in api.messages.items()}
     return {message: fields for message, fields in found.items() if fields}
 
@@ -254,7 +253,7 @@ def ignored(files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
 
 
 def shared(project: Project) -> dict[str, Any]:
-    """What every template knows."""
+    """Variables available to every template."""
     found = project.translation
     planned = plan.plans(found.mapped, found.plans)
     return {
@@ -277,14 +276,14 @@ def shared(project: Project) -> dict[str, Any]:
 
 
 def told(found: Translation) -> dict[str, Any]:
-    """What fills the template of what CNI plugins are told."""
+    """The input of the template for CNI."""
     planned = [plan.plan_of(found.mapped, one) for one in found.told]
     return {"told": [cni.text(p) for p in planned], "told_imports": cni.all_imports(planned)}
 
 
 def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
-    """The JSON of each default, and the text of the AppArmor profile; what are OCI specs is read as
-    YAML too, so that its faults have a line."""
+    """The JSON of each default, and the text of the AppArmor profile; OCI specs are read as YAML
+    too, so that faults have a line."""
     found: dict[str, Any] = {}
     profile = problems.attempt(partial(load.text_file, root, _APPARMOR))
     if profile is not None:
@@ -301,7 +300,7 @@ def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
 
 
 def counts(files: Iterable[MappingFile]) -> Counts:
-    """How many fields there are, how many of each fate, and what they come to."""
+    """The number of fields, by fate, and totals."""
     entries = [entry for file in files for entry in file.entries.values()]
     fates = Counter(entry.fate_in_words for entry in entries)
     by_rpc = sum(entry.by_rpc for entry in entries)
@@ -322,17 +321,17 @@ class Counts:
     total: int
     fates: Mapping[str, int]
     ours: int
-    """Fields that are not of other platforms."""
+    """Fields of this platform."""
     decided: int
     """Of these, those that generated code decides: copied, computed, compared, or looked up by
     rpc.yaml."""
     handled: int
     """Of these, those that a hand-written function decides."""
     pure: int
-    """Of the last, those inside a pure transform that is given the whole message."""
+    """Of the latter, those decided inside a pure transform that gets the whole message."""
 
     def lines(self) -> Iterator[str]:
-        """What they come to, for people."""
+        """The totals, in words."""
         yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
         yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code;"
         yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function,"
@@ -365,7 +364,7 @@ def _record(root: Path) -> Message:
 
 
 def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
-    """MANIFEST.json: what was made, from what, with which tools."""
+    """MANIFEST.json: the generated files, their sources and the tool versions."""
     inputs = [*(root / "spec").rglob("*"), *render.TEMPLATES.rglob("*.j2")]
     data = {
         "cri": api.version,

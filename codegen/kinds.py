@@ -1,4 +1,5 @@
-"""Whether a value of one kind may become a value of another; the answer is a reason, not a flag."""
+"""Whether a value of one kind can become a value of another; the result is a reason, not a
+boolean."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from codegen.model import Kind
 
 
 def why_not(source: Kind, target: Kind) -> str | None:
-    """Why ``source`` does not fit ``target``; None when it does.
+    """Why ``source`` does not fit ``target``; None if it does.
 
-    An ``int`` of unknown bounds (a Python annotation) fits every integer. None on the source
-    side must be allowed by the target.
+    An ``int`` without known bounds (a Python annotation) fits every integer. If the source may be
+    None, the target must allow that.
     """
     if "any" in (source.name, target.name):
         return None
@@ -42,7 +43,7 @@ def _narrowing(source: Kind, target: Kind) -> str | None:
 
 
 def is_narrowing(source: Kind, target: Kind) -> bool:
-    """Whether only the range of integers stands between ``source`` and ``target``."""
+    """Whether ``source`` and ``target`` differ only in the range of integers."""
     return source.name == "int" == target.name and _narrowing(source, target) is not None
 
 

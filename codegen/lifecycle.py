@@ -1,4 +1,4 @@
-"""spec/lifecycle.yaml as a model: two state machines, each complete and without contradiction."""
+"""spec/lifecycle.yaml as a model: two complete and consistent state machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATE_ENUM = {"sandbox": "PodSandboxState", "container": "ContainerState"}
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state and the CRI state that stands for it."""
+    """A state and the CRI state that clients see."""
 
     name: str
     cri: str
@@ -30,7 +30,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happens to an object."""
+    """An event of an object."""
 
     name: str
     why: str
@@ -43,7 +43,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What ``event`` does in state ``source``; ``target`` is None when the object is gone."""
+    """The effect of ``event`` in state ``source``; ``target`` is None if the object is removed."""
 
     source: str
     event: Event
@@ -107,11 +107,11 @@ class Lifecycle:
 def read(
     root: Path, cri_enums: Mapping[str, Collection[str]] | None, problems: Problems
 ) -> Lifecycle:
-    """The lifecycle in ``root``; ``cri_enums`` gives the values of the CRI's enums by enum name, or
-    is None where the CRI could not be read.
+    """The lifecycle in ``root``; ``cri_enums`` has the values of the CRI's enums by enum name,
+    or is None if the CRI could not be read.
 
-    Faults of meaning go to ``problems``; a file that breaks its schema raises SpecError, as no more
-    can be said of it.
+    Semantic faults go to ``problems``; a file that violates its schema raises SpecError, because it
+    cannot be checked further.
     """
     node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
     known = _Known(cri_enums, problems)
@@ -123,20 +123,20 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What words may stand for."""
+    """The allowed values of words."""
 
     cri_enums: Mapping[str, Collection[str]] | None
     problems: Problems
 
     def check(self, node: Node, known: Collection[str], what: str) -> None:
-        """Record a word that stands for nothing."""
+        """Record a word that is not allowed."""
         word = text(node)
         if word not in known:
             hint = nearest(word, known) or one_of(sorted(known))
             self.problems.add(f"{word!r} is no {what}", node.place, hint)
 
     def check_cri(self, node: Node, enum: str, what: str) -> None:
-        """Record a word that is no value of a CRI enum."""
+        """Record a word that is not a value of a CRI enum."""
         if self.cri_enums is None:
             return
         if enum in self.cri_enums:

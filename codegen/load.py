@@ -1,4 +1,4 @@
-"""YAML files into nodes that remember where each word stands.
+"""YAML files as nodes that remember the place of every word.
 
 Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
 
@@ -6,11 +6,11 @@ Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
     load.check_schema(node, load.schema_file(root, "spec/mapping.schema.json"), problems)
     for key, value in node.items():                    # a MappingNode
         problems.add("says so and so", value.place, "hint")
-        key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists
+    key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists
 
-YAML 1.1's traps are shut: a key written twice is an error, only ``true`` and ``false`` are
+The traps of YAML 1.1 are avoided: a duplicate key is an error, only ``true`` and ``false`` are
 booleans (``no``, ``on`` and ``yes`` are words), numbers are decimal, and tags, anchors and merges
-are refused because a reviewer should never have to look elsewhere to know what an entry says.
+are refused, because a reviewer should not have to look elsewhere to understand an entry.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class MappingNode:
         return iter(self.pairs)
 
     def get(self, name: str) -> Node | None:
-        """The value under ``name``, None when there is no such key."""
+        """The value under ``name``, None if there is no such key."""
         return next((value for key, value in self.pairs if key.value == name), None)
 
     def key(self, name: str) -> Key | None:
@@ -93,7 +93,7 @@ Node = ScalarNode | ListNode | MappingNode
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
-    """Only composes; the tags that YAML 1.1 would resolve are ignored below."""
+    """Only composes nodes; the tags that YAML 1.1 would resolve are ignored below."""
 
 
 def text_file(root: Path, name: str) -> str:
@@ -159,11 +159,11 @@ def json_file(root: Path, name: str) -> dict[str, Any]:
 
 
 class Schema:
-    """A JSON Schema that has itself been checked; a schema may say in ``x-says`` what its ``oneOf``
-    or ``pattern`` means, in words."""
+    """A JSON Schema that was itself checked; ``x-says`` in a schema explains its ``oneOf`` or
+    ``pattern`` in words."""
 
     def __init__(self, data: Mapping[str, Any], name: str = "the schema") -> None:
-        """Raises SpecError where ``data``, written in the file ``name``, is no schema."""
+        """Raises SpecError if ``data``, from the file ``name``, is not a schema."""
         self.text = json.dumps(data).encode()
         self._whole = _without_references(data, data, name, ())
 
@@ -182,7 +182,7 @@ class Schema:
         cache.made_once("schema", (_JSONSCHEMA, self.text), check)
 
     def errors(self, value: Any) -> Iterator[ValidationError]:
-        """Each way in which ``value`` breaks it."""
+        """Every violation of the schema by ``value``."""
         return self._validator.iter_errors(value)
 
     @functools.cached_property
@@ -198,8 +198,8 @@ def schema_file(root: Path, name: str) -> Schema:
 
 
 def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]) -> Any:
-    """``part`` with each ``$ref`` replaced by what it names, which makes checks several times
-    faster than to look it up for each value."""
+    """``part`` with each ``$ref`` replaced by its target, which makes checks several times
+    faster than resolving it for each value."""
     if isinstance(part, list):
         return [_without_references(item, whole, name, above) for item in part]
     if not isinstance(part, dict):
@@ -223,7 +223,7 @@ def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]
 
 
 def check_schema(node: Node, schema: Schema, problems: Problems) -> bool:
-    """Record each way in which ``node`` breaks ``schema``; True when it breaks none."""
+    """Record every violation of ``schema`` by ``node``; True if there is none."""
     errors = list(schema.errors(node.plain()))
     for error in errors:
         _report(error, node, problems)
@@ -231,8 +231,7 @@ def check_schema(node: Node, schema: Schema, problems: Problems) -> bool:
 
 
 def checked_file(root: Path, name: str, schema: Schema) -> Node:
-    """The document in ``root/name``; raises SpecError with each way in which it breaks the
-    schema."""
+    """The document in ``root/name``; raises SpecError with every violation of the schema."""
     text = text_file(root, name)
     node = yaml_text(text, name)
 
@@ -251,16 +250,16 @@ _LONG = 1000
 
 
 def _may_surprise(text: str) -> bool:
-    """Whether the text may use anchors, aliases or tags, or nest deeply; most files cannot, and
-    need not be read twice."""
+    """Whether the text may contain anchors, aliases, tags or deep nesting; most files cannot,
+    and need not be parsed twice."""
     if any(sign in text for sign in "&*!") or text.count("[") + text.count("{") > _LONG:
         return True
     return any(len(line) > _LONG for line in text.splitlines())
 
 
 def _refuse_surprises(text: str, name: str) -> None:
-    """Raise SpecError for an anchor, an alias or a tag, and for nesting by which libyaml would
-    overrun its stack."""
+    """Raise SpecError for an anchor, an alias, a tag, or nesting so deep that libyaml would overrun
+    its stack."""
     depth = 0
     for event in yaml.parse(text, _Loader):
         mark = event.start_mark
@@ -321,7 +320,7 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
 
 
 def at(node: Node, path: Sequence[str | int]) -> Node:
-    """The node at ``path`` below ``node``, or the last one on the way there."""
+    """The node at ``path`` below ``node``, or the last existing node on the way."""
     for step in path:
         if isinstance(node, MappingNode):
             found = node.get(str(step))
@@ -336,7 +335,7 @@ def at(node: Node, path: Sequence[str | int]) -> Node:
 
 
 def _report(error: ValidationError, document: Node, problems: Problems) -> None:
-    """One schema fault in words, at the place of the word that is wrong."""
+    """A schema violation in words, at the place of the invalid word."""
     node = at(document, list(error.absolute_path))
     wanted: Any = error.validator_value
     where = ".".join(str(step) for step in error.absolute_path) or "the file"

@@ -1,4 +1,4 @@
-"""One file of spec/mapping as a record; what it says is judged elsewhere."""
+"""A file of spec/mapping as a record; its meaning is checked elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FATES = ("copy", "compute", "match", "handled_by", "unmapped")
 
 
 def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], frozenset[str]]:
-    """{message: file} of every file that obeys the schema, and the names (without suffix) of the
+    """{message: file} of every file that follows the schema, and the names (without suffix) of the
     others, whose faults go to ``problems``."""
     schema = problems.attempt(lambda: load.schema_file(root, SCHEMA))
     names = sorted(path.name for path in (root / FOLDER).glob("*.yaml"))
@@ -43,12 +43,12 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
 
 
 def read(root: Path, name: str, schema: load.Schema) -> MappingFile:
-    """The file ``root/name``; raises SpecError where it breaks the schema."""
+    """The file ``root/name``; raises SpecError if it violates the schema."""
     return from_node(load.checked_file(root, name, schema), name)
 
 
 def from_node(node: Node, name: str) -> MappingFile:
-    """The file whose document, which obeys the schema, is ``node``."""
+    """The file from the document ``node``, which follows the schema."""
     message = child(node, "message")
     return MappingFile(
         file=name,

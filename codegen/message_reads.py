@@ -2,7 +2,7 @@
 
 Types are followed through the syntax trees of runtime/: annotations of parameters, attributes and
 results, the fields of the proto, assignments, loops and comprehensions. A value whose type cannot
-be told this way is not followed; a test compares the result with what the type checker knows.
+be determined this way is not followed; a test compares the result with the type checker's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OF_FIELDS = frozenset({"HasField", "ClearField"})
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """What is known of a value: ``message`` (of the CRI), ``plan``, ``class`` (an instance),
+    """What is known about a value: ``message`` (of the CRI), ``plan``, ``class`` (an instance),
     ``name`` (a module, class or function itself, by its full name), ``bound`` (a method of an
     instance), ``list``, ``map``, ``tuple`` or ``union``."""
 
@@ -52,19 +52,19 @@ class Type:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Use:
-    """One look at a field, or one value given to it."""
+    """One read of a field, or one assignment to it."""
 
     message: str
     field: str
     function: str
-    """As ``handled_by`` names it."""
+    """As in ``handled_by``."""
     file: str
     line: int
     column: int
     sets: bool
-    """Whether it (also) gives the field a value."""
+    """Whether it (also) assigns the field."""
     way: bool
-    """Whether it only leads to the fields below: the field holds one message."""
+    """Whether it only leads to fields below: the field holds one message."""
 
 
 def uses(
@@ -73,7 +73,7 @@ def uses(
     parsed: Callable[[str], ast.Module | None],
     plans: Iterable[Plan] = (),
 ) -> tuple[Use, ...]:
-    """Every use of a field in the files given by path, sorted; ``parsed`` gives the tree of one."""
+    """Every use of a field in the given files, sorted; ``parsed`` returns a file's tree."""
     held = messages_of(plans)
     parts = [version_info, Path(__file__).read_text(), repr(api), repr(held), *texts]
     parts += texts.values()
@@ -97,7 +97,7 @@ class _Class:
     values: dict[str, tuple[ast.FunctionDef | ast.AsyncFunctionDef, ast.expr]] = field(
         default_factory=dict
     )
-    """What ``self.x = value`` assigns in a method, where nothing annotates it."""
+    """The values of ``self.x = value`` in a method, for attributes without an annotation."""
     methods: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = field(default_factory=dict)
     properties: set[str] = field(default_factory=set)
 
@@ -132,7 +132,7 @@ class MessageReads:
             self.modules[name] = _module(name, file, tree)
         self.uses: list[Use] = []
         self._open: set[tuple[str, str]] = set()
-        """Classes and attributes whose type is being looked for."""
+        """Classes and attributes whose type is currently being determined."""
         for module in self.modules.values():
             _Walk(self, module, "", {}).body(module.tree.body)
         self.uses.sort()
@@ -140,7 +140,7 @@ class MessageReads:
     # --- names
 
     def resolved(self, full: str) -> tuple[_Module, str] | None:
-        """The module of ours that has ``full``, and the name inside it; re-exports are followed."""
+        """The module of ours that contains ``full``, and the name inside it; follows re-exports."""
         for _ in range(4):
             head, _, name = full.rpartition(".")
             module = self.modules.get(head)
@@ -229,7 +229,7 @@ class MessageReads:
         return Type("plan", name) if name != full and name in self.held else None
 
     def _answered(self, full: str) -> Type | None:
-        """What a generated status reader returns."""
+        """The result of a generated status reader."""
         match = _READER.match(full)
         if match is None:
             return None
@@ -266,7 +266,7 @@ class MessageReads:
             return Type("name", full)
         if name in found.values:
             if (owner, name) in self._open:
-                return None  # two attributes that are made with lambdas of each other
+                return None  # two attributes whose lambdas refer to each other
             self._open.add((owner, name))
             function, value = found.values[name]
             walk = _Walk(self, found.module, "", {}, quiet=True)
@@ -281,7 +281,7 @@ class MessageReads:
         return None
 
     def result(self, full: str) -> Type | None:
-        """What calling the function, method or class of this full name gives."""
+        """The type of the result of calling this function, method or class."""
         message = self._message(full) or self._answered(full)
         if message is not None:
             return message
@@ -327,7 +327,7 @@ def _of_kind(kind: Kind) -> Type | None:
 
 
 def full_name(module: _Module, node: ast.expr) -> str | None:
-    """The full dotted name that an expression spells, if it spells one."""
+    """The full dotted name that an expression spells, if any."""
     if isinstance(node, ast.Name):
         if node.id in module.names:
             return module.names[node.id]
@@ -462,7 +462,7 @@ class _Walk:
     def parameters(
         self, node: ast.FunctionDef | ast.AsyncFunctionDef, owner: _Class | None
     ) -> None:
-        """Know the arguments by their annotations."""
+        """Record the types of the arguments from their annotations."""
         given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         for argument in given:
             self.known[argument.arg] = self.reads.annotated(self.module, argument.annotation)
@@ -477,14 +477,14 @@ class _Walk:
 
     @property
     def _in_function(self) -> bool:
-        """Whether a function inside belongs to the one around it."""
+        """Whether a nested function belongs to the function around it."""
         return bool(self.function) and self.inside is None
 
     def _inner(self, name: str) -> str:
         return f"{self.function}.{name}" if self.function else name
 
     def bind(self, target: ast.expr, given: Type | None) -> None:
-        """What an assignment, a loop or a ``with`` gives to its targets."""
+        """Record what an assignment, a loop or a ``with`` assigns to its targets."""
         match target:
             case ast.Name(id=name):
                 self.known[name] = given
@@ -503,8 +503,8 @@ class _Walk:
                     self.bind(value, None)
 
     def _led_to(self, node: ast.expr) -> Type | None:
-        """The type of what a change goes through, as ``a.b[0]`` in ``a.b[0].c = d``: the fields on
-        the way are changed too."""
+        """The type of the object that is changed, as ``a.b[0]`` in ``a.b[0].c = d``: the fields
+        on the way count as changed too."""
         match node:
             case ast.Attribute(value=value, attr=attr):
                 found = []
@@ -521,7 +521,7 @@ class _Walk:
     # --- expressions
 
     def type_of(self, node: ast.expr) -> Type | None:
-        """The type of an expression; every look at a field on the way is recorded."""
+        """The type of an expression; records every read of a field on the way."""
         match node:
             case ast.Name(id=name):
                 return self._name(node, name)
@@ -691,20 +691,20 @@ class _Walk:
 
 
 def union(*types: Type | None) -> Type | None:
-    """What is one of several types; those that are not known are left out."""
+    """A union of several types, without the unknown ones."""
     flat = dict.fromkeys(one for given in types for one in alternatives(given))
     return Type("union", of=tuple(flat)) if len(flat) > 1 else next(iter(flat), None)
 
 
 def alternatives(given: Type | None) -> tuple[Type, ...]:
-    """The types that a value may have."""
+    """The possible types of a value."""
     if given is None:
         return ()
     return tuple(one for one in given.of if one) if given.name == "union" else (given,)
 
 
 def item_of(given: Type | None, *, values: bool = False) -> Type | None:
-    """What iterating over a value gives; with ``values``, what an index or a key gives."""
+    """The type of the items when iterating; with ``values``, of an index or a key."""
     if given is None:
         return None
     if given.name == "union":
@@ -719,7 +719,7 @@ def item_of(given: Type | None, *, values: bool = False) -> Type | None:
 
 
 def part_of(given: Type | None, number: int) -> Type | None:
-    """What unpacking gives to the target of this number."""
+    """The type of one target of an unpacking."""
     if given is not None and given.name == "tuple":
         return given.of[number] if -len(given.of) <= number < len(given.of) else None
     return item_of(given)

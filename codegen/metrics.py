@@ -26,7 +26,7 @@ _PER_SECOND = {"nanoseconds": 10**9, "microseconds": 10**6}
 
 @dataclass(frozen=True, slots=True)
 class CgroupFile:
-    """A file of every cgroup that is read."""
+    """A file that is read for every cgroup."""
 
     name: str
     controller: str
@@ -35,13 +35,13 @@ class CgroupFile:
 
     @property
     def pages(self) -> tuple[str, str] | None:
-        """What is before and after the huge page size in the name; None if it has none."""
+        """The text before and after the huge page size in the name; None without one."""
         before, found, after = self.name.partition(PAGE_SIZE)
         return (before, after) if found else None
 
     @property
     def variable(self) -> str:
-        """What generated code calls its content."""
+        """The variable with its content in generated code."""
         return self.name.replace(f".{PAGE_SIZE}", "").replace(".", "_")
 
 
@@ -52,9 +52,9 @@ class Taken:
     file: CgroupFile
     key: str | None
     per_second: int | None
-    """How many units of the value are one second; None if it is no time."""
+    """How many units of the value make one second; None if it is not a time."""
     less: Taken | None
-    """What is subtracted from it."""
+    """A value that is subtracted."""
     operations: Mapping[str, str]
     """The key of each operation, if each has a sample."""
 
@@ -78,7 +78,7 @@ class Value:
     """By cgroup version."""
     copied: Source | None
     per_second: int | None
-    """Of what is copied."""
+    """What the copied value belongs to."""
     given: Mapping[str, str]
     """Labels with a fixed value."""
     labels: Mapping[str, Source]
@@ -110,14 +110,14 @@ class Metrics:
     """All metrics."""
 
     labels: Mapping[str, Mapping[str, Source]]
-    """Those of every metric, in order: what their values are copied from, by ``of``."""
+    """The labels of every metric, in order: where their values are copied from, by ``of``."""
     files: Mapping[str, Mapping[str, CgroupFile]]
     """By cgroup version and name."""
     metrics: tuple[Metric, ...]
 
 
 def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
-    """The metrics in ``root``. Faults of meaning go to ``problems``; a file that breaks its schema
+    """The metrics in ``root``. Semantic faults go to ``problems``; a file that violates its schema
     raises SpecError."""
     node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
     files = {
@@ -167,13 +167,13 @@ def _word(node: Node, key: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Turns entries into metrics, given what they may refer to."""
+    """Turns entries into metrics."""
 
     paths: Paths
     problems: Problems
     files: Mapping[str, Mapping[str, CgroupFile]]
     labels: Collection[str]
-    """Those of every metric."""
+    """The labels of every metric."""
 
     def metric(self, name: str, node: Node) -> Metric:
         labels = optional(node, "labels")
@@ -257,7 +257,7 @@ class _Reader:
             )
 
     def source(self, node: Node, kind: str, of: str) -> Source | None:
-        """The value to copy, ``int`` or ``str``; None after saying what is wrong."""
+        """The value to copy, ``int`` or ``str``; None after recording a fault."""
         found = self.problems.attempt(lambda: self.paths.source(text(node), node.place, None))
         if found is None:
             return None
@@ -273,7 +273,7 @@ class _Reader:
         return found
 
     def _taken(self, node: Node, version: str) -> Taken:
-        """Raises SpecError where the file or its key is wrong."""
+        """Raises SpecError if the file or its key is wrong."""
         name, key = child(node, "file"), optional(node, "key")
         operations = {k: text(v) for k, v in _pairs(node, "operations")}
         known = self.files[version]

@@ -1,6 +1,6 @@
-"""Every fact that a template may ask for, as frozen records.
+"""Every fact that a template may use, as frozen records.
 
-Each layer is made by one module: the CRI itself (``Api``, from ``cri_api.py``), the OCI runtime
+Each layer is built by one module: the CRI itself (``Api``, from ``cri_api.py``), the OCI runtime
 spec (``OciSpec``, from ``oci_schema.py``), the mapping as written (``MappingFile``, from
 ``mapping_file.py``), and the mapping resolved against all three (``Mapped``, from ``resolve.py``).
 """
@@ -28,13 +28,13 @@ def snake(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The type of a value, in whichever of the four worlds it lives.
+    """The type of a value, in any of the four type systems.
 
     ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
-    ``map`` with ``of``, and in ``ref`` the Python container where an annotation names one); a
-    named type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``cni``: what
-    plugins are told; ``record``: runtime/transforms/facts.py; ``class``: any other Python class);
-    or ``any``.
+    ``map`` with ``of``, and in ``ref`` the Python container if an annotation names one); a named
+    type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``cni``: what plugins
+    receive; ``record``: runtime/transforms/facts.py; ``class``: any other Python class); or
+    ``any``.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Kind:
     optional: bool = False
     """Whether None stands for absence."""
     low: int | None = None
-    """Smallest value of an ``int``; None when unknown."""
+    """Smallest value of an ``int``; None if unknown."""
     high: int | None = None
-    """Largest value of an ``int``; None when unknown."""
+    """Largest value of an ``int``; None if unknown."""
 
     def __str__(self) -> str:
         text = {
@@ -95,7 +95,7 @@ class Field:
     """Whether unset differs from zero (messages and ``optional`` scalars)."""
     deprecated: bool
     redacted: bool
-    """``debug_redact``: its value never reaches a log."""
+    """``debug_redact``: its value must never be logged."""
     since: str
     """The first pinned CRI version that has it."""
 
@@ -185,10 +185,11 @@ class OciField:
     name: str
     kind: Kind
     required: bool
-    """Whether the constructor demands it; only classes that live in lists and maps do."""
+    """Whether it is a required constructor argument; only classes used in lists and maps have
+    those."""
     doc: str
     empty_counts: bool = False
-    """Whether an empty object says something else than an absent one, so that None is absence."""
+    """Whether an empty object differs from an absent one, so that None means absent."""
 
     @property
     def attribute(self) -> str:
@@ -209,7 +210,7 @@ class OciClass:
     doc: str
     fields: Mapping[str, OciField]
     identity: str | None
-    """The field by which a list of it knows an item, for ``merge: by-key``."""
+    """The field that identifies an item in a list of these, for ``merge: by-key``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +222,10 @@ class OciSpec:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What hand-written steps are told of one config or request, so that they need not read it."""
+    """The values that hand-written steps get instead of a config or request."""
 
     name: str
-    """``sandbox`` or another noun; of a request, its verb."""
+    """``sandbox`` or another noun; for a request, its verb."""
     message: str
     """The CRI message that it is made from."""
     doc: str
@@ -233,7 +234,7 @@ class Plan:
     """Where each property is written."""
     place: Place
     root: str = "plan"
-    """What its values begin with as targets."""
+    """The prefix of its values as targets."""
 
     @property
     def python_class(self) -> str:
@@ -241,7 +242,7 @@ class Plan:
 
     @property
     def function(self) -> str:
-        """What makes one."""
+        """The function that creates one."""
         return f"plan_{self.name}"
 
 
@@ -259,7 +260,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One validation rule: its word and what it was given."""
+    """One validation rule: its word and its argument."""
 
     name: str
     values: tuple[str | int, ...]
@@ -285,7 +286,7 @@ class Entry:
     fate: str
     """``copy`` ``compute`` ``match`` ``handled_by`` ``unmapped``."""
     value: str
-    """What the fate's key says."""
+    """The value of the fate's key."""
     value_place: Place
     keys: Mapping[str, Place]
     """Every key that was written, and where."""
@@ -294,10 +295,10 @@ class Entry:
     by: str | None = None
     inputs: tuple[Input, ...] = ()
     partner: str | None = None
-    """``with``: the sibling whose entry takes this field as an input; of a match, what the field is
-    compared with."""
+    """``with``: the sibling whose entry takes this field as an input; for a match, what the
+    field is compared with."""
     of: Input | None = None
-    """Of an answered message by its fields: whose the fields are."""
+    """For a response message: the object whose fields are read."""
     merge: str | None = None
     rules: tuple[Rule, ...] = ()
     back: Back | None = None
@@ -307,7 +308,7 @@ class Entry:
 
     @property
     def by_fields(self) -> bool:
-        """Whether the entries of the field's own message say its fate."""
+        """Whether the entries of the field's own message decide its fate."""
         return self.fate in ("copy", "match") and self.value == "fields"
 
     @property
@@ -323,7 +324,7 @@ class Entry:
 
     @property
     def by_rpc(self) -> bool:
-        """Whether the generated handler of an RPC looks at it."""
+        """Whether the generated handler of an RPC reads it."""
         return self.fate == "handled_by" and self.value.startswith("rpc.")
 
     @property
@@ -349,7 +350,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A condition of an item: the field and the word that is asked of it."""
+    """A condition of an item: a field and a condition word."""
 
     field: str
     word: str
@@ -364,7 +365,7 @@ class ItemText:
     of: tuple[Input, ...]
     """Paths of the lists or objects, all of one type."""
     when: tuple[Asked, ...]
-    """What must hold for a message to become an item."""
+    """The conditions under which a message becomes an item."""
 
     @property
     def in_words(self) -> str:
@@ -382,7 +383,7 @@ class MappingFile:
     message_place: Place
     flow: str
     of: str | None
-    """Of a filter: the message that it is compared with."""
+    """For a filter: the message that it is compared with."""
     of_place: Place
     item: ItemText | None
     """Of a message whose entries write the keys of an item."""
@@ -401,7 +402,7 @@ class MappingFile:
 
     @property
     def gives(self) -> bool:
-        """Whether the message is answered."""
+        """Whether the message is part of a response."""
         return self.flow in ("out", "both")
 
 
@@ -416,18 +417,18 @@ class Source:
     """A value that an entry reads."""
 
     path: str
-    """As the mapping writes it."""
+    """As written in the mapping."""
     root: str | None
-    """The context root from which the steps lead; None for the message itself."""
+    """The context root at which the steps start; None for the message itself."""
     steps: tuple[str, ...]
     kind: Kind
     presence: bool = False
-    """Whether the message can tell an unset value from an empty one."""
+    """Whether the message can distinguish an unset value from an empty one."""
     key: str | None = None
-    """The key, where the value is one item of the map at ``steps``."""
+    """The key, if the value is one item of the map at ``steps``."""
     told_by: tuple[str, ...] = ()
-    """The steps to the value itself or the nearest message around it of which it is known whether
-    it is set; none where there is no such thing."""
+    """The steps to the value or to the nearest enclosing message whose presence is known; empty if
+    there is none."""
     fields: tuple[str, ...] = ()
     """``Message.field`` of each CRI field on the way."""
     told_root: str | None = None
@@ -439,14 +440,14 @@ class Target:
     """The place that an entry writes."""
 
     path: str
-    """As the mapping writes it."""
+    """As written in the mapping."""
     root: str
     """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record),
-    ``plan``, ``cni`` and ``cni.args`` (what CNI plugins are told), or ``item`` (of a list)."""
+    ``plan``, ``cni`` and ``cni.args`` (what CNI plugins receive), or ``item`` (of a list)."""
     steps: tuple[str, ...]
     kind: Kind
     key: str | None = None
-    """The key, where the place is one item of the map at ``steps``."""
+    """The key, if the place is one item of the map at ``steps``."""
 
     @property
     def whole(self) -> str:
@@ -461,9 +462,9 @@ class Argument:
     name: str
     source: Source
     none_if_unset: bool
-    """Whether it is None when the message does not set the field."""
+    """Whether it is None if the message does not set the field."""
     container: str | None
-    """The Python container that the parameter wants, where the source is another one."""
+    """The Python container type of the parameter, if the source has another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +479,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold for a source to be copied."""
+    """A condition for copying a source."""
 
     source: Source
     word: str
@@ -495,7 +496,7 @@ class Item:
     """Whether it is an item of a list."""
     keys: Mapping[str, OciField]
     conditions: tuple[Condition, ...]
-    """What must hold for a message to become an item."""
+    """The conditions under which a message becomes an item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +516,7 @@ class Copied:
     target: Target
     condition: Condition | None
     items: str | None = None
-    """The message of which the source holds one or many, where its items are copied."""
+    """The message in the source, if its items are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,7 +530,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Descended:
-    """The builder or reader of the field's own message goes on."""
+    """The builder or reader of the field's own message continues."""
 
     entry: Entry
     message: str
@@ -537,10 +538,10 @@ class Descended:
     """Whether it does so for each item of a list."""
     condition: Condition | None = None
     of: Source | None = None
-    """Of a reader: what the entries of the message call by the name of its class; None leaves the
-    field unset, and for a list the reader runs for each item."""
+    """For a reader: the object that the entries of the message read, addressed by the name of its
+    class. None leaves the field unset; for a list the reader runs for each item."""
     parts: frozenset[str] = frozenset()
-    """The context roots that attributes of ``of``, or of an item, have the names and types of."""
+    """The context roots that are attributes of ``of``, or of an item, by name and type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +553,7 @@ class CopiedBack:
     unset_if_empty: bool = False
     """Whether an empty value or a zero leaves the field unset."""
     wrapper: str | None = None
-    """The message that holds the number, such as ``UInt64Value``; None leaves the field unset."""
+    """The message that wraps the number, such as ``UInt64Value``; None leaves the field unset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -582,18 +583,18 @@ Read = Left | CopiedBack | ComputedBack | Descended
 
 
 def written(write: Write) -> Target | None:
-    """The target of a write, where it has one of its own."""
+    """The target of a write, if it has one of its own."""
     return write.target if isinstance(write, Copied | Computed) else None
 
 
 def is_planned(write: Write) -> bool:
-    """Whether it is part of a plan, or of what CNI plugins are told, and not of a builder."""
+    """Whether it is part of a plan, or of what CNI plugins receive, and not of a builder."""
     target = written(write)
     return target is not None and target.root in ("plan", "cni", "cni.args")
 
 
 def stored(entry: Entry, target: Target) -> str:
-    """How a value reaches its target: ``assign`` ``extend`` ``update`` ``merge``."""
+    """How a value is stored in its target: ``assign`` ``extend`` ``update`` ``merge``."""
     if entry.merge:
         return {"append": "extend", "update": "update", "by-key": "merge"}[entry.merge]
     if target.root == "record" and target.kind.name in ("list", "map"):
@@ -609,9 +610,9 @@ class Test:
     rule: str
     """A rule of the mapping, ``unsupported`` (must not be set), ``known_enum`` or ``no_nul``."""
     kind: Kind
-    """Of the value that is tested."""
+    """The kind of the tested value."""
     values: tuple[str | int, ...] = ()
-    """What the rule was given."""
+    """The arguments of the rule."""
     each: bool = False
     """Whether each item of a list or map is tested."""
     wrapped: bool = False
@@ -622,7 +623,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """A validator goes on into the message of a field."""
+    """A validator continues with the message of a field."""
 
     field: Field
     message: str
@@ -651,6 +652,6 @@ class Origin:
     """One entry that decides a target, for ``explain``."""
 
     field: str
-    """The whole path of the field; for an entry under ``targets``, of the message that it is in."""
+    """The full path of the field; for an entry under ``targets``, of its message."""
     entry: Entry
     file: str

@@ -1,6 +1,6 @@
-"""Short ways into nodes whose file has passed its schema.
+"""Accessors for nodes whose file has passed its schema.
 
-Where a schema lets something through that no reader can take, SpecError names the place.
+If a schema accepts something that no accessor can handle, SpecError names the place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def child(node: Node, name: str) -> Node:
 
 
 def optional(node: Node, name: str) -> Node | None:
-    """The value under a key that may be left out."""
+    """The value of an optional key."""
     return mapping(node).get(name)
 
 
@@ -44,7 +44,7 @@ def items(node: Node) -> Iterator[tuple[str, Node]]:
 
 
 def values(node: Node | None) -> tuple[Node, ...]:
-    """The values of a list; none when it was left out."""
+    """The values of a list; empty if it was omitted."""
     return () if node is None else _must_be(node, ListNode, "a list").values
 
 

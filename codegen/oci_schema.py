@@ -21,8 +21,7 @@ _ROOT = "Spec"
 
 
 def read(root: Path) -> OciSpec:
-    """The schema in ``root``; raises SpecError for each construct that has no Python
-    counterpart."""
+    """The schema in ``root``; raises SpecError for each construct without a Python counterpart."""
     load.schema_file(root, FILE)
     return spec(load.json_file(root, FILE), load.yaml_file(root, FILE))
 
@@ -35,7 +34,7 @@ def spec(schema: Mapping[str, Any], node: Node) -> OciSpec:
 def classes(
     schema: Mapping[str, Any], node: Node, file: str, root: str, world: str
 ) -> dict[str, OciClass]:
-    """Every object of a schema; a reference to one is of the kind ``world``."""
+    """Every object of a schema; references to one have the kind ``world``."""
     problems = Problems()
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
@@ -71,15 +70,15 @@ class ObjectReader:
     definitions: Mapping[str, Any]
     node: Node
     problems: Problems
-    """Where constructs go that have no Python counterpart."""
+    """Receives the faults of constructs without a Python counterpart."""
     world: str = "oci"
     """The kind of a reference to an object."""
 
     def fields(self, *, demands: bool) -> Iterator[OciField]:
-        """Demanded fields first, as Python's constructors want it, else in the schema's order.
+        """Required fields first, as Python's constructors need it, otherwise in the schema's order.
 
-        A class that stands alone as a part of another exists even when empty, so it demands
-        nothing.
+        An object that is a part of another one always exists, even if empty, so it has no required
+        fields.
         """
         required = set(self.body.get("required", ())) if demands else set()
         properties: Mapping[str, Any] = self.body["properties"]
@@ -96,7 +95,7 @@ class ObjectReader:
                 )
 
     def identity(self, fields: Mapping[str, OciField]) -> str | None:
-        """The property by which a list knows an item."""
+        """The property that identifies an item in a list."""
         name: str | None = self.body.get("x-identity")
         if name is not None and (name not in fields or fields[name].kind.name != "str"):
             self.problems.add(

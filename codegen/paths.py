@@ -1,5 +1,5 @@
-"""Paths of the mapping as Python expressions with kinds; a path that leads nowhere is an error that
-says which step is wrong."""
+"""Paths of the mapping as Python expressions with kinds; an invalid path is an error that names the
+invalid step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RECORD_KIND = Kind("record", "containerd's Container")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """What paths may walk through."""
+    """What paths may refer to."""
 
     api: Api
     oci: OciSpec
@@ -29,14 +29,14 @@ class Paths:
     """containerd's container record."""
     plans: Mapping[str, Plan]
     cni: Mapping[str, OciClass]
-    """What CNI plugins are told."""
+    """What CNI plugins receive."""
     told: tuple[Plan, ...] = ()
     """What is made of a pod's config for them."""
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:
-        """The value at ``path``; with ``own``, fields of that message may begin it.
+        """The value at ``path``; with ``own``, it may start with a field of that message.
 
-        A context root wins over a field of the same name.
+        A context root takes precedence over a field with the same name.
         """
         head, *rest = path.split(".")
         roots = self.sources.roots(reading=own is None)
@@ -74,7 +74,8 @@ class Paths:
         return found
 
     def of_message(self, name: str, root: str, path: str, place: Place) -> Source:
-        """The field at ``path`` of the CRI message ``name``; generated code calls it ``root``."""
+        """The field at ``path`` of the CRI message ``name``, which is called ``root`` in generated
+        code."""
         found = Source("", root, (), Kind("message", name))
         for step in path.split("."):
             known = self._members(found.kind)
@@ -89,8 +90,8 @@ class Paths:
         return found
 
     def target(self, path: str, place: Place) -> Target:
-        """The place at ``path`` in the OCI spec, in containerd's record after ``Container.``, or
-        in a plan after ``plan.``, in what CNI plugins are told after ``cni.``."""
+        """The place at ``path`` in the OCI spec, in containerd's record after ``Container.``, in a
+        plan after ``plan.``, or in what CNI plugins receive after ``cni.``."""
         if path.startswith("plan."):
             return self._planned(path, place)
         if path.startswith(("cni.", "cni[")):
@@ -138,7 +139,7 @@ class Paths:
 
     def object_at(self, path: str, place: Place) -> tuple[Kind, bool]:
         """The type of the object at ``path`` of the OCI spec, or after ``cni.`` of what CNI plugins
-        are told, and whether the path is a list of it."""
+        receive, and whether the path is a list of it."""
         if path.startswith("cni."):
             kind, walked = Kind("cni", CNI_ROOT), "what CNI plugins are told"
             for step in path.split(".")[1:]:

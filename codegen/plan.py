@@ -1,5 +1,5 @@
-"""From resolved entries to what one generated file needs: its parameters, its imports, the names of
-modules inside it, and which other generated files it calls.
+"""From resolved entries to the facts of one generated file: its parameters, its imports, the
+names of modules in it, and the other generated files it calls.
 
 Still facts; ``codegen/emit`` writes them as Python.
 """
@@ -39,7 +39,7 @@ _ALWAYS_TAKEN = frozenset(
     {"annotations", "api_pb2", "containers_pb2", "facts", "item", "out", "src", "types"}
 )
 _DEEPEST = 16
-"""Messages within messages; more can only be a circle, which a rule refuses."""
+"""Maximum nesting of messages; deeper nesting can only be a cycle, which a rule refuses."""
 _LISTS = "runtime.transforms.lists"
 """The module whose ``merge`` joins lists by the identity of their items."""
 
@@ -86,7 +86,7 @@ class Builder:
     mapped: Mapped
     names: Names
     nested: Mapping[str, tuple[str, ...]]
-    """The messages whose builders it calls, and what it gives to each."""
+    """The messages whose builders it calls, and the arguments of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Reader:
     mapped: Mapped
     names: Names
     nested: Mapping[str, tuple[str, ...]]
-    """The messages whose readers it calls, and what it gives to each."""
+    """The messages whose readers it calls, and the arguments of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """All that a validator does with one field."""
+    """Everything that a validator does with one field."""
 
     field: Field
     tests: tuple[Test, ...]
     nested: str | None
-    """The module of the validator that goes on."""
+    """The module of the validator that continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ class Service:
     """What its handlers call."""
     imports: frozenset[Import]
     validated: frozenset[str]
-    """The modules of generated.validators that there are."""
+    """The existing modules of generated.validators."""
     plans: Mapping[str, Plan]
-    """By request: the plan that the hand-written method is given instead."""
+    """By request: the plan that the hand-written method gets instead."""
 
 
 # --- names and imports
@@ -190,7 +190,7 @@ def _names(
 
 
 def builders(mapped: Mapping[str, Mapped]) -> list[Builder]:
-    """One for each received message of which some field, or field of a field, has a target."""
+    """One for each received message of which some field, directly or nested, has a target."""
     writing = {name for name in mapped if _writes(mapped, name)}
     return [_builder(mapped, mapped[name], writing) for name in sorted(writing)]
 
@@ -206,7 +206,7 @@ def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()
 
 
 def _roots(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> frozenset[str]:
-    """The context roots of a builder, with those of the builders that it calls."""
+    """The context roots of a builder, including those of the builders that it calls."""
     roots: set[str] = set()
     for write in mapped[name].writes if name in mapped and name not in above else ():
         if is_planned(write):
@@ -289,12 +289,12 @@ class Planned:
     """The fields that lead from the plan's message to the entry's."""
     write: Copied | Computed
     secret: bool
-    """Whether it is made of a field that never reaches a log."""
+    """Whether it is computed from a field that must never be logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOf:
-    """One plan with what fills it."""
+    """One plan and the entries that fill it."""
 
     plan: Plan
     names: Names
@@ -323,7 +323,8 @@ def plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
 def planned(
     mapped: Mapping[str, Mapped], plan: Plan, name: str, path: tuple[str, ...]
 ) -> Iterator[Planned]:
-    """The values of ``plan`` that the entries of a message, and of those below it, decide."""
+    """The values of ``plan`` that are decided by the entries of a message and of the messages in
+    it."""
     if name not in mapped or len(path) > _DEEPEST:
         return
     for write in mapped[name].writes:
@@ -354,8 +355,8 @@ def _has_secret(mapped: Mapping[str, Mapped], name: str, steps: tuple[str, ...])
 
 
 def secrets(message: Message, file: MappingFile | None) -> list[str]:
-    """The fields that never reach a log, because the CRI marks them ``debug_redact`` or their entry
-    has the rule ``secret``."""
+    """The fields that must never be logged, because the CRI marks them ``debug_redact`` or their
+    entry has the rule ``secret``."""
     entries = file.entries if file is not None else {}
 
     def is_secret(field: Field) -> bool:
@@ -369,7 +370,7 @@ def secrets(message: Message, file: MappingFile | None) -> list[str]:
 
 
 def readers(mapped: Mapping[str, Mapped]) -> list[Reader]:
-    """One for each answered message of which some field is copied or computed."""
+    """One for each response message with a field that is copied or computed."""
     reading = {name for name in mapped if _reads(mapped, name)}
     return [_reader(mapped, mapped[name], reading) for name in sorted(reading)]
 
@@ -401,8 +402,9 @@ def _read_roots(
 
 
 def called(of: Source) -> str:
-    """What the entries of a nested message call the value that their fields are of: the name of its
-    class; "" for what is no record, which only decides whether there is a message at all."""
+    """The name by which entries of a nested message address the object whose fields they read:
+    that of its class; "" for anything but a record, which only decides whether the message is
+    present."""
     kind = of.kind.of[0] if of.kind.name == "list" else of.kind
     return snake(kind.ref) if kind.name == "record" else ""
 
@@ -423,7 +425,7 @@ def _reader(mapped: Mapping[str, Mapped], one: Mapped, reading: set[str]) -> Rea
 
 
 def filters(mapped: Mapping[str, Mapped]) -> list[Filter]:
-    """One for each message of flow match, some field of which is compared."""
+    """One for each message of flow match with a field that is compared."""
     return [
         _filter(one)
         for _, one in sorted(mapped.items())
@@ -482,7 +484,7 @@ def services(rpcs: Rpcs, mapped: Mapping[str, Mapped], known: Mapping[str, Plan]
 
 
 def plans_of_requests(rpcs: Rpcs, known: Mapping[str, Plan]) -> dict[str, Plan]:
-    """By request: the plan that is made from it."""
+    """By request: the plan that is computed from it."""
     requests = {rpc.method.request for rpc in rpcs.all if rpc.operation}
     return {plan.message: plan for plan in known.values() if plan.message in requests}
 
@@ -526,7 +528,7 @@ def _service(
 
 
 def origins(mapped: Mapping[str, Mapped]) -> dict[str, list[Origin]]:
-    """{target: every entry that decides it}, each with the whole path of its field."""
+    """{target: every entry that decides it}, each with the full path of its field."""
     called = {w.message for m in mapped.values() for w in m.writes if isinstance(w, Descended)}
     found: dict[str, list[Origin]] = {}
     for name in sorted(mapped.keys() - called):
@@ -537,10 +539,10 @@ def origins(mapped: Mapping[str, Mapped]) -> dict[str, list[Origin]]:
 
 
 def _ways(mapped: Mapping[str, Mapped], name: str, below: tuple[str, ...] = ()) -> list[str]:
-    """The paths of a message whose entries no other applies.
+    """The paths of a message whose entries nothing else applies.
 
-    It is the message itself, unless it becomes an item or its fields are inputs of other messages'
-    entries: then the fields that hold it, from the first message on that is neither.
+    Normally the message itself. If it becomes an item, or its fields are inputs of other messages'
+    entries: the fields that contain it, starting from the first message for which neither is true.
     """
     one = mapped[name]
     part = one.item is not None or any(e.with_another for e in one.file.entries.values())
@@ -580,7 +582,7 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
 
 
 def _places(one: Mapped, target: str) -> Iterator[str]:
-    """The whole paths of a target: of an item's key, one in each list that the item is for."""
+    """The full paths of a target: for an item's key, one in each list that the item is for."""
     if one.item is None or one.file.item is None:
         yield target
         return

@@ -1,4 +1,4 @@
-"""spec/plan: the typed facts that hand-written steps are given instead of a config or request."""
+"""spec/plan: the typed values that hand-written steps get instead of a config or request."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SUFFIX = ".schema.json"
 def read_all(root: Path, api: Api, records: Collection[str], problems: Problems) -> dict[str, Plan]:
     """Every plan by name. A file is one plan, or has several under ``$defs``.
 
-    A target names no plan: an entry fills the property of every plan whose message leads to it. So
-    a property of two plans has one type.
+    A target does not name a plan: an entry fills the property of every plan whose message leads to
+    it. Therefore a property of two plans has the same type in both.
 
     ``records`` are the classes of runtime/transforms/facts.py.
     """

@@ -1,4 +1,4 @@
-"""``cri-codegen import``: published API definitions into the normalised files under ``spec/``."""
+"""``cri-codegen import``: published API definitions become normalised files under ``spec/``."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _service(name: str) -> Selection:
     return Selection(f"containerd.services.{name}.v1", f"services/{name}/v1/{name}.proto")
 
 
-# spec/containerd/<name>.proto and where it comes from. Types of one package that stand in several
-# published files become one file: nobody here needs the split, and imports get shorter.
+# spec/containerd/<name>.proto and its sources. Types of one package that are published in several
+# files become one file: the split has no use here, and imports get shorter.
 CONTAINERD: Mapping[str, Selection] = {
     "cgroup1_metrics": Selection("io.containerd.cgroups.v1"),
     "cgroup2_metrics": Selection("io.containerd.cgroups.v2"),
@@ -78,7 +78,7 @@ def cri(source: Path) -> str:
 
 
 def containerd(source: Path) -> dict[str, str]:
-    """Every file of ``CONTAINERD`` that ``source`` holds, as {name: normalised text}."""
+    """Every file of ``CONTAINERD`` that ``source`` contains, as {name: normalised text}."""
     files = list(_read(source).file)
     chosen = {
         name: [f for f in files if selection.takes(f)] for name, selection in CONTAINERD.items()
@@ -133,8 +133,8 @@ _FIRST_OPTION = re.compile(rf"\[\s*{_FIELD_OPTION}\s*,")
 
 
 def without_foreign_options(text: str) -> str:
-    """``text`` without comments and without extension options such as gogoproto's, whose
-    definitions are published elsewhere and change nothing on the wire. Line numbers stay."""
+    """``text`` without comments and without extension options such as gogoproto's, which are
+    defined elsewhere and do not affect the wire format. Line numbers are kept."""
     text = _COMMENT_OR_STRING.sub(
         lambda m: m[0] if m[0].startswith('"') else "\n" * m[0].count("\n"), text
     )
@@ -156,7 +156,7 @@ def _with_lines_kept(replacement: str, match: re.Match[str]) -> str:
 def _merge(
     name: str, members: list[FileDescriptorProto], homes: Mapping[str, str], source: Path
 ) -> FileDescriptorProto:
-    """One file with the types of all ``members``, importing the homes of the types it uses."""
+    """One file with the types of all ``members``, importing the files of the types it uses."""
     own = f"containerd/{name}.proto"
     merged = FileDescriptorProto(name=own, package=members[0].package, syntax=members[0].syntax)
     for member in sorted(members, key=lambda file: file.name):

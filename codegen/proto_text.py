@@ -1,8 +1,8 @@
 """Writes a file descriptor as normalised ``.proto`` text.
 
-The text is what a reviewer reads when an API moves, so equal descriptors give equal text: no
-comments, no language options, one blank line between blocks, declaration order kept. What the
-generator needs stays: ``deprecated``, ``debug_redact``, ``packed``, ``json_name`` and reservations.
+Reviewers read this text when an API changes, so equal descriptors give equal text: no comments, no
+language options, one blank line between blocks, declaration order kept. Everything the generator
+needs is kept: ``deprecated``, ``debug_redact``, ``packed``, ``json_name`` and reservations.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _indent(lines: Iterable[str]) -> list[str]:
 
 
 def _block(head: str, parts: Sequence[Sequence[str]]) -> list[str]:
-    """``head {`` parts ``}``; nested blocks are set off by a blank line, plain lines are not."""
+    """``head {`` parts ``}``; nested blocks are separated by a blank line, plain lines are not."""
     parts = [part for part in parts if part]
     if not parts:
         return [f"{head} {{}}"]
@@ -62,7 +62,7 @@ def _block(head: str, parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _relative(type_name: str, package: str) -> str:
-    """The shortest unambiguous name: without the package where that is the file's own."""
+    """The shortest unambiguous name: without the package if it is the file's own."""
     prefix = f".{package}."
     if type_name.startswith(prefix):
         return type_name.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""Runs protoc, the one that grpcio-tools carries, inside this process."""
+"""Runs the protoc of grpcio-tools inside this process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<mess
 def descriptors(
     protos: Mapping[str, str], shown_as: Mapping[str, str] = MappingProxyType({})
 ) -> FileDescriptorSet:
-    """The descriptor set of ``protos`` ({import path: text}) and all that they import.
+    """The descriptor set of ``protos`` ({import path: text}) and everything they import.
 
-    ``shown_as`` gives, for an import path, the path that errors name. Raises SpecError with the
+    ``shown_as`` gives, for an import path, the path used in errors. Raises SpecError with the
     places that protoc reports.
     """
     made = cache.made_once("descriptors", _parts(protos), lambda: _described(protos, shown_as))
@@ -52,8 +52,8 @@ def python_modules(
     grpc: Collection[str],
     shown_as: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """What protoc writes for ``protos``: {path: text} of ``_pb2.py``, ``_pb2.pyi`` and, for the
-    import paths in ``grpc``, ``_pb2_grpc.py``. Raises SpecError as ``descriptors`` does."""
+    """protoc's output for ``protos``: {path: text} of ``_pb2.py``, ``_pb2.pyi`` and, for the import
+    paths in ``grpc``, ``_pb2_grpc.py``. Raises SpecError as ``descriptors`` does."""
 
     def make() -> bytes:
         return json.dumps(_python_modules(protos, grpc, shown_as)).encode()
@@ -105,7 +105,8 @@ def _run(root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping
 
 
 def _with_stderr_caught(arguments: list[str]) -> tuple[int, str]:
-    """Run protoc; its complaints go to file descriptor 2, from C++, so they are caught there."""
+    """Run protoc; its errors are written to file descriptor 2 by C++ code and are captured
+    there."""
     from grpc_tools import protoc  # type: ignore[import-untyped]  # slow to load, rarely needed
 
     with tempfile.TemporaryFile() as said:

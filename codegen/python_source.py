@@ -1,7 +1,7 @@
-"""What the hand-written Python says, read from its syntax tree and never by importing it.
+"""Facts about the hand-written Python, read from its syntax tree and never by importing it.
 
-The generator must run when ``runtime/`` does not import (a half-done change, a missing dependency),
-so functions, annotations and dataclasses are looked up in the source.
+The generator must run even if ``runtime/`` cannot be imported (a half-done change, a missing
+dependency), so functions, annotations and dataclasses are looked up in the source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codegen.syntax import statements
 
 FACTS = "runtime/transforms/facts.py"
 _READINGS = "runtime.readings"
-"""Where facts.py takes measured values from."""
+"""The module that facts.py imports measured values from."""
 _LISTS = {
     "list", "tuple", "Sequence", "Iterable", "Collection", "set", "frozenset", "MutableSequence"
 }  # fmt: skip
@@ -58,7 +58,7 @@ class Record:
     name: str
     fields: Mapping[str, Kind]
     shared: bool
-    """Whether it is what was measured, of which only answers are made."""
+    """Whether it is a measurement, which only responses are read from."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Sources:
     _read: dict[str, _Annotations] = field(default_factory=dict)
 
     def tree(self, name: str) -> ast.Module | None:
-        """The syntax tree of ``root/name``; None when there is no such file."""
+        """The syntax tree of ``root/name``; None if there is no such file."""
         if name not in self._trees:
             exists = (self.root / name).is_file()
             self._trees[name] = _parsed(text_file(self.root, name), name) if exists else None
@@ -86,7 +86,7 @@ class Sources:
     # --- transforms
 
     def transform(self, topic: str, name: str) -> Transform | None:
-        """``topic.name`` of runtime/transforms; None when it does not exist."""
+        """``topic.name`` of runtime/transforms; None if it does not exist."""
         file = f"runtime/transforms/{topic}.py"
         tree = self.tree(file)
         found = _function(tree, [name]) if tree else None
@@ -151,7 +151,8 @@ class Sources:
         return self._records
 
     def _shared(self, node: ast.stmt) -> Iterator[tuple[ast.Module, ast.ClassDef]]:
-        """The classes that facts.py takes over from a module below it, by ``import X as X``."""
+        """The classes that facts.py re-exports from a module of a lower layer, by ``import X as
+        X``."""
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("runtime."):
             return
         home = self.tree(f"{(node.module or '').replace('.', '/')}.py")
@@ -163,8 +164,8 @@ class Sources:
                 yield home, part
 
     def roots(self, *, reading: bool) -> Mapping[str, Kind]:
-        """The context roots by name: one for each class of facts.py, and where a status is read
-        what was measured and the OCI spec (a builder is still writing it)."""
+        """The context roots by name: one for each class of facts.py and, when a status is read, the
+        measured values and the OCI spec (while a builder runs, the spec is incomplete)."""
         if reading not in self._roots:
             found = {
                 snake(name): Kind("record", name)
@@ -178,7 +179,7 @@ class Sources:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every look at a field of a CRI message in runtime/, found by type."""
+        """Every use of a field of a CRI message in runtime/, found by type."""
         if self._uses is None:
             folder = self.root / "runtime"
             files = [f"runtime/{p.relative_to(folder)}" for p in sorted(folder.rglob("*.py"))]
@@ -198,8 +199,8 @@ class Sources:
         return None
 
     def called_from(self, transforms: Iterable[str]) -> frozenset[str]:
-        """The functions of runtime/transforms that these (``topic.name``) come to call, themselves
-        among them, as ``handled_by`` names functions."""
+        """The functions of runtime/transforms that these (``topic.name``) call, directly or not,
+        including themselves, as ``handled_by`` names functions."""
         pending, reached = set(transforms), set()
         imported: dict[str, Mapping[str, str]] = {}
         while pending:
@@ -217,7 +218,7 @@ class Sources:
         return frozenset(f"transforms.{name}" for name in reached)
 
     def hint(self, dotted: str) -> str:
-        """What ``handled_by`` may have meant by a name that does not exist."""
+        """Suggestions for a name in ``handled_by`` that does not exist."""
         modules = self.modules()
         *parts, _ = dotted.split(".")
         names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
@@ -269,7 +270,7 @@ def _part(tree: ast.Module, path: list[str]) -> ast.AST | None:
 
 
 def _named_in(part: ast.AST, topic: str, imported: Mapping[str, str]) -> Iterator[str]:
-    """What of runtime/transforms is named inside a part of the module ``topic``, which has these
+    """The names of runtime/transforms used in a part of the module ``topic``, which has these
     imports."""
     for node in ast.walk(part):
         if isinstance(node, ast.Name):
@@ -308,7 +309,7 @@ def _record(node: ast.ClassDef, read: _Annotations, *, shared: bool) -> Record:
 
 
 class _Annotations:
-    """Reads annotations of one module, whose imports and aliases it knows."""
+    """Reads the annotations of one module, whose imports and aliases it knows."""
 
     def __init__(self, tree: ast.Module, api: Api, oci: OciSpec, records: frozenset[str]) -> None:
         self._api = api
@@ -319,7 +320,7 @@ class _Annotations:
         self._own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
 
     def kind(self, node: ast.expr | None) -> Kind:
-        """The kind an annotation stands for; ``any`` when there is none."""
+        """The kind of an annotation; ``any`` if there is none."""
         match node:
             case None:
                 return Kind("any")
@@ -391,7 +392,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(local name, full name) of every import, those under TYPE_CHECKING too."""
+    """(local name, full name) of every import, including those under TYPE_CHECKING."""
     for node in statements(tree.body):
         if isinstance(node, ast.ImportFrom) and node.module:
             for name in node.names:

@@ -1,7 +1,7 @@
-"""Renders the templates over the model: {path under generated/: text}, without touching a disk.
+"""Renders the templates over the model: {path under generated/: text}, without disk access.
 
-A template's path is its output's path. ``%message`` in it stands for one file per message,
-``%service`` for one per service; a name that begins with ``_`` is a partial.
+A template's path is the path of its output. ``%message`` in it stands for one file per message,
+``%service`` for one per service; a template whose name begins with ``_`` is a partial.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Job:
     words: Mapping[str, str]
     variables: Mapping[str, Any]
     spec: str
-    """The file or folder of spec/ that a reader who wants another output must change."""
+    """The file or folder of spec/ that must be edited to change the output."""
 
 
 def render(
@@ -42,8 +42,8 @@ def render(
 ) -> dict[str, str]:
     """Every output of every template.
 
-    ``jobs`` says what fills each template whose path has a ``%word``; the others are rendered once,
-    and ``specs`` names what they are made from. ``shared`` is known to all.
+    ``jobs`` has the input of each template whose path has a ``%word``; the others are rendered
+    once, and ``specs`` names their sources. ``shared`` is available to all.
     """
     texts: dict[str, str] = {}
     for name in template_names():
@@ -58,8 +58,8 @@ def render_template(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -
 
 
 def _texts(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
-    """What one template gives, not yet formatted; Python gets the header that says where to change
-    it."""
+    """The output of one template, not yet formatted; Python gets the header that names its
+    sources."""
     template = _environment().get_template(name)
     texts: dict[str, str] = {}
     for job in jobs:
@@ -70,7 +70,7 @@ def _texts(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[st
 
 
 def _finished(texts: Mapping[str, str]) -> dict[str, str]:
-    """Python formatted, Markdown tidied."""
+    """Python formatted, Markdown normalised."""
     python = {path: text for path, text in texts.items() if path.endswith(".py")}
     done = dict(zip(python, formatted(list(python.values())), strict=True))
     return {path: done.get(path) or _tidied(text) for path, text in texts.items()}
@@ -90,7 +90,7 @@ def _tidied(text: str) -> str:
 
 
 def template_names() -> list[str]:
-    """Every template that makes an output."""
+    """Every template that has an output of its own."""
     return sorted(
         path.relative_to(TEMPLATES).as_posix()
         for path in TEMPLATES.rglob("*.j2")
@@ -99,7 +99,7 @@ def template_names() -> list[str]:
 
 
 def formatted(texts: Sequence[str]) -> list[str]:
-    """Python as ruff formats it, for the line length of the project."""
+    """Python formatted by ruff, with the project's line length."""
     from ruff import find_ruff_bin  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def _filled(path: str, words: Mapping[str, str]) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2  # slow to load, and explain and review render nothing
+    import jinja2  # slow to load, and not needed by explain and review
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -142,7 +142,7 @@ def _environment() -> jinja2.Environment:
 
 
 def place(entry: Entry) -> str:
-    """What a field is copied to or from, or who looks at it."""
+    """What a field is copied to or from, or which function handles it."""
     if entry.fate == "unmapped":
         return f'issue "{entry.issue}"' if entry.issue else ""
     return "" if entry.by_fields else entry.value_in_words

@@ -1,4 +1,4 @@
-"""spec/rpc.yaml as a model: every RPC of the CRI, each served, batched or refused on purpose."""
+"""spec/rpc.yaml as a model: every RPC of the CRI, each served, batched or deliberately unserved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The object that a field of the request names."""
+    """The object that a field of the request identifies."""
 
     kind: str
     """``sandbox`` or ``container``."""
@@ -45,7 +45,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The states in which the work is done, and what the others answer."""
+    """The allowed states, and the answer in other states."""
 
     states: tuple[str, ...]
     otherwise: str
@@ -56,13 +56,13 @@ class Allowed:
 
     @property
     def error(self) -> str:
-        """The class of runtime.errors that refuses."""
+        """The class of runtime.errors for the refusal."""
         return "".join(word.capitalize() for word in self.otherwise.split("_"))
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """A streaming list, cut from the answer of a unary one."""
+    """A streaming list, split from the response of a unary one."""
 
     of: Rpc
     shared: tuple[str, ...]
@@ -83,7 +83,7 @@ class Rpc:
     operation: Operation | None
     batches: Batches | None
     issue: str | None
-    """Where an unserved RPC will be served."""
+    """The issue in which an unserved RPC will be served."""
     subject: Subject | None
     allowed: Allowed | None
     mutates: bool
@@ -101,13 +101,13 @@ class Rpc:
 
     @property
     def answer(self) -> str:
-        """The annotation of what its handler and its hand-written method return."""
+        """The annotation of the result of its handler and its hand-written method."""
         response = f"api_pb2.{self.method.response}"
         return f"AsyncIterator[{response}]" if self.method.streams else response
 
     @property
     def validator(self) -> str:
-        """The module of generated.validators that checks its request, if it has a rule."""
+        """The module of generated.validators that checks its request, if it has any rule."""
         return snake(self.method.request)
 
     @property
@@ -117,7 +117,7 @@ class Rpc:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The request fields of its log line."""
+        """The request fields in its log line."""
         return (*([self.subject.field] if self.subject else []), *self.log)
 
     @property
@@ -203,10 +203,10 @@ class Rpcs:
 
 
 def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Problems) -> Rpcs:
-    """The RPCs of ``api`` as rpc.yaml in ``root`` says; faults of meaning go to ``problems``.
+    """The RPCs of ``api`` as defined by rpc.yaml in ``root``; semantic faults go to ``problems``.
 
-    A file that breaks its schema raises SpecError, as no more can be said of it. Without ``api`` or
-    ``lifecycle``, where those could not be read, what depends on them is left out.
+    A file that violates its schema raises SpecError, because it cannot be checked further. If
+    ``api`` or ``lifecycle`` could not be read, what depends on them is omitted.
     """
     node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
     if api is None:
@@ -249,7 +249,7 @@ def _same_names(node: Node, methods: Collection[str], problems: Problems) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Turns entries into RPCs, given what they may refer to."""
+    """Turns entries into RPCs."""
 
     api: Api
     lifecycle: Lifecycle | None
@@ -363,7 +363,7 @@ class _Reader:
             )
 
     def _field(self, message: Message, path: Node) -> Field | None:
-        """The field at a dotted path, or None after saying where the path breaks."""
+        """The field at a dotted path, or None after recording where the path is invalid."""
         steps = text(path).split(".")
         found: Field | None = None
         for number, step in enumerate(steps):

@@ -1,6 +1,6 @@
-"""What only shows when all entries are seen together.
+"""Rules that compare entries with each other.
 
-Each rule is an id and a function that yields faults; ``check`` runs them all.
+Each rule is an ID and a function that yields faults; ``check`` runs them all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from codegen.rpc import Rpcs
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """All files and, of those that could be resolved, all that they lead to."""
+    """All files and, for those that could be resolved, everything they lead to."""
 
     api: Api
     files: Mapping[str, MappingFile]
@@ -35,16 +35,16 @@ class Everything:
     broken: frozenset[str]
     """Modules whose mapping file exists but could not be read."""
     uses: tuple[Use, ...]
-    """Every look of runtime/ at a field."""
+    """Every use of a field in runtime/."""
     pure: frozenset[str]
-    """The transforms that entries come to call."""
+    """The transforms that entries call, directly or not."""
     called_from: Callable[[Iterable[str]], frozenset[str]]
-    """The transforms that some of them come to call."""
+    """The transforms that some of them call, directly or not."""
     plans: Mapping[str, Plan]
     told: tuple[Plan, ...]
-    """What is made of a pod's config for CNI plugins."""
+    """What CNI plugins receive, computed from a pod's config."""
     rpcs: Rpcs | None
-    """None where rpc.yaml could not be read."""
+    """None if rpc.yaml could not be read."""
 
 
 Finding = tuple[str, Place, str | None]
@@ -61,7 +61,7 @@ def unmapped_message(all_: Everything) -> Iterator[Finding]:
 
 
 def unknown_message(all_: Everything) -> Iterator[Finding]:
-    """Every mapping file speaks of a message of the CRI."""
+    """Every mapping file is for a message of the CRI."""
     for file in all_.files.values():
         if file.message not in all_.api.messages:
             yield (
@@ -97,7 +97,7 @@ def field_without_fate(all_: Everything) -> Iterator[Finding]:
 
 
 def unknown_field(all_: Everything) -> Iterator[Finding]:
-    """Every entry speaks of a field of the message."""
+    """Every entry is for a field of the message."""
     for file in all_.files.values():
         message = all_.api.messages.get(file.message)
         for entry in file.entries.values() if message else ():
@@ -110,7 +110,7 @@ def unknown_field(all_: Everything) -> Iterator[Finding]:
 
 
 def with_without_input(all_: Everything) -> Iterator[Finding]:
-    """``with`` names an entry of the same target whose function is given the field."""
+    """``with`` names an entry of the same target whose function gets the field as an input."""
     for mapped in all_.mapped.values():
         for entry in mapped.file.entries.values():
             if entry.partner is None or entry.by is not None or entry.fate == "match":
@@ -155,13 +155,13 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
 def _is_given(
     all_: Everything, mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry
 ) -> bool:
-    """Whether the function of ``partner`` gets the field of ``entry``: by a path of its own, or, in
+    """Whether the function of ``partner`` gets the field of ``entry``: by a path of its own or, in
     another message's entry, inside a whole message of which it reads the field."""
     if owner is mapped:
         return any(entry.name in given.path.split(".") for given in partner.inputs)
     field = f"{mapped.message.name}.{entry.name}"
     calls = [w.call for w in owner.writes if isinstance(w, Computed) and w.entry is partner]
-    if not calls:  # its own faults are told elsewhere
+    if not calls:  # its own faults are reported elsewhere
         return True
     sources = [argument.source for call in calls for argument in call.arguments]
     if any(field in source.fields for source in sources):
@@ -179,7 +179,7 @@ class _Writer:
 
 
 def two_writers(all_: Everything) -> Iterator[Finding]:
-    """Within one builder and those it calls, a target has one writer, unless all state the same
+    """A target has one writer within a builder and those it calls, unless all declare the same
     merge."""
     called = {w.message for m in all_.mapped.values() for w in m.writes if isinstance(w, Descended)}
     reported: set[tuple[Place, Place]] = set()
@@ -202,7 +202,7 @@ def two_writers(all_: Everything) -> Iterator[Finding]:
 
 
 def _clash(one: _Writer, other: _Writer) -> str | None:
-    """Why two writes cannot both stand, as the end of a sentence; None when they can."""
+    """Why two writes conflict, as the end of a sentence; None if they do not."""
     left, right = one.target, other.target
     if left.root != right.root:
         return None
@@ -237,7 +237,7 @@ def _writers(
 
 
 def goes_in_circles(all_: Everything) -> Iterator[Finding]:
-    """No message comes back to itself through ``copy: fields``."""
+    """No message contains itself through ``copy: fields``."""
     for mapped in all_.mapped.values():
         for entry in mapped.file.entries.values():
             if entry.by_fields and _reaches(all_, mapped, entry, mapped.message.name, set()):
@@ -296,7 +296,7 @@ def undeclared(all_: Everything) -> Iterator[Use]:
 
 
 def undeclared_reader(all_: Everything) -> Iterator[Finding]:
-    """Nobody looks at a received field but the function that its entry names."""
+    """Only the function that a field's entry names may read the field."""
     for use in undeclared(all_):
         entry = all_.files[use.message].entries[use.field]
         yield (
@@ -308,7 +308,7 @@ def undeclared_reader(all_: Everything) -> Iterator[Finding]:
 
 
 def unreached(all_: Everything) -> Iterator[Finding]:
-    """What a mapping decides is part of some served RPC; else its generated code would be dead."""
+    """A mapping must belong to a served RPC; otherwise its generated code would be dead."""
     if all_.rpcs is None or not all_.rpcs.services:
         return
     reached = _reached(all_, all_.rpcs)
@@ -323,7 +323,7 @@ def unreached(all_: Everything) -> Iterator[Finding]:
 
 
 def _reached(all_: Everything, rpcs: Rpcs) -> set[str]:
-    """The messages that served RPCs receive or answer, through fields that are mapped."""
+    """The messages that served RPCs receive or return, through fields that are mapped."""
     pending = [
         name
         for rpc in rpcs.all
@@ -361,13 +361,13 @@ def plan_without_writer(all_: Everything) -> Iterator[Finding]:
 
 
 def plan_without_reader(all_: Everything) -> Iterator[Finding]:
-    """What an entry writes to a plan reaches one: the message of that plan leads to the entry."""
+    """An entry that writes to a plan must be reachable from the plan's message."""
     filled = {
         id(value.write)
         for plan in all_.plans.values()
         for value in planned(all_.mapped, plan, plan.message, ())
     }
-    listed = {  # of which there may be many, which is told elsewhere
+    listed = {  # there may be several, which is reported elsewhere
         w.message
         for m in all_.mapped.values()
         for w in m.writes
@@ -389,7 +389,7 @@ def plan_without_reader(all_: Everything) -> Iterator[Finding]:
 
 
 def plan_needs_facts(all_: Everything) -> Iterator[Finding]:
-    """The plan of a request is made by the generated handler, which knows the request only."""
+    """The plan of a request is computed by the generated handler, which has only the request."""
     if all_.rpcs is None:
         return
     for plan in plans_of_requests(all_.rpcs, all_.plans).values():

@@ -1,4 +1,4 @@
-"""The command ``cri-codegen``, also where only the server is installed: without its packages."""
+"""The command ``cri-codegen``; it also starts where its packages are not installed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _OURS = ("codegen", "generated")
 
 
 def main() -> int:
-    """Run the generator, or say which extra brings what it lacks."""
-    gc.disable()  # a fifth of the time goes into searches of syntax trees, which live to the end
+    """Run the generator, or name the extra that installs what is missing."""
+    gc.disable()  # garbage collection costs a fifth of the time: the syntax trees live to the end
     try:
         from codegen.__main__ import main as run
 
         return run()
-    except ModuleNotFoundError as error:  # at once, or when a command comes to need it
+    except ModuleNotFoundError as error:  # raised at once, or when a command needs it
         if (error.name or "").partition(".")[0] in _OURS:
             raise
         print(

@@ -1,4 +1,4 @@
-"""``explain`` and ``review``: what the mapping says, for a terminal."""
+"""``explain`` and ``review``: the mapping, formatted for a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, writte
 
 def explain(found: Translation, path: str) -> str:
     """Everything about one field: ``ContainerConfig.linux.resources.cpu_quota``,
-    ``LinuxContainerResources.cpu_quota``, or a bare field name (all that are called so).
+    ``LinuxContainerResources.cpu_quota``, or a bare field name (all fields with that name).
 
-    Or, for what is no field, the other way: every field that decides a target (``plan.grace``,
-    ``linux.resources``), that is answered from a source (``usage.memory``), or that a function
-    reads.
+    If it is not a field, the reverse: every field that decides a target (``plan.grace``,
+    ``linux.resources``), that is read from a source (``usage.memory``), or that a function reads.
     """
     fields = list(_find(found.api, path))
     links = backwards.links(found, path) if not fields else []
@@ -59,7 +58,7 @@ def _linked(found: Translation, links: list[backwards.Link]) -> Iterator[tuple[s
 
 
 def _planned(found: Translation, target: str) -> Iterator[str]:
-    """The plans that have a value, and what it means there."""
+    """The plans that have a value, and its meaning."""
     name = target.removeprefix("plan.")
     for one in found.plans.values() if name != target else ():
         if name in one.fields:
@@ -68,7 +67,7 @@ def _planned(found: Translation, target: str) -> Iterator[str]:
 
 
 def review(found: Translation) -> str:
-    """Every entry in one line, with the counts by fate and what is not yet done."""
+    """Every entry on one line, with the counts by fate and the fields not supported yet."""
     counted = counts(found.files.values())
     lines = [f"{counted.total} fields in {len(found.files)} messages, CRI {found.api.version}"]
     lines += [f"{count:5} {fate}" for fate, count in counted.fates.items()]

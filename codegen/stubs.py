@@ -40,7 +40,7 @@ def cri_versions(root: Path) -> list[str]:
 
 
 def order(version: str) -> tuple[int, ...]:
-    """What sorts versions by age."""
+    """A sort key that orders versions by age."""
     return tuple(int(part) for part in version.split("."))
 
 

@@ -1,6 +1,6 @@
-"""Walks over syntax trees that skip what cannot hold what is looked for.
+"""Walks over syntax trees that skip irrelevant parts.
 
-Most of a tree is expressions; a walk over its statements alone visits a tenth of the nodes.
+Most nodes of a tree are expressions; a walk over its statements visits only a tenth of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 
 def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement of ``body`` and below it, those of inner functions and classes too."""
+    """Every statement of ``body`` and below it, including those of nested functions and classes."""
     for node in body:
         yield node
         for name in ("body", "orelse", "finalbody"):

@@ -1,8 +1,8 @@
-"""Whether what stands in generated/ works, and whether that was found out before.
+"""Whether the modules in generated/ can be imported, and whether this was checked before.
 
-A module that compiles may still fail when it is imported: a name that a stub lacks, a transform
-that moved. So every generated module is imported, in a process of its own, because the generator
-itself imports neither ``generated`` nor ``runtime``.
+A module that compiles may still fail when imported: a name missing in a stub, a transform that was
+moved. So every generated module is imported, in a separate process, because the generator itself
+imports neither ``generated`` nor ``runtime``.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ json.dump(failed, sys.stdout)
 
 
 def known_good(root: Path) -> bool:
-    """Whether exactly these inputs and exactly this generated/ were found right before.
+    """Whether exactly these inputs and this generated/ were checked successfully before.
 
-    Every byte of both is read for the answer, so it cannot be out of date.
+    Every byte of both is read for this, so the result cannot be outdated.
     """
     return cache.get(_key(root)) is not None
 
 
 def remember(root: Path) -> None:
-    """What is in ``root`` now has been found right."""
+    """Record that the current content of ``root`` was checked successfully."""
     cache.put(_key(root), b"")
 
 

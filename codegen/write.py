@@ -1,7 +1,7 @@
-"""Brings a folder to a wanted set of files, or says how it differs.
+"""Updates a folder to a required set of files, or reports the differences.
 
-First everything is recorded as changes, then either written or printed, so that ``check`` and
-``generate`` can never disagree about what "up to date" means.
+All changes are recorded first, then either written or printed, so ``check`` and ``generate`` always
+agree about what "up to date" means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOT_OURS = ("__pycache__",)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file that is not as it should be; ``old`` is None when missing, ``new`` when stale."""
+    """One file that differs; ``old`` is None if it is missing, ``new`` if it is stale."""
 
     path: str
     old: str | None
@@ -43,7 +43,7 @@ class Change:
 
 
 def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
-    """What differs between ``folder`` and ``wanted`` ({path below it: text}), both ways."""
+    """The differences between ``folder`` and ``wanted`` ({path below it: text}), both ways."""
     present = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
@@ -59,7 +59,7 @@ def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
 
 
 def apply(folder: Path, recorded: Sequence[Change]) -> None:
-    """Write, replace and delete as recorded; each file appears at once or not at all."""
+    """Write, replace and delete as recorded; each file is replaced atomically."""
     for change in recorded:
         path = folder / change.path
         if change.new is None:

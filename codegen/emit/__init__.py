@@ -1,4 +1,4 @@
-"""Facts as Python text, one module for each kind of generated file.
+"""Facts as Python text, with one module for each kind of generated file.
 
-Nothing here decides what a field becomes, and no template does: templates place these texts.
+Neither this package nor a template decides what a field becomes: templates only place these texts.
 """

@@ -25,7 +25,7 @@ from codegen.plan import Builder, Parameter
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A comment and what stands under it; no lines when the field does nothing here."""
+    """A comment and its statements; no statements if the field does nothing here."""
 
     comment: str
     lines: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class BuilderText:
-    """What the template places."""
+    """The variables of the template."""
 
     message: str
     imports: list[str]
@@ -73,7 +73,8 @@ def _sources(builder: Builder, often: frozenset[str]) -> Iterator[Source]:
 
 
 def _asked_often(builder: Builder) -> frozenset[str]:
-    """Paths whose presence several calls ask for; the first asks, the others use its answer."""
+    """Paths whose presence several calls need; the first call checks it, the others reuse the
+    result."""
     paths = Counter(
         argument.source.path
         for write in builder.mapped.writes
@@ -86,7 +87,7 @@ def _asked_often(builder: Builder) -> frozenset[str]:
 
 @dataclass(slots=True)
 class _Body:
-    """The function as far as it has been written."""
+    """The state of the function while it is being written."""
 
     builder: Builder
     taken: set[str]
@@ -110,7 +111,7 @@ class _Body:
         return Block(self._comment(write), tuple(self._computed(write)))
 
     def _comment(self, write: Copied | Computed) -> str:
-        """``field -> target`` where a field decides, else the target and what is copied there."""
+        """``field -> target`` for a field, else the target and what is copied there."""
         target = write.target.path
         if self.builder.mapped.file.targets.get(write.entry.name) is not write.entry:
             return f"{write.entry.name} -> {target}"
@@ -155,7 +156,7 @@ class _Body:
 
 
 def left(write: Left) -> str:
-    """What becomes of a field for which nothing is written."""
+    """What happens to a field for which nothing is written."""
     entry = write.entry
     if entry.fate == "unmapped":
         return f"{entry.name}: unmapped, {entry.value}"
@@ -174,7 +175,7 @@ def _copy_of(write: Copied) -> str:
 
 
 def _as_container(write: Computed, text: str) -> str:
-    """The result as the container that the target is."""
+    """The result, converted to the target's container type."""
     wanted = {"list": "list", "map": "dict"}.get(write.target.kind.name)
     if stored(write.entry, write.target) != "assign" or write.call.returns.ref == wanted:
         return text
@@ -188,7 +189,7 @@ def _under(condition: Condition | None, lines: list[str]) -> list[str]:
 
 
 def holds(condition: Condition) -> str:
-    """The expression that is true when the condition is met."""
+    """The expression that is true if the condition is met."""
     source = condition.source
     if condition.word == "set":
         return is_set(source) if source.presence else f"{value(source)} is not None"

@@ -1,4 +1,4 @@
-"""generated/cni.py: for each object that CNI plugins are told, the function that makes it."""
+"""generated/cni.py: a function for each object that CNI plugins receive."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from codegen.plan import Import, Planned, PlanOf
 
 @dataclass(frozen=True, slots=True)
 class ToldText:
-    """What the template places."""
+    """The variables of the template."""
 
     name: str
     message: str
     doc: str
     leaves_out: bool
-    """Whether empty values are left out."""
+    """Whether empty values are omitted."""
     keys: list[str]
     """A comment and the key with its value, for each property."""
 
@@ -54,7 +54,7 @@ def _key(planned: Planned, told: PlanOf) -> list[str]:
 
 
 def _copied(source: Source, planned: Planned, told: PlanOf) -> str:
-    """A container is copied, not shared; a message with items gives these."""
+    """A container is copied, not shared; a message with items becomes its items."""
     kind = planned.field.kind.name
     items = planned.write.items if not isinstance(planned.write, Computed) else None
     if items is not None:

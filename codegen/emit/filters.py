@@ -12,16 +12,16 @@ from codegen.plan import Filter
 
 @dataclass(frozen=True, slots=True)
 class FilterText:
-    """What the template places."""
+    """The variables of the template."""
 
     message: str
     of: str
     imports: list[str]
     lines: list[str]
     left: list[str]
-    """Fields that hand-written functions look at."""
+    """Fields that hand-written functions evaluate."""
     empty: str
-    """The expression that is true when the filter leaves nothing out."""
+    """The expression that is true if the filter passes every item."""
 
 
 def text(planned: Filter) -> FilterText:
@@ -38,14 +38,14 @@ def text(planned: Filter) -> FilterText:
 
 
 def _comparing(matches: tuple[Match, ...]) -> Iterator[Compared | Descended]:
-    """What is compared; an equality alone, as nothing passes as empty where there is one."""
+    """A comparison; an equality with presence has no empty value that would pass."""
     found = [match for match in matches if not isinstance(match, Left)]
     equal = [m for m in found if isinstance(m, Compared) and m.entry.value == "equal"]
     yield from equal[:1] or found
 
 
 def _is_empty(match: Compared | Descended) -> str:
-    """The condition under which a part of the filter leaves nothing out."""
+    """The condition under which a part of the filter passes every item."""
     name = match.entry.name
     if isinstance(match, Descended):
         below = f"{snake(match.message)}.selects_all(src.{name})"

@@ -13,11 +13,11 @@ from codegen.plan import ItemBuilder, Parameter
 
 @dataclass(frozen=True, slots=True)
 class ItemText:
-    """What the template places."""
+    """The variables of the template."""
 
     message: str
     what: str
-    """What is made, and for which lists or objects."""
+    """What is built, and for which lists or objects."""
     imports: list[str]
     parameters: tuple[Parameter, ...]
     made: str
@@ -27,7 +27,7 @@ class ItemText:
     """As an expression, and in words after "each message"."""
     in_words: str
     lines: list[str]
-    """The statements that make the item."""
+    """The statements that build the item."""
 
 
 def text(builder: ItemBuilder) -> ItemText:
@@ -58,11 +58,11 @@ class _Body:
 
     @property
     def record(self) -> bool:
-        """Whether the item is an object of the OCI types; else it is JSON."""
+        """Whether the item is an OCI object; otherwise it is JSON."""
         return self.builder.item.kind.name == "oci"
 
     def lines(self, made: str) -> Iterator[str]:
-        """The statements: first all that every item has, then what some lack."""
+        """The statements: first all keys that every item has, then the optional ones."""
         writes = self.builder.mapped.writes
         later = [line for write in writes for line in self.later(write)]
         opening, closing = (f"{made}(", ")") if self.record else ("{", "}")
@@ -76,7 +76,7 @@ class _Body:
             yield "return out"
 
     def always(self, write: Write) -> Iterator[str]:
-        """The keys that every item has, and what is said of fields that write none."""
+        """The keys that every item has, and comments for fields that write none."""
         match write:
             case Left():
                 yield f"# {left(write)}"
@@ -88,7 +88,7 @@ class _Body:
                 yield self._key(target, called(call, self.builder.names, {}))
 
     def later(self, write: Write) -> Iterator[str]:
-        """The statements for a key that some items lack."""
+        """The statements for an optional key."""
         match write:
             case Copied(condition=condition, source=source, target=target) if condition is not None:
                 yield self._comment(write)

@@ -10,7 +10,7 @@ from codegen.metrics import VERSIONS, CgroupFile, Metric, Metrics, Taken, Value
 from codegen.plan import Parameter, annotation
 
 _ALWAYS = frozenset({"container", "interface", "moment", "sandbox", "spec"})
-"""Roots that are known of everything that has samples; another is None if it was not measured."""
+"""Roots that exist for everything that has samples; any other is None if it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class LabelValues:
-    """The values of the labels of every metric of one thing."""
+    """The label values common to all metrics of one object."""
 
     of: str
     parameters: tuple[Parameter, ...]
@@ -34,13 +34,13 @@ class LabelValues:
 
 @dataclass(frozen=True, slots=True)
 class MetricsText:
-    """What the template places."""
+    """The variables of the template."""
 
     labels: str
     label_values: list[LabelValues]
     descriptors: list[str]
     files: list[tuple[str, list[str]]]
-    """Name of the constant, and its items."""
+    """Name and items of the constant."""
     functions: list[Function]
 
 

@@ -15,7 +15,7 @@ class FieldText:
     declared: str
     doc: str
     read: str
-    """The keyword that ``from_dict`` gives to the constructor."""
+    """The keyword that ``from_dict`` passes to the constructor."""
     written: list[str]
     """The statements of ``to_dict``."""
 
@@ -49,7 +49,7 @@ def _class(one: OciClass) -> ClassText:
 
 
 def docstring(text: str) -> str:
-    """``text`` made safe inside a docstring's quotes."""
+    """``text``, escaped for a docstring."""
     return text.replace("\\", "\\\\").replace('"""', "'''").rstrip('"')
 
 
@@ -78,7 +78,7 @@ def _declared(part: OciField) -> str:
 
 
 def _taken(part: OciField) -> str:
-    """The expression that takes a key out of decoded JSON ``rest``."""
+    """The expression that takes a key out of the decoded JSON ``rest``."""
     if part.required and part.kind.scalar:
         return f'rest.pop("{part.name}")'
     value = f'rest.pop("{part.name}", None)'
@@ -121,7 +121,7 @@ def _written(part: OciField) -> Iterator[str]:
 
 
 def _given(part: OciField) -> str:
-    """The expression that gives an attribute back as decoded JSON."""
+    """The expression that returns an attribute as decoded JSON."""
     here = f"self.{part.attribute}"
     if part.kind.scalar:
         return here

@@ -1,4 +1,4 @@
-"""generated/plans.py: for each plan its class and the function that makes one from a config or a
+"""generated/plans.py: for each plan, its class and the function that creates it from a config or a
 request."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from codegen.plan import Import, Parameter, Planned, PlanOf
 
 @dataclass(frozen=True, slots=True)
 class FieldText:
-    """One attribute of a plan, and the keyword that fills it."""
+    """One attribute of a plan, and the keyword argument that sets it."""
 
     declared: str
     doc: str
@@ -26,7 +26,7 @@ class FieldText:
 
 @dataclass(frozen=True, slots=True)
 class PlanText:
-    """What the template places."""
+    """The variables of the template."""
 
     function: str
     python_class: str
@@ -39,7 +39,7 @@ class PlanText:
 
 
 def all_imports(plans: Iterable[PlanOf]) -> list[str]:
-    """The imports of the one file that has all plans."""
+    """The imports of the file that contains all plans."""
     wanted = {Import("dataclasses", "dataclass")}
     for plan in plans:
         wanted |= plan.names.imports
@@ -106,7 +106,7 @@ def below_call(call: Call, path: tuple[str, ...]) -> Call:
 
 
 def below(source: Source, path: tuple[str, ...]) -> Source:
-    """A field of the entry's message as seen from the plan's."""
+    """A field of the entry's message, addressed from the plan's message."""
     if source.root is not None:
         return source
     told_by = (*path, *source.told_by) if source.told_by else ()

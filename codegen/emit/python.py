@@ -1,4 +1,4 @@
-"""Expressions and statements that several kinds of generated files have."""
+"""Expressions and statements that several kinds of generated files share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _OURS = ("generated", "runtime")
 
 
 def imports(wanted: Collection[Import]) -> list[str]:
-    """Import statements in the order that ruff wants: Python's own before ours, then by module and
-    name."""
+    """Import statements in ruff's order: the standard library first, then by module and name."""
     ours = [i for i in wanted if i.home.partition(".")[0] in _OURS]
     others = [i for i in wanted if i not in ours]
     return [*_statements(others), *([""] if others and ours else []), *_statements(ours)]
@@ -38,25 +37,25 @@ def attribute(name: str) -> str:
 
 
 def value(source: Source) -> str:
-    """The expression that reads a source; an absent key of a map gives None."""
+    """The expression that reads a source; a missing map key gives None."""
     text = ".".join([source.root or "src", *map(attribute, source.steps)])
     return f"{text}.get({quoted(source.key)})" if source.key is not None else text
 
 
 def is_set(source: Source) -> str:
-    """The expression that is true when the source, or the message around it, is set."""
+    """The expression that is true if the source, or the message that contains it, is set."""
     *parents, name = source.told_by
     owner = ".".join([source.told_root or source.root or "src", *map(attribute, parents)])
     return f"{owner}.HasField({quoted(name)})"
 
 
 def value_or_none(source: Source) -> str:
-    """The value, or None when the message does not set it."""
+    """The value, or None if the message does not set it."""
     return f"({value(source)} if {is_set(source)} else None)"
 
 
 def place(target: Target) -> str:
-    """The expression that a target is written by."""
+    """The expression that addresses a target."""
     text = ".".join([target.root, *map(attribute, target.steps)])
     return f"{text}[{quoted(target.key)}]" if target.key is not None else text
 
@@ -81,12 +80,12 @@ def quoted(text: str) -> str:
 
 
 def in_f_string(text: str) -> str:
-    """Text made safe between the quotes of an f-string."""
+    """Text escaped for an f-string."""
     return quoted(text)[1:-1].replace("{", "{{").replace("}", "}}")
 
 
 def free(name: str, taken: set[str]) -> str:
-    """A name that nothing else in the function has; it is taken from now on."""
+    """A name that is unused in the function; it is reserved by this call."""
     found = name
     while found in taken or keyword.iskeyword(found):
         found = f"{found}_value"
@@ -101,7 +100,7 @@ def tuple_of(values: Iterable[str]) -> str:
 
 
 def constructor(kind: Kind, data: Any, oci: OciSpec) -> str:
-    """The expression that makes ``data`` (decoded JSON) as a value of ``kind``."""
+    """The expression for ``data`` (decoded JSON) as a value of ``kind``."""
     match kind.name:
         case "oci":
             fields = oci.classes[kind.ref].fields
@@ -122,7 +121,7 @@ def constructor(kind: Kind, data: Any, oci: OciSpec) -> str:
 
 
 def literal(data: Any) -> str:
-    """Decoded JSON as a Python literal in which strings have double quotes."""
+    """Decoded JSON as a Python literal with double-quoted strings."""
     if isinstance(data, dict):
         return f"{{{', '.join(f'{json.dumps(k)}: {literal(v)}' for k, v in data.items())}}}"
     if isinstance(data, list | tuple):
@@ -132,6 +131,6 @@ def literal(data: Any) -> str:
 
 
 def long_text(text: str) -> str:
-    """A text of several lines as a Python literal that keeps its lines."""
+    """A multi-line text as a Python literal that keeps its lines."""
     safe = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'"""\\\n{safe}"""'

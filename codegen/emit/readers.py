@@ -1,4 +1,4 @@
-"""generated/statuses/<message>.py: a block for each field of the answered message."""
+"""generated/statuses/<message>.py: a block for each field of a response message."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from codegen.plan import called as called_in_nested
 
 @dataclass(frozen=True, slots=True)
 class ReaderText:
-    """What the template places."""
+    """The variables of the template."""
 
     message: str
     imports: list[str]
     parameters: tuple[Parameter, ...]
     given: str
-    """The arguments that ``read`` gives to ``fill``."""
+    """The arguments that ``read`` passes to ``fill``."""
     lines: list[str]
     """The statements that fill the message."""
     left: list[str]
     """Fields that hand-written functions set."""
     may_be_empty: bool
-    """Whether the message must be made present, because no statement always does that."""
+    """Whether the message must be marked as present, because no statement always does so."""
 
 
 def text(reader: Reader) -> ReaderText:
@@ -46,7 +46,7 @@ def text(reader: Reader) -> ReaderText:
 
 
 def _is_always_set(reader: Reader, read: Read) -> bool:
-    """Whether the statement of a field always gives it a value of its own."""
+    """Whether the statement always sets the field."""
     match read:
         case CopiedBack(source=source):
             maybe = source.presence or source.kind.optional or read.unset_if_empty
@@ -86,7 +86,8 @@ def _of(read: Descended) -> str:
 
 
 def _nested(reader: Reader, read: Descended, taken: set[str]) -> Iterator[str]:
-    """The call of the reader below, for each item of a list, and none where there is nothing."""
+    """The call of the nested reader: once per item of a list, and not at all if the value is
+    None."""
     name = read.entry.name
     module = reader.names.modules[f"generated.statuses.{snake(read.message)}"]
     own = called_in_nested(read.of) if read.of is not None else ""
@@ -98,7 +99,7 @@ def _nested(reader: Reader, read: Descended, taken: set[str]) -> Iterator[str]:
         return f"{module}.fill({', '.join([out, *given])})"
 
     if read.each:
-        # a name for each list, as their items differ in type
+        # one name per list, because their items have different types
         lists = [r for r in reader.mapped.reads if isinstance(r, Descended) and r.each]
         item = "item" if len(lists) == 1 else free(f"{name}_item", taken)
         yield f"for {item} in {known}:"
@@ -129,7 +130,7 @@ def _copied(reader: Reader, read: CopiedBack, taken: set[str]) -> Iterator[str]:
 def _given(
     reader: Reader, read: CopiedBack | ComputedBack, text: str, maybe: bool, taken: set[str]
 ) -> Iterator[str]:
-    """The statements that place a value, which may be None if ``maybe``."""
+    """The statements that store a value, which may be None if ``maybe``."""
     if not maybe:
         yield _placed(reader, read, text)
         return

@@ -1,5 +1,5 @@
-"""generated/handlers/<service>.py: each handler validates, finds the object, refuses wrong states
-and calls."""
+"""generated/handlers/<service>.py: each handler validates the request, looks up the object, refuses
+wrong states and calls the operation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codegen.plan import Service
 from codegen.rpc import Allowed, Rpc, Subject
 
 _LONG = 76
-"""A message of more characters is written as two literals."""
+"""Longer messages are split into two literals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class HandlerText:
     decorator: str
     request: str
     answer: str
-    """The annotation of what it returns."""
+    """The annotation of its result."""
     lines: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceText:
-    """What the template places."""
+    """The variables of the template."""
 
     name: str
     base: str
@@ -117,7 +117,7 @@ def _body(rpc: Rpc, service: Service) -> Iterator[str]:
 
 
 def _told(rpc: Rpc, service: Service, request: str = "request") -> str:
-    """What the hand-written method is told of a request: its plan, if there is one."""
+    """The argument of the hand-written method for a request: its plan, if there is one."""
     plan = service.plans.get(rpc.method.request)
     return f"{plan.function}({request})" if plan is not None else request
 

@@ -1,4 +1,4 @@
-"""generated/validators/<message>.py: the tests of each field, and the fields below it."""
+"""generated/validators/<message>.py: the tests of each field, and of the fields below it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from codegen.model import Field, Test
 from codegen.plan import Checked, Validator
 
 _LISTED = 8
-"""So many values of an enum are listed in a refusal; of a larger one only the first."""
+"""If an enum has more values, an error lists only the first one."""
 _WHEN_SET = frozenset({"unsupported", "exclusive_with", "requires"})
 _VALUE_UNSHOWN = _WHEN_SET | {"required", "max_length", "no_nul", "refused_keys"}
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatorText:
-    """What the template places."""
+    """The variables of the template."""
 
     message: str
     imports: list[str]
@@ -31,7 +31,7 @@ def text(validator: Validator) -> ValidatorText:
 
 
 def _checked(checked: Checked) -> Iterator[str]:
-    """Everything about one field; whether it is set is asked once."""
+    """Everything about one field; its presence is checked only once."""
     field, tests = checked.field, checked.tests
     one_message = checked.nested is not None and not field.kind.of
     if_unset = [t for t in tests if t.rule == "required"]
@@ -79,7 +79,7 @@ def _goes_on(checked: Checked) -> str:
 
 
 def _needs_set(test: Test) -> bool:
-    """Whether the rule says something only of a field that is set."""
+    """Whether the rule applies only to a field that is set."""
     return not test.each and (test.wrapped or test.rule in _WHEN_SET)
 
 
@@ -109,14 +109,14 @@ def _found(test: Test) -> str:
 
 
 def _loop(field: Field) -> tuple[str, str]:
-    """What runs over the items of a list or map, and the path of one item."""
+    """The iteration over a list or map, and the path of one item."""
     if field.mapped:
         return f"key, item in message.{field.name}.items()", f"{field.name}[{{key}}]"
     return f"index, item in enumerate(message.{field.name})", f"{field.name}[{{index}}]"
 
 
 def is_set(field: Field) -> str:
-    """The expression that is true when the field is set (or not empty, or not zero)."""
+    """The expression that is true if the field is set (or not empty, or not zero)."""
     if field.presence:
         return f"message.HasField({quoted(field.name)})"
     return f"message.{field.name}"
@@ -142,7 +142,7 @@ def _comment(test: Test) -> str:
 
 
 def _detail(test: Test) -> str:
-    """The expression that says what is allowed, and what was given where that may be shown."""
+    """The expression for what is allowed, and for the received value unless it is secret."""
     words = _SAID[test.rule](test)
     if test.field.redacted or test.rule in _VALUE_UNSHOWN:
         return quoted(words)
@@ -151,7 +151,7 @@ def _detail(test: Test) -> str:
 
 
 def _enum_values(test: Test) -> str:
-    """The numbers that an enum field may have."""
+    """The valid numbers of an enum field."""
     scope = ".".join(["api_pb2", *test.kind.ref.split(".")[:-1]])
     if test.rule == "known_enum":
         return f"api_pb2.{test.kind.ref}.values()"
@@ -173,8 +173,8 @@ _BROKEN: Mapping[str, Callable[[str, Test], str]] = {
     "requires": lambda _, test: f"not {is_set(_other(test))}",
     "without": lambda value, test: f"set({_literal(test.values[0])}) & set({value})",
 }
-"""By rule: what is true when it is broken, besides that the field is set where the rule needs that
-(``unsupported`` needs nothing else)."""
+"""By rule: the expression that is true if the rule is violated. Where the rule requires it, the
+field is set (``unsupported`` does not require it)."""
 
 
 def _literal(value: str | int) -> str:
@@ -182,7 +182,7 @@ def _literal(value: str | int) -> str:
 
 
 def _nul(value: str, test: Test) -> Iterator[str]:
-    """What is true where text has a NUL, which no path, name or argument of the kernel can hold."""
+    """True if text contains a NUL, which no path, name or argument of the kernel can contain."""
     if test.field.mapped:
         yield '"\\0" in key'
     if test.kind.name in ("str", "bytes"):
@@ -190,7 +190,7 @@ def _nul(value: str, test: Test) -> Iterator[str]:
 
 
 def _refused(value: str, test: Test) -> Iterator[str]:
-    """What is true of the keys that are refused: KEY, PREFIX* or KEY=VALUE."""
+    """True for refused keys: KEY, PREFIX* or KEY=VALUE."""
     for pattern in map(str, test.values):
         key, equals, wanted = pattern.partition("=")
         if key.endswith("*"):

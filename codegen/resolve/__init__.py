@@ -1,7 +1,7 @@
 """The mapping as written, resolved against the CRI, the OCI spec and the hand-written Python.
 
-Each entry is resolved alone, here, into facts; what only shows when entries are seen together (two
-writers of one target, fields without a fate) is judged by ``rules.py``.
+Here each entry is resolved alone. What only shows when entries are compared (two writers of one
+target, fields without a fate) is checked by ``rules.py``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def resolve(
 ) -> Mapped:
     """One message with all that its entries lead to.
 
-    Faults go to ``problems`` and the faulty entries are left out. ``files`` are all mapping files
-    by message; ``rpcs`` is None where rpc.yaml could not be read.
+    Faults go to ``problems`` and the faulty entries are skipped. ``files`` are all mapping files by
+    message; ``rpcs`` is None if rpc.yaml could not be read.
     """
     alone_in_file = Scope(message, file, files, paths, rpcs)
     item = problems.attempt(lambda: items.of_file(alone_in_file))

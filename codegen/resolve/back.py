@@ -1,4 +1,4 @@
-"""Answered messages: from what each field of a status is read."""
+"""Response messages: where each field of a status is read from."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def _parts(scope: Scope, of: Source) -> frozenset[str]:
 
 
 def _of(scope: Scope, entry: Entry, field: Field) -> Source | None:
-    """Whose the fields are: for a list a list of records, else anything that may be None."""
+    """The object whose fields are read: for a list a list of records, else anything that may be
+    None."""
     if entry.of is None and field.kind.of:
         raise SpecError(
             f"{entry.name} is {field.kind}, and nothing says of what",
@@ -124,7 +125,7 @@ def _copied(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
 
 
 def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
-    """A copy of flow both reverses by itself: the OCI spec says what was copied there."""
+    """A copy of flow both is its own inverse: the OCI spec contains what was copied there."""
     target = scope.paths.target(entry.value, entry.value_place)
     if target.root != "out" or entry.merge:
         raise SpecError(

@@ -1,4 +1,4 @@
-"""Hand-written code that ``handled_by`` names: it exists and looks at the field."""
+"""Hand-written functions named by ``handled_by``: they exist and read the field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codegen.resolve.scope import Scope
 
 
 def check(scope: Scope, entry: Entry) -> None:
-    """The function must exist and look at the field."""
+    """The function must exist and read the field."""
     if entry.by_rpc:
         _check_rpc(scope, entry)
         return
@@ -38,15 +38,15 @@ def check(scope: Scope, entry: Entry) -> None:
 
 
 def uses_of(scope: Scope, entry: Entry) -> list[Use]:
-    """Where hand-written code looks at the field of an entry."""
+    """Where hand-written code reads the field of an entry."""
     owner = scope.message.name
     uses = scope.paths.sources.uses
     return [use for use in uses if use.message == owner and use.field == entry.name]
 
 
 def _check_rpc(scope: Scope, entry: Entry) -> None:
-    """The generated handler looks at the field that rpc.yaml names, and at what a streaming list
-    shares with its unary one."""
+    """The generated handler reads the field that rpc.yaml names, and the fields that a streaming
+    list shares with its unary one."""
     if scope.rpcs is None:
         return
     name = entry.value.removeprefix("rpc.")

@@ -1,4 +1,4 @@
-"""Calls of transforms: the function exists, and takes what ``from`` gives it."""
+"""Calls of transforms: the function exists, and takes the inputs in ``from``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTAINERS = ("list", "tuple", "set", "frozenset", "dict")
 def call(
     paths: Paths, by: str, place: Place, inputs: tuple[Input, ...], own: Message | None
 ) -> Call:
-    """The call of the transform ``by``; fields of ``own`` may begin the inputs' paths."""
+    """The call of the transform ``by``; the inputs' paths may start with fields of ``own``."""
     transform = _transform(paths, by, place)
     arguments = []
     for given in inputs:

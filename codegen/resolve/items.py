@@ -1,4 +1,4 @@
-"""Messages that become one item of a list, or one object: what it is, and its keys."""
+"""Messages that become one item of a list, or one object: the item and its keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from codegen.resolve.scope import Scope, check_asked
 
 
 def of_file(scope: Scope) -> Item | None:
-    """What the message becomes; None where the file has no ``item``."""
+    """What the message becomes; None if the file has no ``item``."""
     written = scope.file.item
     if written is None:
         return None
@@ -76,7 +76,7 @@ def key(item: Item, entry: Entry, path: str) -> Target:
 
 
 def check_complete(scope: Scope, item: Item, writes: tuple[Write, ...]) -> None:
-    """Each key that an item must have is always written."""
+    """Every required key of the item must always be written."""
     assert scope.file.item is not None
     done = {w.target.path for w in writes if isinstance(w, Copied) and w.condition is None}
     done |= {

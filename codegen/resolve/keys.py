@@ -1,4 +1,4 @@
-"""Which keys an entry may have: they go with its fate and with the flow of its message."""
+"""Which keys an entry may have: this depends on its fate and on the flow of its message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
 
 
 def check(scope: Scope, entry: Entry) -> None:
-    """Raise SpecError for the first key that has no place."""
+    """Raise SpecError for the first key that is not allowed."""
     for key, place in entry.keys.items():
         if key == entry.fate or key in _ALWAYS or scope.is_target(entry):
             continue
@@ -65,7 +65,7 @@ def check(scope: Scope, entry: Entry) -> None:
 
 
 def _check_flow(scope: Scope, entry: Entry) -> None:
-    """A filter compares; nothing else does."""
+    """Only a filter compares, and it does nothing else."""
     if scope.file.flow == "match" and entry.fate in ("copy", "compute"):
         raise SpecError(
             f"{scope.message.name} is a filter, which writes nothing",

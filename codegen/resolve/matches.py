@@ -32,7 +32,7 @@ def of_field(scope: Scope, entry: Entry) -> Match:
 
 
 def is_filter(scope: Scope) -> bool:
-    """Whether the message is a filter; it must say what it selects, and nothing else may."""
+    """Whether the message is a filter; only a filter must state what it selects."""
     file = scope.file
     if (file.of is not None) != (file.flow == "match"):
         raise SpecError(

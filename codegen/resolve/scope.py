@@ -22,12 +22,12 @@ class Scope:
     """All mapping files, by message."""
     paths: Paths
     rpcs: Rpcs | None
-    """None where rpc.yaml could not be read."""
+    """None if rpc.yaml could not be read."""
     item: Item | None = None
-    """What the message becomes, where its file has ``item``."""
+    """What the message becomes, if its file has ``item``."""
 
     def is_target(self, entry: Entry) -> bool:
-        """Whether the entry stands under ``targets`` and speaks of no field."""
+        """Whether the entry is under ``targets`` and does not belong to a field."""
         return self.file.targets.get(entry.name) is entry
 
     def own(self, field: Field) -> Source:
@@ -38,7 +38,7 @@ class Scope:
         )
 
     def nested(self, entry: Entry, field: Field) -> str:
-        """The message whose entries ``copy: fields`` means."""
+        """The message that ``copy: fields`` refers to."""
         if field.message is None:
             raise SpecError(
                 f"{entry.name} is {field.kind} and has no fields of its own",
@@ -56,13 +56,13 @@ _WHEN_FITS: Mapping[str, frozenset[str]] = {
 
 
 def check_when(entry: Entry, source: Source) -> None:
-    """The condition of an entry must be one that can be asked of its source."""
+    """The condition of an entry must be applicable to its source."""
     if entry.when != "always":
         check_asked(entry.when, source, entry.keys["when"])
 
 
 def check_asked(word: str, source: Source, place: Place) -> None:
-    """The condition ``word`` must be one that can be asked of the source."""
+    """The condition ``word`` must be applicable to the source."""
     if word == "set":
         fits = source.presence or source.kind.optional
     else:

@@ -103,7 +103,8 @@ def _copied(scope: Scope, entry: Entry, source: Source, target: Target) -> Copie
 def _copied_items(
     scope: Scope, entry: Entry, source: Source, target: Target, message: str
 ) -> Copied:
-    """Where the message becomes an item of the target, the item is copied, or all of a list."""
+    """If the message becomes an item of the target, the item is copied, or all of them for a
+    list."""
     item = scope.files[message].item if message in scope.files else None
     if item is None or target.path not in [given.path for given in item.of]:
         raise SpecError(
@@ -124,7 +125,7 @@ def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
     by = entry.by or ""
     call = inputs.call(scope.paths, by, entry.keys["by"], entry.inputs, scope.message)
     returns = call.returns
-    if target.root != "plan":  # there, None leaves the target out
+    if target.root != "plan":  # there, None omits the target
         returns = replace(returns, optional=False)
     if not (target.kind.name == "cni" and returns.name == "map"):  # JSON, whose keys a test checks
         check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
@@ -132,7 +133,7 @@ def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
 
 
 def _check_own_input(entry: Entry) -> None:
-    """A computed field must be looked at: by its own path, or through a context root."""
+    """A computed field must be an input: by its own path, or through a context root."""
     if any(entry.name in given.path.split(".") for given in entry.inputs):
         return
     raise SpecError(
