@@ -436,7 +436,8 @@ def filters(mapped: Mapping[str, Mapped]) -> list[Filter]:
 def _filter(one: Mapped) -> Filter:
     nested = {snake(m.message) for m in one.matches if isinstance(m, Descended)}
     imports = {Import("generated.filters", name) for name in nested}
-    return Filter(one, frozenset({Import("generated.cri", "api_pb2"), *imports}))
+    always = {Import("generated.cri", "api_pb2"), Import("collections.abc", "Sequence")}
+    return Filter(one, frozenset(always | imports))
 
 
 # --- validators

@@ -1,4 +1,4 @@
-"""generated/filters/<message>.py: one condition for each field that a filter compares."""
+"""generated/filters/<message>.py: one step for each field that a filter compares."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(planned: Filter) -> FilterText:
         planned.mapped.message.name,
         planned.mapped.file.of or "",
         imports(planned.imports),
-        list(_conditions(matches)),
+        list(_steps(matches)),
         [match.entry.name for match in matches if match.entry.fate == "handled_by"],
         " and ".join(map(_is_empty, _comparing(matches))),
     )
@@ -53,24 +53,26 @@ def _is_empty(match: Compared | Descended) -> str:
     return "False" if match.entry.value == "equal" else f"not {value(match.source)}"
 
 
-def _conditions(matches: tuple[Match, ...]) -> Iterator[str]:
-    joined = ""
+def _steps(matches: tuple[Match, ...]) -> Iterator[str]:
+    """The statements that leave out what does not match; an empty part leaves out nothing."""
     for match in matches:
         name = match.entry.name
         match match:
             case Left(entry):
                 handler = f" {entry.value}" if entry.fate == "handled_by" else ""
                 yield f"# {name}: {entry.fate_in_words}{handler}"
-                continue
             case Compared(entry, source, against):
                 yield f"# {name}: {_WORDS[entry.value]} {entry.partner}"
-                condition = _HOLDS[entry.value](source, against)
+                kept = f"items = [item for item in items if {_HOLDS[entry.value](source, against)}]"
+                if entry.value == "equal":
+                    yield kept
+                else:
+                    yield f"if {value(source)}:"
+                    yield f"    {kept}"
             case Descended(message=message):
                 yield f"# {name}: by the entries of {message}"
-                passes = f"{snake(message)}.matches(src.{name}, item)"
-                condition = f"(not src.HasField({quoted(name)}) or {passes})"
-        yield f"{joined}{condition}"
-        joined = "and "
+                yield f"if src.HasField({quoted(name)}):"
+                yield f"    items = {snake(message)}.selected(src.{name}, items)"
 
 
 _WORDS = {"prefix": "a prefix of", "equal": "equal to", "subset": "a subset of"}

@@ -55,8 +55,8 @@ def list_containers(
     if list_containers_request.selects_all(request):
         return store.containers.listing()
     listed = [container.listed() for container in store.containers]
-    passed = [one for one in listed if list_containers_request.matches(request, one)]
-    return list_containers_response.read(listing=facts.Listing(containers=passed))
+    selected = list_containers_request.selected(request, listed)
+    return list_containers_response.read(listing=facts.Listing(containers=selected))
 
 
 async def _info(services: Services, container: Container) -> str:

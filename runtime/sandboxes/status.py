@@ -47,8 +47,8 @@ def list_sandboxes(
     if list_pod_sandbox_request.selects_all(request):
         return store.sandboxes.listing()
     listed = [sandbox.listed() for sandbox in store.sandboxes]
-    passed = [one for one in listed if list_pod_sandbox_request.matches(request, one)]
-    return list_pod_sandbox_response.read(listing=facts.Listing(sandboxes=passed))
+    selected = list_pod_sandbox_request.selected(request, listed)
+    return list_pod_sandbox_response.read(listing=facts.Listing(sandboxes=selected))
 
 
 async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:

@@ -105,11 +105,9 @@ class Stats:
     ) -> api_pb2.ListContainerStatsResponse:
         """The statistics of all containers that pass the filter; for one that does not run, only
         the size of its writable layer."""
-        wanted = [
-            container
-            for container in self._store.containers
-            if list_container_stats_request.matches(request, container.listed())
-        ]
+        known = {container.id: container for container in self._store.containers}
+        listed = [container.listed() for container in known.values()]
+        wanted = [known[one.id] for one in list_container_stats_request.selected(request, listed)]
         self._forget_gone()
         return await threads.CGROUPS.run(self._list_containers, wanted)
 
@@ -128,12 +126,9 @@ class Stats:
         self, request: api_pb2.ListPodSandboxStatsRequest
     ) -> api_pb2.ListPodSandboxStatsResponse:
         """The statistics of all ready pods that pass the filter."""
-        wanted = [
-            sandbox
-            for sandbox in self._store.sandboxes
-            if sandbox.state is SandboxState.READY
-            and list_pod_sandbox_stats_request.matches(request, sandbox.listed())
-        ]
+        ready = {s.id: s for s in self._store.sandboxes if s.state is SandboxState.READY}
+        listed = [sandbox.listed() for sandbox in ready.values()]
+        wanted = [ready[one.id] for one in list_pod_sandbox_stats_request.selected(request, listed)]
         self._forget_gone()
         return await threads.CGROUPS.run(self._list_sandboxes, wanted)
 

@@ -52,7 +52,7 @@ def _answer(example: dict[str, Any]) -> dict[str, Any]:
             return {"items": [_plain(module.item(message, **roots))]}
         case "filters":
             item = json_format.ParseDict(example["item"], _item_of(module)())
-            return {"passes": module.matches(message, item)}
+            return {"passes": bool(module.selected(message, [item]))}
         case "statuses":
             if "spec" in roots:
                 roots["spec"] = types.Spec.from_dict(roots["spec"])
@@ -77,7 +77,8 @@ def _plain(item: Any) -> Any:
 def _item_of(module: Any) -> Any:
     """The message that a filter is compared with."""
     api = importlib.import_module("generated.cri.api_pb2")
-    return getattr(api, module.matches.__annotations__["item"].removeprefix("api_pb2."))
+    listed = module.selected.__annotations__["items"]
+    return getattr(api, listed.removeprefix("Sequence[api_pb2.").removesuffix("]"))
 
 
 def _root(fields: Any) -> Any:

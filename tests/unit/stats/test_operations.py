@@ -220,19 +220,16 @@ def test_the_figures_are_those_of_the_whole_container() -> None:
 def test_filters_of_figures_are_conjunctive(tmp_path: Path) -> None:
     store = made.store(tmp_path)
     container = made.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
-    wanted, listed = api_pb2.ContainerStatsFilter, container.listed()
-    assert container_stats_filter.matches(wanted(), listed)
-    assert container_stats_filter.matches(
-        wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"}), listed
-    )
-    assert not container_stats_filter.matches(wanted(id="b"), listed)
-    assert not container_stats_filter.matches(wanted(label_selector={"a": "2"}), listed)
+    wanted, listed = api_pb2.ContainerStatsFilter, [container.listed()]
+    assert container_stats_filter.selected(wanted(), listed) == listed
+    all_three = wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"})
+    assert container_stats_filter.selected(all_three, listed) == listed
+    assert container_stats_filter.selected(wanted(id="b"), listed) == []
+    assert container_stats_filter.selected(wanted(label_selector={"a": "2"}), listed) == []
     sandbox = made.sandbox(store, "pod", labels={"a": "1"})
-    of_pods = api_pb2.PodSandboxStatsFilter
-    assert pod_sandbox_stats_filter.matches(of_pods(id="p"), sandbox.listed())
-    assert not pod_sandbox_stats_filter.matches(
-        of_pods(label_selector={"c": "1"}), sandbox.listed()
-    )
+    of_pods, pods = api_pb2.PodSandboxStatsFilter, [sandbox.listed()]
+    assert pod_sandbox_stats_filter.selected(of_pods(id="p"), pods) == pods
+    assert pod_sandbox_stats_filter.selected(of_pods(label_selector={"c": "1"}), pods) == []
 
 
 async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
