@@ -27,9 +27,12 @@ def parent_path(name: str, *, systemd: bool) -> str:
 
 
 def make_parent(name: str, *, systemd: bool) -> None:
-    """Make the parent in every hierarchy."""
+    """Make the parent in every hierarchy, with every controller."""
     if systemd:
         subprocess.run(["systemctl", "start", f"{name}.slice"], capture_output=True, check=True)
+        # systemd itself enables only those that it uses
+        for controller in (ROOT / "cgroup.controllers").read_text().split():
+            (ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
         return
     for root in roots():
         (root / name).mkdir()

@@ -84,7 +84,11 @@ class Kubelet:
         self.tls.check_hostname, self.tls.verify_mode = False, ssl.CERT_NONE
         self.tls.load_cert_chain(certificate, key)
         cgroups.make_parent(self._cgroup_root, systemd=node.systemd_cgroup)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._undo()
+            raise
 
     def _configuration(self) -> dict[str, Any]:
         return {
