@@ -169,6 +169,8 @@ class Kubelet:
         """Start anew; ``config`` replaces what was added to the KubeletConfiguration before."""
         self.stop()
         self._more = config
+        # of another policy than the configured one it stops the kubelet
+        (self.root / "cpu_manager_state").unlink(missing_ok=True)
         self.start()
 
     def log(self) -> str:

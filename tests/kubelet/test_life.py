@@ -301,19 +301,6 @@ def test_a_command_that_does_not_exist_is_said(kubelet: Kubelet) -> None:
     assert "/no/such/program" in ended["message"]
 
 
-def test_a_container_without_memory_is_oomkilled(kubelet: Kubelet) -> None:
-    # the shell itself grows, so that the container's first process is killed
-    script = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
-    app = kubelet.run(
-        pod(
-            container(BUSYBOX, script, resources={"limits": {"memory": "16Mi"}}),
-            restartPolicy="Never",
-        )
-    )
-    ended = end(app.ended())
-    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
-
-
 # Messages, hooks and grace
 
 

@@ -132,31 +132,6 @@ def test_sysctls(kubelet: Kubelet) -> None:
     assert app.output().split() == ["2000", "3000"]
 
 
-def test_resources_reach_the_cgroup(kubelet: Kubelet) -> None:
-    app = kubelet.run(
-        pod(
-            container(
-                BUSYBOX,
-                SLEEP,
-                resources={
-                    "requests": {"cpu": "100m", "memory": "32Mi"},
-                    "limits": {"cpu": "500m", "memory": "64Mi"},
-                },
-            )
-        )
-    )
-    allocated = container_status(app.ready())
-    assert allocated["resources"]["limits"] == {"cpu": "500m", "memory": "64Mi"}
-    identity = app.container_id()
-    memory = [
-        int(file.read_text())
-        for name in ("memory.max", "memory.limit_in_bytes")
-        for cgroup in kubelet.pod_cgroups(app.uid)
-        for file in cgroup.glob(f"*{identity}*/{name}")
-    ]
-    assert memory == [64 << 20]
-
-
 # Namespaces
 
 
