@@ -42,6 +42,7 @@ class NewPod:
     handler: facts.Handler
     plan: SandboxPlan
     metadata: facts.SandboxMetadata
+    files: facts.SandboxFiles
     mount_label: str = ""
     """SELinux label of the root of the pause container."""
     times: StepTimes = field(default_factory=StepTimes)
@@ -50,10 +51,6 @@ class NewPod:
     def id(self) -> str:
         """The ID of the pod, and of its pause container, snapshot and lease."""
         return self.metadata.id
-
-    @property
-    def files(self) -> facts.SandboxFiles:
-        return self.services.store.layout.sandbox(self.metadata)
 
     @property
     def maps(self) -> IdMaps | None:

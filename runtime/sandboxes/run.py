@@ -41,6 +41,7 @@ from runtime.sandboxes.services import Services
 from runtime.sandboxes.unfinished import Part
 from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
+from runtime.store.records import config_json
 from runtime.transforms import facts, namespaces, sandboxes
 
 log = structlog.get_logger(__name__)
@@ -68,8 +69,16 @@ async def run(services: Services, requested: RunPodSandboxPlan) -> api_pb2.RunPo
         runtime_handler=handler_name,
         netns_path="" if plan.on_node_network else netns.new_path(services.netns_directory),
         process_label=labels.process,
+        config_json=config_json(requested.pod_config),
     )
-    pod = NewPod(services, handler, plan, metadata, mount_label=labels.mount)
+    pod = NewPod(
+        services,
+        handler,
+        plan,
+        metadata,
+        files=services.store.layout.sandbox(metadata),
+        mount_label=labels.mount,
+    )
     names = services.store.names
     async with Rollback(partial(_keep, pod)) as undo:
         undo.push("free the SELinux level", services.levels.release, metadata.id)
@@ -145,6 +154,8 @@ async def _make(pod: NewPod, undo: Rollback) -> tuple[NewPod, facts.SandboxStatu
         )
     unfinished.clear(pod.files)
     created_at = recorded.result().created_at.ToNanoseconds()
+    # from here on the records are read, not written
+    pod = replace(pod, metadata=replace(pod.metadata, config_json=b""))
     return pod, facts.SandboxStatus(SandboxState.READY, created_at=created_at, pid=pid)
 
 

@@ -134,13 +134,22 @@ def _bytes(text: str) -> bytes:
 # Extensions
 
 
+def config_json(config: api_pb2.PodSandboxConfig) -> bytes:
+    """The config as `sandbox_metadata_json` has it."""
+    return msgspec.json.encode(to_go(config))
+
+
 def sandbox_metadata_json(metadata: facts.SandboxMetadata) -> bytes:
     """The value of the pause container's extension."""
     return _versioned(
         {
             "ID": metadata.id,
             "Name": metadata.name,
-            "Config": to_go(metadata.config),
+            "Config": (
+                msgspec.Raw(metadata.config_json)
+                if metadata.config_json
+                else to_go(metadata.config)
+            ),
             "NetNSPath": metadata.netns_path,
             "IP": metadata.ip,
             "AdditionalIPs": list(metadata.additional_ips) or None,

@@ -415,6 +415,10 @@ class SandboxMetadata:
         """The IPs besides the primary one."""
         return [Address(ip) for ip in self.additional_ips]
 
+    config_json: bytes = field(default=b"", repr=False, compare=False)
+    """``config`` as the records have it, encoded once while the pod is created and its records are
+    written several times; b"" afterwards."""
+
 
 @dataclass(frozen=True, slots=True)
 class SandboxStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +68,10 @@ def test_a_pod_config_survives_its_record(config: api_pb2.PodSandboxConfig) -> N
         runtime_handler="kata",
         cni_result={"Interfaces": {"eth0": {"IPConfigs": [{"IP": "10.0.0.2"}]}}},
     )
-    assert records.sandbox_metadata(records.sandbox_metadata_json(metadata)) == metadata
+    written = records.sandbox_metadata_json(metadata)
+    assert records.sandbox_metadata(written) == metadata
+    encoded = replace(metadata, config_json=records.config_json(config))
+    assert records.sandbox_metadata_json(encoded) == written
 
 
 @given(messages(api_pb2.ContainerConfig))
