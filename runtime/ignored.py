@@ -1,8 +1,8 @@
-"""What a request asks for and does not get: fields that the mapping ignores, and fields of a newer
-CRI, which this server does not know.
+"""Requested fields without effect: fields that the mapping ignores, and fields of a newer CRI that
+this server does not know.
 
-Neither changes the answer. They are counted, so that an operator can find out what a kubelet sets
-in vain.
+Neither affects the response. They are counted, so that an operator can find out which settings of a
+kubelet have no effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def unknown(request: Message) -> Iterator[tuple[str, int]]:
     known = type(request)()
     known.CopyFrom(request)
     known.DiscardUnknownFields()
-    if known.ByteSize() != request.ByteSize():  # rare, and a search is slow
+    if known.ByteSize() != request.ByteSize():  # rare, and the search is slow
         yield from _unknown(request)
 
 
@@ -60,7 +60,7 @@ def _is_set(message: Message, name: str) -> bool:
 
 @functools.cache
 def _to_ignored(descriptor: Descriptor) -> tuple[tuple[str, bool], ...]:
-    """The fields of a message below which some field is ignored, and whether each is a list."""
+    """The fields of a message that lead to ignored fields, and whether each is a list."""
     return tuple(
         (field.name, field.is_repeated)
         for field in descriptor.fields

@@ -1,8 +1,8 @@
-"""Keys of containerd's CRI plugin that have no effect here, or stand elsewhere.
+"""Keys of containerd's CRI plugin that have no effect here, or have another name.
 
-An operator moves a configuration key by key. A key that this server does not serve must neither be
-lost silently nor be a mere "unknown key": the start stops with what to do. Values that ask for what
-this server does anyway are accepted.
+An operator migrates a configuration key by key. A key that this server does not support must
+neither be ignored silently nor cause a bare "unknown key": the start fails and says what to do.
+Values that request what this server does anyway are accepted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What becomes of a key."""
+    """What happens to a key."""
 
     remedy: str
     """What to do instead; the end of a sentence that begins with the key."""
     accepted: tuple[object, ...] = ()
-    """Values without effect; the key may have them."""
+    """Values without effect, which are accepted."""
 
 
 def _moved(to: str) -> Foreign:
@@ -36,7 +36,7 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
     "imports": _WHOLE_FILE,
     "plugins": _WHOLE_FILE,
     "disabled_plugins": _WHOLE_FILE,
-    # of the runtime
+    # runtime
     "enable_criu": Foreign(
         "must be false or left out: CheckpointContainer is not served yet", (False,)
     ),
@@ -66,7 +66,7 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
     "cni.bin_dir": Foreign('is bin_dirs = ["…"] here', ("",)),
     # the loopback interface is always set up without a plugin
     "cni.use_internal_loopback": Foreign("must be true or false", (True, False)),
-    # of images
+    # images
     "sandbox_image": _moved("[images] pinned_images.sandbox"),
     "registry": _moved("[images.registry]"),
     "max_concurrent_downloads": _moved("[images] max_concurrent_downloads"),
@@ -83,7 +83,7 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
     "images.check_platform_supported": Foreign(
         "must be false or left out: containerd's transfer service is not used", (False,)
     ),
-    # of streams
+    # streams
     "disable_tcp_service": _moved("[streaming] disable_tcp_service"),
     "stream_server_address": _moved("[streaming] stream_server_address"),
     "stream_server_port": _moved("[streaming] stream_server_port"),
@@ -95,7 +95,7 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
 
 
 def refused(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every key of a file that is not served, with what to do."""
+    """Every unsupported key of a file, with what to do."""
     for key, value in _found(values):
         foreign = FOREIGN[_pattern(key)]
         if not any(value == each and type(value) is type(each) for each in foreign.accepted):
@@ -114,7 +114,7 @@ def _without(values: Mapping[str, Any], above: tuple[str, ...]) -> dict[str, Any
         if _pattern(key) in FOREIGN:
             continue
         below = _without(value, key) if isinstance(value, dict) else value
-        if below or not value:  # a table that had only such keys goes with them
+        if below or not value:  # remove a table that had only such keys
             kept[name] = below
     return kept
 

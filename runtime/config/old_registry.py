@@ -1,6 +1,6 @@
-"""The ``hosts.toml`` files that say what the old keys ``mirrors``, ``configs`` and ``auths`` said.
+"""The ``hosts.toml`` files that replace the old keys ``mirrors``, ``configs`` and ``auths``.
 
-containerd deprecated these keys of its CRI plugin. They are refused here, and the refusal contains
+containerd deprecated these keys of its CRI plugin. They are refused here, and the error contains
 the files to write instead.
 """
 
@@ -26,8 +26,8 @@ _AUTH_NOTE: Final = """\
 def instead(registry: Mapping[str, Any], directory: str) -> str:
     """The files to write below ``directory``, as text for a person.
 
-    ``registry`` has the old keys, as TOML gives them; what is malformed in them is left out. No
-    secret of it is repeated.
+    ``registry`` has the old keys as parsed from TOML; malformed ones are skipped. Secrets in it are
+    not repeated.
     """
     mirrors, configs = _tables(registry.get("mirrors")), _tables(registry.get("configs"))
     tls = {host: found for host, keys in configs.items() if (found := _tls(keys.get("tls")))}
@@ -53,7 +53,8 @@ def instead(registry: Mapping[str, Any], directory: str) -> str:
 def _mirrored(
     name: str, keys: Mapping[str, Any], tls: Mapping[str, Mapping[str, Any]], used: set[str]
 ) -> dict[str, Any]:
-    """The content of the file of one mirrored registry; notes in ``used`` whose TLS keys it has."""
+    """The content of the file of one mirrored registry; adds the hosts whose TLS keys it has to
+    ``used``."""
     content: dict[str, Any] = {}
     hosts: dict[str, Any] = {}
     endpoints = keys.get("endpoint")

@@ -1,9 +1,9 @@
 """Images as volumes: a read-only view of an image, mounted on the node and bound into containers.
 
-A pod has one mount of an image, which its containers share. It is below the state directory, in the
-place where the built-in plugin has it, and its snapshot is under the pod's lease: the image can be
-removed meanwhile. Both last until the pod is stopped. What is mounted is found out from the kernel
-each time, never remembered, so a restart of this server changes nothing.
+A pod has one mount of an image, shared by its containers. It is below the state directory, where
+the built-in plugin has it, and its snapshot is protected by the pod's lease, so the image can be
+removed meanwhile. Both exist until the pod is stopped. The mounts are read from the kernel each
+time and never remembered, so a restart of this server changes nothing.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ async def mounted(
 ) -> api_pb2.ContainerConfig:
     """The config with the image volumes as host paths, now mounted.
 
-    As with the built-in plugin, the result is what is stored, so the status shows the host path,
-    and the image's id in ``image_ref``. Raises ImageVolumeMountFailed for everything that the image
-    or the node lacks.
+    As with the built-in plugin, this result is stored, so the status shows the host path, and the
+    image's ID in ``image_ref``. Raises ImageVolumeMountFailed for anything that the image or the
+    node lacks.
     """
     resolved = api_pb2.ContainerConfig()
     resolved.CopyFrom(config)
@@ -84,7 +84,7 @@ async def release(services: Services, sandbox: Sandbox) -> None:
 async def _host_path(
     services: Services, sandbox: Sandbox, volume: facts.ImageMount
 ) -> tuple[str, str]:
-    """Where the volume is on the host, mounted, and the id of its image."""
+    """The host path of the mounted volume, and the ID of its image."""
     image = await services.images.resolve(volume.reference)
     if image is None:
         raise ImageVolumeMountFailed(
@@ -118,24 +118,24 @@ async def _host_path(
 
 
 def _inside(root: Path, sub_path: str) -> str | None:
-    """The directory of the image; its symbolic links lead to nowhere outside of it."""
+    """The directory of the image; its symbolic links are resolved inside the image."""
     return Layers((str(root),)).directory(sub_path)
 
 
 async def _ensure_mounted(
     services: Services, sandbox: Sandbox, image: facts.Image, target: Path, maps: IdMaps | None
 ) -> None:
-    # before the snapshot: the directory's name tells which snapshots are to be removed
+    # before the snapshot: the directory's name identifies the snapshots to remove
     await threads.STATE_FILES.run(_make_directory, target)
     mounts = await _view(services, sandbox, image, str(target))
-    # waited for, so that it is not mounted after a removal of the pod
+    # not cancelled, so that it is not mounted after the pod was removed
     await all_finished(threads.IMAGE_FILES.run(_mount, mounts, str(target), maps))
 
 
 async def _view(
     services: Services, sandbox: Sandbox, image: facts.Image, key: str
 ) -> Sequence[types_pb2.Mount]:
-    """The mounts of the pod's view of the image, which is made if it is not there."""
+    """The mounts of the pod's view of the image, which is created if it does not exist."""
     snapshotter = _snapshotter(services, sandbox)
 
     async def view(parent: str) -> list[types_pb2.Mount]:
@@ -191,10 +191,10 @@ async def _remove_snapshot(services: Services, sandbox: Sandbox, key: str) -> No
 
 
 def _snapshotter(services: Services, sandbox: Sandbox) -> str:
-    """That of the pod, also after a change of the configuration."""
+    """The snapshotter of the pod, even after a change of the configuration."""
     return sandbox.snapshotter or services.handlers.snapshotter(sandbox.metadata.runtime_handler)
 
 
 def _turn(services: Services, sandbox: Sandbox) -> asyncio.Lock:
-    """Held while a pod's images are mounted or unmounted."""
+    """Held while a pod's images are being mounted or unmounted."""
     return services.volume_turns.setdefault(sandbox, asyncio.Lock())

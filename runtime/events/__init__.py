@@ -1,1 +1,1 @@
-"""GetContainerEvents: the store's events as the CRI's."""
+"""GetContainerEvents: the store's events as CRI events."""

@@ -1,4 +1,4 @@
-"""Events for the generated handlers."""
+"""The event operations, called by the generated handlers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.store import events
 from runtime.transforms import facts
 
 _AGAIN: Final = 1.0
-"""Seconds between two tries to read from containerd what a status shows."""
+"""Seconds between attempts to read from containerd what a status needs."""
 
 
 class Events:
@@ -29,9 +29,9 @@ class Events:
     async def follow(
         self, request: api_pb2.GetEventsRequest
     ) -> AsyncIterator[api_pb2.ContainerEventResponse]:
-        """Every event from now on, and those of the last minutes that nobody has read.
+        """All events from now on, and unread ones of the last minutes.
 
-        Raises ResourceExhausted to a client that does not read, Unavailable when the server stops.
+        Raises ResourceExhausted for a client that does not read, Unavailable when the server stops.
         """
         with self._hub.follow() as follower:
             while True:
@@ -45,8 +45,8 @@ class Events:
         return container_event_response.read(event=replace(event, statuses=tuple(statuses)))
 
     async def _shown(self, container: facts.Container) -> facts.ShownContainer:
-        """What the status of a container shows. It waits for containerd, because an event with half
-        a status would mislead the kubelet, and an error would end its stream."""
+        """The data for a container's status. Waits for containerd, because an event with half a
+        status would mislead the kubelet, and an error would end its stream."""
         while True:
             try:
                 return await self._containers.shown(container)

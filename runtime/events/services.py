@@ -1,5 +1,5 @@
-"""What events need of pods and containers: Protocols, which `runtime.sandboxes` and
-`runtime.containers` satisfy."""
+"""What events need from pods and containers, as Protocols that `runtime.sandboxes` and
+`runtime.containers` implement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Sandboxes(Protocol):
     """`runtime.sandboxes.operations.Sandboxes`."""
 
     def reachable(self, sandbox: facts.Sandbox) -> facts.Sandbox:
-        """The sandbox without addresses that it does not have any more."""
+        """The sandbox, without addresses that it no longer has."""
 
 
 class Containers(Protocol):
     """`runtime.containers.operations.Containers`."""
 
     async def shown(self, container: facts.Container) -> facts.ShownContainer:
-        """What the status of a container, as it was, shows. Raises Unavailable while containerd is
-        away."""
+        """The data for the status of a container as it was. Raises Unavailable while containerd is
+        down."""

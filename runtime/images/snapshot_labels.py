@@ -1,7 +1,8 @@
 """Labels of the snapshots of an image's layers, which snapshotters read. Pure.
 
-A lazy or remote snapshotter can provide a layer by itself, without a download: Prepare then answers
-ALREADY_EXISTS for a snapshot that nobody created. For this it must know image, manifest and layers.
+A lazy or remote snapshotter can provide a layer by itself, without a download: Prepare then fails
+with ALREADY_EXISTS for a snapshot that no client created. For this it needs the image, manifest and
+layers.
 """
 
 from __future__ import annotations

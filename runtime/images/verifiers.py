@@ -1,8 +1,8 @@
 """Image verifiers: programs that decide whether an image may be pulled.
 
-They are called as containerd's plugin ``io.containerd.image-verifier.v1.bindir`` calls them: every
+They are called like containerd's plugin ``io.containerd.image-verifier.v1.bindir`` does: every
 program of a directory, in the order of the names, with the image's reference and digest. Exit code
-0 allows the image. Anything else refuses it: another code, no end within the time limit, or a
+0 allows the image. Anything else refuses it: another exit code, exceeding the time limit, or a
 program that cannot be run.
 """
 
@@ -57,7 +57,7 @@ class Verifiers:
         limit = self.config.max_verifiers
         if 0 <= limit < len(found):
             log.warning(
-                "image verifiers are not asked: max_verifiers is too small",
+                "image verifiers skipped: max_verifiers is too small",
                 image=reference,
                 skipped=[program.name for program in found[limit:]],
             )
@@ -80,7 +80,7 @@ class Verifiers:
                 )
         except TimeoutError as error:
             raise SignatureValidationFailed(
-                f"image verifier {program.name} gave no answer on {what} within {limit:g} s"
+                f"image verifier {program.name} did not finish for {what} within {limit:g} s"
             ) from error
         except OSError as error:
             raise SignatureValidationFailed(
@@ -129,7 +129,7 @@ async def _output(program: str, arguments: tuple[str, ...], given: bytes) -> tup
 
 
 async def _feed(stdin: asyncio.StreamWriter, given: bytes) -> None:
-    """Write all of it; a program may end without reading it."""
+    """Write all of it; a program may exit without reading it."""
     with suppress(ConnectionError):
         stdin.write(given)
         await stdin.drain()

@@ -1,6 +1,6 @@
 """Loop devices: a file as a block device, for snapshots that are file system images.
 
-The device is released by the kernel with its last user, the mount, so nothing keeps a list of them.
+The kernel releases the device with its last user, the mount, so no cleanup is needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONFIG: Final = struct.Struct("=II52xI176x64x")
 
 @contextmanager
 def attached(file: str, *, read_only: bool) -> Iterator[str]:
-    """A loop device with the content of ``file``, which lasts until its last user is gone.
+    """A loop device with the content of ``file``; it exists until its last user is gone.
 
     It must be mounted inside the ``with`` block. Raises OSError.
     """
@@ -59,4 +59,4 @@ def _configured(backing: int, access: int, flags: int) -> tuple[str, int]:
                 return path, device
     finally:
         os.close(control)
-    raise OSError(errno.EBUSY, "no loop device stays free", _CONTROL)
+    raise OSError(errno.EBUSY, "no free loop device", _CONTROL)

@@ -1,4 +1,4 @@
-"""Give every file of a root file system another owner."""
+"""Change the owner of every file of a root file system."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def change(
     """Call ``mount``, which mounts a root file system on the directory ``target``, and change the
     owners of all its files.
 
-    ``owner`` gives the new user and group for the present ones. Only the thread that does it sees
-    the mount, so nothing stays mounted if this process dies. Raises OSError.
+    ``owner`` maps the present user and group to the new ones. Only the calling thread sees the
+    mount, so nothing stays mounted if this process dies. Raises OSError.
     """
     await netns.in_own_thread(_change, mount, target, owner)
 
 
 def _change(mount: Callable[[], None], target: str, owner: Callable[[int, int], Owner]) -> None:
-    # this thread gets mounts of its own; those of the node follow what is unmounted there
+    # this thread gets a mount namespace of its own, which still receives unmounts of the node
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
     mount()
@@ -57,7 +57,7 @@ def _tree(directory: str) -> Iterator[str]:
 
 
 def change_one(path: str, owner: Callable[[int, int], Owner]) -> None:
-    """Change the owner of one file. It keeps what the kernel drops then: set-id bits, and
+    """Change the owner of one file, and restore what the kernel then drops: set-id bits, and
     capabilities, which become valid in the user namespace of the new owners. Raises OSError."""
     found = os.lstat(path)
     uid, gid = owner(found.st_uid, found.st_gid)

@@ -1,10 +1,10 @@
 """User namespaces of pods, and the network namespaces that belong to them.
 
-Only a process with a single thread can create a user namespace, so a child process of this server
-does it: util-linux' ``unshare``. The child waits for its ids to be mapped, and then creates the
-network namespace, whose files in /proc and /sys therefore belong to the pod's root. It ends when
-its input is closed, also by the death of this server, and the namespaces end with it unless they
-are pinned before.
+Only a process with a single thread can create a user namespace, so a child process does it:
+``unshare`` of util-linux. The child waits until its IDs are mapped, and then creates the network
+namespace, whose files in /proc and /sys therefore belong to the pod's root. It exits when its input
+is closed, which includes the death of this server, and the namespaces end with it unless they were
+pinned before.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import IO, Final
 from runtime.linux import kernel, netns
 from runtime.steps.parallel import all_finished
 
-# A line of output says that the namespace exists, a line of input that the ids are mapped. The
-# capabilities must survive the second exec, as the kernel takes them from a process without ids.
+# A line of output says that the namespace exists, a line of input that the IDs are mapped. The
+# capabilities must survive the second exec, because the kernel drops those of a process without
+# IDs.
 _WAIT_FOR_IDS: Final = "echo && read -r _"
 _IN_USER_NAMESPACE: Final = ("unshare", "--user", "--keep-caps", "sh", "-c")
 _ECHO: Final = b"\n"
@@ -37,7 +38,7 @@ class IdMaps:
 async def create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
     """Create a user namespace and, in it, a network namespace with loopback up (about 6 ms).
 
-    Both are pinned to files, which `netns.unpin` removes. Raises OSError, with the reason, and then
+    Both are pinned to files, which `netns.unpin` removes. Raises OSError with the reason, and then
     leaves nothing behind. A cancellation is raised only after the namespaces were created or have
     failed.
     """
@@ -60,7 +61,7 @@ def _create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
         _child(f"{_WAIT_FOR_IDS} && exec unshare --net cat", maps) as child,
     ):
         _say(child, _ECHO)
-        # now by cat, so the network namespace exists
+        # the process is cat now, so the network namespace exists
         _say(child, _ECHO)
         _hear(child)
         for kind, path in (("net", netns_path), ("user", userns_path)):
@@ -114,7 +115,7 @@ def _say(child: subprocess.Popen[bytes], text: bytes) -> None:
 
 
 def _hear(child: subprocess.Popen[bytes]) -> None:
-    """Wait for the child's next byte; raises OSError with what it says if it ended instead."""
+    """Wait for the child's next byte; if it exited instead, raises OSError with its message."""
     if not _of(child.stdout).read(1):
         reason = _of(child.stderr).read().decode(errors="replace").strip()
         raise OSError(

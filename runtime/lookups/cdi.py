@@ -1,7 +1,7 @@
 """CDI devices of this node: the files of the CDI directories, and the device nodes they name.
 
-The directories are looked at when a container requests a device. That costs a stat for each file,
-and what a device plugin wrote a moment ago is found. A file is read again only if it changed.
+The directories are checked when a container requests a device. That costs a stat for each file, and
+finds what a device plugin has just written. A file is parsed again only if it changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runtime.transforms.facts import CdiEdits, DeviceNode
 
 _SUFFIXES: Final = (".json", ".yaml")
 _LARGEST: Final = 8 << 20
-"""Bytes of a file; those of nodes with many devices have some hundred thousand."""
+"""Maximum bytes of a file; those of nodes with many devices have some hundred thousand."""
 
 _FIELD: Final = "config.CDI_devices"
 _TYPES: Final = {stat.S_IFBLK: "b", stat.S_IFCHR: "c", stat.S_IFIFO: "p"}
@@ -48,10 +48,10 @@ class CdiDirectories:
         return self._directories
 
     def look_up(self, names: Sequence[str]) -> CdiEdits:
-        """What the devices ``names`` change in a container's OCI spec.
+        """The changes to a container's OCI spec for the devices ``names``.
 
         Raises FailedPrecondition for a device that no file defines, that two files define, or whose
-        node the host does not have.
+        device node does not exist on the host.
         """
         if not names:
             return CdiEdits()
@@ -71,7 +71,7 @@ class CdiDirectories:
         return cdi.injected(edits, [_node(node) for node in edits.device_nodes])
 
     def files(self) -> list[cdi.File]:
-        """The files as they are now, of directories in the order of their priority."""
+        """The current files of the directories, in the order of priority."""
         now: dict[str, tuple[_Signature, cdi.File]] = {}
         for priority, directory in enumerate(self._directories):
             threads.looking_at(directory)
@@ -85,7 +85,7 @@ class CdiDirectories:
 
 
 def parse(document: Any) -> cdi.Spec:
-    """The spec that a decoded JSON or YAML document describes.
+    """The spec in a decoded JSON or YAML document.
 
     Raises DocumentError, which names the key, for anything that the specification does not allow.
     """
@@ -96,7 +96,7 @@ def parse(document: Any) -> cdi.Spec:
 
 
 def _entries(directory: str) -> Iterator[tuple[str, _Signature]]:
-    """Spec files of one directory, by name; none if there is no such directory."""
+    """Spec files of one directory, by name; none if it does not exist."""
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(directory)):
             with contextlib.suppress(OSError):  # removed meanwhile
@@ -107,7 +107,7 @@ def _entries(directory: str) -> Iterator[tuple[str, _Signature]]:
 
 
 def _file(path: str, priority: int) -> cdi.File:
-    """The file, or why it cannot be used: one broken file does not hide the others' devices."""
+    """The file, or why it cannot be used: one broken file must not hide the devices of others."""
     try:
         return cdi.File(path, priority, parse(_document(path)))
     except OSError as error:
@@ -131,17 +131,17 @@ def _document(path: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises DocumentError for a key that comes twice: readers would differ on its value."""
+    """Raises DocumentError for a duplicate key: readers would disagree about its value."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise DocumentError(f"the key {key!r} comes twice in one object")
+            raise DocumentError(f"the key {key!r} occurs twice in one object")
         found[key] = value
     return found
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML with plain values only, in which no key comes twice."""
+    """YAML with plain values only and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)
@@ -149,13 +149,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise DocumentError(f"line {line}: the key {key!r} comes twice in one object")
+                raise DocumentError(f"line {line}: the key {key!r} occurs twice in one object")
         values = [self.construct_object(value, deep=deep) for _, value in node.value]
         return dict(zip(keys, values, strict=True))
 
 
 def _node(node: cdi.Node) -> DeviceNode:
-    """The device node, with the type and numbers of the host's where the file names none."""
+    """The device node, with the host's type and numbers if the file has none."""
     kind: str = node.type
     major, minor = node.major, node.minor
     if not kind or (not major and kind != "p"):
@@ -190,7 +190,7 @@ def _node(node: cdi.Node) -> DeviceNode:
 
 
 def _permissions(node: cdi.Node, kind: str) -> str:
-    """What the cgroup allows; nothing for a FIFO, which no device rule knows."""
+    """The device rule for the cgroup; none for a FIFO, which device rules do not cover."""
     if node.permissions == "none" or kind not in ("b", "c"):
         return ""
     return node.permissions or "rwm"

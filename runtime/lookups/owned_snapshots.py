@@ -1,9 +1,9 @@
-"""Root file systems whose files belong to the ids of a pod's user namespace.
+"""Root file systems whose files belong to the IDs of a pod's user namespace.
 
-A snapshotter that maps owners is told the ids by labels: the image's layers are mounted idmapped.
-For one that cannot, the last layer of the image is copied once for each range of ids, and every
-file of the copy is given to the id that it shall have. The names of such copies are those of
-containerd's own client, so a node that moves from the built-in plugin goes on with them.
+A snapshotter that maps owners gets the IDs in labels and mounts the image's layers idmapped. For
+other snapshotters, the last layer of the image is copied once for each range of IDs, and every file
+of the copy gets its new owner. The copies are named like those of containerd's own client, so a
+node that is migrated from the built-in plugin keeps using them.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class Rootfs:
     """A root file system to be prepared."""
 
     key: str
-    """The container's id, and its snapshot's."""
+    """The ID of the container and of its snapshot."""
     snapshotter: str
     lease: str
     scratch: Path
-    """A directory of the container's own, for a moment."""
+    """A directory of the container, used temporarily."""
     maps: IdMaps | None = None
-    """Whom the files belong to; None without a user namespace."""
+    """The IDs that own the files; None without a user namespace."""
     by_copy: bool = False
-    """The snapshotter cannot map owners (`Handler.owners_by_copy`)."""
+    """Whether the snapshotter cannot map owners (`Handler.owners_by_copy`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class OwnedSnapshots:
-    """Prepares root file systems; one for the whole server, as containers share copies."""
+    """Prepares root file systems; one for the whole server, because containers share copies."""
 
     def __init__(self, containerd: Containerd) -> None:
         self._containerd = containerd
@@ -83,7 +83,7 @@ class OwnedSnapshots:
         return list(answer.mounts)
 
     async def _copy(self, rootfs: Rootfs, maps: IdMaps, parent: str) -> str:
-        """The name of the layer's copy for these ids, which is made if it does not exist."""
+        """The name of the layer's copy for these IDs, which is created if it does not exist."""
         name = copy_name(parent, maps)
         if not await self._exists(rootfs.snapshotter, name):
             self._tell(rootfs.snapshotter)
@@ -121,7 +121,7 @@ class OwnedSnapshots:
                 metadata=lease,
             )
         except BaseException:
-            with contextlib.suppress(aio.AioRpcError):  # the garbage collector takes what stays
+            with contextlib.suppress(aio.AioRpcError):  # the garbage collector removes what is left
                 await snapshots.Remove(
                     snapshots_pb2.RemoveSnapshotRequest(snapshotter=rootfs.snapshotter, key=key)
                 )
@@ -147,7 +147,7 @@ async def _change_owners(mounts: list[types_pb2.Mount], maps: IdMaps, scratch: P
 
 
 def copy_name(parent: str, maps: IdMaps) -> str:
-    """The snapshot's name: a digest over the layer and the ids, as containerd's client makes it."""
+    """The snapshot's name: a digest over the layer and the IDs, as in containerd's client."""
     ids = {"UidMap": [_go(maps.uids)], "GidMap": [_go(maps.gids)]}
     text = json.dumps({"Parent": parent, "IDMap": ids}, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -30,7 +30,7 @@ _NEVER_RELABELED: Final = frozenset(
         *("var", "var/lib", "var/log"),
     )
 )
-"""Directories of the node itself: with a container's label, the node's services fail."""
+"""Directories of the node itself: with a container's label, the node's services would fail."""
 
 
 def probe(
@@ -56,7 +56,7 @@ def probe(
 
 
 def _contexts_files(root: Path) -> list[Path]:
-    """Where the labels of containers are, the first that exists counts."""
+    """Files with the labels of containers; the first that exists is used."""
     kind = "targeted"
     with contextlib.suppress(OSError):
         for line in (root / "etc/selinux/config").read_text(errors="replace").splitlines():
@@ -72,7 +72,7 @@ def _contexts_files(root: Path) -> list[Path]:
 def relabel_mounts(
     mounts: Sequence[WantedMount], sources: Sequence[MountSource], label: str
 ) -> None:
-    """Give the sources of the mounts that ask for it the label of the container's files.
+    """Give the sources of mounts that request relabelling the label of the container's files.
 
     Raises InvalidArgument for a directory that the node itself uses.
     """
@@ -102,11 +102,11 @@ def relabel_volumes(volumes: Sequence[Volume], label: str) -> None:
 
 
 def relabel(path: str, label: str, *, field: str | None = None) -> None:
-    """Give ``path``, and everything below it, the label; ``path`` itself last.
+    """Label ``path`` and everything below it; ``path`` itself last.
 
-    If ``path`` has it already, only what differs is written. What is removed meanwhile is passed
-    over, and so is a file system that is read-only, such as an image, or has no labels. Raises
-    FailedPrecondition for any other failure.
+    If ``path`` has the label already, only files with another label are changed. Files that are
+    removed meanwhile are skipped, and so are file systems that are read-only, such as an image, or
+    have no labels. Raises FailedPrecondition for any other failure.
     """
     only_differing = _label(path) == label
     threads.looking_at(path)

@@ -15,30 +15,30 @@ from runtime.linux import kernel, userns
 _ANY_IDS: Final = userns.IdMaps("0 1 1", "0 1 1")
 _REMAPS: Final = "remap-ids"
 _ONLY_REMAPS: Final = "only-remap-ids"
-"""Capabilities of a snapshotter: it maps owners; it allows no copies instead."""
+"""Capabilities of a snapshotter: it maps owners; it does not allow copies instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What the kernel can do."""
+    """What the kernel supports."""
 
     problem: str = ""
-    """Why it can make no user namespace for a pod; empty if it can."""
+    """Why it cannot create a user namespace for a pod; empty if it can."""
     unmappable: Mapping[str, str] | None = None
     """Directories whose file system cannot be mounted idmapped, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What a runtime handler can do."""
+    """What a runtime handler supports."""
 
     problem: str
-    """Why its pods can have no user namespace, with the remedy; empty if they can."""
+    """Why its pods cannot have a user namespace, with the remedy; empty if they can."""
     owners_by_copy: bool = False
 
 
 def lists_idmapped_mounts(features: Mapping[str, Any]) -> bool:
-    """Whether an OCI runtime makes user namespaces and idmapped mounts, by its features (OCI
+    """Whether an OCI runtime supports user namespaces and idmapped mounts, by its features (OCI
     runtime spec, features.md: ``linux.namespaces``, ``linux.mountExtensions.idmap``)."""
     linux = _object(features, "linux")
     namespaces = linux.get("namespaces")
@@ -47,8 +47,8 @@ def lists_idmapped_mounts(features: Mapping[str, Any]) -> bool:
 
 
 def probe(directories: list[str]) -> Kernel:
-    """Make a user namespace, and try to map the ids of a mount of each directory. Nothing is left
-    of either. Blocks for some milliseconds."""
+    """Create a user namespace, and try an idmapped mount of each directory. Leaves nothing behind.
+    Blocks for some milliseconds."""
     unmappable = {}
     try:
         with userns.held(_ANY_IDS) as namespace:
@@ -66,7 +66,7 @@ def probe(directories: list[str]) -> Kernel:
 
 
 def idmap_problem(path: str, user_namespace: int) -> str:
-    """Why a mount of ``path`` cannot map ids; empty if it can. ``user_namespace`` is a file
+    """Why a mount of ``path`` cannot map IDs; empty if it can. ``user_namespace`` is a file
     descriptor."""
     try:
         kernel.try_idmap(path, user_namespace)
@@ -83,8 +83,8 @@ def idmap_problem(path: str, user_namespace: int) -> str:
 
 
 def support(features: Mapping[str, Any], found: Kernel, snapshotter: Snapshotter | None) -> Support:
-    """What a handler can do, by the features of its OCI runtime, the kernel and the snapshotter of
-    its containers (None: the daemon does not list it)."""
+    """What a handler supports, from the features of its OCI runtime, the kernel and the
+    snapshotter of its containers (None: the daemon does not list it)."""
     if not lists_idmapped_mounts(features):
         return Support(
             "its OCI runtime has no idmapped mounts (mountExtensions.idmap in its features);"

@@ -1,7 +1,7 @@
 """The metrics of containerd's built-in CRI plugin under their names, for existing dashboards.
 
-The doubled endings (``_total_total``, ``_seconds_seconds``) are the plugin's. Timers count
-successful operations only, as there.
+The doubled endings (``_total_total``, ``_seconds_seconds``) are the plugin's. As there, timers
+count successful operations only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MIB: Final = 1 << 20
 
 
 class BuiltinMetrics:
-    """All of them; made only if metrics are served."""
+    """All of these metrics; created only if metrics are served."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Gauge, Histogram
@@ -103,18 +103,19 @@ class BuiltinMetrics:
         ]
 
     def observe(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
-        """A call ended."""
+        """Count a finished call."""
         timer = self._timers.get(rpc)
         if timer is not None and code is grpc.StatusCode.OK:
             timer.observe(seconds)
 
     def timed(self, operation: str, handler: str, shim: str, seconds: float) -> None:
-        """An operation on a pod or container succeeded; ``shim`` is the type of its handler."""
+        """Count a successful operation on a pod or container; ``shim`` is the type of its
+        handler."""
         label = handler if operation in _BY_HANDLER else shim
         self._runtime_timers[operation].labels(label).observe(seconds)
 
     def network_operated(self, operation: str, seconds: float, *, succeeded: bool) -> None:
-        """A pod's network was set up or torn down."""
+        """Count the setup or teardown of a pod's network."""
         self._operations.labels(operation).inc()
         self._operation_seconds.labels(operation).observe(seconds)
         if succeeded:
@@ -123,7 +124,7 @@ class BuiltinMetrics:
             self._operation_errors.labels(operation).inc()
 
     def pull_ended(self, *, succeeded: bool, received: int, seconds: float) -> None:
-        """A pull ended."""
+        """Count a finished pull."""
         self.pulling.dec()
         self._pulls.labels("success" if succeeded else "failure").inc()
         if succeeded and received and seconds > 0:

@@ -34,16 +34,16 @@ _OPEN_FILES: Final = "Max open files"
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What one listing reads once: which files there are, and the names of block devices."""
+    """Read once per listing: the existing files, and the names of block devices."""
 
     cgroups: Cgroups
     files: tuple[tuple[str, str], ...]
     read: Callable[..., None]
-    """Of the node's cgroup version."""
+    """Files of the node's cgroup version."""
     devices: Mapping[tuple[str, str], str]
     """Paths in /dev by major and minor number."""
     filesystems: dict[str, RootFilesystem | None]
-    """By directory of a snapshotter; without what a container wrote."""
+    """By directory of a snapshotter; None for a container's writable layer."""
 
     @classmethod
     def of(cls, cgroups: Cgroups) -> Reader:
@@ -69,7 +69,7 @@ class Reader:
     ) -> ContainerSamples:
         """The metrics of a running container with the cgroup ``path``.
 
-        Raises FileNotFoundError or ProcessLookupError if it has just ended, OSError or ValueError
+        Raises FileNotFoundError or ProcessLookupError if it has just exited, OSError or ValueError
         if something cannot be read.
         """
         labels = metrics.labels_of_container(container=container.facts, sandbox=pod.facts)
@@ -122,7 +122,7 @@ def _processes(pids: list[int], first: int) -> Processes:
 
 
 def _targets(directory: str) -> Iterable[str]:
-    """What the descriptors of a process lead to; nothing if it has exited."""
+    """The targets of a process's file descriptors; empty if it has exited."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Rates of CPU use, which need two readings of a cgroup's counter."""
+"""CPU usage rates, which need two readings of a cgroup's counter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class _Reading:
 class CpuRates:
     """The CPU rate of each cgroup between its two latest readings.
 
-    `runtime.stats.sampler` takes a reading every ``period`` seconds; an answer adds its own. With
-    a period of 0 there are only those of the answers.
+    `runtime.stats.sampler` adds a reading every ``period`` seconds; each response adds its own.
+    With a period of 0 there are only those of the responses.
     """
 
     def __init__(self, period: float, retention: float) -> None:
@@ -29,16 +29,16 @@ class CpuRates:
         self._latest: dict[str, _Reading] = {}
 
     def rate(self, key: str, cpu: int | None, at: int) -> int | None:
-        """Return the rate up to this reading, in billionths of a core; None if there is no earlier
-        one to compare it with.
+        """Return the rate up to this reading, in nanocores; None if there is no earlier reading to
+        compare with.
 
-        ``cpu`` are nanoseconds of all cores, ``at`` those of a monotonic clock.
+        ``cpu`` is in nanoseconds of all cores, ``at`` in those of a monotonic clock.
         """
         if cpu is None:
             return None
         before = self._latest.get(key)
         if before is None or cpu < before.cpu or at - before.at > self._longest:
-            # a counter that went back belongs to a new cgroup of the old name
+            # the counter decreased, so it belongs to a new cgroup with the same name
             self._latest[key] = _Reading(at, cpu, None)
             return None
         window = at - before.at

@@ -1,6 +1,6 @@
-"""CPU counters read in the background, so that the first answer already has rates.
+"""CPU counters read in the background, so that the first response already has rates.
 
-Only the counters of running containers, and of their pods, are read: one small file each. On a node
+Only the counters of running containers and their pods are read: one small file each. On a node
 without a running container nothing is read.
 """
 
@@ -42,7 +42,7 @@ class Sampler:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start to read."""
         if self._period:
             self._task = watched("CPU samples", self._sample_for_ever)
 
@@ -68,5 +68,5 @@ class Sampler:
                 path = self._path(item)
                 cpu = self._cgroups.cpu(path) if path is not None else None
             except (OSError, ValueError):
-                continue  # the answer that lacks the rate says why
+                continue  # the response without a rate says why
             self._rates.rate(item.id, cpu, time.monotonic_ns())

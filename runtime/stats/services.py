@@ -1,5 +1,5 @@
-"""What statistics need of containers and images: Protocols, which `runtime.containers` and
-`runtime.images` satisfy."""
+"""What statistics need from containers and images, as Protocols that `runtime.containers` and
+`runtime.images` implement."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class Images(Protocol):
         """The size of a writable layer as last measured; None if not measured yet."""
 
     async def measure_layer(self, snapshotter: str, key: str) -> None:
-        """Measure it now; without effect if that fails."""
+        """Measure it now; ignores failures."""
 
 
 class Containers(Protocol):
     """`runtime.containers.operations.Containers`."""
 
     async def spec(self, container: Container) -> types.Spec:
-        """User and resources of its OCI spec. Raises CriError if containerd does not tell them."""
+        """User and resources in its OCI spec. Raises CriError if containerd does not return
+        them."""

@@ -1,8 +1,8 @@
 """Which SELinux levels are in use, so that no two pods get the same one.
 
 A level is in use while the process label of a pod or container in the store has it. Nothing is
-counted, so nothing can leak: a level is free once the last object with it is removed, also after a
-restart.
+counted, so nothing can leak: a level becomes free when the last object with it is removed, also
+after a restart.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class SelinuxLevels:
         *,
         ignored: Callable[[str], None] = lambda _field: None,
     ) -> None:
-        """``policy`` is None without SELinux: every label is empty then, and ``ignored`` counts the
-        fields of requests that have no effect."""
+        """``policy`` is None without SELinux: then every label is empty, and ``ignored`` counts
+        requested fields without effect."""
         self._store = store
         self._policy = policy
         self._range = category_range or DEFAULT_RANGE
@@ -44,8 +44,8 @@ class SelinuxLevels:
         """Levels of objects that are being created, by id."""
 
     def reserve(self, object_id: str, options: LabelParts, *, pod_label: str = "") -> SelinuxLabels:
-        """The labels of a new object, whose level is in use until ``release``, and then as long as
-        the object is in the store.
+        """The labels of a new object. Its level is in use until ``release``, and afterwards as
+        long as the object is in the store.
 
         A container without options takes those of its pod's ``pod_label``. Raises ResourceExhausted
         if every level is in use.
@@ -61,18 +61,18 @@ class SelinuxLevels:
         return labels
 
     def release(self, object_id: str) -> None:
-        """The object is in the store, or will not be created."""
+        """The object was added to the store, or will not be created."""
         self._pending.pop(object_id, None)
 
     def _free(self) -> str:
-        """A level with two categories that nothing else has."""
+        """A level with two categories that no other object has."""
         used = self._used()
         for _ in range(_TRIES):
             first, second = sorted((secrets.randbelow(self._range), secrets.randbelow(self._range)))
             level = _level(first, second)
             if first != second and level not in used:
                 return level
-        # few are free: look at all of them
+        # few are free: check all of them
         for first, second in itertools.combinations(range(self._range), 2):
             level = _level(first, second)
             if level not in used:

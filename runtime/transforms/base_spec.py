@@ -1,8 +1,8 @@
-"""What the OCI spec of a container starts from: the default spec, or the handler's own.
+"""The base of a container's OCI spec: the default spec, or the handler's own.
 
 A handler's ``base_runtime_spec`` replaces the default of spec/oci/default_container.json. Parts
-that the CRI always decides do not survive from it; what a request can only add to is kept beside
-it, for the entries that merge.
+that the CRI always decides are dropped from it; parts that a request can only extend are kept
+separately, for the entries that merge.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def prepared(spec: types.Spec) -> BaseSpec:
     """The base of a handler's containers, from its ``base_runtime_spec``.
 
     As in the built-in plugin, its resource limits, rlimits, hooks, seccomp filter, AppArmor profile
-    and annotations stay. Its mounts, devices, environment and capabilities are the defaults that a
-    request adds to, without a mount of /run, which would hide the image's. Its namespaces, labels,
-    user and command do not count, nor does noNewPrivileges: ``ctr oci spec`` sets it, and a request
-    decides it.
+    and annotations are kept. Its mounts, devices, environment and capabilities are the defaults
+    that a request extends, except a mount of /run, which would hide the image's. Its namespaces,
+    labels, user and command are ignored, and so is noNewPrivileges: ``ctr oci spec`` sets it, and a
+    request decides it.
     """
     process, linux = spec.process, spec.linux
     capabilities = process.capabilities

@@ -38,7 +38,7 @@ _Variable: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[^=]+=")]
 class _Document(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"
 ):
-    """An object of a CDI spec; the specification wants unknown keys to be refused."""
+    """An object of a CDI spec; the specification requires unknown keys to be refused."""
 
 
 class Node(_Document, frozen=True):
@@ -54,13 +54,13 @@ class Node(_Document, frozen=True):
     """With ``major`` 0, both are those of the host's node."""
     file_mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] | None = None
     permissions: Annotated[str, msgspec.Meta(pattern="^([rwm]*|none)$")] = ""
-    """What the cgroup allows: "" is rwm."""
+    """What the cgroup allows: "" means rwm."""
     uid: _Id | None = None
     gid: _Id | None = None
 
 
 class NetDevice(_Document, frozen=True):
-    """A network interface that moves into the container."""
+    """A network interface that is moved into the container."""
 
     host_interface_name: _Text
     name: _Text
@@ -76,7 +76,7 @@ class MountEdit(_Document, frozen=True):
 
 
 class HookEdit(_Document, frozen=True):
-    """A program that the OCI runtime runs at a point of the container's life."""
+    """A program that the OCI runtime runs at some point of the container's life."""
 
     hook_name: Literal[
         "prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"
@@ -144,7 +144,7 @@ class File:
 
 
 def problems(spec: Spec) -> Iterator[str]:
-    """What fits the types and the specification still does not allow, each with its key."""
+    """Violations of the specification by a spec of the right types, each with its key."""
     version = spec.cdi_version.removeprefix("v")
     if version not in VERSIONS:
         yield f"cdiVersion: must be one of {', '.join(VERSIONS)}, not {spec.cdi_version!r}"
@@ -200,8 +200,8 @@ def edits_of(names: Sequence[str], files: Sequence[File]) -> tuple[Edits, dict[s
     """The edits for the devices ``names``, in their order, and the reason for each name that is not
     resolved.
 
-    A device of a later directory replaces that of an earlier one. Two specs of the same priority
-    with the same device are a conflict, and then neither is used. The edits of a whole spec come
+    A device of a later directory replaces that of an earlier one. If two specs of the same priority
+    have the same device, that is a conflict, and neither is used. The edits of a whole spec come
     once, before those of its first device.
     """
     found: list[Edits] = []
@@ -226,8 +226,8 @@ def edits_of(names: Sequence[str], files: Sequence[File]) -> tuple[Edits, dict[s
 
 
 def injected(edits: Edits, nodes: Sequence[DeviceNode]) -> CdiEdits:
-    """The edits in the form of the OCI spec; ``nodes`` are its device nodes as the host has
-    them."""
+    """The edits in the format of the OCI spec; ``nodes`` are its device nodes as found on the
+    host."""
     hooks: dict[str, list[types.Hook]] = {}
     for hook in edits.hooks:
         hooks.setdefault(hook.hook_name, []).append(

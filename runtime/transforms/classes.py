@@ -1,7 +1,7 @@
 """Block I/O and RDT classes, which annotations request by name.
 
 Classes are defined in files of containerd's own configuration, which only the built-in plugin can
-read. As there, without such a file a class is an error, unless the config ignores it.
+read. As there, a class is an error without such a file, unless the configuration ignores it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _OF_POD: Final = "{}.resources.beta.kubernetes.io/{}"
 def requested(
     kind: str, name: str, annotations: Mapping[str, str], of_pod: Mapping[str, str]
 ) -> tuple[str, str]:
-    """The class of the container ``name`` and the annotation that names it: its own, else the
-    pod's for this container, else the pod's for all; "" if there is none."""
+    """The class of the container ``name`` and the annotation that names it: its own, else the pod's
+    for this container, else the pod's for all; "" if there is none."""
     own = _OF_CONTAINER.format(kind)
     if own in annotations:
         return annotations[own], f"config.annotations[{own}]"
@@ -38,9 +38,9 @@ def block_io(
     of_pod: Mapping[str, str],
     ignore_blockio_not_enabled_errors: bool,
 ) -> types.LinuxBlockIO | None:
-    """The limits of the block I/O class: none, as no class is defined.
+    """The limits of the block I/O class: none, because no class is defined.
 
-    Raises FailedPrecondition for a class, unless the config ignores it.
+    Raises FailedPrecondition for a class, unless the configuration ignores it.
     """
     wanted, field = requested("blockio", name, annotations, of_pod)
     if wanted and not ignore_blockio_not_enabled_errors:
@@ -60,9 +60,9 @@ def intel_rdt(
     ignore_rdt_not_enabled_errors: bool,
     injected: types.LinuxIntelRdt | None,
 ) -> types.LinuxIntelRdt | None:
-    """The resctrl group that a CDI device asks for; a class has none.
+    """The resctrl group that a CDI device requests; a class has none.
 
-    Raises FailedPrecondition for a class, unless the config ignores it.
+    Raises FailedPrecondition for a class, unless the configuration ignores it.
     """
     wanted, field = requested("rdt", name, annotations, of_pod)
     if wanted and not ignore_rdt_not_enabled_errors:

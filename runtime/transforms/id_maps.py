@@ -1,4 +1,4 @@
-"""The ids of a pod's user namespace: which id of the node an id in the pod is."""
+"""The IDs of a pod's user namespace: which ID of the node corresponds to an ID in the pod."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _USER_FIELD = "config.linux.security_context.run_as_user"
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """A range of ids of the node that a pod sees as 0 and following."""
+    """A range of IDs of the node that a pod sees as 0 and following."""
 
     first: int
     size: int
@@ -26,16 +26,16 @@ class IdMap:
 
     @property
     def label(self) -> str:
-        """As containerd's snapshot labels have it."""
+        """In the format of containerd's snapshot labels."""
         return f"0:{self.first}:{self.size}"
 
     @property
     def line(self) -> str:
-        """As /proc/PID/uid_map has it."""
+        """In the format of /proc/PID/uid_map."""
         return f"0 {self.first} {self.size}"
 
     def outside(self, inside: int) -> int | None:
-        """The id of the node; None for an id that does not exist in the pod."""
+        """The ID on the node; None for an ID that does not exist in the pod."""
         return self.first + inside if inside < self.size else None
 
 
@@ -48,13 +48,13 @@ class IdMaps:
 
     @property
     def root(self) -> tuple[int, int]:
-        """Whom the pod's own files belong to: user and group of the node."""
+        """User and group of the node that own the pod's files."""
         return self.uids.first, self.gids.first
 
     def owner(self, user: User) -> tuple[int, int]:
-        """The user and group of the node that ``user`` is.
+        """The user and group of the node for ``user``.
 
-        Raises InvalidArgument if one of its ids does not exist in the pod, as no process can then
+        Raises InvalidArgument if one of its IDs does not exist in the pod, because no process can
         have it.
         """
         uid = _existing("user", user.uid, self.uids)
@@ -66,14 +66,14 @@ class IdMaps:
     def of_file(self, uid: int, gid: int) -> tuple[int, int]:
         """The owner on the node of an image's file that belongs to ``uid`` and ``gid``.
 
-        For an id that does not exist in the pod it is the node's root, which no process of the pod
-        is, unless its mapping says so.
+        For an ID that does not exist in the pod, it is the node's root, which no process of the pod
+        can be, unless its mapping includes it.
         """
         return self.uids.outside(uid) or 0, self.gids.outside(gid) or 0
 
 
 def id_maps(uid_mapping: str, gid_mapping: str) -> IdMaps | None:
-    """The ids of a pod by its plan's labels; None without a user namespace."""
+    """The IDs of a pod from its plan's labels; None without a user namespace."""
     if not uid_mapping or not gid_mapping:
         return None
     return IdMaps(IdMap.of(uid_mapping), IdMap.of(gid_mapping))

@@ -1,6 +1,6 @@
-"""How the files of a cgroup are read, and samples of metrics made of their values.
+"""How cgroup files are parsed, and samples of metrics created from their values.
 
-The generated `generated.metrics` says which value of which file is the sample of which metric.
+The generated `generated.metrics` defines which value of which file is the sample of which metric.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Samples:
         return tuple(self._found)
 
     def counter(self, name: str, value: int | None, *labels: str) -> None:
-        """Add a sample of a counter; without a value there is none."""
+        """Add a sample of a counter; None adds no sample."""
         self._add(api_pb2.COUNTER, name, value, labels)
 
     def gauge(self, name: str, value: int | None, *labels: str) -> None:
-        """Add a sample of a gauge; without a value there is none."""
+        """Add a sample of a gauge; None adds no sample."""
         self._add(api_pb2.GAUGE, name, value, labels)
 
     def _add(
@@ -62,7 +62,7 @@ def number(text: str | None) -> int | None:
 
 
 def limit(text: str | None) -> int | None:
-    """The only number of a file, 0 for "max": cAdvisor's word for no limit."""
+    """The only number of a file, 0 for "max": cAdvisor's value for no limit."""
     return 0 if text is not None and text.strip() == "max" else number(text)
 
 
@@ -119,7 +119,7 @@ def by_page_size(files: Mapping[str, str], before: str, after: str) -> Mapping[s
 
 
 def less(value: int | None, part: int | None) -> int | None:
-    """What is left of ``value``, at least 0."""
+    """The rest of ``value``, at least 0."""
     return None if value is None else max(0, value - (part or 0))
 
 

@@ -1,4 +1,4 @@
-"""What the kubelet says of the node's network."""
+"""The network settings sent by the kubelet."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def pod_cidrs(*, pod_cidr: str) -> list[str]:
             ) from error
         if "/" not in cidr:
             raise InvalidArgument(
-                f"{cidr!r} has no prefix length, as 10.244.1.0/24 has", field=_FIELD
+                f"{cidr!r} has no prefix length; write it as in 10.244.1.0/24", field=_FIELD
             )
     return cidrs

@@ -1,4 +1,4 @@
-"""Who pulls an image, as the request says it.
+"""The registry credentials in a pull request.
 
 A registry token is used directly; otherwise the first that is set of user name with password,
 identity token, and ``auth``.
@@ -16,7 +16,7 @@ _NO_BREAKS: Final = dict.fromkeys(map(ord, "\r\n"))
 
 
 def user(*, registry_token: str, username: str, identity_token: str, auth: str) -> str:
-    """The user name; empty where a token is used, and for an anonymous pull.
+    """The user name; empty if a token is used, and for an anonymous pull.
 
     Raises InvalidArgument.
     """

@@ -1,4 +1,4 @@
-"""The mounts that a request names: what is looked up for them, and one of them as an OCI mount.
+"""The requested mounts: the lookups they need, and one of them as an OCI mount.
 
 Errors of one mount name their field within it.
 """
@@ -21,7 +21,7 @@ _PROPAGATION = {
 
 
 def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
-    """What is looked up on the node for the mounts, in their order."""
+    """What is looked up on the node for the mounts, in order."""
     return [
         WantedMount(
             path=mount.host_path,
@@ -96,11 +96,11 @@ def mapped_ids(
     idmap_problem: str,
     path: str,
 ) -> list[types.LinuxIDMapping]:
-    """The IDs that an idmapped mount of ``path`` shows instead of the files' own.
+    """The ID mappings of an idmapped mount of ``path``.
 
-    Empty if ``path`` shows them already, as an image that is mounted on the node does.
-    The problems are why the handler, and why the file system of ``path``, cannot map IDs; "" if
-    they can.
+    Empty if ``path`` shows the mapped IDs already, as an image that is mounted on the node does.
+    The problems say why the handler, or the file system of ``path``, cannot map IDs; "" if they
+    can.
     """
     if is_mapped:
         return []

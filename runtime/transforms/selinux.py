@@ -35,7 +35,7 @@ class Context:
 
 
 def parse(label: str) -> Context | None:
-    """The parts of ``label``; None if it is no label."""
+    """The parts of ``label``; None if it is not a label."""
     parts = label.split(":", 3)
     return Context(*parts) if len(parts) >= 3 and all(parts[:3]) else None
 
@@ -56,10 +56,10 @@ def policy(contexts: str) -> SelinuxPolicy:
 
 
 def requested(*, selinux_options: api_pb2.SELinuxOption | None) -> LabelParts:
-    """The parts of the label that a request gives.
+    """The parts of the label that a request sets.
 
-    Raises InvalidArgument for a level that is none, and for a part with a colon or white space,
-    which would change the other parts.
+    Raises InvalidArgument for an invalid level, and for a part with a colon or white space, which
+    would change the other parts.
     """
     if selinux_options is None:
         return LabelParts()
@@ -82,7 +82,7 @@ def requested(*, selinux_options: api_pb2.SELinuxOption | None) -> LabelParts:
 
 
 def given_parts(options: LabelParts) -> list[str]:
-    """The names of the parts that a request gives."""
+    """The names of the parts that a request sets."""
     parts = {
         "user": options.user,
         "role": options.role,
@@ -102,9 +102,10 @@ def inherited(options: LabelParts, pod_label: str) -> LabelParts:
 
 
 def labels(options: LabelParts, *, of: SelinuxPolicy, free_level: str) -> SelinuxLabels:
-    """The labels of a process and of its files: the policy's, with the parts that ``options`` has.
+    """The labels of a process and of its files: the policy's, overridden by the parts in
+    ``options``.
 
-    ``free_level`` is for a policy with levels and options without one. Files take the user and the
+    ``free_level`` is for a policy with levels and options without one. Files get the user and the
     level of the process, so that it can use them, but never its type.
     """
     process, file = parse(of.process), parse(of.file)
@@ -132,8 +133,8 @@ def level_of(label: str) -> str:
 def process_label(
     *, label: str, privileged: bool, runtime_type: str, policy: SelinuxPolicy | None
 ) -> str | None:
-    """The label that the process runs with: none for a privileged one, and the policy's type for
-    virtual machines where a VM runs instead of the process."""
+    """The label of the process: none for a privileged one, and the policy's type for virtual
+    machines if a VM runs instead of the process."""
     context = parse(label)
     if policy is None or privileged or context is None:
         return None

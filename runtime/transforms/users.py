@@ -1,4 +1,4 @@
-"""Which user a request and an image mean, before the image's user database is asked."""
+"""The user that a request and an image name, before the image's user database is read."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _LEAST: Final = 512
-"""Bytes; containerd downloads in one piece up to this size of a part."""
+"""Bytes; up to this part size, containerd downloads a blob in one piece."""
 _PARTS: Final = 8
-"""Parts of a blob in memory, being downloaded or waiting for those before them."""
+"""Parts of a blob in memory: being downloaded or waiting for earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,10 @@ class Ranges:
     """How large blobs are downloaded."""
 
     size: int = 0
-    """Bytes of a part; a blob is in memory with at most eight parts at a time."""
+    """Bytes of a part; at most eight parts of a blob are in memory at a time."""
     slots: asyncio.Semaphore | None = None
-    """The node's limit of downloads, of which the blob's own download holds one; None: no limit."""
+    """The node's download limit, of which this blob's download already holds one slot; None: no
+    limit."""
 
     def divide(self, length: int) -> bool:
         """Whether ``length`` bytes are downloaded in parts."""
@@ -34,10 +35,11 @@ async def in_parallel(
     ranges: Ranges,
     fetch: Callable[[int, int], Coroutine[Any, Any, bytes]],
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes from ``begin`` to ``end``, in order; ``fetch`` gets those of one part.
+    """The bytes from ``begin`` to ``end``, in order; ``fetch`` downloads one part.
 
-    The first part is fetched alone, so a server without ranges is noticed before others are asked
-    for. Further parts are fetched while the node's limit allows it, and one in any case.
+    The first part is fetched alone, so that a server without range support is detected before more
+    are requested. Further parts are fetched while the node's limit allows it, but always at least
+    one.
     """
     yield await fetch(begin, min(begin + ranges.size, end))
     begin += ranges.size
@@ -58,14 +60,14 @@ async def in_parallel(
 
 
 class _Turns:
-    """How many parts may be downloaded: one in the blob's own slot, others in free ones."""
+    """Slots for parts: the blob's own, and any that are free."""
 
     def __init__(self, slots: asyncio.Semaphore | None) -> None:
         self._slots = slots
         self._running = 0
 
     async def begin(self) -> bool:
-        """Whether another part may begin now."""
+        """Whether another part may start now."""
         if self._running and self._slots is not None:
             if self._slots.locked():
                 return False
@@ -74,7 +76,7 @@ class _Turns:
         return True
 
     def end(self, _: object) -> None:
-        """A part has ended; the last one gives the blob's own slot back, which stays taken."""
+        """A part has ended; the last one leaves the blob's own slot taken."""
         self._running -= 1
         if self._running and self._slots is not None:
             self._slots.release()

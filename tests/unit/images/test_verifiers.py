@@ -81,7 +81,7 @@ async def test_the_first_refusal_ends_it_and_says_why(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        pytest.param("sleep 30 & wait", "gave no answer on .* within 0.3 s", id="too slow"),
+        pytest.param("sleep 30 & wait", "did not finish for .* within 0.3 s", id="too slow"),
         pytest.param("kill -9 $$", r"exit code -9", id="killed"),
     ],
 )

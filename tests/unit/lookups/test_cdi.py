@@ -71,10 +71,10 @@ def test_yaml_is_read_as_json_is(directories: CdiDirectories, tmp_path: Path) ->
     [
         ("b.json", b"{", "Expecting property name"),
         ("b.json", b"[]", "expected `object`, got `array`"),
-        ("b.json", b'{"kind": "a.b/c", "kind": "a.b/d"}', "the key 'kind' comes twice"),
+        ("b.json", b'{"kind": "a.b/c", "kind": "a.b/d"}', "the key 'kind' occurs twice"),
         ("b.json", b"[" * 100_000, "nested|recursion"),
         ("b.json", b"\xff\xfe{", "utf"),
-        ("b.yaml", b"kind: a.b/c\nkind: a.b/d\n", "line 1: the key 'kind' comes twice"),
+        ("b.yaml", b"kind: a.b/c\nkind: a.b/d\n", "line 1: the key 'kind' occurs twice"),
         ("b.yaml", b"kind: [a\n", "expected"),
         ("b.yaml", b"!!python/object/apply:os.getpid []\n", "could not determine a constructor"),
         ("b.yaml", b"? [a]\n: b\n", "unhashable"),
