@@ -1767,6 +1767,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     ),
     "plan.cdi_devices": (
         Entry(
+            field="ContainerConfig.CDI_devices.name",
+            fate="compute",
+            by=None,
+            inputs=(),
+            when="always",
+            why="A device as vendor.com/class=name, which a file in the CDI directories defines.",
+            file="spec/mapping/cdi_device.yaml",
+        ),
+        Entry(
             field="ContainerConfig.CDI_devices",
             fate="compute",
             by="cdi.requested",
