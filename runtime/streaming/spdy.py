@@ -24,20 +24,15 @@ the connection must limit what a peer sends regardless.
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
-from runtime.streaming.spdy_dictionary import DICTIONARY
+from runtime.streaming.spdy_headers import CompressionFault, HeaderBlocks, Headers
 
 MAX_CONTROL_BYTES: Final = 64 << 10
 """Largest payload of a control frame; a longer one ends the connection."""
-MAX_HEADER_BYTES: Final = 64 << 10
-"""Largest header block after decompression."""
-MAX_HEADERS: Final = 256
-"""Most names in one header block."""
 MAX_STREAMS: Final = 2048
 """Streams that a peer may have open at once; more are refused."""
 WINDOW: Final = 256 << 10
@@ -48,11 +43,6 @@ _MAX_WINDOW: Final = 0x7FFFFFFF
 _STREAM_IDS: Final = 0x7FFFFFFF
 _VERSION: Final = 3
 _FIN: Final = 0x01
-
-_WINDOW_BITS: Final = 11
-_MEMORY_LEVEL: Final = 1
-"""Compression settings: the dictionary fits into 2 KiB, and our headers are few. With the defaults
-each connection would use 268 KiB."""
 
 _WORDS: Final = struct.Struct(">II")
 _WORD: Final = struct.Struct(">I")
@@ -96,8 +86,6 @@ class GoAway(IntEnum):
 
 _MAX_CONCURRENT_STREAMS: Final = 4
 _INITIAL_WINDOW_SIZE: Final = 7
-
-Headers: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +195,7 @@ class Spdy:
         self._peer_initial_window = _DEFAULT_WINDOW
         self._peer_window = _DEFAULT_WINDOW
         self._peer_keeps_windows = False
-        self._deflate = zlib.compressobj(
-            level=zlib.Z_BEST_COMPRESSION,
-            wbits=_WINDOW_BITS,
-            memLevel=_MEMORY_LEVEL,
-            zdict=DICTIONARY,
-        )
-        self._inflate = zlib.decompressobj(zdict=DICTIONARY)
+        self._header_blocks = HeaderBlocks()
         self._waiting = bytearray()
         self._needed = 0
         self._skip = 0
@@ -244,7 +226,7 @@ class Spdy:
         self._next_id += 2
         self._streams[stream] = state = _Stream(self._peer_initial_window)
         state.finished = fin
-        payload = struct.pack(">IIH", stream, 0, 0) + self._header_block(headers)
+        payload = struct.pack(">IIH", stream, 0, 0) + self._header_blocks.encode(headers)
         self._control(FrameType.SYN_STREAM, payload, _FIN if fin else 0)
         return stream
 
@@ -252,7 +234,7 @@ class Spdy:
         """Accept a stream that the peer opened; must precede its data."""
         if stream in self._streams:
             self._control(
-                FrameType.SYN_REPLY, _WORD.pack(stream) + self._header_block(headers or {})
+                FrameType.SYN_REPLY, _WORD.pack(stream) + self._header_blocks.encode(headers or {})
             )
 
     def room(self, stream: int) -> int:
@@ -312,14 +294,6 @@ class Spdy:
 
     def _send_reset(self, stream: int, status: Status) -> None:
         self._control(FrameType.RST_STREAM, _WORDS.pack(stream, status))
-
-    def _header_block(self, headers: Headers) -> bytes:
-        block = [_WORD.pack(len(headers))]
-        for name, value in headers.items():
-            for text in (name.lower().encode(), value.encode()):
-                block += (_WORD.pack(len(text)), text)
-        deflated = self._deflate.compress(b"".join(block))
-        return deflated + self._deflate.flush(zlib.Z_SYNC_FLUSH)
 
     # Receiving
 
@@ -531,51 +505,14 @@ class Spdy:
     }
 
     def _headers(self, block: bytes, stream: int) -> Headers:
-        """Decompress and parse a header block.
-
-        A block that cannot be decompressed ends the connection, because later blocks depend on it.
-        """
+        """The headers in a block; a block that cannot be decompressed ends the connection."""
         try:
-            plain = self._inflate.decompress(block, MAX_HEADER_BYTES + 1)
-        except zlib.error as error:
-            raise ConnectionFault(f"headers not compressed as SPDY/3: {error}") from None
-        if len(plain) > MAX_HEADER_BYTES or self._inflate.unconsumed_tail or self._inflate.eof:
-            raise ConnectionFault(
-                f"headers of more than {MAX_HEADER_BYTES} bytes, or after the end of compression"
-            )
-        try:
-            return _read_headers(plain)
-        except (ValueError, struct.error):
+            return self._header_blocks.decode(block)
+        except CompressionFault as error:
+            raise ConnectionFault(str(error)) from None
+        except ValueError:
             raise StreamFault(stream, Status.PROTOCOL_ERROR) from None
 
     def _forget_if_done(self, stream: int, state: _Stream) -> None:
         if state.finished and state.peer_finished:
             self._streams.pop(stream, None)
-
-
-def _read_headers(plain: bytes) -> Headers:
-    """Names and values; ValueError for upper case, empty or repeated names, invalid lengths."""
-    (count,) = _WORD.unpack_from(plain)
-    if count > MAX_HEADERS:
-        raise ValueError(f"{count} headers")
-    texts = list(_texts(plain, 4, 2 * count))
-    headers = dict(_pairs(texts))
-    if len(headers) != count or any(not name or name != name.lower() for name in headers):
-        raise ValueError("names")
-    return headers
-
-
-def _texts(plain: bytes, at: int, count: int) -> Iterator[str]:
-    for _ in range(count):
-        (length,) = _WORD.unpack_from(plain, at)
-        at += 4
-        if at + length > len(plain):
-            raise ValueError("a length beyond the end of the block")
-        yield plain[at : at + length].decode("latin-1")
-        at += length
-    if at != len(plain):
-        raise ValueError("bytes after the last value")
-
-
-def _pairs(texts: list[str]) -> Iterable[tuple[str, str]]:
-    return zip(texts[::2], texts[1::2], strict=True)

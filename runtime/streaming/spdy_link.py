@@ -17,6 +17,7 @@ from typing import Final
 from runtime.streaming import spdy
 from runtime.streaming.channels import Channel, Connection, Gone, Streams
 from runtime.streaming.outcome import Outcome, encoded
+from runtime.streaming.spdy_headers import Headers
 from runtime.streaming.wire import LINGER, Congestion, Wire, lose
 
 CREATION_LIMIT: Final = 30.0
@@ -34,7 +35,7 @@ class SpdyLink:
         self.wire = wire
         self.gone = asyncio.Event()
         self.channels: dict[int, Channel] = {}
-        self.on_stream: Callable[[int, spdy.Headers], Channel | spdy.Status]
+        self.on_stream: Callable[[int, Headers], Channel | spdy.Status]
         self.on_lost: Callable[[], None] = lambda: None
         self._spdy = spdy.Spdy()
         self._congestion = Congestion(wire)
@@ -81,7 +82,7 @@ class SpdyLink:
                 self.wire.close()
                 self.lost()
 
-    def _opened(self, stream: int, headers: spdy.Headers, fin: bool) -> None:
+    def _opened(self, stream: int, headers: Headers, fin: bool) -> None:
         channel = self.on_stream(stream, headers)
         if isinstance(channel, spdy.Status):
             self.wire.report(f"refused stream: {channel.name}")
@@ -163,7 +164,7 @@ class SpdyCommand:
         missing = {name for name, requested in _streams(protocol, streams).items() if requested}
         complete = asyncio.Event()
 
-        def on_stream(stream: int, headers: spdy.Headers) -> Channel | spdy.Status:
+        def on_stream(stream: int, headers: Headers) -> Channel | spdy.Status:
             name = headers.get("streamtype", "").lower()
             if name not in missing:
                 return spdy.Status.REFUSED_STREAM
@@ -242,7 +243,7 @@ class SpdyPorts:
         self._halves.clear()
         self._arrived.put_nowait(None)
 
-    def _on_stream(self, stream: int, headers: spdy.Headers) -> Channel | spdy.Status:
+    def _on_stream(self, stream: int, headers: Headers) -> Channel | spdy.Status:
         name = headers.get("streamtype", "").lower()
         port = headers.get("port", "")
         if name not in ("data", "error") or not port.isascii() or not port.isdigit():

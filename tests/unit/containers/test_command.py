@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from generated.containerd import tasks_pb2
 from generated.lifecycle import ContainerEvent
 from runtime.containers import command as module
 from runtime.containers.command import KILLED, Command, Streams
-from runtime.errors import CriError, NotFound, ResourceExhausted, Unknown
+from runtime.errors import CriError, NotFound
 from tests.unit.containers import made
+from tests.unit.containers.failing_opens import descriptors, every_failure, failing_opens
 from tests.unit.sandboxes.fakes import rpc_error
 
 
@@ -114,10 +114,6 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 async def test_both_outputs_are_there_and_the_input_if_asked_for(world: World) -> None:
     command = await world.start(stdin=False)
     assert world.fifos() == ["stderr", "stdout"]
@@ -181,31 +177,14 @@ async def test_a_command_that_cannot_run_leaves_nothing(world: World, step: str)
     assert descriptors() == before
 
 
-@pytest.mark.parametrize("succeed", range(4))
-@pytest.mark.parametrize(
-    ("number", "kind"), [(errno.EMFILE, ResourceExhausted), (errno.EIO, Unknown)]
-)
-async def test_pipes_that_cannot_be_made_leave_nothing(
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    succeed: int,
-    number: int,
-    kind: type[CriError],
+@every_failure
+async def test_a_command_whose_pipes_cannot_be_created_leaves_nothing(
+    world: World, succeed: int, number: int, kind: type[CriError]
 ) -> None:
-    left, really_open = succeed, os.open
-
-    def open_some(*args: Any, **kwargs: Any) -> int:
-        nonlocal left
-        if not left:
-            raise OSError(number, os.strerror(number))
-        left -= 1
-        return really_open(*args, **kwargs)
-
     before = descriptors()
-    monkeypatch.setattr(os, "open", open_some)
-    with pytest.raises(kind, match=f"pipes of a command in .*: {os.strerror(number)}"):
+    says = f"pipes of a command in .*: {os.strerror(number)}"
+    with failing_opens(succeed, number), pytest.raises(kind, match=says):
         await world.start()
-    monkeypatch.undo()
     await until(lambda: world.fifos() == [])
     assert descriptors() == before
 

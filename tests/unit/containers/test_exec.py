@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.containers.exec import output_pipes
-from runtime.errors import CriError, ResourceExhausted, Unknown
+from runtime.errors import CriError
+from tests.unit.containers.failing_opens import descriptors, every_failure, failing_opens
 
 
-def descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
-
-
-@pytest.mark.parametrize("succeed", range(4))
-@pytest.mark.parametrize(
-    ("number", "kind"), [(errno.EMFILE, ResourceExhausted), (errno.EIO, Unknown)]
-)
-async def test_pipes_that_cannot_be_made_leave_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    succeed: int,
-    number: int,
-    kind: type[CriError],
+@every_failure
+async def test_an_exec_sync_whose_pipes_cannot_be_created_leaves_nothing(
+    tmp_path: Path, succeed: int, number: int, kind: type[CriError]
 ) -> None:
-    left, really_open = succeed, os.open
-
-    def open_some(*args: Any, **kwargs: Any) -> int:
-        nonlocal left
-        if not left:
-            raise OSError(number, os.strerror(number))
-        left -= 1
-        return really_open(*args, **kwargs)
-
     before = descriptors()
-    monkeypatch.setattr(os, "open", open_some)
-    with pytest.raises(kind, match=f"output of a command in .*: {os.strerror(number)}"):
+    says = f"output of a command in .*: {os.strerror(number)}"
+    with failing_opens(succeed, number), pytest.raises(kind, match=says):
         output_pipes(tmp_path / "exec", "id")
-    monkeypatch.undo()
     assert descriptors() == before
     assert list((tmp_path / "exec").iterdir()) == []
 
