@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -12,14 +13,15 @@ from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import SandboxEvent, SandboxState
-from runtime.errors import CriError, Unavailable
+from generated.plans import plan_sandbox
+from runtime.errors import CriError, InvalidArgument, Unavailable
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
 from runtime.store import records
 from runtime.store.objects import Sandbox
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import ALIVE, task
-from runtime.transforms import facts
+from runtime.transforms import facts, sandboxes
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +43,9 @@ class Found:
 
 async def find(services: Services, record: containers_pb2.Container) -> Found:
     """Determine the state of a pod from its record; raises RecordError if that cannot be read."""
-    metadata = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
+    metadata = _with_handler(
+        records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
+    )
     created_at = record.created_at.ToNanoseconds()
     to_watch = False
     try:
@@ -52,6 +56,14 @@ async def find(services: Services, record: containers_pb2.Container) -> Found:
         state, pid, to_watch = SandboxState.UNKNOWN, 0, True
     status = facts.SandboxStatus(state, created_at=created_at, pid=pid)
     return Found(metadata, record.snapshotter, status, to_watch)
+
+
+def _with_handler(metadata: facts.SandboxMetadata) -> facts.SandboxMetadata:
+    """The record of an untrusted pod with its handler, which the built-in plugin leaves empty."""
+    with contextlib.suppress(InvalidArgument):  # a record that no request could make
+        if not metadata.runtime_handler and plan_sandbox(metadata.config).untrusted:
+            return replace(metadata, runtime_handler=sandboxes.UNTRUSTED)
+    return metadata
 
 
 async def undone(

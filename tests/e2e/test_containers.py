@@ -584,6 +584,16 @@ def test_a_handler_may_start_containers_from_a_spec_of_its_own(cri: Cri, node: N
     assert status.stdout.split() == [b"NoNewPrivs:", b"0"]
 
 
+def test_a_handler_may_name_its_shim_by_path(cri: Cri, node: Node) -> None:
+    config = pod_config("by-path", log_directory=str(node.logs))
+    pod = cri.run_pod(config, "by-path")
+    container = cri.create(pod, container_config(BUSYBOX, "sleep", "60"), config)
+    cri.start(container)
+    assert cri.exec_sync(container, "echo", "hello").stdout == b"hello\n"
+    cri.stop(container)
+    assert cri.status(container).exit_code == 137
+
+
 def crun_cannot_run() -> str:
     """Why crun runs no container here; "" if it does."""
     if shutil.which("crun") is None:

@@ -234,9 +234,12 @@ class Node:
         runc = f'BinaryName = "{self.containerd.runc}"'
         systemd = f"SystemdCgroup = {_toml(self.systemd_cgroup)}"
         crun = shutil.which("crun")
+        path = self.containerd.environment()["PATH"]
+        shim = shutil.which("containerd-shim-runc-v2", path=path)
         return (
             f'[containerd.runtimes.based]\nbase_runtime_spec = "{base}"\n'
             f"options = {{ {runc}, {systemd} }}\n"
+            f'[containerd.runtimes.by-path]\nruntime_type = "{shim}"\n'
             f"[containerd.runtimes.untrusted]\noptions = {{ {runc}, {systemd} }}\n"
         ) + (
             f'[containerd.runtimes.crun]\noptions = {{ BinaryName = "{crun}", {systemd} }}\n'

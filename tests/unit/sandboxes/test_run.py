@@ -69,6 +69,32 @@ async def test_a_pod_becomes_ready(world: World) -> None:
     assert saved == sandbox.metadata
 
 
+SELINUX = facts.SelinuxPolicy(process="u:r:container_t:s0", file="u:object_r:container_file_t:s0")
+
+
+async def test_a_pod_has_a_selinux_level_of_its_own(tmp_path: Path, namespaces: set[str]) -> None:
+    world = World(tmp_path, SELINUX)
+    answer = await sandbox_run.run(world.services, run_request())
+    sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
+    assert sandbox is not None
+    label = sandbox.metadata.process_label
+    level = label.removeprefix("u:r:container_t:")
+    spec = types.Spec.from_json(world.containerd.records[sandbox.id].spec.value)
+    assert spec.process.selinuxLabel == label and level.startswith("s0:c")
+    assert spec.linux.mountLabel == f"u:object_r:container_file_t:{level}"
+    assert world.services.levels._used() == {level}
+
+
+async def test_a_pod_that_fails_leaves_its_selinux_level_free(
+    tmp_path: Path, namespaces: set[str]
+) -> None:
+    world = World(tmp_path, SELINUX)
+    world.network.fail.add("ADD")
+    with pytest.raises(CriError):
+        await sandbox_run.run(world.services, run_request())
+    assert world.services.levels._used() == set()
+
+
 async def test_a_namespace_is_recorded_before_it_is_made(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

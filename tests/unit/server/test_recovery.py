@@ -204,6 +204,16 @@ async def test_a_container_is_what_its_task_and_its_file_say(
     assert (f"open {CONTAINER}" in world.log_keeper.calls) == (state is ContainerState.RUNNING)
 
 
+async def test_an_untrusted_pod_of_the_built_in_plugin_has_its_handler(world: World) -> None:
+    config = api_pb2.PodSandboxConfig(annotations={"io.kubernetes.cri.untrusted-workload": "true"})
+    metadata = facts.SandboxMetadata(id=SANDBOX, name="pod_ns_u_0", config=config)
+    extensions = {records.SANDBOX_EXTENSION: records.sandbox_extension(metadata)}
+    leave_record(world, SANDBOX, "sandbox", extensions, task_types_pb2.RUNNING)
+    found = await sandbox_recovery.find(world.services, world.containerd.records[SANDBOX])
+    assert found.metadata.runtime_handler == "untrusted"
+    assert found.metadata.config == config
+
+
 async def test_an_oom_kill_while_no_server_ran_is_the_reason_of_the_exit(world: World) -> None:
     def metrics(request: tasks_pb2.MetricsRequest) -> tasks_pb2.MetricsResponse:
         kills = cgroup2_metrics_pb2.Metrics(
