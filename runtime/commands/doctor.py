@@ -24,6 +24,7 @@ from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH, is_runc
 from runtime.lookups import handlers, host
+from runtime.lookups.cdi import CdiDirectories
 from runtime.transforms.facts import Handler, Host
 
 _NEEDED_CAPABILITIES: Final = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_CHOWN")
@@ -62,6 +63,8 @@ async def report(config: Config, *, embed: bool) -> int:
     findings = [
         *_process(facts),
         *_kernel(facts),
+        _selinux(facts, config),
+        *_cdi(config),
         *_cgroups(facts, config),
         *(_own_containerd() if embed else await _containerd(config, facts)),
         *_programs(config),
@@ -123,6 +126,30 @@ def _kernel(facts: Host) -> Iterator[Finding]:
     else:
         yield Finding("seccomp", "present")
     yield Finding("AppArmor", "used" if facts.apparmor else "not used on this node")
+
+
+def _selinux(facts: Host, config: Config) -> Finding:
+    if facts.selinux is not None:
+        return Finding("SELinux", "used")
+    if config.enable_selinux:
+        return Finding(
+            "SELinux",
+            "enabled in the config, but the kernel has none, or no policy",
+            "set enable_selinux = false, or boot with SELinux",
+        )
+    return Finding("SELinux", "not used")
+
+
+def _cdi(config: Config) -> Iterator[Finding]:
+    if not config.enable_cdi:
+        yield Finding("CDI", "disabled")
+        return
+    files = CdiDirectories(config.cdi_spec_dirs).files()
+    usable = sum(file.spec is not None for file in files)
+    yield Finding("CDI", f"specs that can be used: {usable}")
+    for file in files:
+        if file.problem:
+            yield Finding("CDI", f"{file.path}: {file.problem}", "fix or remove the file")
 
 
 def _cgroups(facts: Host, config: Config) -> Iterator[Finding]:

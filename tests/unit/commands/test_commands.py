@@ -352,3 +352,22 @@ def test_the_daemons_config_disables_what_would_clash(tmp_path: Path) -> None:
 )
 def test_doctor_says_what_a_handler_has(handler: facts.Handler, line: str) -> None:
     assert doctor._user_namespaces("runc", handler) == line
+
+
+def test_doctor_names_broken_cdi_files(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text(
+        '{"cdiVersion": "0.3.0", "kind": "v.com/g", "devices":'
+        ' [{"name": "a", "containerEdits": {"env": ["A=1"]}}]}'
+    )
+    found, broken = doctor._cdi(Config(cdi_spec_dirs=(str(tmp_path),)))
+    assert (found.state, found.mark) == ("specs that can be used: 1", "ok")
+    assert broken.state.startswith(f"{tmp_path}/a.json: ") and broken.mark == "warn"
+
+
+def test_doctor_says_whether_selinux_is_used() -> None:
+    node = facts.Host(hostname="node")
+    assert doctor._selinux(node, Config()).mark == "ok"
+    assert doctor._selinux(node, Config(enable_selinux=True)).mark == "warn"
+    labelled = facts.Host(hostname="node", selinux=facts.SelinuxPolicy())
+    assert doctor._selinux(labelled, Config(enable_selinux=True)).state == "used"
