@@ -111,7 +111,7 @@ PODS = {
     "config.linux.cgroup_parent: must not climb": _pod(
         linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/a/../../x")
     ),
-    "config.linux.sysctls: must name": _pod(
+    "config.linux.sysctls: must be a kernel parameter": _pod(
         linux=api_pb2.LinuxPodSandboxConfig(sysctls={"kernel.shm_rmid_forced": ""})
     ),
     "config.annotations[io.kubernetes.cri.untrusted-workload]: an untrusted pod must not": _pod(

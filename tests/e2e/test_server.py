@@ -111,7 +111,7 @@ def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
         _, said = process.communicate(timeout=20)
     assert process.returncode == 0
     assert said.count('event="waiting for containerd"') == 1
-    assert "start containerd, or name its socket with --containerd" in said
+    assert "start containerd, or set its socket with --containerd" in said
 
 
 def test_explain_answers_from_the_running_container(cri: Cri, node: Node) -> None:
