@@ -670,6 +670,29 @@ def plan_update_runtime_config(
 
 
 @dataclass(frozen=True, slots=True)
+class UpdatePodSandboxResourcesPlan:
+    """What UpdatePodSandboxResources asks for."""
+
+    pod_overhead: api_pb2.LinuxContainerResources = field(repr=False)
+    """The pod overhead of the runtime class, as received."""
+
+    pod_resources: api_pb2.LinuxContainerResources = field(repr=False)
+    """The sum over the pod's containers, as received."""
+
+
+def plan_update_pod_sandbox_resources(
+    src: api_pb2.UpdatePodSandboxResourcesRequest,
+) -> UpdatePodSandboxResourcesPlan:
+    """What the message asks for."""
+    return UpdatePodSandboxResourcesPlan(
+        # plan.pod_overhead <- overhead
+        pod_overhead=src.overhead,
+        # plan.pod_resources <- resources
+        pod_resources=src.resources,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxPlan:
     """Values that hand-written code gets from a pod's config."""
 

@@ -1132,6 +1132,24 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="Bytes; 0 forbids pages of that size.",
             file="spec/mapping/hugepage_limit.yaml",
         ),
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.overhead.hugepage_limits.limit",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Bytes; 0 forbids pages of that size.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.resources.hugepage_limits.limit",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Bytes; 0 forbids pages of that size.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
     ),
     "linux.resources.hugepageLimits[].pageSize": (
         Entry(
@@ -1154,6 +1172,24 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         ),
         Entry(
             field="UpdateContainerResourcesRequest.linux.hugepage_limits.page_size",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The page size as the kernel names it, as in 2MB.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.overhead.hugepage_limits.page_size",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The page size as the kernel names it, as in 2MB.",
+            file="spec/mapping/hugepage_limit.yaml",
+        ),
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.resources.hugepage_limits.page_size",
             fate="copy",
             by=None,
             inputs=(),
@@ -2305,6 +2341,28 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Part of the reserved name, so that a pod's next sandbox does not conflict with the old one.",
             file="spec/mapping/pod_sandbox_metadata.yaml",
+        ),
+    ),
+    "plan.pod_overhead": (
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.overhead",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Saved with the pod and shown in its verbose status. The kubelet has applied it already.",
+            file="spec/mapping/update_pod_sandbox_resources_request.yaml",
+        ),
+    ),
+    "plan.pod_resources": (
+        Entry(
+            field="UpdatePodSandboxResourcesRequest.resources",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="As overhead. No cgroup is changed, because the pod's cgroup belongs to the kubelet.",
+            file="spec/mapping/update_pod_sandbox_resources_request.yaml",
         ),
     ),
     "plan.ports": (

@@ -33,11 +33,6 @@ IGNORED: Final[Mapping[str, tuple[str, ...]]] = {
         "windows",
         "annotations",
     ),
-    "UpdatePodSandboxResourcesRequest": (
-        "pod_sandbox_id",
-        "overhead",
-        "resources",
-    ),
     "VersionRequest": ("version",),
     "WindowsContainerConfig": (
         "resources",

@@ -248,6 +248,14 @@ class SandboxOperations(Protocol[SandboxT_contra]):
     ) -> api_pb2.ListPodSandboxResponse:
         """ListPodSandbox. From memory, filtered; no call to containerd."""
 
+    async def update_resources(
+        self,
+        sandbox: SandboxT_contra,
+        plan: plans.UpdatePodSandboxResourcesPlan,
+    ) -> api_pb2.UpdatePodSandboxResourcesResponse:
+        """UpdatePodSandboxResources. Notifies the runtime of a resize that the kubelet has already applied to the
+        pod's cgroup."""
+
 
 @runtime_checkable
 class StatsOperations(Protocol[ContainerT_contra, SandboxT_contra]):

@@ -32,6 +32,7 @@ from generated.plans import (
     plan_run_pod_sandbox,
     plan_sandbox_status,
     plan_stop_container,
+    plan_update_pod_sandbox_resources,
     plan_update_runtime_config,
 )
 from generated.validators import (
@@ -60,6 +61,7 @@ from generated.validators import (
     stream_pod_sandbox_stats_request,
     stream_pod_sandboxes_request,
     update_container_resources_request,
+    update_pod_sandbox_resources_request,
     update_runtime_config_request,
 )
 from runtime.errors import FailedPrecondition, NotFound, Unavailable, Unimplemented
@@ -94,6 +96,9 @@ _EXEC_STATES = frozenset({ContainerState.RUNNING})
 _ATTACH_STATES = frozenset({ContainerState.RUNNING})
 _PORT_FORWARD_STATES = frozenset({SandboxState.READY})
 _POD_SANDBOX_STATS_STATES = frozenset({SandboxState.READY})
+_UPDATE_POD_SANDBOX_RESOURCES_STATES = frozenset(
+    {SandboxState.READY, SandboxState.NOTREADY, SandboxState.UNKNOWN}
+)
 
 
 class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, SandboxT]):
@@ -468,10 +473,19 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     ) -> api_pb2.RuntimeConfigResponse:
         return await self._node.runtime_config(request)
 
-    @unary()
+    @unary(mutates=True, shown=("pod_sandbox_id",))
     async def UpdatePodSandboxResources(
         self, request: api_pb2.UpdatePodSandboxResourcesRequest
     ) -> api_pb2.UpdatePodSandboxResourcesResponse:
-        raise Unimplemented(
-            'UpdatePodSandboxResources is not served yet; see the issue "Every RPC and every field"'
+        refuse_if_any(update_pod_sandbox_resources_request.check(request))
+        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        if sandbox is None:
+            raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
+        if sandbox.state not in _UPDATE_POD_SANDBOX_RESOURCES_STATES:
+            raise FailedPrecondition(
+                f"sandbox {sandbox.id} is {sandbox.state.name}; "
+                "UpdatePodSandboxResources needs READY or NOTREADY or UNKNOWN"
+            )
+        return await self._sandboxes.update_resources(
+            sandbox, plan_update_pod_sandbox_resources(request)
         )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 
 from generated.cri import api_pb2
-from generated.plans import RunPodSandboxPlan, SandboxStatusPlan
+from generated.plans import (
+    RunPodSandboxPlan,
+    SandboxStatusPlan,
+    UpdatePodSandboxResourcesPlan,
+)
 from runtime.sandboxes import remove as sandbox_remove
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import status as sandbox_status
 from runtime.sandboxes import stop as sandbox_stop
+from runtime.sandboxes import update as sandbox_update
 from runtime.sandboxes.services import Services
 from runtime.steps.shared_tasks import SharedTasks
 from runtime.steps.times import timed
@@ -59,6 +64,12 @@ class Sandboxes:
     async def list(self, request: api_pb2.ListPodSandboxRequest) -> api_pb2.ListPodSandboxResponse:
         """The pods that pass the filter."""
         return sandbox_status.list_sandboxes(self.services.store, request)
+
+    async def update_resources(
+        self, sandbox: Sandbox, plan: UpdatePodSandboxResourcesPlan
+    ) -> api_pb2.UpdatePodSandboxResourcesResponse:
+        """Save the pod's new resources."""
+        return await sandbox_update.update(self.services, sandbox, plan)
 
     def reachable(self, sandbox: facts.Sandbox) -> facts.Sandbox:
         """The sandbox without addresses that it does not have any more."""

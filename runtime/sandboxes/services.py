@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from generated.cri import api_pb2
 from generated.plans import StopContainerPlan
@@ -100,6 +102,7 @@ class Services:
     levels: SelinuxLevels
     timer: Timer = untimed
     users: UserDatabases = field(default_factory=UserDatabases)
+    updates: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """The user databases of pause images."""
 
     @property

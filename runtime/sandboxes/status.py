@@ -75,6 +75,8 @@ async def _info(services: Services, sandbox: Sandbox) -> dict[str, str]:
         "overhead": linux.get("overhead", {}),
         "resources": linux.get("resources", {}),
     }
+    if metadata.resized is not None:
+        info |= records.pod_resources_to_go(metadata.resized)
     return {"info": msgspec.json.encode(info).decode()}
 
 

@@ -48,7 +48,7 @@ from runtime.store.index import Index
 from runtime.store.layout import Layout
 from runtime.store.names import Names
 from runtime.transforms import facts
-from runtime.transforms.facts import ContainerStatus
+from runtime.transforms.facts import ContainerStatus, PodResources
 
 
 class SandboxChanges(TypedDict, total=False):
@@ -124,6 +124,10 @@ class Sandbox:
         self._changed()
         if transition.emits is not None:
             self._store.tell(transition.emits, self.id, self)
+
+    def resize(self, resources: PodResources) -> None:
+        """Make the resources visible that were saved in the pod's record."""
+        self.metadata = replace(self.metadata, resized=resources)
 
     def _note_exit(self, *, gone: bool = False) -> None:
         if gone or self.state is SandboxState.NOTREADY:

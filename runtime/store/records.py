@@ -2,9 +2,9 @@
 
 A node can switch between the built-in plugin and this server because both use the same places:
 
-* the extension ``io.cri-containerd.sandbox.metadata`` of the pause container, * the extension
-``io.cri-containerd.container.metadata`` of a container, * the status file
-``<root>/io.containerd.grpc.v1.cri/containers/<id>/status``.
+* the extension ``io.cri-containerd.sandbox.metadata`` of the pause container,
+* the extension ``io.cri-containerd.container.metadata`` of a container,
+* the status file ``<root>/io.containerd.grpc.v1.cri/containers/<id>/status``.
 
 All three contain what Go's ``encoding/json`` writes for the plugin's structs: CRI messages with
 their proto field names, enums and 64-bit integers as numbers, bytes in base64, zero values omitted.
@@ -156,6 +156,7 @@ def sandbox_metadata_json(metadata: facts.SandboxMetadata) -> bytes:
             "RuntimeHandler": metadata.runtime_handler,
             "CNIResult": metadata.cni_result,
             "ProcessLabel": metadata.process_label,
+            "UpdatedResources": metadata.resized and pod_resources_to_go(metadata.resized),
         }
     )
 
@@ -173,6 +174,26 @@ def sandbox_metadata(data: bytes) -> facts.SandboxMetadata:
         runtime_handler=_text(found, "RuntimeHandler"),
         cni_result=found.get("CNIResult"),
         process_label=_text(found, "ProcessLabel"),
+        resized=_pod_resources(found.get("UpdatedResources")),
+    )
+
+
+def pod_resources_to_go(resources: facts.PodResources) -> dict[str, Any]:
+    """What UpdatePodSandboxResources has changed, under the plugin's names.
+
+    The plugin itself keeps this in its sandbox store, and ignores the key in the extension.
+    """
+    return {"overhead": to_go(resources.overhead), "resources": to_go(resources.resources)}
+
+
+def _pod_resources(value: object) -> facts.PodResources | None:
+    if value is None:
+        return None
+    path, kind = "UpdatedResources", api_pb2.LinuxContainerResources
+    found = dict(_items(value, path))
+    return facts.PodResources(
+        overhead=from_go(kind, found.get("overhead") or {}, f"{path}.overhead"),
+        resources=from_go(kind, found.get("resources") or {}, f"{path}.resources"),
     )
 
 

@@ -377,6 +377,17 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class PodResources:
+    """The resources of a whole pod, which the kubelet applies to the pod's cgroup."""
+
+    overhead: api_pb2.LinuxContainerResources
+    """The pod overhead of the runtime class."""
+
+    resources: api_pb2.LinuxContainerResources
+    """The sum over the pod's containers."""
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxMetadata:
     """The identity of a sandbox; saved in the extension ``io.cri-containerd.sandbox.metadata``
     and in the record of the sandbox store. Changes (the result of CNI) are made by
@@ -409,6 +420,9 @@ class SandboxMetadata:
 
     process_label: str = ""
     """SELinux label of the pod's processes; "" without SELinux."""
+
+    resized: PodResources | None = None
+    """What UpdatePodSandboxResources changed last; None while what the config says is valid."""
 
     @property
     def other_addresses(self) -> list[Address]:

@@ -6,9 +6,13 @@ Here containerd is not the server's child: it outlives the server, and is restar
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
+
+import grpc
+import pytest
 
 from generated.cri import api_pb2
 from tests.harness.cri import container_config, pod_config
@@ -152,3 +156,27 @@ def test_pods_of_ours_are_taken_over_by_the_built_in_plugin(idle: Machine) -> No
     assert (after.network, after.metadata) == (before.network, before.metadata)
     assert idle.builtin.status(container).state == api_pb2.CONTAINER_RUNNING
     remove_pods(idle.builtin)
+
+
+def test_resources_of_a_resized_pod_outlive_the_server(served: Machine) -> None:
+    pod = served.cri.run_pod(pod_config())
+    request = api_pb2.UpdatePodSandboxResourcesRequest(pod_sandbox_id=pod[:20])
+    request.overhead.memory_limit_in_bytes = 1 << 20
+    request.resources.cpu_shares = 512
+    served.cri.runtime.UpdatePodSandboxResources(request)
+    expected = ({"memory_limit_in_bytes": 1 << 20}, {"cpu_shares": 512})
+    assert shown_resources(served, pod) == expected
+    served.end("server", signal.SIGKILL)
+    served.start_server()
+    assert shown_resources(served, pod) == expected
+    request.pod_sandbox_id = "absent"
+    with pytest.raises(grpc.RpcError) as caught:
+        served.cri.runtime.UpdatePodSandboxResources(request)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def shown_resources(served: Machine, pod: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Overhead and resources in the verbose status of the pod."""
+    request = api_pb2.PodSandboxStatusRequest(pod_sandbox_id=pod, verbose=True)
+    info = json.loads(served.cri.runtime.PodSandboxStatus(request).info["info"])
+    return info["overhead"], info["resources"]

@@ -74,6 +74,19 @@ def test_a_pod_config_survives_its_record(config: api_pb2.PodSandboxConfig) -> N
     assert records.sandbox_metadata_json(encoded) == written
 
 
+@given(messages(api_pb2.LinuxContainerResources), messages(api_pb2.LinuxContainerResources))
+def test_resources_of_a_resized_pod_survive_its_record(
+    overhead: api_pb2.LinuxContainerResources, resources: api_pb2.LinuxContainerResources
+) -> None:
+    metadata = facts.SandboxMetadata(
+        id="p",
+        name="n",
+        config=api_pb2.PodSandboxConfig(),
+        resized=facts.PodResources(overhead, resources),
+    )
+    assert records.sandbox_metadata(records.sandbox_metadata_json(metadata)) == metadata
+
+
 @given(messages(api_pb2.ContainerConfig))
 def test_a_container_config_survives_its_record(config: api_pb2.ContainerConfig) -> None:
     metadata = facts.ContainerMetadata(id="c", name="n", sandbox_id="s", config=config)
