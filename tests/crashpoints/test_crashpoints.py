@@ -22,7 +22,7 @@ def silence() -> Iterator[None]:
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_a_verb_that_is_cut_leaves_nothing_wrong(verb: Verb, cut: str) -> None:
+def test_an_operation_interrupted_anywhere_is_recovered(verb: Verb, cut: str) -> None:
     turns = turns_of(verb)
     # another set of points for each way to cut
     first = 1 + 2 * CUTS.index(cut) % EVERY

@@ -164,7 +164,7 @@ def test_a_running_container_is_removed_by_force(pod: Pod) -> None:
     pod.cri.remove(pod.created("true"))
 
 
-def test_a_name_is_taken_while_its_container_exists(pod: Pod) -> None:
+def test_a_name_is_reserved_while_its_container_exists(pod: Pod) -> None:
     container = pod.created("true")
     said = refused(grpc.StatusCode.FAILED_PRECONDITION, lambda: pod.created("true"))
     assert container in said
@@ -211,7 +211,7 @@ def test_a_volume_of_the_image_has_its_content(pod: Pod) -> None:
     assert b" /data " in pod.cri.exec_sync(container, "cat", "/proc/mounts").stdout
 
 
-def test_sources_of_mounts_are_made_and_resolved(pod: Pod, tmp_path: Path) -> None:
+def test_mount_sources_are_created_and_resolved(pod: Pod, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real/file").write_text("here")
     (tmp_path / "link").symlink_to("real")
@@ -337,7 +337,7 @@ def test_output_beyond_the_limit_is_read_and_dropped(pod: Pod) -> None:
     assert answer.exit_code == 4
 
 
-def test_a_command_that_ran_too_long_is_gone(pod: Pod) -> None:
+def test_a_command_that_exceeds_its_timeout_is_killed(pod: Pod) -> None:
     container = pod.running("sleep", "1000")
     refused(
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -347,7 +347,7 @@ def test_a_command_that_ran_too_long_is_gone(pod: Pod) -> None:
     assert_no_exec_is_left(pod, container)
 
 
-def test_a_command_ends_with_the_call_that_wanted_it(pod: Pod) -> None:
+def test_a_cancelled_exec_sync_kills_its_command(pod: Pod) -> None:
     container = pod.running("sleep", "1000")
     request = api_pb2.ExecSyncRequest(container_id=container, cmd=["sleep", "4321"])
     call = pod.cri.runtime.ExecSync.future(request, timeout=60)
@@ -357,7 +357,7 @@ def test_a_command_ends_with_the_call_that_wanted_it(pod: Pod) -> None:
     assert_no_exec_is_left(pod, container)
 
 
-def test_what_a_command_leaves_behind_does_not_hold_a_timed_call(pod: Pod) -> None:
+def test_a_process_left_behind_does_not_block_an_exec_sync_with_timeout(pod: Pod) -> None:
     container = pod.running("sleep", "1000")
     began = time.monotonic()
     refused(
@@ -391,7 +391,7 @@ def test_commands_need_a_running_container(pod: Pod) -> None:
 # Changing and showing
 
 
-def test_resources_that_the_kernel_refuses_are_put_back(pod: Pod) -> None:
+def test_resources_that_the_kernel_refuses_are_restored(pod: Pod) -> None:
     resources = api_pb2.LinuxContainerResources(cpu_shares=512)
     container = pod.running(
         "sleep", "1000", linux=api_pb2.LinuxContainerConfig(resources=resources)
@@ -449,7 +449,7 @@ def test_lists_filter_by_state(pod: Pod) -> None:
 # Figures
 
 
-def test_figures_of_a_container(pod: Pod) -> None:
+def test_statistics_of_a_container(pod: Pod) -> None:
     limit = api_pb2.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
     container = pod.running(
         *("sh", "-c", "while :; do :; done"), linux=api_pb2.LinuxContainerConfig(resources=limit)
@@ -469,7 +469,7 @@ def test_figures_of_a_container(pod: Pod) -> None:
     assert pods.stats.linux.cpu.HasField("usage_nano_cores")
 
 
-def test_figures_of_a_pod(pod: Pod) -> None:
+def test_statistics_of_a_pod(pod: Pod) -> None:
     container = pod.running("sleep", "1000")
     request = api_pb2.PodSandboxStatsRequest(pod_sandbox_id=pod.id)
     stats = pod.cri.runtime.PodSandboxStats(request).stats
@@ -507,7 +507,7 @@ def test_metrics_have_the_descriptors_labels(pod: Pod) -> None:
     assert [p.pod_sandbox_id for part in parts for p in part.pod_sandbox_metrics] == [pod.id]
 
 
-def test_figures_are_filtered_and_only_what_runs_has_all_of_them(pod: Pod) -> None:
+def test_statistics_are_filtered_and_complete_for_running_containers_only(pod: Pod) -> None:
     created = pod.created("true", name="c", labels={"app": "a"})
     running = pod.running("sleep", "1000", name="r", labels={"app": "a"})
     for label, expected in (("a", {created, running}), ("b", set())):

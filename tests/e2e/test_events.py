@@ -61,7 +61,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_every_change_of_a_pod_is_told_with_its_statuses(
+def test_every_change_of_a_pod_is_sent_with_its_statuses(
     cri: Cri, node: Node, listener: Listener
 ) -> None:
     config = pod_config("told")
@@ -110,7 +110,7 @@ def test_a_stop_of_the_server_ends_the_stream_at_once(
         node.start()
 
 
-def test_a_client_that_comes_late_is_told_of_the_last_minutes(cri: Cri, node: Node) -> None:
+def test_a_late_client_receives_the_events_of_the_last_minutes(cri: Cri, node: Node) -> None:
     pod = cri.run_pod(pod_config("late"))
     late = Listener(cri)
     try:

@@ -32,7 +32,7 @@ def host_pod(name: str, logs: Path) -> api_pb2.PodSandboxConfig:
 
 
 @needs_fuse
-def test_a_volume_that_hangs_stops_no_other_pod_nor_the_end_of_the_server(
+def test_a_hung_volume_blocks_neither_other_pods_nor_the_shutdown(
     cri: Cri, node: Node, tmp_path: Path, hung: HungMount
 ) -> None:
     spec = host_pod("victim", tmp_path)
@@ -71,7 +71,7 @@ def test_a_volume_that_hangs_stops_no_other_pod_nor_the_end_of_the_server(
 
 
 @needs_fuse
-def test_a_log_whose_file_system_hangs_stops_no_other_container(
+def test_a_hung_log_file_system_blocks_no_other_container(
     cri: Cri, tmp_path: Path, hung: HungMount
 ) -> None:
     bad_spec, good_spec = host_pod("bad", tmp_path / "hung"), host_pod("good", tmp_path)
@@ -105,7 +105,7 @@ def test_a_log_whose_file_system_hangs_stops_no_other_container(
     hung.go_on()
 
 
-def test_a_fifo_at_a_logs_path_is_refused_and_the_old_file_goes_on(
+def test_a_fifo_at_a_logs_path_is_refused_and_the_old_file_is_kept(
     cri: Cri, tmp_path: Path
 ) -> None:
     spec = host_pod("pod", tmp_path)

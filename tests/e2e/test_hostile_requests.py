@@ -36,7 +36,7 @@ def _as_nobody(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_other_users_reach_no_pods_files(cri: Cri, node: Node) -> None:
+def test_other_users_cannot_access_pods_files(cri: Cri, node: Node) -> None:
     # the temporary directory above is closed as well, unlike /run and /var/lib
     node.directory.chmod(0o711)
     (node.directory / "state").chmod(0o711)

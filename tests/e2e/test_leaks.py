@@ -40,7 +40,7 @@ def test_everything_that_a_pod_holds_is_found_until_it_is_removed(cri: Cri, node
     assert left.ended_with.since(idle) == {}
 
 
-def test_an_attempt_that_fails_is_named_as_well(cri: Cri, node: Node) -> None:
+def test_leaks_of_a_failed_attempt_are_reported_too(cri: Cri, node: Node) -> None:
     config = pod_config("failing")
     config.linux.sysctls["net.nonsense"] = "1"
     before = node.marks.names().copy()
@@ -85,7 +85,7 @@ def foreign(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def test_what_others_make_meanwhile_is_not_counted(node: Node, foreign: dict[str, str]) -> None:
+def test_objects_of_others_are_not_counted(node: Node, foreign: dict[str, str]) -> None:
     held = Holdings.now()
     for kind, one in foreign.items():
         assert one not in {name.split()[0] for name in getattr(held, kind)}

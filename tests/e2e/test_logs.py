@@ -59,7 +59,9 @@ def keeper(node: Node) -> int:
     return found[0]
 
 
-def test_a_container_writes_on_while_the_server_is_away(cri: Cri, node: Node, logs: Path) -> None:
+def test_a_container_keeps_logging_while_the_server_is_down(
+    cri: Cri, node: Node, logs: Path
+) -> None:
     script = f"sleep 1; yes {'x' * 99} | head -n 20000; echo end; {WAIT_FOR_FILE}"
     container = started(cri, logs, script)
     node.stop()

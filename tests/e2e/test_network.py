@@ -188,7 +188,7 @@ def test_bandwidth_shapes_the_pods_link(tmp_path: Path) -> None:
     node.run(scenario)
 
 
-def test_ipv6_is_first_where_it_is_preferred(tmp_path: Path) -> None:
+def test_ipv6_is_the_primary_address_if_preferred(tmp_path: Path) -> None:
     node = Node(tmp_path, ip_pref="ipv6")
 
     async def scenario(network: Network) -> None:
@@ -237,7 +237,7 @@ def test_nothing_is_left_of_a_cancelled_add(tmp_path: Path, milliseconds: int) -
     node.run(scenario)
 
 
-def test_a_pod_whose_namespace_is_gone_gives_its_address_back(tmp_path: Path) -> None:
+def test_a_pod_without_its_namespace_releases_its_address(tmp_path: Path) -> None:
     node = Node(tmp_path)
 
     async def scenario(network: Network) -> None:

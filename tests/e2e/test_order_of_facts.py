@@ -70,7 +70,7 @@ def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
     assert (status.exit_code, status.reason) == (7, "Error")
 
 
-def test_a_start_ends_before_the_server_that_is_told_to(served: Machine) -> None:
+def test_a_shutdown_waits_for_a_running_start(served: Machine) -> None:
     _, container = created(served, "sleep", MARK)
     served.slow_runc(True)
     call = begun(lambda: served.cri.start(container))
@@ -147,7 +147,7 @@ def fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-def test_a_full_disk_keeps_no_container_running_and_loses_no_exit_code(idle: Machine) -> None:
+def test_a_full_disk_blocks_no_stop_and_loses_no_exit_code(idle: Machine) -> None:
     with small_disk(idle.directory / "root/io.containerd.grpc.v1.cri") as disk:
         idle.start_containerd()
         idle.start_server()

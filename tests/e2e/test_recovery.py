@@ -26,7 +26,7 @@ TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 WAIT_FOR_FILE = "while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 7"
 
 
-def test_a_daemon_that_comes_back_is_no_exit(served: Machine) -> None:
+def test_a_daemon_restart_is_not_an_exit(served: Machine) -> None:
     pod, container = started(served.cri, served, TICK)
     _, waiting = started(served.cri, served, WAIT_FOR_FILE, name="waiting")
     served.end("containerd", signal.SIGKILL)
@@ -64,7 +64,7 @@ def test_an_exit_while_the_server_is_away_has_its_code_and_log(served: Machine) 
     assert status.started_at < status.finished_at < time.time_ns() - 10**8
 
 
-def test_a_dead_shim_is_an_exit_that_nobody_saw(served: Machine) -> None:
+def test_a_dead_shim_is_an_unobserved_exit(served: Machine) -> None:
     pod, container = started(served.cri, served, TICK)
     for pid, command in processes(str(served.directory)):
         if "containerd-shim" in command and pod in command:

@@ -83,7 +83,7 @@ def test_a_shim_that_is_silent_at_the_start_loses_nothing(served: Machine) -> No
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["started again", "removed"])
-def test_a_kill_while_a_container_starts_leaves_nothing(served: Machine, again: bool) -> None:
+def test_a_kill_during_a_container_start_leaves_nothing(served: Machine, again: bool) -> None:
     idle = served.holdings()
     spec = pod_config(log_directory=str(served.logs))
     pod = served.cri.run_pod(spec)
@@ -104,7 +104,7 @@ def test_a_kill_while_a_container_starts_leaves_nothing(served: Machine, again: 
     assert_nothing_is_left(served, idle)
 
 
-def test_a_kill_while_a_pod_is_made_leaves_nothing(served: Machine) -> None:
+def test_a_kill_during_a_pod_creation_leaves_nothing(served: Machine) -> None:
     idle = served.holdings()
     served.slow_runc(True)
     call = begun(lambda: served.cri.run_pod(pod_config()))
@@ -117,7 +117,7 @@ def test_a_kill_while_a_pod_is_made_leaves_nothing(served: Machine) -> None:
     assert_nothing_is_left(served, idle)
 
 
-def test_a_server_that_is_ended_in_its_recovery_ends_and_loses_nothing(served: Machine) -> None:
+def test_a_server_stopped_during_recovery_exits_and_loses_nothing(served: Machine) -> None:
     pod, container = started(served.cri, served, TICK)
     with silent(served.shim(pod)):
         served.end("server")
@@ -133,7 +133,7 @@ def test_a_server_that_is_ended_in_its_recovery_ends_and_loses_nothing(served: M
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
 
 
-def test_a_daemon_that_goes_away_in_the_recovery_is_waited_for(served: Machine) -> None:
+def test_recovery_waits_for_a_daemon_that_goes_away(served: Machine) -> None:
     pod, container = started(served.cri, served, TICK)
     with silent(served.shim(pod)):
         served.end("server")

@@ -175,7 +175,7 @@ def test_the_same_attempt_works_after_a_failure(faulty: FaultyNode) -> None:
     assert faulty.cri.pod_status(pod).state == api_pb2.SANDBOX_READY
 
 
-def test_a_pod_whose_network_cannot_be_given_back_stays_to_be_removed(faulty: FaultyNode) -> None:
+def test_a_pod_whose_network_cannot_be_released_stays_listed(faulty: FaultyNode) -> None:
     config = pod_config()
     faulty.tell_cni(fail={"ADD": FAIL, "DEL": FAIL})
     refused(lambda: faulty.cri.run_pod(config))
@@ -191,7 +191,7 @@ def test_a_pod_whose_network_cannot_be_given_back_stays_to_be_removed(faulty: Fa
     faulty.assert_idle()
 
 
-def test_a_caller_that_goes_away_leaves_nothing(faulty: FaultyNode) -> None:
+def test_a_client_that_disconnects_leaves_nothing(faulty: FaultyNode) -> None:
     faulty.tell_cni(hang=["ADD"])
     request = api_pb2.RunPodSandboxRequest(config=pod_config())
     error = refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=1))
@@ -200,7 +200,7 @@ def test_a_caller_that_goes_away_leaves_nothing(faulty: FaultyNode) -> None:
     faulty.assert_idle()
 
 
-def test_a_killed_server_leaves_nothing_half_made(faulty: FaultyNode) -> None:
+def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
     faulty.tell_cni(hang=["ADD"])
     request = api_pb2.RunPodSandboxRequest(config=pod_config())
     call = threading.Thread(
@@ -221,7 +221,7 @@ def test_a_killed_server_leaves_nothing_half_made(faulty: FaultyNode) -> None:
     assert not list(leases)
 
 
-def test_a_recovery_that_runs_into_its_limit_blocks_no_start(faulty: FaultyNode) -> None:
+def test_a_recovery_that_times_out_does_not_block_the_start(faulty: FaultyNode) -> None:
     faulty.tell_cni(hang=["ADD"])
     request = api_pb2.RunPodSandboxRequest(config=pod_config())
     call = threading.Thread(

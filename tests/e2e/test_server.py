@@ -32,7 +32,7 @@ def running(cri: Cri, *command: str) -> str:
     return container
 
 
-def test_running_calls_end_before_the_server_does(cri: Cri, node: Node) -> None:
+def test_the_server_waits_for_running_calls(cri: Cri, node: Node) -> None:
     container = running(cri, "sleep", "1000")
     answers: list[api_pb2.ExecSyncResponse] = []
     call = threading.Thread(
@@ -63,7 +63,7 @@ def test_a_second_server_on_the_same_state_is_refused(cri: Cri, node: Node) -> N
     assert "another process uses this state directory: process" in done.stderr
 
 
-def test_a_daemon_that_dies_is_started_again_and_pods_live_on(cri: Cri, node: Node) -> None:
+def test_a_dead_daemon_is_restarted_and_pods_keep_running(cri: Cri, node: Node) -> None:
     container = running(cri, "sleep", "1000")
     daemon = int((node.directory / "state/containerd/containerd.pid").read_text())
     os.kill(daemon, signal.SIGKILL)

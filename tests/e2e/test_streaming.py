@@ -149,7 +149,7 @@ async def test_a_command_that_cannot_run_is_an_internal_error(app: App, transpor
 
 
 @pytest.mark.parametrize("protocol", ["channel.k8s.io", "v2.channel.k8s.io", "v3.channel.k8s.io"])
-async def test_older_spdy_protocols_tell_a_failure_in_words(app: App, protocol: str) -> None:
+async def test_older_spdy_protocols_report_a_failure_as_text(app: App, protocol: str) -> None:
     url = app.exec("sh", "-c", "exit 3", stdout=True)
     streams = await run(url, "spdy", "stdout", protocol=protocol)
     assert streams.received["error"] == b"command terminated with non-zero exit code: exit code 3"
@@ -207,7 +207,7 @@ async def test_a_command_without_a_terminal_runs_on_when_its_client_leaves(
     await until(lambda: not fifos(app.node))
 
 
-async def test_what_a_command_leaves_behind_does_not_outlive_its_client(app: App) -> None:
+async def test_output_held_open_by_a_left_process_ends_with_the_client(app: App) -> None:
     before = descriptors(app.node)
     url = app.exec("sh", "-c", "sleep 5432 & echo started", stdout=True)
     async with connected(url, "spdy", names=("error", "stdout")) as streams:
@@ -219,7 +219,9 @@ async def test_what_a_command_leaves_behind_does_not_outlive_its_client(app: App
 
 
 @both
-async def test_a_file_of_100_mb_goes_both_ways_bit_for_bit(app: App, transport: str) -> None:
+async def test_a_file_of_100_mb_is_transferred_both_ways_unchanged(
+    app: App, transport: str
+) -> None:
     content = os.urandom(1 << 20) * 100
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -251,7 +253,7 @@ async def test_100_sessions_at_once(app: App, transport: str) -> None:
 
 
 @both
-async def test_a_client_that_reads_nothing_holds_up_itself_alone(app: App, transport: str) -> None:
+async def test_a_client_that_reads_nothing_blocks_only_itself(app: App, transport: str) -> None:
     def resident() -> int:
         status = Path(f"/proc/{app.node.process.pid}/status").read_text()
         return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmRSS"))
@@ -270,7 +272,7 @@ async def test_a_client_that_reads_nothing_holds_up_itself_alone(app: App, trans
     await until(lambda: not fifos(app.node))
 
 
-async def test_the_command_is_the_container_s(app: App) -> None:
+async def test_the_command_runs_with_the_containers_settings(app: App) -> None:
     """User, groups, environment, capabilities and limits are those of its first process."""
     container = app.run(
         *("sh", "-c", "id; env | sort; grep Cap /proc/self/status; ulimit -n; sleep 1000"),
@@ -542,7 +544,7 @@ async def test_a_container_that_ended_after_its_url_was_given(app: App) -> None:
     assert "EXITED" in streams.status["message"]
 
 
-async def test_streams_that_are_not_expected_cost_themselves_only(app: App) -> None:
+async def test_unexpected_streams_are_reset_without_harm_to_others(app: App) -> None:
     url = app.exec("sh", "-c", "read x; echo $x", stdin=True, stdout=True)
     async with connected(url, "spdy", names=("error", "stdin", "stdout")) as streams:
         for number in range(10_000):

@@ -148,7 +148,7 @@ def volume(node: Node, name: str, *, mapped: bool) -> api_pb2.Mount:
     return mount
 
 
-def test_status_offers_them_where_the_binary_can(node: Node) -> None:
+def test_status_offers_user_namespaces_if_the_binary_supports_them(node: Node) -> None:
     status = node.cri.runtime.Status(api_pb2.StatusRequest())
     offered = {one.name: one.features.user_namespaces for one in status.runtime_handlers}
     assert offered[HANDLER]
@@ -282,7 +282,7 @@ def refusal(call: Any) -> str:
     return str(error.value.details())
 
 
-def test_what_cannot_be_is_refused_with_its_field(pod: Pod, node: Node) -> None:
+def test_an_invalid_user_namespace_is_refused_with_its_field(pod: Pod, node: Node) -> None:
     field = "config.linux.security_context.namespace_options"
     pods = len(node.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items)
     for kind in ("pid", "ipc"):

@@ -105,7 +105,7 @@ def test_exec_returns_output_and_code(cri: Cri, node: Node) -> None:
     assert (answer.stdout, answer.stderr, answer.exit_code) == (b"out\n", b"err\n", 3)
 
 
-def test_exec_beyond_its_time_is_deadline_exceeded(cri: Cri, node: Node) -> None:
+def test_exec_that_exceeds_its_timeout_is_deadline_exceeded(cri: Cri, node: Node) -> None:
     _, container = started(cri, node, "sleep", "60")
     with pytest.raises(grpc.RpcError) as error:
         cri.exec_sync(container, "sleep", "30", timeout=1)
@@ -163,7 +163,7 @@ def test_names_are_reserved_and_freed(cri: Cri, node: Node) -> None:
     assert cri.run_pod(config) != pod
 
 
-def test_stop_and_remove_of_what_is_not_there_is_ok(cri: Cri) -> None:
+def test_stop_and_remove_succeed_if_the_object_does_not_exist(cri: Cri) -> None:
     cri.stop("0" * 64)
     cri.remove("0" * 64)
     cri.stop_pod("0" * 64)

@@ -77,7 +77,7 @@ async def test_image_without_layers(images: Images, odd: MemoryRegistry, diff_id
     assert await images.unpacked(found, "overlayfs") == ""
 
 
-async def test_index_in_an_index_is_found_and_found_again(
+async def test_nested_index_is_found_at_the_pull_and_after_a_restart(
     make_images: MakeImages, odd: MemoryRegistry
 ) -> None:
     image = odd.put("amd", small("amd"))
@@ -89,7 +89,7 @@ async def test_index_in_an_index_is_found_and_found_again(
     assert (await status(await make_images(), name)).id == image.config.digest
 
 
-async def test_config_decides_where_the_index_names_no_platform(
+async def test_config_decides_if_the_index_has_no_platform(
     make_images: MakeImages, odd: MemoryRegistry
 ) -> None:
     arm = odd.put("arm", small("arm", architecture="arm64"))
@@ -100,7 +100,7 @@ async def test_config_decides_where_the_index_names_no_platform(
     assert (await status(await make_images(), name)).id == image.config.digest
 
 
-async def test_nothing_in_the_index_fits(images: Images, odd: MemoryRegistry) -> None:
+async def test_no_image_in_the_index_matches(images: Images, odd: MemoryRegistry) -> None:
     arm = odd.put("arm", small("arm", architecture="arm64"))
     odd.add("both", index(arm.manifest))
     with pytest.raises(NotFound, match=r"no image for linux/amd64; available: linux/arm64$"):
@@ -125,7 +125,9 @@ async def test_config_of_wrong_types_is_refused_at_the_pull(
     assert await listed(images) == []
 
 
-async def test_user_that_is_no_unicode_is_listed(images: Images, odd: MemoryRegistry) -> None:
+async def test_image_with_an_invalid_utf8_user_is_listed(
+    images: Images, odd: MemoryRegistry
+) -> None:
     odd.put("user", small("user", config={"User": "\ud800"}))
     await pull(images, f"{odd.host}/app:user")
     assert [image.username for image in await listed(images)] == ["\ufffd"]
@@ -193,7 +195,7 @@ async def test_failed_unpack_names_image_layer_and_its_place(
 # Registries
 
 
-async def test_reason_that_is_no_text_ends_the_pull(images: Images, tmp_path: Path) -> None:
+async def test_error_reason_that_is_not_utf8_ends_the_pull(images: Images, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 404 Objet non trouv\xe9\r\nContent-Length: 0\r\n\r\n")
@@ -292,7 +294,7 @@ async def test_headers_of_the_configuration_go_to_every_host_and_files_replace_t
 
 
 @pytest.mark.parametrize("refusal", [503, None], ids=["busy", "refused"])
-async def test_bad_first_mirror_costs_next_to_nothing(
+async def test_failing_first_mirror_is_skipped_quickly(
     images: Images, odd: MemoryRegistry, tmp_path: Path, refusal: int | None
 ) -> None:
     tars = [build.layer_tar({f"layer{i}-{refusal}": b"x" * 5000}) for i in range(7)]
@@ -327,7 +329,7 @@ async def test_bad_first_mirror_costs_next_to_nothing(
 
 
 @pytest.mark.parametrize("answers", ["nothing", "headers"])
-async def test_mirror_that_falls_silent_is_given_up_for_the_next_host(
+async def test_silent_mirror_is_abandoned_for_the_next_host(
     images: Images,
     odd: MemoryRegistry,
     tmp_path: Path,
@@ -360,7 +362,7 @@ async def test_mirror_that_falls_silent_is_given_up_for_the_next_host(
         released.set()
 
 
-async def test_mirror_that_lacks_one_thing_is_asked_for_the_next(
+async def test_mirror_that_lacks_one_blob_is_still_used_for_others(
     images: Images, odd: MemoryRegistry, tmp_path: Path
 ) -> None:
     image = odd.put("app", small("partial"))
@@ -437,7 +439,7 @@ async def test_encoded_answers_are_decoded(
     assert await pull(images, f"{odd.host}/app:app") == image.config.digest
 
 
-async def test_layer_that_storage_calls_encoded_stays_as_it_is(
+async def test_layer_labelled_as_encoded_by_storage_is_not_decoded(
     images: Images, odd: MemoryRegistry
 ) -> None:
     """Objects are stored with ``Content-Encoding: gzip`` when somebody uploads .tar.gz so."""
@@ -482,7 +484,7 @@ async def test_downloads_are_limited_for_the_node(
     assert odd.most_active == 2
 
 
-async def test_registry_that_repeats_who_asked_does_not_spread_it(
+async def test_credentials_repeated_by_a_registry_are_hidden(
     images: Images, odd: MemoryRegistry
 ) -> None:
     """The kubelet puts the text of the error into events."""

@@ -143,7 +143,7 @@ async def test_moved_tag_moves_the_record(
     assert list((await status(images, name)).repo_tags) == [name]
 
 
-async def test_pulls_side_by_side_fetch_each_layer_once(
+async def test_concurrent_pulls_fetch_each_layer_once(
     images: Images, registry: Registry, pushed: str, image: build.Image
 ) -> None:
     async with Proxy(registry.url) as proxy:
@@ -154,7 +154,7 @@ async def test_pulls_side_by_side_fetch_each_layer_once(
     assert [fetched.count(layer.digest) for layer in image.layers] == [1, 1, 1]
 
 
-async def test_a_pull_given_up_leaves_the_one_beside_it_alone(
+async def test_a_cancelled_pull_does_not_affect_a_concurrent_one(
     images: Images, registry: Registry, pushed: str, image: build.Image
 ) -> None:
     async with Proxy(registry.url) as proxy:
@@ -187,7 +187,7 @@ async def test_layers_in_common_are_not_fetched_again(
     }
 
 
-async def test_image_unpacked_by_nobody_is_unpacked_when_needed(
+async def test_image_that_is_not_unpacked_is_unpacked_when_needed(
     images: Images, daemon: Daemon, pushed: str
 ) -> None:
     await pull(images, pushed)
@@ -291,7 +291,7 @@ async def test_no_image_for_this_platform(images: Images, registry: Registry) ->
         await pull(images, f"{registry.host}/foreign:1")
 
 
-async def test_artifact_is_no_image(images: Images, registry: Registry) -> None:
+async def test_artifact_is_not_an_image(images: Images, registry: Registry) -> None:
     made = build.image([build.layer_tar({"y": b""})])
     config = dataclasses.replace(made.config, media_type="application/vnd.cncf.helm.config.v1+json")
     made = _with(dataclasses.replace(made, config=config), None, made.layers)

@@ -45,7 +45,7 @@ async def test_tls_with_a_private_authority(
     assert await pull(images, "private.example/app:1")
 
 
-async def test_certificate_of_nobody_is_refused_with_the_remedy(
+async def test_untrusted_certificate_is_refused_with_the_remedy(
     images: Images, tmp_path: Path, tls_registry: tuple[Registry, Path]
 ) -> None:
     registry, _ = tls_registry
@@ -110,7 +110,7 @@ async def test_name_and_password(
         {"username": "me", "password": "hunter2", "server_address": "elsewhere.example"},
     ],
 )
-async def test_refusal_is_unauthenticated_and_silent(
+async def test_refusal_is_unauthenticated_and_hides_the_credentials(
     images: Images, basic_registry: Registry, auth: dict[str, str]
 ) -> None:
     with capture_logs() as logs, pytest.raises(Unauthenticated, match="401") as refused:
@@ -153,7 +153,7 @@ async def test_token_by_oauth(images: Images, token_registry: tuple[Registry, To
     assert parameters["service"] == "test-registry"
 
 
-async def test_token_by_get_where_post_is_unknown(
+async def test_token_by_get_if_post_is_not_supported(
     images: Images, token_registry: tuple[Registry, TokenServer]
 ) -> None:
     registry, tokens = token_registry
@@ -223,7 +223,7 @@ async def test_every_host_and_its_reason_is_told(
     assert f"{registry.url}/v2: 404 Not Found: MANIFEST_UNKNOWN" in str(refused.value)
 
 
-async def test_host_without_a_capability_is_passed_over(
+async def test_host_without_a_capability_is_skipped(
     images: Images, tmp_path: Path, registry: Registry, image: build.Image
 ) -> None:
     build.push(registry.url, "split:1", {"amd64": image})
@@ -258,7 +258,7 @@ def large(registry: Registry, image: build.Image) -> build.Image:
     return image
 
 
-async def test_broken_blobs_go_on_where_they_broke(
+async def test_interrupted_blobs_are_resumed(
     images: Images, registry: Registry, large: build.Image
 ) -> None:
     async with Proxy(registry.url) as proxy:
@@ -269,7 +269,7 @@ async def test_broken_blobs_go_on_where_they_broke(
     assert all(not one.startswith("bytes=0-") for one in ranges)
 
 
-async def test_server_without_range_is_lived_with(
+async def test_server_without_range_support_works(
     images: Images, registry: Registry, large: build.Image
 ) -> None:
     async with Proxy(registry.url) as proxy:
@@ -299,7 +299,7 @@ async def test_large_layers_come_in_parts_at_the_same_time(
         assert len(ranges) > 12
 
 
-async def test_next_pull_goes_on_where_the_last_was_given_up(
+async def test_next_pull_resumes_the_cancelled_one(
     images: Images, daemon: Daemon, registry: Registry, large: build.Image
 ) -> None:
     """The write of a blob outlives the pull, so a restarted kubelet or server loses little."""
@@ -325,7 +325,7 @@ async def test_overloaded_registry_is_asked_again(
         assert await pull(images, f"{proxy.host}/large:1") == large.config.digest
 
 
-async def test_registry_that_stays_away_is_unavailable(
+async def test_registry_that_stays_unreachable_is_unavailable(
     images: Images, registry: Registry, large: build.Image
 ) -> None:
     async with Proxy(registry.url) as proxy:

@@ -62,7 +62,7 @@ def test_a_valid_container_is_refused_with_a_field_or_fits_the_schema(
     asked=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
     earlier=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
 )
-def test_an_update_can_be_seen_in_the_status(
+def test_an_update_is_visible_in_the_status(
     asked: api_pb2.LinuxContainerResources, earlier: api_pb2.LinuxContainerResources
 ) -> None:
     """What a request sets is shown; what it leaves out stays as it was."""

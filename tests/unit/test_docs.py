@@ -49,7 +49,7 @@ def _paths(code: str) -> Iterator[str]:
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     local = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     assert not [link for link in local if not (page.parent / link).exists()]
 

@@ -40,12 +40,12 @@ def test_a_code_without_a_kind_gets_the_nearest(
     assert type(errors.from_rpc(rpc_error(code), "do it")) is kind
 
 
-def test_an_error_without_a_word_names_its_code() -> None:
+def test_an_error_without_a_message_names_its_code() -> None:
     made = errors.from_rpc(rpc_error(grpc.StatusCode.NOT_FOUND, ""), "do it")
     assert "NOT_FOUND" in str(made)
 
 
-def test_every_violation_is_told_at_once() -> None:
+def test_all_violations_are_reported_together() -> None:
     made = InvalidArgument.from_violations(
         [Violation("a.b", "required", "must be set"), Violation("c", "range", "must be 0 to 5")]
     )

@@ -53,13 +53,13 @@ def test_every_state_has_a_cri_state() -> None:
     assert CRI_CONTAINER_STATE.keys() == set(ContainerState)
 
 
-def test_every_event_told_is_one_of_the_cri() -> None:
+def test_every_emitted_event_is_one_of_the_cri() -> None:
     moves: list[Transition[Any]] = [*SANDBOX_TRANSITIONS.values(), *CONTAINER_TRANSITIONS.values()]
     told = {move.emits for move in moves if move.emits}
     assert told <= set(api_pb2.ContainerEventType.keys())
 
 
-def test_a_stop_is_told_once_however_the_sandbox_ends() -> None:
+def test_a_stop_is_sent_once_however_the_sandbox_ends() -> None:
     for first, second in itertools.permutations((SandboxEvent.EXITED, SandboxEvent.STOPPED)):
         one = fire_sandbox(SandboxState.READY, first)
         assert one.to is not None

@@ -35,7 +35,7 @@ def test_line_breaks_and_tabs_may_stay() -> None:
     assert text.valid("a\n\tb\x07") == "a\n\tb\ufffd"
 
 
-def test_what_is_cut_off_shows() -> None:
+def test_a_truncated_text_is_marked() -> None:
     assert text.one_line("a" * 100, 20) == "a" * 16 + " […]"
 
 

@@ -53,7 +53,7 @@ def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
-def test_every_file_of_the_packages_is_in_it(source: Path, wheel: Path) -> None:
+def test_the_wheel_has_every_file_of_the_packages(source: Path, wheel: Path) -> None:
     tree = {
         str(path.relative_to(source))
         for package in PACKAGES
@@ -87,7 +87,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces, mounts and cgroups")
-def test_its_server_runs_a_pod(commands: Path, registry: Registry) -> None:
+def test_the_installed_server_runs_a_pod(commands: Path, registry: Registry) -> None:
     mirrors = {"wheel.example": registry.url}
     server = commands / "cri-containerd"
     with cgroups.without_new_default_parent():

@@ -37,7 +37,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_files_count_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_files_are_used_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "20-b.conflist").write_text(conflist("b"))
     (tmp_path / "10-a.conf").write_text(conf("a"))
     (tmp_path / "30-c.json").write_text(conf("c"))
@@ -65,7 +65,7 @@ def test_a_single_plugin_becomes_a_list_of_one() -> None:
         ({"cniVersion": "9.9.9", "cniVersions": ["0.4.0"]}, "0.4.0"),
     ],
 )
-def test_the_newest_version_both_know_is_spoken(keys: dict[str, Any], version: str) -> None:
+def test_the_newest_common_version_is_used(keys: dict[str, Any], version: str) -> None:
     network = parse(conflist(**keys).encode())
     assert network.version == version
     assert network.speaks("0.4.0") == (version != "0.1.0")
@@ -173,7 +173,7 @@ async def test_a_bad_file_leaves_the_good_network_in_use_and_is_reported(tmp_pat
     await watched.stop()
 
 
-async def test_a_bad_file_at_the_start_is_not_skipped_for_the_next(tmp_path: Path) -> None:
+async def test_an_invalid_file_at_the_start_is_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "00.conflist").write_text("{}")
     (tmp_path / "10.conflist").write_text(conflist("other"))
     watched = CniDirectory(str(tmp_path), 1)

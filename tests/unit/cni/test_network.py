@@ -178,7 +178,7 @@ async def test_the_environment_is_the_servers_and_what_cni_specifies(
     }
 
 
-async def test_a_plugin_is_told_only_what_it_asks_for(lab: Lab) -> None:
+async def test_a_plugin_receives_only_the_capabilities_it_requests(lab: Lab) -> None:
     lab.write(
         "net.conflist",
         {"type": "first", "capabilities": {"portMappings": True, "dns": False, "ips": True}},
@@ -198,7 +198,7 @@ async def test_a_plugin_is_told_only_what_it_asks_for(lab: Lab) -> None:
     assert undone["runtimeConfig"] == first["runtimeConfig"]  # from the cache
 
 
-async def test_the_cache_is_libcnis(lab: Lab) -> None:
+async def test_the_cache_has_libcnis_format(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first"})
     async with lab.network() as network:
         await network.add("sb1", NETNS, POD)
@@ -247,7 +247,7 @@ async def test_a_pod_of_the_builtin_plugin_can_be_deleted(lab: Lab) -> None:
     assert lab.cached() == ["broken-sb1-eth7"]
 
 
-async def test_a_gone_namespace_is_an_empty_one(lab: Lab, tmp_path: Path) -> None:
+async def test_a_missing_namespace_is_passed_as_empty(lab: Lab, tmp_path: Path) -> None:
     lab.write(
         "net.conflist",
         {"type": "first", "fail": {"DEL": {"code": 5, "msg": "no such file or directory"}}},
@@ -286,7 +286,7 @@ async def test_a_failed_del_is_raised_and_can_be_repeated(lab: Lab) -> None:
     assert lab.cached() == ["net-sb1-eth0"]
 
 
-async def test_a_del_that_finds_nothing_is_done(lab: Lab) -> None:
+async def test_a_del_that_finds_nothing_succeeds(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first", "fail": {"DEL": {"code": 3, "msg": "not found"}}})
     async with lab.network() as network:
         await network.add("sb1", NETNS, POD)
@@ -303,7 +303,9 @@ async def test_a_del_that_finds_nothing_is_done(lab: Lab) -> None:
         ({"print": {"ADD": ""}, "exit": {"ADD": 1}}, r"it gave no reason \(exit code 1\)"),
     ],
 )
-async def test_odd_answers_are_told(lab: Lab, behaviour: dict[str, Any], message: str) -> None:
+async def test_invalid_plugin_output_is_reported(
+    lab: Lab, behaviour: dict[str, Any], message: str
+) -> None:
     lab.write("net.conflist", {"type": "first", **behaviour})
     async with lab.network() as network:
         with pytest.raises(Unknown, match=f"CNI plugin first failed at ADD: {message}"):
@@ -374,7 +376,7 @@ async def test_networks_become_interfaces_in_order(lab: Lab) -> None:
     ]
 
 
-async def test_a_failure_of_one_network_waits_for_the_others(lab: Lab) -> None:
+async def test_a_failure_of_one_network_is_raised_after_the_others_finished(lab: Lab) -> None:
     lab.write("a.conflist", {"type": "first", "fail": {"ADD": {"code": 7, "msg": "no"}}})
     lab.write("b.conflist", {"type": "second"})
     async with lab.network(max_conf_num=0) as network:
@@ -401,7 +403,7 @@ async def test_not_ready_without_config_or_plugin(lab: Lab) -> None:
         )
 
 
-async def test_status_is_asked_of_lists_that_know_it(lab: Lab) -> None:
+async def test_status_is_called_for_lists_that_support_it(lab: Lab) -> None:
     fail = {"STATUS": {"code": 50, "msg": "agent is not up"}}
     lab.write("net.conflist", {"type": "first", "fail": fail})
     async with lab.network() as network:
@@ -418,7 +420,7 @@ async def test_status_is_asked_of_lists_that_know_it(lab: Lab) -> None:
     assert "CNI_CONTAINERID" not in lab.calls()[0]["env"]
 
 
-async def test_bad_bandwidth_is_refused_by_add_and_no_obstacle_for_delete(lab: Lab) -> None:
+async def test_invalid_bandwidth_is_refused_by_add_and_ignored_by_delete(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first"})
     pod = api_pb2.PodSandboxConfig(annotations={"kubernetes.io/ingress-bandwidth": "lots"})
     async with lab.network() as network:
@@ -460,7 +462,7 @@ def test_pod_ip_is_the_first_of_the_preferred_family(
     assert select_pod_ip(found, preference) == expected
 
 
-def test_results_are_summed_up_as_the_builtin_plugin_does() -> None:
+def test_results_are_summarised_as_in_the_built_in_plugin() -> None:
     assert summarise([cni_recorder.ADDRESS]) == {
         "Interfaces": {
             "eth0": {
@@ -575,7 +577,7 @@ async def test_a_result_is_bounded(lab: Lab, text: str, why: str) -> None:
             await network.add("sb1", NETNS, POD)
 
 
-async def test_a_plugin_that_is_gone_does_not_keep_its_pod(
+async def test_a_missing_plugin_does_not_block_the_removal_of_its_pod(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cni, "_REPLACING_SECONDS", 0.01)
@@ -607,7 +609,7 @@ async def test_a_plugin_that_is_being_replaced_is_waited_for(lab: Lab) -> None:
     assert [call["command"] for call in lab.calls()] == ["ADD", "DEL"]
 
 
-async def test_a_cancellation_as_the_plugin_ends_kills_nobody_else(
+async def test_a_cancellation_as_the_plugin_exits_kills_no_other_process(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plugin is reaped, and the call cancelled, in one turn of the loop."""
@@ -629,7 +631,7 @@ async def test_a_cancellation_as_the_plugin_ends_kills_nobody_else(
     assert killed == []
 
 
-async def test_an_odd_error_of_a_plugin_is_told(lab: Lab) -> None:
+async def test_a_malformed_plugin_error_is_reported(lab: Lab) -> None:
     for text in ('{"code": 1e999, "msg": "m"}', "[" * 100_000):
         lab.write("net.conflist", {"type": "first", "print": {"ADD": text}, "exit": {"ADD": 1}})
         async with lab.network() as network:
@@ -637,7 +639,7 @@ async def test_an_odd_error_of_a_plugin_is_told(lab: Lab) -> None:
                 await network.add("sb1", NETNS, POD)
 
 
-async def test_a_nul_in_a_pods_name_is_told(lab: Lab) -> None:
+async def test_a_nul_in_a_pods_name_is_reported(lab: Lab) -> None:
     pod = api_pb2.PodSandboxConfig(metadata=api_pb2.PodSandboxMetadata(name="a\0b"))
     lab.write("net.conflist", {"type": "first"})
     async with lab.network() as network:

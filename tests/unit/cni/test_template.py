@@ -61,7 +61,7 @@ def test_white_space_is_trimmed_only_where_asked() -> None:
         ("{{range .Foos}}{{end}}", "range over .Foos; use one of PodCIDRRanges, Routes"),
     ],
 )
-def test_what_is_not_understood_is_named(template: str, said: str) -> None:
+def test_unsupported_template_syntax_is_named(template: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         cni_template.filled(template, ["10.0.0.0/8"])
 
@@ -71,7 +71,7 @@ def test_a_wrong_cidr_is_refused() -> None:
         cni_template.filled("", ["10.0.0"])
 
 
-def test_the_file_appears_whole_and_readable(tmp_path: Path) -> None:
+def test_the_file_is_written_atomically_and_readable(tmp_path: Path) -> None:
     template = tmp_path / "template"
     template.write_text("{{.PodCIDR}}")
     written = cni_template.write(str(template), str(tmp_path / "net.d"), ["10.0.0.0/8"])

@@ -130,7 +130,7 @@ def test_a_revision_is_compared_with_the_working_tree(
     assert "is no revision that holds spec/" in capsys.readouterr().err
 
 
-def test_no_repository_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is no revision"):
         diff.at_revision(tmp_path, "HEAD")
 

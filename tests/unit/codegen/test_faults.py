@@ -51,7 +51,7 @@ def _change(root: Path, name: str, old: str, new: str) -> None:
     (root / name).write_text(text.replace(old, new, 1))
 
 
-def test_mistakes_in_every_file_are_told_together(tmp_path: Path) -> None:
+def test_mistakes_in_all_files_are_reported_together(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     _change(tmp_path, "spec/rpc.yaml", "served_by: node.version", "served: node.version")
     _change(tmp_path, "spec/lifecycle.yaml", "cri: SANDBOX_READY", "cri: SANDBOX_READI")
@@ -78,7 +78,7 @@ def test_mistakes_in_every_file_are_told_together(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_one_mistake_is_told_once_though_much_depends_on_it(tmp_path: Path) -> None:
+def test_one_mistake_is_reported_once_even_if_much_depends_on_it(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     (tmp_path / "runtime").unlink()
     shutil.copytree(Path(__file__).parents[3] / "runtime", tmp_path / "runtime")

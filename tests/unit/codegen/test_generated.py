@@ -21,7 +21,7 @@ def test_generated_is_up_to_date_and_deterministic() -> None:
     assert generate.outputs(project()) == outputs
 
 
-def test_every_template_made_something() -> None:
+def test_every_template_has_an_output() -> None:
     made = (ROOT / "generated").rglob("*.py")
     headers = {
         line.removeprefix("#   template: codegen/templates/")
@@ -71,7 +71,7 @@ def _builders(root: Path) -> dict[str, str]:
     return render.render_template(template, generate.jobs(found)[template], {})
 
 
-def test_a_default_spec_that_is_none_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_an_invalid_default_spec_is_refused_with_its_line(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     path = tmp_path / "spec/oci/default_container.json"
     path.write_text('{\n  "ociVersion": "1.2.0",\n  "mounts": "none"\n}\n')
@@ -89,7 +89,7 @@ def test_attributes_name_files_that_exist() -> None:
     assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
 
 
-def test_a_bump_asks_for_the_new_fields_only(tmp_path: Path) -> None:
+def test_a_new_cri_version_requires_entries_for_the_new_fields_only(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     text = (tmp_path / f"spec/cri/{api().version}.proto").read_text()
     new = text.replace("message ImageSpec {", "message ImageSpec {\n    string newest = 99;")
@@ -119,7 +119,7 @@ def test_what_is_decided_is_reached_by_a_served_rpc(tmp_path: Path) -> None:
     ]
 
 
-def test_the_plan_of_a_request_is_made_of_the_request_alone(tmp_path: Path) -> None:
+def test_the_plan_of_a_request_depends_on_the_request_only(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     path = tmp_path / "spec/mapping/stop_container_request.yaml"
     computed = "compute: plan.grace\n    by: status.value_or_zero\n    from: [timeout as value]"

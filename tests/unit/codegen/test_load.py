@@ -28,7 +28,7 @@ from codegen.errors import Place, Problems, SpecError
         (">\n  two\n  lines\n", "two lines"),
     ],
 )
-def test_a_scalar_is_what_it_looks_like(text: str, value: object) -> None:
+def test_scalars_have_no_surprising_types(text: str, value: object) -> None:
     assert load.yaml_text(f"key: {text}", "f.yaml").plain() == {"key": value}
 
 
@@ -64,7 +64,7 @@ def test_what_a_reviewer_could_misread_is_refused(text: str, says: str) -> None:
     assert says in str(raised.value)
 
 
-def test_every_fault_of_a_schema_is_told() -> None:
+def test_every_schema_violation_is_reported() -> None:
     schema = {
         "type": "object",
         "required": ["a", "b"],

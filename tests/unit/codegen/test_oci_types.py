@@ -41,7 +41,7 @@ def test_null_is_absence() -> None:
     assert types.Spec.from_json(nulls).to_dict() == {}
 
 
-def test_what_is_empty_vanishes_and_what_is_zero_stays() -> None:
+def test_empty_values_are_omitted_and_zeros_kept() -> None:
     spec = types.Spec()
     assert spec.to_json() == b"{}"
     spec.linux.resources.cpu.quota = 0
@@ -52,14 +52,14 @@ def test_what_is_empty_vanishes_and_what_is_zero_stays() -> None:
     }
 
 
-def test_an_empty_object_stays_where_it_says_something() -> None:
+def test_an_empty_object_with_a_meaning_is_kept() -> None:
     spec = types.Spec.from_json({"process": {"capabilities": {}}})
     assert spec.to_dict() == {"process": {"capabilities": {}}}
     assert types.Spec().process.capabilities is None
 
 
 @pytest.mark.parametrize("document", [b"[]", b"1", b'"text"', b"{", b""])
-def test_what_is_no_object_is_refused(document: bytes) -> None:
+def test_a_value_that_is_not_an_object_is_refused(document: bytes) -> None:
     with pytest.raises(ValueError):
         types.Spec.from_json(document)
 

@@ -121,14 +121,14 @@ def _descriptor(text: str) -> FileDescriptorProto:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "spec/cri").glob("*.proto")), ids=lambda p: p.stem)
-def test_a_pinned_cri_is_what_importing_it_again_gives(path: Path) -> None:
+def test_importing_a_pinned_cri_again_changes_nothing(path: Path) -> None:
     text = path.read_text()
     assert proto_import.cri(path) == text
     descriptor = _descriptor(text)
     assert _descriptor(proto_text.file_text(descriptor)) == descriptor
 
 
-def test_the_pinned_containerd_is_what_importing_it_again_gives(tmp_path: Path) -> None:
+def test_importing_the_pinned_containerd_again_changes_nothing(tmp_path: Path) -> None:
     protos = {
         f"containerd/{path.name}": path.read_text()
         for path in (ROOT / "spec/containerd").glob("*.proto")
@@ -180,7 +180,9 @@ def test_a_fault_in_a_published_proto_has_its_line(tmp_path: Path) -> None:
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_is_no_api_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_a_file_that_is_not_an_api_is_refused(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
     source = tmp_path / "set.binpb"
     if content is not None:
         source.write_bytes(content)

@@ -29,7 +29,7 @@ def test_explain_finds_a_field_by_each_of_its_names(path: str) -> None:
         assert part in told
 
 
-def test_explain_tells_what_is_never_logged() -> None:
+def test_explain_marks_fields_that_are_never_logged() -> None:
     assert "never logged" in show.explain(project().translation, "AuthConfig.password")
 
 
@@ -48,7 +48,7 @@ def test_review_has_every_field() -> None:
     assert len(listed) >= fields
 
 
-def test_explain_tells_for_what_else_a_field_is_read() -> None:
+def test_explain_shows_what_else_a_field_is_read_for() -> None:
     said = show.explain(project().translation, "LinuxPodSandboxConfig.sysctls")
     assert "also for   plan.network_first\n" in said
     assert "generated/plans.py" in said

@@ -50,7 +50,7 @@ def test_any_change_is_seen(checkout: Path, change: Callable[[Path], object]) ->
     assert not verify.known_good(checkout)
 
 
-def test_a_check_that_finds_nothing_new_makes_nothing(
+def test_a_repeated_check_generates_nothing(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate, "load_project", None)
@@ -91,7 +91,7 @@ def test_a_second_run_needs_no_protoc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate.outputs(generate.load_project(ROOT)) == before
 
 
-def test_a_damaged_entry_of_the_cache_is_made_again(
+def test_a_damaged_cache_entry_is_recomputed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -106,7 +106,7 @@ def test_a_damaged_entry_of_the_cache_is_made_again(
     assert cache.get(other.name) is None, "an entry under another's name"
 
 
-def test_without_a_cache_everything_is_made(
+def test_without_a_cache_everything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -34,7 +34,7 @@ def _lay_out(folder: Path, files: dict[str, str]) -> None:
         ({"a.py": "1\n2\n"}, {"a.py": "1\n"}, {"a.py": "change"}),
     ],
 )
-def test_what_differs_is_recorded_then_mended(
+def test_differences_are_recorded_and_then_fixed(
     tmp_path: Path, present: dict[str, str], wanted: dict[str, str], verbs: dict[str, str]
 ) -> None:
     _lay_out(tmp_path, present)
@@ -54,7 +54,7 @@ def test_unchanged_files_are_not_touched(tmp_path: Path) -> None:
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_a_folder_that_loses_its_last_file_goes_with_its_bytecode(tmp_path: Path) -> None:
+def test_an_emptied_folder_is_deleted_with_its_bytecode(tmp_path: Path) -> None:
     _lay_out(tmp_path, {"b/old.py": "1\n", "b/__pycache__/old.pyc": "", "a.py": "1\n"})
     write.apply(tmp_path, write.changes(tmp_path, {"a.py": "1\n"}))
     assert [path.name for path in tmp_path.iterdir()] == ["a.py"]

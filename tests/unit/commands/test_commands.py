@@ -118,7 +118,7 @@ def test_the_pause_container_is_explained_by_the_pods_config_only() -> None:
     assert all(field.startswith("PodSandboxConfig") for field in fields)
 
 
-def test_what_the_steps_were_told_is_explained_as_well() -> None:
+def test_plan_values_are_explained_too() -> None:
     config = api_pb2.PodSandboxConfig()
     config.metadata.name, config.metadata.namespace = "web", "shop"
     config.linux.sysctls["net.ipv4.conf.eth0.arp_filter"] = "1"
@@ -138,7 +138,7 @@ def test_what_the_steps_were_told_is_explained_as_well() -> None:
     assert explain._told(containers_pb2.Container(), labels.CONTAINER) == {"plan": {}}
 
 
-def test_what_plugins_were_told_is_explained_as_well() -> None:
+def test_the_input_of_cni_plugins_is_explained_too() -> None:
     config = api_pb2.PodSandboxConfig(annotations={"a.b/c": "d"})
     config.metadata.name, config.metadata.namespace = "web", "shop"
     record = containers_pb2.Container()
@@ -174,7 +174,7 @@ def test_each_item_that_has_a_key_is_shown() -> None:
     assert explain.value_at(whole, "mounts[].source") is explain._ABSENT
 
 
-def test_an_absent_value_is_said_to_be_absent() -> None:
+def test_an_absent_value_is_reported_as_absent() -> None:
     found = explain.explained({}, "ContainerConfig", "linux.resources.memory.limit")
     assert next(iter(next(found).lines())) == "linux.resources.memory.limit = (absent)"
 
@@ -187,7 +187,7 @@ def test_keys_with_dots_are_one_step() -> None:
 # doctor
 
 
-def test_a_finding_tells_its_remedy() -> None:
+def test_a_finding_has_a_remedy() -> None:
     assert Finding("a", "fine").mark == "ok"
     assert Finding("a", "odd", "fix it").mark == "warn"
     fatal = Finding("a", "bad", "fix it", stops_pods=True)
@@ -307,7 +307,7 @@ def test_the_private_daemon_brings_its_address_and_pause_image() -> None:
     assert config.pause_image == embedded.OWN_PAUSE
 
 
-def test_a_pause_image_that_is_named_is_used() -> None:
+def test_a_configured_pause_image_is_used() -> None:
     named = embedded.configured(Config())
     images = Config().images
     config = Config(images=type(images)(pinned_images={"sandbox": "example.com/pause:1"}))
@@ -323,14 +323,14 @@ def test_without_a_binary_the_remedy_is_named(
         embedded.started(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
 
 
-def test_a_stranger_with_the_pid_of_the_daemon_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_with_the_daemons_pid_is_not_killed(tmp_path: Path) -> None:
     at = embedded.places(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
     at.state.mkdir(parents=True)
     at.pid.write_text("1")
     assert embedded._living(at) == 0
 
 
-def test_the_daemons_config_disables_what_would_clash(tmp_path: Path) -> None:
+def test_the_daemons_config_disables_conflicting_plugins(tmp_path: Path) -> None:
     at = embedded.places(Config(root=f"{tmp_path}/r", state=f"{tmp_path}/s"))
     config = tomllib.loads(embedded._config(at, "btrfs"))
     disabled = config["disabled_plugins"]
@@ -350,7 +350,7 @@ def test_the_daemons_config_disables_what_would_clash(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_doctor_says_what_a_handler_has(handler: facts.Handler, line: str) -> None:
+def test_doctor_shows_the_features_of_a_handler(handler: facts.Handler, line: str) -> None:
     assert doctor._user_namespaces("runc", handler) == line
 
 

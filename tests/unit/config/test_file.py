@@ -28,7 +28,7 @@ def test_without_a_file_everything_has_its_default() -> None:
     assert found.pause_image == "registry.k8s.io/pause:3.10.2"
 
 
-def test_the_example_of_the_design_is_understood(tmp_path: Path) -> None:
+def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         """
@@ -180,7 +180,7 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
         ("a = [\n", ": invalid TOML:"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unusable_value_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         file.load(path)
@@ -201,7 +201,7 @@ def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["3", "1x", "s", "1s 2s", 3])
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_an_invalid_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         Duration.parse(text)
 

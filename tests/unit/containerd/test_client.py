@@ -129,7 +129,7 @@ async def test_capabilities_are_those_that_were_loaded(daemon: Daemon, client: C
         ),
     ],
 )
-async def test_directory_of_a_snapshotter_that_does_not_tell_it(
+async def test_directory_of_a_snapshotter_that_does_not_report_it(
     daemon: Daemon, client: Containerd, others: list[Any], root: str
 ) -> None:
     """The kubelet measures the disk of images by this path."""
@@ -140,7 +140,7 @@ async def test_directory_of_a_snapshotter_that_does_not_tell_it(
     assert client.capabilities.snapshotters["proxied"].root == root
 
 
-async def test_newer_daemons_tell_about_runtimes(daemon: Daemon, client: Containerd) -> None:
+async def test_newer_daemons_report_runtime_features(daemon: Daemon, client: Containerd) -> None:
     daemon.tells_runtimes = True
     async with daemon.running():
         await client.wait_ready()
@@ -151,7 +151,7 @@ async def test_newer_daemons_tell_about_runtimes(daemon: Daemon, client: Contain
     ("kind", "name", "whole", "parts"),
     [("grpc", "cri", True, False), ("cri", "images", False, True), ("cri", "runtime", False, True)],
 )
-async def test_a_rival_is_noticed(
+async def test_an_enabled_built_in_plugin_is_detected(
     daemon: Daemon, client: Containerd, kind: str, name: str, whole: bool, parts: bool
 ) -> None:
     daemon.plugins.append(plugin(kind, name))
@@ -161,7 +161,7 @@ async def test_a_rival_is_noticed(
     assert (able.builtin_cri, able.builtin_cri_parts) == (whole, parts)
 
 
-def test_the_remedy_switches_every_part_of_the_rival_off() -> None:
+def test_the_remedy_disables_every_part_of_the_built_in_plugin() -> None:
     assert all(f'"{name}"' in capabilities.BUILTIN_CRI_OFF for name in capabilities.BUILTIN_CRI)
 
 
@@ -175,7 +175,7 @@ async def test_a_missing_daemon_is_waited_for(daemon: Daemon, client: Containerd
     assert client.connected
 
 
-async def test_a_daemon_that_goes_is_noticed_and_caught_up_with(
+async def test_a_daemon_that_goes_away_is_detected_and_reconciled_with(
     daemon: Daemon, client: Containerd
 ) -> None:
     caught_up: list[bool] = []

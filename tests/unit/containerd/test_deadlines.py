@@ -86,7 +86,7 @@ def test_no_call_sets_a_deadline_of_its_own() -> None:
     assert own == []
 
 
-async def test_a_call_that_is_not_answered_ends(
+async def test_a_call_without_a_response_ends_at_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Hanging(version_pb2_grpc.VersionServicer):

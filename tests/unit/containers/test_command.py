@@ -114,7 +114,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_both_outputs_are_there_and_the_input_if_asked_for(world: World) -> None:
+async def test_a_command_has_both_outputs_and_an_input_if_requested(world: World) -> None:
     command = await world.start(stdin=False)
     assert world.fifos() == ["stderr", "stdout"]
     assert (world.shim.asked.stdin, command.stdin) == ("", None)
@@ -152,7 +152,7 @@ async def test_a_command_that_ends_before_its_input_is_opened(world: World) -> N
     await until(lambda: world.fifos() == [])
 
 
-async def test_output_ends_with_the_shim_s_end(world: World) -> None:
+async def test_output_ends_when_the_shim_closes_its_end(world: World) -> None:
     command = await world.start()
     assert command.stdout is not None
     os.write(world.shim.output, b"out")

@@ -43,7 +43,7 @@ async def test_a_process_without_output_ends_it_at_once(tmp_path: Path) -> None:
     pipe.close()
 
 
-async def test_what_is_beyond_the_limit_is_read_and_dropped(tmp_path: Path) -> None:
+async def test_output_beyond_the_limit_is_dropped(tmp_path: Path) -> None:
     pipe = OutputPipe(tmp_path / "fifo", limit=10)
     # far more than a pipe holds: the writer would block if nobody read
     await asyncio.wait_for(written(pipe, b"0123456789" * 100_000), 10)
@@ -63,7 +63,7 @@ async def test_closing_leaves_neither_file_nor_descriptor(tmp_path: Path) -> Non
     assert pipe.ended.done()
 
 
-async def test_a_path_that_exists_is_not_taken(tmp_path: Path) -> None:
+async def test_an_existing_path_is_not_reused(tmp_path: Path) -> None:
     (tmp_path / "fifo").write_text("somebody's")
     with pytest.raises(FileExistsError):
         OutputPipe(tmp_path / "fifo", limit=10)

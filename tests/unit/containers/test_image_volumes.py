@@ -195,7 +195,7 @@ async def test_an_image_volume_names_an_image(world: World) -> None:
         await source(world, volume(image=""))
 
 
-async def test_an_image_that_is_not_here_is_named(world: World) -> None:
+async def test_a_missing_image_is_named(world: World) -> None:
     with pytest.raises(ImageVolumeMountFailed) as error:
         await source(world, volume(image="other:1"))
     assert str(error.value).startswith("ImageVolumeMountFailed: config.mounts[0].image.image: ")
@@ -218,7 +218,7 @@ async def test_layers_that_are_gone_are_unpacked_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("failing", ["containerd", "kernel"])
-async def test_a_failure_begins_with_the_kubelets_word_and_can_be_repeated(
+async def test_a_failure_begins_with_the_kubelets_word_and_can_be_retried(
     world: World, kernel: Kernel, failing: str
 ) -> None:
     if failing == "kernel":

@@ -44,7 +44,7 @@ def files(world: World) -> list[Path]:
 # Creating
 
 
-async def test_a_container_is_recorded_beside_its_snapshot(world: World) -> None:
+async def test_a_container_is_recorded_with_its_snapshot(world: World) -> None:
     container = await world.created()
     record = world.daemon.records[container.id]
     assert (record.image, record.snapshot_key, record.sandbox) == ("app:1", container.id, "pod")
@@ -79,7 +79,7 @@ async def test_a_creation_in_a_pod_that_ends_meanwhile_leaves_nothing(world: Wor
 
 
 @pytest.mark.parametrize("call", ["snapshots.Prepare", "containers.Create"])
-async def test_a_creation_that_is_given_up_leaves_nothing(world: World, call: str) -> None:
+async def test_a_cancelled_creation_leaves_nothing(world: World, call: str) -> None:
     world.daemon.hold[call] = asyncio.Event()
     creation = asyncio.create_task(world.created())
     await world.daemon.called(call)
@@ -94,7 +94,7 @@ async def test_a_creation_that_is_given_up_leaves_nothing(world: World, call: st
     await world.created()
 
 
-async def test_an_image_that_is_not_here_is_not_found(world: World) -> None:
+async def test_a_missing_image_is_not_found(world: World) -> None:
     with pytest.raises(NotFound, match="pull it first"):
         await world.created(image="other:1")
     assert world.daemon.calls == []
@@ -159,7 +159,7 @@ async def test_a_start_that_fails_is_a_start_error(world: World, call: str) -> N
     assert world.store.checkpoints.load(container.id).reason == "StartError"
 
 
-async def test_a_start_that_is_given_up_before_the_process_runs_is_undone(world: World) -> None:
+async def test_a_start_cancelled_before_the_process_runs_is_undone(world: World) -> None:
     container = await world.created()
     world.daemon.hold["tasks.Create"] = asyncio.Event()
     world.daemon.fail["tasks.Start"] = grpc.StatusCode.CANCELLED
@@ -174,7 +174,7 @@ async def test_a_start_that_is_given_up_before_the_process_runs_is_undone(world:
     assert world.daemon.running == {}
 
 
-async def test_a_start_that_went_through_is_not_undone(world: World) -> None:
+async def test_a_start_that_succeeded_is_not_undone(world: World) -> None:
     container = await world.created()
     world.daemon.hold["tasks.Start"] = asyncio.Event()
     start = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
@@ -303,7 +303,7 @@ async def test_a_start_that_hangs_can_be_stopped_and_removed(world: World, soon:
     assert world.daemon.holdings == set()
 
 
-async def test_a_start_that_a_stop_gave_up_starts_nothing_later(world: World, soon: None) -> None:
+async def test_a_start_abandoned_by_a_stop_starts_nothing_later(world: World, soon: None) -> None:
     container = await world.created()
     hanging = world.daemon.hold["tasks.Create"] = asyncio.Event()
     call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
@@ -317,7 +317,7 @@ async def test_a_start_that_a_stop_gave_up_starts_nothing_later(world: World, so
     assert world.daemon.running == {}
 
 
-async def test_a_kill_that_hangs_as_well_is_told(world: World, soon: None) -> None:
+async def test_a_kill_that_hangs_too_is_reported(world: World, soon: None) -> None:
     container = await world.created()
     hanging = world.daemon.hold["tasks.Start"] = asyncio.Event()
     call = asyncio.create_task(world.containers.start(container, api_pb2.StartContainerRequest()))
@@ -445,7 +445,7 @@ async def test_a_removal_that_failed_is_repeated(world: World, call: str) -> Non
     assert world.daemon.holdings == set()
 
 
-async def test_a_created_container_that_is_half_removed_does_not_look_done(world: World) -> None:
+async def test_a_partly_removed_created_container_does_not_look_successful(world: World) -> None:
     container = await world.created()
     world.daemon.fail["containers.Delete"] = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(CriError):
@@ -481,7 +481,7 @@ async def test_resources_are_merged_and_a_zero_changes_nothing(world: World) -> 
     assert sizes in ({"2MB": 16, "1GB": 8}, {})
 
 
-async def test_an_update_that_the_task_refuses_is_put_back(world: World) -> None:
+async def test_an_update_refused_by_the_task_is_reverted(world: World) -> None:
     container = await world.running()
     before = AnyMessage()
     before.CopyFrom(world.daemon.records[container.id].spec)
@@ -498,7 +498,7 @@ async def test_an_update_that_the_task_refuses_is_put_back(world: World) -> None
     assert answer.status.resources.linux.cpu_shares == 0
 
 
-async def test_an_update_does_not_bring_back_what_a_removal_took(world: World) -> None:
+async def test_an_update_does_not_recreate_a_removed_container(world: World) -> None:
     container = await world.running()
     world.daemon.hold["tasks.Update"] = asyncio.Event()
     request = api_pb2.UpdateContainerResourcesRequest(
@@ -540,7 +540,7 @@ async def test_a_status_after_a_restart_asks_containerd_once(world: World) -> No
     assert world.daemon.calls.count("containers.Get") == 1
 
 
-async def test_a_container_that_somebody_deleted_is_still_shown(world: World) -> None:
+async def test_a_container_deleted_by_another_client_is_still_shown(world: World) -> None:
     container = await world.created()
     world.containers.services.specs.forget(container.id)
     world.daemon.fail["containers.Get"] = grpc.StatusCode.NOT_FOUND

@@ -119,7 +119,7 @@ async def test_its_output_is_dropped_and_its_input_ended(tmp_path: Path) -> None
     world.shim.close()
 
 
-async def test_one_that_ends_just_now_is_forgotten_too(tmp_path: Path) -> None:
+async def test_a_command_that_exits_meanwhile_is_deleted_too(tmp_path: Path) -> None:
     world = World(tmp_path, "stdin", "stdout", "stderr")
     world.shim.input_gone = True
     world.shim.exit.set()
@@ -144,7 +144,7 @@ async def test_a_terminal_is_hung_up(tmp_path: Path) -> None:
         pytest.param(None, [], id="forgotten by the shim"),
     ],
 )
-async def test_what_does_not_run_is_forgotten(
+async def test_a_command_that_does_not_run_is_deleted(
     tmp_path: Path, status: Any, calls: list[str]
 ) -> None:
     world = World(tmp_path, "stdout", "stderr")

@@ -51,5 +51,5 @@ def test_filter(store: Store, wanted: dict[str, object], ids: list[str]) -> None
     assert [container.id for container in answer.containers] == ids
 
 
-def test_no_filter_is_all(store: Store) -> None:
+def test_without_a_filter_everything_is_listed(store: Store) -> None:
     assert len(list_containers(store, api_pb2.ListContainersRequest()).containers) == 5

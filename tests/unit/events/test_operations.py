@@ -54,7 +54,7 @@ async def some(events: Events, count: int) -> list[api_pb2.ContainerEventRespons
     return found
 
 
-async def test_a_life_is_told_with_the_statuses_of_each_moment(node: World, events: Events) -> None:
+async def test_events_have_the_statuses_of_their_moment(node: World, events: Events) -> None:
     container = await node.running()
     await node.containers.stop(container, StopContainerPlan(grace=1))
     await node.containers.remove(container, api_pb2.RemoveContainerRequest())

@@ -62,7 +62,7 @@ async def test_entries_that_name_their_platform_need_no_other_document(has: Docu
     assert has.asked == ["amd"]
 
 
-async def test_what_names_its_platform_comes_first(has: Documents) -> None:
+async def test_candidates_with_a_platform_come_first(has: Documents) -> None:
     silent, named = has.image("silent", AMD64), has.image("named", I386)
     assert await has.choose((silent, None), (named, I386)) == "named"
 
@@ -78,7 +78,7 @@ async def test_the_best_config_wins(has: Documents) -> None:
     assert await has.choose((old, None), (new, None)) == "new"
 
 
-async def test_nothing_fits(has: Documents) -> None:
+async def test_no_candidate_matches(has: Documents) -> None:
     arm, other = has.image("arm", ARM64), has.image("s390x", Platform("linux", "s390x"))
     with pytest.raises(
         NotFound, match=r"^no image for linux/amd64; available: linux/arm64, linux/s390x$"
@@ -96,7 +96,7 @@ async def test_index_in_an_index(has: Documents) -> None:
     assert await has.choose((inner, None)) == "amd"
 
 
-async def test_inner_index_of_another_platform_is_passed_over(has: Documents) -> None:
+async def test_inner_index_of_another_platform_is_skipped(has: Documents) -> None:
     arm, amd = has.image("arm", ARM64), has.image("amd", AMD64)
     first = has.index("first", (arm, ARM64))
     second = has.index("second", (amd, None))
@@ -104,7 +104,7 @@ async def test_inner_index_of_another_platform_is_passed_over(has: Documents) ->
     assert await has.choose((first, None), (second, None)) == "amd"
 
 
-async def test_nesting_without_end_is_refused(has: Documents) -> None:
+async def test_endless_nesting_is_refused(has: Documents) -> None:
     inner = has.index("inner", (has.image("amd", AMD64), AMD64))
     for depth in range(1500):
         inner = has.index(f"around {depth}", (inner, None))
@@ -113,7 +113,7 @@ async def test_nesting_without_end_is_refused(has: Documents) -> None:
     assert len(has.asked) == DEPTH_LIMIT
 
 
-async def test_width_without_end_is_refused(has: Documents) -> None:
+async def test_an_index_with_too_many_entries_is_refused(has: Documents) -> None:
     entries = [(has.image(f"arm {i}", ARM64), None) for i in range(1000)]
     with pytest.raises(FailedPrecondition, match="state the platforms in the index"):
         await has.choose(*entries)
@@ -127,7 +127,7 @@ async def test_an_index_that_names_itself_ends(has: Documents) -> None:
         await has.choose((itself, None), (itself, AMD64))
 
 
-async def test_what_cannot_be_judged_does_not_hide_what_can(has: Documents) -> None:
+async def test_a_broken_candidate_does_not_hide_a_good_one(has: Documents) -> None:
     """The content store has no documents of other platforms."""
     absent = Descriptor(MANIFEST_TYPES[0], "absent", 1)
     broken = has.image("broken", AMD64)
@@ -138,6 +138,6 @@ async def test_what_cannot_be_judged_does_not_hide_what_can(has: Documents) -> N
         await has.choose((broken, None))
 
 
-async def test_the_chosen_one_must_be_there(has: Documents) -> None:
+async def test_the_chosen_manifest_must_exist(has: Documents) -> None:
     with pytest.raises(NotFound, match="absent is not here"):
         await has.choose((Descriptor(MANIFEST_TYPES[0], "absent", 1), AMD64))

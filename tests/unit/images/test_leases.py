@@ -70,7 +70,7 @@ async def test_lease_ends_with_the_pull(
 
 
 @pytest.mark.parametrize("failure", [Unavailable("it broke"), asyncio.CancelledError()])
-async def test_next_try_goes_on_under_the_same_lease(
+async def test_next_attempt_reuses_the_lease(
     leases: PullLeases, fake: FakeLeases, failure: BaseException
 ) -> None:
     broken = await hold(leases, failure)
@@ -79,14 +79,14 @@ async def test_next_try_goes_on_under_the_same_lease(
     assert fake.ids == set()
 
 
-async def test_of_two_broken_pulls_one_lease_stays(leases: PullLeases, fake: FakeLeases) -> None:
+async def test_two_failed_pulls_keep_one_lease(leases: PullLeases, fake: FakeLeases) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
             group.create_task(hold(leases, Unavailable("it broke")))
     assert len(fake.ids) == 1
 
 
-async def test_nothing_stays_after_the_server(leases: PullLeases, fake: FakeLeases) -> None:
+async def test_no_lease_is_left_after_the_server(leases: PullLeases, fake: FakeLeases) -> None:
     await hold(leases, Unavailable("it broke"))
     await leases.close()
     assert fake.ids == set()

@@ -134,7 +134,7 @@ def test_entries_of_an_index() -> None:
     assert parse(b'{"manifests": null}', INDEX_TYPES[0], "sha256:m") == Index(())
 
 
-def test_sizes_that_no_client_could_be_told_are_cut() -> None:
+def test_sizes_beyond_the_cris_range_are_capped() -> None:
     data = document(layers=[layer(size=(1 << 63) - 1)] * 3)
     manifest = parse(data, MANIFEST_TYPES[0], "sha256:m")
     assert isinstance(manifest, Manifest)
@@ -201,7 +201,7 @@ def test_chain_of_layers() -> None:
     assert chain_ids([]) == []
 
 
-def test_labels_hold_the_parts() -> None:
+def test_labels_protect_the_parts() -> None:
     assert child_labels(Manifest(CONFIG, (LAYER,))) == {
         "containerd.io/gc.ref.content.config": CONFIG.digest,
         "containerd.io/gc.ref.content.l.0": LAYER.digest,

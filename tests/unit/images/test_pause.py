@@ -52,7 +52,9 @@ def wait_until_it_waits(pid: int) -> None:
 
 @needs_amd64
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_well_on_a_signal(paused: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def test_it_exits_with_0_on_a_signal(
+    paused: subprocess.Popen[bytes], number: signal.Signals
+) -> None:
     wait_until_it_waits(paused.pid)
     paused.send_signal(number)
     assert paused.wait(5) == 0
@@ -60,7 +62,7 @@ def test_it_ends_well_on_a_signal(paused: subprocess.Popen[bytes], number: signa
 
 @needs_amd64
 @pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace needs root")
-def test_as_first_process_it_collects_orphans_and_obeys(program: Path) -> None:
+def test_as_pid_1_it_reaps_orphans_and_obeys_signals(program: Path) -> None:
     script = f"(sleep 0.05 & sleep 0.1 &) ; exec {program}"
     command = ["unshare", "--fork", "--pid", "--kill-child", "/bin/sh", "-c", script]
     with subprocess.Popen(command) as outer:

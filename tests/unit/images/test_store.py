@@ -149,7 +149,7 @@ def names(store: ImageStore) -> list[str]:
     return sorted(image.reference for image in store.cache.images())
 
 
-async def test_removed_image_stays_removed_though_a_comparison_had_its_answer(
+async def test_a_stale_comparison_does_not_restore_a_removed_image(
     store: ImageStore, daemon: FakeContainerd
 ) -> None:
     await store.put(NAME, daemon.image(), MANAGED)
@@ -163,7 +163,7 @@ async def test_removed_image_stays_removed_though_a_comparison_had_its_answer(
     assert names(store) == []
 
 
-async def test_pulled_image_stays_though_a_comparison_had_its_answer(
+async def test_a_stale_comparison_does_not_drop_a_pulled_image(
     store: ImageStore, daemon: FakeContainerd
 ) -> None:
     daemon.answers.clear()
@@ -203,7 +203,7 @@ async def test_bad_image_is_left_out_and_the_others_are_listed(
     assert store.cache.names_to_remove("bad:1") == ["docker.io/library/bad:1"]
 
 
-async def test_blob_that_cannot_be_read_costs_its_own_image_only(
+async def test_an_unreadable_blob_affects_only_its_image(
     store: ImageStore, daemon: FakeContainerd, left_out: list[str]
 ) -> None:
     await store.put("docker.io/library/good:1", daemon.image(), MANAGED)
@@ -214,7 +214,7 @@ async def test_blob_that_cannot_be_read_costs_its_own_image_only(
     assert left_out == ["docker.io/library/bad:1"]
 
 
-async def test_a_daemon_that_is_away_says_nothing_of_its_images(
+async def test_an_unreachable_daemon_does_not_affect_the_images(
     store: ImageStore, daemon: FakeContainerd, left_out: list[str]
 ) -> None:
     image = daemon.image()

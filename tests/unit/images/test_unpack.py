@@ -53,7 +53,7 @@ class Daemon:
         pytest.param(CHAIN, [{CHAIN[2]}, {CHAIN[1]}], 1, id="one after the other"),
     ],
 )
-async def test_a_snapshot_that_is_collected_before_it_is_held_does_not_count(
+async def test_a_snapshot_collected_before_the_lease_does_not_count(
     names: list[str], collected: list[set[str]], count: int
 ) -> None:
     daemon = Daemon(names, collected)

@@ -67,7 +67,7 @@ async def test_removed_snapshots_are_forgotten() -> None:
     assert usage.of_snapshot("overlayfs", "one") is None
 
 
-def test_figures_as_cri_tells_them() -> None:
+def test_disk_usage_in_cri_messages() -> None:
     reading = written(Usage(size=5, inodes=2, taken_at=7), "/root")
     told = filesystem_usage.read(layer_usage=reading)
     assert (told.used_bytes.value, told.inodes_used.value, told.timestamp) == (5, 2, 7)

@@ -103,7 +103,7 @@ def test_no_limit_is_none_and_not_a_huge_number(v1: Cgroups, tmp_path: Path) -> 
     assert usage.swap == Swap(1024, None)
 
 
-def test_the_word_max_is_no_limit(v2: Cgroups, tmp_path: Path) -> None:
+def test_max_means_no_limit(v2: Cgroups, tmp_path: Path) -> None:
     for name in ("memory.max", "memory.swap.max"):
         (tmp_path / GROUP.lstrip("/") / name).write_text("max\n")
     usage = v2.usage(GROUP)
@@ -111,20 +111,20 @@ def test_the_word_max_is_no_limit(v2: Cgroups, tmp_path: Path) -> None:
     assert usage.swap == Swap(1024, None)
 
 
-def test_without_swap_accounting_there_are_no_figures(v1: Cgroups, tmp_path: Path) -> None:
+def test_without_swap_accounting_swap_is_unset(v1: Cgroups, tmp_path: Path) -> None:
     (tmp_path / "memory" / GROUP.lstrip("/") / "memory.memsw.limit_in_bytes").unlink()
     assert v1.usage(GROUP).swap is None
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_cgroup_that_is_gone(version: str, request: pytest.FixtureRequest) -> None:
+def test_a_removed_cgroup_is_file_not_found(version: str, request: pytest.FixtureRequest) -> None:
     cgroups: Cgroups = request.getfixturevalue(version)
     with pytest.raises(FileNotFoundError):
         cgroups.usage("/kubepods/pod1/gone")
     assert cgroups.oom_kills("/kubepods/pod1/gone") is None
 
 
-def test_an_empty_or_odd_file_is_no_figure(v2: Cgroups, tmp_path: Path) -> None:
+def test_an_empty_or_malformed_file_is_unset(v2: Cgroups, tmp_path: Path) -> None:
     for name in ("memory.current", "pids.current", "memory.max", "cpu.stat"):
         (tmp_path / GROUP.lstrip("/") / name).write_text("")
     for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
@@ -134,7 +134,7 @@ def test_an_empty_or_odd_file_is_no_figure(v2: Cgroups, tmp_path: Path) -> None:
     assert usage.cpu_pressure is usage.memory_pressure is usage.io_pressure is None
 
 
-def test_files_of_a_cgroup_that_goes_away_are_no_figures(
+def test_files_of_a_vanishing_cgroup_are_unset(
     v1: Cgroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = os.open

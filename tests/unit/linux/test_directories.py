@@ -24,7 +24,7 @@ async def test_a_tree_is_deleted(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
-async def test_a_read_only_file_system_keeps_no_pod(
+async def test_a_read_only_file_system_does_not_block_a_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: str) -> None:

@@ -25,9 +25,7 @@ def test_a_file_is_replaced_with_its_mode(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_the_kernel_does_not_take_at_once_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partial_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
     write_whole(tmp_path / "file", bytes(range(256)) * 40)
@@ -77,7 +75,7 @@ def test_a_directory_that_is_gone_needs_no_sync(tmp_path: Path) -> None:
     sync_directory(tmp_path / "gone")
 
 
-def test_nobody_else_in_runtime_replaces_files() -> None:
+def test_no_other_module_of_runtime_replaces_files() -> None:
     renames = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sorted((ROOT / "runtime").rglob("*.py"))

@@ -75,7 +75,7 @@ async def test_a_failure_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_create_that_is_cancelled_again_and_again_ends_before_it_is_undone(
+async def test_a_repeatedly_cancelled_create_ends_before_it_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_mount = threading.Event()

@@ -48,7 +48,7 @@ class Recorded(OomLog):
         self._kills.extend(kill for r in records if (kill := parse(r, boot=boot)))
 
 
-def test_a_kill_is_told_by_cgroup_or_by_process() -> None:
+def test_a_kill_is_recognised_by_cgroup_or_by_process() -> None:
     log = Recorded(CGROUP, PROCESS)
     assert log.killed("abc", 0, since=0)
     assert log.killed("def", 22804, since=0)
@@ -56,7 +56,7 @@ def test_a_kill_is_told_by_cgroup_or_by_process() -> None:
     assert not log.killed("other", 7, since=0)
 
 
-def test_a_kill_before_the_start_was_of_somebody_else() -> None:
+def test_a_kill_before_the_start_was_of_another_process() -> None:
     assert not Recorded(PROCESS).killed("def", 22804, since=time.time_ns() + 3600 * SECOND)
 
 

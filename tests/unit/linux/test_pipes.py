@@ -47,7 +47,7 @@ async def test_a_writer_waits_for_its_reader(fifo: Path) -> None:
     os.close(reader)
 
 
-async def test_a_fifo_that_nobody_reads(fifo: Path) -> None:
+async def test_a_fifo_without_a_reader(fifo: Path) -> None:
     with pytest.raises(OSError) as error:
         await PipeWriter.opened(fifo, 0.01)
     assert error.value.errno == errno.ENXIO

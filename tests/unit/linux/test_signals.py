@@ -34,7 +34,7 @@ def test_a_process_of_another_cgroup_is_left_alone(process: subprocess.Popen[byt
     assert process.poll() is None
 
 
-def test_a_process_that_is_gone_is_for_containerd_to_tell() -> None:
+def test_an_exited_process_is_left_to_containerd() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     assert not signals.send(process.pid, own_cgroup(), signal.SIGKILL)

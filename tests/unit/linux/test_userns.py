@@ -71,7 +71,7 @@ async def test_ids_that_the_kernel_refuses_leave_nothing(tmp_path: Path, ids: st
     assert files_below(tmp_path) == []
 
 
-async def test_a_second_pin_that_fails_takes_the_first_with_it(tmp_path: Path) -> None:
+async def test_a_failed_second_pin_removes_the_first(tmp_path: Path) -> None:
     (tmp_path / "user").touch()
     with pytest.raises(FileExistsError):
         await userns.create(str(tmp_path / "net"), str(tmp_path / "user"), IDS)
@@ -79,7 +79,7 @@ async def test_a_second_pin_that_fails_takes_the_first_with_it(tmp_path: Path) -
     assert mountinfo.below(str(tmp_path), mountinfo.read()) == []
 
 
-async def test_a_failure_says_what_unshare_said(
+async def test_a_failure_has_the_message_of_unshare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "unshare"
@@ -103,7 +103,7 @@ def test_a_namespace_ends_with_its_block() -> None:
     assert children() == before
 
 
-def test_a_file_system_that_maps_no_ids(tmp_path: Path) -> None:
+def test_a_file_system_without_idmapped_mounts(tmp_path: Path) -> None:
     with userns.held(IDS) as namespace, open(namespace, "rb") as file:
         kernel.try_idmap(str(tmp_path), file.fileno())
         with pytest.raises(OSError, match="cannot map the IDs of a mount of /proc"):

@@ -244,7 +244,7 @@ async def test_drained_ends_when_the_shim_left_while_the_keeper_was_dead(
     await asyncio.wait_for(keeper.drained("c"), 5)
 
 
-async def test_it_outlives_the_server_and_is_found_again(tmp_path: Path) -> None:
+async def test_the_keeper_outlives_the_server_and_is_found_again(tmp_path: Path) -> None:
     state, fifos, log = str(tmp_path / "state"), fifos_in(tmp_path), tmp_path / "0.log"
     first = await LogKeeper.start(state)
     await first.open("c", fifos, False, str(log))
@@ -290,7 +290,7 @@ async def test_two_servers_share_one_keeper(tmp_path: Path) -> None:
     end_process(both[0].pid)
 
 
-async def test_attach_hears_live_output_and_its_end(keeper: LogKeeper, tmp_path: Path) -> None:
+async def test_attach_receives_live_output_and_its_end(keeper: LogKeeper, tmp_path: Path) -> None:
     fifos = fifos_in(tmp_path)
     await keeper.open("c", fifos, False, None)
     shim = Shim(fifos)
@@ -311,7 +311,7 @@ async def test_attach_hears_live_output_and_its_end(keeper: LogKeeper, tmp_path:
     assert heard == [("stdout", b"hello")]
 
 
-async def test_an_attached_client_that_does_not_read_is_let_go(
+async def test_an_attached_client_that_does_not_read_is_dropped(
     keeper: LogKeeper, tmp_path: Path
 ) -> None:
     fifos, log = fifos_in(tmp_path), tmp_path / "0.log"

@@ -54,7 +54,7 @@ async def opened(keeper: LogKeeper, directory: Path, name: str, log: Path) -> Sh
 
 
 @needs_fuse
-async def test_a_log_whose_file_system_hangs_stops_no_other(
+async def test_a_hung_log_file_system_blocks_no_other_log(
     keeper: LogKeeper, tmp_path: Path, hung: HungMount
 ) -> None:
     bad = await opened(keeper, tmp_path, "bad", tmp_path / "hung/0.log")
@@ -92,7 +92,7 @@ async def test_a_log_whose_file_system_hangs_stops_no_other(
 
 
 @needs_fuse
-async def test_many_logs_on_one_file_system_that_hangs_cost_one_delay(
+async def test_many_logs_on_a_hung_file_system_cause_one_delay(
     keeper: LogKeeper, tmp_path: Path, hung: HungMount
 ) -> None:
     bad = [await opened(keeper, tmp_path, f"b{n}", tmp_path / f"hung/{n}.log") for n in range(20)]
@@ -114,7 +114,7 @@ async def test_many_logs_on_one_file_system_that_hangs_cost_one_delay(
 
 
 @needs_fuse
-async def test_a_container_is_held_up_by_its_log_for_a_while_only(
+async def test_a_container_is_blocked_by_its_log_for_a_limited_time(
     tmp_path: Path, hung: HungMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed_keeper(monkeypatch, "turn.STALL_SECONDS = 1.0")
@@ -218,7 +218,7 @@ async def test_a_request_that_cannot_be_served_is_answered(
     assert (await keeper.list(), keeper.pid) == ({}, pid)
 
 
-async def test_a_fault_of_the_keeper_is_answered_and_logged(
+async def test_a_bug_of_the_keeper_is_reported_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed_keeper(monkeypatch, "server._OPERATIONS['drained'] = lambda *_: 1 / 0")
@@ -233,7 +233,9 @@ async def test_a_fault_of_the_keeper_is_answered_and_logged(
 
 
 @pytest.mark.parametrize("reader", [False, True])
-async def test_a_fifo_is_no_log_file(keeper: LogKeeper, tmp_path: Path, reader: bool) -> None:
+async def test_a_fifo_is_not_accepted_as_a_log_file(
+    keeper: LogKeeper, tmp_path: Path, reader: bool
+) -> None:
     log = tmp_path / "0.log"
     shim = await opened(keeper, tmp_path, "c", log)
     os.write(shim.out, b"one\n")
@@ -316,7 +318,7 @@ async def test_a_keeper_killed_while_containers_close_opens_all_others_again(
         shim.exit()
 
 
-async def test_a_close_while_the_successor_opens_ends_no_restore(
+async def test_a_close_during_a_restore_does_not_end_it(
     keeper: LogKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shims = [await opened(keeper, tmp_path, f"c{n}", tmp_path / f"{n}.log") for n in range(4)]
@@ -355,7 +357,7 @@ async def test_a_restore_goes_on_until_it_is_done(
     shim.exit()
 
 
-def test_a_record_that_a_kill_cut_short_is_ended(tmp_path: Path) -> None:
+def test_a_record_truncated_by_a_kill_is_terminated(tmp_path: Path) -> None:
     log = tmp_path / "0.log"
     log.write_text("time stdout F cut sho")
     file = LogFile(str(log))

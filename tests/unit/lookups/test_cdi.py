@@ -81,7 +81,7 @@ def test_yaml_is_read_as_json_is(directories: CdiDirectories, tmp_path: Path) ->
         ("b.yaml", b"a: &a [*a]\n", "nested"),
     ],
 )
-def test_a_broken_file_is_named_and_hides_no_other(
+def test_a_broken_file_is_named_and_does_not_hide_others(
     directories: CdiDirectories, tmp_path: Path, name: str, content: bytes, reason: str
 ) -> None:
     write(tmp_path / "etc/a.json", "a")

@@ -38,7 +38,7 @@ def paths(host_path: Path, container_path: str = "") -> list[str]:
     return [node.device.path for node in devices.requested([device])]
 
 
-def test_a_directory_gives_its_nodes_without_those_of_every_container(dev: Path) -> None:
+def test_a_directory_stands_for_its_device_nodes(dev: Path) -> None:
     assert paths(dev, "/x/") == ["/x/null", "/x/sub/zero"]
 
 

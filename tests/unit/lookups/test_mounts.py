@@ -44,7 +44,7 @@ def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> Non
 
 
 @pytest.mark.parametrize("target", ["nowhere", "link"])
-def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path, target: str) -> None:
+def test_a_dangling_link_is_reported(tmp_path: Path, target: str) -> None:
     (tmp_path / "link").symlink_to(target)
     with pytest.raises(InvalidArgument, match=r"mounts\[0\]\.host_path: .*/link is a symbolic"):
         host_sources([WantedMount(str(tmp_path / "link"))])

@@ -158,7 +158,7 @@ async def test_a_client_that_gives_up_leaves_a_whole_copy(
     assert (daemon.active, daemon.committed) == ({}, {"sha256:base", COPY})
 
 
-async def test_a_missing_layer_is_the_callers_to_unpack(tmp_path: Path) -> None:
+async def test_a_missing_layer_is_reported_to_the_caller(tmp_path: Path) -> None:
     daemon = Daemon()
     wanted = rootfs(tmp_path, maps=MAPS, by_copy=True)
     with pytest.raises(aio.AioRpcError) as error:

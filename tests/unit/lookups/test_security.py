@@ -28,7 +28,9 @@ def test_the_profile_is_the_reviewed_one_under_the_name_that_specs_use() -> None
     assert f"\nprofile {security.DEFAULT_APPARMOR_PROFILE} " in defaults.APPARMOR_PROFILE
 
 
-async def test_it_is_handed_to_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_profile_is_loaded_by_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parser(tmp_path, monkeypatch, f'echo "$@" >{tmp_path}/flags; cat >{tmp_path}/seen')
     await lookups.load_default_apparmor()
     # includes that the node does not have, and the peer, depend on the node

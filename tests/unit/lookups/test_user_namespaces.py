@@ -51,7 +51,7 @@ def test_features_of_the_binary(features: dict[str, Any], offered: bool) -> None
         pytest.param(Kernel(unmappable={"/x": "zfs"}), overlayfs("remap-ids"), False, id="other"),
     ],
 )
-def test_who_changes_the_owners(
+def test_how_files_get_their_owners(
     kernel: Kernel, snapshotter: Snapshotter | None, by_copy: bool
 ) -> None:
     found = support(RUNC_1_3, kernel, snapshotter)
@@ -78,7 +78,7 @@ def test_who_changes_the_owners(
         ),
     ],
 )
-def test_why_there_are_none(
+def test_why_user_namespaces_are_not_supported(
     features: dict[str, Any], kernel: Kernel, snapshotter: Snapshotter, problem: str
 ) -> None:
     assert re.search(problem, support(features, kernel, snapshotter).problem)

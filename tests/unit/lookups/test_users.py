@@ -148,7 +148,7 @@ def test_a_group_needs_a_user() -> None:
         wanted_by_pod(run_as_group=api_pb2.Int64Value(value=5))
 
 
-def test_the_pause_is_in_no_group_of_its_image() -> None:
+def test_the_pause_process_gets_no_groups_of_its_image() -> None:
     pod = wanted_by_pod(run_as_user=api_pb2.Int64Value(value=1000), supplemental_groups=[9])
     assert resolve(pod, DATABASE) == User(1000, 1001, (9, 1001))
     assert resolve(pod, UserDatabase()) == User(1000, 0, (0, 9))

@@ -73,7 +73,7 @@ async def conditions(of: Node) -> dict[str, api_pb2.RuntimeCondition]:
     return {condition.type: condition for condition in answer.status.conditions}
 
 
-async def test_all_is_well() -> None:
+async def test_a_healthy_node_is_ready() -> None:
     found = await conditions(node())
     assert {name: condition.status for name, condition in found.items()} == {
         "RuntimeReady": True,
@@ -83,7 +83,7 @@ async def test_all_is_well() -> None:
     assert not any(condition.reason or condition.message for condition in found.values())
 
 
-async def test_the_network_says_what_it_lacks() -> None:
+async def test_a_missing_network_is_explained() -> None:
     found = (await conditions(node(network=Network("no config"))))["NetworkReady"]
     assert not found.status
     assert found.reason == "NetworkPluginNotReady"

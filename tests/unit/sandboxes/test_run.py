@@ -114,7 +114,7 @@ async def test_a_namespace_is_recorded_before_it_is_made(
     assert recorded
 
 
-async def test_the_network_comes_beside_the_task(world: World) -> None:
+async def test_the_network_is_set_up_in_parallel_with_the_task(world: World) -> None:
     world.containerd.hold["tasks.Create"] = asyncio.Event()
     run = asyncio.ensure_future(sandbox_run.run(world.services, run_request()))
     await world.containerd.called("containers.Update")
@@ -207,7 +207,7 @@ async def test_a_failing_network_undoes_everything(world: World, namespaces: set
     assert_nothing_is_left(world, namespaces)
 
 
-async def test_a_caller_that_goes_away_undoes_everything(
+async def test_a_client_that_disconnects_undoes_everything(
     world: World, namespaces: set[str]
 ) -> None:
     world.network.hang = True
@@ -219,7 +219,7 @@ async def test_a_caller_that_goes_away_undoes_everything(
     assert_nothing_is_left(world, namespaces)
 
 
-async def test_what_cannot_be_undone_stays_known(world: World, namespaces: set[str]) -> None:
+async def test_a_pod_that_cannot_be_undone_stays_listed(world: World, namespaces: set[str]) -> None:
     world.network.fail = {"ADD", "DEL"}
     with pytest.raises(CriError):
         await sandbox_run.run(world.services, run_request())
@@ -230,7 +230,7 @@ async def test_what_cannot_be_undone_stays_known(world: World, namespaces: set[s
         await sandbox_run.run(world.services, run_request())
 
 
-async def test_a_pod_that_stays_known_keeps_its_addresses(world: World) -> None:
+async def test_a_pod_that_stays_listed_keeps_its_addresses(world: World) -> None:
     """Stop then insists on a CNI DEL that goes through."""
     world.containerd.fail["tasks.Start"] = grpc.StatusCode.INTERNAL
     world.containerd.fail["snapshots.Remove"] = grpc.StatusCode.INTERNAL

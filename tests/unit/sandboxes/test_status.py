@@ -41,7 +41,7 @@ def test_filter(store: Store, wanted: dict[str, object], ids: list[str]) -> None
     assert [sandbox.id for sandbox in answer.items] == ids
 
 
-def test_a_list_that_leaves_nothing_out_is_made_once(store: Store) -> None:
+def test_an_unfiltered_list_is_cached(store: Store) -> None:
     whole = list_sandboxes(store, api_pb2.ListPodSandboxRequest())
     empty = api_pb2.ListPodSandboxRequest(filter=api_pb2.PodSandboxFilter())
     assert list_sandboxes(store, empty) is whole

@@ -63,7 +63,7 @@ def start_task(world: World, container: Container) -> None:
     world.containerd.running[container.id] = task
 
 
-async def test_every_container_ends_and_the_network_is_given_back(
+async def test_every_container_ends_and_the_network_is_released(
     world: World, sandbox: Sandbox, namespaces: set[str]
 ) -> None:
     for state in (ContainerState.RUNNING, ContainerState.UNKNOWN, ContainerState.CREATED):
@@ -107,7 +107,7 @@ async def test_a_container_that_is_starting_is_waited_for(world: World, sandbox:
     assert container.state is ContainerState.EXITED
 
 
-async def test_stops_that_come_together_share_the_work(world: World, sandbox: Sandbox) -> None:
+async def test_concurrent_stops_share_the_work(world: World, sandbox: Sandbox) -> None:
     sandboxes = operations(world)
     await asyncio.gather(*(sandboxes.stop(sandbox, STOP) for _ in range(5)))
     assert world.network.calls == ["ADD", "DEL strict"]
@@ -144,7 +144,7 @@ async def test_the_record_that_recovery_starts_from_is_deleted_last(
     assert calls.index("sandboxes.Delete") < calls.index("containers.Delete")
 
 
-async def test_a_stop_does_not_wait_without_end_for_a_process_that_cannot_die(
+async def test_a_stop_waits_for_a_limited_time_for_an_unkillable_process(
     world: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stop, "_END_LIMIT", 0.01)
@@ -163,7 +163,7 @@ async def test_the_snapshot_is_removed_from_where_it_was_made(
     assert world.containerd.snapshotters == {"native"}
 
 
-async def test_a_stop_that_a_removal_overtakes_is_no_error(
+async def test_a_stop_overtaken_by_a_removal_succeeds(
     world: World, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.network.fail.add("DEL")
@@ -185,7 +185,7 @@ async def test_a_removal_under_way_refuses_another(world: World, sandbox: Sandbo
     assert sum(isinstance(result, FailedPrecondition) for result in results) == 1
 
 
-async def test_a_pod_that_was_never_whole_is_removed(
+async def test_an_incomplete_pod_is_removed(
     world: World, namespaces: set[str], tmp_path: Path
 ) -> None:
     world.network.fail = {"ADD", "DEL"}

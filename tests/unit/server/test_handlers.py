@@ -64,17 +64,17 @@ async def test_the_work_gets_the_object_and_the_plan_of_the_request(cri: World) 
     assert call == ("stop", cri.containers.things[0], StopContainerPlan(grace=3))
 
 
-async def test_what_is_gone_is_stopped_already(cri: World) -> None:
+async def test_stopping_a_missing_object_succeeds(cri: World) -> None:
     await cri.runtime.StopContainer(stop("none"))
     assert cri.operations.calls == []
 
 
-async def test_the_status_of_what_is_gone_is_not_found(cri: World) -> None:
+async def test_the_status_of_a_missing_object_is_not_found(cri: World) -> None:
     call = cri.runtime.ContainerStatus(api_pb2.ContainerStatusRequest(container_id="none"))
     assert await code_of(call) == (grpc.StatusCode.NOT_FOUND, "there is no container none")
 
 
-async def test_what_does_not_run_is_stopped_already(cri: World) -> None:
+async def test_stopping_an_object_that_does_not_run_succeeds(cri: World) -> None:
     await cri.runtime.StopContainer(stop(cri.add_container(ContainerState.EXITED)))
     assert cri.operations.calls == []
 
@@ -87,7 +87,7 @@ async def test_a_wrong_state_is_refused_with_what_is_needed(cri: World) -> None:
     )
 
 
-async def test_figures_of_a_stopped_pod_are_unavailable(cri: World) -> None:
+async def test_statistics_of_a_stopped_pod_are_unavailable(cri: World) -> None:
     cri.sandboxes.things.append(Thing("stopped", SandboxState.NOTREADY))
     call = cri.runtime.PodSandboxStats(api_pb2.PodSandboxStatsRequest(pod_sandbox_id="stopped"))
     assert (await code_of(call))[0] is grpc.StatusCode.UNAVAILABLE
@@ -135,7 +135,7 @@ async def test_an_error_of_containerd_keeps_its_code(cri: World) -> None:
     [errors.NotFound("404 Objet non trouv\udce9\r\nx: y\x1b[31m"), ValueError("\ud800")],
     ids=["judged", "bug"],
 )
-async def test_text_that_is_no_text_still_ends_the_call(cri: World, error: Exception) -> None:
+async def test_invalid_text_in_an_error_still_ends_the_call(cri: World, error: Exception) -> None:
     """A status that cannot be encoded would leave the client waiting for ever."""
 
     def fail(*_: object) -> None:
@@ -150,7 +150,7 @@ async def test_text_that_is_no_text_still_ends_the_call(cri: World, error: Excep
 
 
 @pytest.mark.parametrize("letter", ["a", "\N{CJK UNIFIED IDEOGRAPH-4E00}"])
-async def test_a_long_error_reaches_the_client_cut(cri: World, letter: str) -> None:
+async def test_a_long_error_is_truncated(cri: World, letter: str) -> None:
     """Clients refuse headers beyond 8 KiB, and with them the code."""
 
     def fail(*_: object) -> None:
@@ -291,7 +291,7 @@ async def test_every_call_is_observed_once(cri: World) -> None:
     ]
 
 
-async def test_a_caller_that_gives_up_cancels_the_work(cri: World) -> None:
+async def test_a_cancelled_call_cancels_the_work(cri: World) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def hang(*_: object) -> None:

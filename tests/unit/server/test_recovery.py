@@ -231,7 +231,7 @@ async def test_an_oom_kill_while_no_server_ran_is_the_reason_of_the_exit(world: 
     assert world.store.checkpoints.load(CONTAINER).reason == "OOMKilled"
 
 
-async def test_an_oom_kill_while_no_server_ran_is_noted_of_a_running_container(
+async def test_an_oom_kill_while_no_server_ran_is_recorded_for_a_running_container(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cgroup = f"/pods/{CONTAINER}"
@@ -249,7 +249,7 @@ async def test_an_oom_kill_while_no_server_ran_is_noted_of_a_running_container(
 # What cannot be found out
 
 
-async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> None:
+async def test_an_unresponsive_shim_loses_nothing_and_is_queried_again(world: World) -> None:
     await leave_pod_and_app(world, task_types_pb2.UNKNOWN)
     shm = world.store.layout.state / "sandboxes" / SANDBOX / "shm"
     shm.mkdir(parents=True)
@@ -274,7 +274,7 @@ async def test_a_silent_shim_loses_nothing_and_is_asked_again(world: World) -> N
 
 @pytest.mark.parametrize("hangs", [True, False])
 @pytest.mark.parametrize("saved", ["created", "running"])
-async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
+async def test_a_task_that_cannot_be_queried_makes_its_object_unknown(
     world: World, impatient: None, saved: str, hangs: bool
 ) -> None:
     await leave_pod_and_app(world, None, saved)
@@ -296,7 +296,7 @@ async def test_a_daemon_that_does_not_tell_of_a_task_makes_it_unknown(
 
 
 @pytest.mark.parametrize("task", [task_types_pb2.UNKNOWN, task_types_pb2.STOPPED, None])
-async def test_a_saved_exit_is_never_doubted(world: World, task: int | None) -> None:
+async def test_a_saved_exit_always_wins(world: World, task: int | None) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
     await leave_container(world, "exited", task)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
@@ -332,7 +332,7 @@ async def test_a_running_container_is_followed_while_its_log_hangs(
     await work.stop()
 
 
-async def test_a_daemon_that_goes_away_is_waited_for_and_all_is_found_out_again(
+async def test_recovery_waits_for_a_daemon_that_goes_away_and_starts_over(
     world: World,
 ) -> None:
     await leave_pod_and_app(world, task_types_pb2.RUNNING)
@@ -367,7 +367,7 @@ async def test_a_contradiction_is_followed_to_its_end(world: World) -> None:
     await until(lambda: app(world).state is ContainerState.EXITED)
 
 
-async def test_two_pods_of_one_name_are_both_listed_and_the_one_that_runs_has_it(
+async def test_of_two_pods_with_one_name_the_running_one_gets_it(
     world: World,
 ) -> None:
     leave_sandbox(world, None)
@@ -392,13 +392,13 @@ async def test_two_pods_of_one_name_are_both_listed_and_the_one_that_runs_has_it
 # What was cut short
 
 
-async def test_the_output_of_a_start_that_was_cut_short_is_let_go(world: World) -> None:
+async def test_the_output_of_an_interrupted_start_is_closed(world: World) -> None:
     await leave_pod_and_app(world, None, "created")
     await recovered(world)
     assert f"close {CONTAINER}" in world.log_keeper.calls
 
 
-async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: World) -> None:
+async def test_an_interrupted_container_creation_is_undone(world: World) -> None:
     leave_sandbox(world, task_types_pb2.RUNNING)
     await leave_container(world, "lost", None)
     world.containerd.records[CONTAINER].snapshotter = "native"
@@ -411,7 +411,7 @@ async def test_a_creation_of_a_container_that_was_cut_short_is_undone(world: Wor
     assert not world.store.layout.container_root(CONTAINER).exists()
 
 
-async def test_half_made_pods_are_undone_side_by_side_and_block_no_start(
+async def test_interrupted_pod_creations_are_undone_in_parallel(
     world: World, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(*_: object, **__: object) -> None:
@@ -457,7 +457,7 @@ async def test_what_runc_kept_of_a_task_that_containerd_forgot_is_deleted(
     assert not state.exists()
 
 
-async def test_one_bad_record_does_not_keep_the_others(world: World) -> None:
+async def test_one_broken_record_does_not_affect_the_others(world: World) -> None:
     leave_sandbox(world, None)
     leave_record(world, "b" * 64, "sandbox", {}, None)
     files = world.store.layout.root / "sandboxes" / ("b" * 64)
@@ -467,7 +467,7 @@ async def test_one_bad_record_does_not_keep_the_others(world: World) -> None:
     assert files.is_dir()
 
 
-async def test_a_half_made_pod_is_undone(world: World) -> None:
+async def test_an_interrupted_pod_creation_is_undone(world: World) -> None:
     metadata = leave_sandbox(world, task_types_pb2.RUNNING)
     world.containerd.held_leases.add(SANDBOX)
     world.containerd.held_snapshots.add(SANDBOX)
@@ -478,7 +478,7 @@ async def test_a_half_made_pod_is_undone(world: World) -> None:
     assert len(world.store.sandboxes) == 0
 
 
-async def test_directories_that_nobody_owns_are_removed(world: World) -> None:
+async def test_orphaned_directories_are_removed(world: World) -> None:
     leave_sandbox(world, None)
     layout = world.store.layout
     for name in (SANDBOX, "d" * 64, "keep-me"):

@@ -39,7 +39,7 @@ def test_a_private_directory_is_made_with_its_parents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o711, 0o755, 0o777])
-def test_a_directory_that_was_open_is_closed(tmp_path: Path, mode: int) -> None:
+def test_a_readable_directory_is_made_private(tmp_path: Path, mode: int) -> None:
     directory = tmp_path / "state"
     directory.mkdir()
     directory.chmod(mode)
@@ -50,7 +50,7 @@ def test_a_directory_that_was_open_is_closed(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
-def test_another_user_reaches_neither_the_lock_nor_what_lies_beside_it(tmp_path: Path) -> None:
+def test_another_user_can_access_neither_the_lock_nor_the_directory(tmp_path: Path) -> None:
     for parent in [tmp_path, *tmp_path.parents]:
         if parent.stat().st_mode & 0o001 == 0:
             parent.chmod(parent.stat().st_mode | 0o011)

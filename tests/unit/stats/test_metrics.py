@@ -396,7 +396,7 @@ def test_page_sizes_are_named_as_in_cgroup_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "max\n", "half", None])
-def test_what_is_no_number_is_no_value(text: str | None) -> None:
+def test_a_value_that_is_not_a_number_is_unset(text: str | None) -> None:
     assert reading.number(text) is None
     assert reading.keyed("key\nother half") == {}
     assert reading.pressure("some total=\n\nfull") == {}

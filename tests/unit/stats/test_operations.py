@@ -89,7 +89,7 @@ def test_a_rate_is_no_mean_over_more_than_the_retention_period() -> None:
     assert rates.rate("c", 2 * SECOND, 122 * SECOND) == SECOND
 
 
-def test_readings_of_the_gone_are_dropped() -> None:
+def test_readings_of_removed_cgroups_are_dropped() -> None:
     rates = CpuRates(period=1, retention=10)
     rates.rate("c", 500, 1 * SECOND)
     rates.forget_all_but({"d"})
@@ -156,7 +156,7 @@ def test_the_counter_of_each_cgroup_version(tmp_path: Path) -> None:
     assert Cgroups(str(tmp_path), {}).cpu("/removed") is None
 
 
-def test_what_nobody_measured_is_unset_and_not_zero() -> None:
+def test_unmeasured_values_are_unset_and_not_zero() -> None:
     cpu = figures(usage(1, 5)).cpu
     assert cpu.usage_core_nano_seconds.value == 5
     assert not cpu.HasField("usage_nano_cores") and not cpu.HasField("psi")
@@ -175,7 +175,7 @@ def test_available_memory_and_swap_never_fall_below_zero() -> None:
     assert found.swap.swap_available_bytes.value == 0
 
 
-def test_pressure_is_told_for_some_and_full() -> None:
+def test_pressure_is_reported_for_some_and_full() -> None:
     pressure = Pressure(Stall(1.0, 2.0, 3.0, 4), Stall(5.0, 6.0, 7.0, 8))
     io = figures(usage(1, io_pressure=pressure)).io
     assert io.psi.Some == api_pb2.PsiData(Avg10=1, Avg60=2, Avg300=3, Total=4)
@@ -208,7 +208,7 @@ def test_without_eth0_the_first_interface_is_the_default() -> None:
     assert sandbox_stats.network([]) is None
 
 
-def test_the_figures_are_those_of_the_whole_container() -> None:
+def test_statistics_cover_the_whole_container() -> None:
     # an init system in a container moves itself below the container's cgroup
     assert container_cgroup("/pods/abc123/init.scope", "abc123") == "/pods/abc123"
     assert container_cgroup("/k.slice/cri-containerd-abc123.scope", "abc123") == (
@@ -217,7 +217,7 @@ def test_the_figures_are_those_of_the_whole_container() -> None:
     assert container_cgroup("/elsewhere", "abc123") == "/elsewhere"
 
 
-def test_filters_of_figures_are_conjunctive(tmp_path: Path) -> None:
+def test_all_conditions_of_a_stats_filter_must_match(tmp_path: Path) -> None:
     store = made.store(tmp_path)
     container = made.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
     wanted, listed = api_pb2.ContainerStatsFilter, [container.listed()]
@@ -260,7 +260,7 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
     assert found.writable_layer.fs_id.mountpoint == "/var/lib/snapshots"
 
 
-async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
+async def test_stopped_objects_have_no_statistics(tmp_path: Path) -> None:
     store = made.store(tmp_path)
     container = made.container(store, "c", state=ContainerState.EXITED)
     sandbox = made.sandbox(store, "pod", state=SandboxState.NOTREADY)
@@ -282,7 +282,7 @@ async def test_what_does_not_run_has_no_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENODEV, "No such device"), PermissionError(13, "x"), ValueError("x")]
 )
-async def test_one_unreadable_cgroup_leaves_the_others_their_figures(
+async def test_one_unreadable_cgroup_does_not_affect_the_others(
     tmp_path: Path, error: Exception
 ) -> None:
     store = made.store(tmp_path)

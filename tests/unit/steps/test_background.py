@@ -10,7 +10,7 @@ from runtime.steps.background import Tasks, finished, in_background, to_the_end
 from runtime.steps.rollback import Rollback
 
 
-async def test_a_shutdown_waits_for_what_is_being_undone() -> None:
+async def test_a_shutdown_waits_for_running_rollbacks() -> None:
     undone: list[str] = []
 
     async def slow() -> None:

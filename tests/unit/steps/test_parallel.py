@@ -39,7 +39,7 @@ async def test_a_cancelled_caller_waits_for_its_steps() -> None:
     assert log == ["b", "a"]
 
 
-async def test_only_the_stoppable_step_is_cancelled() -> None:
+async def test_only_the_cancellable_step_is_cancelled() -> None:
     log: list[str] = []
     with pytest.raises(ValueError, match="task"):
         await both(cancellable=step(log, "cni", 60), uninterrupted=step(log, "task", 0, fail=True))
@@ -55,7 +55,7 @@ async def test_a_failed_network_waits_for_the_task() -> None:
     assert log == ["task"]
 
 
-async def test_a_cancelled_creation_lets_the_task_be_made() -> None:
+async def test_a_cancelled_creation_waits_for_the_task() -> None:
     log: list[str] = []
     made = asyncio.Event()
 

@@ -30,7 +30,7 @@ async def started(count: int, work: Work, shared: SharedTasks) -> list[asyncio.T
     return tasks
 
 
-async def test_done_once_and_only_the_first_is_its_owner() -> None:
+async def test_shared_work_is_done_once_by_its_first_caller() -> None:
     work = Work()
     tasks = await started(3, work, SharedTasks())
     work.go_on.set()
@@ -38,7 +38,7 @@ async def test_done_once_and_only_the_first_is_its_owner() -> None:
     assert work.runs == 1
 
 
-async def test_failure_is_the_owners_and_another_tries_itself() -> None:
+async def test_a_failure_is_raised_to_its_owner_and_others_retry() -> None:
     work = Work()
     work.failures = [ValueError("the owner's")]
     first, second = await started(2, work, SharedTasks())
@@ -49,7 +49,7 @@ async def test_failure_is_the_owners_and_another_tries_itself() -> None:
     assert work.runs == 2
 
 
-async def test_cancelled_owner_leaves_the_work_to_the_others() -> None:
+async def test_a_cancelled_owner_does_not_cancel_the_others() -> None:
     work = Work()
     first, second = await started(2, work, SharedTasks())
     first.cancel()
@@ -59,7 +59,7 @@ async def test_cancelled_owner_leaves_the_work_to_the_others() -> None:
     assert work.runs == 1
 
 
-async def test_work_that_nobody_wants_ends() -> None:
+async def test_work_without_callers_is_cancelled() -> None:
     work, shared = Work(), SharedTasks()
     tasks = await started(2, work, shared)
     for task in tasks:

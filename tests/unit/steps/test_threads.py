@@ -50,7 +50,7 @@ async def test_a_thread_is_used_again_and_others_are_made_when_it_is_busy() -> N
     assert sorted(together) == list(range(8))
 
 
-async def test_a_place_that_hangs_is_refused_by_its_name(hung: threading.Event) -> None:
+async def test_a_hung_place_is_refused_by_name(hung: threading.Event) -> None:
     pool = Threads("looks at host paths", size=8)
     looks = [asyncio.create_task(pool.run_at(["/mnt/x"], hung.wait)) for _ in range(2)]
     await asyncio.sleep(0.15)
@@ -62,7 +62,7 @@ async def test_a_place_that_hangs_is_refused_by_its_name(hung: threading.Event) 
     assert await pool.run_at(["/mnt/x"], int) == 0
 
 
-async def test_the_place_of_a_look_at_several_is_the_one_it_has_come_to(
+async def test_work_on_several_places_reports_the_current_one(
     hung: threading.Event,
 ) -> None:
     pool = Threads("looks at host paths", size=8)
@@ -81,7 +81,7 @@ async def test_the_place_of_a_look_at_several_is_the_one_it_has_come_to(
     await look_at_both
 
 
-async def test_looks_at_one_place_take_a_few_threads_only(hung: threading.Event) -> None:
+async def test_accesses_to_one_place_use_few_threads(hung: threading.Event) -> None:
     pool = Threads("looks at host paths", size=5)
     looks = [asyncio.create_task(pool.run_at(["/mnt/x"], hung.wait)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -107,7 +107,7 @@ async def test_a_class_that_hangs_altogether_refuses_and_recovers(hung: threadin
     assert await pool.run(int) == 0
 
 
-async def test_work_that_was_given_up_before_it_began_is_not_done(hung: threading.Event) -> None:
+async def test_work_cancelled_before_it_began_does_not_run(hung: threading.Event) -> None:
     pool = Threads("looks", size=1)
     first = asyncio.create_task(pool.run(hung.wait))
     done: list[int] = []
@@ -122,7 +122,7 @@ async def test_work_that_was_given_up_before_it_began_is_not_done(hung: threadin
 
 
 @needs_fuse
-def test_a_look_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
+def test_a_hung_access_does_not_block_the_exit(tmp_path: Path) -> None:
     program = """
 import asyncio, os, sys
 from runtime.steps.threads import Threads

@@ -72,7 +72,7 @@ READ_ONLY = OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 @pytest.mark.parametrize("error", [FULL, READ_ONLY], ids=["full", "read-only"])
-async def test_a_disk_that_cannot_be_written_does_not_keep_a_container_running(
+async def test_an_unwritable_disk_does_not_block_a_stop(
     store: Store, disk: Disk, error: OSError
 ) -> None:
     container = await running(store)
@@ -106,7 +106,7 @@ async def test_what_is_in_memory_only_is_written_at_the_end(store: Store, disk: 
     assert store.checkpoints.load("c1") == container.status
 
 
-async def test_a_disk_that_hangs_holds_nobody_up_for_long(
+async def test_a_hung_disk_blocks_for_a_limited_time(
     store: Store, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     container = await running(store)

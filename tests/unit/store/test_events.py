@@ -47,7 +47,7 @@ async def taken(follower: Follower) -> list[str]:
     return [(await follower.get()).container_id for _ in range(len(follower))]
 
 
-async def test_who_falls_behind_is_cut_off_and_costs_the_others_nothing(log: LogCapture) -> None:
+async def test_a_slow_follower_is_cut_off_without_harm_to_others(log: LogCapture) -> None:
     dropped: list[int] = []
     events = Events(dropped=dropped.append)
     with events.follow() as slow, events.follow() as quick:
@@ -64,7 +64,7 @@ async def test_who_falls_behind_is_cut_off_and_costs_the_others_nothing(log: Log
     assert [entry["log_level"] for entry in log.entries] == ["warning"]
 
 
-async def test_who_waits_hears_of_the_next_event() -> None:
+async def test_a_waiting_follower_receives_the_next_event() -> None:
     events = Events()
     with events.follow() as follower:
         waiting = asyncio.create_task(follower.get())
@@ -74,7 +74,9 @@ async def test_who_waits_hears_of_the_next_event() -> None:
         assert len(follower) == 0
 
 
-async def test_events_that_nobody_follows_wait_five_minutes(clock: Clock, log: LogCapture) -> None:
+async def test_events_without_a_follower_are_kept_five_minutes(
+    clock: Clock, log: LogCapture
+) -> None:
     dropped: list[int] = []
     events = Events(dropped=dropped.append)
     events.emit(an_event("first"))
@@ -95,7 +97,7 @@ async def test_events_that_nobody_follows_wait_five_minutes(clock: Clock, log: L
     assert len(log.entries) == 1, "said once: a kubelet without Evented PLEG never follows"
 
 
-async def test_a_bounded_number_of_events_waits(log: LogCapture) -> None:
+async def test_the_number_of_kept_events_is_limited(log: LogCapture) -> None:
     dropped: list[int] = []
     events = Events(dropped=dropped.append)
     for number in range(BACKLOG + 3):

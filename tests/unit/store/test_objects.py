@@ -94,7 +94,7 @@ async def test_the_status_file_is_whole_and_private(store: Store) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["status"]
 
 
-async def test_a_sandbox_tells_created_and_started(store: Store) -> None:
+async def test_a_new_sandbox_sends_created_and_started(store: Store) -> None:
     with store.events.follow() as told:
         a_sandbox(store, SandboxState.READY)
         a_sandbox(store, SandboxState.UNKNOWN, "s2")
@@ -117,7 +117,7 @@ def test_an_id_is_found_by_a_unique_prefix(store: Store) -> None:
     assert store.sandboxes.find("ab") is two
 
 
-def test_a_whole_id_that_begins_another_is_itself(store: Store) -> None:
+def test_a_complete_id_wins_over_a_prefix(store: Store) -> None:
     one = a_sandbox(store, SandboxState.READY, "ab")
     a_sandbox(store, SandboxState.READY, "abc")
     assert store.sandboxes.find("ab") is one
@@ -143,7 +143,7 @@ def test_a_reserved_name_names_its_holder() -> None:
     names.reserve("pod_ns_uid_0", "s2")
 
 
-def test_the_kept_listing_follows_every_change(store: Store) -> None:
+def test_the_cached_list_follows_every_change(store: Store) -> None:
     sandbox = a_sandbox(store, SandboxState.READY)
     first = store.sandboxes.listing()
     assert store.sandboxes.listing() is first
@@ -192,7 +192,7 @@ async def test_what_was_removed_does_not_change(store: Store) -> None:
     assert not store.layout.container_status("c1").exists()
 
 
-async def test_of_two_starts_one_gets_the_container(store: Store) -> None:
+async def test_only_one_of_two_starts_claims_the_container(store: Store) -> None:
     container = a_container(store, ContainerState.CREATED)
     results = await asyncio.gather(
         *(container.fire(ContainerEvent.START) for _ in range(2)), return_exceptions=True

@@ -60,7 +60,7 @@ ACCEPTED: list[tuple[dict[str, str], Kind, str, str]] = [
 
 
 @pytest.mark.parametrize(("headers", "kind", "transport", "protocol"), ACCEPTED)
-def test_the_client_s_first_protocol_that_is_spoken_is_taken(
+def test_the_clients_first_supported_protocol_is_used(
     headers: dict[str, str], kind: Kind, transport: str, protocol: str
 ) -> None:
     upgrade = accepted(request(headers), kind)
@@ -113,7 +113,7 @@ def test_a_fault_is_refused(headers: dict[str, str], method: str, kind: Kind, st
     assert refused.value.status == status
 
 
-def test_a_client_is_told_what_is_spoken() -> None:
+def test_a_client_is_told_the_supported_protocols() -> None:
     http = Http()
     found = http.receive(raw(offering(SPDY, "v9.channel.k8s.io"), "POST"))
     assert found is not None
@@ -157,7 +157,7 @@ SMUGGLED: list[tuple[str, bytes, int]] = [
 @pytest.mark.parametrize(
     ("data", "status"), [r[1:] for r in SMUGGLED], ids=[r[0] for r in SMUGGLED]
 )
-def test_what_is_no_plain_request_is_refused(data: bytes, status: int) -> None:
+def test_a_malformed_request_is_refused(data: bytes, status: int) -> None:
     http = Http()
     with pytest.raises(Refusal) as refused:
         http.receive(data)
@@ -175,7 +175,7 @@ def test_any_split_gives_the_same_request(at: list[int]) -> None:
     assert found[-1] is not None and found[-1].path == "/exec/token"
 
 
-def test_an_upgrade_s_headers_are_only_ours() -> None:
+def test_an_upgrade_response_has_only_our_headers() -> None:
     """What a client sends never comes back in the answer, but for a protocol that we know."""
     evil = {**WS, "Sec-WebSocket-Protocol": "v5.channel.k8s.io, evil"}
     upgrade = accepted(request(evil), "exec")

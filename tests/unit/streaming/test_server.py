@@ -224,7 +224,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @both
-async def test_a_client_and_a_command_are_joined(world: World, transport: str) -> None:
+async def test_a_client_and_a_command_are_connected(world: World, transport: str) -> None:
     async with connected(await world.exec(), transport, names=NAMES) as streams:
         command = await world.command()
         await streams.send("stdin", b"in")
@@ -250,7 +250,9 @@ async def test_streams_may_come_in_any_order(world: World) -> None:
 
 
 @both
-async def test_output_that_is_not_wanted_is_read_and_dropped(world: World, transport: str) -> None:
+async def test_output_that_was_not_requested_is_read_and_dropped(
+    world: World, transport: str
+) -> None:
     url = await world.exec(stdout=True)
     async with connected(url, transport, names=("error", "stdout")) as streams:
         command = await world.command()
@@ -319,7 +321,7 @@ async def test_a_command_that_cannot_start(world: World, transport: str) -> None
 
 
 @both
-async def test_a_client_that_leaves_while_it_is_not_read_is_noticed(
+async def test_a_client_that_disconnects_while_paused_is_detected(
     world: World, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "HUNG_UP_LIMIT", 0.2)
@@ -338,7 +340,7 @@ async def test_a_client_that_leaves_while_it_is_not_read_is_noticed(
 
 
 @both
-async def test_a_client_that_reads_nothing_stops_its_command_alone(
+async def test_a_client_that_reads_nothing_blocks_only_its_command(
     world: World, transport: str
 ) -> None:
     async with connected(await world.exec(), transport, names=NAMES) as slow:
@@ -379,7 +381,9 @@ async def test_unread_input_is_bounded(world: World, transport: str) -> None:
     await until(lambda: "close" in command.calls)
 
 
-async def test_streams_that_do_not_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_streams_end_the_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spdy_link, "CREATION_LIMIT", 0.1)
     async with connected(await world.exec(), names=("error",)) as streams:
         await streams.gone(2)
@@ -387,7 +391,7 @@ async def test_streams_that_do_not_come(world: World, monkeypatch: pytest.Monkey
     assert not world.containers.commands
 
 
-async def test_10_000_streams_cost_their_client_alone(world: World) -> None:
+async def test_10_000_streams_affect_only_their_client(world: World) -> None:
     async with connected(await world.exec(), names=NAMES) as streams:
         assert isinstance(streams, SpdyStreams)
         command = await world.command()
@@ -401,7 +405,7 @@ async def test_10_000_streams_cost_their_client_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("noise", [b"\x80\x02\0\1\0\0\0\0", b"\x80\3\0\4\0\xff\xff\xff"])
-async def test_broken_spdy_ends_its_connection_alone(world: World, noise: bytes) -> None:
+async def test_invalid_spdy_ends_only_its_connection(world: World, noise: bytes) -> None:
     async with connected(await world.exec(), names=NAMES) as streams:
         command = await world.command()
         streams.writer.write(noise * 3)
@@ -412,7 +416,7 @@ async def test_broken_spdy_ends_its_connection_alone(world: World, noise: bytes)
     assert world.counts.faults == 1
 
 
-async def test_a_broken_websocket_is_told_why(world: World) -> None:
+async def test_an_invalid_websocket_message_is_explained(world: World) -> None:
     reader, writer = await upgraded(await world.exec(), "websocket", "v5.channel.k8s.io")
     command = await world.command()
     writer.write(b"\x82\x01\0")  # without a mask
@@ -423,7 +427,7 @@ async def test_a_broken_websocket_is_told_why(world: World) -> None:
     await until(lambda: world.counts.faults == 1)
 
 
-async def test_a_client_that_asks_and_takes_no_answer_is_not_read(world: World) -> None:
+async def test_a_client_that_ignores_replies_is_not_read(world: World) -> None:
     async with connected(await world.exec(), names=NAMES) as streams:
         assert isinstance(streams, SpdyStreams)
         command = await world.command()
@@ -540,7 +544,7 @@ async def test_a_pair_without_request_ids(world: World, echo: int) -> None:
         await streams.until(lambda: streams.received["data"] == b"old client")
 
 
-async def test_half_a_pair_is_given_up(
+async def test_half_a_pair_is_reset(
     world: World, echo: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spdy_link, "CREATION_LIMIT", 0.1)
@@ -553,7 +557,7 @@ async def test_half_a_pair_is_given_up(
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "9" * 5000])
-async def test_a_port_that_is_none(world: World, port: str) -> None:
+async def test_an_invalid_port(world: World, port: str) -> None:
     async with ports(await world.forward()) as streams:
         await streams.open("bad", streamType="data", port=port, requestID="1")
         await streams.until(lambda: streams.resets == {"bad"})
@@ -624,7 +628,7 @@ async def test_a_key_pair_that_cannot_be_used(tmp_path: Path) -> None:
         await world.streaming.start()
 
 
-async def test_an_idle_client_is_let_go(tmp_path: Path) -> None:
+async def test_an_idle_client_is_disconnected(tmp_path: Path) -> None:
     async with serving(tmp_path, stream_idle_timeout=Duration(0.3)) as world:
         async with connected(await world.exec(), names=NAMES) as streams:
             command = await world.command()
@@ -650,7 +654,7 @@ async def test_a_client_that_sends_no_request(
 
 @both
 @pytest.mark.parametrize("tty", [False, True])
-async def test_the_server_s_end_is_told_and_leaves_the_command(
+async def test_a_shutdown_is_reported_and_leaves_the_command_running(
     tmp_path: Path, transport: str, tty: bool
 ) -> None:
     async with serving(tmp_path) as world:
@@ -671,7 +675,7 @@ async def test_the_server_s_end_is_told_and_leaves_the_command(
                 await upgraded(url, transport, "v4.channel.k8s.io")
 
 
-async def test_a_session_that_ends_in_time_is_let_end(tmp_path: Path) -> None:
+async def test_a_session_that_ends_in_time_is_not_cut(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, connected(await world.exec(), names=NAMES) as streams:
         command = await world.command()
         stopping = asyncio.create_task(world.streaming.stop(5))
@@ -686,7 +690,7 @@ async def test_a_session_that_ends_in_time_is_let_end(tmp_path: Path) -> None:
 # URLs
 
 
-async def test_each_url_is_good_once(world: World) -> None:
+async def test_each_url_can_be_used_once(world: World) -> None:
     url = await world.exec()
     async with connected(url, names=NAMES):
         (await world.command()).exit(0)
@@ -695,7 +699,7 @@ async def test_each_url_is_good_once(world: World) -> None:
     assert refused.value.status == 404
 
 
-async def test_a_container_that_is_gone_when_its_client_comes(world: World) -> None:
+async def test_a_container_removed_before_its_client_connects(world: World) -> None:
     url = await world.exec()
     await world.container.fire(ContainerEvent.EXITED, pid=0, exit_code=0, finished_at=1)
     async with connected(url, names=NAMES) as streams:

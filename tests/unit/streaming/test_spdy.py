@@ -157,7 +157,7 @@ def recorded() -> tuple[bytes, list[Event]]:
     )
 
 
-def test_each_frame_gives_its_events() -> None:
+def test_frames_produce_their_events() -> None:
     connection, blocks = server(), Blocks()
     for frame, events in SESSION:
         assert connection.receive(frame(blocks)) == events
@@ -319,7 +319,7 @@ def test_the_window_of_the_connection_is_obeyed_too() -> None:
     assert connection.room(3) == 5
 
 
-def test_what_was_consumed_is_granted_again() -> None:
+def test_consumed_bytes_replenish_the_window() -> None:
     connection = with_streams(1)
     connection.consumed(1, spdy.WINDOW // 2 - 1)
     assert connection.output() == b""
@@ -331,7 +331,7 @@ def test_what_was_consumed_is_granted_again() -> None:
     )
 
 
-def test_both_ends_understand_each_other() -> None:
+def test_both_ends_interoperate() -> None:
     client, ours = Spdy(client=True), Spdy()
     client.receive(ours.output())
     ours.receive(client.output())

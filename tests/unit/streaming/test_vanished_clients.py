@@ -71,7 +71,7 @@ copy(near, far)
 
 
 @pytest.mark.parametrize("what", ["idle", "waits for bytes"])
-async def test_it_is_noticed(
+async def test_a_vanished_client_is_detected(
     tmp_path: Path, far: Far, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(

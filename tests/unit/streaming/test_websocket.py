@@ -181,7 +181,7 @@ def test_a_giant_frame_is_given_in_parts() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.binary(min_size=1, max_size=50)), max_size=6), cuts()
 )
-def test_both_ends_understand_each_other(
+def test_both_ends_interoperate(
     protocol: str, sent: list[tuple[int, bytes]], at: list[int]
 ) -> None:
     client, ours = Channels(protocol, client=True), Channels(protocol)

@@ -31,7 +31,7 @@ def containerd_with(tmp_path: Path, script: str) -> FakeContainerd:
     return containerd
 
 
-async def test_runc_deletes_what_it_still_has_a_state_of(tmp_path: Path) -> None:
+async def test_runc_deletes_a_container_that_it_still_has_state_of(tmp_path: Path) -> None:
     (tmp_path / "state" / "k8s.io" / "c1").mkdir(parents=True)
     containerd = containerd_with(tmp_path, f'echo "$@" > {tmp_path}/called')
     await dead_shim.clean_up(containerd, "c1")  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ async def test_an_exit_is_saved_with_its_code(world: World) -> None:
     assert world.log_keeper.calls == ["drained c1", "close c1"]
 
 
-async def test_a_daemon_that_goes_away_is_no_exit(world: World) -> None:
+async def test_an_unreachable_daemon_is_not_an_exit(world: World) -> None:
     container, task = running(world)
     await asyncio.sleep(0)
     world.containerd.away.set()
@@ -86,7 +86,7 @@ async def test_an_exit_while_the_daemon_was_away_is_found(world: World) -> None:
     assert (await ended(container)).exit_code == 5
 
 
-async def test_a_task_that_the_daemon_forgot_ended_unseen(world: World) -> None:
+async def test_a_task_unknown_to_the_daemon_has_exited_unobserved(world: World) -> None:
     container, _ = running(world)
     await asyncio.sleep(0)
     world.containerd.away.set()
@@ -97,7 +97,7 @@ async def test_a_task_that_the_daemon_forgot_ended_unseen(world: World) -> None:
     assert (status.exit_code, status.reason) == (255, "Unknown")
 
 
-async def test_a_wait_that_fails_oddly_still_learns_the_exit(
+async def test_an_unexpected_error_of_a_wait_does_not_lose_the_exit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait = world.containerd.wait
@@ -126,7 +126,7 @@ async def test_a_pod_has_ended_even_if_its_task_cannot_be_deleted(world: World) 
     assert world.containerd.running == {}
 
 
-async def test_dealing_with_an_exit_is_repeated(world: World) -> None:
+async def test_handling_an_exit_is_retried(world: World) -> None:
     container, task = running(world)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
     task.end(6)
@@ -216,7 +216,7 @@ def test_oom_kills_are_counted_on_both_cgroup_versions() -> None:
     assert oom_kills(AnyMessage(type_url="something.else")) == 0
 
 
-async def test_a_shim_that_ends_during_a_delete_is_asked_about_again(world: World) -> None:
+async def test_a_delete_is_retried_if_the_shim_exits_during_it(world: World) -> None:
     answers = ["failed to delete task: ttrpc: closed", "not found"]
 
     def delete(request: object) -> object:

@@ -43,7 +43,7 @@ async def test_the_record_is_that_of_the_builtin_plugin(monkeypatch: pytest.Monk
     assert records.sandbox_metadata(request.sandbox.extensions["metadata"].value) == POD
 
 
-async def test_announcing_again_is_fine() -> None:
+async def test_announcing_again_succeeds() -> None:
     daemon = FakeContainerd()
     daemon.fail["sandboxes.Create"] = grpc.StatusCode.ALREADY_EXISTS
     await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
@@ -52,7 +52,7 @@ async def test_announcing_again_is_fine() -> None:
         await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
 
 
-async def test_a_daemon_without_the_store_is_not_asked() -> None:
+async def test_a_daemon_without_a_sandbox_store_is_not_called() -> None:
     daemon = FakeContainerd()
     daemon.capabilities = Capabilities()
     assert not shared_shim.offered(real(daemon))
@@ -60,7 +60,9 @@ async def test_a_daemon_without_the_store_is_not_asked() -> None:
     assert daemon.calls == []
 
 
-async def test_the_words_of_containerd_1_7_for_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_of_containerd_1_7_for_a_missing_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     daemon = FakeContainerd()
 
     def refuse(details: str) -> None:

@@ -101,13 +101,13 @@ async def test_a_creation_that_does_not_end_is_killed(start: Start) -> None:
     assert runtime.wait(5) == -9
 
 
-async def test_a_number_that_passed_to_another_process_is_left_alone(start: Start) -> None:
+async def test_a_reused_pid_is_not_killed(start: Start) -> None:
     process = shim_of(start, POD)
     await shims.kill([shims.Process(process.pid, ("containerd-shim-runc-v2", "-id", OTHER))])
     assert process.poll() is None
 
 
-def test_the_socket_tells_whether_a_shim_may_run(sockets: Path) -> None:
+def test_the_socket_shows_whether_a_shim_may_run(sockets: Path) -> None:
     containerd = FakeContainerd()
     assert not shims.may_run(containerd, POD)  # type: ignore[arg-type]
     path = f"/nowhere/containerd.sock/k8s.io/{POD}"

@@ -22,7 +22,7 @@ POD = api_pb2.PodSandboxConfig(
 CONTAINER = api_pb2.ContainerConfig(metadata=api_pb2.ContainerMetadata(name="c"))
 
 
-def test_no_author_of_a_pod_takes_the_place_of_what_this_server_says() -> None:
+def test_pod_annotations_never_replace_those_of_this_server() -> None:
     pod = oci_specs.build_pod(POD, handler=OPEN).spec.annotations
     container = oci_specs.build_container(CONTAINER, POD, handler=OPEN).spec.annotations
     hostile = {key: "evil" for key in {**pod, **container}} | {"io.example/asked": "1"}

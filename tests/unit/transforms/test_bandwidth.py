@@ -83,14 +83,14 @@ def test_both_directions_of_bandwidth() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ten", "10 M", "10Mbit", "1e", "--1", "0x10"])
-def test_bandwidth_that_is_no_quantity_is_refused(text: str) -> None:
+def test_invalid_bandwidth_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a quantity such as 10M") as caught:
         limits(annotations={EGRESS: text})
     assert caught.value.field == "config.annotations[kubernetes.io/egress-bandwidth]"
 
 
 @pytest.mark.parametrize("text", ["0", "999", "-5M", "2P"])
-def test_bandwidth_out_of_reason_is_refused(text: str) -> None:
+def test_bandwidth_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match=f"must be between 1k and 1P .*, not {text}"):
         limits(annotations={EGRESS: text})
 

@@ -259,7 +259,7 @@ def test_bind_mounts_of_devices_are_mapped_as_the_pods_ids_are() -> None:
     assert mapped["/a"] and not mapped["/b"]
 
 
-def test_a_node_without_permissions_is_there_and_not_allowed() -> None:
+def test_a_node_without_permissions_exists_but_is_not_allowed() -> None:
     node = facts.DeviceNode(types.LinuxDevice(path="/dev/x", type="c", major=1, minor=3), "")
     rules = devices.device_rules(
         requested=(),

@@ -88,7 +88,7 @@ def test_order(requested: list[api_pb2.Mount], expected: list[str]) -> None:
     assert places(build(*requested)) == expected
 
 
-def test_the_pods_files_and_volumes_give_way_to_the_request() -> None:
+def test_requested_mounts_replace_the_pods_files_and_volumes() -> None:
     found = build(mount("/etc/hosts"), files=FILES, volumes=(Volume("/var/lib/x", "/volumes/1"),))
     ours = found[len(DEFAULTS) - 1 :]
     assert [(one.destination, one.source) for one in ours] == [

@@ -223,7 +223,7 @@ def test_sysctls(
     )
 
 
-def test_ping_stays_with_the_kernel_where_not_all_groups_exist() -> None:
+def test_ping_keeps_the_kernels_default_if_groups_are_missing() -> None:
     found = namespaces.sysctls(
         sysctls={},
         namespace_options=None,
@@ -239,7 +239,7 @@ def test_ping_stays_with_the_kernel_where_not_all_groups_exist() -> None:
     "asked",
     [{"": "1"}, {"kernel.shm_rmid_forced": ""}, {"net/../../etc": "1"}, {".x": "1"}, {"/x": "1"}],
 )
-def test_what_is_no_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
+def test_an_invalid_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must be a kernel param"):
         namespaces.sysctls(
             sysctls=asked,

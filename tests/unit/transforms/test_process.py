@@ -26,7 +26,7 @@ def test_args(
     assert process.args(command=command, args=args, entrypoint=entrypoint, cmd=cmd) == expected
 
 
-def test_an_image_that_says_nothing_needs_a_command() -> None:
+def test_an_image_without_a_command_needs_one_in_the_request() -> None:
     with pytest.raises(InvalidArgument, match=r"config\.command: required, because"):
         process.args(command=[], args=[], entrypoint=[], cmd=[])
     with pytest.raises(FailedPrecondition, match=r"pinned_images\.sandbox"):

@@ -49,7 +49,7 @@ def test_the_pause_process_dies_last() -> None:
     assert resources.sandbox_oom_score_adj(oom_score_adj_floor=0) == 0
 
 
-def test_hugepage_limits_there_and_back() -> None:
+def test_hugepage_limits_round_trip() -> None:
     limits = [api_pb2.HugepageLimit(page_size="2MB", limit=1 << 30)]
     found = hugepages(limits, controller=True)
     assert found is not None
@@ -73,7 +73,7 @@ def test_hugepage_limits_need_the_controller_and_the_key(
     assert (found is not None) is written
 
 
-def test_a_controller_that_must_be_there_and_is_not_refuses_the_container() -> None:
+def test_a_missing_required_controller_refuses_the_container() -> None:
     limits = [api_pb2.HugepageLimit(page_size="2MB", limit=0)]
     with pytest.raises(FailedPrecondition, match="tolerate_missing_hugetlb_controller = true"):
         hugepages(limits, controller=False, tolerated=False)
@@ -81,13 +81,13 @@ def test_a_controller_that_must_be_there_and_is_not_refuses_the_container() -> N
 
 
 @pytest.mark.parametrize("size", ["2", "2mb", "../x", "0MB", "2MB\n"])
-def test_what_is_no_page_size_is_refused(size: str) -> None:
+def test_an_invalid_page_size_is_refused(size: str) -> None:
     with pytest.raises(InvalidArgument, match="must be a page size such as 2MB"):
         hugepages([api_pb2.HugepageLimit(page_size=size)], controller=True)
 
 
 @pytest.mark.parametrize("text", ["0", "0-3", "0-3,8", "1,2,10-12", "0-15:2/4,20"])
-def test_lists_of_cpus_and_memory_nodes_are_there_and_back(text: str) -> None:
+def test_lists_of_cpus_and_memory_nodes_round_trip(text: str) -> None:
     assert resources.cpus_of(cpus=resources.cpus(cpuset_cpus=text)) == text
     assert resources.memory_nodes_of(mems=resources.memory_nodes(cpuset_mems=text)) == text
     assert resources.cpus(cpuset_cpus="") is None
@@ -95,7 +95,7 @@ def test_lists_of_cpus_and_memory_nodes_are_there_and_back(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "0-", "a", "0 1", "0,", "../x", "0\n"])
-def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
+def test_an_invalid_list_of_numbers_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="cpuset_cpus: must be numbers and ranges such as"):
         resources.cpus(cpuset_cpus=text)
     with pytest.raises(InvalidArgument, match="cpuset_mems: must be numbers and ranges such as"):

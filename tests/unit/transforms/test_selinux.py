@@ -98,7 +98,7 @@ def test_a_level(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["c1", "s", "s0:", "s0:c1,", "s0:c12345", "S0", "s0\n", "s0:x"])
-def test_a_level_that_is_none_is_refused_with_its_field(level: str) -> None:
+def test_an_invalid_level_is_refused_with_its_field(level: str) -> None:
     with pytest.raises(InvalidArgument, match=r"security_context\.selinux_options\.level: must be"):
         selinux.requested(selinux_options=api_pb2.SELinuxOption(level=level))
 

@@ -56,7 +56,7 @@ def test_a_cgroup_above_the_parent_is_refused(parent: str) -> None:
         cgroups.cgroups_path(cgroup_parent=parent, id="id", systemd_cgroup=False)
 
 
-def test_a_kubelet_with_the_other_cgroup_driver_is_told() -> None:
+def test_a_kubelet_with_the_other_cgroup_driver_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"cgroup_parent: must end in \.slice.*SystemdCgroup"):
         cgroups.cgroups_path(cgroup_parent="/kubepods/pod1", id="id", systemd_cgroup=True)
 
@@ -166,7 +166,7 @@ def test_a_containers_annotation_wins_over_its_pods() -> None:
     assert found == {"a": "container", "b": "pod"}
 
 
-def test_labels_of_an_image_cannot_steer_the_server() -> None:
+def test_labels_of_an_image_cannot_control_the_server() -> None:
     found = labels.container_labels(
         labels={"app": "x", labels.KIND: "sandbox"},
         image_labels={
@@ -204,7 +204,7 @@ def test_signal_numbers(name: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "0", "65", "SIGNOPE", "SIGRTMIN+99", "SIG_DFL", "-1", "²"])
-def test_what_is_no_signal(name: str) -> None:
+def test_an_invalid_signal_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a signal"):
         signals.number(name)
 

@@ -111,7 +111,7 @@ def test_the_spec_survives_json() -> None:
     assert types.Spec.from_json(spec.to_json()) == spec
 
 
-def test_a_container_without_capabilities_says_so() -> None:
+def test_a_container_without_capabilities_has_empty_sets() -> None:
     """runc gives a process everything it has itself where the object is missing."""
     config = api_pb2.ContainerConfig(command=["sh"])
     config.linux.security_context.capabilities.drop_capabilities.append("ALL")
@@ -122,7 +122,7 @@ def test_a_container_without_capabilities_says_so() -> None:
     assert "capabilities" not in types.Process.from_dict({"capabilities": None}).to_dict()
 
 
-def test_the_status_says_what_was_asked_for() -> None:
+def test_the_status_shows_what_was_requested() -> None:
     spec = container().spec
     asked = CONTAINER.linux.resources
     shown = container_resources.read(spec=spec).linux

@@ -35,7 +35,7 @@ def said(**auth: str) -> Credentials:
     return credentials(plan_pull_image(request))
 
 
-def test_no_plan_shows_what_is_secret() -> None:
+def test_secrets_are_not_shown_in_plans() -> None:
     request = api_pb2.PullImageRequest(
         auth=api_pb2.AuthConfig(username="u", password="hunter2", registry_token="")
     )
@@ -76,7 +76,7 @@ def test_malformed_auth_is_refused_without_repeating_it(auth: str) -> None:
     assert auth not in refused.value.message
 
 
-def test_only_the_named_server_sees_them() -> None:
+def test_only_the_named_server_receives_the_credentials() -> None:
     hub = Credentials("u", "p", server="index.docker.io")
     assert hub.for_host("registry-1.docker.io") is hub
     assert hub.for_host("quay.io") is ANONYMOUS
@@ -164,7 +164,7 @@ async def test_a_busy_token_server_is_no_refusal(status: int, kind: type[CriErro
     assert failed.value.kind is kind
 
 
-def test_server_address_that_is_none_names_its_field() -> None:
+def test_invalid_server_address_names_its_field() -> None:
     with pytest.raises(InvalidArgument) as refused:
         said(identity_token="i", server_address="https://[")
     assert refused.value.field == "auth.server_address"
@@ -188,7 +188,7 @@ def named(request: TokenRequest, name: str) -> str:
     return value
 
 
-async def test_nobody_asks_by_get() -> None:
+async def test_anonymous_token_is_requested_by_get() -> None:
     server = TokenServer((200, b'{"token": "t"}'))
     assert await fetch_token(BEARER, "repository:a:pull", ANONYMOUS, server) == "t"
     (request,) = server.requests
@@ -196,7 +196,7 @@ async def test_nobody_asks_by_get() -> None:
     assert request.parameters == (("service", "reg"), ("scope", "repository:a:pull"))
 
 
-async def test_password_goes_by_oauth() -> None:
+async def test_password_is_sent_by_oauth() -> None:
     server = TokenServer((200, b'{"access_token": "t"}'))
     assert await fetch_token(BEARER, "", Credentials("u", "p"), server) == "t"
     (request,) = server.requests
@@ -232,12 +232,12 @@ async def test_identity_token_refreshes() -> None:
         ((200, b"[" * 60_000), "answered without a token"),
     ],
 )
-async def test_no_token_says_why(answer: tuple[int, bytes], reason: str) -> None:
+async def test_missing_token_is_explained(answer: tuple[int, bytes], reason: str) -> None:
     with pytest.raises(TokenError, match=reason):
         await fetch_token(BEARER, "", ANONYMOUS, TokenServer(answer))
 
 
-async def test_renewal_happens_once_for_requests_side_by_side() -> None:
+async def test_concurrent_requests_renew_the_token_once() -> None:
     server = TokenServer((200, b'{"token": "t"}'))
     authorizer = Authorizer(ANONYMOUS, "", server, Secrets())
     challenge = 'Bearer realm="https://a"'

@@ -153,7 +153,7 @@ def test_malformed_file_is_named_with_its_fault(tmp_path: Path, text: str, reaso
     assert reason in str(refused.value)
 
 
-def test_key_for_a_newer_containerd_is_passed_over(tmp_path: Path) -> None:
+def test_key_for_a_newer_containerd_is_ignored(tmp_path: Path) -> None:
     write(tmp_path, "quay.io", 'server = "https://q"\ndial_address = "x"')
     assert bases(hosts_for("quay.io", str(tmp_path))) == ["https://q/v2"]
 

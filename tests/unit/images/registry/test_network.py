@@ -48,11 +48,11 @@ def test_proxy_as_go_reads_it(url: str, no_proxy: str, proxy: str | None) -> Non
         (b'{"errors": [{"message": "trouv\xe9 \\ud800"}]}', "trouv\ufffd \ufffd"),
     ],
 )
-def test_words_of_a_registry(body: bytes, words: str) -> None:
+def test_error_messages_of_a_registry(body: bytes, words: str) -> None:
     assert registry_words(body) == words
 
 
-def test_statuses_become_kinds() -> None:
+def test_statuses_become_error_kinds() -> None:
     kinds = {401: Unauthenticated, 403: Unauthenticated, 404: NotFound, 418: Unknown}
     assert {status: kind_of_status(status) for status in kinds} == kinds
     assert {kind_of_status(status) for status in (429, 500, 503)} == {Unavailable}

@@ -63,7 +63,7 @@ async def test_without_a_free_slot_the_blob_goes_on_alone() -> None:
 
 
 @pytest.mark.parametrize("slots", [None, 4])
-async def test_what_is_given_up_or_fails_leaves_nothing_running(slots: int | None) -> None:
+async def test_cancelled_or_failed_downloads_leave_nothing_running(slots: int | None) -> None:
     server = Server()
     limit = asyncio.Semaphore(slots) if slots else None
     if limit:

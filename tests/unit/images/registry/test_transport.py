@@ -101,7 +101,7 @@ async def test_post_goes_on_as_get_without_its_form(
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "gopher://a/", "http://[", "//:x"])
-async def test_redirect_to_what_is_no_registry(
+async def test_redirect_to_an_unsupported_url(
     session: aiohttp.ClientSession, first: MemoryRegistry, location: str
 ) -> None:
     always(first, 307, Location=location)
