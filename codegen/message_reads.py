@@ -22,6 +22,8 @@ from codegen.syntax import statements
 _API = "generated.cri.api_pb2"
 _PLANS = "generated.plans"
 _READER = re.compile(r"generated\.statuses\.(?P<module>\w+)\.read\Z")
+_SELECTED = re.compile(r"generated\.filters\.\w+\.selected\Z")
+"""What gives the items that pass a filter."""
 _SEQUENCES = frozenset(
     {
         "AsyncIterable", "AsyncIterator", "Collection", "Iterable", "Iterator", "MutableSequence",
@@ -424,7 +426,7 @@ class _Walk:
                 told = self.reads.annotated(self.module, annotation)
                 self.bind(target, told if told is not None else given)
             case ast.For() | ast.AsyncFor():
-                self.bind(node.target, item_of(self.type_of(node.iter)))
+                self.bind(node.target, self._iterated(self.type_of(node.iter)))
                 self.body([*node.body, *node.orelse])
             case ast.With() | ast.AsyncWith():
                 for item in node.items:
@@ -501,6 +503,19 @@ class _Walk:
                 self.type_of(target)
                 if isinstance(value, ast.Attribute):
                     self.bind(value, None)
+
+    def _iterated(self, given: Type | None) -> Type | None:
+        """What a loop over a value gives; a class says it by its ``__iter__``, or by the type that
+        its generic base is of."""
+        if given is None or given.name != "class":
+            return item_of(given)
+        found = self.reads.class_of(given.ref)
+        if found is None:
+            return None
+        if "__iter__" in found.methods:
+            return item_of(self.reads.annotated(found.module, found.methods["__iter__"].returns))
+        generic = (base for base in found.node.bases if isinstance(base, ast.Subscript))
+        return next((self.reads.annotated(found.module, base.slice) for base in generic), None)
 
     def _led_to(self, node: ast.expr) -> Type | None:
         """The type of the object that is changed, as ``a.b[0]`` in ``a.b[0].c = d``: the fields
@@ -593,7 +608,7 @@ class _Walk:
     ) -> Type | None:
         walk = _Walk(self.reads, self.module, self.function, dict(self.known), self.quiet)
         for loop in node.generators:
-            walk.bind(loop.target, item_of(walk.type_of(loop.iter)))
+            walk.bind(loop.target, walk._iterated(walk.type_of(loop.iter)))
             for test in loop.ifs:
                 walk.type_of(test)
         if isinstance(node, ast.DictComp):
@@ -626,6 +641,8 @@ class _Walk:
             return None
         if called.ref in ("dataclasses.replace", "copy.copy", "copy.deepcopy", "typing.cast"):
             return given[-1] if called.ref == "typing.cast" else (given[0] if given else None)
+        if _SELECTED.match(called.ref) and len(given) > 1:
+            return Type("list", of=(item_of(given[1]),))
         result = self.reads.result(called.ref)
         if result is not None and result.name == "message":
             for keyword in node.keywords:
