@@ -1,4 +1,4 @@
-"""What holds for all tests: how hypothesis runs, and what the run says at its end."""
+"""Applies to all tests: the hypothesis settings, and the summary at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import settings
 from tests.harness import newer_containerd
 from tests.harness.node import containerds
 
-# how long an example takes says more of the machine's other work than of the code
+# the duration of an example depends more on the machine's load than on the code
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
@@ -18,7 +18,7 @@ _ON_CONTAINERD = ("tests/e2e/", "tests/images/")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say where a fault of the newest containerd would not have been seen."""
+    """Report on which containerd versions the tests did not run."""
     ran = any(
         report.nodeid.startswith(_ON_CONTAINERD)
         for report in terminalreporter.getreports("passed")

@@ -1,4 +1,4 @@
-"""OCI specs built from CRI messages alone, with the facts of a made-up node."""
+"""OCI specs built from CRI messages only, with the facts of an invented node."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Built:
     record: containers_pb2.Container
 
     def flat(self) -> dict[str, Any]:
-        """{target: value} of everything that is set, lists and their items whole."""
+        """{target: value} of everything that is set; lists and their items as a whole."""
         return dict(_leaves("", self.spec.to_dict())) | {
             f"Container.labels[{key}]": value for key, value in self.record.labels.items()
         }
@@ -91,7 +91,7 @@ def sandbox(
 def container(
     config: api_pb2.ContainerConfig, *, process_label: str = "", **changes: Any
 ) -> facts.Container:
-    """The facts of a container with that config, its mounts found as they were named."""
+    """The facts of a container with that config; its mounts resolve to themselves."""
     metadata = facts.ContainerMetadata(
         id=CONTAINER_ID,
         name="reserved",
@@ -164,7 +164,7 @@ def build_container(
 
 
 def check_schema(spec: types.Spec) -> None:
-    """Raise jsonschema.ValidationError where the spec breaks our schema."""
+    """Raise jsonschema.ValidationError if the spec violates our schema."""
     _validator().validate(json.loads(spec.to_json()))
 
 

@@ -1,6 +1,7 @@
-"""``nox -s bench``: this server and containerd's built-in CRI plugin, in turn, on one package.
+"""``nox -s bench``: compares this server with containerd's built-in CRI plugin, on one containerd
+package.
 
-Only ratios within one run mean something: both run on the same machine, minutes apart, with the
+Only ratios within one run are meaningful: both run on the same machine, minutes apart, with the
 same image, CNI list, runc and client.
 """
 
@@ -31,9 +32,11 @@ from tests.harness.registry import Registry
 IMAGE, PAUSE = "bench.example/busybox:1", "bench.example/pause:1"
 REPORTS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 Kind = Literal["ours", "builtin"]
-Samples = defaultdict[str, list[float]]  # name of a measure → values, milliseconds unless it says
+Samples = defaultdict[
+    str, list[float]
+]  # name of a measure → values, in milliseconds unless it says otherwise
 
-# measure → (what is compared, the most that it may be)
+# measure → (what is compared, the upper limit)
 GOALS = {
     "RunPodSandbox": ("ratio", 0.85),
     "cycle": ("ratio", 0.90),
@@ -116,7 +119,7 @@ def burst(node: Node, samples: Samples, pods: int) -> list[tuple[str, str]]:
 
 
 def polling(cri: Cri, samples: Samples, pods: list[tuple[str, str]], rounds: int) -> None:
-    """What the kubelet asks again and again, while ``pods`` run."""
+    """The periodic calls of a kubelet, while ``pods`` run."""
     runtime = cri.runtime
     for number in range(rounds):
         pod, container = pods[number % len(pods)]
@@ -138,7 +141,7 @@ def polling(cri: Cri, samples: Samples, pods: list[tuple[str, str]], rounds: int
 def resident_mb(node: Node) -> tuple[float, float]:
     """Resident megabytes of the CRI server (ours: server and log keeper), and of containerd.
 
-    The built-in plugin lives in containerd, so both of its figures are of one process.
+    The built-in plugin is part of containerd, so both of its values are of one process.
     """
     ours = containerd = 0.0
     for pid, command in node.processes().items():
@@ -172,7 +175,7 @@ def one_round(
         cri.pull(PAUSE)
         with timed(samples, "PullImage"):
             cri.pull(IMAGE)
-        sequential(node, defaultdict(list), 1)  # the first pod of a node also makes the bridge
+        sequential(node, defaultdict(list), 1)  # the first pod of a node also creates the bridge
         sequential(node, samples, args.cycles)
         streaming.measure(node, samples, IMAGE, args.execs)
         pods = burst(node, samples, args.pods)

@@ -1,6 +1,6 @@
-"""Exec and port-forward, by a client that costs next to nothing: it counts bytes and reads none.
+"""Exec and port-forward, with a minimal client that counts bytes without reading them.
 
-Every measure is over SPDY, which the built-in plugin speaks too.
+All measurements use SPDY, which the built-in plugin supports too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Client:
             head += self.socket.recv(1)
         assert head.startswith(b"HTTP/1.1 101"), head
         self.spdy = Spdy(client=True)
-        self.spdy.output()  # no settings: as Go's client
+        self.spdy.output()  # no settings: like Go's client
 
     def open(self, headers: Mapping[str, str]) -> int:
         stream = self.spdy.open(headers)
@@ -58,7 +58,7 @@ class Client:
         return []
 
     def count(self, least: int) -> None:
-        """Take so many bytes and look at none."""
+        """Read this many bytes and discard them."""
         buffer = bytearray(1 << 20)
         while least > 0:
             count = self.socket.recv_into(buffer)
@@ -77,7 +77,7 @@ def exec_url(cri: Cri, container: str, *cmd: str, tty: bool = False, stdin: bool
 
 
 def run(cri: Cri, container: str, *cmd: str) -> None:
-    """A command to its end."""
+    """Run a command to its end."""
     client = Client(exec_url(cri, container, *cmd), "v4.channel.k8s.io")
     error = client.open({"streamType": "error"})
     client.open({"streamType": "stdout"})
@@ -87,7 +87,7 @@ def run(cri: Cri, container: str, *cmd: str) -> None:
 
 
 def echo(cri: Cri, container: str, samples: Samples, times: int) -> None:
-    """One byte typed on a terminal, until it is shown."""
+    """Type one byte on a terminal and wait for its echo."""
     url = exec_url(cri, container, "cat", tty=True, stdin=True)
     client = Client(url, "v4.channel.k8s.io")
     for name in ("error", "stdout", "resize"):
@@ -126,7 +126,7 @@ def resident_kb(node: Node) -> int:
 
 
 def measure(node: Node, samples: Samples, image: str, execs: int) -> None:
-    """All measures on a pod of their own."""
+    """All measurements, in a pod of their own."""
     cri = node.cri
     config = pod_config("streams")
     config.linux.cgroup_parent = node.cgroup_parent
@@ -138,7 +138,7 @@ def measure(node: Node, samples: Samples, image: str, execs: int) -> None:
         started = time.perf_counter()
         run(cri, container, "true")
         samples["exec of true, streamed"].append((time.perf_counter() - started) * 1000)
-        if number == execs // 10:  # warm
+        if number == execs // 10:  # warm up
             before = resident_kb(node)
     samples[f"memory after {execs} execs, % more"].append(
         (resident_kb(node) - before) / before * 100

@@ -1,7 +1,7 @@
-"""``nox -s conformance``: the field's own tests (critest of cri-tools) on this server.
+"""``nox -s conformance``: runs critest of cri-tools, the standard tests, on this server.
 
-critest pulls its images from the registries that it names. A machine that reaches none of them can
-send these pulls elsewhere: CRI_TEST_HOSTS_TOML names a folder of ``hosts.toml`` files.
+critest pulls images from public registries. On a machine without access to them,
+CRI_TEST_HOSTS_TOML names a folder of ``hosts.toml`` files that redirect these pulls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.harness.node import Node, find_containerd
 
 EXPECTED = Path(__file__).parent / "expected_failures.yaml"
 STREAMING = r"\[k8s\.io\] Streaming"
-# names a digest of an image as published: a registry with stand-ins cannot have it
+# uses the digest of a published image, which a registry with substitutes cannot have
 PUBLISHED = "public image with digest should be pulled and removed"
 
 
@@ -34,7 +34,7 @@ def name_of(spec: dict[str, Any]) -> str:
 
 
 def critest_flags(args: argparse.Namespace, seed: int) -> list[str]:
-    """How critest is told what our own flags say."""
+    """How our flags are passed to critest."""
     # the seed alone orders the groups; with randomize-all it orders the specs as well
     flags = [f"-ginkgo.seed={seed}", "-ginkgo.randomize-all"]
     if args.websocket:
@@ -43,10 +43,10 @@ def critest_flags(args: argparse.Namespace, seed: int) -> list[str]:
 
 
 def shares(specs: Sequence[dict[str, Any]], count: int, seed: int) -> list[str]:
-    """The specs in ``count`` patterns of about the same number of specs each, by random choice.
+    """Divide the specs at random into ``count`` patterns of about the same number of specs.
 
-    critest's own -parallel needs the command ginkgo. The specs of one group stay together: they may
-    use one pod, in their order.
+    critest's own -parallel needs the command ginkgo. The specs of one group stay together, because
+    they may share a pod and depend on their order.
     """
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for spec in specs:
@@ -56,17 +56,17 @@ def shares(specs: Sequence[dict[str, Any]], count: int, seed: int) -> list[str]:
     filled: list[list[str]] = [[] for _ in range(count)]
     for group in sorted(order, key=lambda group: -len(groups[group])):
         min(filled, key=len).extend(groups[group])
-    # what is matched begins with the name of the suite
+    # the matched text begins with the name of the suite
     return [f"(?:^| )(?:{'|'.join(map(_quoted, share))})$" for share in filled if share]
 
 
 def _quoted(text: str) -> str:
-    """As ``re.escape``, which escapes spaces as well; Go's expressions know no such escape."""
+    """Like ``re.escape``, which also escapes spaces; Go's expressions do not support that."""
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
 
 
 def start(node: Node, report: Path, flags: list[str]) -> subprocess.Popen[bytes]:
-    """critest at work, to write its report."""
+    """A running critest that writes its report."""
     endpoint = f"unix://{node.socket}"
     command = [
         *("critest", "-runtime-endpoint", endpoint, "-ginkgo.no-color", "-ginkgo.timeout=30m"),
@@ -78,7 +78,7 @@ def start(node: Node, report: Path, flags: list[str]) -> subprocess.Popen[bytes]
 
 
 def specs_in(report: Path) -> list[dict[str, Any]]:
-    """The specs of a report that were chosen, or chosen to be skipped by themselves."""
+    """The specs of a report that were selected, or that skip themselves."""
     if not report.exists():
         sys.exit(f"critest wrote no report:\n{report.with_suffix('.log').read_text()[-3000:]}")
     (suite,) = json.loads(report.read_text())
@@ -86,7 +86,7 @@ def specs_in(report: Path) -> list[dict[str, Any]]:
 
 
 def run(node: Node, reports: Path, flags: list[str], count: int, seed: int) -> list[dict[str, Any]]:
-    """The reports of all specs, run by ``count`` critests at a time."""
+    """The reports of all specs, run by ``count`` critests in parallel."""
     if count == 1:
         started = {reports / "report.json": start(node, reports / "report.json", flags)}
     else:
@@ -101,7 +101,7 @@ def run(node: Node, reports: Path, flags: list[str], count: int, seed: int) -> l
     found: dict[str, dict[str, Any]] = {}
     for report in started:
         for spec in specs_in(report):
-            # what another one ran is skipped here
+            # specs that another critest ran are skipped here
             if spec["State"] != "skipped" or name_of(spec) not in found:
                 found[name_of(spec)] = spec
     return list(found.values())

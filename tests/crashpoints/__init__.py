@@ -1,1 +1,2 @@
-"""Cut every verb of the CRI at every await, recover, and act as the kubelet would."""
+"""Interrupt every operation of the CRI at every await, recover, and continue as the kubelet
+would."""

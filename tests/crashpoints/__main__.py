@@ -1,4 +1,4 @@
-"""``python -m tests.crashpoints [VERB]``: every point, or those of the verbs that begin so."""
+"""``python -m tests.crashpoints [VERB]``: every point, or those of operations with this prefix."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A node that outlives its server: containerd, CNI, namespaces and the log keeper in memory.
+"""A node that outlives its server: containerd, CNI, namespaces and the log keeper, in memory.
 
-The server's own code runs on it in a loop without file descriptors, whose clock jumps to the next
-timer, so that minutes of waiting take no time. To kill the server is to never run its loop again:
-not even the handlers of a cancellation run, as with SIGKILL.
+The server's own code runs on it in an event loop without file descriptors. The loop's clock jumps
+to the next timer, so that minutes of waiting take no time. To kill the server, its loop is never
+run again: not even cancellation handlers run, as with SIGKILL.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ from tests.unit.sandboxes.fakes import FakeContainerd, FakeImages, rpc_error
 T = TypeVar("T")
 
 TICK = 0.02
-"""Seconds of the loop's clock that one of its turns takes at least."""
+"""Minimum seconds of the loop's clock per iteration."""
 
 RUNTIME = "io.containerd.memory.v1"
-"""Not runc, whose state would be looked for on the real machine."""
+"""Not runc, whose state would be searched on the real machine."""
 
 
 class Loop(asyncio.BaseEventLoop):
-    """An event loop without input or output, whose clock is its own."""
+    """An event loop without I/O and with a clock of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Loop(asyncio.BaseEventLoop):
         return self._now
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Called once in each turn, with the seconds to the next timer."""
+        """Called once per iteration, with the seconds to the next timer."""
         if timeout is None:
             raise RuntimeError("everything waits, and nothing is left that could happen")
         self._now += max(timeout, TICK)
@@ -99,7 +99,7 @@ class Process:
         self.waiters: list[asyncio.Future[None]] = []
 
     def end(self, code: int) -> None:
-        """Its first process ends."""
+        """Its first process exits."""
         if self.status == task_types_pb2.STOPPED:
             return
         self.status, self.code = task_types_pb2.STOPPED, code
@@ -109,37 +109,37 @@ class Process:
 
 
 class Daemon(FakeContainerd):
-    """containerd: a call arrives, takes effect and is answered, each in a turn of its own.
+    """containerd: a call arrives, takes effect and returns, each in an iteration of its own.
 
-    What is under way when the server is killed, or gives the call up, takes effect or does not, as
-    `late` says: both happen.
+    A call that is in progress when the server is killed or cancels it takes effect or not,
+    depending on `late`: both are tested.
     """
 
     def __init__(self, rootfs: Path) -> None:
         super().__init__()
         self._mount = types_pb2.Mount(type="bind", source=str(rootfs))
         self._leases: dict[str, str] = {}
-        """By snapshot: the lease that keeps it from the garbage collector."""
+        """By snapshot: the lease that protects it from the garbage collector."""
         self.late = False
         self.tasks_of: dict[str, Process] = self.running  # type: ignore[assignment]
         self.ended: dict[str, int] = {}
-        """The exit code of every task that ran, by id."""
+        """The exit code of every task that ran, by ID."""
         self.stubborn = False
-        """Processes end by SIGKILL alone."""
+        """Processes exit only on SIGKILL."""
         self.short_lived = False
-        """Processes end at once, with 7."""
+        """Processes exit immediately, with code 7."""
         self._arrived: dict[object, Callable[[], object]] = {}
-        self._pid = 1 << 22  # beyond what the kernel gives
+        self._pid = 1 << 22  # higher than any pid of the kernel
         for service in ("containers", "leases", "sandboxes", "snapshots", "tasks"):
             setattr(self, service, _Calls(self, service))
 
     def cut(self) -> None:
-        """The server was killed: its connection is gone."""
+        """The server was killed: its connection is closed."""
         effects = list(self._arrived.values())
         self._arrived.clear()
         for process in self.tasks_of.values():
             process.waiters.clear()
-        self.away = asyncio.Event()  # one belongs to the loop that used it first
+        self.away = asyncio.Event()  # a lock belongs to the loop that used it first
         if self.late:
             for effect in effects:
                 _tried(effect)
@@ -193,13 +193,13 @@ class Daemon(FakeContainerd):
         return self.tasks_of[task_id]
 
     def end(self, task_id: str, code: int) -> None:
-        """The first process of a task ends by itself or by a signal."""
+        """The first process of a task exits, by itself or by a signal."""
         process = self.tasks_of[task_id]
         if process.status == task_types_pb2.RUNNING:
             self.ended[task_id] = code
         process.end(code)
 
-    # What the calls do where that is more than in other tests
+    # Calls that do more than in other tests
 
     def containers_create(self, request: containers_pb2.CreateContainerRequest) -> Any:
         if request.container.id in self.records:
@@ -271,7 +271,7 @@ class Daemon(FakeContainerd):
         return Empty()
 
     def under_lease(self, snapshot: str, lease: str) -> None:
-        """A snapshot will be made under this lease."""
+        """A snapshot will be created under this lease."""
         self._leases[snapshot] = lease
 
     def snapshots_prepare(self, request: snapshots_pb2.PrepareSnapshotRequest) -> Any:
@@ -293,7 +293,7 @@ class Daemon(FakeContainerd):
 
 
 def _tried(effect: Callable[[], object]) -> None:
-    with contextlib.suppress(aio.AioRpcError):  # nobody hears the answer
+    with contextlib.suppress(aio.AioRpcError):  # nobody receives the response
         effect()
 
 
@@ -316,7 +316,7 @@ class _Calls:
 
 
 class Keeper:
-    """The log keeper, which outlives the server; output is drained after some turns."""
+    """The log keeper, which outlives the server; output is drained after some iterations."""
 
     def __init__(self) -> None:
         self.opened: set[str] = set()
@@ -378,7 +378,7 @@ class Network:
 
 
 class Machine:
-    """What stays when the server goes."""
+    """The state that outlives the server."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -392,7 +392,7 @@ class Machine:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The server's code works on this machine, and its threads take turns of the loop."""
+        """Run the server's code on this machine, with threads as iterations of the loop."""
 
         async def create(path: str) -> None:
             await asyncio.sleep(0)
@@ -432,7 +432,7 @@ class Machine:
 
     @property
     def holdings(self) -> dict[str, set[str]]:
-        """Everything that pods and containers have, by kind; kinds without any are left out."""
+        """Everything that pods and containers hold, by kind; kinds without any are omitted."""
         daemon = self.daemon
         found = {
             "records": set(daemon.records),
@@ -454,7 +454,7 @@ class Machine:
 
 
 class Server:
-    """One life of the server; made in its loop."""
+    """One run of the server; created in its loop."""
 
     def __init__(self, machine: Machine) -> None:
         directory, daemon = machine.directory, machine.daemon
@@ -515,7 +515,7 @@ class Server:
 
 
 class Refused(Exception):
-    """The server answered with an error."""
+    """The server returned an error."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -528,7 +528,7 @@ class _Context:
 
 
 class Life:
-    """A server at work in a loop of its own."""
+    """A running server in a loop of its own."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -539,11 +539,11 @@ class Life:
         return Server(self.machine)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Let the loop run until ``work`` has ended."""
+        """Run the loop until ``work`` has ended."""
         return self.loop.run_until_complete(work)
 
     def turns(self, count: int) -> None:
-        """Let the loop take some turns."""
+        """Run some iterations of the loop."""
 
         async def some() -> None:
             for _ in range(count):
@@ -552,11 +552,11 @@ class Life:
         self.run(some())
 
     def kill(self) -> None:
-        """SIGKILL: nothing of it runs any more."""
+        """SIGKILL: none of its code runs any more."""
         self.machine.daemon.cut()
 
     def discard(self) -> None:
-        """Let go of the tasks of a server that was killed, once nobody looks at its machine."""
+        """Release the tasks of a killed server, once its machine is no longer needed."""
 
         async def end() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}

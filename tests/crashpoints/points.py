@@ -1,4 +1,4 @@
-"""The verbs, the ways to cut them, and what is done at each point."""
+"""The operations, the ways to interrupt them, and what is checked at each point."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .kubelet import Kubelet
 from .machine import Life, Machine, Refused, Server
 
 _AWAY = 20.0
-"""Seconds that a daemon which is restarted is away."""
+"""Seconds that a restarted daemon is down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A pod and its container before the verb; "" where there is none yet."""
+    """A pod and its container before the operation; "" if there is none yet."""
 
     machine: Machine
     kubelet: Kubelet
@@ -36,16 +36,16 @@ Step = Callable[[Node], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What is cut, and how far the pod is before it."""
+    """The operation that is interrupted, and the state of the pod before it."""
 
     name: str
     before: int
-    """0: there is no pod; 1: a pod; 2: a created container in it; 3: it runs; 4: it exited."""
+    """0: no pod; 1: a pod; 2: a created container in it; 3: it runs; 4: it exited."""
     act: Step
 
 
 async def _process_ends(node: Node) -> None:
-    """The exit of the container's process, until it is dealt with."""
+    """The exit of the container's process, until it is handled."""
     node.machine.daemon.end(node.container, 42)
     container = node.kubelet._server.store.containers.get(node.container)
     assert container is not None
@@ -53,7 +53,7 @@ async def _process_ends(node: Node) -> None:
 
 
 async def _start_of_a_short_process(node: Node) -> None:
-    """Its process ends before the start is answered."""
+    """Its process exits before the start returns."""
     node.machine.daemon.short_lived = True
     await node.kubelet.start(node.container)
     container = node.kubelet._server.store.containers.get(node.container)
@@ -106,13 +106,13 @@ VERBS = (
 )
 
 CUTS = ("cancel", "cancel, late", "kill", "kill, late", "shutdown", "daemon away")
-"""The client gives up; the server is killed, or told to end; containerd is restarted. Late: what
-was under way in containerd takes effect although nobody hears of it."""
+"""The client cancels; the server is killed, or told to stop; containerd is restarted. Late: the
+call in progress takes effect in containerd although its response is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One verb, cut in one way after so many turns of the loop."""
+    """One operation, interrupted in one way after this many iterations of the loop."""
 
     verb: Verb
     cut: str
@@ -142,7 +142,7 @@ async def _prepared(machine: Machine, life: Life, before: int) -> Node:
 
 
 def turns_of(verb: Verb) -> int:
-    """How many turns of the loop the verb takes when nothing cuts it."""
+    """How many iterations the operation takes if it is not interrupted."""
     with tempfile.TemporaryDirectory() as directory, _node(directory) as machine:
         life = Life(machine)
         node = life.run(_prepared(machine, life, verb.before))
@@ -168,7 +168,7 @@ async def _acted(verb: Verb, node: Node) -> None:
 
 
 def points(verbs: tuple[Verb, ...] = VERBS) -> Iterator[Point]:
-    """Every point of every verb."""
+    """Every point of every operation."""
     for verb in verbs:
         turns = turns_of(verb)
         for cut in CUTS:
@@ -176,7 +176,8 @@ def points(verbs: tuple[Verb, ...] = VERBS) -> Iterator[Point]:
 
 
 def check(point: Point) -> None:
-    """Cut there, recover, act as the kubelet; raises AssertionError for whatever is not right."""
+    """Interrupt at this point, recover, continue as the kubelet; raises AssertionError for any
+    fault."""
     with tempfile.TemporaryDirectory() as directory, _node(directory) as machine:
         lives = [Life(machine)]
         try:
@@ -216,14 +217,15 @@ def _check(point: Point, machine: Machine, lives: list[Life]) -> None:
 
 
 async def _ended(work: asyncio.Task[None]) -> None:
-    """Return when the verb has ended, refused or cancelled, within what clients wait."""
+    """Return when the operation has ended, failed or was cancelled, within the client's
+    deadline."""
     async with asyncio.timeout(600):
         with contextlib.suppress(Refused, asyncio.CancelledError):
             await work
 
 
 async def _shut_down(server: Server, work: asyncio.Task[None]) -> None:
-    """What the server does on SIGTERM, once the calls have had their time."""
+    """What the server does on SIGTERM, after the grace period for calls."""
     work.cancel()
     await _ended(work)
     await background.finished(10)
@@ -240,5 +242,5 @@ async def _daemon_restarted(machine: Machine, work: asyncio.Task[None]) -> None:
 
 
 def quiet() -> None:
-    """The server's own words about what is done to it are not wanted here."""
+    """Suppress the server's log messages about the interruptions."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -1,4 +1,4 @@
-"""A sample of the points; ``nox -s crashpoints`` checks every one."""
+"""A sample of the points; ``nox -s crashpoints`` checks all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 from .points import CUTS, VERBS, Point, Verb, check, quiet, turns_of
 
 EVERY = 9
-"""One point of so many is in the sample, and the last one of each verb."""
+"""One in this many points is in the sample, and the last point of each operation."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def silence() -> Iterator[None]:
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_an_operation_interrupted_anywhere_is_recovered(verb: Verb, cut: str) -> None:
     turns = turns_of(verb)
-    # another set of points for each way to cut
+    # a different sample for each way to interrupt
     first = 1 + 2 * CUTS.index(cut) % EVERY
     for count in sorted({*range(first, turns + 1, EVERY), turns}):
         check(Point(verb, cut, count))

@@ -1,4 +1,4 @@
-"""``./dev demo``: one pod walks through the architecture, led as the kubelet would lead it."""
+"""``./dev demo``: drives one pod through the architecture, as the kubelet would."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def paint(code: str, text: str) -> str:
 
 
 class Narrator:
-    """Prints one line a call with its time, and below it what came of it."""
+    """Prints one line per call with its time, and below it the result."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -54,7 +54,7 @@ class Narrator:
 
 
 def what_is_missing() -> list[str]:
-    """Sentences that name what this machine lacks for the demo, with the remedy."""
+    """What this machine lacks for the demo, with the remedy."""
     missing = []
     if os.geteuid() != 0:
         missing.append("not root: namespaces, mounts and cgroups need it. Run: sudo ./dev demo")
@@ -72,7 +72,7 @@ def what_is_missing() -> list[str]:
 
 
 def cgroup_of(pid: int) -> str:
-    """The memory cgroup of a process, the unified one where there is no other."""
+    """The memory cgroup of a process, or the unified one if there is none."""
     lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     by_controller = {controllers: path for _, controllers, path in lines}
     return by_controller.get("memory") or by_controller[""]
@@ -190,7 +190,7 @@ def walk(cri: Cri, node: Node, tell: Narrator) -> None:
 
 
 async def typed_into_a_shell(cri: Cri, container: str) -> list[str]:
-    """What a terminal shows while two commands are typed."""
+    """The output of a terminal while two commands are typed."""
     request = api_pb2.ExecRequest(
         container_id=container, cmd=["sh"], stdin=True, stdout=True, tty=True
     )
@@ -207,16 +207,17 @@ async def typed_into_a_shell(cri: Cri, container: str) -> list[str]:
 
 
 def as_shown(output: str) -> list[str]:
-    """The lines that a terminal ends up with.
+    """The lines of a terminal's final content.
 
-    A shell that learns its terminal's size while it prompts draws the prompt again over the first.
+    A shell that learns its terminal's size while it prompts prints the prompt again over the first
+    one.
     """
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output)
     return [line.rpartition("\r")[2] for line in plain.split("\r\n")]
 
 
 async def fetched_through_a_forward(cri: Cri, pod: str) -> str:
-    """The first line that the pod's web server answers."""
+    """The first line of the pod's web server."""
     url = cri.runtime.PortForward(api_pb2.PortForwardRequest(pod_sandbox_id=pod)).url
     async with ports(url) as streams:
         data, _ = await forward(streams, WEB_PORT, 1)

@@ -1,7 +1,7 @@
-"""Real parts: containerd, runc, CNI plugins and a registry; root needed.
+"""Real components: containerd, runc, CNI plugins and a registry; root is required.
 
 Every test runs on each containerd that ``tests.harness.node.containerds`` finds: the system's and
-the newest, or those that CRI_TEST_CONTAINERDS names.
+the newest, or those in CRI_TEST_CONTAINERDS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """After the whole run nothing of what the run made is left on the machine."""
+    """After the whole run, nothing of the run may be left on the machine."""
     before = Holdings.now()
     with cgroups.without_new_default_parent():
         yield
@@ -61,7 +61,7 @@ def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
 
 @pytest.fixture
 def cri(node: Node) -> Iterator[Cri]:
-    """The node's CRI; all pods of the test are removed after it, whatever came of it."""
+    """The node's CRI; all pods of the test are removed after it, even if it failed."""
     yield node.cri
     node.remove_pods()
 
@@ -80,7 +80,7 @@ def machine(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Mach
 
 @pytest.fixture
 def served(machine: Machine) -> Iterator[Machine]:
-    """The machine with our server on it, and no pods before and after."""
+    """The machine with our server on it, without pods before and after."""
     machine.start_containerd()
     machine.start_server()
     machine.cri.pull(BUSYBOX)
@@ -90,6 +90,6 @@ def served(machine: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def idle(machine: Machine) -> Iterator[Machine]:
-    """The machine with nothing running, before and after."""
+    """The machine with nothing running before and after."""
     yield machine
     machine.clear()

@@ -1,4 +1,5 @@
-"""Containers beyond the walk: stops that meet, commands given up, failures that leave nothing."""
+"""Containers beyond the basic walk: concurrent stops, cancelled commands, failures that leave
+nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from tests.harness.waiting import wait_until
 from .conftest import BUSYBOX, HOST
 
 APP = f"{HOST}/app:1"
-"""An image with users, a volume and a stop signal of its own."""
+"""An image with users, a volume and a stop signal."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def pod(cri: Cri, node: Node) -> Iterator[Pod]:
 
 
 def refused(code: grpc.StatusCode, call: Callable[[], object]) -> str:
-    """Run the call, which must be refused with ``code``; what was said."""
+    """Make the call, which must be refused with ``code``; returns the message."""
     with pytest.raises(grpc.RpcError) as error:
         call()
     assert error.value.code() is code, error.value
@@ -120,7 +121,7 @@ def test_the_signal_is_sent_once(pod: Pod) -> None:
             grpc.StatusCode.DEADLINE_EXCEEDED,
             lambda r=request: pod.cri.runtime.StopContainer(r, timeout=0.5),  # type: ignore[misc]
         )
-    # a caller that gave up kills nothing
+    # a client that gave up kills nothing
     assert pod.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     assert log_text(pod, "app").count("got") == 1
 
@@ -446,7 +447,7 @@ def test_lists_filter_by_state(pod: Pod) -> None:
         assert [item.id for item in found] == [container]
 
 
-# Figures
+# Statistics
 
 
 def test_statistics_of_a_container(pod: Pod) -> None:
@@ -520,7 +521,7 @@ def test_statistics_are_filtered_and_complete_for_running_containers_only(pod: P
 
 
 def assert_no_exec_is_left(pod: Pod, container: str) -> None:
-    """Neither FIFOs of the server nor processes in the shim."""
+    """Neither FIFOs of the server nor processes in the shim are left."""
     fifos = pod.directory(container, "state") / "exec"
     wait_until(lambda: list(fifos.iterdir()) == [])
 
@@ -595,7 +596,7 @@ def test_a_handler_may_name_its_shim_by_path(cri: Cri, node: Node) -> None:
 
 
 def crun_cannot_run() -> str:
-    """Why crun runs no container here; "" if it does."""
+    """Why crun cannot run containers here; "" if it can."""
     if shutil.which("crun") is None:
         return "Debian's crun is not installed"
     controllers = Path("/sys/fs/cgroup/unified/cgroup.controllers")

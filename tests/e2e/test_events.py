@@ -19,7 +19,7 @@ STOPPED, DELETED = api_pb2.CONTAINER_STOPPED_EVENT, api_pb2.CONTAINER_DELETED_EV
 
 
 class Listener:
-    """A client that follows the events and keeps those of one pod."""
+    """A client that follows the events and stores those of one pod."""
 
     def __init__(self, cri: Cri) -> None:
         self.told: list[api_pb2.ContainerEventResponse] = []

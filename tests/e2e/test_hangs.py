@@ -1,4 +1,4 @@
-"""A volume or a log's file system that hangs is the problem of its own pod only."""
+"""A volume or a log's file system that hangs affects only its own pod."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local users who want in, and requests that no kubelet sends, on the real daemon."""
+"""Unprivileged local users, and requests that no kubelet sends, on a real daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOBODY = 65534
 
 
 def _as_nobody(work: Callable[[], object]) -> int:
-    """The errno with which ``work`` fails for an unprivileged user; 0 when it succeeds."""
+    """The errno with which ``work`` fails for an unprivileged user; 0 if it succeeds."""
     child = os.fork()
     if child == 0:
         try:
@@ -37,7 +37,7 @@ def _as_nobody(work: Callable[[], object]) -> int:
 
 
 def test_other_users_cannot_access_pods_files(cri: Cri, node: Node) -> None:
-    # the temporary directory above is closed as well, unlike /run and /var/lib
+    # the temporary directory above is not accessible either, unlike /run and /var/lib
     node.directory.chmod(0o711)
     (node.directory / "state").chmod(0o711)
     pod = cri.run_pod(pod_config("private"))

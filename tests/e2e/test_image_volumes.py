@@ -18,7 +18,7 @@ from tests.harness.registry import Registry
 from .conftest import BUSYBOX, HOST
 
 DATA = f"{HOST}/data:1"
-"""An image of two layers that no container is made from: it is an overlay."""
+"""An image of two layers that no container is created from: it is an overlay."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +59,7 @@ def test_containers_of_a_pod_share_an_image_until_it_stops(cri: Cri, node: Node)
     )
     directory = node.directory / "state/io.containerd.grpc.v1.cri/image-volumes" / pod
     assert len(mounted(directory)) == 1
-    # a removed image stays in the pods that have it
+    # a removed image stays in the pods that use it
     cri.images.RemoveImage(api_pb2.RemoveImageRequest(image=api_pb2.ImageSpec(image=DATA)))
     for container in (first, second):
         cri.start(container)

@@ -1,4 +1,5 @@
-"""The leak check finds what a pod of ours holds, and nothing of what others do on the machine."""
+"""The leak check finds everything that a pod of ours holds, and nothing of others on the
+machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers' output when those who drain it are stopped or die, on real shims."""
+"""Containers' output when server and log keeper are stopped or die, on real shims."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .conftest import BUSYBOX
 COUNTING = "i=0; while [ $i -lt 100 ]; do echo line $i; i=$((i+1)); usleep 20000; done"
 
 WAIT_FOR_FILE = "while [ ! -e /tmp/end ]; do usleep 20000; done"
-"""The private daemon is away with the server, and containerd 1.7 and later delete a task that ends
-then with its exit code: so a container that outlives the two ends when it is told to."""
+"""The private daemon stops with the server, and containerd 1.7 and later delete a task that exits
+meanwhile, with its exit code. So a container that must outlive both exits only when told to."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def started(cri: Cri, logs: Path, script: str) -> str:
 
 
 def text(log: Path) -> str:
-    """What the container wrote, its pieces joined again."""
+    """The output of the container, with partial lines joined."""
     records = log.read_text().splitlines()
     parts = (record.split(" ", 3)[2:] for record in records)
     return "".join(content + "\n" * (tag == "F") for tag, content in parts)
@@ -103,7 +103,7 @@ def test_output_waits_in_the_pipe_when_server_and_keeper_are_killed(
 
 
 def assert_all_but_one(found: list[int]) -> None:
-    """Nothing is lost but what had been read and not yet written: one line, hardly ever."""
+    """Only what had been read but not yet written may be lost: rarely one line."""
     assert found == sorted(set(found))
     assert len(found) >= 99
     assert found[-1] == 99

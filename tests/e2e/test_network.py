@@ -1,5 +1,5 @@
-"""Real CNI plugins on a node of their own: a network namespace plays the node, so that nothing of
-this machine's network is touched and everything a pod leaves behind can be seen."""
+"""Real CNI plugins on a node of their own: a network namespace plays the node, so that this
+machine's network is not touched and everything a pod leaves behind is visible."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Settings:
 
 
 class Node:
-    """A node that only has the network of the pods, and looks at what they leave."""
+    """A node with the pods' network only, and checks for what pods leave."""
 
     def __init__(self, directory: Path, *further: dict[str, Any], ip_pref: str = "") -> None:
         self._directory = directory
@@ -98,7 +98,7 @@ class Node:
             await network.stop()
 
     def left(self) -> list[str]:
-        """Return what pods have left on the node: to be called in a scenario."""
+        """Return what pods have left on the node; called in a scenario."""
         leases = [path.name for path in self._directory.glob("leases/*/*.*.*.*")]
         leases += [path.name for path in self._directory.glob("leases/*/*:*")]
         results = [path.name for path in self._directory.glob("lib/results/*")]
@@ -122,7 +122,7 @@ def pod(name: str, **keys: Any) -> api_pb2.PodSandboxConfig:
 
 
 async def serve_once(path: str, port: int, answer: bytes) -> asyncio.Task[None]:
-    """Listen in a pod; the returned task ends when one client has been answered."""
+    """Listen in a pod; the returned task ends when one client has been served."""
 
     def listen() -> socket.socket:
         listener = socket.create_server(("0.0.0.0", port))
@@ -247,7 +247,7 @@ def test_a_pod_without_its_namespace_releases_its_address(tmp_path: Path) -> Non
         await network.add("pod-gone", path, config)
         await netns.remove(path)
         await network.delete("pod-gone", path, config, had_result=True)
-        for _ in range(100):  # the kernel takes the veth away with the namespace, soon
+        for _ in range(100):  # the kernel removes the veth with the namespace, after a moment
             left = [what for what in node.left() if what not in of_bridge(node.left())]
             if not left:
                 return
@@ -255,7 +255,7 @@ def test_a_pod_without_its_namespace_releases_its_address(tmp_path: Path) -> Non
         assert left == []
 
     def of_bridge(left: list[str]) -> list[str]:
-        """Masquerading, which this plugin undoes only while it can look into the namespace."""
+        """Masquerading, which this plugin undoes only while it can access the namespace."""
         return [rule for rule in left if 'name: \\"pods\\"' in rule and "DN-" not in rule]
 
     node.run(scenario)

@@ -1,4 +1,4 @@
-"""What is under way when the server or containerd goes away, or when the disk is full."""
+"""Work in progress when the server or containerd goes down, or when the disk is full."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def log_keeper(machine: Machine) -> int:
 
 
 def traps(machine: Machine, name: str) -> str:
-    """A container that ends with 9 when it is asked to."""
+    """A container that exits with 9 when told to."""
     _, container = started(machine.cri, machine, TRAPS, name=name)
     wait_until(lambda: "ready" in log_text(machine, name))
     return container
 
 
 def sleepers() -> list[int]:
-    """The processes of the containers of these tests."""
+    """The processes of these tests' containers."""
     return [pid for pid, command in processes(MARK) if command.startswith("sleep")]
 
 
@@ -62,7 +62,7 @@ def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
     _, container = started(served.cri, served, "sleep 1; exit 7")
     with silent(log_keeper(served)):
         wait_until(lambda: served.log().count("container exited") > said)
-        time.sleep(0.3)  # meanwhile the task is deleted; only the output is still waited for
+        time.sleep(0.3)  # meanwhile the task is deleted; only the output is still awaited
         assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
         served.end("server", how)
     served.start_server()
@@ -96,10 +96,10 @@ def test_a_daemon_restarted_during_start_makes_nothing_run_twice(
     call.join(30)
     assert not call.is_alive()
     served.slow_runc(False)
-    time.sleep(4)  # the shim goes on with what it was told
+    time.sleep(4)  # the shim continues with the call
     served.start_containerd()
     served.cri.wait_until_ready()
-    # the kubelet makes no other container while it does not know of this one
+    # the kubelet creates no other container while the state of this one is unknown
     wait_until(lambda: served.cri.status(container).state != api_pb2.CONTAINER_UNKNOWN)
     state = served.cri.status(container).state
     assert state in (api_pb2.CONTAINER_RUNNING, api_pb2.CONTAINER_EXITED)
@@ -131,7 +131,7 @@ def test_a_pod_whose_container_does_not_get_started_is_stopped_and_removed(
 
 @contextlib.contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
-    """A disk of 2 MiB at the path; `fill` takes all of it."""
+    """A disk of 2 MiB at the path; `fill` uses all of it."""
     path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path], check=True)
     try:
@@ -141,7 +141,7 @@ def small_disk(path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Write a file until its disk has no room for more."""
+    """Write a file until its disk is full."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
@@ -159,7 +159,7 @@ def test_a_full_disk_blocks_no_stop_and_loses_no_exit_code(idle: Machine) -> Non
         assert time.monotonic() - began < 15
         assert idle.cri.status(container).exit_code == 9
         assert "status not saved" in idle.log()
-        # a server that starts on the full disk knows it as well
+        # a server that starts on the full disk knows the exit as well
         idle.end("server", signal.SIGKILL)
         idle.start_server()
         status = idle.cri.status(container)

@@ -1,6 +1,6 @@
-"""What an earlier server, or the built-in plugin, left is found again; a daemon may come and go.
+"""Recovery of what an earlier server, or the built-in plugin, left, and restarts of the daemon.
 
-Here containerd is not the server's child: it outlives the server, and is restarted under it.
+Here containerd is not the server's child: it outlives the server, and is restarted while it runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def test_an_exit_while_the_daemon_is_away_is_not_missed(served: Machine) -> None
     served.start_containerd()
     served.cri.wait_until_ready()
     status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
-    # containerd 1.7 and later delete tasks that ended before they load them, with their codes
+    # containerd 1.7 and later delete tasks that exited before they were loaded, with their codes
     assert (status.exit_code, status.reason) in ((9, "Error"), (255, "Unknown"))
 
 

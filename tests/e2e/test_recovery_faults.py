@@ -1,4 +1,5 @@
-"""Kills, silence and absence while the server starts, or in the middle of a call."""
+"""Kills, unresponsive shims and missing daemons during the server's start or in the middle of a
+call."""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ from tests.harness.waiting import became_true, wait_until
 from .conftest import BUSYBOX
 
 _OWN = ("cri-containerd serve", "runtime.logs.keeper", "bin/containerd --config")
-"""What the commands of the server, its log keeper and containerd have in them."""
+"""Parts of the command lines of the server, its log keeper and containerd."""
 
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 
 
 @contextlib.contextmanager
 def silent(pid: int) -> Iterator[None]:
-    """A process that does not answer meanwhile."""
+    """Stop a process (SIGSTOP) meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -37,7 +38,7 @@ def silent(pid: int) -> Iterator[None]:
 
 
 def begun(call: Callable[[], object]) -> threading.Thread:
-    """A call that the server does not live to answer."""
+    """A call that the server does not live to finish."""
 
     def run() -> None:
         with contextlib.suppress(grpc.RpcError):
@@ -49,11 +50,12 @@ def begun(call: Callable[[], object]) -> threading.Thread:
 
 
 def assert_nothing_is_left(machine: Machine, idle: Holdings) -> None:
-    """Of pods; shims and namespaces may take a moment to go, and our processes are others now."""
+    """Objects of pods; shims and namespaces may take a moment to disappear, and our processes
+    differ now."""
 
     def left() -> dict[str, list[str]]:
         held = machine.holdings().since(idle)
-        held.pop("links", None)  # the bridge, which the first pod makes
+        held.pop("links", None)  # the bridge, which the first pod creates
         pods = [one for one in held.pop("processes", []) if not any(own in one for own in _OWN)]
         return held | {"processes": pods, "runc states": sorted(machine.runc_states())}
 

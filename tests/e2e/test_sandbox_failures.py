@@ -1,4 +1,5 @@
-"""A pod that cannot be made or stopped leaves nothing behind, or stays to be stopped again.
+"""A pod that cannot be created or stopped leaves nothing behind, or stays listed to be stopped
+again.
 
 The node's network has a third plugin here, which fails or hangs on demand, and a runtime handler
 whose runc does.
@@ -44,7 +45,7 @@ exec(compile(open({recorder!r}).read(), {recorder!r}, "exec"))
 
 
 class FaultyNode:
-    """A node, what its faulty parts are told, and what it held when it was idle."""
+    """A node, the settings of its faulty parts, and what it held when it was idle."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -57,7 +58,7 @@ class FaultyNode:
         self.idle = self.holdings()
 
     def tell_cni(self, **how: object) -> None:
-        """Change the third plugin's ways: ``fail={"ADD": …}``, ``hang=["ADD"]``."""
+        """Change the behaviour of the third plugin: ``fail={"ADD": …}``, ``hang=["ADD"]``."""
         self._cni_fault.write_text(json.dumps({"record": str(self._record), **how}))
 
     def tell_runc(self, fault: str) -> None:
@@ -65,13 +66,13 @@ class FaultyNode:
         self._runc_fault.write_text(fault)
 
     def work(self) -> None:
-        """Let every part do what it should."""
+        """Let every part work normally."""
         self.tell_cni()
         self.tell_runc("nothing")
         self._record.unlink(missing_ok=True)
 
     def called(self, command: str) -> bool:
-        """Whether the third plugin was called so."""
+        """Whether the third plugin was called with this command."""
         return any(call["command"] == command for call in cni_recorder.calls(self._record))
 
     def holdings(self) -> tuple[Holdings, set[str]]:
@@ -79,7 +80,7 @@ class FaultyNode:
         return Holdings.now(), containerd_objects.of(self.node)
 
     def assert_idle(self) -> None:
-        """Nothing is left; shims and namespaces may take a moment to go."""
+        """Nothing is left; shims and namespaces may take a moment to disappear."""
 
         def left() -> dict[str, list[str]]:
             machine, daemon = self.holdings()
@@ -93,14 +94,14 @@ class FaultyNode:
             assert not base.exists() or not list(base.iterdir())
 
     def _make_bridge(self) -> None:
-        """The first pod makes the bridge and the image's files, which stay."""
+        """The first pod creates the bridge and the image's files, which stay."""
         pod = self.cri.run_pod(pod_config())
         self.cri.stop_pod(pod)
         self.cri.remove_pod(pod)
 
 
 def install_plugin(node: Node) -> None:
-    """Put the third plugin into the network of a node that does not run."""
+    """Add the third plugin to the network of a node that is not running."""
     directory = node.directory / "plugins"
     directory.mkdir()
     program = _PLUGIN.format(
@@ -208,7 +209,7 @@ def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
     )
     call.start()
     wait_until(lambda: faulty.called("ADD"))
-    time.sleep(0.5)  # the pause task is started beside
+    time.sleep(0.5)  # the pause task is started in parallel
     faulty.node.stop(signal.SIGKILL)
     call.join()
     kill_hanging_plugins(faulty.node)
@@ -229,7 +230,7 @@ def test_a_recovery_that_times_out_does_not_block_the_start(faulty: FaultyNode) 
     )
     call.start()
     wait_until(lambda: faulty.called("ADD"))
-    time.sleep(0.5)  # the pause task is started beside
+    time.sleep(0.5)  # the pause task is started in parallel
     faulty.node.stop(signal.SIGKILL)
     call.join()
     kill_hanging_plugins(faulty.node)
@@ -277,7 +278,7 @@ def test_an_unknown_handler_is_refused_with_the_known_ones(faulty: FaultyNode) -
 
 
 def kill_hanging_plugins(node: Node) -> None:
-    """A killed server's plugins go on; the machine's owner would end them, too."""
+    """A killed server's plugins keep running; an administrator would end them, too."""
     for proc in Path("/proc").glob("[0-9]*"):
         try:
             command = (proc / "cmdline").read_bytes().decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The server as a process: its start, its end, and what it says of itself."""
+"""The server as a process: its start, its shutdown, and what it reports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_server_waits_for_running_calls(cri: Cri, node: Node) -> None:
         target=lambda: answers.append(cri.exec_sync(container, "sh", "-c", "sleep 1; echo done"))
     )
     call.start()
-    time.sleep(0.3)  # the call is under way
+    time.sleep(0.3)  # the call is in progress
     try:
         assert node.stop() == 0
         call.join(10)
@@ -76,14 +76,14 @@ def test_a_dead_daemon_is_restarted_and_pods_keep_running(cri: Cri, node: Node) 
         except grpc.RpcError as error:
             codes.add(error.code())
         time.sleep(0.05)
-    # Meanwhile calls said "later", and nothing took the daemon's end for the container's.
+    # Meanwhile calls were refused, and the daemon's end was not taken for the container's.
     assert codes == {grpc.StatusCode.UNAVAILABLE}
     assert cri.status(container).state == api_pb2.CONTAINER_RUNNING
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder with a name that leaves room for sockets."""
+    """A folder with a short name, because sockets have short paths."""
     with tempfile.TemporaryDirectory(prefix="cri-", dir="/tmp") as folder:
         claim(Path(folder))
         yield Path(folder)

@@ -1,7 +1,7 @@
 """Exec, attach and port-forward on the real daemon, over SPDY and WebSocket.
 
-crictl, where it is on PATH, is the field's own client; ``tests.harness.streams`` does what crictl
-never does.
+crictl, if it is on PATH, is the standard client; ``tests.harness.streams`` does what crictl never
+does.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class App:
         return str(self.cri.runtime.PortForward(request).url)
 
     def processes(self, words: str) -> str:
-        """The commands in the sleeper's pid namespace that hold these words."""
+        """The commands in the sleeper's pid namespace that contain these words."""
         listed = self.cri.exec_sync(self.container, "ps").stdout.decode()
         return "\n".join(line for line in listed.splitlines() if words in line)
 
@@ -87,7 +87,7 @@ def app(cri: Cri, node: Node) -> Iterator[App]:
 
 
 def fifos(node: Node) -> list[Path]:
-    """The FIFOs of commands that are there."""
+    """The existing FIFOs of commands."""
     return list((node.directory / "state").rglob("exec/*-std*"))
 
 
@@ -104,7 +104,7 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 async def run(
     url: str, transport: str, *names: str, stdin: bytes | None = None, protocol: str = ""
 ) -> Streams:
-    """A command, fed and read to its end."""
+    """Run a command with input and read it to its end."""
     opened = ("error", *names, *(("stdin",) if stdin is not None else ()))
     async with connected(url, transport, protocol, opened) as streams:
         if stdin is not None:
@@ -170,7 +170,7 @@ async def test_a_terminal_has_its_type_and_the_client_s_size(app: App, transport
     names = ("error", "stdin", "stdout", "resize")
     async with connected(url, transport, names=names) as streams:
         await streams.send("resize", b'{"Width":0,"Height":0}{"Width":111,"Height":37}')
-        for _ in range(100):  # the size arrives beside the input
+        for _ in range(100):  # the size arrives in parallel with the input
             await streams.send("stdin", b"stty size; echo $TERM-$((1+1))\n")
             await asyncio.sleep(0.1)
             if b"37 111" in streams.received["stdout"]:
@@ -347,7 +347,7 @@ async def test_attach_joins_live_output_and_feeds_the_container(app: App, transp
         await two.until(lambda: two.received["stdout"] == b"got-1\n")
         await two.send("stdin", b"2\n")
         await one.until(lambda: one.received["stdout"] == b"got-1\ngot-2\n")
-    # stdin was not made for one client only: a later one finds it open
+    # stdin was not created for one client only: a later one finds it open
     async with connected(app.attach(container, **streams_wanted), transport, names=names) as one:
         await asyncio.sleep(0.5)
         await one.send("stdin", b"3\n")
@@ -529,7 +529,7 @@ async def test_a_url_serves_one_client(app: App, transport: str) -> None:
         await upgraded(url, transport, "v9.channel.k8s.io")
     assert refused.value.status == 403
     assert "X-Accepted-Stream-Protocol-Versions: v4.channel.k8s.io" in refused.value.headers
-    # a refused upgrade leaves the URL for another try
+    # a refused upgrade leaves the URL valid for another attempt
     assert (await run(url, transport, "stdout")).exit_code == 0
     with pytest.raises(Refused) as refused:
         await upgraded(url, transport, "v4.channel.k8s.io")
@@ -555,7 +555,7 @@ async def test_unexpected_streams_are_reset_without_harm_to_others(app: App) -> 
         assert streams.received["stdout"] == b"fine\n"
 
 
-# Fields' own clients
+# Standard clients
 
 
 def crictl(app: App, *arguments: str, **fields: Any) -> subprocess.CompletedProcess[bytes]:

@@ -1,7 +1,8 @@
-"""Pods with user namespaces on the real daemon: their ids, their files, and what they cannot reach.
+"""Pods with user namespaces on the real daemon: their IDs, their files, and what they cannot
+access.
 
-The handler ``mapped`` has the newest runc that is there, so that user namespaces work on the
-system's older containerd as well; there the root file systems are copies.
+The handler ``mapped`` uses the newest runc available, so that user namespaces work on the system's
+older containerd as well; there the root file systems are copies.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HANDLER = "mapped"
 
 
 def _newest_runc() -> str | None:
-    """The newest runc if it maps the ids of mounts, which Debian 12's does not."""
+    """The newest runc, if it supports idmapped mounts; Debian 12's does not."""
     runc = containerds()[-1].runc
     told = subprocess.run([runc, "features"], capture_output=True, text=True, check=False).stdout
     return runc if re.search(r'"idmap":\s*{\s*"enabled":\s*true', told) else None
@@ -118,7 +119,7 @@ class Pod:
         return done.stdout.decode().strip()
 
     def pid(self, container: str) -> int:
-        """The first process's number on the node."""
+        """The first process's pid on the node."""
         request = api_pb2.ContainerStatusRequest(container_id=container, verbose=True)
         info = self.cri.runtime.ContainerStatus(request).info["info"]
         return int(json.loads(info)["pid"])
@@ -176,7 +177,8 @@ def test_every_file_of_a_container_has_the_owner_that_it_expects(pod: Pod, node:
     pod.shell(container, "for f in /etc/hosts /dev/shm/x /data/x /bin/x; do echo x >> $f; done")
     pod.shell(container, "touch /idmapped/file /plain/file && chown 5:6 /idmapped/file")
     assert owner(node.directory / "idmapped/file") == (5, 6)
-    # without a mapping of the mount, what it writes is its own on the node, and never root's
+    # without an idmapped mount, its files belong to its IDs on the node, and never to the node's
+    # root
     assert owner(node.directory / "plain/file") == (FIRST, GROUPS)
     denied = pod.cri.exec_sync(container, "cat", "/plain/secret")
     assert (denied.exit_code, denied.stdout) == (1, b"")
@@ -187,7 +189,7 @@ def test_every_file_of_a_container_has_the_owner_that_it_expects(pod: Pod, node:
     assert re.search(rf"^Gid:(\t{GROUPS}){{4}}$", status, re.M)
     pause = Path(f"/proc/{os.getpid()}/ns/user")
     assert os.stat(f"/proc/{pod.pid(container)}/ns/user").st_ino != os.stat(pause).st_ino
-    # a file that is set-id root makes nobody the node's root
+    # a file with set-id root does not give anybody the node's root
     assert pod.shell(container, "/bin/busybox su web -s /bin/sh -c 'id -u'") == "1000"
 
 
@@ -265,7 +267,7 @@ def test_a_user_namespace_on_the_nodes_network(node: Node) -> None:
             os.stat(f"/proc/{pod.pid(container)}/ns/net").st_ino
             == os.stat("/proc/self/ns/net").st_ino
         )
-        # nothing of the node's /sys can be written, at any depth
+        # nothing in the node's /sys is writable, at any depth
         mounts = Path(f"/proc/{pod.pid(container)}/mountinfo").read_text().splitlines()
         below_sys = [line.split() for line in mounts if line.split()[4].startswith("/sys")]
         first, *_ = below_sys

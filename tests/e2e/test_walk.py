@@ -1,4 +1,4 @@
-"""The walk that everything serves: a pod and a container, from RunPodSandbox to its removal."""
+"""The basic walk: a pod and a container, from RunPodSandbox to their removal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .conftest import BUSYBOX
 
 
 def started(cri: Cri, node: Node, *command: str, **fields: Any) -> tuple[str, str]:
-    """A running pod and container that logs below the node's folder."""
+    """A running pod and a container that logs below the node's folder."""
     pod_spec = pod_config(log_directory=str(node.logs))
     pod = cri.run_pod(pod_spec)
     container = cri.create(pod, container_config(BUSYBOX, *command, **fields), pod_spec)
@@ -114,7 +114,7 @@ def test_exec_that_exceeds_its_timeout_is_deadline_exceeded(cri: Cri, node: Node
 
 def test_exec_output_is_capped_at_16_mib(cri: Cri, node: Node) -> None:
     _, container = started(cri, node, "sleep", "60")
-    # the reply must fit into the kubelet's 16 MiB too, so this asks for a little less than both
+    # the reply must fit into the kubelet's 16 MiB too, so this is a little less than both streams
     answer = cri.exec_sync(container, "sh", "-c", "head -c 12000000 /dev/zero")
     assert len(answer.stdout) == 12_000_000
 
@@ -230,7 +230,7 @@ def test_host_network_pod_is_in_the_host_namespace(cri: Cri, node: Node) -> None
 
 
 def test_a_restart_keeps_pods_logs_and_exit_codes(cri: Cri, node: Node) -> None:
-    # it ends when it is told to: an end while the private daemon is away too has no code
+    # it exits when told to: an exit while the private daemon is down has no code
     script = (
         "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done;"
         "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 5"

@@ -1,6 +1,6 @@
-"""Parents of pods' cgroups, which the kubelet makes and removes on a real node.
+"""Parents of pods' cgroups, which the kubelet creates and removes on a real node.
 
-runc makes a parent that is not there and leaves it, so who asks for one removes it.
+runc creates a missing parent and does not remove it, so whoever requests one removes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-DEFAULT_PARENT = "k8s.io"  # of pods that name no parent, with the driver cgroupfs
+DEFAULT_PARENT = "k8s.io"  # of pods without a parent, with the driver cgroupfs
 
 
 def roots() -> list[Path]:
@@ -22,15 +22,15 @@ def roots() -> list[Path]:
 
 
 def parent_path(name: str, *, systemd: bool) -> str:
-    """What a pod gives as ``cgroup_parent``, in the form of the cgroup driver."""
+    """The ``cgroup_parent`` of a pod, in the format of the cgroup driver."""
     return f"/{name}.slice" if systemd else f"/{name}"
 
 
 def make_parent(name: str, *, systemd: bool) -> None:
-    """Make the parent in every hierarchy, with every controller."""
+    """Create the parent in every hierarchy, with every controller."""
     if systemd:
         subprocess.run(["systemctl", "start", f"{name}.slice"], capture_output=True, check=True)
-        # systemd itself enables only those that it uses
+        # systemd itself enables only the controllers that it uses
         for controller in (ROOT / "cgroup.controllers").read_text().split():
             (ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
         return
@@ -45,9 +45,9 @@ def below(name: str, pattern: str, *, systemd: bool) -> list[Path]:
 
 
 def remove_parent(name: str, *, systemd: bool, with_children: bool = False) -> None:
-    """Remove the parent; one that still holds a cgroup stays, for the leak check to find.
+    """Remove the parent; one that still has a cgroup is left, for the leak check to find.
 
-    ``with_children`` removes the cgroups below it as well, as far as no process is in them.
+    ``with_children`` also removes the cgroups below it, unless a process is in them.
     """
     if systemd:
         subprocess.run(["systemctl", "stop", f"{name}.slice"], capture_output=True, check=False)
@@ -61,7 +61,7 @@ def remove_parent(name: str, *, systemd: bool, with_children: bool = False) -> N
 
 @contextlib.contextmanager
 def without_new_default_parent() -> Iterator[None]:
-    """Remove the default parent at the end where it was not there, unless it is in use."""
+    """Remove the default parent at the end if it did not exist before, unless it is in use."""
     before = [root for root in roots() if (root / DEFAULT_PARENT).exists()]
     yield
     if not before:

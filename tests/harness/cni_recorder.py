@@ -30,7 +30,7 @@ ADDRESS = {
 
 
 def install(directory: Path, names: Iterable[str]) -> None:
-    """Make executables of these names that are this plugin."""
+    """Create executables with these names that are this plugin."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
         program = f"#!{sys.executable} -IS\n{Path(__file__).read_text()}"
@@ -39,12 +39,12 @@ def install(directory: Path, names: Iterable[str]) -> None:
 
 
 def calls(record: Path) -> list[dict[str, Any]]:
-    """Return the calls written down so far, in their order."""
+    """Return the recorded calls, in order."""
     return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
 
 
 def main() -> int:
-    """Be the plugin."""
+    """Run as the plugin."""
     config = json.load(sys.stdin)
     command = os.environ["CNI_COMMAND"]
     call = {

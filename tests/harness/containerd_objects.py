@@ -1,4 +1,4 @@
-"""What the private containerd of a test's node holds."""
+"""The objects in the private containerd of a test's node."""
 
 from __future__ import annotations
 

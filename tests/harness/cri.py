@@ -30,7 +30,7 @@ class Cri:
         self.images = api_pb2_grpc.ImageServiceStub(self._channel)
 
     def wait_until_ready(self, seconds: float = PATIENCE) -> None:
-        """Return when Version answers; raises the last error after ``seconds``."""
+        """Return when Version succeeds; raises the last error after ``seconds``."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -115,7 +115,7 @@ class Cri:
 
 
 def pod_config(name: str = "pod", **fields: Any) -> api_pb2.PodSandboxConfig:
-    """A pod as the kubelet asks for it, with a UID of its own; ``fields`` are added or replace."""
+    """A pod config like the kubelet's, with a UID of its own; ``fields`` are added or replaced."""
     config = api_pb2.PodSandboxConfig(
         metadata=api_pb2.PodSandboxMetadata(name=name, uid=str(uuid.uuid4()), namespace="test"),
         hostname=name,
@@ -132,7 +132,7 @@ def pod_config(name: str = "pod", **fields: Any) -> api_pb2.PodSandboxConfig:
 def container_config(
     image: str, *command: str, name: str = "app", **fields: Any
 ) -> api_pb2.ContainerConfig:
-    """A container as the kubelet asks for it, in a PID namespace of its own."""
+    """A container config like the kubelet's, in a PID namespace of its own."""
     config = api_pb2.ContainerConfig(
         metadata=api_pb2.ContainerMetadata(name=name),
         image=api_pb2.ImageSpec(image=image),

@@ -1,4 +1,4 @@
-"""A containerd of the test's own, without its CRI plugin: it only holds images."""
+"""A containerd for one test, without its CRI plugin: it only holds images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .waiting import PATIENCE
 
 
 class Daemon:
-    """Starts on construction, ends with ``close``; everything it owns is below ``directory``."""
+    """Starts on construction, stops with ``close``; all its files are below ``directory``."""
 
     def __init__(self, containerd: Containerd, extra_config: str = ""):
         self.containerd = containerd
@@ -51,12 +51,12 @@ class Daemon:
         return process
 
     def restart(self) -> None:
-        """End and start again: what a client must live through."""
+        """Stop and start again: clients must survive this."""
         self._end()
         self.process = self._start()
 
     def ctr(self, *arguments: str, namespace: str = "k8s.io") -> str:
-        """What ``ctr`` answers; CalledProcessError when it fails."""
+        """The output of ``ctr``; CalledProcessError if it fails."""
         done = self._run("--namespace", namespace, *arguments)
         if done.returncode:
             raise RuntimeError(f"ctr {' '.join(arguments)}: {done.stderr}")

@@ -1,4 +1,4 @@
-"""Packages of other Debian releases, unpacked into a folder: nothing is installed on the system."""
+"""Packages of other Debian releases, unpacked into a folder without installing them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class Unavailable(Exception):
-    """The packages cannot be had here; the text says why."""
+    """The packages are not available here; the text says why."""
 
 
 def mirror() -> str:
-    """The mirror that this machine's own apt sources name; raises Unavailable without one."""
+    """The mirror in this machine's own apt sources; raises Unavailable if there is none."""
     sources = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     for source in filter(Path.is_file, sources):
         if found := re.search(r"https?://\S*/debian/?(?=\s|$)", source.read_text()):
@@ -81,7 +81,7 @@ class Apt:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"apt-get {arguments[0]}: {error}") from error
         lines = done.stderr.splitlines()
-        # update succeeds, with a warning, where it reached no mirror
+        # update succeeds, with a warning, if it reached no mirror
         complaints = [line for line in lines if line.startswith(("E:", "W: Failed"))]
         if done.returncode or complaints:
             said = [*complaints, *lines, f"exit status {done.returncode}"]

@@ -78,23 +78,24 @@ class HungMount:
         self._ended = True
         self._answers.set()
         self._thread.join()
-        os.close(self._device)  # every call that waits fails
+        os.close(self._device)  # every waiting call fails
 
     def hang(self) -> None:
-        """Answer nothing from now on."""
+        """Stop answering requests."""
         with self._answering:
             self._answers.clear()
 
     def go_on(self) -> None:
-        """Answer again, also what was asked meanwhile."""
+        """Answer requests again, including those that are waiting."""
         self._answers.set()
 
     def content(self, name: str) -> bytes:
-        """Return what a file holds, without asking the file system."""
+        """Return a file's content, without using the file system."""
         return bytes(self._files[self._names[name.encode()]])
 
     def _serve(self) -> None:
-        """Answer requests. While it hangs none is even taken: who asks can then be killed."""
+        """Answer requests. While the file system hangs, none is read, so that its callers can be
+        killed."""
         asked = select.poll()
         asked.register(self._device, select.POLLIN)
         while not self._ended:
@@ -118,7 +119,7 @@ class HungMount:
             except OSError as refusal:
                 error = refusal.errno or errno.EIO
         head = _OUT.pack(_OUT.size + len(answer), -error, unique)
-        with contextlib.suppress(FileNotFoundError):  # who asked was killed
+        with contextlib.suppress(FileNotFoundError):  # the caller was killed
             os.write(self._device, head + answer)
 
     def _attributes(self, node: int) -> bytes:
@@ -167,7 +168,7 @@ class HungMount:
 _OPERATIONS: dict[int, Callable[[HungMount, int, bytes], bytes]] = {
     1: HungMount._lookup,
     3: HungMount._getattr,
-    4: HungMount._getattr,  # nothing is changed, as the tests need no change
+    4: HungMount._getattr,  # nothing is changed, because no test needs it
     14: HungMount._open,
     15: HungMount._read,
     16: HungMount._write,

@@ -1,6 +1,7 @@
-"""Small OCI images made from the machine's static busybox, and their way into a registry.
+"""Small OCI images built from the machine's static busybox, and pushing them to a registry.
 
-Everything is deterministic (times zeroed, members sorted), so one input always has one digest.
+Everything is deterministic (times zeroed, members sorted), so the same input always has the same
+digest.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes with the media type under which a manifest names them."""
+    """Bytes and their media type in a manifest."""
 
     data: bytes
     media_type: str
@@ -46,7 +47,7 @@ class Blob:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
-    """One platform's image: its manifest and all that the manifest names."""
+    """One platform's image: its manifest and everything in it."""
 
     manifest: Blob
     config: Blob

@@ -1,6 +1,6 @@
-"""A remote snapshotter as a proxy plugin of containerd: some layers it has without any download.
+"""A remote snapshotter as a proxy plugin of containerd: it has some layers without a download.
 
-Snapshots are directories without parents' content: enough to see what containerd is asked.
+Snapshots are directories without the parents' content: enough to see containerd's requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LazySnapshotter(snapshots_pb2_grpc.SnapshotsServicer):
         self.provided: set[str] = set()
         """Digests of the layers that it provides by itself."""
         self.prepared: list[dict[str, str]] = []
-        """The labels of each snapshot to unpack into."""
+        """The labels of each snapshot that is unpacked into."""
         self._known: dict[str, Any] = {}
         self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
         snapshots_pb2_grpc.add_SnapshotsServicer_to_server(self, self._server)

@@ -1,9 +1,9 @@
-"""What nodes of this run hold on the machine, told apart from what others do there meanwhile.
+"""What nodes of this run hold on the machine, distinguished from what others do there meanwhile.
 
-A machine that runs tests may run other daemons, pods and tests too. So a thing does not count for
-being new: it counts because it bears the mark of a node that this run made. Marks are the node's
-folder, its bridge, its network, and every container id and network namespace that its server named
-in its log (nodes of tests log at debug level, so that those of failed attempts are named as well).
+The machine may run other daemons, pods and tests too. So an object does not count because it is
+new: it counts because it has the mark of a node of this run. Marks are the node's folder, its
+bridge, its network, and every container ID and network namespace that its server logged (nodes of
+tests log at debug level, so that those of failed attempts are logged too).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Marks:
         self.network = network
         self.cgroup_parent = cgroup_parent
         self._names: set[str] = set()
-        self._read: dict[Path, int] = {}  # log → bytes of whole lines seen
+        self._read: dict[Path, int] = {}  # log → bytes of complete lines read
         self._links: set[str] = set()
         self.ended_with = Holdings()
 
     def names(self) -> set[str]:
-        """Container ids and network namespaces that the logs have named so far."""
+        """Container IDs and network namespaces in the logs so far."""
         for log in Path(self.directory).glob("*.log"):
             with log.open("rb") as file:
                 file.seek(self._read.get(log, 0))
@@ -54,21 +54,21 @@ class Marks:
         return self._names
 
     def links(self) -> set[str]:
-        """The bridge and what was ever seen plugged into it, as far as it is there."""
+        """The bridge and every interface ever attached to it that still exists."""
         if self.bridge:
             self._links |= {self.bridge, *_entries(_LINKS / self.bridge / "brif")}
         return self._links & _entries(_LINKS)
 
     def ip_leases(self) -> set[str]:
-        """Files of addresses that pods of the node's network hold."""
+        """Address reservations of pods on the node's network."""
         if not self.network:
             return set()
         return {str(path) for path in (_CNI / "networks" / self.network).glob("*.*.*.*")}
 
     def settle(self, seconds: float = PATIENCE) -> None:
-        """Note what the node still holds when all of it has ended, waiting ``seconds`` at most.
+        """Record what the node still holds after everything has ended, waiting at most ``seconds``.
 
-        It counts as left from here on, although the caller goes on to delete files, bridge and
+        It counts as left from here on, although the caller continues to delete files, bridge and
         network and ends what still runs.
         """
         deadline = time.monotonic() + seconds
@@ -87,7 +87,7 @@ _claimed: list[Marks] = []
 def claim(
     directory: Path, *, bridge: str = "", network: str = "", cgroup_parent: str = ""
 ) -> Marks:
-    """Count what bears these marks as this run's from here on."""
+    """Count objects with these marks as this run's from here on."""
     marks = Marks(directory, bridge=bridge, network=network, cgroup_parent=cgroup_parent)
     _claimed.append(marks)
     return marks
@@ -95,7 +95,7 @@ def claim(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Holdings:
-    """One look at what the claimed nodes hold."""
+    """What the claimed nodes hold now."""
 
     processes: frozenset[str] = frozenset()
     mounts: frozenset[str] = frozenset()
@@ -108,7 +108,7 @@ class Holdings:
 
     @classmethod
     def now(cls) -> Self:
-        """What all claimed nodes hold, and what those that ended had left."""
+        """What all claimed nodes hold, and what nodes that ended had left."""
         looks = [cls.of(_claimed), *(marks.ended_with for marks in _claimed)]
         return cls(
             *(
@@ -119,7 +119,7 @@ class Holdings:
 
     @classmethod
     def of(cls, claimed: Sequence[Marks]) -> Self:
-        """What these nodes hold; what ends while we look is left out."""
+        """What these nodes hold; objects that disappear meanwhile are skipped."""
         names = set().union(*(marks.names() for marks in claimed))
         directories = {marks.directory for marks in claimed}
         networks = {marks.network for marks in claimed if marks.network}
@@ -141,7 +141,7 @@ class Holdings:
         )
 
     def since(self, earlier: Self) -> dict[str, list[str]]:
-        """Kind → what is here now and was not ``earlier``; empty when nothing was left."""
+        """Kind → objects that exist now and were not in ``earlier``; empty if nothing is left."""
         left = {
             field.name: sorted(getattr(self, field.name) - getattr(earlier, field.name))
             for field in dataclasses.fields(self)
@@ -161,7 +161,7 @@ def _mentions(text: str, marks: Iterable[str]) -> bool:
 
 
 def _processes(directories: set[str]) -> Iterator[str]:
-    """Daemons, shims and keepers by their command, processes of containers by their root."""
+    """Daemons, shims and keepers by their command lines, processes of containers by their root."""
     for proc in Path("/proc").glob("[0-9]*"):
         try:
             command = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -171,11 +171,11 @@ def _processes(directories: set[str]) -> Iterator[str]:
             if _mentions(command, directories) or _mentions(_root_mount(proc), directories):
                 yield f"{proc.name} {command.strip()}"
         except OSError:
-            continue  # it ended while we looked
+            continue  # it exited meanwhile
 
 
 def _root_mount(proc: Path) -> str:
-    """The line of mountinfo that says what the process has as its root directory."""
+    """The line of mountinfo with the root directory of the process."""
     lines = (proc / "mountinfo").read_text(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line.split()[4] == "/"), "")
 
@@ -196,7 +196,9 @@ def _firewall_rules() -> Iterator[str]:
 
 def _cgroups(names: set[str]) -> Iterator[str]:
     """Cgroups named ``NAME``, ``NAME.slice`` or ``PREFIX-NAME.scope``."""
-    for root in cgroups.roots():  # os.walk, as cgroups of others come and go while we look
+    for (
+        root
+    ) in cgroups.roots():  # os.walk, because cgroups of others appear and disappear meanwhile
         for directory, _, _ in os.walk(root):
             stem = os.path.basename(directory).removesuffix(".slice").removesuffix(".scope")
             if stem in names or stem.rpartition("-")[2] in names:

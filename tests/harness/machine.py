@@ -39,7 +39,7 @@ SLOW = 3.0
 
 
 class Machine:
-    """A containerd of its own, with its built-in CRI plugin or with our server beside it."""
+    """A containerd of its own, with its built-in CRI plugin or with our server on it."""
 
     def __init__(
         self, containerd: Containerd, *, host: str, registry: str, pause: str, image: str
@@ -74,7 +74,7 @@ class Machine:
         self.cri.wait_until_ready()
 
     def end(self, what: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """End ``containerd`` or ``server``; pods go on."""
+        """Stop ``containerd`` or ``server``; pods keep running."""
         process = self._running.pop(what)
         process.send_signal(how)
         try:
@@ -84,17 +84,17 @@ class Machine:
             process.wait()
 
     def clear(self) -> None:
-        """Remove every pod by whoever serves, and end both."""
+        """Remove every pod through the running server, and stop both."""
         remove_pods(self.cri if "server" in self._running else self.builtin)
         self._end_all()
 
     def begin_server(self) -> None:
-        """Start our server, and do not wait for it."""
+        """Start our server without waiting for it."""
         config = str(self.directory / "server.toml")
         self._start("server", str(SERVER), "serve", "--config", config)
 
     def server_ended(self) -> int:
-        """The exit status of a server that ended, or was told to."""
+        """The exit status of a server that exited, or was told to."""
         return self._running.pop("server").wait(PATIENCE)
 
     def is_running(self, what: str) -> bool:
@@ -102,7 +102,7 @@ class Machine:
         return what in self._running and self._running[what].poll() is None
 
     def log(self) -> str:
-        """What our servers said."""
+        """The log of our servers."""
         return (self.directory / "server.log").read_text(errors="replace")
 
     def slow_runc(self, slow: bool, command: str = "create") -> None:
@@ -131,7 +131,7 @@ class Machine:
         return Holdings.of([self.marks])
 
     def runc_states(self) -> set[str]:
-        """The containers of this machine that runc has a state of."""
+        """The containers of this machine that runc has state of."""
         states = {path.name for path in Path("/run/containerd/runc/k8s.io").glob("*")}
         return states & self.marks.names()
 
@@ -151,7 +151,7 @@ class Machine:
         return wrapper
 
     def close(self) -> None:
-        """End everything and delete it."""
+        """Stop everything and delete it."""
         self._end_all()
         for pid, command in processes(str(self.directory)):
             if "containerd-shim" in command:

@@ -1,4 +1,4 @@
-"""A registry in memory that holds what no push would take and answers as a test tells it to."""
+"""A registry in memory that holds what no push would accept and responds as a test requires."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ Odd = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 @dataclasses.dataclass(slots=True)
 class MemoryRegistry:
-    """Use as ``async with MemoryRegistry() as registry``; every repository holds the same.
+    """Use as ``async with MemoryRegistry() as registry``; every repository has the same content.
 
-    It is a forward proxy as well: a request for another address is answered as if it were here.
+    It is a forward proxy as well: a request for another address is served as if it were for this
+    one.
     """
 
     manifests: dict[str, build.Blob] = dataclasses.field(default_factory=dict)
     """By tag and by digest."""
     blobs: dict[str, bytes] = dataclasses.field(default_factory=dict)
     odd: Odd | None = None
-    """Is asked first; None from it: answer as usual."""
+    """Called first; if it returns None, the registry responds normally."""
     asked: list[Asked] = dataclasses.field(default_factory=list)
     addresses: list[str] = dataclasses.field(default_factory=list)
     """The host of each request."""
     active: int = 0
     most_active: int = 0
-    """Blob requests at once."""
+    """Concurrent blob requests."""
     port: int = 0
     _runner: Any = None
 

@@ -1,9 +1,9 @@
-"""containerd and runc of newer Debian releases, unpacked beside the system's.
+"""containerd and runc of newer Debian releases, unpacked next to the system's.
 
-``./dev test`` has them unpacked into the user's cache directory before the tests, and looks for
-newer versions once a week. The binaries want a newer libc than the system may have; those that do
-not run here are pointed at the release's own, unpacked with them (a wrapper script would not do:
-runc executes /proc/self/exe again).
+``./dev test`` unpacks them into the user's cache directory before the tests, and checks for newer
+versions once a week. The binaries need a newer libc than the system may have; those that do not run
+here use the release's own, unpacked with them (a wrapper script would not work: runc executes
+/proc/self/exe again).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _LIBRARIES = ("libc6", "libseccomp2")
 
 
 def unpacked(release: str) -> Path | None:
-    """The directory of a release's binaries, None where they are not in the cache."""
+    """The directory of a release's binaries, None if they are not in the cache."""
     current = CACHE / release / "current"
     return current.resolve() / "bin" if current.exists() else None
 
 
 def problem() -> str:
-    """Why the newest could not be had when it was last tried; "" when nothing was in the way."""
+    """Why the newest was not available at the last attempt; "" if it was."""
     note = CACHE / "problem"
     return note.read_text().strip() if note.exists() else ""
 
 
 def unpack() -> None:
-    """Bring the cache up to date; where that fails, what it has stays and ``problem`` says why."""
+    """Update the cache; if that fails, its content is kept and ``problem`` says why."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,9 +65,9 @@ def _is_fresh(release: str) -> bool:
 
 
 def _unpack_release(apt: debian.Apt, release: str) -> None:
-    """Unpack what the release has today; ``current`` names it when it is whole."""
+    """Unpack the release's current version; ``current`` names it once it is complete."""
     names = [apt.file_name(package, release) for package in ("containerd", "runc")]
-    # named by version, as the paths of its libraries are written into binaries; no ":" in PATH
+    # named by version, because library paths are written into the binaries; no ":" in PATH
     version = "+".join(name.rpartition("_")[0] for name in names).replace(":", "%3a")
     target = CACHE / release / version
     print(f"tests: unpacking {', '.join(names)} into {target}", flush=True)

@@ -1,7 +1,7 @@
 """One small Kubernetes node in a folder: containerd, a CRI server on it, CNI and a registry mirror.
 
 ``Node(kind="ours")`` runs ``cri-containerd serve --embedded``; ``Node(kind="builtin")`` runs the
-same containerd package with its own CRI plugin, which the benchmark compares with.
+same containerd package with its own CRI plugin, for comparison in the benchmark.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SYSTEM = Containerd("system")
 def containerds() -> list[Containerd]:
     """The containerds that tests of the server run on: the system's and the newest.
 
-    CRI_TEST_CONTAINERDS (``name=dir:name=dir``, or empty) says what to take beside the system's.
+    CRI_TEST_CONTAINERDS (``name=dir:name=dir``, or empty) lists those used besides the system's.
     """
     listed = os.environ.get("CRI_TEST_CONTAINERDS")
     if listed is None:
@@ -68,7 +68,7 @@ def containerds() -> list[Containerd]:
 
 
 def all_containerds() -> list[Containerd]:
-    """Those of ``containerds``, and what lies between the system's and the newest."""
+    """Those of ``containerds``, and the versions between the system's and the newest."""
     system, *newest = containerds()
     return _without_repeats([system, *_unpacked(*newer_containerd.RELEASES[:-1]), *newest])
 
@@ -76,8 +76,8 @@ def all_containerds() -> list[Containerd]:
 def find_containerd(name: str) -> Containerd:
     """``system``, a release such as ``sid``, or the directory of a package's binaries.
 
-    A release is unpacked first where it is not in the cache. Raises ValueError, with the names that
-    are known, for anything else.
+    A release that is not in the cache is unpacked first. Raises ValueError, with the known names,
+    for anything else.
     """
     if name in newer_containerd.RELEASES:
         newer_containerd.unpack()
@@ -98,7 +98,7 @@ def _unpacked(*releases: str) -> list[Containerd]:
 
 
 def _without_repeats(candidates: list[Containerd]) -> list[Containerd]:
-    """Of those with the same version the first."""
+    """Of those with the same version, the first."""
     by_version: dict[str, Containerd] = {}
     for containerd in candidates:
         by_version.setdefault(_version(containerd), containerd)
@@ -107,7 +107,7 @@ def _without_repeats(candidates: list[Containerd]) -> list[Containerd]:
 
 @functools.cache
 def _version(containerd: Containerd) -> str:
-    """Such as ``2.1.9``; its name where it does not run."""
+    """Such as ``2.1.9``; its name if it does not run."""
     try:
         done = subprocess.run(
             ["containerd", "--version"],
@@ -126,7 +126,7 @@ def systemd_is_init() -> bool:
 
 
 class Node:
-    """Starts on construction, ends with ``close``; everything it owns is below ``directory``."""
+    """Starts on construction, stops with ``close``; all its files are below ``directory``."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Node:
         self.systemd_cgroup = systemd_is_init() if systemd_cgroup is None else systemd_cgroup
         # a unix socket's path has at most 107 bytes, so no long pytest folder here
         self.directory = Path(tempfile.mkdtemp(prefix="cri-", dir="/tmp"))
-        # the root of a pod with a user namespace is another user of the node, who must get in
+        # the root of a pod with a user namespace is another user of the node, who needs access
         self.directory.chmod(0o711)
         self.logs = self.directory / "pods"
         self.bridge = f"crt{secrets.token_hex(4)}"
@@ -200,7 +200,7 @@ class Node:
         (self.directory / "net.d" / "10-test.conflist").write_text(json.dumps(conflist, indent=2))
 
     def mirror(self, host: str, url: str, extra: str = "") -> None:
-        """Send pulls from ``host`` to the registry at ``url`` (a hosts.toml)."""
+        """Redirect pulls from ``host`` to the registry at ``url`` (a hosts.toml)."""
         folder = self.directory / "certs.d" / host
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "hosts.toml").write_text(
@@ -264,10 +264,10 @@ class Node:
             f"SystemdCgroup = {_toml(self.systemd_cgroup)}\n"
         )
 
-    # Life
+    # Life cycle
 
     def start(self) -> float:
-        """Start the server (again) and wait until it answers; returns the seconds that took."""
+        """Start the server (again) and wait until it responds; returns the seconds that took."""
         config = self.directory / "config.toml"
         builtin = self.kind == "builtin"
         config.write_text(self._builtin_config() if builtin else self._own_config())
@@ -297,7 +297,7 @@ class Node:
         return str(self.containerd.bin_dir / name) if self.containerd.bin_dir else name
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End the server only; pods keep running. Returns its exit status."""
+        """Stop the server only; pods keep running. Returns its exit status."""
         self.process.send_signal(how)
         return self.process.wait(PATIENCE)
 
@@ -308,14 +308,14 @@ class Node:
 
     @property
     def cgroup_parent(self) -> str:
-        """What pods of this node give as ``cgroup_parent``; the node removes it at its end."""
+        """The ``cgroup_parent`` of this node's pods; the node removes it at its end."""
         return cgroups.parent_path(self._cgroup_parent, systemd=self.systemd_cgroup)
 
     def log(self) -> str:
         return (self.directory / "server.log").read_text(errors="replace")
 
     def processes(self) -> dict[int, str]:
-        """Pid → command of all that runs for this node: server, keeper, containerd, shims."""
+        """Pid → command of all processes of this node: server, keeper, containerd, shims."""
         found = {}
         for proc in Path("/proc").glob("[0-9]*"):
             try:
@@ -337,7 +337,7 @@ class Node:
             self.cri.remove_pod(pod.id)
 
     def close(self) -> None:
-        """Remove all pods, end the server, and delete the folder and the bridge."""
+        """Remove all pods, stop the server, and delete the folder and the bridge."""
         serving = self.process.poll() is None
         try:
             if serving:
@@ -349,7 +349,7 @@ class Node:
             if self._cgroup_parent:
                 cgroups.remove_parent(self._cgroup_parent, systemd=self.systemd_cgroup)
             if serving:
-                self._end_processes(KEEPER)  # it waits for a new server before it ends
+                self._end_processes(KEEPER)  # it waits for a new server before it exits
                 self.marks.settle()
             self._end_processes(str(self.directory))
             subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)

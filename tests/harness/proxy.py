@@ -1,4 +1,4 @@
-"""A reverse proxy before a registry that misbehaves as told and remembers what it was asked."""
+"""A reverse proxy in front of a registry that misbehaves on demand and records its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOP_BY_HOP = {"host", "connection", "transfer-encoding", "content-length", "con
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as it came."""
+    """One request as received."""
 
     method: str
     path: str
@@ -33,14 +33,14 @@ class Proxy:
         self.upstream = upstream
         self.asked: list[Asked] = []
         self.cuts = 0
-        """How many more blob answers break off after ``cut_after`` bytes."""
+        """How many more blob responses break off after ``cut_after`` bytes."""
         self.cut_after = 1 << 16
         self.drop_range = False
-        """Take ``Range`` away, as servers that do not know it."""
+        """Drop ``Range``, like servers that do not support it."""
         self.stall = False
-        """Answer blobs with their headers and then nothing more."""
+        """Respond to blobs with headers and then nothing more."""
         self.statuses: list[int] = []
-        """Statuses to answer with first, one for each request."""
+        """Statuses of the next responses, one for each request."""
 
     @property
     def host(self) -> str:

@@ -1,7 +1,7 @@
-"""A client of the streaming server, as small as can be: SPDY, WebSocket, and SPDY in WebSocket.
+"""A minimal client of the streaming server: SPDY, WebSocket, and SPDY in WebSocket.
 
-Go's own client is crictl; this one does what that never does: leave without a word, stop reading,
-open what it should not.
+Go's own client is crictl; this one does what crictl never does: disconnect without closing, stop
+reading, open unexpected streams.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}
 
 
 class Refused(Exception):
-    """The server did not upgrade; ``status`` and ``headers`` are its answer's."""
+    """The server did not upgrade; ``status`` and ``headers`` are those of its response."""
 
     def __init__(self, status: int, headers: str):
         super().__init__(f"{status}\n{headers}")
@@ -71,7 +71,7 @@ async def upgraded(
 
 
 class Streams:
-    """Named streams of one connection; what arrives is kept by name."""
+    """Named streams of one connection; received data is stored by name."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self._reader = reader
@@ -113,7 +113,7 @@ class Streams:
         await self.until(lambda: self.closed, seconds)
 
     async def all_ended(self, names: tuple[str, ...], seconds: float = 20) -> None:
-        """Return when nothing more comes on these: each has ended, or the connection has."""
+        """Return when nothing more will arrive on these: each has ended, or the connection has."""
         await self.until(lambda: self.closed or self.ended.issuperset(names), seconds)
 
     async def close(self) -> None:
@@ -122,14 +122,14 @@ class Streams:
         self.writer.close()
 
     def vanish(self) -> None:
-        """Leave by a reset."""
+        """Disconnect by a reset."""
         if self._receiving is not None:
             self._receiving.cancel()
         self.writer.transport.abort()
 
     @property
     def status(self) -> dict[str, Any]:
-        """The answer on the error channel."""
+        """The result on the error channel."""
         answer: dict[str, Any] = json.loads(bytes(self.received["error"]))
         return answer
 
@@ -141,7 +141,7 @@ class Streams:
         assert status["reason"] == "NonZeroExitCode", status
         return int(status["details"]["causes"][0]["message"])
 
-    # What each protocol does its own way.
+    # What differs between the protocols.
 
     def take(self, data: bytes) -> None:
         raise NotImplementedError
@@ -163,7 +163,7 @@ class SpdyStreams(Streams):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         super().__init__(reader, writer)
         self.spdy = spdy.Spdy(client=True)
-        # as Go's client: neither settings nor windows
+        # like Go's client: neither settings nor windows
         self.spdy.output()
         self.names: dict[int, str] = {}
 
@@ -220,7 +220,7 @@ class WebSocketStreams(Streams):
             self.writer.write(output)
 
     async def open(self, name: str) -> None:
-        """Channels are there."""
+        """Channels need not be opened."""
 
     async def send(self, name: str, data: bytes) -> None:
         for start in range(0, len(data), 1 << 16):
@@ -295,7 +295,7 @@ async def ports(
 
 
 async def forward(streams: SpdyStreams, port: int, request: int) -> tuple[str, str]:
-    """Open the two streams of a connection; gives their names, data and error."""
+    """Open the two streams of a connection; returns their names, data and error."""
     for kind in ("error", "data"):
         await streams.open(
             f"{kind}{request}", streamType=kind, port=str(port), requestID=str(request)

@@ -1,4 +1,4 @@
-"""A token server for docker-registry: gives JWTs signed with a key of its own, over plain HTTP."""
+"""A token server for docker-registry: issues JWTs signed with its own key, over plain HTTP."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TokenServer:
 
 
 def self_signed(directory: Path, name: str) -> tuple[Path, Path]:
-    """Key and certificate for 127.0.0.1, which is its own authority."""
+    """Key and self-signed certificate for 127.0.0.1."""
     key, certificate = directory / f"{name}.key", directory / f"{name}.crt"
     subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Waiting for what a real node does in its own time."""
+"""Waiting for what a real node does asynchronously."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 PATIENCE: Final = 60.0
-"""Seconds that a test waits at most. A wait that succeeds ends at once, so a long limit costs
+"""Maximum seconds that a test waits. A wait that succeeds ends at once, so a long limit costs
 nothing, and a loaded or emulated machine is slow."""
 
 

@@ -1,6 +1,6 @@
-"""Pulls with real parts: Debian's docker-registry and a private containerd for each package.
+"""Pulls with real components: Debian's docker-registry and a private containerd for each package.
 
-Root is needed, as snapshots are mounts.
+Root is required, because snapshots are mounts.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ MakeImages = Callable[..., Awaitable[Images]]
 
 @pytest.fixture
 async def make_images(daemon: Daemon, tmp_path: Path) -> AsyncIterator[MakeImages]:
-    """Makes ``Images`` on the daemon; keywords go into the table ``[images]``. What the test pulled
-    is removed after it, and nothing else may be left."""
+    """Creates ``Images`` on the daemon; keywords go into the table ``[images]``. What the test
+    pulled is removed after it, and nothing else may be left."""
     containerd = await Containerd.connect(daemon.address)
     await containerd.wait_ready()
     made: list[Images] = []
@@ -103,7 +103,7 @@ def images_on(
 
 
 class Pulls:
-    """Remembers the pulls that ended."""
+    """Records the pulls that ended."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -137,7 +137,7 @@ async def pull(images: Images, name: str, **auth: str) -> str:
 
 
 async def status(images: Images, name: str) -> api_pb2.Image:
-    """The image, empty when it is not here."""
+    """The image, empty if it does not exist here."""
     return (await images.status(ImageStatusPlan(image=name, verbose=False))).image
 
 
@@ -149,7 +149,7 @@ def write_hosts(tmp_path: Path, host: str, text: str) -> None:
 
 
 async def until(true: Callable[[], object], limit: float = 10) -> None:
-    """Return once it is true; fail after ``limit`` seconds."""
+    """Return once the condition is true; fail after ``limit`` seconds."""
     deadline = asyncio.get_running_loop().time() + limit
     while not true():
         assert asyncio.get_running_loop().time() < deadline, "it did not come true"

@@ -1,4 +1,4 @@
-"""Images that somebody else put into containerd: before the server starts, and beside it."""
+"""Images that other clients put into containerd: before the server starts, and while it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.images.conftest import MakeImages, status, until
 
 @pytest.fixture(scope="module", params=all_containerds(), ids=lambda containerd: containerd.name)
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """Every version that can be had here: each meets an image that is not ours in its own way."""
+    """Every available version: each handles images of other clients differently."""
     with Daemon(request.param) as daemon:
         yield daemon
 

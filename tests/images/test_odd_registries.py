@@ -1,4 +1,4 @@
-"""Images and registries that are unusual, broken or hostile, and what becomes of a pull."""
+"""Images and registries that are unusual, broken or hostile."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_config(image: build.Image, config: Any) -> build.Image:
 
 
 def index(*entries: build.Blob) -> build.Blob:
-    """An index that says nothing of platforms."""
+    """An index without platforms."""
     manifests = [entry.descriptor for entry in entries]
     return blob({"schemaVersion": 2, "manifests": manifests}, build.OCI_INDEX)
 
@@ -157,14 +157,14 @@ async def test_image_whose_layers_are_gone_is_not_listed_and_repaired_by_a_pull(
     found = await images.resolve(name)
     assert found is not None
     daemon.ctr("content", "label", found.id, "containerd.io/gc.ref.snapshot.overlayfs=")
-    # without the label the snapshot may be collected before it is removed
+    # without the label the snapshot may be garbage-collected before it is removed
     with contextlib.suppress(RuntimeError):
         daemon.ctr("snapshots", "rm", found.chain_id)
     assert found.chain_id not in daemon.ctr("snapshots", "ls")
     daemon.ctr("content", "rm", image.layers[0].digest)
     again = await make_images()
     assert await listed(again) == []
-    # a server that knew the image before finds out when it is needed
+    # a server that knew the image before detects it when it is used
     with pytest.raises(
         NotFound, match=f"layer {image.layers[0].digest} of .* pull the image again"
     ):
@@ -213,7 +213,7 @@ async def test_error_reason_that_is_not_utf8_ends_the_pull(images: Images, tmp_p
 async def test_proxy_and_credentials_are_decided_for_every_address(
     images: Images, odd: MemoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The registry is reached directly, its storage and its token server by the proxy alone."""
+    """The registry is reached directly, its storage and its token server only through the proxy."""
     image = odd.put("app", small("proxied"))
 
     async def redirect(request: web.Request) -> web.Response | None:
@@ -317,8 +317,8 @@ async def test_failing_first_mirror_is_skipped_quickly(
         mirror.odd = busy
         write_hosts(tmp_path, "bad.example", f'server = "{odd.url}"\n[host."{url}"]\n')
         with_good = with_bad = float("inf")
-        # in turn and the best of some rounds, as a busy machine slows single ones; what a pull
-        # waits for a mirror, it waits in every round
+        # alternately and the best of some rounds, because a busy machine delays single ones; a wait
+        # for a mirror would occur in every round
         for rounds in range(1, 21):
             with_good = min(with_good, await timed("good.example/app:seven"))
             with_bad = min(with_bad, await timed("bad.example/app:seven"))
@@ -442,7 +442,7 @@ async def test_encoded_answers_are_decoded(
 async def test_layer_labelled_as_encoded_by_storage_is_not_decoded(
     images: Images, odd: MemoryRegistry
 ) -> None:
-    """Objects are stored with ``Content-Encoding: gzip`` when somebody uploads .tar.gz so."""
+    """Objects are stored with ``Content-Encoding: gzip`` if an uploader sets it for .tar.gz."""
     image = odd.put("app", small("stored"))
 
     async def labelled(request: web.Request) -> web.Response | None:
@@ -487,7 +487,7 @@ async def test_downloads_are_limited_for_the_node(
 async def test_credentials_repeated_by_a_registry_are_hidden(
     images: Images, odd: MemoryRegistry
 ) -> None:
-    """The kubelet puts the text of the error into events."""
+    """The kubelet copies the text of the error into events."""
 
     async def echo(request: web.Request) -> web.Response:
         sent = request.headers.get("Authorization", "nothing")

@@ -1,4 +1,4 @@
-"""A pull makes the same content, snapshots and records as containerd's own clients."""
+"""A pull creates the same content, snapshots and records as containerd's own clients."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ async def test_unreachable_registry_is_unavailable(images: Images) -> None:
         await pull(images, "127.0.0.1:1/app")
 
 
-# Others change images too
+# Changes by other clients
 
 
 async def test_image_of_another_client_is_seen_and_gets_its_id(
@@ -379,7 +379,7 @@ async def test_verifiers_decide_what_is_pulled_and_what_may_stay_unchanged(
     install()
     with pytest.raises(SignatureValidationFailed):
         await pull(images, pushed)
-    # a policy decides on pulls, not on what is on the node
+    # a policy applies to pulls, not to images on the node
     assert (await status(images, pushed)).id == image_id
     (digest,) = (await status(images, pushed)).repo_digests
     assert set(asked.read_text().splitlines()) == {f"{pushed} {digest.partition('@')[2]}"}
@@ -397,7 +397,7 @@ async def test_unpacked_layers_can_be_discarded(
     stored = daemon.ctr("content", "list", "--quiet").split()
     assert image.config.digest in stored
     assert not {layer.digest for layer in image.layers} & set(stored)
-    # it is a whole image all the same, also for a new server, and nothing is fetched again
+    # it is a complete image nevertheless, also for a new server, and nothing is fetched again
     again = await make_images(discard_unpacked_layers=True)
     assert (await status(again, pushed)).id == image_id
     assert await pull(again, pushed) == image_id
@@ -425,7 +425,7 @@ async def test_layers_that_a_snapshotter_provides_are_not_fetched(
         await images.close()
         await containerd.close()
     snapshotter.close()
-    # from the first layer that must be fetched on, all are, as they are needed at once
+    # from the first layer that must be fetched on, all are, because they are needed at once
     assert image.layers[0].digest not in asked
     assert image.layers[1].digest in asked
     labels = snapshotter.prepared[0]

@@ -1,4 +1,5 @@
-"""Registries as they are in the field: with TLS, with accounts, behind mirrors, on bad lines."""
+"""Registries as they are in practice: with TLS, with accounts, behind mirrors, on bad
+connections."""
 
 from __future__ import annotations
 
@@ -122,7 +123,7 @@ async def test_refusal_is_unauthenticated_and_hides_the_credentials(
 async def test_present_image_still_needs_its_credentials(
     images: Images, basic_registry: Registry
 ) -> None:
-    """The policy Always is how clusters keep tenants from each other's images."""
+    """Clusters use the policy Always to keep tenants from using each other's images."""
     name = f"{basic_registry.host}/app:1"
     await pull(images, name, username="me", password="hunter2")
     with pytest.raises(Unauthenticated):
@@ -249,7 +250,7 @@ async def test_second_directory_of_config_path(
     assert await pull(images, "upstream.example/listed:1")
 
 
-# Bad lines
+# Bad connections
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ async def test_large_layers_come_in_parts_at_the_same_time(
     asked = [one for one in proxy.blobs() if one.path.rpartition("/")[2] in layers]
     ranges = [one.headers.get("Range", "") for one in asked]
     if fault == "no ranges":
-        # each layer is asked for once in part, and then as a whole
+        # each layer is first requested in part, and then as a whole
         assert len(ranges) == 2 * len(layers)
     else:
         assert "bytes=0-199999" in ranges

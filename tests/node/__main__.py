@@ -1,7 +1,7 @@
 """``nox -s node``: the demo and the e2e tests on a Debian 13 machine under QEMU.
 
 ``-- COMMAND`` runs another command there, in a copy of this checkout. Programs that sessions look
-for on PATH come along: crictl, critest and kubelet, those that are on ours.
+for on PATH are copied if they exist here: crictl, critest and kubelet.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ PACKAGES = [
     *("busybox-static", "apache2-utils", "iptables", "openssl", "python3-venv"),
 ]
 
-# What a throw-away machine without logins, other disks or devices to find does not need.
+# Disabled: what a throw-away machine without logins, other disks or devices does not need.
 MASKED_UNITS = [
     "tmp.mount",
     "getty.target",
@@ -137,7 +137,7 @@ class Machine:
         (etc / "hostname").write_text("node\n")
         (etc / "hosts").write_text("127.0.0.1 localhost\n10.0.2.15 node\n")
         (etc / "resolv.conf").unlink(missing_ok=True)
-        (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # nobody there: fails at once
+        (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # no console: fails at once
         (etc / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         modules = "overlay br_netfilter virtio_blk virtio_net qemu_fw_cfg"
         (etc / "modules-load.d/node.conf").write_text(modules.replace(" ", "\n") + "\n")
@@ -213,7 +213,7 @@ class Machine:
                 _filesystem(share, image, _size_for(share), "-O", "^has_journal")
                 disks += ["-drive", f"if=virtio,file={image},format=raw,readonly=on"]
             result = scratch / "result.tar"
-            # A pipe between: QEMU opens /dev/stdout anew, which would truncate a file behind it.
+            # A pipe in between: QEMU opens /dev/stdout anew, which would truncate a file behind it.
             with subprocess.Popen(
                 [
                     "timeout",

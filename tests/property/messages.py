@@ -1,7 +1,7 @@
-"""Hypothesis strategies for CRI messages, made from their descriptors.
+"""Hypothesis strategies for CRI messages, derived from their descriptors.
 
-Values are small and often alike, so that fields meet: the same path mounted twice, the same
-capability added and dropped. ``valid`` draws what the generated validator lets through.
+Values are small and often equal, so that fields interact: the same path mounted twice, the same
+capability added and dropped. ``valid`` draws what the generated validator accepts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ID_RANGE = st.builds(
     length=st.sampled_from([0, 1, 65536]),
 )
 
-# what random values would never hit: the rest of a field's values come from its type
+# values that random data would never hit
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "Capability.add_ambient_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME"]),
     "Capability.add_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME", "CHOWN"]),
@@ -99,7 +99,7 @@ _REQUIRED = {
 
 
 def valid(message: type[Message], check: Check) -> st.SearchStrategy[Any]:
-    """Messages that the validator has nothing against."""
+    """Messages that the validator accepts."""
     return messages(message).filter(lambda drawn: not check(drawn))
 
 

@@ -1,4 +1,4 @@
-"""The builders against all of the CRI: schema, refusals, and the mapping as its own oracle."""
+"""The builders against the whole CRI: schema, refusals, and the mapping as its own oracle."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_valid_pod_is_refused_with_a_field_or_fits_the_schema(
 def test_a_valid_container_is_refused_with_a_field_or_fits_the_schema(
     pod: api_pb2.PodSandboxConfig, container: api_pb2.ContainerConfig
 ) -> None:
-    # what a pod cannot be made of never meets a container
+    # a config that no pod can be created from never meets a container
     assume(_builds(oci_specs.build_pod, pod))
     try:
         built = oci_specs.build_container(container, pod)
@@ -65,7 +65,7 @@ def test_a_valid_container_is_refused_with_a_field_or_fits_the_schema(
 def test_an_update_is_visible_in_the_status(
     asked: api_pb2.LinuxContainerResources, earlier: api_pb2.LinuxContainerResources
 ) -> None:
-    """What a request sets is shown; what it leaves out stays as it was."""
+    """Requested values are shown; unset ones stay unchanged."""
     spec = types.Spec()
     try:
         linux_container_resources.apply(earlier, spec, host=oci_specs.HOST)
@@ -87,8 +87,8 @@ def test_an_update_is_visible_in_the_status(
 
 
 def fields(message: type[Message], path: str = "") -> Iterator[str]:
-    """Paths of the fields that entries speak of: those of a message whose own entries write
-    targets, else the field as a whole."""
+    """Paths of the fields of entries: those of a message whose own entries write targets, else the
+    field as a whole."""
     for field in message.DESCRIPTOR.fields:
         here = f"{path}.{field.name}" if path else field.name
         whole = f"{message.DESCRIPTOR.name}.{field.name}"
@@ -125,7 +125,7 @@ def declared(root: str, field: str) -> set[str]:
 
 
 def _named(entry: provenance.Entry) -> Iterator[str]:
-    """Full paths of the fields that an entry looks at."""
+    """Full paths of the fields that an entry reads."""
     yield entry.field
     message = entry.field.rpartition(".")[0] or entry.field
     for path in entry.inputs:
@@ -151,7 +151,7 @@ def changed(before: oci_specs.Built, after: oci_specs.Built) -> set[str]:
 
 
 def undeclared(found: set[str], targets: set[str]) -> set[str]:
-    """What changed without a declared target at or above it."""
+    """Changes without a declared target at or above them."""
     return {
         key
         for key in found

@@ -1,4 +1,4 @@
-"""Requests that no kubelet sends: each is refused with a field, or builds a sound spec."""
+"""Requests that no kubelet sends: each is refused with a field, or builds a valid spec."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _BOUNDS = {
 
 
 def extremes(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """Values of a field that holds no message, at the ends of what its type can hold."""
+    """Values of a field that holds no message, at the limits of its type."""
     if field.enum_type is not None:
         return _ENUM
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -153,7 +153,7 @@ def test_a_hostile_container_is_refused_with_a_field_or_fits_the_schema(
 def test_no_text_of_a_request_may_hold_a_nul(
     message: type[Message], check: Callable[[Any], list[Violation]]
 ) -> None:
-    """Every field of text, one at a time, but for annotations and what nothing acts on."""
+    """Every text field, one at a time, except annotations and ignored fields."""
     ignored = {"annotations", "selinux_options", "user_specified_image", "image_ref"}
     if message is api_pb2.PodSandboxConfig:
         ignored |= {"overhead", "apparmor"}

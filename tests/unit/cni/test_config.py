@@ -1,4 +1,4 @@
-"""CNI network lists: what is accepted, what is refused and how, and what a change on disk does."""
+"""CNI network lists: what is accepted, what is refused and how, and changes on disk."""
 
 from __future__ import annotations
 

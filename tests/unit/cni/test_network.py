@@ -1,4 +1,4 @@
-"""CNI calls as plugins see them, with a plugin that writes down every call."""
+"""CNI calls from a plugin's point of view, with a plugin that records every call."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_a_handler_may_have_networks_of_its_own(lab: Lab) -> None:
         assert network.problem("kata") is None
         with pytest.raises(Unavailable, match="the pod network is not ready"):
             await network.add("sb3", NETNS, POD, handler="empty")
-        # without its cache, a pod is removed by the networks of its handler
+        # without its cache, a pod is removed with the networks of its handler
         shutil.rmtree(lab.state)
         await network.delete("sb1", NETNS, POD, had_result=True, handler="kata")
     assert lab.order()[-2:] == [("DEL", "second"), ("DEL", "second")]
@@ -152,7 +152,7 @@ async def test_operations_are_counted(lab: Lab) -> None:
 async def test_the_environment_is_the_servers_and_what_cni_specifies(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As libcni has it, so that what the unit sets for plugins (KUBECONFIG, proxies) is there."""
+    """As in libcni, so that variables the unit sets for plugins (KUBECONFIG, proxies) exist."""
     monkeypatch.setenv("KUBECONFIG", "/etc/cni/kubeconfig")
     monkeypatch.setenv("CNI_IFNAME", "of somebody else")
     lab.write("net.conflist", {"type": "first"})
@@ -228,7 +228,9 @@ async def test_del_undoes_what_add_did_when_the_config_has_changed(lab: Lab) -> 
     lab.write("other.conflist", {"type": "second"})
     async with lab.network() as network:
         await network.delete("sb1", NETNS, POD, had_result=True)
-        await network.delete("sb1", NETNS, POD, had_result=False)  # nothing known: today's config
+        await network.delete(
+            "sb1", NETNS, POD, had_result=False
+        )  # nothing known: the current config
     calls = lab.calls()
     assert lab.order() == [("ADD", "first"), ("DEL", "first"), ("DEL", "second")]
     assert calls[1]["stdin"]["key"] == "old"
@@ -343,7 +345,7 @@ async def test_a_cancelled_add_kills_its_plugin(lab: Lab) -> None:
 
 
 async def gone(group: int) -> None:
-    """Return when no process of the group is left, the plugin itself being reaped."""
+    """Return when no process of the group is left, after the plugin itself was reaped."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         await asyncio.sleep(0.01)
@@ -612,7 +614,7 @@ async def test_a_plugin_that_is_being_replaced_is_waited_for(lab: Lab) -> None:
 async def test_a_cancellation_as_the_plugin_exits_kills_no_other_process(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plugin is reaped, and the call cancelled, in one turn of the loop."""
+    """The plugin is reaped, and the call cancelled, in one iteration of the loop."""
     killed: list[int] = []
     monkeypatch.setattr(os, "killpg", lambda group, _number: killed.append(group))
     lab.write("net.conflist", {"type": "first"})

@@ -1,4 +1,4 @@
-"""Changes between two versions, by name; each with a control that must not be told."""
+"""Changes between two versions, by name; each with a control that must not be reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mistake in spec/ is told, all of them at once, each with its place; none is a traceback."""
+"""All mistakes in spec/ are reported at once, each with its place; none causes a traceback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SCHEMA_OF = {
     "spec/oci/default_container.json": "spec/oci/runtime.schema.json",
     "spec/oci/default_sandbox.json": "spec/oci/runtime.schema.json",
 }
-"""By what a file is judged: while its schema is damaged, nothing can be said of it."""
+"""By schema: the files that cannot be checked while it is damaged."""
 _PROTOS = (_PROTO, "spec/cri/1.30.proto")
 
 
@@ -118,7 +118,7 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", _DAMAGE)
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
-    """All files at once; then the protos, without which less can be judged."""
+    """All files at once; then the protos, without which less can be checked."""
     copy_of_spec(tmp_path)
     for name in _READ:
         _DAMAGE[damage](tmp_path / name)

@@ -1,4 +1,4 @@
-"""generated/ is what spec/ makes, and a change of one entry is seen in one place."""
+"""generated/ is what spec/ generates, and a change of one entry changes one place."""
 
 from __future__ import annotations
 

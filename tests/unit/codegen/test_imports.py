@@ -1,7 +1,7 @@
 """Imports point one way: spec ← codegen, generated → runtime.transforms → generated types.
 
-Within ``runtime/`` a package imports packages of lower lines only, and of the nouns none imports
-another: what one needs of another is a Protocol in its own ``services.py``, joined in
+Within ``runtime/`` a package imports packages of lower layers only, and nouns do not import each
+other: what one needs of another is a Protocol in its own ``services.py``, connected in
 ``server/app.py``.
 """
 
@@ -46,7 +46,7 @@ _HOUSE = (
     {"server"},
     {"__main__"},
 )
-"""The packages and modules of ``runtime/``, from the bottom of the house to its top."""
+"""The packages and modules of ``runtime/``, from the lowest layer to the highest."""
 
 
 def _imported(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""YAML as nodes: places, and what YAML 1.1 would have got wrong."""
+"""YAML as nodes: places, and the traps of YAML 1.1."""
 
 from __future__ import annotations
 

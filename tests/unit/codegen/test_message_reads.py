@@ -1,5 +1,5 @@
-"""What hand-written code reads, by the types that the type checker knows: the generator finds each
-read of a message field, and nothing is generated for the steps that none of them uses."""
+"""Reads of hand-written code, by the types that the type checker knows: the generator finds
+every read of a message field, and no value is generated that nothing uses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _files() -> list[str]:
 
 @pytest.fixture(scope="module")
 def known() -> list[Known]:
-    """Everything that mypy knows of runtime/."""
+    """Everything that mypy knows about runtime/."""
     options = Options()
     parse_config_file(options, lambda: None, str(ROOT / "pyproject.toml"), sys.stdout, sys.stderr)
     options.export_types = options.preserve_asts = True

@@ -1,4 +1,4 @@
-"""metrics.yaml: every refusal, each at its place, and what a good one means."""
+"""metrics.yaml: every error, each at its place, and the meaning of a valid file."""
 
 from __future__ import annotations
 

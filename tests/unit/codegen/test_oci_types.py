@@ -1,4 +1,4 @@
-"""The generated OCI types: what was read is written back, and what says nothing is not written."""
+"""The generated OCI types: what was read is written back, and absent values are not written."""
 
 from __future__ import annotations
 

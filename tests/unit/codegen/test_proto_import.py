@@ -1,4 +1,4 @@
-"""Importing an API gives text that means the same and never changes when it is imported again."""
+"""Importing an API gives equivalent text that does not change when it is imported again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""explain and review: one field wholly, and all fields on one page."""
+"""explain and review: all about one field, and all fields on one page."""
 
 from __future__ import annotations
 

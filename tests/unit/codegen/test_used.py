@@ -1,4 +1,4 @@
-"""Nothing is generated or measured in vain: the server uses all of it. Of plans, see
+"""Nothing is generated or measured without a use: the server uses all of it. For plans, see
 test_message_reads."""
 
 from __future__ import annotations

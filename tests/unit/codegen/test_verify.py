@@ -1,4 +1,4 @@
-"""What was found right is believed only for the same bytes; what is generated is imported."""
+"""A successful check is reused only for the same bytes; generated modules are imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.codegen.project import ROOT, project
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose files may be changed, found right by an empty cache."""
+    """A project whose files may be changed, checked successfully with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "root"
     for folder in ("spec", "generated", "runtime"):

@@ -1,4 +1,4 @@
-"""The pinned versions of the CRI: what is on the wire never changes, and every field has a fate."""
+"""The pinned versions of the CRI: the wire format never changes, and every field has a fate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _APIS = {v: cri_api.api(cri_api.descriptor(v, text), v) for v, text in _VERSIONS
 _PAIRS = list(zip(list(_APIS)[:-1], list(_APIS)[1:], strict=True))
 
 
-# What Kubernetes changed on the wire in spite of its own rule.
+# What Kubernetes changed on the wire despite its own rule.
 _KNOWN: dict[tuple[str, str], dict[str, tuple[int, str] | None]] = {
     ("1.25", "1.26"): {"ContainerEventResponse.pod_sandbox_metadata": None},
     ("1.33", "1.34"): {"KeyValue.value": (2, "bytes")},

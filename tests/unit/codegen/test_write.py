@@ -1,4 +1,4 @@
-"""A folder is brought to a wanted set of files, compared both ways."""
+"""A folder is updated to a required set of files, compared both ways."""
 
 from __future__ import annotations
 

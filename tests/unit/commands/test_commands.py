@@ -1,4 +1,5 @@
-"""What is around the server: config, doctor, explain, metrics, the private containerd."""
+"""The commands and the surroundings of the server: config, doctor, explain, metrics, private
+containerd."""
 
 from __future__ import annotations
 
@@ -239,7 +240,7 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     started = prometheus_client.start_http_server
     monkeypatch.setattr(prometheus_client, "start_http_server", start)
     counted = metrics.Metrics(unsaved=lambda: 3)
-    counted.observe("Version", grpc.StatusCode.OK, 0.002)  # nobody asked for metrics yet
+    counted.observe("Version", grpc.StatusCode.OK, 0.002)  # metrics are not enabled yet
     counted.serve("127.0.0.1:0")
     counted.observe("Version", grpc.StatusCode.OK, 0.002)
     counted.observe("Version", grpc.StatusCode.OK, 0.002)
@@ -335,7 +336,7 @@ def test_the_daemons_config_disables_conflicting_plugins(tmp_path: Path) -> None
     config = tomllib.loads(embedded._config(at, "btrfs"))
     disabled = config["disabled_plugins"]
     assert "io.containerd.grpc.v1.cri" in disabled
-    assert "io.containerd.snapshotter.v1.btrfs" not in disabled  # the one that is wanted
+    assert "io.containerd.snapshotter.v1.btrfs" not in disabled  # the correct one
     assert json.dumps(config["grpc"]) == json.dumps({"address": str(at.socket)})
 
 

@@ -1,4 +1,4 @@
-"""The containerd client against a small daemon that comes and goes."""
+"""The containerd client against a small daemon that goes away and comes back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Daemon(
     introspection_pb2_grpc.IntrospectionServicer,
     version_pb2_grpc.VersionServicer,
 ):
-    """Answers introspection and version, and remembers the metadata of every call."""
+    """Implements introspection and version, and records the metadata of every call."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -194,7 +194,7 @@ async def test_a_daemon_that_goes_away_is_detected_and_reconciled_with(
     async with daemon.running():
         await until(lambda: client.connected)
     watching.cancel()
-    # The first try failed and was repeated; nobody saw the daemon as there before it succeeded.
+    # The first attempt failed and was repeated; the daemon was not reported as ready before.
     assert caught_up == [False, False]
 
 

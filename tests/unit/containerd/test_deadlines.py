@@ -1,4 +1,4 @@
-"""Every call of containerd has a deadline, and all deadlines stand in one table."""
+"""Every containerd call has a deadline, and all deadlines are in one table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STUBS: Mapping[str, Callable[[aio.Channel], object]] = {
     "version": version_pb2_grpc.VersionStub,
 }
 ENDLESS = {"tasks.Wait", "events.Subscribe"}
-"""What ends only when something happens."""
+"""Calls that end only when something happens."""
 
 RUNTIME = Path(deadlines.__file__).parents[len(deadlines.__name__.split(".")) - 2]
 
@@ -66,7 +66,7 @@ async def test_every_method_of_every_service_has_a_deadline() -> None:
 
 
 def containerd_calls() -> Iterator[tuple[Path, ast.Call]]:
-    """Every call of a containerd service in the server's own code."""
+    """Every containerd call in the server's own code."""
     for path in sorted(RUNTIME.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:

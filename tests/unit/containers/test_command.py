@@ -1,4 +1,4 @@
-"""A command that a client talks to, on a shim in memory that treats FIFOs as the real one does."""
+"""A command that a client talks to, on a shim in memory that handles FIFOs like the real one."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_a_command_whose_pipes_cannot_be_created_leaves_nothing(
 
 
 async def test_a_command_is_killed_with_its_container(world: World) -> None:
-    """A process of the host's or the pod's pid namespace would live on."""
+    """A process in the PID namespace of the host or the pod would keep running."""
     command = await world.start()
     waiting = asyncio.create_task(command.wait())
     await asyncio.sleep(0)

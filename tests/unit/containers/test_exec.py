@@ -1,4 +1,4 @@
-"""ExecSync without descriptors leaves none behind."""
+"""ExecSync that runs out of descriptors leaks none."""
 
 from __future__ import annotations
 

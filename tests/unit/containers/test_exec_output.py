@@ -1,4 +1,4 @@
-"""The output of commands: the end that is told from the beginning, the limit, the clean-up."""
+"""The output of commands: its start and end, the limit, the clean-up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_an_output_that_has_not_begun_has_not_ended(tmp_path: Path) -> Non
     assert not pipe.ended.done()
     await written(pipe, b"out")
     await asyncio.sleep(0.05)
-    # the shim of the next process of the same container may still come
+    # the shim of the next process of the same container may still open it
     assert not pipe.ended.done()
     pipe.started()
     await asyncio.wait_for(pipe.ended, 5)
@@ -45,7 +45,7 @@ async def test_a_process_without_output_ends_it_at_once(tmp_path: Path) -> None:
 
 async def test_output_beyond_the_limit_is_dropped(tmp_path: Path) -> None:
     pipe = OutputPipe(tmp_path / "fifo", limit=10)
-    # far more than a pipe holds: the writer would block if nobody read
+    # far more than a pipe holds: the writer would block without a reader
     await asyncio.wait_for(written(pipe, b"0123456789" * 100_000), 10)
     pipe.started()
     await asyncio.wait_for(pipe.ended, 5)

@@ -1,4 +1,4 @@
-"""Images as volumes: what is asked of containerd and the kernel, and what is left."""
+"""Images as volumes: the calls to containerd and the kernel, and what is left."""
 
 from __future__ import annotations
 
