@@ -4,11 +4,11 @@ That server may have been this one or containerd's built-in plugin: both keep th
 (`runtime.store.records`). Recovery ends before the first call is served. It trusts the current
 state of containerd and the kernel, and the records only for what those do not know:
 
-* a pod runs if its pause task runs; a container's exit code is the saved one, or else its task's; *
-an interrupted creation is undone: no client was told of it; * an object whose state cannot be
-determined is UNKNOWN: it can be stopped and removed, and is queried again until its state is known,
-so a shim that is unresponsive for a while loses nothing; * an object that fails to recover is
-logged and does not affect the others.
+* a pod runs if its pause task runs; a container's exit code is the saved one, or else its task's;
+* an interrupted creation is undone: no client was told of it;
+* an object whose state cannot be determined is UNKNOWN: it can be stopped and removed, and is
+  queried again until its state is known, so a shim that is unresponsive for a while loses nothing;
+* an object that fails to recover is logged and does not affect the others.
 
 All state is queried before the first object becomes visible. If containerd goes away meanwhile,
 recovery waits for it and queries everything again.

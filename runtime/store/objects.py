@@ -3,13 +3,15 @@
 Rules of this file:
 
 * An object's ``metadata`` and ``status`` are immutable values that are replaced by a change, so a
-reader never sees half of one. * A state changes only by `fire`: the transition is looked up in the
-lifecycle table (spec/lifecycle.yaml), saved if necessary, made visible, and then sent as an event.
+  reader never sees half of one.
+* A state changes only by `fire`: the transition is looked up in the lifecycle table
+  (spec/lifecycle.yaml), saved if necessary, made visible, and then sent as an event.
 * Nothing here calls containerd. A change that is not saved is made without awaiting, so of two
-callers that claim an object only one gets it. Changes that are saved run one after the other, each
-to its end, even if the caller is cancelled. * A status that cannot be saved does not prevent the
-change (`runtime.store.checkpoints`): a node with a full disk must still be able to stop its pods. *
-A removed object does not change any more, and its files are not written again.
+  callers that claim an object only one gets it. Changes that are saved run one after the other,
+  each to its end, even if the caller is cancelled.
+* A status that cannot be saved does not prevent the change (`runtime.store.checkpoints`): a node
+  with a full disk must still be able to stop its pods.
+* A removed object does not change any more, and its files are not written again.
 
 A container's exit is saved before it is visible: `Container.save_exit` writes the status file
 before the task is deleted, and `fire` makes the state visible once the output is in the log. The

@@ -3,12 +3,13 @@
 Three rules hold in this file:
 
 * A fact is a value, never a means to get one: no paths to be read later, no clients, no callbacks.
-``runtime`` inspects the node and the image first, fills these records, and only then calls the pure
-builders. * The records are the *context roots* of the mapping files.
-``sandbox.metadata.config.linux.cgroup_parent`` in a ``from:`` list is an attribute path through the
-classes below; the generator checks it against the annotations, so a name is changed here and in
-``spec/mapping`` together. * A default means "not found on the node": builders treat the feature as
-absent.
+  ``runtime`` inspects the node and the image first, fills these records, and only then calls the
+  pure builders.
+* The records are the *context roots* of the mapping files.
+  ``sandbox.metadata.config.linux.cgroup_parent`` in a ``from:`` list is an attribute path through
+  the classes below; the generator checks it against the annotations, so a name is changed here and
+  in ``spec/mapping`` together.
+* A default means "not found on the node": builders treat the feature as absent.
 
 Units: times are nanoseconds since the epoch (0: has not happened), sizes are bytes, process IDs are
 those of the host's namespace (0: none), paths are absolute paths on the host unless a docstring
