@@ -54,6 +54,11 @@ def apply(
         base_env=handler.base.env,
     )
     # mounts -> mounts
+    sandbox_namespace_options = (
+        sandbox_security_context.namespace_options
+        if sandbox_security_context.HasField("namespace_options")
+        else None
+    )
     out.mounts = mounts.container_mounts(
         requested=src.mounts,
         sources=container.mounts,
@@ -61,15 +66,13 @@ def apply(
         files=sandbox.files,
         readonly_rootfs=security_context.readonly_rootfs,
         privileged=security_context.privileged,
-        sandbox_options=(
-            sandbox_security_context.namespace_options
-            if sandbox_security_context.HasField("namespace_options")
-            else None
-        ),
+        sandbox_options=sandbox_namespace_options,
         cgroup_unified=host.cgroup_unified,
         cgroup_mount_options=host.cgroup_mount_options,
         handler=handler,
         injected=container.cdi.mounts,
+        devices=container.devices,
+        injected_devices=container.cdi.devices,
         base=handler.base.mounts,
     )
     # devices -> linux.devices
@@ -91,6 +94,7 @@ def apply(
         uid=user.uid,
         gid=user.gid,
         base=handler.base.devices,
+        sandbox_options=sandbox_namespace_options,
     )
     # labels -> Container.labels
     record.labels.update(labels.container_labels(labels=src.labels, image_labels=image.labels))

@@ -186,7 +186,7 @@ def _node(node: cdi.Node) -> DeviceNode:
         uid=node.uid,
         gid=node.gid,
     )
-    return DeviceNode(device, _permissions(node, kind))
+    return DeviceNode(device, _permissions(node, kind), node.host_path or node.path)
 
 
 def _permissions(node: cdi.Node, kind: str) -> str:

@@ -40,16 +40,20 @@ def requested(devices: Sequence[WantedDevice]) -> tuple[DeviceNode, ...]:
     nodes: list[DeviceNode] = []
     for index, device in enumerate(devices):
         found = list(_nodes(device, index))
-        nodes += [DeviceNode(node, device.permissions) for node in found]
+        nodes += [DeviceNode(node, device.permissions, path) for path, node in found]
     return tuple(nodes)
 
 
 def host_devices(directory: str = "/dev") -> tuple[types.LinuxDevice, ...]:
     """All device nodes of the host that a privileged container gets."""
-    return tuple(_below(directory, directory, repeat(0)))
+    return tuple(node for _, node in _below(directory, directory, repeat(0)))
 
 
-def _nodes(device: WantedDevice, index: int) -> Iterator[types.LinuxDevice]:
+_Found = tuple[str, types.LinuxDevice]
+"""A path on the host and its device, whose own path is that in the container."""
+
+
+def _nodes(device: WantedDevice, index: int) -> Iterator[_Found]:
     field = f"config.devices[{index}].host_path"
     threads.looking_at(device.host_path)
     try:
@@ -69,10 +73,10 @@ def _nodes(device: WantedDevice, index: int) -> Iterator[types.LinuxDevice]:
     node = _device(found, container_path)
     if node is None:
         raise InvalidArgument(f"{device.host_path} is not a device node", field=field)
-    yield node
+    yield path, node
 
 
-def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator[types.LinuxDevice]:
+def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator[_Found]:
     """The device nodes in and below a directory; ``seen`` counts the files, to limit them."""
     try:
         with os.scandir(directory) as listing:
@@ -95,7 +99,7 @@ def _below(directory: str, container_path: str, seen: Iterator[int]) -> Iterator
         # a FIFO is not a device, but a way to communicate with host processes
         node = _device(found, path)
         if node is not None:
-            yield node
+            yield entry.path, node
 
 
 def _device(found: os.stat_result, path: str) -> types.LinuxDevice | None:

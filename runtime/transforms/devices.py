@@ -9,6 +9,7 @@ from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import DeviceNode, WantedDevice
+from runtime.transforms.namespaces import uid_mappings
 
 
 def wanted(*, devices: Sequence[api_pb2.Device]) -> list[WantedDevice]:
@@ -32,6 +33,7 @@ def container_devices(
     uid: int,
     gid: int,
     base: Sequence[types.LinuxDevice],
+    sandbox_options: api_pb2.NamespaceOption | None,
 ) -> list[types.LinuxDevice]:
     """The device nodes to create: those of CDI devices take precedence over requested ones, and
     those over the host's, all of which a privileged container gets.
@@ -45,7 +47,31 @@ def container_devices(
     by_path = {device.path: device for device in (*base, *inherited)}
     by_path |= {node.device.path: _owned(node.device, owner, group) for node in requested}
     by_path |= {node.device.path: _of_user(node.device, uid, gid) for node in injected}
+    for mount in device_mounts(nodes=(*requested, *injected), sandbox_options=sandbox_options):
+        by_path.pop(mount.destination, None)
     return list(by_path.values())
+
+
+def device_mounts(
+    *, nodes: Sequence[DeviceNode], sandbox_options: api_pb2.NamespaceOption | None
+) -> list[types.Mount]:
+    """Bind mounts instead of the nodes that the OCI runtime cannot create.
+
+    In a user namespace no process can create a node. runc mounts the host's node instead, but only
+    one with the same path.
+    """
+    renamed = [node for node in nodes if node.host_path and node.host_path != node.device.path]
+    if not renamed or uid_mappings(namespace_options=sandbox_options) is None:
+        return []
+    return [
+        types.Mount(
+            destination=node.device.path,
+            type="bind",
+            source=node.host_path,
+            options=["bind", "rprivate", "nosuid", "noexec", "rw"],
+        )
+        for node in renamed
+    ]
 
 
 def device_rules(

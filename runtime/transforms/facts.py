@@ -602,6 +602,9 @@ class DeviceNode:
     permissions: str
     """The entry's ``permissions``: a subset of ``rwm``."""
 
+    host_path: str = ""
+    """The node on the host; "" if there is none, as for a CDI device that only has numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class CdiHooks:

@@ -17,7 +17,8 @@ from generated.items import mount as mount_item
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import CriError
-from runtime.transforms.facts import Handler, MountSource, SandboxFiles, Volume
+from runtime.transforms.devices import device_mounts
+from runtime.transforms.facts import DeviceNode, Handler, MountSource, SandboxFiles, Volume
 from runtime.transforms.namespaces import gid_mappings, uid_mappings
 
 _HARDENED = ("nosuid", "nodev", "noexec")
@@ -37,6 +38,8 @@ def container_mounts(
     cgroup_mount_options: Sequence[str],
     handler: Handler,
     injected: Sequence[types.Mount],
+    devices: Sequence[DeviceNode],
+    injected_devices: Sequence[DeviceNode],
     base: Sequence[types.Mount] | None,
 ) -> list[types.Mount]:
     """All mounts of an application container; those of CDI devices take precedence."""
@@ -44,7 +47,11 @@ def container_mounts(
     taken = {posixpath.normpath(mount.destination) for mount in asked}
     given = [
         mount
-        for mount in (*_pod_files(files, readonly_rootfs), *map(_volume, volumes))
+        for mount in (
+            *_pod_files(files, readonly_rootfs),
+            *map(_volume, volumes),
+            *device_mounts(nodes=(*devices, *injected_devices), sandbox_options=sandbox_options),
+        )
         if posixpath.normpath(mount.destination) not in taken
     ]
     # deeper mounts come later, so that no mount hides another

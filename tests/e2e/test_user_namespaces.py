@@ -204,6 +204,19 @@ def test_a_user_of_the_pod_can_open_its_output_again(pod: Pod, node: Node) -> No
     assert [line.rpartition(" ")[2] for line in lines[-2:]] == ["mine", "1000"]
 
 
+def test_devices_of_the_node_under_their_own_and_other_names(pod: Pod) -> None:
+    devices = [
+        api_pb2.Device(host_path="/dev/zero", container_path=path, permissions="r")
+        for path in ("/dev/zero", "/dev/renamed", "/opt/renamed")
+    ]
+    container = pod.run("sleep", "1000", devices=devices)
+    for path in ("/dev/zero", "/dev/renamed", "/opt/renamed"):
+        assert pod.shell(container, f"test -c {path} && head -c 3 {path} | wc -c") == "3"
+    # what the request does not allow, the cgroup denies
+    denied = pod.cri.exec_sync(container, "sh", "-c", "echo x > /dev/renamed")
+    assert b"not permitted" in denied.stderr
+
+
 async def test_streams_statistics_and_the_network_of_a_pod(pod: Pod, node: Node) -> None:
     container = pod.run("nc", "-ll", "-p", "8080", "-e", "cat")
     capable = api_pb2.LinuxContainerSecurityContext(

@@ -37,6 +37,8 @@ def build(
         "cgroup_unified": True,
         "cgroup_mount_options": ("nsdelegate",),
         "injected": (),
+        "devices": (),
+        "injected_devices": (),
         "base": None,
     }
     of_handler: dict[str, Any] = {

@@ -79,6 +79,7 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         "uid": 0,
         "gid": 0,
         "base": (),
+        "sandbox_options": None,
     }
     return devices.container_devices(**(given | changes))
 
@@ -94,6 +95,21 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
 )
 def test_container_devices(changes: dict[str, Any], expected: list[types.LinuxDevice]) -> None:
     assert build_devices(**changes) == expected
+
+
+def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
+    ids = [api_pb2.IDMapping(host_id=100000, length=65536)]
+    users = api_pb2.UserNamespace(mode=api_pb2.POD, uids=ids, gids=ids)
+    options = api_pb2.NamespaceOption(userns_options=users)
+    nodes = [
+        DeviceNode(FUSE, "rw", "/dev/fuse"),
+        DeviceNode(KVM, "rw", "/dev/host-kvm"),
+    ]
+    assert build_devices(requested=nodes) == [FUSE, KVM]
+    assert build_devices(requested=nodes, sandbox_options=options) == [FUSE]
+    (mount,) = devices.device_mounts(nodes=nodes, sandbox_options=options)
+    assert (mount.source, mount.destination, mount.type) == ("/dev/host-kvm", "/dev/kvm", "bind")
+    assert devices.device_mounts(nodes=nodes, sandbox_options=None) == []
 
 
 def test_devices_can_belong_to_the_containers_user() -> None:
