@@ -94,7 +94,7 @@ def uid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
     """The user IDs of the pod's user namespace; None without one."""
-    mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
+    mappings = user_mappings(namespace_options)
     return mappings[0] if mappings else None
 
 
@@ -102,7 +102,7 @@ def gid_mappings(
     *, namespace_options: api_pb2.NamespaceOption | None
 ) -> list[types.LinuxIDMapping] | None:
     """The group IDs of the pod's user namespace; None without one."""
-    mappings = user_mappings(namespace_options or api_pb2.NamespaceOption())
+    mappings = user_mappings(namespace_options)
     return mappings[1] if mappings else None
 
 
@@ -184,10 +184,10 @@ def unsupported(problem: str) -> InvalidArgument:
     )
 
 
-def user_mappings(options: api_pb2.NamespaceOption) -> _Mappings | None:
+def user_mappings(options: api_pb2.NamespaceOption | None) -> _Mappings | None:
     """The ID ranges of a pod's user namespace, None for the node's; raises InvalidArgument for what
     the CRI does not allow."""
-    if not options.HasField("userns_options"):
+    if options is None or not options.HasField("userns_options"):
         return None
     userns = options.userns_options
     uids, gids = id_mapping.items(userns.uids), id_mapping.items(userns.gids)
