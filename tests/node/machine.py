@@ -30,7 +30,7 @@ PACKAGES = [
     *("systemd-sysv", "dbus", "udev", "kmod", "procps", "linux-image-cloud-amd64"),
     *("ca-certificates", "apparmor", "iproute2", "sudo"),
     # what ./dev setup asks for
-    *("containerd", "runc", "containernetworking-plugins", "docker-registry", "skopeo"),
+    *("containerd", "runc", "containernetworking-plugins", "crun", "docker-registry", "skopeo"),
     *("busybox-static", "apache2-utils", "iptables", "openssl", "python3-venv"),
 ]
 
