@@ -1,0 +1,1 @@
+"""The generator: from spec/ to generated/."""

@@ -1,0 +1,1 @@
+"""Exec, Attach and PortForward: the streaming server and its protocols."""

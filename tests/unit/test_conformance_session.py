@@ -1,4 +1,4 @@
-"""How the conformance session shares critest's specs out and tells it what to do."""
+"""How the conformance session divides critest's specs and passes its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and docs/ name only what exists: paths, commands, sessions, keys, metrics and tests."""
+"""README and docs/ refer only to existing paths, commands, sessions, keys, metrics and tests."""
 
 from __future__ import annotations
 

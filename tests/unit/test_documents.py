@@ -1,4 +1,4 @@
-"""JSON from outside: typed, located in its errors, and valid text."""
+"""External JSON: typed, with located errors, and valid text."""
 
 from __future__ import annotations
 

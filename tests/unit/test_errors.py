@@ -1,4 +1,4 @@
-"""Errors: one kind for each code, and what containerd's errors become."""
+"""Errors: one kind for each code, and the translation of containerd's errors."""
 
 from __future__ import annotations
 

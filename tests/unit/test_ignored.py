@@ -1,4 +1,4 @@
-"""Fields that a request sets in vain: those that the mapping ignores, and those of a newer CRI."""
+"""Requested fields without effect: those that the mapping ignores, and those of a newer CRI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime import frame, ignored
 
 
 class Log:
-    """A log that keeps its lines."""
+    """A log that stores its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

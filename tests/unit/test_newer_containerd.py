@@ -1,4 +1,4 @@
-"""Newer containerds in the cache: which is taken, and what the run says where there is none."""
+"""Newer containerds in the cache: which is used, and what the run reports without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever came from outside leaves as text that gRPC, JSON and a log can carry."""
+"""External text is sanitized so that gRPC, JSON and a log can carry it."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ async def test_a_cancelled_creation_leaves_nothing(world: World, call: str) -> N
     await world.daemon.called(call)
     creation.cancel()
     await asyncio.sleep(0.01)
-    # the call takes effect although nobody wants it any more
+    # the call takes effect although its client cancelled it
     world.daemon.hold.pop(call).set()
     with pytest.raises(asyncio.CancelledError):
         await creation
@@ -155,7 +155,7 @@ async def test_a_start_that_fails_is_a_start_error(world: World, call: str) -> N
     assert status.finished_at and not status.started_at
     assert world.daemon.running == {}
     assert world.log_keeper.calls[-1] == f"close {container.id}"
-    # what is saved is what is seen
+    # the saved state is the visible one
     assert world.store.checkpoints.load(container.id).reason == "StartError"
 
 
@@ -192,7 +192,7 @@ async def test_a_pod_that_is_not_ready_starts_nothing(world: World) -> None:
     world.pod.fire(SandboxEvent.STOPPED)
     with pytest.raises(FailedPrecondition, match="NOTREADY"):
         await world.containers.start(container, api_pb2.StartContainerRequest())
-    # as the built-in plugin: the kubelet sees a container that ended, not one it may still start
+    # as in the built-in plugin: the kubelet sees an exited container, not one it may still start
     status = container.status
     assert (status.state, status.exit_code) == (ContainerState.EXITED, 128)
     assert status.reason == "StartError" and "NOTREADY" in status.message
@@ -201,7 +201,7 @@ async def test_a_pod_that_is_not_ready_starts_nothing(world: World) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits seconds waits less."""
+    """A clock on which seconds pass faster."""
     monkeypatch.setattr(start, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(exits, "_RECONNECT_PAUSE", 0.001)
     monkeypatch.setattr(stop, "_START_PATIENCE", 0.02)
@@ -209,7 +209,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def goes_away(world: World, call: str) -> None:
-    """The daemon does what is asked and is restarted before it answers."""
+    """The daemon performs the call and is restarted before it responds."""
     work = getattr(world.daemon, call)
 
     def gone(request: object) -> object:
@@ -236,13 +236,13 @@ async def test_a_daemon_restarted_during_start_does_not_make_a_container_run_twi
     goes_away(world, "tasks_start")
     with pytest.raises(Unavailable):
         await world.containers.start(container, api_pb2.StartContainerRequest())
-    # not EXITED, for which the kubelet would start another one beside it
+    # not EXITED, for which the kubelet would start another one at the same time
     assert container.state is ContainerState.UNKNOWN
     world.daemon.away.clear()
     await until(container, ContainerState.RUNNING)
     assert container.status.pid == 7 and container.status.started_at
     assert world.store.checkpoints.load(container.id) == container.status
-    # its end is seen as that of any other
+    # its exit is handled like any other
     world.daemon.running[container.id].end(3)
     await until(container, ContainerState.EXITED)
     assert container.status.exit_code == 3
@@ -291,7 +291,7 @@ async def test_a_start_that_hangs_can_be_stopped_and_removed(world: World, soon:
     await world.daemon.called("tasks.Start")
     await world.containers.stop(container, StopContainerPlan(grace=0))
     assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 137)
-    # what the start makes after that would be nobody's, so it has to end first
+    # nothing would own what the start creates later, so it has to end first
     with pytest.raises(Unavailable, match="hangs in containerd"):
         await world.containers.remove(container, api_pb2.RemoveContainerRequest())
     world.daemon.fail["tasks.Start"] = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -393,7 +393,7 @@ async def test_a_second_graceful_stop_only_waits(world: World) -> None:
         for _ in range(2)
     ]
     await asyncio.sleep(0.02)
-    # a caller that gives up kills nothing
+    # a client that gives up kills nothing
     stops[0].cancel()
     await asyncio.sleep(0.02)
     assert world.daemon.signals == [signal.SIGTERM]
@@ -475,7 +475,7 @@ async def test_resources_are_merged_and_a_zero_changes_nothing(world: World) -> 
     assert spec.linux.resources.cpu.shares == 512
     assert spec.linux.resources.cpu.quota == 7000
     assert spec.linux.resources.memory.limit == 1 << 26
-    # a process that lives keeps its own
+    # a running process keeps its own
     assert spec.process.oomScoreAdj == 500
     sizes = {page.pageSize: page.limit for page in spec.linux.resources.hugepageLimits}
     assert sizes in ({"2MB": 16, "1GB": 8}, {})

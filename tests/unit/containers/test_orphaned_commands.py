@@ -18,7 +18,7 @@ from runtime.containers import exec, orphaned_commands
 from tests.unit.containers import made
 from tests.unit.sandboxes.fakes import rpc_error
 
-OUTPUT = 3 << 20  # bytes: far more than a FIFO takes
+OUTPUT = 3 << 20  # bytes: far more than a FIFO holds
 
 
 class Shim:

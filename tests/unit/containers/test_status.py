@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
         pytest.param({"label_selector": {"app": "x", "tier": "1"}}, ["aa1"], id="labels"),
         pytest.param({"label_selector": {"app": ""}}, [], id="label-without-value"),
         pytest.param({"state": State(state=api_pb2.CONTAINER_RUNNING)}, ["aa1", "aa2"], id="state"),
-        # CREATED is number 0: the presence of the message decides
+        # CREATED is 0: the presence of the message decides
         pytest.param({"state": State()}, ["bb1", "cc1"], id="state-created-and-starting"),
         pytest.param({"state": State(state=api_pb2.CONTAINER_EXITED)}, ["dd1"], id="removing"),
         pytest.param({"id": "aa", "pod_sandbox_id": "pod2"}, ["aa2"], id="conjunctive"),

@@ -1,4 +1,4 @@
-"""Containers on a containerd in memory: everything that they need, none of it real but files."""
+"""Containers on a containerd in memory; only their files are real."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ IMAGE = facts.Image(id="sha256:1", reference="app:1", chain_id="sha256:2", cmd=(
 
 
 class Daemon(FakeContainerd):
-    """The calls that containers make besides those of sandboxes."""
+    """The calls that containers make in addition to those of sandboxes."""
 
     def __init__(self, rootfs: Path) -> None:
         super().__init__()
         self.rootfs = rootfs
         self.signals: list[int] = []
         self.stubborn = False
-        """Processes end by SIGKILL alone."""
+        """Processes exit only on SIGKILL."""
 
     def fail_now(self, code: grpc.StatusCode) -> None:
         raise rpc_error(code)
@@ -81,7 +81,7 @@ class FakeImages:
 
 
 class World:
-    """A ready pod, and what containers need to live in it."""
+    """A ready pod, and everything that containers in it need."""
 
     def __init__(self, directory: Path, selinux: facts.SelinuxPolicy | None = None) -> None:
         rootfs = directory / "rootfs"

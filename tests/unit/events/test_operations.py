@@ -1,4 +1,4 @@
-"""What a client of GetContainerEvents is told of a pod's life, and when it is told nothing more."""
+"""What a client of GetContainerEvents receives about a pod, and when its stream ends."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_a_lost_pod_has_no_status(node: World, events: Events) -> None:
 async def test_an_event_waits_for_containerd(
     node: World, events: Events, monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode
 ) -> None:
-    """As after a restart: what a status shows of the OCI spec is read from containerd once."""
+    """As after a restart: the parts of the OCI spec in a status are read from containerd once."""
     monkeypatch.setattr(operations, "_AGAIN", 0.001)
     container = await node.created()
     node.containers.services.specs.forget(container.id)

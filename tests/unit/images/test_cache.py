@@ -1,4 +1,4 @@
-"""The images that records make, after any sequence of changes, and what a change costs."""
+"""The images that records make up, after any sequence of changes, and what a change costs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_images_are_what_the_records_make_after_any_changes() -> None:
 
 
 def test_many_images_take_time_by_their_number() -> None:
-    """Eight times the records take about eight times the time, and not sixty-four times."""
+    """Eight times the records take about eight times as long, not sixty-four times."""
 
     def seconds(count: int) -> float:
         cache = ImageCache()

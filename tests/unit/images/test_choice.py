@@ -1,4 +1,4 @@
-"""The walk through an index: nested ones, entries without platforms, and its bounds."""
+"""The walk through an index: nested indexes, entries without platforms, and its limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN = Platform("unknown", "unknown")
 
 
 class Documents:
-    """What is in a registry; digests are names."""
+    """The content of a registry; digests are names."""
 
     def __init__(self) -> None:
         self.documents: dict[str, Index | Manifest] = {}
@@ -46,7 +46,7 @@ class Documents:
     async def choose(
         self, *entries: tuple[Descriptor, Platform | None], host: Platform = AMD64
     ) -> str:
-        """The name of the image that is chosen."""
+        """The name of the chosen image."""
         found = await choose(Index(entries), host, self.read, self.read_config)
         return found.config.digest.removeprefix("config of ")
 

@@ -1,4 +1,4 @@
-"""The lease of a pull ends with it, unless the network broke it off."""
+"""The lease of a pull ends with it, unless the network failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.images.leases import PullLeases
 
 
 class FakeLeases:
-    """The ids of all leases that exist."""
+    """The IDs of all existing leases."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
@@ -50,7 +50,7 @@ def leases(fake: FakeLeases) -> PullLeases:
 
 
 async def hold(leases: PullLeases, failure: BaseException | None = None) -> str:
-    """The id of the lease that a pull got, which then ended so."""
+    """The ID of the lease of a pull that ended in this way."""
     lease = ""
     with contextlib.suppress(NotFound, Unavailable, asyncio.CancelledError):
         async with leases.hold("docker.io/library/a:1") as metadata:
@@ -95,7 +95,7 @@ async def test_no_lease_is_left_after_the_server(leases: PullLeases, fake: FakeL
 async def test_a_pull_cancelled_while_its_lease_is_made_leaves_none(
     leases: PullLeases, fake: FakeLeases
 ) -> None:
-    """The daemon may make it after the call was given up."""
+    """The daemon may create it after the call was cancelled."""
     fake.slow.clear()
     pull = asyncio.create_task(hold(leases))
     await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Indexes, manifests and configs are read as they are found in registries."""
+"""Indexes, manifests and configs are parsed as they occur in registries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pause program that is assembled here, and its image."""
+"""The pause program that is assembled in memory, and its image."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_on_arm64_it_waits_collects_and_ends(tmp_path: Path) -> None:
     with subprocess.Popen([path] if native else [str(QEMU_ARM64), path]) as process:
         try:
             wait_until_it_waits(process.pid)
-            process.send_signal(signal.SIGCHLD)  # it has no child: waits on
+            process.send_signal(signal.SIGCHLD)  # it has no child: keeps waiting
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
             process.send_signal(signal.SIGTERM)

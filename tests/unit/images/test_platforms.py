@@ -1,4 +1,4 @@
-"""What runs on which host, by containerd's rules."""
+"""Which images run on which host, by containerd's rules."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ DIGEST = "sha256:" + "a" * 64
         ("Registry/app", "Registry/app:latest"),
         ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
         (f"nginx@{DIGEST}", f"docker.io/library/nginx@{DIGEST}"),
-        # a digest says all that a tag can
+        # a digest identifies the image, so the tag is dropped
         (f"nginx:1@{DIGEST}", f"docker.io/library/nginx@{DIGEST}"),
         ("a/b__c/d-e--f.g", "docker.io/a/b__c/d-e--f.g:latest"),
     ],
@@ -63,7 +63,7 @@ def test_refusal_says_why(written: str, reason: str) -> None:
 
 @given(st.text(max_size=80))
 def test_completion_is_final(written: str) -> None:
-    """Whatever is accepted completes to something that completes to itself."""
+    """Every accepted reference completes to one that completes to itself."""
     if reference.why_invalid(written) is None:
         complete = reference.parse(written)
         assert reference.parse(str(complete)) == complete

@@ -1,4 +1,4 @@
-"""What snapshotters are told of layers."""
+"""The labels of layers for snapshotters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The images in memory against a containerd that answers late, lacks content or has bad content."""
+"""The images in memory, with a containerd that responds late, lacks content or has broken
+content."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def fail(code: grpc.StatusCode = grpc.StatusCode.NOT_FOUND) -> NoReturn:
 
 
 class FakeContainerd:
-    """Records and blobs; ``answers`` holds back the answer of a List until it is set."""
+    """Records and blobs; ``answers`` holds back the response of a List until it is set."""
 
     def __init__(self) -> None:
         self.namespace = "k8s.io"
@@ -36,7 +37,7 @@ class FakeContainerd:
         self.blobs: dict[str, bytes] = {}
         self.unpacked: set[str] = set()
         self.broken: dict[str, grpc.StatusCode] = {}
-        """Blobs whose reading fails so."""
+        """Blobs whose reading fails with this error."""
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -112,7 +113,7 @@ def written(descriptor: Descriptor) -> dict[str, Any]:
 
 
 class Client:
-    """``Read`` of a real stub gives a stream without being awaited; the others are as they are."""
+    """``Read`` of a real stub returns a stream without being awaited; the others are unchanged."""
 
     def __init__(self, fake: FakeContainerd) -> None:
         self.namespace = fake.namespace
@@ -230,7 +231,7 @@ async def test_an_unreachable_daemon_does_not_affect_the_images(
 async def test_image_without_a_layer_is_listed_only_where_it_is_unpacked(
     store: ImageStore, daemon: FakeContainerd
 ) -> None:
-    """A client that does not see the image pulls it, and so repairs it."""
+    """A client that does not see the image pulls it, which repairs it."""
     image = daemon.image()
     layer = "sha256:" + hashlib.sha256(b"layer").hexdigest()
     del daemon.blobs[layer]

@@ -1,4 +1,4 @@
-"""Snapshots that a pull finds are held before they count as there."""
+"""Snapshots found by a pull are protected by its lease before they count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEASE = (("containerd-lease", "pull"),)
 
 
 class Daemon:
-    """Snapshots by name; the collector may take them just before a lease holds one."""
+    """Snapshots by name; the collector may remove them just before a lease protects one."""
 
     def __init__(self, names: list[str], collected: list[set[str]]) -> None:
         self.names = set(names)
@@ -64,7 +64,7 @@ async def test_a_snapshot_collected_before_the_lease_does_not_count(
 
 
 class Provider:
-    """A snapshotter that provides some layers by itself; what it is asked, in order."""
+    """A snapshotter that provides some layers by itself; records its calls."""
 
     def __init__(self, provided: set[str]) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Figures are asked for no more often than they can change."""
+"""Disk usage is not queried more often than it can change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.images.usage import ImageUsage, Usage, written
 
 
 class FakeSnapshots:
-    """Snapshots by name and kind; each takes one more byte at every question."""
+    """Snapshots by name and kind; each grows by one byte per query."""
 
     def __init__(self, **kinds: snapshots_pb2.Kind) -> None:
         self.kinds = kinds

@@ -1,4 +1,4 @@
-"""Figures from recorded cgroup files of both versions."""
+"""Statistics from recorded cgroup files of both versions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_cgroup_v2(v2: Cgroups) -> None:
     assert usage.cpu_pressure == Pressure(Stall(0.5, 0.25, 0.1, 12_000), nothing)
     # without a "full" line, as kernels before 5.13 write it for the cpu
     assert usage.memory_pressure == Pressure(Stall(0.0, 0.0, 0.0, 5_000), nothing)
-    # pressure figures switched off at boot
+    # pressure stall information disabled at boot
     assert usage.io_pressure is None
     assert v2.oom_kills(GROUP) == 1
 

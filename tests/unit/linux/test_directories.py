@@ -1,4 +1,4 @@
-"""A directory is deleted whole, or left where that is not possible, without keeping its pod."""
+"""A directory is deleted completely, or left if that is impossible, without blocking its pod."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that is replaced is the old one or the new one, never a part of either."""
+"""A replaced file has either the old or the new content, never a mixture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network namespaces and the kernel calls below them (these need root, and no containerd)."""
+"""Network namespaces and the system calls for them (these tests need root, but no containerd)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills by the out-of-memory killer, from recorded lines of the kernel's log."""
+"""Out-of-memory kills, from recorded lines of the kernel log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_record(record: str, kill: Kill | None) -> None:
 
 
 class Recorded(OomLog):
-    """A log of given records, the clock of which began at the epoch's second ``boot``."""
+    """A log with these records, whose clock started at the epoch's second ``boot``."""
 
     def __init__(self, *records: str) -> None:
         super().__init__("/no/such/log")

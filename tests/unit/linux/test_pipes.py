@@ -108,7 +108,7 @@ async def test_the_loop_does_not_watch_a_pipe_that_is_not_read(
     assert await reading == b"first"
     os.write(writer, b"second")
     await asyncio.sleep(0.02)
-    assert remove.call_count == 1  # else the loop would wake up for it again and again
+    assert remove.call_count == 1  # otherwise the loop would wake up for it again and again
     assert await reader.read() == b"second"
     reader.close()
     os.close(writer)

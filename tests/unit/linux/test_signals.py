@@ -1,4 +1,4 @@
-"""A signal reaches only a process of the container that is meant."""
+"""A signal reaches only processes of the intended container."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_exited_process_is_left_to_containerd() -> None:
         ("FROZEN\n", signal.SIGKILL, "THAWED"),
         ("FREEZING\n", signal.SIGKILL, "THAWED"),
         ("THAWED\n", signal.SIGKILL, "THAWED\n"),
-        # pending until it is thawed, by runc too
+        # pending until it is thawed, with runc too
         ("FROZEN\n", signal.SIGTERM, "FROZEN\n"),
     ],
 )

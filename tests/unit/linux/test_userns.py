@@ -1,4 +1,5 @@
-"""User namespaces, and other owners for root file systems (these need root, and no containerd)."""
+"""User namespaces, and changing the owners of root file systems (these tests need root, but no
+containerd)."""
 
 from __future__ import annotations
 
@@ -140,7 +141,7 @@ async def test_all_files_of_an_overlay_change_owners_and_nothing_stays_mounted(
     for directory in (upper, work, target):
         directory.mkdir()
     paths = ":".join(map(str, lower))
-    assert len(paths) > 4096  # more than the kernel takes
+    assert len(paths) > 4096  # more than the kernel accepts
     options = ["index=off", f"workdir={work}", f"upperdir={upper}", f"lowerdir={paths}"]
     here = os.getcwd()
     mount = types_pb2.Mount(type="overlay", source="overlay", options=options)

@@ -1,4 +1,4 @@
-"""CRI log records: what the kubelet's reader must find in a log file."""
+"""CRI log records: the format that the kubelet's reader expects in a log file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAMP = b"2026-01-02T03:04:05.000000006Z"
 
 
 def records(reads: list[bytes], limit: int = 8, *, end: bool = True) -> list[tuple[str, bytes]]:
-    """Return (P or F, text) of what the reads of one stream become."""
+    """Return (P or F, text) of the records for these reads of one stream."""
     formatter = LineFormatter("stdout", limit)
     written = b"".join(formatter.feed(read, STAMP) for read in reads)
     if end:
@@ -74,7 +74,7 @@ def test_records_hold_all_text_however_it_is_read(reads: list[bytes], limit: int
     result = records(reads, limit)
     whole = b"".join(reads)
     if whole.endswith(b"\r"):
-        # no line end came: the carriage return is text
+        # no line end followed: the carriage return is text
         whole, tail = whole[:-1], b"\r"
     else:
         tail = b""

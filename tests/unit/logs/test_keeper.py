@@ -1,4 +1,5 @@
-"""The log keeper as a real process: FIFOs in, log files out, and what happens when things die."""
+"""The log keeper as a real process: FIFOs in, log files out, and what happens when processes
+die."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def end_process(pid: int) -> None:
 
 
 class Shim:
-    """The container's side: holds both ends of each output FIFO, as containerd's shim does."""
+    """The shim's side: holds both ends of each output FIFO, as containerd's shim does."""
 
     def __init__(self, fifos: Fifos) -> None:
         self.out = os.open(fifos.stdout or "", os.O_RDWR | os.O_NONBLOCK)
@@ -168,7 +169,7 @@ async def test_log_that_cannot_be_opened_fails_the_open(keeper: LogKeeper, tmp_p
 async def test_draining_goes_on_without_a_log_and_the_file_is_tried_again(
     keeper: LogKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # not the output: another test may have configured what is logged where
+    # not the output: another test may have configured where logs go
     log_of_server = Mock()
     monkeypatch.setattr("runtime.logs.connection.log", log_of_server)
     directory = tmp_path / "logs"

@@ -1,4 +1,4 @@
-"""What stops one container's log must not stop another's, and no request ends the log keeper."""
+"""A problem of one container's log must not affect others, and no request ends the log keeper."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hung(tmp_path: Path) -> Iterator[HungMount]:
 
 
 def changed_keeper(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Have keepers run ``change`` first."""
+    """Let keepers run ``change`` first."""
     monkeypatch.setattr(
         "runtime.logs.client._PROGRAM",
         "import sys; sys.path.append({root!r}); from runtime.logs.keeper import server, turn; "
@@ -77,7 +77,7 @@ async def test_a_hung_log_file_system_blocks_no_other_log(
     good.exit()
     await asyncio.wait_for(keeper.drained("good"), 2)
     assert texts(tmp_path / "good.log") == ["stdout F two"]
-    # and nothing of the slow one is lost once the file system answers
+    # and no output of the slow one is lost once the file system responds
     os.write(bad.out, b"later\n")
     hung.go_on()
     bad.exit()
@@ -276,7 +276,7 @@ async def test_the_keepers_files_are_private(tmp_path: Path) -> None:
 
 
 async def test_a_kill_loses_at_most_the_batch_in_hand(keeper: LogKeeper, tmp_path: Path) -> None:
-    """At full speed, twenty kills: what is missing is bounded, and no record is torn or doubled."""
+    """At full speed, twenty kills: losses are bounded, and no record is torn or duplicated."""
     log = tmp_path / "0.log"
     shim = await opened(keeper, tmp_path, "c", log)
     lines, kills, width = 400_000, 20, 40
@@ -299,7 +299,7 @@ async def test_a_kill_loses_at_most_the_batch_in_hand(keeper: LogKeeper, tmp_pat
     whole = [int(text) for text in found if re.fullmatch(r"\d{39}", text)]
     assert whole == sorted(set(whole)), "a line is doubled or out of order"
     missing = lines - len(whole)
-    # per kill: one read of 64 KiB, and the line that it cut
+    # per kill: one read of 64 KiB, and the line that it interrupted
     assert missing <= kills * (65536 // width + 2), missing
     assert len(found) - len(whole) <= 2 * kills, "lines that are cut"
 

@@ -1,4 +1,4 @@
-"""The CDI directories: found without a restart, broken files beside good ones, host nodes."""
+"""The CDI directories: changes without a restart, broken files next to good ones, host nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device nodes that a container names: alone, and those of a directory."""
+"""Requested device nodes: single ones, and those of a directory."""
 
 from __future__ import annotations
 

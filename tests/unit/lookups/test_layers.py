@@ -1,4 +1,4 @@
-"""The merged view of overlay layers, with layers that mean harm."""
+"""The merged view of overlay layers, including malicious ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources of mounts: made, resolved, with their propagation."""
+"""Sources of mounts: created, resolved, with their propagation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime's own AppArmor profile is part of the program, and goes to the parser as it is."""
+"""The default AppArmor profile is part of the program, and is passed to the parser unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROFILE = Path(__file__).resolve().parents[3] / "spec" / "oci" / "apparmor.profi
 
 
 def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program in the place of apparmor_parser, on a node that has loaded no profile."""
+    """Replace apparmor_parser by a program, on a node that has loaded no profile."""
     program = tmp_path / "apparmor_parser"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -33,7 +33,7 @@ async def test_the_profile_is_loaded_by_the_parser(
 ) -> None:
     parser(tmp_path, monkeypatch, f'echo "$@" >{tmp_path}/flags; cat >{tmp_path}/seen')
     await lookups.load_default_apparmor()
-    # includes that the node does not have, and the peer, depend on the node
+    # missing includes and the signal peer depend on the node
     assert "profile cri-containerd.apparmor.d flags=" in (tmp_path / "seen").read_text()
     assert (tmp_path / "flags").read_text() == "--replace --skip-cache\n"
 

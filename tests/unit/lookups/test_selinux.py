@@ -1,4 +1,5 @@
-"""SELinux on a node that is made up of files: the probe, what is relabeled, and the whole way."""
+"""SELinux on a node that consists of files: the probe, relabelling, and the whole path to the
+spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mounts of snapshots as snapshotters give them (these need root, and no containerd)."""
+"""Mounts of snapshots as snapshotters return them (these tests need root, but no containerd)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a handler offers user namespaces, by what its binary, kernel and snapshotter can do."""
+"""Whether a handler offers user namespaces, depending on its binary, kernel and snapshotter."""
 
 from __future__ import annotations
 

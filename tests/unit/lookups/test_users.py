@@ -1,4 +1,4 @@
-"""Users and groups by the files of the image, as the built-in plugin finds them."""
+"""Users and groups from the files of the image, as in the built-in plugin."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_names_must_be_in_the_image(user: str, says: str) -> None:
 def test_number_out_of_range_is_refused_though_the_image_has_it_as_a_name(
     number: str, form: str
 ) -> None:
-    """It counts as a number where runAsNonRoot is checked, and as a name it would be root here."""
+    """The check for runAsNonRoot takes it for a number, but as a name it would be root here."""
     hostile = UserDatabase((PasswdEntry(number, 0, 0),), (GroupEntry(number, 0, ()),))
     with pytest.raises(InvalidArgument, match="is out of range: 0 to 2147483647 are allowed"):
         resolve(wanted(form.format(number)), hostile)

@@ -1,4 +1,4 @@
-"""What the server says of its node."""
+"""What the server reports about its node."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ async def test_only_the_verbose_status_has_configurations() -> None:
 
 
 BUILT_IN = Path(__file__).parent / "builtin_status.json"
-"""What ``crictl info`` says of containerd 2.1.9 with its built-in plugin and a bridge network."""
+"""The output of ``crictl info`` for containerd 2.1.9 with its built-in plugin and a bridge
+network."""
 
 
 def shape(value: Any) -> Any:

@@ -1,5 +1,4 @@
-"""A containerd, a network and images that live in memory, write down what is asked, and fail on
-demand."""
+"""A containerd, a network and images in memory, which record calls and fail on demand."""
 
 from __future__ import annotations
 
@@ -61,7 +60,7 @@ class FakeTask:
 
 
 class FakeContainerd:
-    """The calls that sandboxes make; each awaits once, so that steps really run beside others."""
+    """The calls that sandboxes make; each awaits once, so that steps really run in parallel."""
 
     namespace = "k8s.io"
     address = "unix:///nowhere/containerd.sock"
@@ -71,13 +70,13 @@ class FakeContainerd:
         self.fail: dict[str, grpc.StatusCode] = {}
         self.hold: dict[str, asyncio.Event] = {}
         self.task_requests: dict[str, tasks_pb2.CreateTaskRequest] = {}
-        """What Tasks.Create was asked for last, by id."""
+        """The last request of Tasks.Create, by ID."""
         self.records: dict[str, containers_pb2.Container] = {}
         self.held_leases: set[str] = set()
         self.held_snapshots: set[str] = set()
         self.announced: set[str] = set()
         self.snapshotters: set[str] = set()
-        """Those that were asked to remove a snapshot."""
+        """The snapshotters from which a snapshot was removed."""
         self.capabilities = Capabilities(services=frozenset({"sandboxes"}))
         self.running: dict[str, FakeTask] = {}
         self.away = asyncio.Event()
@@ -89,7 +88,7 @@ class FakeContainerd:
         self.tasks = _Calls(self, "tasks")
 
     async def wait_ready(self) -> None:
-        """Return when the daemon is there."""
+        """Return when the daemon is up."""
         self.note("wait_ready")
         self.away.clear()
 
@@ -97,24 +96,24 @@ class FakeContainerd:
         return (("containerd-lease", lease),)
 
     async def called(self, call: str) -> None:
-        """Return once it was called so."""
+        """Return once this call was made."""
         while call not in self.calls:
             self._next = asyncio.get_running_loop().create_future()
             await self._next
 
     def note(self, call: str) -> None:
-        """Write down a call and wake who waits for it."""
+        """Record a call and wake its waiters."""
         self.calls.append(call)
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 
     @property
     def holdings(self) -> set[str]:
-        """Every id that something is held under."""
+        """Every ID that an object exists under."""
         held = self.held_leases | self.held_snapshots | self.announced
         return held | set(self.records) | set(self.running)
 
-    # What each call does
+    # The effect of each call
 
     def containers_create(self, request: containers_pb2.CreateContainerRequest) -> Any:
         self.records[request.container.id] = request.container
@@ -366,7 +365,7 @@ class FakeLogKeeper:
 
 
 class RecordedContainers:
-    """The server's own work on containers, and what was asked of it."""
+    """The server's own work on containers; records its calls."""
 
     def __init__(self, containers: Containers) -> None:
         self.calls: list[str] = []
@@ -389,7 +388,7 @@ class RecordedContainers:
 
 
 class World:
-    """Everything that sandboxes need, none of it real but the directories."""
+    """Everything that sandboxes need; only the directories are real."""
 
     def __init__(self, directory: Path, selinux: facts.SelinuxPolicy | None = None) -> None:
         self.containerd = FakeContainerd()

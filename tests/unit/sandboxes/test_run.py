@@ -1,4 +1,4 @@
-"""RunPodSandbox: what runs beside what, and that every failure undoes all of it."""
+"""RunPodSandbox: what runs in parallel, and that every failure undoes everything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOTHING: set[str] = set()
 
 @pytest.fixture
 def namespaces(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The network namespaces that exist; none is real."""
+    """The existing network namespaces; none is real."""
     existing: set[str] = set()
 
     async def create(path: str) -> str:
@@ -231,7 +231,7 @@ async def test_a_pod_that_cannot_be_undone_stays_listed(world: World, namespaces
 
 
 async def test_a_pod_that_stays_listed_keeps_its_addresses(world: World) -> None:
-    """Stop then insists on a CNI DEL that goes through."""
+    """Stop then requires a successful CNI DEL."""
     world.containerd.fail["tasks.Start"] = grpc.StatusCode.INTERNAL
     world.containerd.fail["snapshots.Remove"] = grpc.StatusCode.INTERNAL
     with pytest.raises(CriError):
@@ -284,7 +284,7 @@ async def test_an_unknown_handler_names_the_known(world: World) -> None:
 
 
 def files_in(directory: str) -> dict[str, str]:
-    """The text files there by name; no note of an unfinished creation is among them."""
+    """The text files there by name, without notes of unfinished creations."""
     return {
         path.name: path.read_text(errors="replace")
         for path in Path(directory).iterdir()

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
         pytest.param({"id": "aa1"}, ["aa1"], id="id"),
         pytest.param({"id": "aa"}, ["aa1", "aa2"], id="prefix-of-several"),
         pytest.param({"id": "a1"}, [], id="no-prefix"),
-        # READY is number 0: the presence of the message decides
+        # READY is 0: the presence of the message decides
         pytest.param({"state": State()}, ["aa1", "aa2", "bb1"], id="ready"),
         pytest.param({"state": State(state=api_pb2.SANDBOX_NOTREADY)}, [], id="not-ready"),
         pytest.param({"label_selector": {"none": "x"}}, [], id="label"),

@@ -1,4 +1,4 @@
-"""Stop and remove: repeatable, each part tried, nothing left."""
+"""Stop and remove: repeatable, every part is tried, nothing is left."""
 
 from __future__ import annotations
 

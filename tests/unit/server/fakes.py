@@ -1,4 +1,4 @@
-"""Small stand-ins for what the generated handlers call, and a server around them."""
+"""Small fakes for what the generated handlers call, and a server around them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Thing:
 
 @dataclass
 class Things:
-    """A lookup of things by exact id."""
+    """A lookup of objects by exact ID."""
 
     things: list[Thing] = field(default_factory=list)
 
@@ -41,13 +41,13 @@ class Things:
 
 
 class Operations:
-    """Every method there is: records its call and answers as told."""
+    """Has every method: records its call and returns what is configured."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.answers: dict[str, Answer] = {}
         self.any: Answer | None = None
-        """Answers what ``answers`` has nothing for."""
+        """The answer for calls without one in ``answers``."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -61,7 +61,7 @@ class Operations:
         return operation
 
     async def follow(self, *arguments: Any) -> AsyncIterator[Any]:
-        """The operation that streams; its answer is what it yields."""
+        """The streaming operation; its answer is what it yields."""
         self.calls.append(("follow", *arguments))
         answer = self.answers.get("follow") or (lambda *_: [])
         for response in answer(*arguments):
@@ -82,7 +82,7 @@ class Line:
 
 
 class Log:
-    """Keeps its lines."""
+    """Stores its lines."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -98,7 +98,7 @@ class Log:
 
 
 class World:
-    """A server with fakes behind it, and both stubs before it."""
+    """A server with fakes behind it, and both stubs in front of it."""
 
     def __init__(self, events: Any = None) -> None:
         self.operations = Operations()

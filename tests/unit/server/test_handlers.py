@@ -1,4 +1,4 @@
-"""The generated servicers over a real socket: what happens around the hand-written work."""
+"""The generated servicers over a real socket: everything around the hand-written work."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ async def test_a_cancelled_call_cancels_the_work(cri: World) -> None:
         await began.wait()
         call.cancel()
         await cancelled.wait()
-    await asyncio.sleep(0.01)  # one turn of the loop is enough for the frame around it
+    await asyncio.sleep(0.01)  # one iteration of the loop is enough for the frame around it
     assert cri.observed == [("StopContainer", grpc.StatusCode.CANCELLED)]
     assert cri.log.lines[-1] == Line("info", "StopContainer", cri.log.lines[-1].fields)
 

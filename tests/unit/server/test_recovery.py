@@ -1,4 +1,4 @@
-"""What an earlier server left becomes objects again; what contradicts itself becomes UNKNOWN."""
+"""What an earlier server left becomes objects again; contradictions become UNKNOWN."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object that hangs is given up soon."""
+    """Objects that hang are given up quickly."""
     for module in (sandbox_recovery, container_recovery):
         monkeypatch.setattr(module, "_OBJECT_LIMIT", 0.1)
 
@@ -153,7 +153,7 @@ async def until(true: Callable[[], bool]) -> None:
     ("task", "state", "left"),
     [
         (task_types_pb2.RUNNING, SandboxState.READY, True),
-        # its deletion ends the shim, so it waits until the pod is removed
+        # its deletion ends the shim, so it stays until the pod is removed
         (task_types_pb2.STOPPED, SandboxState.NOTREADY, True),
         (task_types_pb2.CREATED, SandboxState.NOTREADY, False),
         (None, SandboxState.NOTREADY, False),
@@ -246,7 +246,7 @@ async def test_an_oom_kill_while_no_server_ran_is_recorded_for_a_running_contain
     await work.stop()
 
 
-# What cannot be found out
+# What cannot be determined
 
 
 async def test_an_unresponsive_shim_loses_nothing_and_is_queried_again(world: World) -> None:
@@ -389,7 +389,7 @@ async def test_of_two_pods_with_one_name_the_running_one_gets_it(
     assert world.store.names.holder("pod_ns_u_0") == "b" * 64
 
 
-# What was cut short
+# Interrupted creations
 
 
 async def test_the_output_of_an_interrupted_start_is_closed(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The state directory and its lock are out of reach of the node's other users."""
+"""The state directory and its lock are inaccessible to other users of the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _mode(path: Path) -> int:
 
 
 def _as_nobody(tried: Path) -> int:
-    """The errno that an unprivileged user gets when it opens the path; 0 when it can."""
+    """The errno that an unprivileged user gets when opening the path; 0 if it succeeds."""
     child = os.fork()
     if child == 0:
         try:

@@ -53,7 +53,7 @@ CADVISOR = {
         for what in ("bytes", "errors", "packets", "packets_dropped")
     ),
 }
-"""What critest and the built-in plugin know."""
+"""Metrics known to critest and the built-in plugin."""
 
 V1 = {
     "cpuacct/c/cpuacct.usage": "5000000001\n",
@@ -314,7 +314,7 @@ async def test_samples_fit_their_descriptors(tmp_path: Path, cgroups: Cgroups) -
 
 
 def test_every_metric_has_a_source() -> None:
-    """Each name of the descriptors is given a value somewhere, on one of the cgroup versions."""
+    """Each name of the descriptors gets a value somewhere, on one of the cgroup versions."""
     text = Path(metrics.__file__).read_text()
     for descriptor in metrics.DESCRIPTORS:
         assert text.count(f'"{descriptor.name}"') > 1, descriptor.name

@@ -1,4 +1,4 @@
-"""What the CRI is told of figures: rates, absences, filters, interfaces."""
+"""Statistics in the CRI: rates, absent values, filters, interfaces."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def usage(at: int, cpu: int | None = None, **figures: object) -> Usage:
 
 
 def figures(measured: Usage) -> api_pb2.ContainerStats:
-    """What a client is told of a container."""
+    """The statistics of a container as a client receives them."""
     metadata = ContainerMetadata("c", "c_p_n_u_0", "p", api_pb2.ContainerConfig())
     facts = Container(metadata, ContainerStatus(ContainerState.RUNNING))
     return container_stats.read(container=facts, usage=measured)
 
 
 def traffic(interfaces: list[Interface]) -> api_pb2.NetworkUsage:
-    """What a client is told of a pod's network."""
+    """The network statistics of a pod as a client receives them."""
     measured = usage(1, network=sandbox_stats.network(interfaces))
     pod = Sandbox(
         SandboxMetadata("p", "p_n_u_0", api_pb2.PodSandboxConfig()),
@@ -251,7 +251,7 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
     answer = await stats.list_containers(api_pb2.ListContainerStatsRequest())
     found, waits = answer.stats
     assert found.attributes.id == "runs"
-    # one that does not run has what it wrote, and nothing that looks like a measured 0
+    # a stopped one has the size of its writable layer, and nothing that looks like a measured 0
     assert waits.attributes.id == "waits"
     assert waits.writable_layer.used_bytes.value == 4096
     assert not waits.HasField("cpu") and not waits.HasField("memory")
@@ -339,7 +339,7 @@ class FakeImages:
 
 @dataclass(frozen=True)
 class FakeCgroups(Cgroups):
-    """One answer for every cgroup; None: all are gone."""
+    """One result for every cgroup; None: all are gone."""
 
     answer: Usage | None = None
     read: list[str] = field(default_factory=list)

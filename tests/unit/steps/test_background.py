@@ -1,4 +1,4 @@
-"""A shutdown waits for what calls left to be done, but not for ever."""
+"""A shutdown waits for unfinished work of calls, for a limited time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def test_a_shutdown_waits_for_running_rollbacks() -> None:
 
     async def slow() -> None:
         await asyncio.sleep(0.02)
-        # what is undone may begin work of its own
+        # a rollback may start work of its own
         in_background(later())
 
     async def later() -> None:

@@ -1,4 +1,4 @@
-"""What was done is undone in reverse, whatever becomes of the caller."""
+"""Completed steps are undone in reverse, whatever happens to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work wanted by several is done once, and nobody suffers from another's failure."""
+"""Work needed by several callers is done once, and a failure of one does not affect the others."""
 
 from __future__ import annotations
 

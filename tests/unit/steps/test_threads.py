@@ -1,4 +1,4 @@
-"""Blocking work has threads by class; what hangs is refused by its name and starves nobody."""
+"""Blocking work has threads by class; a hung place is refused by name and starves no other work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.codegen.project import ROOT
 
 @pytest.fixture
 def hung() -> Iterator[threading.Event]:
-    """Looks wait for this; set at the end, so that no thread outlives the test."""
+    """Accesses wait for this; set at the end, so that no thread outlives the test."""
     event = threading.Event()
     yield event
     event.set()
@@ -101,7 +101,7 @@ async def test_a_class_that_hangs_altogether_refuses_and_recovers(hung: threadin
     with pytest.raises(Unavailable, match=r"^2 looks hang on /a, /b;"):
         pool.run(int).send(None)  # its first step refuses: it does not wait
     with pytest.raises(Unavailable, match=r"^2 looks hang on /a, /b;"):
-        await looks[2]  # had to wait for a thread, and waited long enough
+        await looks[2]  # it waited for a thread for too long
     hung.set()
     await asyncio.gather(*looks[:2])
     assert await pool.run(int) == 0

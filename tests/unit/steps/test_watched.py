@@ -1,4 +1,4 @@
-"""Endless loops of the server are watched: an error is logged and the loop begins again."""
+"""Endless loops of the server are watched: an error is logged and the loop restarted."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _name(function: ast.expr) -> str:
 
 
 def _is_endless(node: ast.AsyncFunctionDef) -> bool:
-    """Return whether a coroutine function has a ``while True`` that nothing leaves."""
+    """Return whether a coroutine function has a ``while True`` without an exit."""
     return any(
         isinstance(loop, ast.While)
         and isinstance(loop.test, ast.Constant)

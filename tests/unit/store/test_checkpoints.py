@@ -1,4 +1,4 @@
-"""Status files are whole, and a disk that cannot be written stops nothing."""
+"""Status files are written atomically, and an unwritable disk blocks nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def running(store: Store) -> Container:
 
 
 class Disk:
-    """Writes of the status file fail as told; those of the copy as well, if told."""
+    """Writes of the status file fail on demand; those of the copy as well, if requested."""
 
     def __init__(self, store: Store) -> None:
         self.error: OSError | None = None
@@ -82,7 +82,7 @@ async def test_an_unwritable_disk_does_not_block_a_stop(
     assert (container.state, container.status.exit_code) == (ContainerState.EXITED, 9)
     assert container.exited.is_set()
     assert store.checkpoints.unsaved == 1
-    # a server that is started now finds the exit all the same
+    # a server that is started now finds the exit nevertheless
     assert store.checkpoints.load("c1") == container.status
     # …and the file itself once the disk can be written
     disk.error = None

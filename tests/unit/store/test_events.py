@@ -1,4 +1,4 @@
-"""Events wait for those who read them, in bounded numbers and for a bounded time."""
+"""Events wait for their readers, in limited numbers and for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes are saved, then seen, then told; the lifecycle table decides what may change."""
+"""Changes are saved, then visible, then sent; the lifecycle table decides what may change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_every_sandbox_event_in_every_state(
 ) -> None:
     sandbox = a_sandbox(store, state)
     with store.events.follow():
-        pass  # what waited, from its creation
+        pass  # the events since its creation
     with store.events.follow() as told:
         move = lifecycle.SANDBOX_TRANSITIONS.get((state, event))
         if move is None:
@@ -182,7 +182,7 @@ async def test_what_was_removed_does_not_change(store: Store) -> None:
         await container.amend(reason="OOMKilled")
     await container.fire(ContainerEvent.REMOVED)
     with store.events.follow():
-        pass  # what waited, from its life
+        pass  # the events of its life
     with store.events.follow() as told:
         with pytest.raises(FailedPrecondition, match="was removed"):
             await container.fire(ContainerEvent.REMOVED)

@@ -1,4 +1,4 @@
-"""The records have the built-in plugin's shapes, both ways."""
+"""The records have the built-in plugin's format, in both directions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 @st.composite
 def messages(draw: st.DrawFn, kind: type[Message], depth: int = 4) -> Message:
-    """Any message of the kind, nested ones included."""
+    """Any message of the type, including nested ones."""
     message = kind()
     fields: st.SearchStrategy[Any] = st.sampled_from(list(kind.DESCRIPTOR.fields))
     for field in draw(st.lists(fields, max_size=3, unique_by=lambda field: field.name)):

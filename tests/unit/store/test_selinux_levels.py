@@ -1,4 +1,4 @@
-"""SELinux levels: one for each pod, in use as long as its objects are, and nothing to leak."""
+"""SELinux levels: one for each pod, in use as long as its objects exist, so none can leak."""
 
 from __future__ import annotations
 

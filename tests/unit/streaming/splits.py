@@ -1,4 +1,4 @@
-"""Any split of the input gives the same events: how the state machines' tests cut their input."""
+"""Any split of the input gives the same events: how tests of the state machines cut their input."""
 
 from __future__ import annotations
 

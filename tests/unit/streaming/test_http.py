@@ -1,4 +1,4 @@
-"""The request of a streaming client: what is accepted, and what each fault is answered."""
+"""The request of a streaming client: what is accepted, and the response to each fault."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_any_split_gives_the_same_request(at: list[int]) -> None:
 
 
 def test_an_upgrade_response_has_only_our_headers() -> None:
-    """What a client sends never comes back in the answer, but for a protocol that we know."""
+    """Nothing a client sends is repeated in the response, except a protocol that we support."""
     evil = {**WS, "Sec-WebSocket-Protocol": "v5.channel.k8s.io, evil"}
     upgrade = accepted(request(evil), "exec")
     assert isinstance(upgrade, Upgrade)

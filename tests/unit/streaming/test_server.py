@@ -1,4 +1,4 @@
-"""The listener, its clients and their sessions, with commands and containers made up."""
+"""The listener, its clients and their sessions, with fake commands and containers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAMES = ("error", "stdin", "stdout")
 
 
 class Pipe:
-    """One direction of a made-up command."""
+    """One direction of a fake command."""
 
     def __init__(self) -> None:
         self.parts: asyncio.Queue[bytes] = asyncio.Queue()
@@ -329,7 +329,9 @@ async def test_a_client_that_disconnects_while_paused_is_detected(
     async with connected(url, transport, names=(*NAMES, "resize")) as streams:
         command = await world.command()
         command.input.takes.clear()
-        await streams.send("stdin", b"x" * 300_000)  # more than we take, less than the kernel does
+        await streams.send(
+            "stdin", b"x" * 300_000
+        )  # more than we buffer, less than the kernel does
         await asyncio.sleep(0.1)
         assert command.calls == []
         streams.vanish()

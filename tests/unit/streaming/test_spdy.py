@@ -39,7 +39,7 @@ def data(stream: int, content: bytes, flags: int = 0) -> bytes:
 
 
 class Blocks:
-    """Header blocks as one connection compresses them, one after the other."""
+    """Header blocks as one connection compresses them, in sequence."""
 
     def __init__(self) -> None:
         self._deflate = zlib.compressobj(9, zdict=DICTIONARY)
@@ -60,7 +60,7 @@ def syn(stream: int, block: bytes, flags: int = 0) -> bytes:
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The events, the parts of one frame's data put together."""
+    """The events, with the parts of one frame's data joined."""
     result: list[Event] = []
     for event in events:
         last = result[-1] if result else None
@@ -102,7 +102,7 @@ def frames(output: bytes) -> list[tuple[int, bytes]]:
 
 def test_the_dictionary_is_the_specification_s() -> None:
     assert len(DICTIONARY) == 1423
-    assert zlib.adler32(DICTIONARY) == 0xE3C6A7C2  # as every compressed header block says
+    assert zlib.adler32(DICTIONARY) == 0xE3C6A7C2  # the prefix of every compressed header block
 
 
 def test_a_new_connection_announces_its_limits() -> None:
@@ -146,7 +146,7 @@ SESSION: list[tuple[Callable[[Blocks], bytes], list[Event]]] = [
     ),
     (lambda b: control(FrameType.GOAWAY, struct.pack(">II", 0, 0)), [WentAway(0)]),
 ]
-"""Frames of one connection, and what each is."""
+"""Frames of one connection, and their meaning."""
 
 
 def recorded() -> tuple[bytes, list[Event]]:
@@ -181,7 +181,7 @@ def test_bytes_one_by_one_give_the_same_events() -> None:
 
 @given(st.binary(max_size=400), cuts(4))
 def test_no_input_breaks_it(noise: bytes, at: list[int]) -> None:
-    """Whatever is received, it gives events; and none after it failed."""
+    """Any input produces events, and none after a failure."""
     connection = with_streams(1, 3)
     found = [event for piece in pieces(noise, at) for event in connection.receive(piece)]
     assert not any(isinstance(event, Failed) for event in found[:-1])
@@ -292,7 +292,7 @@ def test_a_peer_has_a_limited_number_of_streams(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_peer_that_ignores_windows_is_not_held_to_them() -> None:
-    """Go's spdystream never sends WINDOW_UPDATE: 64 KiB would be the end of every output."""
+    """Go's spdystream never sends WINDOW_UPDATE: every output would end after 64 KiB."""
     connection = with_streams(1)
     connection.send(1, b"x" * 200_000)
     assert connection.room(1) > 1 << 20

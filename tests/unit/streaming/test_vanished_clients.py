@@ -1,4 +1,4 @@
-"""A client whose network is gone: it says nothing, and no packet of it ever comes again."""
+"""A client whose network is gone: no packet of it ever arrives again."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def copy(a, b):
 threading.Thread(target=copy, args=(far, near), daemon=True).start()
 copy(near, far)
 """
-"""Runs over there and carries the bytes of a client here, who reaches it by a unix socket."""
+"""Runs in the other namespace and forwards the bytes of a client here, over a unix socket."""
 
 
 @pytest.mark.parametrize("what", ["idle", "waits for bytes"])

@@ -37,7 +37,7 @@ def frame(
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The events, consecutive data of one channel put together."""
+    """The events, with consecutive data of one channel joined."""
     result: list[Event] = []
     for event in events:
         last = result[-1] if result else None
@@ -165,7 +165,7 @@ def test_what_is_sent(protocol: str, sent: bytes) -> None:
 
 
 def test_a_giant_frame_is_given_in_parts() -> None:
-    """Nothing of a message is kept, so that its length does not matter."""
+    """No part of a message is kept, so its length does not matter."""
     socket = WebSocket()
     head = struct.pack(">BBQ", 0x82, 0x80 | 127, 1 << 40) + MASK
     assert list(socket.receive(head)) == []

@@ -1,4 +1,4 @@
-"""What a dead shim left is deleted by runc, with the options that the container was made with."""
+"""runc deletes what a dead shim left, with the options of the container."""
 
 from __future__ import annotations
 

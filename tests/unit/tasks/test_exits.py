@@ -1,4 +1,5 @@
-"""A task's end is learnt once, never from a broken call, and dealt with until that went through."""
+"""A task's exit is observed once, never inferred from a failed call, and handled until that
+succeeds."""
 
 from __future__ import annotations
 
@@ -167,7 +168,7 @@ async def test_an_exit_outlives_a_server_that_ends_while_the_output_drains(world
     task.end(42)
     await draining.wait()
     assert container.state is ContainerState.RUNNING
-    # what comes while the output drains must not write the old state over the exit
+    # an event that arrives while the output drains must not write the old state over the exit
     await container.amend(reason="OOMKilled")
     await world.exits.stop()
     assert world.containerd.running == {}

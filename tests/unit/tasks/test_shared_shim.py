@@ -1,4 +1,4 @@
-"""Pods are told to daemons that can be told, and the record is gone with the pod."""
+"""Pods are announced to daemons with a sandbox store, and the record is deleted with the pod."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_pod_is_announced_and_withdrawn() -> None:
     daemon = FakeContainerd()
     await shared_shim.announce(real(daemon), facts.Handler(name="runc"), POD)
     assert daemon.announced == {"pod"}
-    for _ in range(2):  # what is gone stays gone
+    for _ in range(2):  # a deleted record stays deleted
         await shared_shim.withdraw(real(daemon), "pod")
     assert daemon.announced == set()
 

@@ -1,4 +1,4 @@
-"""Shims and OCI runtimes are found by what they were started with, and only those are ended."""
+"""Shims and OCI runtimes are found by their command lines, and only those are ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.append(process)
         while not any(found.pid == process.pid for found in shims.running()):
             assert process.poll() is None
-            time.sleep(0.005)  # it is still this process until its exec
+            time.sleep(0.005)  # still this process until its exec
         return process
 
     yield started
@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where shims listen."""
+    """The directory of shim sockets."""
     directory = tmp_path / "s"
     directory.mkdir()
     monkeypatch.setattr(shims, "_SOCKETS", directory)

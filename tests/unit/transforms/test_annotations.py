@@ -1,4 +1,4 @@
-"""Annotations by which pods ask for things, and those that this server itself writes."""
+"""Annotations with which pods request things, and those that this server writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_pod_annotations_never_replace_those_of_this_server() -> None:
     asked = {"io.example/asked": "1"}
     assert oci_specs.build_pod(evil_pod, handler=OPEN).spec.annotations == pod | asked
     built = oci_specs.build_container(evil_container, evil_pod, handler=OPEN).spec.annotations
-    # of the kubelet's sums a container's spec has none, so there its pod's author may write them
+    # a container's spec has none of the kubelet's sums, so there its pod's author may write them
     sums = sandbox_resources(resources=POD.linux.resources)
     assert {key: built[key] for key in built if key not in sums} == container | asked
 

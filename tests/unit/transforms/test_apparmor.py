@@ -1,4 +1,4 @@
-"""The default AppArmor profile, on nodes that have all of what it includes and less."""
+"""The default AppArmor profile, on nodes that have all of its includes or only some."""
 
 from __future__ import annotations
 

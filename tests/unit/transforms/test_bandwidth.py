@@ -1,4 +1,4 @@
-"""What plugins are told of a pod."""
+"""What CNI plugins are told about a pod."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCHEMA: Final = json.loads(
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without room for other keys."""
+    """The schema, with other keys forbidden."""
     closed = {
         name: {**body, "additionalProperties": False} for name, body in schema["$defs"].items()
     }

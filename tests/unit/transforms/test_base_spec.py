@@ -1,4 +1,4 @@
-"""A handler's own base spec: what survives, what a request adds to, and what it decides."""
+"""A handler's own base spec: what is kept, what a request adds, and what a request decides."""
 
 from __future__ import annotations
 

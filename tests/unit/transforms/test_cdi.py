@@ -1,4 +1,4 @@
-"""CDI specs: what is refused with which place, which device wins, and the edits of an OCI spec."""
+"""CDI specs: refusals with their place, which device wins, and the edits of an OCI spec."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SPEC: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """``SPEC`` with one other value; None leaves the key out."""
+    """``SPEC`` with one other value; None omits the key."""
     spec = copy.deepcopy(SPEC)
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
     at: Any = spec

@@ -1,4 +1,4 @@
-"""Block I/O and RDT classes: which annotation counts, and what becomes of it."""
+"""Block I/O and RDT classes: which annotation counts, and its effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ids of the node the ids of a pod are."""
+"""Which IDs of the node correspond to the IDs of a pod."""
 
 from __future__ import annotations
 

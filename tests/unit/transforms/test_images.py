@@ -1,4 +1,4 @@
-"""What the kubelet is told of an image's user, which runAsNonRoot is decided by."""
+"""The user of an image as reported to the kubelet, which checks runAsNonRoot with it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from runtime.transforms import images
         ("0" * 30, 0, ""),
         ("0" * 30 + "7", 7, ""),
         (":50", None, ""),
-        # refused when a container is made, so what is told must not read as a name
+        # refused when a container is created, so it must not be reported as a name
         ("2147483648", 2147483648, ""),
         (str(2**63 - 1), 2**63 - 1, ""),
-        # beyond what the CRI can carry: as a name, the kubelet refuses it under runAsNonRoot
+        # beyond the CRI's range: reported as a name, it is refused by the kubelet under
+        # runAsNonRoot
         (str(2**63), None, str(2**63)),
         ("9" * 5000, None, "9" * 5000),
         ("\N{ARABIC-INDIC DIGIT ONE}", None, "\N{ARABIC-INDIC DIGIT ONE}"),

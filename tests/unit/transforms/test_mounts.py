@@ -1,4 +1,4 @@
-"""What is mounted, where, in which order and how."""
+"""The mounts of a container: place, order and options."""
 
 from __future__ import annotations
 

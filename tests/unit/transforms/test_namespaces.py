@@ -1,4 +1,4 @@
-"""Namespaces of pods and containers, and the sysctls that go with them."""
+"""Namespaces of pods and containers, and the sysctls that belong to them."""
 
 from __future__ import annotations
 

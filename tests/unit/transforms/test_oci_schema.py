@@ -1,4 +1,4 @@
-"""The schema of spec/oci against the one that Debian ships, and against itself."""
+"""The schema in spec/oci compared with the one that Debian ships, and its own consistency."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Published:
         }
 
     def resolve(self, node: dict[str, Any]) -> dict[str, Any]:
-        """The definition that a node stands for, with what its ``allOf`` and ``anyOf`` add."""
+        """The definition of a node, including its ``allOf`` and ``anyOf``."""
         while "$ref" in node:
             file, _, pointer = node["$ref"].partition("#")
             node = self.files[file]
@@ -58,7 +58,7 @@ def absolute(node: Any, file: str) -> Any:
 
 
 def own(node: dict[str, Any]) -> dict[str, Any]:
-    """The definition that a node of our schema stands for."""
+    """The definition of a node of our schema."""
     while "$ref" in node:
         node = SCHEMA["$defs"][node["$ref"].removeprefix("#/$defs/")]
     return node
@@ -67,7 +67,7 @@ def own(node: dict[str, Any]) -> dict[str, Any]:
 def differences(
     published: Published, theirs: dict[str, Any], ours: dict[str, Any], path: str
 ) -> Iterator[str]:
-    """Say for each place where the published schema knows more than ours, or another type."""
+    """Report each place where the published schema has more than ours, or another type."""
     theirs = published.resolve(theirs)
     ours = own(ours)
     wanted = theirs.get("type")

@@ -1,4 +1,4 @@
-"""Limits of a cgroup, there and back."""
+"""Cgroup limits, in both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capabilities, seccomp, AppArmor and hidden paths."""
+"""Capabilities, seccomp, AppArmor and masked paths."""
 
 from __future__ import annotations
 

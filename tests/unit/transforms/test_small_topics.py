@@ -41,7 +41,7 @@ def test_cgroups_path(parent: str, systemd: bool, expected: str) -> None:
         "/kubepods/" + "x" * 256,
         "/" + "pod/" * 1000,
         "x" * 250 + ".slice",
-        "-".join(["x"] * 125) + ".slice",  # its directory has the sum of all its prefixes
+        "-".join(["x"] * 125) + ".slice",  # its directory has the total length of all its prefixes
     ],
 )
 @pytest.mark.parametrize("systemd", [True, False])

@@ -1,4 +1,4 @@
-"""Credentials reach the right host in the right form, and nothing else."""
+"""Credentials are sent to the right host in the right form, and nowhere else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEARER = Challenge(
 
 
 def said(**auth: str) -> Credentials:
-    """What an ``AuthConfig`` means."""
+    """The credentials of an ``AuthConfig``."""
     request = api_pb2.PullImageRequest(auth=api_pb2.AuthConfig(**auth))
     return credentials(plan_pull_image(request))
 
@@ -139,7 +139,7 @@ def test_challenges_are_read(header: str, found: list[Challenge]) -> None:
     ids=["word", "equals", "quotes", "words", "escapes", "marks"],
 )
 def test_reading_a_long_header_takes_no_longer_than_its_length(header: str) -> None:
-    began = time.thread_time()  # what other processes take does not count
+    began = time.thread_time()  # time used by other processes does not count
     challenges(header)
     assert time.thread_time() - began < 0.5
 
@@ -171,7 +171,7 @@ def test_invalid_server_address_names_its_field() -> None:
 
 
 class TokenServer:
-    """Answers as told and keeps what it was sent."""
+    """Responds as configured and records requests."""
 
     def __init__(self, *answers: tuple[int, bytes]) -> None:
         self.answers = list(answers)

@@ -1,4 +1,4 @@
-"""Hosts are found and asked as containerd's ``hosts.toml`` says."""
+"""Hosts are found and used as containerd's ``hosts.toml`` defines."""
 
 from __future__ import annotations
 

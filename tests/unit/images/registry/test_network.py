@@ -1,4 +1,4 @@
-"""Proxies of the environment, and a registry's own words."""
+"""Proxies from the environment, and a registry's error messages."""
 
 from __future__ import annotations
 

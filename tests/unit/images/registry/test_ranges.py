@@ -1,4 +1,4 @@
-"""A blob in parts: in order, within the node's limit of downloads, and nothing left running."""
+"""A blob in parts: in order, within the node's limit of downloads, with nothing left running."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PART = 1000
 
 
 class Server:
-    """Answers for parts, the later ones first."""
+    """Returns parts, the later ones first."""
 
     def __init__(self) -> None:
         self.running = self.most = 0

@@ -1,4 +1,4 @@
-"""Redirects, encodings and parts, against a server that answers as told."""
+"""Redirects, encodings and ranges, against a server with configurable responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def always(server: MemoryRegistry, status: int = 200, body: bytes = b"", **headers: str) -> None:
-    """Answer everything so; underscores in names of headers stand for dashes."""
+    """Respond to everything like this; underscores in header names stand for dashes."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     async def answer(_: web.Request) -> web.Response:
@@ -153,7 +153,7 @@ async def test_rest_of_a_blob_from_servers_with_and_without_ranges(
     assert await rest(206, b"3456789") == b"3456789"
     assert await rest(200, b"0123456789") == b"3456789"
     assert await rest(200, gzip.compress(b"0123456789"), Content_Encoding="gzip") == b"3456789"
-    # as long as the rest of the blob: storage was told the layer's own encoding
+    # as long as the rest of the blob: storage labels the layer with its own encoding
     assert await rest(206, b"3456789", Content_Encoding="gzip") == b"3456789"
 
 
