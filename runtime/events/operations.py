@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from generated.cri import api_pb2
+from generated.lifecycle import SandboxState
 from generated.statuses import container_event_response
 from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.events.services import Containers, Sandboxes
@@ -39,7 +40,8 @@ class Events:
 
     async def _response(self, event: facts.Event) -> api_pb2.ContainerEventResponse:
         sandbox = event.sandbox
-        if sandbox is not None:
+        if sandbox is not None and sandbox.status.state is not SandboxState.READY:
+            # a ready pod had its addresses at that moment, even if it is stopped when this is read
             event = replace(event, sandbox=self._sandboxes.reachable(sandbox))
         statuses = [await self._shown(container) for container in event.containers]
         return container_event_response.read(event=replace(event, statuses=tuple(statuses)))

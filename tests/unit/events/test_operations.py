@@ -110,6 +110,23 @@ async def test_a_pod_without_its_network_namespace_has_no_addresses(
     assert told_of_stop.pod_sandbox_status.network.ip == ""
 
 
+async def test_an_event_that_is_read_late_has_the_addresses_of_its_moment(
+    node: World, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = facts.SandboxMetadata(
+        "two", "two", api_pb2.PodSandboxConfig(), netns_path="/run/netns/x", ip="10.0.0.9"
+    )
+    pod = node.store.sandboxes.add(metadata, facts.SandboxStatus(SandboxState.READY))
+    pod.fire(SandboxEvent.STOPPED)
+    monkeypatch.setattr(netns, "is_alive", lambda path: False)
+    told = [one for one in await some(events, 5) if one.container_id == "two"]
+    assert [(one.container_event_type, one.pod_sandbox_status.network.ip) for one in told] == [
+        (CREATED, "10.0.0.9"),
+        (STARTED, "10.0.0.9"),
+        (STOPPED, ""),
+    ]
+
+
 async def test_a_lost_pod_has_no_status(node: World, events: Events) -> None:
     await some(events, 2)
     made.container(node.store, "orphan", sandbox_id="lost")

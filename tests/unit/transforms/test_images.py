@@ -30,3 +30,19 @@ from runtime.transforms import images
 def test_number_or_name(user: str, uid: int | None, username: str) -> None:
     number = images.uid(user=user)
     assert (number.value if number else None, images.username(user=user)) == (uid, username)
+
+
+@pytest.mark.parametrize(
+    ("runtime_handler", "annotations", "handler"),
+    [
+        pytest.param("", {}, "", id="the default"),
+        pytest.param("kata", {}, "kata", id="field"),
+        pytest.param("", {"io.containerd.cri.runtime-handler": "kata"}, "kata", id="annotation"),
+        pytest.param("runc", {"io.containerd.cri.runtime-handler": "kata"}, "runc", id="both"),
+        pytest.param("", {"other": "kata"}, "", id="another annotation"),
+    ],
+)
+def test_an_image_is_unpacked_for_the_handler_that_the_pull_names(
+    runtime_handler: str, annotations: dict[str, str], handler: str
+) -> None:
+    assert images.handler(runtime_handler=runtime_handler, annotations=annotations) == handler
