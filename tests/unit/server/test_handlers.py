@@ -15,7 +15,7 @@ from grpc import aio
 from generated.cri import api_pb2
 from generated.handlers.redacted import REDACTED
 from generated.lifecycle import ContainerState, SandboxState
-from generated.plans import StopContainerPlan
+from generated.plans import ListImagesPlan, StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
 from tests.unit.server.fakes import Line, Thing, World, empty, world
@@ -195,6 +195,14 @@ async def test_every_rpc_is_overridden(cri: World) -> None:
                 await (call.read() if method.server_streaming else call)
             except aio.AioRpcError as error:
                 assert "Method not implemented" not in (error.details() or ""), method.name
+
+
+async def test_a_streamed_list_asks_for_what_its_filter_names(cri: World) -> None:
+    cri.operations.answers["list"] = lambda *_: api_pb2.ListImagesResponse()
+    wanted = api_pb2.ImageFilter(image=api_pb2.ImageSpec(image="busybox"))
+    call = cri.images.StreamImages(api_pb2.StreamImagesRequest(filter=wanted))
+    assert [part async for part in call] == []
+    assert cri.operations.calls == [("list", ListImagesPlan(image="busybox"))]
 
 
 async def test_a_streamed_list_comes_in_parts(cri: World, monkeypatch: pytest.MonkeyPatch) -> None:
