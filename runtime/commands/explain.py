@@ -51,7 +51,12 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """Formatted for people; the reason is wrapped."""
-        shown = "(absent)" if self.value is _ABSENT else json.dumps(self.value, ensure_ascii=False)
+        shown = json.dumps(self.value, ensure_ascii=False) if self.value is not _ABSENT else ""
+        if (
+            not shown
+        ):  # a plan that needs facts of the node or the image exists during creation only
+            plan = self.target.startswith("plan.")
+            shown = "(decided during creation, not saved)" if plan else "(absent)"
         yield textwrap.shorten(f"{self.target} = {shown}", 4 * _WIDTH, placeholder=" …")
         for entry in self.entries:
             how = f"{entry.by}({', '.join(entry.inputs)})" if entry.by else entry.fate
