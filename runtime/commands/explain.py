@@ -51,12 +51,12 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """Formatted for people; the reason is wrapped."""
-        shown = json.dumps(self.value, ensure_ascii=False) if self.value is not _ABSENT else ""
-        if (
-            not shown
-        ):  # a plan that needs facts of the node or the image exists during creation only
-            plan = self.target.startswith("plan.")
-            shown = "(decided during creation, not saved)" if plan else "(absent)"
+        if self.value is not _ABSENT:
+            shown = json.dumps(self.value, ensure_ascii=False)
+        elif self.target.startswith("plan."):  # it depends on the node or the image
+            shown = "(decided during creation, not saved)"
+        else:
+            shown = "(absent)"
         yield textwrap.shorten(f"{self.target} = {shown}", 4 * _WIDTH, placeholder=" …")
         for entry in self.entries:
             how = f"{entry.by}({', '.join(entry.inputs)})" if entry.by else entry.fate

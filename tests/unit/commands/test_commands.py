@@ -180,6 +180,11 @@ def test_an_absent_value_is_reported_as_absent() -> None:
     assert next(iter(next(found).lines())) == "linux.resources.memory.limit = (absent)"
 
 
+def test_a_plan_value_that_is_not_saved_is_said_to_be_so() -> None:
+    found = explain.explained({"plan": {}}, "ContainerConfig", "plan.user")
+    assert next(iter(next(found).lines())) == "plan.user = (decided during creation, not saved)"
+
+
 def test_keys_with_dots_are_one_step() -> None:
     whole = {"annotations": {"a.b/c": "x"}}
     assert explain.value_at(whole, "annotations[a.b/c]") == "x"
