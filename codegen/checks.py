@@ -75,7 +75,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
     inner = wrapped(kind, api) if rule.name != "required" else None
     if (inner or kind).name not in _FITS[rule.name]:
         raise SpecError(
-            f"the rule {rule.name} says nothing about {kind}, which {field.name} is",
+            f"the rule {rule.name} does not apply to {kind}, the type of {field.name}",
             rule.place,
             f"it fits {', '.join(sorted(_FITS[rule.name]))}",
             "rule-does-not-fit",
@@ -84,7 +84,7 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
         return
     if rule.name == "refused_keys" and not field.mapped:
         raise SpecError(
-            f"the rule refused_keys says nothing about {field.kind}, which {field.name} is",
+            f"the rule refused_keys does not apply to {field.kind}, the type of {field.name}",
             rule.place,
             "it fits maps",
             "rule-does-not-fit",
@@ -114,7 +114,7 @@ def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
         wanted = int if kind.name == "int" else str
         wrong = [value for value in rule.values if not isinstance(value, wanted)]
         if wrong:
-            reason = f"{wrong[0]!r} is no {kind}, which {field.name} is"
+            reason = f"{wrong[0]!r} is not {kind}, the type of {field.name}"
     if reason is not None:
         raise SpecError(
             f"the rule {rule.name} never holds: {reason}", rule.place, None, "rule-does-not-fit"
@@ -135,7 +135,7 @@ def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
         other = message.fields.get(str(value))
         if other is None or other is field:
             raise SpecError(
-                f"{rule.name} names {value}, which is no other field of {message.name}",
+                f"{rule.name} names {value}, which is not another field of {message.name}",
                 rule.place,
                 nearest(str(value), message.fields) or one_of(message.fields),
                 "rule-does-not-fit",

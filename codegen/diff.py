@@ -100,7 +100,7 @@ def at_revision(root: Path, revision: str) -> Specification:
     made = subprocess.run(asked, capture_output=True, check=False)
     if made.returncode:
         raise SpecError(
-            f"is no revision that holds spec/: {made.stderr.decode().strip()}",
+            f"is not a revision with spec/: {made.stderr.decode().strip()}",
             Place(revision),
             "give two pinned CRI versions, or git revisions",
         )

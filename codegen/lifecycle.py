@@ -133,7 +133,7 @@ class _Known:
         word = text(node)
         if word not in known:
             hint = nearest(word, known) or one_of(sorted(known))
-            self.problems.add(f"{word!r} is no {what}", node.place, hint)
+            self.problems.add(f"{word!r} is not a {what}", node.place, hint)
 
     def check_cri(self, node: Node, enum: str, what: str) -> None:
         """Record a word that is not a value of a CRI enum."""

@@ -229,7 +229,7 @@ class _Reader:
             self.problems.add(
                 f"the unit of {name} is that of nothing",
                 child(node, "unit").place,
-                "write it beside the file",
+                "write it next to the file",
             )
         known = {*value.given, *(k for k, _ in _pairs(node, "copied"))}
         for version in VERSIONS:
@@ -253,7 +253,7 @@ class _Reader:
                 )
         for label in sorted(known - set(own)):
             self.problems.add(
-                f"{label} is no label of {name}{where}", place, f"add it to the labels of {name}"
+                f"{label} is not a label of {name}{where}", place, f"add it to the labels of {name}"
             )
 
     def source(self, node: Node, kind: str, of: str) -> Source | None:
@@ -267,9 +267,7 @@ class _Reader:
         if of == "container" and found.root == "interface":
             self.problems.add("a container has no interface", node.place, "say of: interface")
         if of == "interface" and found.root not in ("interface", "sandbox"):
-            self.problems.add(
-                f"an interface knows no {found.root}", node.place, "say of: container"
-            )
+            self.problems.add(f"an interface has no {found.root}", node.place, "say of: container")
         return found
 
     def _taken(self, node: Node, version: str) -> Taken:

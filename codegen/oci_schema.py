@@ -99,7 +99,7 @@ class ObjectReader:
         name: str | None = self.body.get("x-identity")
         if name is not None and (name not in fields or fields[name].kind.name != "str"):
             self.problems.add(
-                f"x-identity of {self.name} names {name}, which is no string property of it",
+                f"x-identity of {self.name} names {name}, which is not a string property of it",
                 load.at(self.node, ["x-identity"]).place,
                 nearest(str(name), fields),
             )

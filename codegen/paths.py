@@ -141,7 +141,7 @@ class Paths:
         """The type of the object at ``path`` of the OCI spec, or after ``cni.`` of what CNI plugins
         receive, and whether the path is a list of it."""
         if path.startswith("cni."):
-            kind, walked = Kind("cni", CNI_ROOT), "what CNI plugins are told"
+            kind, walked = Kind("cni", CNI_ROOT), "the input of CNI plugins"
             for step in path.split(".")[1:]:
                 known = self._members(kind)
                 if step not in known:
@@ -189,7 +189,7 @@ class Paths:
         known = next((told.fields for told in self.told if told.root == root), {})
         if name not in known:
             raise SpecError(
-                f"what CNI plugins are told has no {path.removeprefix('cni').strip('.[]')}",
+                f"the input of CNI plugins has no {path.removeprefix('cni').strip('.[]')}",
                 place,
                 nearest(name, known) or (one_of(known) if known else None),
                 "unknown-target",

@@ -66,7 +66,7 @@ def _read(
     message = body.get("x-message", "")
     if message not in api.messages:
         problems.add(
-            f"x-message names {message!r}, which is no message of the CRI",
+            f"x-message names {message!r}, which is not a message of the CRI",
             load.at(node, ["x-message"]).place,
             nearest(str(message), api.messages),
         )

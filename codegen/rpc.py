@@ -288,7 +288,7 @@ class _Reader:
         path = child(node, "field")
         field = self._field(request, path)
         if field is not None and field.kind.name != "str":
-            self.problems.add(f"{text(path)} holds no id: it is {field.kind}", path.place)
+            self.problems.add(f"{text(path)} is not an ID: it is {field.kind}", path.place)
         return Subject(
             kind=text(child(node, "kind")),
             field=text(path),
@@ -303,7 +303,7 @@ class _Reader:
         for state in values(child(node, "allowed")):
             if known and text(state) not in known:
                 self.problems.add(
-                    f"{text(state)} is no state of a {text(kind)}",
+                    f"{text(state)} is not a state of a {text(kind)}",
                     state.place,
                     nearest(text(state), known) or one_of(known),
                 )
@@ -320,7 +320,7 @@ class _Reader:
         if of is None or of.operation is None or of.subject is not None:
             lists = [name for name, r in unary.items() if r.operation and name.startswith("List")]
             self.problems.add(
-                f"{text(node)} is no served list",
+                f"{text(node)} is not a served list",
                 node.place,
                 nearest(text(node), lists) or one_of(lists),
             )
@@ -359,7 +359,7 @@ class _Reader:
             )
         elif field.message or field.repeated or field.mapped:
             self.problems.add(
-                f"{text(path)} is no single value", path.place, "name a field below it"
+                f"{text(path)} is not a single value", path.place, "name a field below it"
             )
 
     def _field(self, message: Message, path: Node) -> Field | None:
@@ -377,7 +377,7 @@ class _Reader:
                 return None
             if number + 1 < len(steps):
                 if found.message is None or found.repeated or found.mapped:
-                    self.problems.add(f"{step} of {message.name} is no message", path.place)
+                    self.problems.add(f"{step} of {message.name} is not a message", path.place)
                     return None
                 message = self.api.messages[found.message]
         return found

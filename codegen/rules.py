@@ -130,7 +130,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
             if partner is None or partner.by is None:
                 known = [e.name for e in owner.file.entries.values() if e.by]
                 yield (
-                    f"{entry.name} says with {entry.partner}, which is no computed entry of "
+                    f"{entry.name} says with {entry.partner}, which is not a computed entry of "
                     f"{owner.message.name}",
                     place,
                     nearest(name, known) or one_of([*known, *owner.file.targets]),

@@ -35,7 +35,7 @@ def check(scope: Scope, entry: Entry) -> None:
             raise SpecError(
                 f"{entry.name} takes no 'of'",
                 place,
-                "it says whose the fields of an answered message are, beside copy: fields",
+                "it says whose the fields of a response message are, together with copy: fields",
                 "key-does-not-fit",
             )
         if key in _ONLY_TAKING and not scope.file.takes:

@@ -69,7 +69,7 @@ def check_asked(word: str, source: Source, place: Place) -> None:
         fits = source.kind.name in _WHEN_FITS[word]
     if not fits:
         raise SpecError(
-            f"when: {word} cannot be asked of {source.path}, which is {source.kind}",
+            f"when: {word} does not apply to {source.path}, which is {source.kind}",
             place,
             "set is for what has presence, nonzero for numbers and booleans, nonempty for "
             "strings, lists and maps",

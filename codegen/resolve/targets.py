@@ -108,7 +108,7 @@ def _copied_items(
     item = scope.files[message].item if message in scope.files else None
     if item is None or target.path not in [given.path for given in item.of]:
         raise SpecError(
-            f"{source.path} is {source.kind}, which is no item of {target.path}",
+            f"{source.path} is {source.kind}, which is not an item of {target.path}",
             entry.value_place,
             f"say so in item: of the mapping of {message}, or compute the target",
             "type-does-not-fit",

@@ -202,7 +202,7 @@ def _version(text: _Text, whole: Json) -> str:
 def _network_name(text: _Text, whole: Json) -> str:
     name = whole.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problem = "the network has no name" if name is None else f"{name!r} is no network name"
+        problem = "the network has no name" if name is None else f"{name!r} is not a network name"
         remedy = "name: letters, digits, and after the first also _ . -"
         raise text.error(whole, problem, remedy, "name")
     return name
@@ -213,7 +213,7 @@ def _plugin(text: _Text, config: object) -> CniPlugin:
         raise text.error(config, "a plugin must be an object", "write {type: …}", "plugins")
     kind = config.get("type")
     if not isinstance(kind, str) or not kind or "/" in kind:
-        problem = "a plugin has no type" if kind is None else f"{kind!r} is no plugin's type"
+        problem = "a plugin has no type" if kind is None else f"{kind!r} is not a plugin's type"
         raise text.error(config, problem, "type: the name of an executable in cni.bin_dirs")
     capabilities = config.get("capabilities", {})
     if not isinstance(capabilities, dict):

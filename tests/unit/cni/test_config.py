@@ -92,7 +92,7 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
             '{\n "cniVersion": "1.0.0",\n "plugins": []}',
             "x.conflist:1: the network has no name; name: letters, digits",
         ),
-        ('{\n "name": "a/b"}', "x.conflist:2: 'a/b' is no network name; name: letters"),
+        ('{\n "name": "a/b"}', "x.conflist:2: 'a/b' is not a network name; name: letters"),
         (
             '{"name": "a",\n "cniVersion": "3.0.0"}',
             "x.conflist:2: cniVersion '3.0.0' is unknown here; use one of 0.1.0, 0.2.0",
@@ -104,7 +104,10 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
             '{"name": "a", "plugins": [\n {"type": "x"},\n {"typ": "y"}]}',
             "x.conflist:3: a plugin has no type; type: the name of an executable in cni.bin_dirs",
         ),
-        ('{"name": "a", "plugins": [\n {"type": "../x"}]}', "x.conflist:2: '../x' is no plugin's"),
+        (
+            '{"name": "a", "plugins": [\n {"type": "../x"}]}',
+            "x.conflist:2: '../x' is not a plugin's",
+        ),
         (
             '{"name": "a", "plugins": [\n {"type": "x",\n "capabilities": ["dns"]}]}',
             "x.conflist:3: capabilities of x must be an object; write",

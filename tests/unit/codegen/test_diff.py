@@ -127,11 +127,11 @@ def test_a_revision_is_compared_with_the_working_tree(
         "- **table-changed** `rpc.Version.served_by`: node.version → node.versions\n"
     )
     assert main(["--root", str(tmp_path), "diff", "no-such-revision"]) == 1
-    assert "is no revision that holds spec/" in capsys.readouterr().err
+    assert "is not a revision with spec/" in capsys.readouterr().err
 
 
 def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="is no revision"):
+    with pytest.raises(SpecError, match="is not a revision"):
         diff.at_revision(tmp_path, "HEAD")
 
 

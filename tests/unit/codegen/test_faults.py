@@ -67,11 +67,11 @@ def test_mistakes_in_all_files_are_reported_together(tmp_path: Path) -> None:
         ("spec/rpc.yaml", "unknown key 'served' in Version"),
         ("spec/rpc.yaml", "Version needs exactly one of served_by, batches_of and unserved; "
          "states need an object"),
-        ("spec/lifecycle.yaml", "'SANDBOX_READI' is no CRI state"),
+        ("spec/lifecycle.yaml", "'SANDBOX_READI' is not a CRI state"),
         ("spec/oci/default_sandbox.json", "ociVersion must be of type string"),
         ("spec/oci/seccomp.json", "is not JSON"),
         ("spec/oci/runtime.schema.json",
-         "x-identity of LinuxDevice names pat, which is no string property of it"),
+         "x-identity of LinuxDevice names pat, which is not a string property of it"),
         ("spec/mapping/mount.yaml", "flow says 'inn'"),
         ("spec/mapping/key_value.yaml",
          "message must name a message of the CRI, as in runtime.v1.ContainerConfig"),

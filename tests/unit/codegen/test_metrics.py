@@ -161,7 +161,11 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
             "v2: {file: cpu.stat, key: nr_periods}",
             "no metric uses the file memory.current of cgroup v2",
         ),
-        ("[device, major, minor, operation]", "[device]", "operation is no label of container_io"),
+        (
+            "[device, major, minor, operation]",
+            "[device]",
+            "operation is not a label of container_io",
+        ),
         (
             "labels: [pagesize]",
             "labels: [pagesize, size]",
@@ -201,7 +205,7 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
         (
             "copy: interface.rx_bytes",
             "copy: root_filesystem.size",
-            "an interface knows no root_filesystem",
+            "an interface has no root_filesystem",
         ),
         ("type: gauge", "type: histogram", "says 'histogram'"),
         ("form: keyed", "form: json", "says 'json'"),
