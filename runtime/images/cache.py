@@ -7,13 +7,13 @@ content is unusable (not fetched, broken, for another platform) is kept but make
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from runtime.errors import InvalidArgument
 from runtime.images import reference as image_reference
-from runtime.images.manifest import Config, Descriptor, Manifest, chain_ids
+from runtime.images.manifest import Config, Descriptor, Index, Manifest, chain_ids
 from runtime.transforms.facts import Image
 
 PINNED: Final = {"io.cri-containerd.pinned": "pinned"}
@@ -42,6 +42,18 @@ class Content:
     @property
     def image_id(self) -> str:
         return self.manifest.config.digest
+
+
+def content_of(
+    top: Index | Manifest,
+    manifest: Manifest,
+    config: Config,
+    read: Iterable[tuple[Index | Manifest, int]],
+) -> Content:
+    """The content of a record whose target is ``top``; ``read`` has the documents that were read on
+    the way and their bytes, those for other platforms included."""
+    size = sum(length for one, length in read if one is top or one is manifest)
+    return Content(manifest, config, size + manifest.size)
 
 
 class ImageCache:

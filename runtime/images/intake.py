@@ -143,9 +143,11 @@ class Intake:
                 lease=lease,
             )
             labels = self._store.labels_for(str(reference))
-            image_id = pulled.config.digest
+            image_id = pulled.content.image_id
             names = self._record_names(reference, pulled.target, image_id)
-            await asyncio.gather(*(self._store.put(n, pulled.target, labels) for n in names))
+            await asyncio.gather(
+                *(self._store.put(n, pulled.target, labels, pulled.content) for n in names)
+            )
         image = self._cache.find(image_id)
         if image is None:
             raise NotFound(f"image {reference} was removed while it was pulled")

@@ -9,16 +9,17 @@ fetched and unpacked only once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from runtime.config.tables import ImagesTable
 from runtime.containerd.client import Containerd, Metadata
 from runtime.errors import FailedPrecondition, NotFound, Unknown
 from runtime.images import content
+from runtime.images.cache import Content, content_of
 from runtime.images.choice import choose
 from runtime.images.manifest import (
     DOCUMENT_LIMIT,
@@ -56,9 +57,8 @@ class Pulled:
 
     target: Descriptor
     """The target of the reference: an index or a manifest."""
-    config: Descriptor
-    """Its digest is the image ID."""
-    chain_id: str
+    content: Content
+    """What it leads to on this host."""
 
 
 class Puller:
@@ -145,27 +145,33 @@ class _Pull:
         self._source_label = source_label
         self._lease = lease
         self._configs: dict[str, Config] = {}
+        self._sizes: list[tuple[Index | Manifest, int]] = []
+        """The bytes of each index and manifest."""
+        self._unwritten: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """Documents that wait until the first layer is there."""
         self._writes: list[asyncio.Task[None]] = []
 
     async def run(self) -> Pulled:
-        """The whole pull. Documents are written in parallel, because containerd is slow to write
-        them."""
+        """The whole pull.
+
+        Documents are written while layers are unpacked: containerd makes one change at a time
+        durable, and the layers must not wait for theirs.
+        """
         try:
-            target, manifest = await self._manifest()
+            target, data = await self._source.manifest()
+            top = await self._parsed(target, data)
+            manifest = top
+            if isinstance(manifest, Index):
+                manifest = await choose(
+                    manifest, self._puller.platform, self._document, self._config
+                )
             config = await self._config(manifest.config)
-            chain_id = await self._layers(manifest, config)
+            await self._layers(manifest, config)
+            self._write_documents()
             await asyncio.gather(*self._writes)
-            return Pulled(target, manifest.config, chain_id)
+            return Pulled(target, content_of(top, manifest, config, self._sizes))
         finally:
             await _end(self._writes)
-
-    async def _manifest(self) -> tuple[Descriptor, Manifest]:
-        """The target of the reference, and the manifest for this host that it leads to."""
-        target, data = await self._source.manifest()
-        top = await self._parsed(target, data)
-        if isinstance(top, Index):
-            top = await choose(top, self._puller.platform, self._document, self._config)
-        return target, top
 
     async def _document(self, entry: Descriptor) -> Index | Manifest:
         descriptor, data = await self._source.manifest(entry.digest)
@@ -175,6 +181,7 @@ class _Pull:
         parsed = await content.parsed(parse, data, descriptor.media_type, descriptor.digest)
         labels = child_labels(parsed, layers=self._puller.keeps_layers)
         self._keep_document(descriptor, data, labels)
+        self._sizes.append((parsed, len(data)))
         return parsed
 
     async def _config(self, descriptor: Descriptor) -> Config:
@@ -199,8 +206,8 @@ class _Pull:
             raise Unknown(f"the bytes of {descriptor.digest} are wrong")
         return data
 
-    async def _layers(self, manifest: Manifest, config: Config) -> str:
-        """Fetch and unpack in parallel; returns the chain ID.
+    async def _layers(self, manifest: Manifest, config: Config) -> None:
+        """Fetch and unpack in parallel.
 
         A layer's download starts when the unpacker asks for it, because only the unpacker knows
         which layers are needed.
@@ -213,9 +220,10 @@ class _Pull:
                     if one.digest not in downloads:
                         downloads[one.digest] = asyncio.ensure_future(self._download(one))
             await _unless_one_fails(downloads[layer.digest], downloads.values())
+            self._write_documents()
 
         try:
-            return await self._puller.unpacker.unpack(
+            await self._puller.unpacker.unpack(
                 self._name,
                 manifest,
                 config.diff_ids,
@@ -233,12 +241,16 @@ class _Pull:
     def _keep_document(
         self, descriptor: Descriptor, data: bytes, labels: Mapping[str, str]
     ) -> None:
-        """Start to write a document that is in memory."""
+        """Have a document written that is in memory."""
 
         async def source(offset: int) -> AsyncGenerator[bytes, None]:
             yield data[offset:]
 
-        self._writes.append(asyncio.ensure_future(self._keep(descriptor, source, labels)))
+        self._unwritten.append(partial(self._keep, descriptor, source, labels))
+
+    def _write_documents(self) -> None:
+        self._writes += [asyncio.ensure_future(write()) for write in self._unwritten]
+        self._unwritten.clear()
 
     async def _keep(
         self,

@@ -26,7 +26,7 @@ from runtime.containerd.client import Containerd
 from runtime.errors import CriError, NotFound, from_rpc
 from runtime.images import content as image_content
 from runtime.images import reference as image_reference
-from runtime.images.cache import PINNED, Content, ImageCache, Record
+from runtime.images.cache import PINNED, Content, ImageCache, Record, content_of
 from runtime.images.choice import choose
 from runtime.images.manifest import (
     Config,
@@ -104,8 +104,17 @@ class ImageStore:
 
     # Changing containerd's records
 
-    async def put(self, name: str, target: Descriptor, labels: Mapping[str, str]) -> None:
-        """Ensure that a record with this name, target and labels exists (other labels are kept)."""
+    async def put(
+        self,
+        name: str,
+        target: Descriptor,
+        labels: Mapping[str, str],
+        content: Content | None = None,
+    ) -> None:
+        """Ensure that a record with this name, target and labels exists (other labels are kept).
+
+        ``content`` is that of the target, if known; otherwise it is read.
+        """
         image = _record_message(name, target, labels)
         async with self._turn(name):
             try:
@@ -119,7 +128,7 @@ class ImageStore:
                 answer = await self._containerd.images.Update(
                     images_pb2.UpdateImageRequest(image=image, update_mask=FieldMask(paths=paths))
                 )
-            await self._take(answer.image)
+            await self._take(answer.image, content)
 
     async def delete(self, name: str, *, sync: bool) -> None:
         """Delete a record; ``sync`` waits until containerd has collected its content."""
@@ -228,10 +237,11 @@ class ImageStore:
             await self._take(answer.image)
         await self._adopt([name])
 
-    async def _take(self, image: images_pb2.Image) -> None:
+    async def _take(self, image: images_pb2.Image, content: Content | None = None) -> None:
         target = Descriptor(image.target.media_type, image.target.digest, image.target.size)
-        content = None
-        if not self.cache.has_content(target):
+        if self.cache.has_content(target):
+            content = None
+        elif content is None:
             content = await self._read(image.name, target)
         self._note_change(image.name)
         self.cache.keep(Record(image.name, target, dict(image.labels)), content)
@@ -336,9 +346,7 @@ async def read_content(containerd: Containerd, target: Descriptor, platform: Pla
 
     top = await document(target)
     manifest = await choose(top, platform, document, config) if isinstance(top, Index) else top
-    # ignore what was read on the way and is for other platforms
-    size = sum(length for one, length in read if one is top or one is manifest)
-    return Content(manifest, await config(manifest.config), size + manifest.size)
+    return content_of(top, manifest, await config(manifest.config), read)
 
 
 def _record_message(name: str, target: Descriptor, labels: Mapping[str, str]) -> images_pb2.Image:

@@ -33,6 +33,8 @@ _OCI_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 Fetched = Callable[[Descriptor], Awaitable[None]]
 """Returns when the layer's blob is in the content store."""
+_Ready = Callable[[], Awaitable[None]]
+"""The same for one layer."""
 
 
 async def snapshot_exists(containerd: Containerd, snapshotter: str, name: str) -> bool:
@@ -132,8 +134,6 @@ class Unpacker:
         about = snapshot_labels.of_layers(image, manifest, annotations=self._annotations)
         first = await self._held(lease, snapshotter, chain)
         for i in range(first, len(chain)):
-            if not self._annotations:
-                await fetched(layers[i])
             step = _Step(
                 f"layer {i + 1} of {len(chain)} ({layers[i].digest}) of {image}",
                 layers[i],
@@ -144,10 +144,30 @@ class Unpacker:
                 lease,
                 about[i],
             )
-            work = partial(self._apply, step, fetched if self._annotations else None)
-            if not await self._steps.run((snapshotter, chain[i]), work):
-                await self._keep(lease, snapshotter, chain[i])
+            await self._take(step, partial(fetched, layers[i]))
         return chain[-1] if chain else ""
+
+    async def _take(self, step: _Step, fetched: _Ready) -> None:
+        """Have the layer's snapshot, under our lease.
+
+        The layer is fetched while its snapshot is prepared, unless the snapshotter may provide it.
+        """
+        if self._annotations:
+            await self._unpacked(step, fetched)
+            return
+        fetching = asyncio.ensure_future(fetched())
+        try:
+            await self._unpacked(step, lambda: fetching)
+            # another pull may have unpacked it: its lease protects the blob, and ours must as well
+            await fetching
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+
+    async def _unpacked(self, step: _Step, fetched: _Ready) -> None:
+        work = partial(self._apply, step, fetched)
+        if not await self._steps.run((step.snapshotter, step.chain_id), work):
+            await self._keep(step.lease, step.snapshotter, step.chain_id)
 
     async def _held(self, lease: Metadata, snapshotter: str, chain: Sequence[str]) -> int:
         """The number of unpacked layers, counted from the lowest, protected by the lease.
@@ -173,21 +193,20 @@ class Unpacker:
     async def _keep(self, lease: Metadata, snapshotter: str, name: str) -> None:
         await keep_in_lease(self._containerd, lease, f"snapshots/{snapshotter}", name)
 
-    async def _apply(self, step: _Step, fetched: Fetched | None) -> None:
+    async def _apply(self, step: _Step, fetched: _Ready) -> None:
         try:
             await self._apply_one(step, fetched)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"unpack {step.place}") from error
 
-    async def _apply_one(self, step: _Step, fetched: Fetched | None) -> None:
-        """Create the snapshot of a layer; ``fetched`` if the layer is not fetched yet."""
+    async def _apply_one(self, step: _Step, fetched: _Ready) -> None:
+        """Create the snapshot of a layer once it is ``fetched``."""
         prepared = await self._prepare(step)
         if prepared is None:
             return
         key, mounts = prepared
         try:
-            if fetched is not None:
-                await fetched(step.layer)
+            await fetched()
             async with self._slots:
                 applied = await self._containerd.diff.Apply(
                     diff_pb2.ApplyRequest(

@@ -17,7 +17,7 @@ from grpc import aio
 from generated.containerd import content_pb2, images_pb2
 from runtime.images.manifest import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from runtime.images.platforms import Platform
-from runtime.images.store import MANAGED, ImageStore
+from runtime.images.store import MANAGED, ImageStore, read_content
 
 NAME = "docker.io/library/app:1"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -174,6 +174,17 @@ async def test_a_stale_comparison_does_not_drop_a_pulled_image(
     daemon.answers.set()
     await comparing
     assert names(store) == [NAME]
+
+
+async def test_content_that_a_pull_has_in_hand_is_not_read_again(
+    store: ImageStore, daemon: FakeContainerd
+) -> None:
+    target = daemon.image({"User": "7"})
+    client: Any = Client(daemon)
+    content = await read_content(client, target, Platform("linux", "amd64"))
+    daemon.blobs.clear()
+    await store.put(NAME, target, MANAGED, content)
+    assert [image.user for image in store.cache.images()] == ["7"]
 
 
 async def test_comparison_takes_what_changed_without_us(

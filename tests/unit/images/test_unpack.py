@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +88,7 @@ class Provider:
             raise rpc_error(grpc.StatusCode.NOT_FOUND)
 
     async def _prepare(self, request: Any, metadata: object) -> Any:
-        layer = request.labels["containerd.io/snapshot/cri.layer-digest"][7]
+        layer = request.labels.get("containerd.io/snapshot/cri.layer-digest", "sha256:?")[7]
         self.asked.append(f"prepare {layer}")
         if layer in self._provided:
             self._names.add(request.labels["containerd.io/snapshot.ref"])
@@ -162,3 +163,70 @@ async def test_layers_are_on_the_disk_before_they_count_or_the_pull_is_refused(n
         with pytest.raises(FailedPrecondition, match="needs containerd 2"):
             await unpacked(provider, image("a"), unpacker)
         assert provider.asked == []
+
+
+async def test_the_snapshot_is_prepared_while_the_layer_is_fetched() -> None:
+    provider = Provider(set())
+    prepare, arrived = provider.snapshots.Prepare, asyncio.Event()
+
+    async def waits_for_the_fetch(request: Any, metadata: object) -> Any:
+        await arrived.wait()
+        return await prepare(request, metadata)
+
+    async def fetch(layer: Descriptor) -> None:
+        provider.asked.append("fetch begins")
+        arrived.set()
+        await asyncio.sleep(0)
+
+    provider.snapshots.Prepare = waits_for_the_fetch
+    provider.fetched = fetch  # type: ignore[method-assign]
+    unpacker = Unpacker(provider)  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        await unpacked(provider, image("a"), unpacker)
+    assert provider.asked == ["fetch begins", "prepare ?", "apply a"]
+
+
+async def test_a_layer_that_another_pull_unpacks_is_fetched_for_this_one_as_well() -> None:
+    """Its blob is then protected by both leases."""
+    provider, fetched = Provider(set()), []
+    apply, held = provider.diff.Apply, asyncio.Event()
+
+    async def slow(request: Any, metadata: object) -> Any:
+        await held.wait()
+        return await apply(request, metadata)
+
+    async def fetch(layer: Descriptor) -> None:
+        fetched.append(layer.digest[7])
+
+    provider.diff.Apply = slow
+    provider.fetched = fetch  # type: ignore[method-assign]
+    unpacker = Unpacker(provider)  # type: ignore[arg-type]
+    pulls = [asyncio.create_task(unpacked(provider, image("a"), unpacker)) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    held.set()
+    await asyncio.gather(*pulls)
+    assert provider.asked == ["prepare ?", "apply a"]
+    assert fetched == ["a", "a"]
+
+
+async def test_a_pull_that_is_given_up_leaves_its_layer_to_the_one_beside_it() -> None:
+    provider = Provider(set())
+    never = asyncio.Event()
+    unpacker = Unpacker(provider)  # type: ignore[arg-type]
+
+    async def hangs(layer: Descriptor) -> None:
+        await never.wait()
+
+    async def arrives(layer: Descriptor) -> None:
+        pass
+
+    provider.fetched = hangs  # type: ignore[method-assign]
+    first = asyncio.create_task(unpacked(provider, image("a"), unpacker))
+    await asyncio.sleep(0.01)
+    provider.fetched = arrives  # type: ignore[method-assign]
+    second = asyncio.create_task(unpacked(provider, image("a"), unpacker))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    async with asyncio.timeout(5):
+        await second
+    assert provider.asked == ["prepare ?", "remove", "prepare ?", "apply a"]
