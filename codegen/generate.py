@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
 from codegen import (
     cni_schema,
     cri_api,
@@ -20,6 +22,7 @@ from codegen import (
     mapping_file,
     metrics,
     oci_schema,
+    older,
     plan,
     plan_schema,
     protoc,
@@ -68,6 +71,7 @@ _SPEC_OF = {
     "cni.py.j2": cni_schema.FILE,
     "lifecycle.py.j2": lifecycle.FILE,
     "metrics.py.j2": metrics.FILE,
+    "handlers/older.py.j2": older.FILE,
 }
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
@@ -95,6 +99,8 @@ class Project:
     lifecycle: Lifecycle
     rpcs: Rpcs
     metrics: metrics.Metrics
+    older: tuple[older.OlderService, ...]
+    """Services of older packages that are served as well."""
     defaults: Mapping[str, Any]
     """The default specs, as decoded JSON."""
 
@@ -113,15 +119,22 @@ def load_project(root: Path) -> Project:
     measured = (
         problems.attempt(lambda: metrics.read(root, found.paths, problems)) if found else None
     )
+    former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
     defaults = default_specs(root, problems)
     problems.stop_if_any()
-    assert found and machines and rpcs and measured
-    return Project(root, found, machines, rpcs, measured, defaults)
+    assert found and machines and rpcs and measured and former is not None
+    return Project(root, found, machines, rpcs, measured, former, defaults)
 
 
 def read_api(root: Path) -> Api:
     """The current CRI."""
     return cri_api.load(cri_api.pinned(root), stubs.current_version(root))
+
+
+def current_proto(root: Path) -> FileDescriptorProto:
+    """The descriptor of the current CRI."""
+    version = stubs.current_version(root)
+    return cri_api.descriptor(version, cri_api.pinned(root)[version])
 
 
 def translation(
@@ -265,6 +278,7 @@ def shared(project: Project) -> dict[str, Any]:
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
         "metrics": metrics_text.text(project.metrics),
+        "older": project.older,
         "plans_of_requests": plan.plans_of_requests(project.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
         "ignored": ignored(found.files),

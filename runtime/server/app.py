@@ -245,10 +245,11 @@ class App:
             stats=self.stats,
             streaming=self.streaming,
         )
+        image_service = ImageService(frame=frame, images=self.images)
         api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime_service, to)
-        api_pb2_grpc.add_ImageServiceServicer_to_server(
-            ImageService(frame=frame, images=self.images), to
-        )
+        api_pb2_grpc.add_ImageServiceServicer_to_server(image_service, to)
+        services = {"RuntimeService": runtime_service, "ImageService": image_service}
+        listener.add_older_services(services, to)
 
     async def _open(self) -> None:
         """Everything between containerd's first response and the first call that is served."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import grpc
 from grpc import aio
 
+from generated.handlers.older import OLDER
 from runtime.config.tables import ConfigError
 from runtime.containerd.client import MAX_MESSAGE
 
@@ -46,6 +48,24 @@ async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> a
         os.umask(mask)
     await server.start()
     return server
+
+
+def add_older_services(services: Mapping[str, object], to: aio.Server) -> None:
+    """Serve the older packages of the CRI too, by the same handlers.
+
+    ``services`` has the servicer of each service by its name without package.
+    """
+    for name, methods in OLDER.items():
+        servicer = services[name.rpartition(".")[2]]
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                getattr(servicer, method),
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
+            )
+            for method, (request, response) in methods.items()
+        }
+        to.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 
 def _answers(path: Path) -> bool:

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
@@ -123,3 +125,35 @@ def test_explain_answers_from_the_running_container(cri: Cri, node: Node) -> Non
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert 'process.args = ["sleep", "1000"]' in said
     assert "ContainerConfig.command: process.args(" in said
+
+
+def test_a_client_of_an_older_package_is_served(cri: Cri, node: Node) -> None:
+    container = running(cri, "sleep", "1000")
+    with grpc.insecure_channel(f"unix://{node.socket}") as channel:
+
+        def call(method: str, request: Message, response: type[Message]) -> Any:
+            return channel.unary_unary(
+                f"/runtime.v1alpha2.{method}",
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=response.FromString,
+            )(request, timeout=20)
+
+        version = call("RuntimeService/Version", api_pb2.VersionRequest(), api_pb2.VersionResponse)
+        assert version.version == "0.1.0"
+        listed = call(
+            "RuntimeService/ListContainers",
+            api_pb2.ListContainersRequest(),
+            api_pb2.ListContainersResponse,
+        )
+        assert [one.id for one in listed.containers] == [container]
+        images = call(
+            "ImageService/ListImages", api_pb2.ListImagesRequest(), api_pb2.ListImagesResponse
+        )
+        assert images.images
+        with pytest.raises(grpc.RpcError) as caught:
+            call(
+                "RuntimeService/ContainerStatus",
+                api_pb2.ContainerStatusRequest(container_id="absent"),
+                api_pb2.ContainerStatusResponse,
+            )
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

@@ -1,0 +1,163 @@
+"""spec/older.yaml as a model: older packages of the CRI that the same handlers can serve.
+
+A client of an older package sends and expects the bytes of its own messages. They may be read and
+written as messages of the current package where every field, enum value and method of the older one
+exists there with the same name, number, type and label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    MethodDescriptorProto,
+)
+
+from codegen import load, protoc
+from codegen.errors import Problems
+from codegen.load import MappingNode
+from codegen.nodes import child, items, optional, text
+
+FILE = "spec/older.yaml"
+SCHEMA = "spec/older.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OlderMethod:
+    """One RPC of an older service; all are unary."""
+
+    name: str
+    request: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class OlderService:
+    """One service of an older package."""
+
+    name: str
+    """With its package: ``runtime.v1alpha2.RuntimeService``."""
+    methods: tuple[OlderMethod, ...]
+
+
+def read(root: Path, current: FileDescriptorProto, problems: Problems) -> tuple[OlderService, ...]:
+    """The older services in ``root`` that can be served as ``current``. Differences without a
+    decision go to ``problems``; a file that violates its schema raises SpecError."""
+    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    found: list[OlderService] = []
+    for package, body in items(node):
+        proto = child(body, "proto")
+        path = text(proto)
+        if not (root / path).is_file():
+            problems.add(f"{path} does not exist", proto.place, "pin the proto of the package")
+            continue
+        name = path.removeprefix("spec/")
+        older = protoc.descriptors({name: load.text_file(root, path)}, {name: path}).file[-1]
+        if older.package != package:
+            problems.add(f"{path} is of package {older.package}", proto.place)
+            continue
+        reasons = optional(body, "differs")
+        assert reasons is None or isinstance(reasons, MappingNode)
+        decided = {key.value: key.place for key, _ in reasons.items()} if reasons else {}
+        differing = dict(differences(older, current))
+        for part, words in differing.items():
+            if part not in decided:
+                problems.add(
+                    f"{package} cannot be served as {current.package}: {words}",
+                    proto.place,
+                    f"say under differs: {part} why clients do not notice, or remove the package",
+                )
+        for part, place in decided.items():
+            if part not in differing:
+                problems.add(f"{part} does not differ from {current.package}", place, "remove it")
+        streams = [m.name for s in older.service for m in s.method if _streams(m)]
+        if streams:
+            problems.add(
+                f"{package} has streams, which are not served: {', '.join(streams)}", proto.place
+            )
+        found += _services(older)
+    return tuple(found)
+
+
+def _streams(method: MethodDescriptorProto) -> bool:
+    return method.client_streaming or method.server_streaming
+
+
+def differences(
+    older: FileDescriptorProto, current: FileDescriptorProto
+) -> Iterator[tuple[str, str]]:
+    """Each part of ``older`` that ``current`` lacks or has otherwise: its name, and what differs.
+
+    What only ``current`` has does not count: an older client neither sends it nor reads it.
+    """
+    now = dict(_parts(current))
+    for part, words in _parts(older):
+        if part not in now:
+            yield part, f"{part} ({words}) does not exist there"
+        elif now[part] != words:
+            yield part, f"{part} is {words} in one and {now[part]} in the other"
+
+
+def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
+    prefix = f".{file.package}."
+    for message in file.message_type:
+        yield from _message(message, message.name, prefix)
+    for enum in file.enum_type:
+        yield from _enum(enum, enum.name)
+    for service in file.service:
+        for method in service.method:
+            yield f"{service.name}.{method.name}", _method(method, prefix)
+
+
+def _message(message: DescriptorProto, name: str, prefix: str) -> Iterator[tuple[str, str]]:
+    for field in message.field:
+        yield f"{name}.{field.name}", _field(field, prefix)
+    for nested in message.nested_type:
+        yield from _message(nested, f"{name}.{nested.name}", prefix)
+    for enum in message.enum_type:
+        yield from _enum(enum, f"{name}.{enum.name}")
+
+
+def _enum(enum: EnumDescriptorProto, name: str) -> Iterator[tuple[str, str]]:
+    for value in enum.value:
+        yield f"{name}.{value.name}", f"number {value.number}"
+
+
+def _field(field: FieldDescriptorProto, prefix: str) -> str:
+    kind = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    label = FieldDescriptorProto.Label.Name(field.label).removeprefix("LABEL_").lower()
+    named = f" {field.type_name.removeprefix(prefix)}" if field.type_name else ""
+    return f"number {field.number}, {label} {kind}{named}"
+
+
+def _method(method: MethodDescriptorProto, prefix: str) -> str:
+    request, response = (
+        f"{'stream ' * streams}{name.removeprefix(prefix)}"
+        for name, streams in (
+            (method.input_type, method.client_streaming),
+            (method.output_type, method.server_streaming),
+        )
+    )
+    return f"{request} -> {response}"
+
+
+def _services(older: FileDescriptorProto) -> Iterator[OlderService]:
+    prefix = f".{older.package}."
+    for service in older.service:
+        yield OlderService(
+            f"{older.package}.{service.name}",
+            tuple(
+                OlderMethod(
+                    method.name,
+                    method.input_type.removeprefix(prefix),
+                    method.output_type.removeprefix(prefix),
+                )
+                for method in service.method
+            ),
+        )
