@@ -38,6 +38,8 @@ Manifest = dict[str, Any]
 NODE_NAME = "node"  # becomes the last part of the name of every static pod
 NAMESPACE = "default"
 
+PATIENCE = 180.0  # seconds that anything may take: an emulated machine is some ten times slower
+
 # what no flag of the kubelet moves: sockets of device plugins, links to the logs of containers
 FIXED_DIRECTORIES = (Path("/var/lib/kubelet/device-plugins"), Path("/var/log/containers"))
 # what the kubelet sets for the whole machine
@@ -144,7 +146,7 @@ class Kubelet:
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            wait_until(self._is_healthy, 60)
+            wait_until(self._is_healthy)
         except BaseException:
             self.stop()
             raise
@@ -182,7 +184,7 @@ class Kubelet:
             for pod in self._pods:
                 pod.remove()
             if self.process.poll() is None:
-                wait_until(lambda: not self._held(), 60)
+                wait_until(lambda: not self._held())
         finally:
             self.stop()
             self._undo()
@@ -346,7 +348,7 @@ class Pod:
                 return status
         return {}
 
-    def wait(self, condition: Callable[[Manifest], object], seconds: float = 40) -> Manifest:
+    def wait(self, condition: Callable[[Manifest], object], seconds: float = PATIENCE) -> Manifest:
         """The status once ``condition`` is true of it."""
         deadline = time.monotonic() + seconds
         while not condition(status := self.status()):
@@ -355,15 +357,15 @@ class Pod:
             time.sleep(0.1)
         return status
 
-    def ready(self, seconds: float = 40) -> Manifest:
+    def ready(self, seconds: float = PATIENCE) -> Manifest:
         """The status once the pod is ready."""
         return self.wait(lambda status: condition(status, "Ready") == "True", seconds)
 
-    def ended(self, seconds: float = 40) -> Manifest:
+    def ended(self, seconds: float = PATIENCE) -> Manifest:
         """The status once all containers have ended for good."""
         return self.wait(lambda s: s.get("phase") in ("Succeeded", "Failed"), seconds)
 
-    def stopped(self, seconds: float = 40) -> None:
+    def stopped(self, seconds: float = PATIENCE) -> None:
         """Return when the pod has ended in the runtime."""
         wait_until(lambda: not self.kubelet.sandboxes().get(self.uid), seconds)
 
@@ -437,7 +439,7 @@ def waiting(status: Mapping[str, Any], name: str = "app") -> str:
     return str(container_status(status, name).get("state", {}).get("waiting", {}).get("reason", ""))
 
 
-def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

@@ -62,7 +62,7 @@ def test_a_removed_manifest_ends_the_pod_with_its_disk_and_cgroup(kubelet: Kubel
     app.remove()
     app.stopped()
     wait_until(lambda: not app.status() and not app.directory.exists())
-    assert kubelet.pod_cgroups(app.uid) == []
+    wait_until(lambda: kubelet.pod_cgroups(app.uid) == [])
 
 
 def test_a_changed_manifest_replaces_the_pod(kubelet: Kubelet) -> None:
@@ -428,3 +428,27 @@ def test_an_image_is_pulled_with_every_start_if_asked(kubelet: Kubelet) -> None:
     app = kubelet.run(pod(container(BUSYBOX, SLEEP, imagePullPolicy="Always")))
     digest = container_status(app.ready())["imageID"]
     assert digest.startswith(f"{BUSYBOX.rpartition(':')[0]}@sha256:")
+
+
+# Many
+
+
+def test_twenty_pods_at_once(kubelet: Kubelet) -> None:
+    probe = {"exec": {"command": ["true"]}, **QUICK}
+    pods = [
+        kubelet.run(
+            pod(
+                container(BUSYBOX, f"echo {number}; {SLEEP}", readinessProbe=probe),
+                terminationGracePeriodSeconds=0,
+            )
+        )
+        for number in range(20)
+    ]
+    addresses = {one.ready()["podIP"] for one in pods}
+    assert len(addresses) == 20
+    assert [one.logs() for one in pods] == [f"{number}\n" for number in range(20)]
+    assert all(restarts(one.status()) == 0 for one in pods)
+    for one in pods:
+        one.remove()
+    for one in pods:
+        one.stopped()

@@ -31,7 +31,7 @@ def test_the_log_of_the_previous_run(kubelet: Kubelet) -> None:
     app = kubelet.run(
         pod(container(BUSYBOX, script, **share), volumes=[{"name": "v", "emptyDir": {}}])
     )
-    wait_until(lambda: app.status().get("phase") == "Running" and app.logs() == "second\n", 40)
+    wait_until(lambda: app.status().get("phase") == "Running" and app.logs() == "second\n")
     assert app.logs(previous="true") == "first\n"
 
 
@@ -48,9 +48,9 @@ def test_a_long_log_is_rotated(kubelet: Kubelet) -> None:
     app = kubelet.run(pod(container(BUSYBOX, f"while :; do {script}; done")))
     app.ready()
     folder = kubelet.node.logs / f"default_{app.name}_{app.uid}" / "app"
-    wait_until(lambda: list(folder.glob("0.log.*")), 30)
+    wait_until(lambda: list(folder.glob("0.log.*")))
     # the container writes into the new file
-    wait_until(lambda: (folder / "0.log").exists() and (folder / "0.log").stat().st_size > 0, 30)
+    wait_until(lambda: (folder / "0.log").exists() and (folder / "0.log").stat().st_size > 0)
 
 
 def test_the_summary_has_usage_of_pod_and_container(kubelet: Kubelet) -> None:
@@ -79,7 +79,7 @@ def test_the_summary_has_usage_of_pod_and_container(kubelet: Kubelet) -> None:
         )
 
     try:
-        wait_until(measured, 45)
+        wait_until(measured)
     except AssertionError:
         pytest.fail(f"the summary lacks something: {kubelet.pod_stats(app)}")
 
@@ -93,9 +93,7 @@ def test_cadvisor_metrics_name_the_pods_containers(kubelet: Kubelet) -> None:
     )
     app.ready()
 
-    wait_until(
-        lambda: kubelet.cadvisor(app, "container_cpu_usage_seconds_total", container="app"), 40
-    )
+    wait_until(lambda: kubelet.cadvisor(app, "container_cpu_usage_seconds_total", container="app"))
     memory = "container_memory_working_set_bytes"
     assert kubelet.cadvisor(app, memory, container="app", image=BUSYBOX)
     assert kubelet.cadvisor(app, "container_network_receive_bytes_total", interface="eth0")
@@ -116,7 +114,7 @@ def test_resource_metrics(kubelet: Kubelet) -> None:
             "container_start_time_seconds",
         }
 
-    wait_until(served, 40)
+    wait_until(served)
 
 
 def test_no_call_that_a_kubelet_makes_all_the_time_failed(kubelet: Kubelet) -> None:

@@ -82,7 +82,7 @@ def test_a_killed_sandbox_is_replaced(kubelet: Kubelet) -> None:
     app = running(kubelet)
     (sandbox,) = kubelet.sandbox_ids(app.uid)
     kubelet.node.cri.stop_pod(sandbox)
-    status = app.wait(lambda s: container_status(s).get("restartCount", 0) == 1, 60)
+    status = app.wait(lambda s: container_status(s).get("restartCount", 0) == 1)
     assert status["phase"] == "Running"
     app.wait(lambda s: condition(s, "Ready") == "True")
     assert len(kubelet.sandbox_ids(app.uid)) == 2
