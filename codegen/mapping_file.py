@@ -8,7 +8,7 @@ from pathlib import Path
 from codegen import load
 from codegen.errors import Problems
 from codegen.load import Key, ListNode, Node, ScalarNode
-from codegen.model import Asked, Back, Entry, Input, ItemText, MappingFile, Rule
+from codegen.model import Back, ConditionText, Entry, Input, ItemText, MappingFile, Rule
 from codegen.nodes import child, items, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
@@ -69,7 +69,7 @@ def _item(node: Node) -> ItemText:
     asked = items(when) if when is not None else ()
     return ItemText(
         tuple(map(_input, paths)),
-        tuple(Asked(name, text(word), word.place) for name, word in asked),
+        tuple(ConditionText(name, text(word), word.place) for name, word in asked),
     )
 
 

@@ -349,7 +349,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConditionText:
     """A condition of an item: a field and a condition word."""
 
     field: str
@@ -364,7 +364,7 @@ class ItemText:
 
     of: tuple[Input, ...]
     """Paths of the lists or objects, all of one type."""
-    when: tuple[Asked, ...]
+    when: tuple[ConditionText, ...]
     """The conditions under which a message becomes an item."""
 
     @property

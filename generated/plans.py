@@ -121,16 +121,16 @@ class NewContainerPlan:
     gid_mapping: str
     """The group ids of the pod's user namespace, inside:outside:count; empty without one."""
 
-    mounts: list[facts.WantedMount]
+    mounts: list[facts.RequestedMount]
     """The sources of its mounts, in the order of the request."""
 
     image_mounts: list[facts.ImageMount]
     """The mounts whose source is an image."""
 
-    devices: list[facts.WantedDevice]
+    devices: list[facts.RequestedDevice]
     """Its devices, in the order of the request."""
 
-    user: facts.WantedUser
+    user: facts.RequestedUser
     """The user of the first process, to be looked up in the image's user database."""
 
     seccomp_file: str
@@ -251,7 +251,7 @@ def plan_new_container(
 class NewPodPlan:
     """What is looked up before the pause container's OCI spec is built."""
 
-    user: facts.WantedUser
+    user: facts.RequestedUser
     """The user of the pause process, to be looked up in its image's user database."""
 
     seccomp_file: str

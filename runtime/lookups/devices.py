@@ -10,7 +10,7 @@ from itertools import count, repeat
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.steps import threads
-from runtime.transforms.facts import DeviceNode, WantedDevice
+from runtime.transforms.facts import DeviceNode, RequestedDevice
 
 _NOT_FOR_CONTAINERS = frozenset(
     {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"}
@@ -32,7 +32,7 @@ class _TooLarge(Exception):
     """A directory has too many files to be a directory of devices."""
 
 
-def requested(devices: Sequence[WantedDevice]) -> tuple[DeviceNode, ...]:
+def requested(devices: Sequence[RequestedDevice]) -> tuple[DeviceNode, ...]:
     """The device nodes in ``ContainerConfig.devices``, including those below directories.
 
     Raises InvalidArgument for a path that does not exist or is not a device.
@@ -53,7 +53,7 @@ _Found = tuple[str, types.LinuxDevice]
 """A path on the host and its device, whose own path is that in the container."""
 
 
-def _nodes(device: WantedDevice, index: int) -> Iterator[_Found]:
+def _nodes(device: RequestedDevice, index: int) -> Iterator[_Found]:
     field = f"config.devices[{index}].host_path"
     threads.looking_at(device.host_path)
     try:

@@ -13,10 +13,10 @@ from runtime.errors import InvalidArgument
 from runtime.linux import mountinfo
 from runtime.lookups.user_namespaces import idmap_problem
 from runtime.steps import threads
-from runtime.transforms.facts import MountSource, WantedMount
+from runtime.transforms.facts import MountSource, RequestedMount
 
 
-def host_sources(mounts: Sequence[WantedMount], pid: int = 0) -> tuple[MountSource, ...]:
+def host_sources(mounts: Sequence[RequestedMount], pid: int = 0) -> tuple[MountSource, ...]:
     """The sources of ``mounts``, in order.
 
     ``pid`` is a process in the user namespace that mounts map their ids to; 0 if there is none.
@@ -50,7 +50,7 @@ def _user_namespace(pid: int) -> Iterator[int | None]:
 
 def _host_source(
     index: int,
-    mount: WantedMount,
+    mount: RequestedMount,
     table: Sequence[mountinfo.Mount],
     user_namespace: int | None,
 ) -> MountSource:

@@ -15,7 +15,13 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.steps import threads
 from runtime.transforms import selinux
-from runtime.transforms.facts import MountSource, SandboxFiles, SelinuxPolicy, Volume, WantedMount
+from runtime.transforms.facts import (
+    MountSource,
+    RequestedMount,
+    SandboxFiles,
+    SelinuxPolicy,
+    Volume,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +76,7 @@ def _contexts_files(root: Path) -> list[Path]:
 
 
 def relabel_mounts(
-    mounts: Sequence[WantedMount], sources: Sequence[MountSource], label: str
+    mounts: Sequence[RequestedMount], sources: Sequence[MountSource], label: str
 ) -> None:
     """Give the sources of mounts that request relabelling the label of the container's files.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import User, WantedUser
+from runtime.transforms.facts import RequestedUser, User
 
 if TYPE_CHECKING:
     from runtime.lookups.layers import Layers
@@ -50,13 +50,13 @@ class UserDatabase:
     groups: tuple[GroupEntry, ...] = ()
 
 
-def needs_database(wanted: WantedUser) -> bool:
+def needs_database(wanted: RequestedUser) -> bool:
     """Whether the ids of ``wanted`` depend on the files of the root file system."""
     name, colon, group = wanted.user.partition(":")
     return bool(wanted.member) or not (_id(name) is not None and colon and _id(group) is not None)
 
 
-def resolve(wanted: WantedUser, database: UserDatabase) -> User:
+def resolve(wanted: RequestedUser, database: UserDatabase) -> User:
     """The ids of ``wanted``; the additional groups always include the primary one.
 
     Raises InvalidArgument for a name that the image does not have and for a number out of range.

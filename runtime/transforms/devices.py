@@ -8,14 +8,14 @@ from dataclasses import replace
 from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import DeviceNode, WantedDevice
+from runtime.transforms.facts import DeviceNode, RequestedDevice
 from runtime.transforms.namespaces import uid_mappings
 
 
-def wanted(*, devices: Sequence[api_pb2.Device]) -> list[WantedDevice]:
+def wanted(*, devices: Sequence[api_pb2.Device]) -> list[RequestedDevice]:
     """What is looked up on the node for the devices, in their order."""
     return [
-        WantedDevice(device.host_path, device.container_path, device.permissions)
+        RequestedDevice(device.host_path, device.container_path, device.permissions)
         for device in devices
     ]
 

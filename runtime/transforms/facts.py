@@ -341,7 +341,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedUser:
+class RequestedUser:
     """A user as requested or set in the image, before the look-up. A value of a plan."""
 
     user: str
@@ -498,7 +498,7 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedMount:
+class RequestedMount:
     """What is looked up for one entry of ``ContainerConfig.mounts``. A value of a plan."""
 
     path: str
@@ -547,7 +547,7 @@ class ImageMount:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedDevice:
+class RequestedDevice:
     """What is looked up for one entry of ``ContainerConfig.devices``. A value of a plan."""
 
     host_path: str

@@ -11,7 +11,7 @@ from generated.cri import api_pb2
 from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
-from runtime.transforms.facts import ImageMount, WantedMount
+from runtime.transforms.facts import ImageMount, RequestedMount
 
 _PROPAGATION = {
     api_pb2.PROPAGATION_PRIVATE: "rprivate",
@@ -20,10 +20,10 @@ _PROPAGATION = {
 }
 
 
-def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[WantedMount]:
+def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[RequestedMount]:
     """What is looked up on the node for the mounts, in order."""
     return [
-        WantedMount(
+        RequestedMount(
             path=mount.host_path,
             destination=mount.container_path,
             propagates=mount.propagation != api_pb2.PROPAGATION_PRIVATE,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
-from runtime.transforms.facts import WantedUser
+from runtime.transforms.facts import RequestedUser
 
 _ROOT = "0"
 
@@ -19,7 +19,7 @@ def wanted_by_container(
     supplemental_groups: Sequence[int],
     supplemental_groups_policy: api_pb2.SupplementalGroupsPolicy,
     image_user: str,
-) -> WantedUser:
+) -> RequestedUser:
     """The user in a container's security context and its image; a name wins over a number.
 
     Raises InvalidArgument for a group without a user, which the CRI does not define.
@@ -36,7 +36,7 @@ def wanted_by_container(
         user_and_group = user or image_user
     member = user or image_user.partition(":")[0] or _ROOT
     strict = supplemental_groups_policy == api_pb2.SupplementalGroupsPolicy.Strict
-    return WantedUser(user_and_group, "" if strict else member, tuple(supplemental_groups))
+    return RequestedUser(user_and_group, "" if strict else member, tuple(supplemental_groups))
 
 
 def wanted_by_sandbox(
@@ -45,7 +45,7 @@ def wanted_by_sandbox(
     run_as_group: int | None,
     supplemental_groups: Sequence[int],
     image_user: str,
-) -> WantedUser:
+) -> RequestedUser:
     """The user in a pod's security context and the pause image.
 
     The image's groups are not added: the pause process reads no files, so the requested groups are
@@ -59,4 +59,4 @@ def wanted_by_sandbox(
                 field="config.linux.security_context.run_as_group",
             )
         user = f"{user}:{run_as_group}"
-    return WantedUser(user or image_user, "", tuple(supplemental_groups))
+    return RequestedUser(user or image_user, "", tuple(supplemental_groups))

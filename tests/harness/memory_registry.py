@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from tests.harness import images as build
-from tests.harness.proxy import Asked
+from tests.harness.proxy import ReceivedRequest
 
 Odd = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -28,7 +28,7 @@ class MemoryRegistry:
     blobs: dict[str, bytes] = dataclasses.field(default_factory=dict)
     odd: Odd | None = None
     """Called first; if it returns None, the registry responds normally."""
-    asked: list[Asked] = dataclasses.field(default_factory=list)
+    asked: list[ReceivedRequest] = dataclasses.field(default_factory=list)
     addresses: list[str] = dataclasses.field(default_factory=list)
     """The host of each request."""
     active: int = 0
@@ -57,7 +57,7 @@ class MemoryRegistry:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         headers = dict(request.headers)
         as_sent = urlsplit(request.raw_path)
-        self.asked.append(Asked(request.method, request.path, as_sent.query, headers))
+        self.asked.append(ReceivedRequest(request.method, request.path, as_sent.query, headers))
         self.addresses.append(as_sent.netloc or request.host)
         odd = await self.odd(request) if self.odd else None
         if odd is not None:

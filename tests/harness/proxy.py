@@ -13,7 +13,7 @@ _HOP_BY_HOP = {"host", "connection", "transfer-encoding", "content-length", "con
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """One request as received."""
 
     method: str
@@ -31,7 +31,7 @@ class Proxy:
 
     def __init__(self, upstream: str):
         self.upstream = upstream
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.cuts = 0
         """How many more blob responses break off after ``cut_after`` bytes."""
         self.cut_after = 1 << 16
@@ -50,11 +50,13 @@ class Proxy:
     def url(self) -> str:
         return f"http://{self.host}"
 
-    def blobs(self, method: str = "GET") -> list[Asked]:
+    def blobs(self, method: str = "GET") -> list[ReceivedRequest]:
         return [one for one in self.asked if one.is_blob and one.method == method]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        asked = Asked(request.method, request.path, request.query_string, dict(request.headers))
+        asked = ReceivedRequest(
+            request.method, request.path, request.query_string, dict(request.headers)
+        )
         self.asked.append(asked)
         if self.statuses:
             return web.Response(status=self.statuses.pop(0))
@@ -72,7 +74,7 @@ class Proxy:
 
     async def _copy(
         self,
-        asked: Asked,
+        asked: ReceivedRequest,
         upstream: aiohttp.ClientResponse,
         answer: web.StreamResponse,
         request: web.Request,

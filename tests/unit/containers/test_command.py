@@ -19,7 +19,7 @@ from generated.lifecycle import ContainerEvent
 from runtime.containers import command as module
 from runtime.containers.command import KILLED, Command, Streams
 from runtime.errors import CriError, NotFound
-from tests.unit.containers import made
+from tests.unit.containers import samples
 from tests.unit.containers.failing_opens import descriptors, every_failure, failing_opens
 from tests.unit.sandboxes.fakes import rpc_error
 
@@ -84,9 +84,9 @@ class Specs:
 
 class World:
     def __init__(self, directory: Path):
-        self.store = made.store(directory)
-        made.sandbox(self.store, "pod")
-        self.container = made.container(self.store, "c")
+        self.store = samples.store(directory)
+        samples.sandbox(self.store, "pod")
+        self.container = samples.container(self.store, "c")
         self.shim = Shim()
         self.services: Any = SimpleNamespace(
             store=self.store,

@@ -15,7 +15,7 @@ import pytest
 
 from generated.containerd import task_types_pb2, tasks_pb2
 from runtime.containers import exec, orphaned_commands
-from tests.unit.containers import made
+from tests.unit.containers import samples
 from tests.unit.sandboxes.fakes import rpc_error
 
 OUTPUT = 3 << 20  # bytes: far more than a FIFO holds
@@ -64,9 +64,9 @@ class Shim:
 
 class World:
     def __init__(self, directory: Path, *streams: str, exec_id: str = "1f") -> None:
-        store = made.store(directory)
-        made.sandbox(store, "pod")
-        self.container = made.container(store, "c")
+        store = samples.store(directory)
+        samples.sandbox(store, "pod")
+        self.container = samples.container(store, "c")
         self.directory = store.layout.container_state("c") / "exec"
         self.directory.mkdir(parents=True)
         for stream in streams:
@@ -99,10 +99,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_container_without_commands_has_none_left(tmp_path: Path) -> None:
-    store = made.store(tmp_path)
-    made.sandbox(store, "pod")
+    store = samples.store(tmp_path)
+    samples.sandbox(store, "pod")
     services: Any = SimpleNamespace(store=store)
-    assert orphaned_commands.found(services, made.container(store, "c")) == []
+    assert orphaned_commands.found(services, samples.container(store, "c")) == []
 
 
 async def test_its_output_is_dropped_and_its_input_ended(tmp_path: Path) -> None:

@@ -11,19 +11,19 @@ from generated.lifecycle import ContainerState
 from runtime.containers.status import list_containers
 from runtime.store.objects import Store
 
-from . import made
+from . import samples
 
 State = api_pb2.ContainerStateValue
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = made.store(tmp_path)
-    made.container(store, "aa1", sandbox_id="pod1", labels={"app": "x", "tier": "1"})
-    made.container(store, "aa2", sandbox_id="pod2", labels={"app": "x"})
-    made.container(store, "bb1", sandbox_id="pod1", state=ContainerState.CREATED)
-    made.container(store, "cc1", sandbox_id="pod1", state=ContainerState.STARTING)
-    made.container(store, "dd1", sandbox_id="pod2", state=ContainerState.REMOVING)
+    store = samples.store(tmp_path)
+    samples.container(store, "aa1", sandbox_id="pod1", labels={"app": "x", "tier": "1"})
+    samples.container(store, "aa2", sandbox_id="pod2", labels={"app": "x"})
+    samples.container(store, "bb1", sandbox_id="pod1", state=ContainerState.CREATED)
+    samples.container(store, "cc1", sandbox_id="pod1", state=ContainerState.STARTING)
+    samples.container(store, "dd1", sandbox_id="pod2", state=ContainerState.REMOVING)
     return store
 
 

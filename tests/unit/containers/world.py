@@ -25,7 +25,7 @@ from runtime.tasks.exits import Exits
 from runtime.transforms import facts
 from tests.unit.sandboxes.fakes import FakeContainerd, FakeLogKeeper, rpc_error
 
-from . import made
+from . import samples
 
 IMAGE = facts.Image(id="sha256:1", reference="app:1", chain_id="sha256:2", cmd=("run",))
 
@@ -88,7 +88,7 @@ class World:
         rootfs.mkdir()
         self.daemon = Daemon(rootfs)
         self.log_keeper = FakeLogKeeper()
-        self.store = made.store(directory)
+        self.store = samples.store(directory)
         self.exits = Exits(
             containerd=self.daemon,  # type: ignore[arg-type]
             store=self.store,
@@ -110,7 +110,7 @@ class World:
                 cdi=CdiDirectories([str(directory / "cdi")]),
             )
         )
-        self.pod: Sandbox = made.sandbox(self.store, "pod")
+        self.pod: Sandbox = samples.sandbox(self.store, "pod")
 
     async def created(self, image: str = IMAGE.reference, **config: Any) -> Container:
         requested = api_pb2.ContainerConfig(

@@ -19,7 +19,7 @@ from runtime.linux import netns
 from runtime.sandboxes import status as sandbox_status
 from runtime.store import events as store_events
 from runtime.transforms import facts
-from tests.unit.containers import made
+from tests.unit.containers import samples
 from tests.unit.containers.world import World
 from tests.unit.server.fakes import world
 from tests.unit.server.test_handlers import code_of
@@ -129,7 +129,7 @@ async def test_an_event_that_is_read_late_has_the_addresses_of_its_moment(
 
 async def test_a_lost_pod_has_no_status(node: World, events: Events) -> None:
     await some(events, 2)
-    made.container(node.store, "orphan", sandbox_id="lost")
+    samples.container(node.store, "orphan", sandbox_id="lost")
     (told,) = await some(events, 1)
     assert told.container_id == "orphan"
     assert not told.HasField("pod_sandbox_status")
@@ -172,7 +172,7 @@ async def test_a_client_that_does_not_read_costs_only_itself(
         await until(lambda: len(node.store.events._followers) == 2)
         for number in range(150):
             lost = SandboxState.UNKNOWN
-            made.sandbox(node.store, f"p{number}", labels=labels, state=lost).fire(
+            samples.sandbox(node.store, f"p{number}", labels=labels, state=lost).fire(
                 SandboxEvent.STOPPED
             )
             if number % 10 == 9:

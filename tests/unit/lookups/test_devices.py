@@ -11,7 +11,7 @@ import pytest
 
 from runtime.errors import InvalidArgument
 from runtime.lookups import devices
-from runtime.transforms.facts import WantedDevice
+from runtime.transforms.facts import RequestedDevice
 
 NULL = os.makedev(1, 3)
 
@@ -34,7 +34,7 @@ def dev(tmp_path: Path) -> Path:
 
 
 def paths(host_path: Path, container_path: str = "") -> list[str]:
-    device = WantedDevice(str(host_path), container_path, "rw")
+    device = RequestedDevice(str(host_path), container_path, "rw")
     return [node.device.path for node in devices.requested([device])]
 
 

@@ -14,7 +14,7 @@ from generated.cri import api_pb2
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.lookups import selinux
-from runtime.transforms.facts import MountSource, SandboxFiles, SelinuxPolicy, WantedMount
+from runtime.transforms.facts import MountSource, RequestedMount, SandboxFiles, SelinuxPolicy
 from tests.unit.containers.world import World
 
 SELINUXFS = mountinfo.parse("1 0 0:1 / /sys/fs/selinux rw - selinuxfs selinuxfs rw\n")
@@ -124,7 +124,7 @@ def test_a_file_system_that_cannot_be_labelled_is_passed_over(
 
 @pytest.mark.parametrize("path", ["/etc", "/usr/", "/var/lib", "/"])
 def test_the_nodes_own_directories_are_never_relabeled(path: str, labels: Labels) -> None:
-    mount = WantedMount(path, relabel=True)
+    mount = RequestedMount(path, relabel=True)
     with pytest.raises(InvalidArgument, match=r"config\.mounts\[0\]\.selinux_relabel: .* itself"):
         selinux.relabel_mounts([mount], [MountSource(path)], LABEL)
     assert labels.written == []
@@ -133,7 +133,7 @@ def test_the_nodes_own_directories_are_never_relabeled(path: str, labels: Labels
 def test_only_mounts_that_ask_for_it_are_relabeled(tmp_path: Path, labels: Labels) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    mounts = [WantedMount("/a", relabel=True), WantedMount("/b")]
+    mounts = [RequestedMount("/a", relabel=True), RequestedMount("/b")]
     sources = [MountSource(str(tmp_path / name)) for name in ("a", "b")]
     selinux.relabel_mounts(mounts, sources, LABEL)
     assert labels.written == [str(tmp_path / "a")]

@@ -22,7 +22,7 @@ from runtime.lookups.users import (
     resolve,
 )
 from runtime.transforms import facts
-from runtime.transforms.facts import User, WantedUser
+from runtime.transforms.facts import RequestedUser, User
 
 DATABASE = UserDatabase(
     users=(
@@ -40,7 +40,7 @@ DATABASE = UserDatabase(
 )
 
 
-def wanted(image_user: str = "", **fields: object) -> WantedUser:
+def wanted(image_user: str = "", **fields: object) -> RequestedUser:
     """What the mapping makes of a container's security context."""
     config = api_pb2.ContainerConfig()
     message = config.linux.security_context
@@ -59,7 +59,7 @@ def wanted(image_user: str = "", **fields: object) -> WantedUser:
     return plan_new_container(config, host=host, image=image, sandbox=pod).user
 
 
-def wanted_by_pod(**fields: object) -> WantedUser:
+def wanted_by_pod(**fields: object) -> RequestedUser:
     """What the mapping makes of a pod's security context."""
     config = api_pb2.PodSandboxConfig()
     config.linux.security_context.MergeFrom(
@@ -157,14 +157,14 @@ def test_the_pause_process_gets_no_groups_of_its_image() -> None:
 @pytest.mark.parametrize(
     ("user", "needs"),
     [
-        (WantedUser("1:2", "", ()), False),
-        (WantedUser("1:2", "1", ()), True),
-        (WantedUser("1", "", ()), True),
-        (WantedUser("web:2", "", ()), True),
-        (WantedUser("1:www", "", ()), True),
+        (RequestedUser("1:2", "", ()), False),
+        (RequestedUser("1:2", "1", ()), True),
+        (RequestedUser("1", "", ()), True),
+        (RequestedUser("web:2", "", ()), True),
+        (RequestedUser("1:www", "", ()), True),
     ],
 )
-def test_the_files_are_needed_unless_all_is_numeric(user: WantedUser, needs: bool) -> None:
+def test_the_files_are_needed_unless_all_is_numeric(user: RequestedUser, needs: bool) -> None:
     assert needs_database(user) is needs
 
 

@@ -9,16 +9,16 @@ import pytest
 from generated.cri import api_pb2
 from runtime.sandboxes.status import list_sandboxes
 from runtime.store.objects import Store
-from tests.unit.containers import made
+from tests.unit.containers import samples
 
 State = api_pb2.PodSandboxStateValue
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = made.store(tmp_path)
+    store = samples.store(tmp_path)
     for name in ("aa1", "aa2", "bb1"):
-        made.sandbox(store, name)
+        samples.sandbox(store, name)
     return store
 
 

@@ -22,7 +22,7 @@ from runtime.readings import Interface, LayerUsage
 from runtime.stats.operations import Stats
 from runtime.transforms import metrics as reading
 from runtime.transforms.facts import Handler
-from tests.unit.containers import made
+from tests.unit.containers import samples
 from tests.unit.stats.test_operations import FakeContainers, FakeImages
 
 CADVISOR = {
@@ -157,12 +157,12 @@ SPEC = types.Spec(
 
 def stats_of(directory: Path, cgroups: Cgroups, **parts: Any) -> Stats:
     """A pod ``app`` with a running and a created container."""
-    store = made.store(directory)
+    store = samples.store(directory)
     metadata = api_pb2.PodSandboxMetadata(name="app", namespace="shop")
-    made.sandbox(store, "pod", metadata=metadata)
-    made.sandbox(store, "stopped", state=SandboxState.NOTREADY)
-    made.container(store, "waits", state=ContainerState.CREATED)
-    running = made.container(
+    samples.sandbox(store, "pod", metadata=metadata)
+    samples.sandbox(store, "stopped", state=SandboxState.NOTREADY)
+    samples.container(store, "waits", state=ContainerState.CREATED)
+    running = samples.container(
         store,
         "runs",
         pid=os.getpid(),
@@ -194,7 +194,7 @@ async def listed(stats: Stats) -> api_pb2.PodSandboxMetrics:
     return pod
 
 
-async def samples(stats: Stats) -> dict[tuple[str, ...], int]:
+async def metric_samples(stats: Stats) -> dict[tuple[str, ...], int]:
     """Name and own labels of each sample of the container, with its value."""
     (container,) = (await listed(stats)).container_metrics
     for metric in container.metrics:
@@ -272,7 +272,7 @@ OWN = {
 async def test_every_file_of_the_cgroup_gives_its_metrics(
     tmp_path: Path, cgroups: Cgroups, version: str
 ) -> None:
-    found = await samples(stats_of(tmp_path, cgroups))
+    found = await metric_samples(stats_of(tmp_path, cgroups))
     wanted = BOTH | OWN[version]
     assert {key: found.get(key) for key in wanted} == wanted
     # "no limit" is no value, and a removed disk has no name
@@ -289,7 +289,7 @@ async def test_what_does_not_exist_has_no_sample(tmp_path: Path, version: str) -
         if path.is_file() and path.name != "cgroup.procs":
             path.unlink()
     parts = {"images": FakeImages(None), "containers": FakeContainers(Unavailable("away"))}
-    found = await samples(stats_of(tmp_path, cgroups, **parts))
+    found = await metric_samples(stats_of(tmp_path, cgroups, **parts))
     assert {name for name, *_ in found} == {
         *("container_processes", "container_file_descriptors", "container_sockets"),
         *("container_ulimits_soft", "container_last_seen", "container_start_time_seconds"),
@@ -322,7 +322,7 @@ def test_every_metric_has_a_source() -> None:
 
 async def test_the_layer_of_a_new_container_is_measured(tmp_path: Path, cgroups: Cgroups) -> None:
     layer = LayerUsage(timestamp=7, size=8192, inodes=3, root=str(tmp_path))
-    found = await samples(stats_of(tmp_path, cgroups, images=FakeImages(None, layer)))
+    found = await metric_samples(stats_of(tmp_path, cgroups, images=FakeImages(None, layer)))
     assert found[("container_fs_usage_bytes", "/")] == 8192
 
 

@@ -35,7 +35,7 @@ from runtime.transforms.facts import (
     SandboxMetadata,
     SandboxStatus,
 )
-from tests.unit.containers import made
+from tests.unit.containers import samples
 
 SECOND = 1_000_000_000
 
@@ -98,10 +98,10 @@ def test_readings_of_removed_cgroups_are_dropped() -> None:
 
 async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
     """The counters of running containers and of their pods are read beforehand, nothing else."""
-    store = made.store(tmp_path)
-    made.sandbox(store, "pod", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/pod"))
-    made.sandbox(store, "idle", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/idle"))
-    made.container(store, "waits", state=ContainerState.CREATED)
+    store = samples.store(tmp_path)
+    samples.sandbox(store, "pod", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/pod"))
+    samples.sandbox(store, "idle", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/idle"))
+    samples.container(store, "waits", state=ContainerState.CREATED)
     cgroups = FakeCgroups(None, {}, usage(5, 1000))
     stats = Stats(
         store=store,
@@ -114,7 +114,7 @@ async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
     )
     await stats.sampler.sample()
     assert cgroups.read == [], "no container runs"
-    container = made.container(store, "runs", pid=os.getpid())
+    container = samples.container(store, "runs", pid=os.getpid())
     await stats.sampler.sample()
     await asyncio.sleep(0.002)
     await stats.sampler.sample()
@@ -128,8 +128,8 @@ async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
 
 
 async def test_a_container_that_has_just_ended_does_not_stop_the_sampler(tmp_path: Path) -> None:
-    store = made.store(tmp_path)
-    made.container(store, "ended", pid=os.getpid())
+    store = samples.store(tmp_path)
+    samples.container(store, "ended", pid=os.getpid())
 
     class Gone(FakeCgroups):
         def of_process(self, pid: int) -> str | None:
@@ -218,15 +218,15 @@ def test_statistics_cover_the_whole_container() -> None:
 
 
 def test_all_conditions_of_a_stats_filter_must_match(tmp_path: Path) -> None:
-    store = made.store(tmp_path)
-    container = made.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
+    store = samples.store(tmp_path)
+    container = samples.container(store, "abc", sandbox_id="pod", labels={"a": "1", "b": "2"})
     wanted, listed = api_pb2.ContainerStatsFilter, [container.listed()]
     assert container_stats_filter.selected(wanted(), listed) == listed
     all_three = wanted(id="ab", pod_sandbox_id="po", label_selector={"a": "1"})
     assert container_stats_filter.selected(all_three, listed) == listed
     assert container_stats_filter.selected(wanted(id="b"), listed) == []
     assert container_stats_filter.selected(wanted(label_selector={"a": "2"}), listed) == []
-    sandbox = made.sandbox(store, "pod", labels={"a": "1"})
+    sandbox = samples.sandbox(store, "pod", labels={"a": "1"})
     of_pods, pods = api_pb2.PodSandboxStatsFilter, [sandbox.listed()]
     assert pod_sandbox_stats_filter.selected(of_pods(id="p"), pods) == pods
     assert pod_sandbox_stats_filter.selected(of_pods(label_selector={"c": "1"}), pods) == []
@@ -234,10 +234,10 @@ def test_all_conditions_of_a_stats_filter_must_match(tmp_path: Path) -> None:
 
 async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
     """The container's cgroup is found through its process, here this test's own."""
-    store = made.store(tmp_path)
-    made.sandbox(store, "pod")
-    made.container(store, "runs", pid=os.getpid())
-    made.container(store, "waits", state=ContainerState.CREATED)
+    store = samples.store(tmp_path)
+    samples.sandbox(store, "pod")
+    samples.container(store, "runs", pid=os.getpid())
+    samples.container(store, "waits", state=ContainerState.CREATED)
     layer = LayerUsage(timestamp=7, size=4096, inodes=3, root="/var/lib/snapshots")
     stats = Stats(
         store=store,
@@ -261,9 +261,9 @@ async def test_a_listing_reads_only_files(tmp_path: Path) -> None:
 
 
 async def test_stopped_objects_have_no_statistics(tmp_path: Path) -> None:
-    store = made.store(tmp_path)
-    container = made.container(store, "c", state=ContainerState.EXITED)
-    sandbox = made.sandbox(store, "pod", state=SandboxState.NOTREADY)
+    store = samples.store(tmp_path)
+    container = samples.container(store, "c", state=ContainerState.EXITED)
+    sandbox = samples.sandbox(store, "pod", state=SandboxState.NOTREADY)
     stats = Stats(
         store=store,
         images=FakeImages(None),
@@ -285,10 +285,10 @@ async def test_stopped_objects_have_no_statistics(tmp_path: Path) -> None:
 async def test_one_unreadable_cgroup_does_not_affect_the_others(
     tmp_path: Path, error: Exception
 ) -> None:
-    store = made.store(tmp_path)
-    made.sandbox(store, "pod")
+    store = samples.store(tmp_path)
+    samples.sandbox(store, "pod")
     for name in ("bad", "good"):
-        made.container(store, name, pid=os.getpid())
+        samples.container(store, name, pid=os.getpid())
 
     class Failing(FakeCgroups):
         def usage(self, path: str) -> Usage:

@@ -32,7 +32,7 @@ from tests.harness.streams import (
     ports,
     upgraded,
 )
-from tests.unit.containers import made
+from tests.unit.containers import samples
 
 both = pytest.mark.parametrize("transport", ["spdy", "websocket"])
 NAMES = ("error", "stdin", "stdout")
@@ -165,9 +165,9 @@ class Counts:
 
 class World:
     def __init__(self, directory: Path, **streaming: Any):
-        self.store = made.store(directory)
-        self.pod = made.sandbox(self.store, "pod")
-        self.container = made.container(self.store, "c")
+        self.store = samples.store(directory)
+        self.pod = samples.sandbox(self.store, "pod")
+        self.container = samples.container(self.store, "c")
         self.containers = FakeContainers()
         self.counts = Counts()
         self.streaming = Streaming(
