@@ -17,7 +17,6 @@ _FITS: Mapping[str, frozenset[str]] = {
     "nonnegative": _NUMBERS,
     "one_of": frozenset({"str", "int"}),
     "range": _NUMBERS,
-    "refused_keys": frozenset({"str"}),
     "required": frozenset({"str", "bytes", "int", "float", "enum", "list", "map", "message"}),
     "secret": _TEXT,
     "without": frozenset({"str"}),
@@ -82,13 +81,6 @@ def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test
         )
     if rule.name in ("any_text", "secret"):
         return
-    if rule.name == "refused_keys" and not field.mapped:
-        raise SpecError(
-            f"the rule refused_keys does not apply to {field.kind}, the type of {field.name}",
-            rule.place,
-            "it fits maps",
-            "rule-does-not-fit",
-        )
     _check_values(field, rule, inner or kind)
     if rule.name == "allowed_enum":
         known = api.enums[kind.ref].values

@@ -12,7 +12,7 @@ from codegen.plan import Checked, Validator
 _LISTED = 8
 """If an enum has more values, an error lists only the first one."""
 _WHEN_SET = frozenset({"unsupported", "exclusive_with", "requires"})
-_VALUE_UNSHOWN = _WHEN_SET | {"required", "max_length", "no_nul", "refused_keys"}
+_VALUE_UNSHOWN = _WHEN_SET | {"required", "max_length", "no_nul"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,6 @@ _BROKEN: Mapping[str, Callable[[str, Test], str]] = {
     "nonnegative": lambda value, _: f"{value} < 0",
     "one_of": lambda value, test: f"{value} not in {tuple_of(map(_literal, test.values))}",
     "range": lambda value, test: f"not {test.values[0]} <= {value} <= {test.values[1]}",
-    "refused_keys": lambda value, test: " or ".join(_refused(value, test)),
     "required": lambda _, test: f"not {is_set(test.field)}",
     "requires": lambda _, test: f"not {is_set(_other(test))}",
     "without": lambda value, test: f"set({_literal(test.values[0])}) & set({value})",
@@ -187,18 +186,6 @@ def _nul(value: str, test: Test) -> Iterator[str]:
         yield '"\\0" in key'
     if test.kind.name in ("str", "bytes"):
         yield f"{'b' * (test.kind.name == 'bytes')}\"\\0\" in {value}"
-
-
-def _refused(value: str, test: Test) -> Iterator[str]:
-    """True for refused keys: KEY, PREFIX* or KEY=VALUE."""
-    for pattern in map(str, test.values):
-        key, equals, wanted = pattern.partition("=")
-        if key.endswith("*"):
-            yield f"key.startswith({quoted(key[:-1])})"
-        elif equals:
-            yield f"(key == {quoted(key)} and {value} == {quoted(wanted)})"
-        else:
-            yield f"key == {quoted(key)}"
 
 
 def _required(test: Test) -> str:
@@ -228,7 +215,6 @@ _SAID: Mapping[str, Callable[[Test], str]] = {
     "nonnegative": lambda _: "must be 0 or more",
     "one_of": lambda test: f"must be one of {', '.join(map(repr, test.values))}",
     "range": lambda test: f"must be {test.values[0]} to {test.values[1]}",
-    "refused_keys": lambda _: "is not supported yet and is never ignored: leave it out",
     "required": _required,
     "requires": lambda test: f"needs {_other(test).name} to be set",
     "without": lambda test: f"must not contain any of {' '.join(str(test.values[0]))}",
