@@ -34,6 +34,7 @@ from runtime.cni.result import Attachment, Json, ResultError, attachment
 from runtime.cni.result import parse as parse_result
 from runtime.errors import CriError, InvalidArgument, Unavailable, Unknown
 from runtime.linux import netns
+from runtime.steps.background import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +102,7 @@ class Network:
         self._half_added: set[str] = set()
         """Pods whose ADD started and did not succeed; the cache can lack some of their
         interfaces."""
+        self._deletions: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Read the config and watch it.  Without a usable config the network is not ready."""
@@ -201,7 +203,29 @@ class Network:
 
         If ADD never returned a result (``had_result`` false), failures of the plugins are logged
         and not raised, because it is unknown what there is to undo.
+
+        Once started it is not interrupted: if the caller is cancelled, it continues, and the next
+        call for the pod waits for it.  A plugin that is killed during DEL can leave things that a
+        second DEL does not find: bridge deletes the interface first, and finds the firewall rules
+        of the pod by the interface's addresses.
         """
+        deletion = self._deletions.get(sandbox_id)
+        if deletion is None:
+            deletion = in_background(
+                self._delete(sandbox_id, netns_path, config, had_result, handler)
+            )
+            self._deletions[sandbox_id] = deletion
+            deletion.add_done_callback(lambda _: self._deletions.pop(sandbox_id))
+        await asyncio.shield(deletion)
+
+    async def _delete(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        config: api_pb2.PodSandboxConfig,
+        had_result: bool,
+        handler: str,
+    ) -> None:
         path = netns_path if netns.is_alive(netns_path) else ""
         interfaces = [replace(cached, netns=path) for cached in self._cache.of(sandbox_id)]
         if not (had_result and interfaces) or sandbox_id in self._half_added:

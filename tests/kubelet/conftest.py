@@ -63,9 +63,14 @@ def node(containerd: Containerd, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="session")
 def session_kubelet(node: Node) -> Iterator[Kubelet]:
-    with Kubelet(node) as kubelet:
+    kubelet = Kubelet(node)
+    try:
         yield kubelet
-        _keep(kubelet.log_file)
+    finally:
+        try:
+            kubelet.close()
+        finally:
+            _keep(kubelet.log_file)
 
 
 @pytest.fixture

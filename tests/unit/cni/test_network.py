@@ -344,6 +344,33 @@ async def test_a_cancelled_add_kills_its_plugin(lab: Lab) -> None:
     await gone(lab.calls()[0]["pid"])
 
 
+async def test_a_cancelled_delete_continues_and_the_next_one_waits_for_it(lab: Lab) -> None:
+    """A plugin that is killed half-way can leave what a second DEL no longer finds."""
+    lab.write("net.conflist", {"type": "first", "hang": ["DEL"]})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+        while len(lab.calls()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        deleting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deleting
+        again = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+        await asyncio.sleep(0.1)
+        assert not again.done()
+        while not (child := child_of(lab.calls()[1]["pid"])):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        os.kill(child, signal.SIGKILL)  # the plugin goes on
+        await again
+    assert lab.order() == [("ADD", "first"), ("DEL", "first")]
+    assert lab.cached() == []
+
+
+def child_of(process: int) -> int:
+    """The process that a hanging plugin waits for; 0 before it is there."""
+    return int(Path(f"/proc/{process}/task/{process}/children").read_text() or 0)
+
+
 async def gone(group: int) -> None:
     """Return when no process of the group is left, after the plugin itself was reaped."""
     deadline = time.monotonic() + 5
