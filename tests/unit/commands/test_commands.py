@@ -261,6 +261,9 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
     counted.network_operated("set_up_pod", 0.1, succeeded=True)
     counted.network_operated("tear_down_pod", 0.1, succeeded=False)
     counted.events_dropped(3)
+    for _ in range(2):
+        counted.field_ignored("PodSandboxConfig.windows")
+    counted.field_unknown("Mount")
     for _ in range(3):
         counted.pull_began()
     counted.pull_ended(succeeded=True, received=4 << 20, seconds=2.0)
@@ -274,6 +277,8 @@ def test_calls_are_counted_by_rpc_and_code(monkeypatch: pytest.MonkeyPatch) -> N
         server.shutdown()
         server.server_close()
         thread.join()
+    assert 'cri_field_set_but_ignored_total{field="PodSandboxConfig.windows"} 2.0' in text
+    assert 'cri_containerd_unknown_fields_total{message="Mount"} 1.0' in text
     assert 'cri_containerd_rpc_duration_seconds_count{code="OK",rpc="Version"} 2.0' in text
     assert 'cri_containerd_objects_left_out_total{kind="image"} 1.0' in text
     assert 'cri_containerd_streams_open{kind="exec",transport="spdy"} 1.0' in text
