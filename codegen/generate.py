@@ -48,7 +48,7 @@ from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
-from codegen.model import Api, Kind, Mapped, MappingFile, Message, OciSpec, Plan
+from codegen.model import Api, Entry, Kind, Mapped, MappingFile, Message, OciSpec, Plan
 from codegen.paths import Paths
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -315,7 +315,8 @@ def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
 
 def counts(files: Iterable[MappingFile]) -> Counts:
     """The number of fields, by fate, and totals."""
-    entries = [entry for file in files for entry in file.entries.values()]
+    by_message = {file.message: file for file in files}
+    entries = [entry for file in by_message.values() for entry in file.entries.values()]
     fates = Counter(entry.fate_in_words for entry in entries)
     by_rpc = sum(entry.by_rpc for entry in entries)
     if by_rpc:
@@ -323,9 +324,19 @@ def counts(files: Iterable[MappingFile]) -> Counts:
         fates["handled by rpc.yaml"] = by_rpc
     ours = len(entries) - fates["unmapped: other-platform"]
     decided = sum(entry.fate in ("copy", "compute", "match") or entry.by_rpc for entry in entries)
-    pure = sum(e.fate == "handled_by" and e.value.startswith("transforms.") for e in entries)
+    whole = sum(_is_inside(entry, by_message) for entry in entries)
     by_hand = fates["handled by"]
-    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, by_hand, pure)
+    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, whole, by_hand)
+
+
+def _is_inside(entry: Entry, files: Mapping[str, MappingFile]) -> bool:
+    """Whether an entry of another message takes the field inside a whole message, not by a path."""
+    if entry.partner is None or not entry.with_another:
+        return False
+    message, _, name = entry.partner.partition(".")
+    file = files[message]
+    partner = file.entries.get(name) or file.targets[name]
+    return not any(entry.name in given.path.split(".") for given in partner.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,17 +350,17 @@ class Counts:
     decided: int
     """Of these, those that generated code decides: copied, computed, compared, or looked up by
     rpc.yaml."""
+    whole: int
+    """Of the latter, those that a pure function reads out of a whole message."""
     handled: int
-    """Of these, those that a hand-written function decides."""
-    pure: int
-    """Of the latter, those decided inside a pure transform that gets the whole message."""
+    """Of all, those that a hand-written function decides."""
 
     def lines(self) -> Iterator[str]:
         """The totals, in words."""
         yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
-        yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code;"
-        yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function,"
-        yield f"{self.pure} of them inside a pure transform that is given the whole message."
+        yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code,"
+        yield f"{self.whole} of them by a pure function that is given a whole message;"
+        yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function."
 
     def _share(self, part: int) -> str:
         return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"
