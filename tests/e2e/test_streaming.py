@@ -396,7 +396,7 @@ async def test_attach_outlives_the_server_for_later_clients(app: App) -> None:
     async with connected(url, "spdy", names=("error", "stdin", "stdout")) as streams:
         await asyncio.to_thread(app.node.stop)
         await streams.gone()
-        assert "server stops" in streams.status["message"]
+        assert "server is shutting down" in streams.status["message"]
     app.node.start()
     url = app.attach(container, stdin=True, stdout=True)
     async with connected(url, "spdy", names=("error", "stdin", "stdout")) as streams:
