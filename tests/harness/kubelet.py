@@ -290,7 +290,7 @@ class Kubelet:
     def pod_cgroups(self, uid: str) -> list[Path]:
         """The pod's own cgroups, the parents of its containers'; ``*`` for those of all pods."""
         systemd = self.node.systemd_cgroup
-        named = f"*pod{uid.replace('-', '_')}.slice" if systemd else f"pod{uid}"
+        named = f"*-pod{uid.replace('-', '_')}.slice" if systemd else f"pod{uid}"
         found = (f"*/{named}", f"*/*/{named}")
         return [
             path for p in found for path in cgroups.below(self._cgroup_root, p, systemd=systemd)
