@@ -64,6 +64,21 @@ def test_an_exit_while_the_server_is_away_has_its_code_and_log(served: Machine) 
     assert status.started_at < status.finished_at < time.time_ns() - 10**8
 
 
+def test_out_of_memory_kills_while_the_server_is_down_are_recognised(served: Machine) -> None:
+    limit = api_pb2.LinuxContainerResources(memory_limit_in_bytes=16 << 20)
+    linux = api_pb2.LinuxContainerConfig(resources=limit)
+    _, killed = started(served.cri, served, "sleep 1; exec tail /dev/zero", "main", linux=linux)
+    child = "sleep 1; sh -c 'tail /dev/zero; true'; exec sleep 60"
+    _, running = started(served.cri, served, child, "child", linux=linux)
+    served.end("server", signal.SIGKILL)
+    time.sleep(2)
+    served.start_server()
+    status = served.cri.wait_for_state(killed, api_pb2.CONTAINER_EXITED)
+    assert (status.exit_code, status.reason) == (137, "OOMKilled")
+    served.cri.stop(running, 0)
+    assert served.cri.status(running).reason == "OOMKilled"
+
+
 def test_a_dead_shim_is_an_unobserved_exit(served: Machine) -> None:
     pod, container = started(served.cri, served, TICK)
     for pid, command in processes(str(served.directory)):

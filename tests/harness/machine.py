@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -235,14 +236,16 @@ def remove_pods(cri: Cri) -> None:
         cri.remove_pod(pod.id)
 
 
-def started(cri: Cri, machine: Machine, script: str, name: str = "app") -> tuple[str, str]:
-    """A running pod and container."""
+def started(
+    cri: Cri, machine: Machine, script: str, name: str = "app", **fields: Any
+) -> tuple[str, str]:
+    """A running pod and container, with these fields in the container's config."""
     spec = pod_config(name=f"pod-{name}", log_directory=str(machine.logs))
     if systemd_is_init():  # without a slice the built-in plugin asks systemd for a path
         spec.linux.cgroup_parent = f"/{SLICE}"
     pod = cri.run_pod(spec)
     container = cri.create(
-        pod, container_config(machine.image, "sh", "-c", script, name=name), spec
+        pod, container_config(machine.image, "sh", "-c", script, name=name, **fields), spec
     )
     cri.start(container)
     return pod, container
