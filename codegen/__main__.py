@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codegen.errors import Problems, SpecError
+from codegen.errors import Place, Problems, SpecError
 
 if TYPE_CHECKING:  # each command imports what it needs: importing everything takes half a second
     from codegen.generate import Translation
@@ -78,11 +78,8 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
             for name, text in proto_import.containerd(source).items()
         }
     else:
-        texts = {f"spec/cri/{arguments.version}.proto": proto_import.cri(source)}
-    for name, text in texts.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        texts = proto_import.pin(root, source, arguments.version, replace=arguments.force)
+    for name in proto_import.write(root, texts):
         print(name)
     return 0
 
@@ -137,8 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root",
         type=Path,
-        default=Path(),
-        help="the project's root (default: the current directory)",
+        help="the project's root (default: the nearest folder above with spec/cri)",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -158,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     target.add_argument(
         "--containerd", action="store_true", help="write the containerd services that are used"
+    )
+    taken.add_argument(
+        "--force", action="store_true", help="replace a pinned CRI version by different content"
     )
     taken.set_defaults(run=_import)
 
@@ -183,12 +182,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _root() -> Path:
+    """The nearest folder, from the current one upwards, that has a specification."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "spec/cri").is_dir():
+            return folder
+    raise SpecError(
+        "neither this folder nor one above it has spec/cri",
+        Place(str(here)),
+        "change to the project's folder, or give it with --root",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 on success, 1 if the specification has a fault."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
-        return run(arguments, arguments.root)
+        return run(arguments, arguments.root or _root())
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1

@@ -66,15 +66,16 @@ def load(versions: Mapping[str, str], current: str) -> Api:
     return api(newest, current, since)
 
 
-def descriptor(version: str, text: str) -> FileDescriptorProto:
+def descriptor(version: str, text: str, shown_as: str | None = None) -> FileDescriptorProto:
     """The descriptor of one CRI proto; raises SpecError if it does not compile or belongs to
-    another package."""
+    another package, naming the file as ``shown_as`` (default: its path below spec/)."""
     name = f"cri/{version}.proto"
-    found = protoc.descriptors({name: text}, {name: f"spec/{name}"}).file[-1]
+    shown = shown_as or f"spec/{name}"
+    found = protoc.descriptors({name: text}, {name: shown}).file[-1]
     if found.package != _PACKAGE:
         raise SpecError(
             f"is of package {found.package or '(none)'}, not {_PACKAGE}",
-            Place(f"spec/{name}", 1, 1),
+            Place(shown, 1, 1) if shown_as is None else Place(shown),
         )
     return found
 

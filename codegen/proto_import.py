@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from codegen import proto_text, protoc
+from codegen import cri_api, load, proto_text, protoc, stubs
 from codegen.errors import Place, SpecError, one_of
 
 
@@ -63,6 +65,8 @@ CONTAINERD: Mapping[str, Selection] = {
 }
 
 _WELL_KNOWN = "google/protobuf/"
+ORIGINS = "spec/cri/origins.json"
+"""{version: name and SHA-256 of the file that it was imported from}."""
 
 
 def cri(source: Path) -> str:
@@ -74,7 +78,73 @@ def cri(source: Path) -> str:
             Place(str(source)),
             "for a set of containerd files use --containerd",
         )
+    if files[0].syntax != "proto3":
+        raise SpecError(
+            f"is written in {files[0].syntax or 'proto2'}; a CRI definition is proto3",
+            Place(str(source)),
+            "give the api.proto that Kubernetes publishes in cri-api",
+        )
     return proto_text.file_text(files[0])
+
+
+def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, str]:
+    """The files that pin ``source`` as one version of the CRI, as {path: text}.
+
+    Raises SpecError if ``version`` is not a Kubernetes minor, if ``source`` is not a CRI, or if
+    the version is pinned with different content and shall not be replaced.
+    """
+    if not stubs.is_version(version):
+        raise SpecError(
+            "is not a version of the CRI",
+            Place(f"--as {version!r}"),
+            "give the Kubernetes minor, as in --as 1.36",
+        )
+    if not (root / "spec/cri").is_dir():
+        raise SpecError(
+            "has no folder spec/cri, so it is not a project", Place(str(root)), "correct --root"
+        )
+    name = f"spec/cri/{version}.proto"
+    text = cri(source)
+    cri_api.descriptor(version, text, shown_as=str(source))
+    if not replace and (root / name).exists() and load.text_file(root, name) != text:
+        raise SpecError(
+            f"is pinned, and {source} differs from it",
+            Place(name),
+            f"pin it under another version and compare the two with cri-codegen diff, "
+            f"or replace {version} with --force",
+        )
+    return {name: text, ORIGINS: _with_origin(root, source, version)}
+
+
+def _with_origin(root: Path, source: Path, version: str) -> str:
+    """The text of ``ORIGINS`` with one more entry."""
+    origins = {}
+    if (root / ORIGINS).exists():
+        origins = load.json_file(root, ORIGINS)
+    origins[version] = {
+        "file": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    in_order = {known: origins[known] for known in sorted(origins, key=_age)}
+    return json.dumps(in_order, indent=2) + "\n"
+
+
+def _age(version: str) -> tuple[int, ...]:
+    return stubs.order(version) if stubs.is_version(version) else ()
+
+
+def write(root: Path, texts: Mapping[str, str]) -> Iterator[str]:
+    """Write ``texts`` ({path below root: text}) and yield the path of each file that changed."""
+    for name, text in texts.items():
+        path = root / name
+        try:
+            if path.exists() and path.read_bytes() == text.encode():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            raise SpecError(f"cannot be written: {error.strerror}", Place(name)) from error
+        yield name
 
 
 def containerd(source: Path) -> dict[str, str]:
@@ -110,7 +180,7 @@ def _read(source: Path) -> FileDescriptorSet:
     """The descriptors in ``source``, which is a descriptor set or ``.proto`` text."""
     try:
         if source.suffix == ".proto":
-            text = without_foreign_options(source.read_text())
+            text = without_foreign_options(load.text_file(Path(), str(source)))
             return protoc.descriptors({source.name: text}, {source.name: str(source)})
         return FileDescriptorSet.FromString(source.read_bytes())
     except OSError as error:

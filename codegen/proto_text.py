@@ -34,7 +34,9 @@ def file_text(file: FileDescriptorProto) -> str:
         *(_message(message, file.package) for message in file.message_type),
         *(_enum(enum) for enum in file.enum_type),
     ]
-    head = [f'syntax = "{file.syntax or "proto2"}";', "", f"package {file.package};"]
+    head = [f'syntax = "{file.syntax or "proto2"}";']
+    if file.package:
+        head += ["", f"package {file.package};"]
     if file.dependency:
         head += ["", *(f'import "{name}";' for name in sorted(file.dependency))]
     return "\n".join(head) + "\n" + "".join("\n" + _join(block) for block in blocks)

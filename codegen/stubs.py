@@ -10,7 +10,7 @@ from codegen import load, protoc
 from codegen.errors import Place, SpecError
 
 _CURRENT = "spec/cri/current"
-_VERSION = re.compile(r"\d+\.\d+\Z")
+_VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _IMPORT = re.compile(r"^from (cri|containerd) import (\w+_pb2)", re.M)
 
 
@@ -24,6 +24,12 @@ def current_version(root: Path) -> str:
         )
     version = load.text_file(root, _CURRENT).strip()
     known = cri_versions(root)
+    if not is_version(version):
+        raise SpecError(
+            f"{f'holds {version!r}, which' if version else 'is empty and'} names no CRI version",
+            Place(_CURRENT, 1, 1),
+            f"write one line into it: {', '.join(known)}",
+        )
     if version not in known:
         raise SpecError(
             f"names version {version!r}, but spec/cri/{version}.proto does not exist",
@@ -36,7 +42,12 @@ def current_version(root: Path) -> str:
 def cri_versions(root: Path) -> list[str]:
     """Every pinned version of ``runtime.v1``, oldest first."""
     found = (path.stem for path in (root / "spec/cri").glob("*.proto"))
-    return sorted(filter(_VERSION.match, found), key=order)
+    return sorted(filter(is_version, found), key=order)
+
+
+def is_version(word: str) -> bool:
+    """Whether ``word`` is a version of ``runtime.v1``: a Kubernetes minor, such as 1.36."""
+    return _VERSION.fullmatch(word) is not None
 
 
 def order(version: str) -> tuple[int, ...]:

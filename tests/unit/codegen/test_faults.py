@@ -145,6 +145,27 @@ def test_a_damaged_proto_is_named(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "1:1: is empty and names no CRI version"),
+        (b"\n\n", "1:1: is empty and names no CRI version"),
+        (b"v1.36\n", "1:1: holds 'v1.36', which names no CRI version"),
+        (b"1.36\n1.35\n", r"1:1: holds '1.36\n1.35', which names no CRI version"),
+        (b"9.99\n", "1:1: names version '9.99', but spec/cri/9.99.proto does not exist"),
+        (b"1.3\xff", "1:4: is not UTF-8: byte 0xff"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "generate", "review", "diff HEAD"])
+def test_a_wrong_current_version_is_named(
+    tmp_path: Path, command: str, content: bytes, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_of_spec(tmp_path)
+    (tmp_path / "spec/cri/current").write_bytes(content)
+    assert main(["--root", str(tmp_path), *command.split()]) == 1
+    assert capsys.readouterr().err.startswith(f"spec/cri/current:{says}\n")
+
+
+@pytest.mark.parametrize(
     ("name", "damage"),
     [
         ("spec/cri/current", "binary"),

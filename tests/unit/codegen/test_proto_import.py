@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -200,10 +202,118 @@ def test_a_set_without_containerd_is_refused(tmp_path: Path) -> None:
 def test_the_command_writes_below_its_root(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "spec/cri").mkdir(parents=True)
     source = tmp_path / "api.proto"
     source.write_text(_PUBLISHED)
     assert main(["--root", str(tmp_path), "import", str(source), "--as", "1.99"]) == 0
     assert (tmp_path / "spec/cri/1.99.proto").read_text() == _NORMALISED
-    assert capsys.readouterr().out == "spec/cri/1.99.proto\n"
+    assert capsys.readouterr().out == "spec/cri/1.99.proto\nspec/cri/origins.json\n"
+    origin = {"file": "api.proto", "sha256": hashlib.sha256(_PUBLISHED.encode()).hexdigest()}
+    assert json.loads((tmp_path / "spec/cri/origins.json").read_text()) == {"1.99": origin}
     assert main(["--root", str(tmp_path), "import", "missing.binpb", "--as", "1.99"]) == 1
     assert "missing.binpb: cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project without any pinned version, and a published proto beside it; commands run in a
+    folder below the project."""
+    root = tmp_path / "root"
+    (root / "spec/cri").mkdir(parents=True)
+    (root / "deep/er").mkdir(parents=True)
+    (tmp_path / "api.proto").write_text(_PUBLISHED)
+    monkeypatch.chdir(root / "deep/er")
+    return tmp_path
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_root_is_found_from_a_folder_below_it(folder: Path) -> None:
+    assert main(["import", "../../../api.proto", "--as", "1.99"]) == 0
+    assert (folder / "root/spec/cri/1.99.proto").read_text() == _NORMALISED
+
+
+def test_outside_a_project_nothing_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = _files(folder)
+    for root, says in (([], "spec/cri"), (["--root", "root/deep"], "root/deep: has no folder")):
+        assert main([*root, "import", "api.proto", "--as", "1.99"]) == 1
+        assert says in capsys.readouterr().err
+    assert _files(folder) == before
+
+
+@pytest.mark.parametrize(
+    "version", ["v1.37", "", "1", "1.37.1", "1.037", "1.37\n", "../../x", "1.²", "current"]
+)
+def test_a_word_that_is_no_version_is_refused(
+    folder: Path, version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _files(folder)
+    assert main(["import", str(folder / "api.proto"), "--as", version]) == 1
+    assert capsys.readouterr().err == (
+        f"--as {version!r}: is not a version of the CRI\n"
+        "    hint: give the Kubernetes minor, as in --as 1.36\n"
+    )
+    assert _files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("runtime.v1;", "runtime.v2;", "api.proto: is of package runtime.v2, not runtime.v1"),
+        ("package runtime.v1;", "", "api.proto: is of package (none), not runtime.v1"),
+        ("'proto3'", "'proto2'", "api.proto:"),
+        ("service Runtime {", "service Ru\xffntime {", "api.proto:12:11: is not UTF-8: byte 0xff"),
+    ],
+)
+def test_a_proto_that_is_no_cri_is_refused(
+    folder: Path, old: str, new: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder / "api.proto"
+    source.write_bytes(_PUBLISHED.replace(old, new).encode("latin-1"))
+    before = _files(folder)
+    assert main(["import", str(source), "--as", "1.99"]) == 1
+    assert says in capsys.readouterr().err
+    assert _files(folder) == before
+
+
+def test_a_proto2_set_is_refused(folder: Path) -> None:
+    descriptor = _descriptor(_NORMALISED)
+    descriptor.syntax = ""
+    source = folder / "set.binpb"
+    source.write_bytes(FileDescriptorSet(file=[descriptor]).SerializeToString())
+    with pytest.raises(SpecError, match="is written in proto2; a CRI definition is proto3"):
+        proto_import.cri(source)
+
+
+def test_a_pinned_version_is_replaced_only_by_force(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["import", str(folder / "api.proto"), "--as", "1.99"]
+    pinned = folder / "root/spec/cri/1.99.proto"
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0, "the same content"
+    assert capsys.readouterr().out == ""
+    pinned.write_text(_NORMALISED.replace("string old = 2", "string older = 2"))
+    before = pinned.read_text()
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("spec/cri/1.99.proto: is pinned, and ")
+    assert "or replace 1.99 with --force" in said
+    assert pinned.read_text() == before
+    assert main([*command, "--force"]) == 0
+    assert pinned.read_text() == _NORMALISED
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "root/spec/cri/origins.json").symlink_to("missing/file")
+    assert main(["import", str(folder / "api.proto"), "--as", "1.99"]) == 1
+    said = capsys.readouterr().err
+    assert said == "spec/cri/origins.json: cannot be written: No such file or directory\n"
