@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
+    api_names,
     cni_schema,
     cri_api,
     lifecycle,
@@ -121,6 +122,8 @@ def load_project(root: Path) -> Project:
     )
     former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
     defaults = default_specs(root, problems)
+    if api is not None:
+        api_names.check(root, api, problems)
     problems.stop_if_any()
     assert found and machines and rpcs and measured and former is not None
     return Project(root, found, machines, rpcs, measured, former, defaults)

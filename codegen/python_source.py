@@ -80,7 +80,7 @@ class Sources:
         """The syntax tree of ``root/name``; None if there is no such file."""
         if name not in self._trees:
             exists = (self.root / name).is_file()
-            self._trees[name] = _parsed(text_file(self.root, name), name) if exists else None
+            self._trees[name] = parsed(text_file(self.root, name), name) if exists else None
         return self._trees[name]
 
     # --- transforms
@@ -236,7 +236,8 @@ class Sources:
         return sorted(".".join(path.parts) for path in found if path.name != "__init__")
 
 
-def _parsed(text: str, name: str) -> ast.Module:
+def parsed(text: str, name: str) -> ast.Module:
+    """The syntax tree of ``text``; errors name the file as ``name``."""
     try:
         return ast.parse(text)
     except SyntaxError as error:

@@ -1,8 +1,8 @@
-"""Whether the modules in generated/ can be imported, and whether this was checked before.
+"""Whether the modules of the server can be imported, and whether this was checked before.
 
 A module that compiles may still fail when imported: a name missing in a stub, a transform that was
-moved. So every generated module is imported, in a separate process, because the generator itself
-imports neither ``generated`` nor ``runtime``.
+moved. So every module of generated/ and runtime/ is imported, in a separate process, because the
+generator itself imports neither.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def _key(root: Path) -> str:
         *_files(root, "spec", ""),
         *_files(_CODE.parent, "codegen", ""),
         *_files(root, "runtime", ".py"),
+        *_files(root, "tests", ".py"),
         *_files(root, "generated", ""),
     ]
     whole = [word.encode() for word in parts]
@@ -77,11 +78,12 @@ def _files(root: Path, folder: str, suffix: str) -> Iterator[tuple[str, Path]]:
 
 
 def import_faults(root: Path) -> list[Fault]:
-    """Why modules of generated/ cannot be imported, each cause once."""
+    """Why modules of generated/ and runtime/ cannot be imported, each cause once."""
     folder = root.resolve()
     names = [
         ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
-        for name, _ in _files(folder, "generated", ".py")
+        for part in ("generated", "runtime")
+        for name, _ in _files(folder, part, ".py")
     ]
     made = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL],

@@ -22,6 +22,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("spec", "generated", "runtime"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+    (root / "tests/unit").mkdir(parents=True)
     verify.remember(root)
     return root
 
@@ -39,10 +40,11 @@ def _appended(name: str) -> Callable[[Path], object]:
         _appended("generated/oci/container_config.py"),
         _appended("generated/MANIFEST.json"),
         lambda root: (root / "generated/new.py").write_text(""),
+        lambda root: (root / "tests/unit/new.py").write_text(""),
         lambda root: (root / "generated/lifecycle.py").unlink(),
         lambda root: (root / "spec/mapping/mount.yaml").rename(root / "spec/mapping/n.yaml"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_any_change_is_seen(checkout: Path, change: Callable[[Path], object]) -> None:
     assert verify.known_good(checkout)
@@ -83,6 +85,17 @@ def test_what_cannot_be_imported_is_named_once_with_its_line(checkout: Path) -> 
     ]
     assert main(["--root", str(checkout), "check"]) == 1
     assert not verify.known_good(checkout)
+
+
+def test_a_module_of_the_server_that_nothing_generated_imports_is_imported_too(
+    checkout: Path,
+) -> None:
+    path = checkout / "runtime/server/app.py"
+    path.write_text(path.read_text() + "\nNothing.at_all\n")
+    [fault] = verify.import_faults(checkout)
+    line = path.read_text().count("\n")
+    assert fault.place == Place("runtime/server/app.py", line, 1)
+    assert fault.message == "cannot be imported: NameError: name 'Nothing' is not defined"
 
 
 def test_a_second_run_needs_no_protoc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,196 @@
+"""Whether hand-written code names only what the stubs of the current CRI define.
+
+A new version may rename or drop a message, an enum or a value. Python notices only when the name is
+looked up, often as the server starts, so every name of ``api_pb2`` and ``api_pb2_grpc`` that
+runtime/ and tests/ spell is looked up here, by syntax tree.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+from sys import version_info
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.message import Message as AnyMessage
+
+from codegen import cache, cri_api, stubs
+from codegen.errors import Place, Problems, nearest
+from codegen.load import text_file
+from codegen.model import Api
+from codegen.python_source import parsed
+from codegen.syntax import statements
+
+_FOLDERS = ("runtime", "tests")
+_STUBS = "generated.cri."
+_OF_ENUMS = frozenset(dir(EnumTypeWrapper)) | {"ValueType"}
+_OF_MESSAGES = frozenset(dir(AnyMessage)) | {"FromString", "Extensions"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Spelled:
+    """A name of the stubs in hand-written code."""
+
+    file: str
+    line: int
+    column: int
+    owner: str
+    """What it is looked up in: ``api_pb2``, ``api_pb2.ContainerState``."""
+    name: str
+
+
+def check(root: Path, api: Api, problems: Problems) -> None:
+    """Record a fault for each name in runtime/ and tests/ that ``api`` does not define."""
+    defined = _Defined(api)
+    lacking = [s for s in spelled(root, problems) if not defined.has(s.owner, s.name)]
+    if not lacking:
+        return
+    others = list(_others(root, api.version))
+    for one in lacking:
+        problems.add(
+            f"{one.owner} of CRI {api.version} has no {one.name}",
+            Place(one.file, one.line, one.column),
+            _hint(one, api, defined, others),
+        )
+
+
+def spelled(root: Path, problems: Problems) -> tuple[Spelled, ...]:
+    """Every name of the CRI's stubs that runtime/ and tests/ spell, sorted."""
+    texts: dict[str, str] = {}
+    for folder in _FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            file = f"{folder}/{path.relative_to(root / folder).as_posix()}"
+            text = problems.attempt(partial(text_file, root, file))
+            if text is not None and "api_pb2" in text:
+                texts[file] = text
+    parts = [str(version_info), Path(__file__).read_text()]
+    parts += [word for item in texts.items() for word in item]
+    key = cache.digest(b"api names", *(part.encode() for part in parts))
+    kept = cache.get(key)
+    if kept is not None:
+        return tuple(Spelled(*values) for values in json.loads(kept))
+    trees = {file: problems.attempt(partial(parsed, text, file)) for file, text in texts.items()}
+    found = {s for file, tree in trees.items() if tree is not None for s in _spelled(file, tree)}
+    if None not in trees.values():
+        cache.put(key, json.dumps([astuple(one) for one in sorted(found)]).encode())
+    return tuple(sorted(found))
+
+
+def _spelled(file: str, tree: ast.Module) -> Iterator[Spelled]:
+    names: dict[str, str] = {}
+    for node in statements(tree.body):
+        match node:
+            case ast.ImportFrom(module=str(module), names=parts, level=0):
+                for part in parts:
+                    full = f"{module}.{part.name}"
+                    names[part.asname or part.name] = full
+                    if module.startswith(_STUBS) and part.name != "*":
+                        owner = module.removeprefix(_STUBS)
+                        yield Spelled(file, part.lineno, part.col_offset + 1, owner, part.name)
+            case ast.Import(names=parts):
+                for part in parts:
+                    local = part.asname or part.name.partition(".")[0]
+                    names[local] = part.name if part.asname else local
+    for node in tree.body:  # an alias, such as State = api_pb2.ContainerState
+        match node:
+            case ast.Assign(targets=[ast.Name(id=target)], value=value):
+                full_name = _full_name(value, names)
+                if full_name is not None:
+                    names[target] = full_name
+    for inner in ast.walk(tree):
+        match inner:
+            case ast.Attribute(value=value, attr=attr):
+                yield from _looked_up(file, inner, value, attr, names)
+            case ast.Call(
+                func=ast.Attribute(value=value, attr="Value"),
+                args=[ast.Constant(value=str(word)) as constant],
+            ):
+                yield from _looked_up(file, constant, value, word, names)
+
+
+def _looked_up(
+    file: str, at: ast.expr, value: ast.expr, name: str, names: Mapping[str, str]
+) -> Iterator[Spelled]:
+    owner = _full_name(value, names)
+    if owner is None or not owner.startswith(_STUBS):
+        return
+    line, end = at.end_lineno or at.lineno, at.end_col_offset or at.col_offset
+    start = end - len(name) if isinstance(at, ast.Attribute) else at.col_offset
+    yield Spelled(file, line, start + 1, owner.removeprefix(_STUBS), name)
+
+
+def _full_name(node: ast.expr, names: Mapping[str, str]) -> str | None:
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = _full_name(node.value, names)
+        return f"{owner}.{node.attr}" if owner is not None else None
+    return None
+
+
+class _Defined:
+    """What the stubs of one version define, by owner."""
+
+    def __init__(self, api: Api) -> None:
+        self.values: dict[tuple[str, str], tuple[str, int]] = {}
+        """(owner, name of an enum value): the enum and the number."""
+        grpc = {
+            word
+            for name in api.services
+            for word in (name, f"{name}Stub", f"{name}Servicer", f"add_{name}Servicer_to_server")
+        }
+        self.names: dict[str, set[str]] = {"api_pb2": {"DESCRIPTOR"}, "api_pb2_grpc": grpc}
+        for name, message in api.messages.items():
+            numbers = {f"{field.upper()}_FIELD_NUMBER" for field in message.fields}
+            entries = {_entry(f.name) for f in message.fields.values() if f.kind.name == "map"}
+            self._add(name, _OF_MESSAGES | numbers | entries | message.fields.keys())
+        for name, enum in api.enums.items():
+            self._add(name, _OF_ENUMS | enum.values.keys())
+            outer = f"api_pb2.{name}".rpartition(".")[0]
+            self.names.setdefault(outer, set()).update(enum.values)
+            for value, number in enum.values.items():
+                self.values[outer, value] = self.values[f"api_pb2.{name}", value] = (name, number)
+
+    def _add(self, name: str, inside: Iterable[str]) -> None:
+        outer, _, last = f"api_pb2.{name}".rpartition(".")
+        self.names.setdefault(outer, set()).add(last)
+        self.names.setdefault(f"api_pb2.{name}", set()).update(inside)
+
+    def has(self, owner: str, name: str) -> bool:
+        """Whether ``owner`` has ``name``; so it is said of an owner that does not exist itself or
+        is not a message, an enum or a module: the fault is another's."""
+        dunder = name.startswith("__") and name.endswith("__")
+        return dunder or owner not in self.names or name in self.names[owner]
+
+
+def _entry(field: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in field.split("_")) + "Entry"
+
+
+def _others(root: Path, current: str) -> Iterator[Api]:
+    """The other pinned versions: the newest older one first, then the newer ones."""
+    texts = cri_api.pinned(root)
+    at = stubs.order(current)
+    older = [v for v in texts if stubs.order(v) < at]
+    newer = [v for v in texts if stubs.order(v) > at]
+    for version in [*reversed(older), *newer]:
+        yield cri_api.api(cri_api.descriptor(version, texts[version]), version)
+
+
+def _hint(one: Spelled, api: Api, defined: _Defined, others: Iterable[Api]) -> str:
+    for other in others:
+        before = _Defined(other)
+        if one.name not in before.names.get(one.owner, ()):
+            continue
+        if (one.owner, one.name) in before.values:
+            enum, number = before.values[one.owner, one.name]
+            known = api.enums[enum].values if enum in api.enums else {}
+            renamed = [name for name, value in known.items() if value == number]
+            if renamed:
+                return f"renamed: the value {number} of {enum} is now {' or '.join(renamed)}"
+        return f"CRI {other.version} has it; see cri-codegen diff {other.version} {api.version}"
+    return nearest(one.name, defined.names[one.owner]) or "no pinned version of the CRI has it"
