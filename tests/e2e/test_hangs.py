@@ -90,7 +90,7 @@ def test_a_hung_log_file_system_blocks_no_other_container(
     log.rename(tmp_path / "rotated.log")
     request = api_pb2.ReopenContainerLogRequest(container_id=good)
     cri.runtime.ReopenContainerLog(request, timeout=2)
-    with pytest.raises(grpc.RpcError, match="does not answer") as failure:
+    with pytest.raises(grpc.RpcError, match="does not respond") as failure:
         cri.runtime.ReopenContainerLog(
             api_pb2.ReopenContainerLogRequest(container_id=bad), timeout=2
         )
