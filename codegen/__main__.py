@@ -84,6 +84,14 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+def _stubs(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import generate, proto_import, undecided
+
+    for name in proto_import.write(root, undecided.stubs(root, generate.read_api(root))):
+        print(name)
+    return 0
+
+
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import cri_api, diff
 
@@ -159,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="replace a pinned CRI version by different content"
     )
     taken.set_defaults(run=_import)
+
+    stubbed = commands.add_parser(
+        "stubs",
+        help="add an undecided entry for every field and RPC that has none; check refuses it"
+        " until it is decided",
+    )
+    stubbed.set_defaults(run=_stubs)
 
     compared = commands.add_parser("diff", help="named changes, as Markdown")
     compared.add_argument("old", help="a pinned CRI version, or a git revision")

@@ -243,7 +243,8 @@ def _same_names(node: Node, methods: Collection[str], problems: Problems) -> Non
             problems.add(
                 f"the RPC {name} has no entry",
                 node.place,
-                "say who serves it, or that it is unserved and in which issue it will be",
+                "say who serves it, or that it is unserved and in which issue it will be"
+                " (cri-codegen stubs adds an entry)",
             )
 
 
@@ -260,6 +261,12 @@ class _Reader:
         states = optional(entry, "states")
         served_by = optional(entry, "served_by")
         unserved = optional(entry, "unserved")
+        if unserved is not None and text(child(unserved, "issue")) == "undecided":
+            self.problems.add(
+                f"the RPC {method.name} (since {method.since}) is undecided",
+                unserved.place,
+                "say who serves it, or in which issue it will be served",
+            )
         mutates = optional(entry, "mutates")
         request = self.api.messages[method.request]
         if method.streams and subject is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from codegen import undecided
 from codegen.errors import Place, Problems, nearest, one_of
 from codegen.message_reads import Use
 from codegen.model import (
@@ -92,8 +93,19 @@ def field_without_fate(all_: Everything) -> Iterator[Finding]:
                 yield (
                     f"{file.message}.{field.name} ({field.kind}, since {field.since}) has no fate",
                     Place(file.file, file.message_place.line, file.message_place.column),
-                    "give it an entry: copy, compute, handled_by or unmapped",
+                    "give it an entry: copy, compute, handled_by, unmapped (see cri-codegen stubs)",
                 )
+
+
+def undecided_field(all_: Everything) -> Iterator[Finding]:
+    """Every entry is decided by a person."""
+    for message, field in undecided.fields(all_.api, all_.files):
+        if message.name in all_.files and field.name in all_.files[message.name].entries:
+            yield (
+                f"{message.name}.{field.name} ({field.kind}, since {field.since}) is undecided",
+                all_.files[message.name].entries[field.name].place,
+                "decide its fate: copy, compute, handled_by, or another reason for unmapped",
+            )
 
 
 def unknown_field(all_: Everything) -> Iterator[Finding]:
@@ -415,6 +427,7 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "unknown-message": unknown_message,
     "misnamed-file": misnamed_file,
     "field-without-fate": field_without_fate,
+    "undecided-field": undecided_field,
     "unknown-field": unknown_field,
     "with-without-input": with_without_input,
     "two-writers": two_writers,

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import groupby, pairwise
 
-from codegen import backwards, plan
+from codegen import backwards, plan, undecided
 from codegen.diff import rule_text
 from codegen.errors import Place, SpecError, nearest
 from codegen.generate import Translation, counts
@@ -30,11 +30,7 @@ def explain(found: Translation, path: str) -> str:
             nearest(path, [*every, *backwards.names(found)])
             or "write Message.field, as in ContainerConfig.image, or linux.resources.cpu.quota",
         )
-    told = [
-        _explained(found, message, field)
-        for message, field in fields
-        if message.name in found.mapped
-    ]
+    told = [_explained(found, message, field) for message, field in fields]
     told += ["\n".join(lines) for _, lines in _linked(found, links)]
     return "\n\n".join(told)
 
@@ -80,6 +76,10 @@ def review(found: Translation) -> str:
     ]
     lines += ["", f"not yet ({len(waiting)}):"]
     lines += [f"  {m.message.name}.{e.name}: {e.issue}" for m, e in waiting]
+    open_ = list(undecided.fields(found.api, found.files))
+    if open_:
+        lines += ["", f"undecided ({len(open_)}):"]
+        lines += [f"  {m.name}.{f.name}: {f.kind}, since CRI {f.since}" for m, f in open_]
     for mapped in found.mapped.values():
         item = f", item of {mapped.file.item.in_words}" if mapped.file.item is not None else ""
         lines += ["", f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"]
@@ -111,12 +111,18 @@ def _find(api: Api, path: str) -> Iterator[tuple[Message, Field]]:
 
 
 def _explained(found: Translation, message: Message, field: Field) -> str:
-    mapped = found.mapped[message.name]
+    kind = (
+        f"{field.kind}, number {field.number}, since CRI {field.since}"
+        + ", deprecated" * field.deprecated
+        + ", never logged" * field.redacted
+    )
+    mapped = found.mapped.get(message.name)
+    if mapped is None or field.name not in mapped.file.entries:
+        fate = "undecided: it has no entry (cri-codegen stubs adds one)"
+        return f"{message.name}.{field.name}\n  {'type':10} {kind}\n  {'fate':10} {fate}"
     entry = mapped.file.entries[field.name]
     rows = {
-        "type": f"{field.kind}, number {field.number}, since CRI {field.since}"
-        + ", deprecated" * field.deprecated
-        + ", never logged" * field.redacted,
+        "type": kind,
         "fate": entry.in_words,
         "item of": mapped.file.item.in_words if mapped.file.item is not None else "",
         "inputs": ", ".join(given.path for given in entry.inputs),

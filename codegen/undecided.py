@@ -1,0 +1,125 @@
+"""``cri-codegen stubs``: entries for what a new CRI version adds, to be decided by a person.
+
+A field gets an entry ``unmapped: undecided`` in its message's file, a new message a file, and a new
+RPC an entry in rpc.yaml. ``check`` refuses each until it is decided.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from codegen import load, mapping_file, rpc
+from codegen.errors import Problems
+from codegen.load import MappingNode
+from codegen.model import Api, Field, MappingFile, Message, Method
+
+WORD = "undecided"
+_EMPTY = re.compile(r"^fields: *\{ *\}", re.M)
+
+
+def stubs(root: Path, api: Api) -> dict[str, str]:
+    """{path: text} of the files of spec/ that lack entries, with an entry for each.
+
+    Raises SpecError if the mapping or rpc.yaml cannot be read.
+    """
+    problems = Problems()
+    files, _ = mapping_file.read_all(root, problems)
+    node = problems.attempt(lambda: load.yaml_file(root, rpc.FILE))
+    problems.stop_if_any()
+    found: dict[str, str] = {}
+    received, sent = (_reached(api, names) for names in _roots(api))
+    for message in api.messages.values():
+        if message.name in files:
+            file = files[message.name]
+            missing = [f for f in message.fields.values() if f.name not in file.entries]
+            if missing:
+                found[file.file] = _with_entries(root, file, missing)
+        else:
+            flow = "out" if message.name not in received else "in"
+            flow = "both" if message.name in received & sent else flow
+            found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(message, flow)
+    named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
+    methods = [m for s in api.services.values() for m in s.methods.values() if m.name not in named]
+    if methods:
+        text = load.text_file(root, rpc.FILE).rstrip("\n")
+        found[rpc.FILE] = text + "\n" + "".join(map(_rpc, methods))
+    return found
+
+
+def _roots(api: Api) -> tuple[set[str], set[str]]:
+    methods = [m for service in api.services.values() for m in service.methods.values()]
+    return {m.request for m in methods}, {m.response for m in methods}
+
+
+def _reached(api: Api, names: Iterable[str]) -> set[str]:
+    """The messages that ``names`` hold, directly or not, and ``names`` themselves."""
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in found and name in api.messages:
+            found.add(name)
+            pending += [f.message for f in api.messages[name].fields.values() if f.message]
+    return found
+
+
+def _with_entries(root: Path, file: MappingFile, fields: Iterable[Field]) -> str:
+    """The file's text with entries at the end of its ``fields``."""
+    lines = load.text_file(root, file.file).rstrip("\n").split("\n")
+    end = len(lines)
+    node = load.yaml_file(root, file.file)
+    assert isinstance(node, MappingNode)
+    fields_key = node.key("fields")
+    assert fields_key is not None
+    after = [key.place.line for key, _ in node.items() if key.place > fields_key.place]
+    if after:
+        end = min(after) - 1
+        while end and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
+            end -= 1
+    if not file.entries:
+        at = fields_key.place.line - 1
+        lines[at] = _EMPTY.sub("fields:", lines[at])
+    added = "".join(map(_entry, fields)).rstrip("\n").split("\n")
+    if not file.entries:
+        added = added[1:]  # no blank line below "fields:"
+    return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
+
+
+def _file(message: Message, flow: str) -> str:
+    head = f"message: runtime.v1.{message.name}\nflow: {flow}\n"
+    if not message.fields:
+        return head + "fields: {}\n"
+    return head + "fields:\n" + "".join(map(_entry, message.fields.values())).removeprefix("\n")
+
+
+def _entry(field: Field) -> str:
+    old = ", deprecated" if field.deprecated else ""
+    return (
+        f"\n  {_key(field.name)}:\n    unmapped: {WORD}\n"
+        f"    why: To be decided. {field.kind!s}, number {field.number},"
+        f" since CRI {field.since}{old}.\n"
+    )
+
+
+def _key(name: str) -> str:
+    return f'"{name}"' if name in ("true", "false", "null") else name
+
+
+def _rpc(method: Method) -> str:
+    return (
+        f"\n{method.name}:\n  unserved: {{issue: {WORD}}}\n"
+        f"  why: To be decided. Takes {method.request} and gives"
+        f" {'a stream of ' * method.streams}{method.response}, since CRI {method.since}.\n"
+    )
+
+
+def fields(api: Api, files: Mapping[str, MappingFile]) -> Iterator[tuple[Message, Field]]:
+    """Every field whose entry is missing or undecided."""
+    for message in api.messages.values():
+        entries = files[message.name].entries if message.name in files else {}
+        for field in message.fields.values():
+            entry = entries.get(field.name)
+            if entry is None or (entry.fate == "unmapped" and entry.value == WORD):
+                yield message, field
