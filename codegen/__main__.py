@@ -98,8 +98,7 @@ def _diff(arguments: argparse.Namespace, root: Path) -> int:
     old, new = arguments.old, arguments.new
     pinned = cri_api.pinned(root)
     if old in pinned and new in pinned:
-        apis = [cri_api.api(cri_api.descriptor(v, pinned[v]), v) for v in (old, new)]
-        found = diff.of_apis(*apis)
+        found = diff.of_protos(*(cri_api.descriptor(v, pinned[v]) for v in (old, new)))
     else:
         after = diff.at_revision(root, new) if new else diff.in_folder(root)
         found = diff.of_specifications(diff.at_revision(root, old), after)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from codegen import cri_api, lifecycle, load, mapping_file, metrics, rpc, stubs
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
+from codegen import cri_api, lifecycle, load, mapping_file, metrics, proto_diff, rpc, stubs
 from codegen.errors import Place, Problems, SpecError
-from codegen.model import Api, Entry, Field, MappingFile, Method, Rule
+from codegen.model import Entry, MappingFile, Rule
 
 _Part = TypeVar("_Part")
 
@@ -25,33 +27,16 @@ class Named:
     kind: str
     subject: str
     detail: str = ""
+    effect: str = ""
+    """The class of a change of the CRI, one of ``proto_diff.CLASSES``."""
 
     def markdown(self) -> str:
         return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
 
 
-def of_apis(old: Api, new: Api) -> list[Named]:
+def of_protos(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
     """What changed from one CRI version to another."""
-    found = list(_keys("message", old.messages, new.messages))
-    for name in _both(old.messages, new.messages):
-        before, after = old.messages[name].fields, new.messages[name].fields
-        found += _keys("field", before, after, f"{name}.", lambda f: f"{f.kind} = {f.number}")
-        for field in _both(before, after):
-            found += _field(f"{name}.{field}", before[field], after[field])
-    for name in _both(old.enums, new.enums):
-        values = old.enums[name].values, new.enums[name].values
-        found += _keys("enum-value", *values, f"{name}.", lambda number: f"= {number}")
-    for name in _both(old.services, new.services):
-        methods = old.services[name].methods, new.services[name].methods
-        found += _keys("rpc", *methods, f"{name}.", _signature)
-        for method in _both(*methods):
-            found += _changed(
-                "rpc-changed",
-                f"{name}.{method}",
-                _signature(methods[0][method]),
-                _signature(methods[1][method]),
-            )
-    return found
+    return [Named(c.kind, c.subject, c.detail, c.effect) for c in proto_diff.changes(old, new)]
 
 
 def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) -> list[Named]:
@@ -74,7 +59,7 @@ def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) 
 class Specification:
     """What a reviewer compares."""
 
-    api: Api
+    proto: FileDescriptorProto
     mapping: Mapping[str, MappingFile]
     tables: Mapping[str, str]
     """Every value of rpc.yaml, lifecycle.yaml and metrics.yaml, by its dotted path."""
@@ -83,7 +68,7 @@ class Specification:
 def of_specifications(old: Specification, new: Specification) -> list[Named]:
     """What changed from one state of spec/ to another."""
     return [
-        *of_apis(old.api, new.api),
+        *of_protos(old.proto, new.proto),
         *of_mappings(old.mapping, new.mapping),
         *_keys("table", old.tables, new.tables, detail=str),
         *(
@@ -116,14 +101,14 @@ def in_folder(root: Path) -> Specification:
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()
     version = stubs.current_version(root)
-    api = cri_api.api(cri_api.descriptor(version, cri_api.pinned(root)[version]), version)
+    proto = cri_api.descriptor(version, cri_api.pinned(root)[version])
     tables = {
         path: value
         for name in (rpc.FILE, lifecycle.FILE, metrics.FILE)
         if (root / name).is_file()  # an older revision has no metrics
         for path, value in _flat(load.yaml_file(root, name).plain(), Path(name).stem)
     }
-    return Specification(api, files, tables)
+    return Specification(proto, files, tables)
 
 
 def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
@@ -139,8 +124,15 @@ def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
 
 
 def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
-    """The changes as a page, grouped by kind in alphabetical order."""
-    lines = sorted(change.markdown() for change in changes)
+    """The changes as a page: those of the mapping, then those of the CRI by class, each grouped by
+    kind in alphabetical order."""
+    every = list(changes)
+    lines = sorted(change.markdown() for change in every if not change.effect)
+    for effect, meaning in proto_diff.CLASSES.items():
+        of_class = sorted(change.markdown() for change in every if change.effect == effect)
+        if of_class:
+            title = f"### {effect[:1].upper()}{effect[1:]} ({len(of_class)}): {meaning}"
+            lines += [*([""] if lines else []), title, "", *of_class]
     return "\n".join([f"## {old} → {new}", "", *(lines or ["Nothing changed."])])
 
 
@@ -171,19 +163,6 @@ def _keys(
 def _changed(kind: str, subject: str, before: object, after: object) -> Iterator[Named]:
     if before != after:
         yield Named(kind, subject, f"{before or 'nothing'} → {after or 'nothing'}")
-
-
-def _field(subject: str, old: Field, new: Field) -> Iterator[Named]:
-    yield from _changed("field-renumbered", subject, old.number, new.number)
-    yield from _changed("field-retyped", subject, str(old.kind), str(new.kind))
-    if new.deprecated and not old.deprecated:
-        yield Named("field-deprecated", subject)
-    if new.redacted != old.redacted:
-        yield Named("field-redaction-changed", subject, f"debug_redact = {new.redacted}")
-
-
-def _signature(method: Method) -> str:
-    return f"({method.request}) returns ({'stream ' * method.streams}{method.response})"
 
 
 def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:

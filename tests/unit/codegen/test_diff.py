@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import cri_api, diff, load, mapping_file
 from codegen.__main__ import main
 from codegen.errors import SpecError
-from codegen.model import Api, MappingFile
+from codegen.model import MappingFile
 from tests.unit.codegen.project import ROOT, copy_of_spec
 
 _BEFORE = """\
@@ -34,26 +35,25 @@ message Box {
 """
 
 
-def _api(text: str) -> Api:
-    return cri_api.api(cri_api.descriptor("1.0", text), "1.0")
+def _proto(text: str) -> FileDescriptorProto:
+    return cri_api.descriptor("1.0", text)
 
 
 def test_changes_of_an_api() -> None:
-    found = diff.of_apis(_api(_BEFORE), _api(_AFTER))
+    found = diff.of_protos(_proto(_BEFORE), _proto(_AFTER))
     assert sorted(change.markdown() for change in found) == [
         "- **enum-value-gained** `Color.BLUE`: = 1",
         "- **field-deprecated** `Box.same`",
-        "- **field-gained** `Box.names`: list of str = 6",
+        "- **field-gained** `Box.names`: repeated string = 6",
         "- **field-lost** `Box.gone`: int64 = 2",
-        "- **field-redaction-changed** `Box.secret`: debug_redact = True",
+        "- **field-redaction-changed** `Box.secret`: nothing → debug_redact = True",
         "- **field-renumbered** `Box.moved`: 3 → 13",
-        "- **field-retyped** `Box.typed`: int64 → str",
+        "- **field-retyped** `Box.typed`: int64 → string",
         "- **message-lost** `Gone`",
         "- **rpc-changed** `Boxes.Open`: (Box) returns (Box) → (Box) returns (stream Box)",
-        "- **rpc-gained** `Boxes.Lock`: (Box) returns (Box)",
-        "- **rpc-lost** `Boxes.Shut`: (Box) returns (Box)",
+        "- **rpc-renamed** `Boxes.Shut`: now Lock",
     ]
-    assert diff.of_apis(_api(_BEFORE), _api(_BEFORE)) == []
+    assert diff.of_protos(_proto(_BEFORE), _proto(_BEFORE)) == []
 
 
 def _mapping(text: str) -> dict[str, MappingFile]:
@@ -137,4 +137,4 @@ def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
 
 def test_pinned_versions_are_compared_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", str(ROOT), "diff", "1.35", "1.36"]) == 0
-    assert "- **field-gained** `ImageSpec.image_ref`: str = 20\n" in capsys.readouterr().out
+    assert "- **field-gained** `ImageSpec.image_ref`: string = 20\n" in capsys.readouterr().out
