@@ -213,6 +213,7 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
         return Rpcs(())
     entries = dict(items(node))
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
+    _one_service_each(node, api, problems)
     _same_names(node, methods, problems)
     reader = _Reader(api, lifecycle, problems)
     unary = {
@@ -230,6 +231,19 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
         for service in api.services.values()
     )
     return Rpcs(services)
+
+
+def _one_service_each(node: Node, api: Api, problems: Problems) -> None:
+    """Refuse an RPC of two services: an entry could mean either."""
+    for name in sorted({name for service in api.services.values() for name in service.methods}):
+        owners = [s.name for s in api.services.values() if name in s.methods]
+        if len(owners) > 1:
+            entry = node.key(name) if isinstance(node, MappingNode) else None
+            problems.add(
+                f"the RPC {name} is of {' and of '.join(owners)}, and an entry could mean either",
+                entry.place if entry is not None else node.place,
+                "codegen/rpc.py must first learn to read entries by service",
+            )
 
 
 def _same_names(node: Node, methods: Collection[str], problems: Problems) -> None:

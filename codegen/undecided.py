@@ -41,7 +41,8 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
             flow = "both" if message.name in received & sent else flow
             found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(message, flow)
     named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
-    methods = [m for s in api.services.values() for m in s.methods.values() if m.name not in named]
+    every = {m.name: m for s in api.services.values() for m in s.methods.values()}
+    methods = [method for name, method in every.items() if name not in named]
     if methods:
         text = load.text_file(root, rpc.FILE).rstrip("\n")
         found[rpc.FILE] = text + "\n" + "".join(map(_rpc, methods))

@@ -120,6 +120,16 @@ def test_review_and_explain_know_what_is_undecided(
     assert "Seed.leaf" in capsys.readouterr().out
 
 
+def test_an_rpc_of_two_services_is_refused(bumped: Path) -> None:
+    path = bumped / "spec/cri/9.99.proto"
+    other = "service Garden { rpc Plant(SeedRequest) returns (SeedResponse) {} }\n"
+    path.write_text(path.read_text() + other)
+    both = "the RPC Plant is of RuntimeService and of Garden, and an entry could mean either"
+    assert both in _faults(bumped)
+    assert main(["--root", str(bumped), "stubs"]) == 0
+    assert _faults(bumped) == sorted([*_UNDECIDED, both])
+
+
 def test_a_project_without_gaps_gets_no_stub(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
