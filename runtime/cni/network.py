@@ -44,6 +44,9 @@ PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
 _PASSING: Final = frozenset({11, 50})
 """CNI error codes for "try again later" and "not available now"."""
 
+DELETION_GRACE: Final = 5.0
+"""Seconds for DEL to finish after its caller was cancelled; it takes a tenth of a second."""
+
 _REPLACING_TRIES: Final = 10
 _REPLACING_SECONDS: Final = 0.2
 
@@ -204,19 +207,25 @@ class Network:
         If ADD never returned a result (``had_result`` false), failures of the plugins are logged
         and not raised, because it is unknown what there is to undo.
 
-        Once started it is not interrupted: if the caller is cancelled, it continues, and the next
-        call for the pod waits for it.  A plugin that is killed during DEL can leave things that a
-        second DEL does not find: bridge deletes the interface first, and finds the firewall rules
-        of the pod by the interface's addresses.
+        If the caller is cancelled, it continues for `DELETION_GRACE` seconds, and the next call for
+        the pod waits for it.  A plugin that is killed during DEL can leave things that a second DEL
+        does not find: bridge deletes the interface first, and finds the firewall rules of the pod
+        by the interface's addresses.  One that hangs is killed after that time, and the next call
+        starts it again.
         """
-        deletion = self._deletions.get(sandbox_id)
-        if deletion is None:
-            deletion = in_background(
-                self._delete(sandbox_id, netns_path, config, had_result, handler)
-            )
-            self._deletions[sandbox_id] = deletion
-            deletion.add_done_callback(lambda _: self._deletions.pop(sandbox_id))
-        await asyncio.shield(deletion)
+        left = self._deletions.get(sandbox_id)
+        if left is not None:
+            await asyncio.wait({left})
+            if not left.cancelled():
+                return left.result()
+        deletion = in_background(self._delete(sandbox_id, netns_path, config, had_result, handler))
+        self._deletions[sandbox_id] = deletion
+        deletion.add_done_callback(lambda _: self._deletions.pop(sandbox_id))
+        try:
+            await asyncio.shield(deletion)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(DELETION_GRACE, deletion.cancel)
+            raise
 
     async def _delete(
         self,

@@ -366,6 +366,30 @@ async def test_a_cancelled_delete_continues_and_the_next_one_waits_for_it(lab: L
     assert lab.cached() == []
 
 
+async def test_a_deletion_that_hangs_without_a_caller_is_killed_and_started_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "DELETION_GRACE", 0.2)
+    lab.write("net.conflist", {"type": "first", "hang": ["DEL"]})
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+        deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+        while len(lab.calls()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        deleting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deleting
+        again = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+        while len(lab.calls()) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await gone(lab.calls()[1]["pid"])
+        again.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await again
+        await gone(lab.calls()[2]["pid"])
+    assert lab.order() == [("ADD", "first"), ("DEL", "first"), ("DEL", "first")]
+
+
 def child_of(process: int) -> int:
     """The process that a hanging plugin waits for; 0 before it is there."""
     return int(Path(f"/proc/{process}/task/{process}/children").read_text() or 0)
