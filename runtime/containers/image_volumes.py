@@ -28,7 +28,7 @@ from runtime.errors import (
 )
 from runtime.linux import userns
 from runtime.linux.directories import remove_tree, unmount
-from runtime.linux.userns import IdMaps
+from runtime.linux.userns import MapLines
 from runtime.lookups.layers import Layers
 from runtime.lookups.snapshot import is_mounted, mount_mapped, mount_read_only
 from runtime.steps import threads
@@ -91,7 +91,7 @@ async def _host_path(
             f"image {volume.reference!r} is not on this node; pull it first",
             field=f"{volume.field}.image.image",
         )
-    maps = IdMaps(volume.uid_map, volume.gid_map) if volume.uid_map else None
+    maps = MapLines(volume.uid_map, volume.gid_map) if volume.uid_map else None
     name = image.id.partition(":")[2] + ("-mapped" if maps else "")
     target = services.store.layout.image_volumes(sandbox.id) / name
     doing = f"mount image {volume.reference}"
@@ -123,7 +123,7 @@ def _inside(root: Path, sub_path: str) -> str | None:
 
 
 async def _ensure_mounted(
-    services: Services, sandbox: Sandbox, image: facts.Image, target: Path, maps: IdMaps | None
+    services: Services, sandbox: Sandbox, image: facts.Image, target: Path, maps: MapLines | None
 ) -> None:
     # before the snapshot: the directory's name identifies the snapshots to remove
     await threads.STATE_FILES.run(_make_directory, target)
@@ -155,7 +155,7 @@ async def _view(
     return await view(await services.images.unpacked(image, snapshotter))
 
 
-def _mount(mounts: Sequence[types_pb2.Mount], target: str, maps: IdMaps | None) -> None:
+def _mount(mounts: Sequence[types_pb2.Mount], target: str, maps: MapLines | None) -> None:
     if is_mounted(mounts, target):
         return
     if maps is None:

@@ -28,14 +28,14 @@ _ECHO: Final = b"\n"
 
 
 @dataclass(frozen=True, slots=True)
-class IdMaps:
-    """The ids of a user namespace in the format of /proc/PID/uid_map: ``inside outside count``."""
+class MapLines:
+    """The lines of /proc/PID/uid_map and gid_map: ``inside outside count``."""
 
     uids: str
     gids: str
 
 
-async def create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
+async def create(netns_path: str, userns_path: str, maps: MapLines) -> None:
     """Create a user namespace and, in it, a network namespace with loopback up (about 6 ms).
 
     Both are pinned to files, which `netns.unpin` removes. Raises OSError with the reason, and then
@@ -46,7 +46,7 @@ async def create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
 
 
 @contextlib.contextmanager
-def held(maps: IdMaps) -> Iterator[str]:
+def held(maps: MapLines) -> Iterator[str]:
     """A user namespace that exists while the block runs; its file in /proc. Blocks for about 3 ms.
 
     Raises OSError, with the reason.
@@ -55,7 +55,7 @@ def held(maps: IdMaps) -> Iterator[str]:
         yield f"/proc/{child.pid}/ns/user"
 
 
-def _create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
+def _create(netns_path: str, userns_path: str, maps: MapLines) -> None:
     with (
         contextlib.ExitStack() as undo,
         _child(f"{_WAIT_FOR_IDS} && exec unshare --net cat", maps) as child,
@@ -74,7 +74,7 @@ def _create(netns_path: str, userns_path: str, maps: IdMaps) -> None:
 
 
 @contextlib.contextmanager
-def _child(script: str, maps: IdMaps) -> Iterator[subprocess.Popen[bytes]]:
+def _child(script: str, maps: MapLines) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a new user namespace with these ids, which runs ``script``."""
     try:
         child = subprocess.Popen(

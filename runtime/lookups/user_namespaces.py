@@ -12,7 +12,7 @@ from typing import Any, Final
 from runtime.containerd.capabilities import Snapshotter
 from runtime.linux import kernel, userns
 
-_ANY_IDS: Final = userns.IdMaps("0 1 1", "0 1 1")
+_ANY_IDS: Final = userns.MapLines("0 1 1", "0 1 1")
 _REMAPS: Final = "remap-ids"
 _ONLY_REMAPS: Final = "only-remap-ids"
 """Capabilities of a snapshotter: it maps owners; it does not allow copies instead."""

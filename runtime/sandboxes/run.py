@@ -177,7 +177,7 @@ async def _create_namespace(pod: NewPod) -> None:
         if pod.maps is None:
             await netns.create(pod.metadata.netns_path)
         else:
-            ids = userns.IdMaps(pod.maps.uids.line, pod.maps.gids.line)
+            ids = userns.MapLines(pod.maps.uids.line, pod.maps.gids.line)
             await userns.create(pod.metadata.netns_path, pod.files.userns, ids)
 
 

@@ -20,7 +20,7 @@ from generated.validators import create_container_request
 from runtime.containers import image_volumes
 from runtime.errors import CriError, FailedPrecondition, ImageVolumeMountFailed, InvalidArgument
 from runtime.linux import userns
-from runtime.linux.userns import IdMaps
+from runtime.linux.userns import MapLines
 
 from .world import IMAGE, World
 
@@ -167,10 +167,10 @@ def test_combinations_that_are_refused(mount: api_pb2.Mount, field: str) -> None
 async def test_owners_are_mapped_by_the_mount_and_not_by_the_oci_runtime(
     world: World, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[IdMaps] = []
+    asked: list[MapLines] = []
 
     @contextmanager
-    def held(maps: IdMaps) -> Iterator[str]:
+    def held(maps: MapLines) -> Iterator[str]:
         asked.append(maps)
         yield "/dev/null"
 
@@ -181,7 +181,7 @@ async def test_owners_are_mapped_by_the_mount_and_not_by_the_oci_runtime(
     monkeypatch.setattr(image_volumes, "mount_mapped", mount_mapped)
     ids = [api_pb2.IDMapping(container_id=0, host_id=70000, length=65536)]
     container = await world.created(mounts=[volume(uidMappings=ids, gidMappings=ids)])
-    assert asked == [IdMaps("0 70000 65536", "0 70000 65536")]
+    assert asked == [MapLines("0 70000 65536", "0 70000 65536")]
     (mount,) = container.metadata.config.mounts
     assert mount.host_path == f"{directory(world)}/1-mapped"
     spec = json.loads(world.daemon.records[container.id].spec.value)

@@ -19,7 +19,7 @@ from runtime.lookups.snapshot import mount_writable
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-IDS = userns.IdMaps("0 100000 65536", "0 200000 65536")
+IDS = userns.MapLines("0 100000 65536", "0 200000 65536")
 NS_GET_USERNS = 0xB701
 
 
@@ -67,7 +67,7 @@ async def test_the_network_namespace_belongs_to_the_user_namespace(tmp_path: Pat
 async def test_ids_that_the_kernel_refuses_leave_nothing(tmp_path: Path, ids: str) -> None:
     with pytest.raises(OSError, match=f"cannot map the uids of a user namespace to {ids}: Invalid"):
         await userns.create(
-            str(tmp_path / "net"), str(tmp_path / "user"), userns.IdMaps(ids, IDS.gids)
+            str(tmp_path / "net"), str(tmp_path / "user"), userns.MapLines(ids, IDS.gids)
         )
     assert files_below(tmp_path) == []
 

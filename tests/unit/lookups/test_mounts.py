@@ -33,7 +33,7 @@ def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> None:
     mapped = [RequestedMount(path, maps_ids=True) for path in ("/sys", "/tmp")]
-    with userns.held(userns.IdMaps("0 100000 65536", "0 100000 65536")) as namespace:
+    with userns.held(userns.MapLines("0 100000 65536", "0 100000 65536")) as namespace:
         pid = int(Path(namespace).parts[2])
         sys, tmp = host_sources(mapped, pid)
         (unasked,) = host_sources([RequestedMount("/sys")], pid)

@@ -147,7 +147,10 @@ def test_a_mount_for_containerds_mount_manager_is_refused(target: str) -> None:
 def users() -> Iterator[int]:
     """A user namespace in which 0 is 200000."""
     try:
-        with userns.held(userns.IdMaps("0 200000 1000", "0 300000 1000")) as path, open(path) as f:
+        with (
+            userns.held(userns.MapLines("0 200000 1000", "0 300000 1000")) as path,
+            open(path) as f,
+        ):
             yield f.fileno()
     except OSError as error:
         pytest.skip(f"needs user namespaces: {error}")

@@ -341,7 +341,7 @@ async def test_a_user_namespace_owns_everything_of_its_pod(
     sandbox = world.store.sandboxes.get(answer.pod_sandbox_id)
     assert sandbox is not None
     files = sandbox.files
-    maps = userns.IdMaps("0 100000 65536", "0 200000 65536")
+    maps = userns.MapLines("0 100000 65536", "0 200000 65536")
     assert created == [sandbox.metadata.netns_path, files.userns, maps]
     assert files.userns == f"{files.state_dir}/pinned-namespaces/user"
     for path in (files.hostname, files.hosts, files.resolv_conf):

@@ -25,6 +25,7 @@ from runtime.stats.operations import Stats
 from runtime.stats.rates import CpuRates
 from runtime.stats.sandbox import parse_net_dev
 from runtime.store.objects import Container as StoreContainer
+from runtime.store.objects import Store
 from runtime.transforms.facts import (
     Container,
     ContainerMetadata,
@@ -61,6 +62,19 @@ def traffic(interfaces: list[Interface]) -> api_pb2.NetworkUsage:
     )
     told = pod_sandbox_stats_response.read(measured_sandbox=MeasuredSandbox(pod, measured, ()))
     return told.stats.linux.network
+
+
+def stats_of(store: Store, cgroups: FakeCgroups) -> Stats:
+    """The operations on a node with one handler, where nothing may be left out."""
+    return Stats(
+        store=store,
+        images=FakeImages(None),
+        containers=FakeContainers(),
+        handlers=Handlers(Handler("runc")),
+        config=Config(),
+        left_out=pytest.fail,
+        cgroups=cgroups,
+    )
 
 
 def test_a_rate_needs_two_readings_far_enough_apart() -> None:
@@ -135,15 +149,7 @@ async def test_a_container_that_has_just_ended_does_not_stop_the_sampler(tmp_pat
         def of_process(self, pid: int) -> str | None:
             raise ProcessLookupError
 
-    stats = Stats(
-        store=store,
-        images=FakeImages(None),
-        containers=FakeContainers(),
-        handlers=Handlers(Handler("runc")),
-        config=Config(),
-        left_out=pytest.fail,
-        cgroups=Gone(None, {}),
-    )
+    stats = stats_of(store, Gone(None, {}))
     await stats.sampler.sample()
 
 
@@ -264,15 +270,7 @@ async def test_stopped_objects_have_no_statistics(tmp_path: Path) -> None:
     store = samples.store(tmp_path)
     container = samples.container(store, "c", state=ContainerState.EXITED)
     sandbox = samples.sandbox(store, "pod", state=SandboxState.NOTREADY)
-    stats = Stats(
-        store=store,
-        images=FakeImages(None),
-        containers=FakeContainers(),
-        handlers=Handlers(Handler("runc")),
-        config=Config(),
-        left_out=pytest.fail,
-        cgroups=FakeCgroups(None, {}),
-    )
+    stats = stats_of(store, FakeCgroups(None, {}))
     with pytest.raises(NotFound, match="EXITED"):
         await stats.container(container, api_pb2.ContainerStatsRequest())
     with pytest.raises(Unavailable, match="NOTREADY"):
