@@ -93,12 +93,12 @@ def _stubs(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import cri_api, diff
+    from codegen import diff, proto_api
 
     old, new = arguments.old, arguments.new
-    pinned = cri_api.pinned(root)
+    pinned = proto_api.pinned(root)
     if old in pinned and new in pinned:
-        found = diff.of_protos(*(cri_api.descriptor(v, pinned[v]) for v in (old, new)))
+        found = diff.of_protos(*(proto_api.descriptor(v, pinned[v]) for v in (old, new)))
     else:
         after = diff.at_revision(root, new) if new else diff.in_folder(root)
         found = diff.of_specifications(diff.at_revision(root, old), after)

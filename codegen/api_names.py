@@ -18,7 +18,7 @@ from sys import version_info
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message as AnyMessage
 
-from codegen import cache, cri_api, stubs
+from codegen import cache, proto_api, stubs
 from codegen.errors import Place, Problems, nearest
 from codegen.load import text_file
 from codegen.model import Api
@@ -173,12 +173,12 @@ def _entry(field: str) -> str:
 
 def _others(root: Path, current: str) -> Iterator[Api]:
     """The other pinned versions: the newest older one first, then the newer ones."""
-    texts = cri_api.pinned(root)
+    texts = proto_api.pinned(root)
     at = stubs.order(current)
     older = [v for v in texts if stubs.order(v) < at]
     newer = [v for v in texts if stubs.order(v) > at]
     for version in [*reversed(older), *newer]:
-        yield cri_api.api(cri_api.descriptor(version, texts[version]), version)
+        yield proto_api.api(proto_api.descriptor(version, texts[version]), version)
 
 
 def _hint(one: Spelled, api: Api, defined: _Defined, others: Iterable[Api]) -> str:

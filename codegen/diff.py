@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from codegen import cri_api, lifecycle, load, mapping_file, metrics, proto_diff, rpc, stubs
+from codegen import lifecycle, load, mapping_file, metrics, proto_api, proto_diff, rpc, stubs
 from codegen.errors import Place, Problems, SpecError
 from codegen.model import Entry, MappingFile, Rule
 
@@ -101,7 +101,7 @@ def in_folder(root: Path) -> Specification:
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()
     version = stubs.current_version(root)
-    proto = cri_api.descriptor(version, cri_api.pinned(root)[version])
+    proto = proto_api.descriptor(version, proto_api.pinned(root)[version])
     tables = {
         path: value
         for name in (rpc.FILE, lifecycle.FILE, metrics.FILE)

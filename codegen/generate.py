@@ -16,16 +16,16 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
     api_names,
-    cni_schema,
-    cri_api,
+    document_schema,
     lifecycle,
     load,
     mapping_file,
     metrics,
-    oci_schema,
     older,
+    payload_schema,
     plan,
     plan_schema,
+    proto_api,
     protoc,
     render,
     resolve,
@@ -35,21 +35,21 @@ from codegen import (
 )
 from codegen.emit import (
     builders,
-    cni,
     filters,
     items,
-    oci_types,
+    payloads,
     plans,
     python,
     readers,
     services,
+    types,
     validators,
 )
 from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
-from codegen.model import Api, Entry, Kind, Mapped, MappingFile, Message, OciSpec, Plan
+from codegen.model import Api, Document, Entry, Kind, Mapped, MappingFile, Message, Plan
 from codegen.paths import Paths
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -63,13 +63,13 @@ _DEFAULTS = {
 }
 _APPARMOR = "spec/oci/apparmor.profile"
 _SPEC_OF = {
-    "oci/types.py.j2": oci_schema.FILE,
+    "oci/types.py.j2": document_schema.FILE,
     "oci/defaults.py.j2": "spec/oci",
     "provenance.py.j2": mapping_file.FOLDER,
     "handlers/ignored.py.j2": mapping_file.FOLDER,
     "items/__init__.py.j2": mapping_file.FOLDER,
     "plans.py.j2": plan_schema.FOLDER,
-    "cni.py.j2": cni_schema.FILE,
+    "cni.py.j2": payload_schema.FILE,
     "lifecycle.py.j2": lifecycle.FILE,
     "metrics.py.j2": metrics.FILE,
     "handlers/older.py.j2": older.FILE,
@@ -82,11 +82,11 @@ class Translation:
     """The resolved mapping: the source of builders, readers and validators."""
 
     api: Api
-    oci: OciSpec
+    document: Document
     files: Mapping[str, MappingFile]
     mapped: Mapping[str, Mapped]
     plans: Mapping[str, Plan]
-    told: tuple[Plan, ...]
+    payloads: tuple[Plan, ...]
     """What CNI plugins receive, computed from a pod's config."""
     paths: Paths
 
@@ -131,13 +131,13 @@ def load_project(root: Path) -> Project:
 
 def read_api(root: Path) -> Api:
     """The current CRI."""
-    return cri_api.load(cri_api.pinned(root), stubs.current_version(root))
+    return proto_api.load(proto_api.pinned(root), stubs.current_version(root))
 
 
 def current_proto(root: Path) -> FileDescriptorProto:
     """The descriptor of the current CRI."""
     version = stubs.current_version(root)
-    return cri_api.descriptor(version, cri_api.pinned(root)[version])
+    return proto_api.descriptor(version, proto_api.pinned(root)[version])
 
 
 def translation(
@@ -149,16 +149,16 @@ def translation(
     read. Without ``rpcs``, checks that involve RPCs are skipped.
     """
     files, broken = mapping_file.read_all(root, problems)
-    oci = problems.attempt(lambda: oci_schema.read(root))
-    objects = problems.attempt(lambda: cni_schema.read(root))
+    document = problems.attempt(lambda: document_schema.read(root))
+    objects = problems.attempt(lambda: payload_schema.read(root))
     record = problems.attempt(lambda: _record(root))
-    if api is None or oci is None or objects is None or record is None:
+    if api is None or document is None or objects is None or record is None:
         return None
-    sources = Sources(root, api, oci)
+    sources = Sources(root, api, document)
     known_plans = plan_schema.read_all(root, api, sources.records, problems)
     sources.plans = known_plans
-    told_plugins = tuple(cni_schema.told(root, api, objects))
-    paths = Paths(api, oci, sources, record, known_plans, objects, told_plugins)
+    known_payloads = tuple(payload_schema.payloads(root, api, objects))
+    paths = Paths(api, document, sources, record, known_plans, objects, known_payloads)
     uses = problems.attempt(lambda: sources.uses) if judged else ()
     if uses is None:
         return None
@@ -167,7 +167,7 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    found = Translation(api, oci, files, mapped, known_plans, told_plugins, paths)
+    found = Translation(api, document, files, mapped, known_plans, known_payloads, paths)
     if judged:
         _judge(found, broken, uses, rpcs, problems)
     return found
@@ -198,7 +198,7 @@ def _judge(
         pure,
         called_from,
         found.plans,
-        found.told,
+        found.payloads,
         rpcs,
     )
     rules.check(everything, problems)
@@ -275,9 +275,9 @@ def shared(project: Project) -> dict[str, Any]:
     return {
         "plans": [plans.text(p) for p in planned],
         "plan_imports": plans.all_imports(planned),
-        **told(found),
+        **payload_variables(found),
         "api": found.api,
-        "oci_classes": oci_types.text(found.oci),
+        "oci_classes": types.text(found.document),
         "lifecycle": project.lifecycle,
         "rpcs": project.rpcs,
         "metrics": metrics_text.text(project.metrics),
@@ -288,14 +288,17 @@ def shared(project: Project) -> dict[str, Any]:
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(project.defaults, found.oci),
+        **_defaults(project.defaults, found.document),
     }
 
 
-def told(found: Translation) -> dict[str, Any]:
+def payload_variables(found: Translation) -> dict[str, Any]:
     """The input of the template for CNI."""
-    planned = [plan.plan_of(found.mapped, one) for one in found.told]
-    return {"told": [cni.text(p) for p in planned], "told_imports": cni.all_imports(planned)}
+    planned = [plan.plan_of(found.mapped, one) for one in found.payloads]
+    return {
+        "payloads": [payloads.text(p) for p in planned],
+        "payload_imports": payloads.all_imports(planned),
+    }
 
 
 def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
@@ -309,7 +312,7 @@ def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
         data = problems.attempt(partial(load.json_file, root, file))
         if data is not None:
             found[name] = data
-    schema = problems.attempt(lambda: load.schema_file(root, oci_schema.FILE))
+    schema = problems.attempt(lambda: load.schema_file(root, document_schema.FILE))
     for name in ("sandbox_spec", "container_spec"):
         if schema is not None and name in found:
             problems.attempt(partial(load.checked_file, root, _DEFAULTS[name], schema))
@@ -369,11 +372,11 @@ class Counts:
         return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"
 
 
-def _defaults(data: Mapping[str, Any], oci: OciSpec) -> dict[str, str]:
-    spec = Kind("oci", "Spec")
+def _defaults(data: Mapping[str, Any], document: Document) -> dict[str, str]:
+    spec = Kind("object", "Spec")
     return {
-        "sandbox_spec": python.constructor(spec, data["sandbox_spec"], oci),
-        "container_spec": python.constructor(spec, data["container_spec"], oci),
+        "sandbox_spec": python.constructor(spec, data["sandbox_spec"], document),
+        "container_spec": python.constructor(spec, data["container_spec"], document),
         "seccomp_profile": python.literal(data["seccomp_profile"]),
         "apparmor_profile": python.long_text(data["apparmor_profile"]),
     }
@@ -385,7 +388,7 @@ def _record(root: Path) -> Message:
     file = protoc.descriptors(
         {"containerd/containers.proto": proto}, {"containerd/containers.proto": _RECORD}
     )
-    messages = cri_api.api(file.file[-1], "containerd").messages
+    messages = proto_api.api(file.file[-1], "containerd").messages
     if "Container" not in messages:
         raise SpecError("has no message Container", Place(_RECORD))
     return messages["Container"]

@@ -1,7 +1,7 @@
 """Every fact that a template may use, as frozen records.
 
-Each layer is built by one module: the CRI itself (``Api``, from ``cri_api.py``), the OCI runtime
-spec (``OciSpec``, from ``oci_schema.py``), the mapping as written (``MappingFile``, from
+Each layer is built by one module: the CRI itself (``Api``, from ``proto_api.py``), the OCI runtime
+spec (``Document``, from ``document_schema.py``), the mapping as written (``MappingFile``, from
 ``mapping_file.py``), and the mapping resolved against all three (``Mapped``, from ``resolve.py``).
 """
 
@@ -179,7 +179,7 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True)
-class OciField:
+class Property:
     """One key of an OCI object; the Python attribute has the same name."""
 
     name: str
@@ -203,21 +203,21 @@ class OciField:
 
 
 @dataclass(frozen=True, slots=True)
-class OciClass:
+class ObjectType:
     """One object type of the OCI runtime spec, named as in the specification's Go types."""
 
     name: str
     doc: str
-    fields: Mapping[str, OciField]
+    fields: Mapping[str, Property]
     identity: str | None
     """The field that identifies an item in a list of these, for ``merge: by-key``."""
 
 
 @dataclass(frozen=True, slots=True)
-class OciSpec:
+class Document:
     """All object types; the document's root is ``Spec``."""
 
-    classes: Mapping[str, OciClass]
+    classes: Mapping[str, ObjectType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ class Plan:
     message: str
     """The CRI message that it is made from."""
     doc: str
-    fields: Mapping[str, OciField]
+    fields: Mapping[str, Property]
     places: Mapping[str, Place]
     """Where each property is written."""
     place: Place
@@ -491,10 +491,10 @@ class Item:
     """The object that a message becomes."""
 
     kind: Kind
-    """``oci`` or ``cni``."""
+    """``object`` or ``json``."""
     listed: bool
     """Whether it is an item of a list."""
-    keys: Mapping[str, OciField]
+    keys: Mapping[str, Property]
     conditions: tuple[Condition, ...]
     """The conditions under which a message becomes an item."""
 

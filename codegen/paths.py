@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from codegen.cni_schema import ROOT as CNI_ROOT
 from codegen.errors import Place, SpecError, nearest, one_of
-from codegen.model import Api, Kind, Message, OciClass, OciField, OciSpec, Plan, Source, Target
+from codegen.model import Api, Document, Kind, Message, ObjectType, Plan, Property, Source, Target
+from codegen.payload_schema import ROOT as CNI_ROOT
 from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
@@ -23,14 +23,14 @@ class Paths:
     """What paths may refer to."""
 
     api: Api
-    oci: OciSpec
+    document: Document
     sources: Sources
     record: Message
     """containerd's container record."""
     plans: Mapping[str, Plan]
-    cni: Mapping[str, OciClass]
+    json_types: Mapping[str, ObjectType]
     """What CNI plugins receive."""
-    told: tuple[Plan, ...] = ()
+    payloads: tuple[Plan, ...] = ()
     """What is made of a pod's config for them."""
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:
@@ -95,13 +95,13 @@ class Paths:
         if path.startswith("plan."):
             return self._planned(path, place)
         if path.startswith(("cni.", "cni[")):
-            return self._told(path, place)
+            return self._payload(path, place)
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
         record = whole.startswith(f"{_RECORD}.")
         root = "record" if record else "out"
         steps = whole.split(".")[1:] if record else whole.split(".")
-        kind = _RECORD_KIND if record else Kind("oci", "Spec")
+        kind = _RECORD_KIND if record else Kind("object", "Spec")
         walked = _RECORD if record else "the OCI spec"
         for step in steps:
             known = self._members(kind)
@@ -141,7 +141,7 @@ class Paths:
         """The type of the object at ``path`` of the OCI spec, or after ``cni.`` of what CNI plugins
         receive, and whether the path is a list of it."""
         if path.startswith("cni."):
-            kind, walked = Kind("cni", CNI_ROOT), "the input of CNI plugins"
+            kind, walked = Kind("json", CNI_ROOT), "the input of CNI plugins"
             for step in path.split(".")[1:]:
                 known = self._members(kind)
                 if step not in known:
@@ -155,7 +155,7 @@ class Paths:
         else:
             kind = self.target(path, place).kind
         one = kind.of[0] if kind.name == "list" else kind
-        if one.name not in ("oci", "cni"):
+        if one.name not in ("object", "json"):
             raise SpecError(
                 f"{path} is {kind}, which has no keys that entries could write",
                 place,
@@ -164,9 +164,9 @@ class Paths:
             )
         return replace(one, optional=False), kind.name == "list"
 
-    def keys_of(self, kind: Kind) -> Mapping[str, OciField]:
-        """The keys of an ``oci`` or ``cni`` object."""
-        return (self.cni if kind.name == "cni" else self.oci.classes)[kind.ref].fields
+    def keys_of(self, kind: Kind) -> Mapping[str, Property]:
+        """The keys of an ``object`` or ``json`` object."""
+        return (self.json_types if kind.name == "json" else self.document.classes)[kind.ref].fields
 
     def _planned(self, path: str, place: Place) -> Target:
         name = path.removeprefix("plan.")
@@ -183,10 +183,10 @@ class Paths:
             )
         return Target(path, "plan", (name,), known[name])
 
-    def _told(self, path: str, place: Place) -> Target:
+    def _payload(self, path: str, place: Place) -> Target:
         root = "cni.args" if path.startswith("cni.args.") else "cni"
         name = path.removeprefix(root).strip(".[]")
-        known = next((told.fields for told in self.told if told.root == root), {})
+        known = next((one.fields for one in self.payloads if one.root == root), {})
         if name not in known:
             raise SpecError(
                 f"the input of CNI plugins has no {path.removeprefix('cni').strip('.[]')}",
@@ -211,7 +211,7 @@ class Paths:
                 return self.sources.records[kind.ref].fields
             case "message":
                 return {n: f.kind for n, f in self.api.messages[kind.ref].fields.items()}
-            case "oci" | "cni":
+            case "object" | "json":
                 return {
                     name: replace(field.kind, optional=field.absent_is_none)
                     for name, field in self.keys_of(kind).items()

@@ -23,9 +23,9 @@ from codegen.model import (
     Mapped,
     MappingFile,
     Message,
-    OciField,
     Origin,
     Plan,
+    Property,
     Source,
     Test,
     is_planned,
@@ -270,7 +270,7 @@ def _item_builder(one: Mapped, item: Item) -> ItemBuilder:
     roots = {root for w in computed for root in roots_of(w.call)}
     roots |= {w.source.root for w in one.writes if isinstance(w, Copied) and w.source.root}
     always = {Import("generated.cri", "api_pb2")}
-    always.add(Import("typing", "Any") if item.kind.name == "cni" else _OCI_TYPES)
+    always.add(Import("typing", "Any") if item.kind.name == "json" else _OCI_TYPES)
     if item.listed and (item.conditions or not roots):
         always.add(Import("collections.abc", "Iterable"))
     names = _names(roots, "items", (), {w.call.topic for w in computed}, always)
@@ -284,7 +284,7 @@ def _item_builder(one: Mapped, item: Item) -> ItemBuilder:
 class Planned:
     """One value of a plan."""
 
-    field: OciField
+    field: Property
     path: tuple[str, ...]
     """The fields that lead from the plan's message to the entry's."""
     write: Copied | Computed

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from codegen import load
+from codegen.document_schema import ObjectReader
 from codegen.errors import Problems, nearest
 from codegen.load import Node
 from codegen.model import Api, Kind, Plan
-from codegen.oci_schema import ObjectReader
 
 FOLDER = "spec/plan"
 _SUFFIX = ".schema.json"

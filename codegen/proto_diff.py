@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import Message
 
-from codegen.cri_api import messages_of
+from codegen.proto_api import messages_of
 
 WIRE_COMPATIBLE = "wire-compatible"
 SOURCE_BREAKING = "source-breaking"

@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from codegen import cri_api, load, proto_text, protoc, stubs
+from codegen import load, proto_api, proto_text, protoc, stubs
 from codegen.errors import Place, SpecError, one_of
 
 
@@ -105,7 +105,7 @@ def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, s
         )
     name = f"spec/cri/{version}.proto"
     text = cri(source)
-    cri_api.descriptor(version, text, shown_as=str(source))
+    proto_api.descriptor(version, text, shown_as=str(source))
     if not replace and (root / name).exists() and load.text_file(root, name) != text:
         raise SpecError(
             f"is pinned, and {source} differs from it",

@@ -15,7 +15,7 @@ from codegen import message_reads
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
 from codegen.message_reads import Use
-from codegen.model import Api, Kind, OciSpec, Plan, snake
+from codegen.model import Api, Document, Kind, Plan, snake
 from codegen.syntax import statements
 
 FACTS = "runtime/transforms/facts.py"
@@ -67,7 +67,7 @@ class Sources:
 
     root: Path
     api: Api
-    oci: OciSpec
+    document: Document
     plans: Mapping[str, Plan] = field(default_factory=dict)
     """What functions of runtime/ may be given, by name."""
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Sources:
 
     def _annotations(self, file: str, tree: ast.Module) -> _Annotations:
         if file not in self._read:
-            self._read[file] = _Annotations(tree, self.api, self.oci, frozenset(self.records))
+            self._read[file] = _Annotations(tree, self.api, self.document, frozenset(self.records))
         return self._read[file]
 
     def transforms(self, topic: str) -> list[str]:
@@ -141,7 +141,8 @@ class Sources:
             names = frozenset(node.name for _, node in found)
             homes = {id(home): home for home, _ in found if home is not None}
             read = {
-                key: _Annotations(home, self.api, self.oci, names) for key, home in homes.items()
+                key: _Annotations(home, self.api, self.document, names)
+                for key, home in homes.items()
             }
             self._records = {
                 node.name: _record(node, read[id(home)], shared=home is not tree)
@@ -172,7 +173,7 @@ class Sources:
                 for name, record in self.records.items()
                 if reading or not record.shared
             }
-            self._roots[reading] = found | ({"spec": Kind("oci", "Spec")} if reading else {})
+            self._roots[reading] = found | ({"spec": Kind("object", "Spec")} if reading else {})
         return self._roots[reading]
 
     # --- hand-written functions of runtime/
@@ -312,9 +313,11 @@ def _record(node: ast.ClassDef, read: _Annotations, *, shared: bool) -> Record:
 class _Annotations:
     """Reads the annotations of one module, whose imports and aliases it knows."""
 
-    def __init__(self, tree: ast.Module, api: Api, oci: OciSpec, records: frozenset[str]) -> None:
+    def __init__(
+        self, tree: ast.Module, api: Api, document: Document, records: frozenset[str]
+    ) -> None:
         self._api = api
-        self._oci = oci
+        self._document = document
         self._records = records
         self._imported = dict(_imports(tree))
         self._aliases = dict(_aliases(tree))
@@ -381,8 +384,8 @@ class _Annotations:
             return Kind("message", name)
         if module == "generated.cri.api_pb2" and name in self._api.enums:
             return Kind("enum", name)
-        if module == "generated.oci.types" and name in self._oci.classes:
-            return Kind("oci", name)
+        if module == "generated.oci.types" and name in self._document.classes:
+            return Kind("object", name)
         if module in ("runtime.transforms.facts", _READINGS) and name in self._records:
             return Kind("record", name)
         return Kind("class", full)

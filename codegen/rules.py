@@ -42,7 +42,7 @@ class Everything:
     called_from: Callable[[Iterable[str]], frozenset[str]]
     """The transforms that some of them call, directly or not."""
     plans: Mapping[str, Plan]
-    told: tuple[Plan, ...]
+    payloads: tuple[Plan, ...]
     """What CNI plugins receive, computed from a pod's config."""
     rpcs: Rpcs | None
     """None if rpc.yaml could not be read."""
@@ -359,7 +359,7 @@ def plan_without_writer(all_: Everything) -> Iterator[Finding]:
     """Each property of a plan is filled by an entry that the plan's message leads to."""
     if all_.broken:  # a file that could not be read may fill them
         return
-    for plan in (*all_.plans.values(), *all_.told):
+    for plan in (*all_.plans.values(), *all_.payloads):
         reached = list(planned(all_.mapped, plan, plan.message, ()))
         filled = {value.field.name for value in reached}
         for name in plan.fields:

@@ -59,7 +59,7 @@ class _Body:
     @property
     def record(self) -> bool:
         """Whether the item is an OCI object; otherwise it is JSON."""
-        return self.builder.item.kind.name == "oci"
+        return self.builder.item.kind.name == "object"
 
     def lines(self, made: str) -> Iterator[str]:
         """The statements: first all keys that every item has, then the optional ones."""

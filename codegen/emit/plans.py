@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from codegen.emit.oci_types import annotation as plain
-from codegen.emit.oci_types import docstring
 from codegen.emit.python import called, imports, value
 from codegen.emit.shared import Shared, shared
+from codegen.emit.types import annotation as plain
+from codegen.emit.types import docstring
 from codegen.model import Call, Computed, Kind, Source
 from codegen.plan import Import, Parameter, Planned, PlanOf
 

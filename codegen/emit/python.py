@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-from codegen.model import Call, Kind, OciSpec, Source, Target
+from codegen.model import Call, Document, Kind, Source, Target
 from codegen.plan import Import, Names
 
 _OURS = ("generated", "runtime")
@@ -99,13 +99,13 @@ def tuple_of(values: Iterable[str]) -> str:
     return f"({', '.join(listed)}{',' * (len(listed) == 1)})"
 
 
-def constructor(kind: Kind, data: Any, oci: OciSpec) -> str:
+def constructor(kind: Kind, data: Any, document: Document) -> str:
     """The expression for ``data`` (decoded JSON) as a value of ``kind``."""
     match kind.name:
-        case "oci":
-            fields = oci.classes[kind.ref].fields
+        case "object":
+            fields = document.classes[kind.ref].fields
             given = [
-                f"{fields[key].attribute}={constructor(fields[key].kind, value, oci)}"
+                f"{fields[key].attribute}={constructor(fields[key].kind, value, document)}"
                 for key, value in data.items()
                 if key in fields
             ]
@@ -113,9 +113,9 @@ def constructor(kind: Kind, data: Any, oci: OciSpec) -> str:
             given += [f"extra={extra!r}"] if extra else []
             return f"types.{kind.ref}({', '.join(given)})"
         case "list":
-            return f"[{', '.join(constructor(kind.of[0], item, oci) for item in data)}]"
+            return f"[{', '.join(constructor(kind.of[0], item, document) for item in data)}]"
         case "map":
-            items = (f"{key!r}: {constructor(kind.of[1], v, oci)}" for key, v in data.items())
+            items = (f"{key!r}: {constructor(kind.of[1], v, document)}" for key, v in data.items())
             return f"{{{', '.join(items)}}}"
     return repr(data)
 

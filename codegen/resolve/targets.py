@@ -79,7 +79,7 @@ def _target(scope: Scope, entry: Entry, path: str) -> Target:
         )
     item = target.kind.of[0]
     if entry.merge == "by-key" and (
-        item.name != "oci" or scope.paths.oci.classes[item.ref].identity is None
+        item.name != "object" or scope.paths.document.classes[item.ref].identity is None
     ):
         raise SpecError(
             f"{path} is {target.kind}, whose items have no identity",
@@ -127,7 +127,7 @@ def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
     returns = call.returns
     if target.root != "plan":  # there, None omits the target
         returns = replace(returns, optional=False)
-    if not (target.kind.name == "cni" and returns.name == "map"):  # JSON, whose keys a test checks
+    if not (target.kind.name == "json" and returns.name == "map"):  # JSON, whose keys a test checks
         check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
     return Computed(entry, call, target)
 

@@ -26,8 +26,8 @@ from typing import Any
 
 import yaml
 
-from codegen import cni_schema, generate, oci_schema, plan, plan_schema, protoc, render
-from codegen.emit import oci_types, plans
+from codegen import document_schema, generate, payload_schema, plan, plan_schema, protoc, render
+from codegen.emit import plans, types
 from codegen.errors import Problems, SpecError
 from codegen.rpc import Rpcs
 
@@ -109,8 +109,8 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         files |= render.render_template(
             "plans.py.j2", [render.Job({}, variables, plan_schema.FOLDER)], {}
         )
-    if found.told:
-        job = render.Job({}, generate.told(found), cni_schema.FILE)
+    if found.payloads:
+        job = render.Job({}, generate.payload_variables(found), payload_schema.FILE)
         files |= render.render_template("cni.py.j2", [job], {})
     return files, None
 
@@ -148,8 +148,8 @@ def answers(case: Case, root: Path, files: dict[str, str]) -> list[Any]:
 def _same_for_all() -> dict[str, str]:
     """The generated files that no case changes: OCI types and containerd's container record."""
     record = (_ROOT / "spec/containerd/containers.proto").read_text()
-    types = render.Job({}, {}, oci_schema.FILE)
-    classes = oci_types.text(oci_schema.read(_ROOT))
+    job = render.Job({}, {}, document_schema.FILE)
+    classes = types.text(document_schema.read(_ROOT))
     return protoc.python_modules(
         {"containerd/containers.proto": record}, grpc=[]
-    ) | render.render_template("oci/types.py.j2", [types], {"oci_classes": classes})
+    ) | render.render_template("oci/types.py.j2", [job], {"oci_classes": classes})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen import api_names, cri_api, generate
+from codegen import api_names, generate, proto_api
 from codegen.__main__ import main
 from codegen.errors import Problems
 from tests.unit.codegen.project import ROOT, api, copy_of_spec
@@ -85,7 +85,7 @@ def _checked(root: Path) -> list[str]:
     (root / "spec/cri/1.0.proto").write_text(_OLD)
     (root / "spec/cri/1.1.proto").write_text(_NEW)
     problems = Problems()
-    api_names.check(root, cri_api.load(cri_api.pinned(root), "1.1"), problems)
+    api_names.check(root, proto_api.load(proto_api.pinned(root), "1.1"), problems)
     return [str(fault).replace("\n    hint:", " →") for fault in problems]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from codegen import cri_api, diff, load, mapping_file
+from codegen import diff, load, mapping_file, proto_api
 from codegen.__main__ import main
 from codegen.errors import SpecError
 from codegen.model import MappingFile
@@ -36,7 +36,7 @@ message Box {
 
 
 def _proto(text: str) -> FileDescriptorProto:
-    return cri_api.descriptor("1.0", text)
+    return proto_api.descriptor("1.0", text)
 
 
 def test_changes_of_an_api() -> None:

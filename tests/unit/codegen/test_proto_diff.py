@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
 )
 
-from codegen import cri_api, proto_diff, protoc
+from codegen import proto_api, proto_diff, protoc
 from tests.unit.codegen.project import ROOT
 
 _BEFORE = """\
@@ -250,14 +250,14 @@ def _own(file: FileDescriptorProto) -> Iterator[tuple[str, str, bytes]]:
             yield "rpc", f"{service.name}.{method.name}", method.SerializeToString()
 
 
-_PINNED = cri_api.pinned(ROOT)
+_PINNED = proto_api.pinned(ROOT)
 
 
 @pytest.mark.parametrize(("old", "new"), list(permutations(_PINNED, 2)), ids="-".join)
 def test_between_pinned_versions_nothing_is_unnamed_and_nothing_is_made_up(
     old: str, new: str
 ) -> None:
-    before, after = (cri_api.descriptor(v, _PINNED[v]) for v in (old, new))
+    before, after = (proto_api.descriptor(v, _PINNED[v]) for v in (old, new))
     was, now = set(_own(before)), set(_own(after))
     differs = {(kind, path) for kind, path, _ in was ^ now}
     named = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen import cri_api, lifecycle, plan, rpc
+from codegen import lifecycle, plan, proto_api, rpc
 from codegen.emit import services
 from codegen.errors import Problems, SpecError
 from codegen.model import Api
@@ -108,7 +108,7 @@ StreamThings:
 
 @pytest.fixture(scope="module")
 def api() -> Api:
-    return cri_api.api(cri_api.descriptor("9.9", PROTO), "9.9")
+    return proto_api.api(proto_api.descriptor("9.9", PROTO), "9.9")
 
 
 def read(

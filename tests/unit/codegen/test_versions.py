@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
-from codegen import cri_api
+from codegen import proto_api
 from codegen.model import Api, snake
 from tests.unit.codegen.project import ROOT, api, project
 
-_VERSIONS = cri_api.pinned(ROOT)
-_APIS = {v: cri_api.api(cri_api.descriptor(v, text), v) for v, text in _VERSIONS.items()}
+_VERSIONS = proto_api.pinned(ROOT)
+_APIS = {v: proto_api.api(proto_api.descriptor(v, text), v) for v, text in _VERSIONS.items()}
 _PAIRS = list(zip(list(_APIS)[:-1], list(_APIS)[1:], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Our JSON Schema of the OCI runtime spec as an ``OciSpec``."""
+"""Our JSON Schema of the OCI runtime spec as an ``Document``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from codegen import load
 from codegen.errors import Place, Problems, SpecError, nearest
 from codegen.load import Node
-from codegen.model import Kind, OciClass, OciField, OciSpec
+from codegen.model import Document, Kind, ObjectType, Property
 
 FILE = "spec/oci/runtime.schema.json"
 
@@ -20,21 +20,21 @@ _SCALARS = {"string": "str", "boolean": "bool", "number": "float", "integer": "i
 _ROOT = "Spec"
 
 
-def read(root: Path) -> OciSpec:
+def read(root: Path) -> Document:
     """The schema in ``root``; raises SpecError for each construct without a Python counterpart."""
     load.schema_file(root, FILE)
     return spec(load.json_file(root, FILE), load.yaml_file(root, FILE))
 
 
-def spec(schema: Mapping[str, Any], node: Node) -> OciSpec:
+def spec(schema: Mapping[str, Any], node: Node) -> Document:
     """The model of a schema; ``node`` is the same document, for the places of faults."""
-    return OciSpec(classes(schema, node, FILE, _ROOT, "oci"))
+    return Document(classes(schema, node, FILE, _ROOT, "object"))
 
 
 def classes(
-    schema: Mapping[str, Any], node: Node, file: str, root: str, world: str
-) -> dict[str, OciClass]:
-    """Every object of a schema; references to one have the kind ``world``."""
+    schema: Mapping[str, Any], node: Node, file: str, root: str, kind: str
+) -> dict[str, ObjectType]:
+    """Every object of a schema; references to one have the kind ``kind``."""
     problems = Problems()
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
@@ -49,10 +49,10 @@ def classes(
     found = {}
     for name, body in objects.items():
         reader = ObjectReader(
-            name, body, definitions, load.at(node, ["$defs", name]), problems, world
+            name, body, definitions, load.at(node, ["$defs", name]), problems, kind
         )
         fields = {field.name: field for field in reader.fields(demands=name not in alone)}
-        found[name] = OciClass(name, body.get("description", ""), fields, reader.identity(fields))
+        found[name] = ObjectType(name, body.get("description", ""), fields, reader.identity(fields))
     problems.stop_if_any()
     return found
 
@@ -71,10 +71,10 @@ class ObjectReader:
     node: Node
     problems: Problems
     """Receives the faults of constructs without a Python counterpart."""
-    world: str = "oci"
+    kind: str = "object"
     """The kind of a reference to an object."""
 
-    def fields(self, *, demands: bool) -> Iterator[OciField]:
+    def fields(self, *, demands: bool) -> Iterator[Property]:
         """Required fields first, as Python's constructors need it, otherwise in the schema's order.
 
         An object that is a part of another one always exists, even if empty, so it has no required
@@ -86,15 +86,15 @@ class ObjectReader:
             part = properties[name]
             kind = self.problems.attempt(partial(self._kind, part, name))
             if kind is not None:
-                yield OciField(
+                yield Property(
                     name,
                     kind,
-                    name in required and kind.name != self.world,
+                    name in required and kind.name != self.kind,
                     part.get("description", ""),
                     part.get("x-empty-counts", False),
                 )
 
-    def identity(self, fields: Mapping[str, OciField]) -> str | None:
+    def identity(self, fields: Mapping[str, Property]) -> str | None:
         """The property that identifies an item in a list."""
         name: str | None = self.body.get("x-identity")
         if name is not None and (name not in fields or fields[name].kind.name != "str"):
@@ -109,7 +109,7 @@ class ObjectReader:
         if "$ref" in part:
             target = _target(part["$ref"])
             if _is_object(self.definitions[target]):
-                return Kind(self.world, target)
+                return Kind(self.kind, target)
             return self._kind(self.definitions[target], name)
         if "x-record" in part:
             return Kind("record", part["x-record"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codegen.model import Kind, OciClass, OciField, OciSpec, snake
+from codegen.model import Document, Kind, ObjectType, Property, snake
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class ClassText:
     fields: list[FieldText]
 
 
-def text(oci: OciSpec) -> list[ClassText]:
+def text(document: Document) -> list[ClassText]:
     """Every dataclass, in the order of the schema."""
-    return [_class(one) for one in oci.classes.values()]
+    return [_class(one) for one in document.classes.values()]
 
 
-def _class(one: OciClass) -> ClassText:
+def _class(one: ObjectType) -> ClassText:
     fields = [
         FieldText(
             _declared(part),
@@ -67,7 +67,7 @@ def annotation(kind: Kind) -> str:
     return kind.ref or kind.name
 
 
-def _declared(part: OciField) -> str:
+def _declared(part: Property) -> str:
     kind = annotation(part.kind)
     if part.required:
         return f"{part.attribute}: {kind}"
@@ -77,20 +77,20 @@ def _declared(part: OciField) -> str:
     return f"{part.attribute}: {kind} = field(default_factory={factory})"
 
 
-def _taken(part: OciField) -> str:
+def _taken(part: Property) -> str:
     """The expression that takes a key out of the decoded JSON ``rest``."""
     if part.required and part.kind.scalar:
         return f'rest.pop("{part.name}")'
     value = f'rest.pop("{part.name}", None)'
     match part.kind.name:
-        case "oci" if part.empty_counts:
+        case "object" if part.empty_counts:
             found = f'{part.kind.ref}.from_dict(rest.pop("{part.name}"))'
             return f'({found} if rest.get("{part.name}") is not None else {value})'
-        case "oci":
+        case "object":
             return f"{part.kind.ref}.from_dict({value})"
-        case "list" if part.kind.of[0].name == "oci":
+        case "list" if part.kind.of[0].name == "object":
             return f"[{part.kind.of[0].ref}.from_dict(item) for item in {value} or ()]"
-        case "map" if part.kind.of[1].name == "oci":
+        case "map" if part.kind.of[1].name == "object":
             items = f"({value} or {{}}).items()"
             return f"{{key: {part.kind.of[1].ref}.from_dict(item) for key, item in {items}}}"
         case "list":
@@ -100,7 +100,7 @@ def _taken(part: OciField) -> str:
     return value
 
 
-def _written(part: OciField) -> Iterator[str]:
+def _written(part: Property) -> Iterator[str]:
     """The statements that put an attribute into ``data``."""
     here, there = f"self.{part.attribute}", f'data["{part.name}"]'
     if part.required:
@@ -111,7 +111,7 @@ def _written(part: OciField) -> Iterator[str]:
     elif part.empty_counts:
         yield f"if {here} is not None:"
         yield f"    {there} = {here}.to_dict()"
-    elif part.kind.name == "oci":
+    elif part.kind.name == "object":
         local = snake(part.name)
         yield f"if {local} := {here}.to_dict():"
         yield f"    {there} = {local}"
@@ -120,15 +120,15 @@ def _written(part: OciField) -> Iterator[str]:
         yield f"    {there} = {_given(part)}"
 
 
-def _given(part: OciField) -> str:
+def _given(part: Property) -> str:
     """The expression that returns an attribute as decoded JSON."""
     here = f"self.{part.attribute}"
     if part.kind.scalar:
         return here
     match part.kind.name, part.kind.of[-1].name:
-        case "list", "oci":
+        case "list", "object":
             return f"[item.to_dict() for item in {here}]"
-        case "map", "oci":
+        case "map", "object":
             return f"{{key: item.to_dict() for key, item in {here}.items()}}"
         case "map", _:
             return f"dict({here})"

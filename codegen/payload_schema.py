@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from codegen import load
-from codegen.model import Api, OciClass, Plan
-from codegen.oci_schema import classes
+from codegen.document_schema import classes
+from codegen.model import Api, ObjectType, Plan
 
 FILE = "spec/cni/runtime_config.schema.json"
 ROOT = "RuntimeConfig"
@@ -15,14 +15,14 @@ _ROOTS = {"runtime_config": ("cni", ROOT), "arguments": ("cni.args", "Arguments"
 """By generating function: the prefix of its targets, and its object in the schema."""
 
 
-def read(root: Path) -> Mapping[str, OciClass]:
+def read(root: Path) -> Mapping[str, ObjectType]:
     """Every object by name; ``ROOT`` is the object that ``cni.`` paths start from."""
     load.schema_file(root, FILE)
     schema, node = load.json_file(root, FILE), load.yaml_file(root, FILE)
-    return classes(schema, node, FILE, ROOT, "cni")
+    return classes(schema, node, FILE, ROOT, "json")
 
 
-def told(root: Path, api: Api, known: Mapping[str, OciClass]) -> Iterator[Plan]:
+def payloads(root: Path, api: Api, known: Mapping[str, ObjectType]) -> Iterator[Plan]:
     """What CNI plugins receive, computed from a pod's config; nothing if the CRI lacks the
     message."""
     body, node = load.json_file(root, FILE), load.yaml_file(root, FILE)

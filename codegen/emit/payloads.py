@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from codegen.emit.oci_types import docstring
 from codegen.emit.plans import below, below_call
 from codegen.emit.python import called, imports, is_set, quoted, value
+from codegen.emit.types import docstring
 from codegen.model import Computed, Source, snake
 from codegen.plan import Import, Planned, PlanOf
 
 
 @dataclass(frozen=True, slots=True)
-class ToldText:
+class PayloadText:
     """The variables of the template."""
 
     name: str
@@ -25,40 +25,40 @@ class ToldText:
     """A comment and the key with its value, for each property."""
 
 
-def all_imports(told: Iterable[PlanOf]) -> list[str]:
+def all_imports(payload: Iterable[PlanOf]) -> list[str]:
     """The imports of the file."""
     wanted = {Import("typing", "Any")}
-    for one in told:
+    for one in payload:
         wanted |= one.names.imports
     return imports(wanted)
 
 
-def text(told: PlanOf) -> ToldText:
+def text(payload: PlanOf) -> PayloadText:
     """One object."""
-    plan = told.plan
-    keys = [line for planned in told.values for line in _key(planned, told)]
-    return ToldText(plan.name, plan.message, docstring(plan.doc), plan.root == "cni", keys)
+    plan = payload.plan
+    keys = [line for planned in payload.values for line in _key(planned, payload)]
+    return PayloadText(plan.name, plan.message, docstring(plan.doc), plan.root == "cni", keys)
 
 
-def _key(planned: Planned, told: PlanOf) -> list[str]:
+def _key(planned: Planned, payload: PlanOf) -> list[str]:
     write = planned.write
     key, path = quoted(planned.field.name), write.target.path
     if isinstance(write, Computed):
-        made = called(below_call(write.call, planned.path), told.names, {})
+        made = called(below_call(write.call, planned.path), payload.names, {})
         return [f"# {path}, by {write.entry.by}", f"{key}: {made},"]
     source = below(write.source, planned.path)
-    made = _copied(source, planned, told)
+    made = _copied(source, planned, payload)
     if write.condition is not None:
         made = f"{made} if {is_set(source)} else None"
     return [f"# {path} <- {'.'.join(source.steps)}", f"{key}: {made},"]
 
 
-def _copied(source: Source, planned: Planned, told: PlanOf) -> str:
+def _copied(source: Source, planned: Planned, payload: PlanOf) -> str:
     """A container is copied, not shared; a message with items becomes its items."""
     kind = planned.field.kind.name
     items = planned.write.items if not isinstance(planned.write, Computed) else None
     if items is not None:
-        module = told.names.modules[f"generated.items.{snake(items)}"]
+        module = payload.names.modules[f"generated.items.{snake(items)}"]
         return f"{module}.{'items' if kind == 'list' else 'item'}({value(source)})"
     wrap = {"list": "list", "map": "dict"}.get(kind)
     return f"{wrap}({value(source)})" if wrap else value(source)
