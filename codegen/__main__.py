@@ -92,6 +92,19 @@ def _stubs(arguments: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+def _decide(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import decided, generate, load, mapping_file, proto_import, rpc
+
+    problems = Problems()
+    files, _ = mapping_file.read_all(root, problems)
+    rpcs = problems.attempt(lambda: load.yaml_file(root, rpc.FILE))
+    problems.stop_if_any()
+    texts = decided.decide(root, generate.current_proto(root), files, rpcs, arguments.names)
+    for name in proto_import.write(root, texts):
+        print(name)
+    return 0
+
+
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import diff, proto_api
 
@@ -173,6 +186,19 @@ def _parser() -> argparse.ArgumentParser:
         " until it is decided",
     )
     stubbed.set_defaults(run=_stubs)
+
+    decided = commands.add_parser(
+        "decide",
+        help="record that a person decided about the parts of the CRI as they are now",
+    )
+    decided.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="a field, as in ContainerConfig.image, an RPC, as in RuntimeService.Version, or all"
+        " parts of a message, enum or service",
+    )
+    decided.set_defaults(run=_decide)
 
     compared = commands.add_parser("diff", help="named changes, as Markdown")
     compared.add_argument("old", help="a pinned CRI version, or a git revision")

@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
     api_names,
+    decided,
     document_schema,
     lifecycle,
     load,
@@ -124,6 +125,7 @@ def load_project(root: Path) -> Project:
     defaults = default_specs(root, problems)
     if api is not None:
         api_names.check(root, api, problems)
+        check_decided(root, found.files if found is not None else {}, problems)
     problems.stop_if_any()
     assert found and machines and rpcs and measured and former is not None
     return Project(root, found, machines, rpcs, measured, former, defaults)
@@ -138,6 +140,15 @@ def current_proto(root: Path) -> FileDescriptorProto:
     """The descriptor of the current CRI."""
     version = stubs.current_version(root)
     return proto_api.descriptor(version, proto_api.pinned(root)[version])
+
+
+def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
+    """Name what differs from the CRI as it was decided about; only for what could be read."""
+    try:
+        rpcs = load.yaml_file(root, rpc.FILE)
+    except SpecError:  # reported with the rest of rpc.yaml
+        rpcs = None
+    problems.attempt(lambda: decided.check(root, current_proto(root), files, rpcs, problems))
 
 
 def translation(

@@ -98,7 +98,7 @@ def api(
     }
     enums = {
         name: Enum(name, {value.name: value.number for value in enum.value})
-        for name, enum in _enums_of(file)
+        for name, enum in enums_of(file)
     }
     services = {
         service.name: Service(
@@ -129,7 +129,8 @@ def messages_of(
             yield from messages_of(message.nested_type, f"{scope}{message.name}.")
 
 
-def _enums_of(file: FileDescriptorProto) -> Iterator[tuple[str, EnumDescriptorProto]]:
+def enums_of(file: FileDescriptorProto) -> Iterator[tuple[str, EnumDescriptorProto]]:
+    """Every enum with its name in the package."""
     for enum in file.enum_type:
         yield enum.name, enum
     for name, message in messages_of(file.message_type):

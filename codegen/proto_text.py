@@ -42,6 +42,24 @@ def file_text(file: FileDescriptorProto) -> str:
     return "\n".join(head) + "\n" + "".join("\n" + _join(block) for block in blocks)
 
 
+def definitions(message: DescriptorProto, package: str) -> dict[str, str]:
+    """{field: its definition without the name}, as in ``repeated string = 3``."""
+    entries = {n.name: n for n in message.nested_type if n.options.map_entry}
+    found = {}
+    for field in message.field:
+        kind, number = _kind(field, entries, package), f"{field.number}{_field_options(field)}"
+        inside = field.HasField("oneof_index") and not field.proto3_optional
+        oneof = f"oneof {message.oneof_decl[field.oneof_index].name} " if inside else ""
+        found[field.name] = f"{oneof}{kind} = {number}"
+    return found
+
+
+def signature(method: MethodDescriptorProto, package: str) -> str:
+    """An RPC without its name, as in ``(Request) returns (stream Response)``."""
+    old = " [deprecated = true]" if method.options.deprecated else ""
+    return _messages(method, package) + old
+
+
 def _join(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
@@ -78,12 +96,16 @@ def _service(service: ServiceDescriptorProto, package: str) -> list[str]:
 
 
 def _method(method: MethodDescriptorProto, package: str) -> list[str]:
-    asked = "stream " * method.client_streaming + _relative(method.input_type, package)
-    given = "stream " * method.server_streaming + _relative(method.output_type, package)
-    head = f"rpc {method.name}({asked}) returns ({given})"
+    head = f"rpc {method.name}{_messages(method, package)}"
     if method.options.deprecated:
         return [f"{head} {{", "    option deprecated = true;", "}"]
     return [f"{head} {{}}"]
+
+
+def _messages(method: MethodDescriptorProto, package: str) -> str:
+    asked = "stream " * method.client_streaming + _relative(method.input_type, package)
+    given = "stream " * method.server_streaming + _relative(method.output_type, package)
+    return f"({asked}) returns ({given})"
 
 
 def _message(message: DescriptorProto, package: str) -> list[str]:
@@ -121,17 +143,20 @@ def _message(message: DescriptorProto, package: str) -> list[str]:
 def _field(
     field: FieldDescriptorProto, entries: Mapping[str, DescriptorProto], package: str
 ) -> str:
+    kind = _kind(field, entries, package)
+    return f"{kind} {field.name} = {field.number}{_field_options(field)};"
+
+
+def _kind(field: FieldDescriptorProto, entries: Mapping[str, DescriptorProto], package: str) -> str:
+    """The label and the type."""
     entry = entries.get(field.type_name.rpartition(".")[2])
     if entry is not None:
         key, value = entry.field
-        kind = f"map<{_type(key, package)}, {_type(value, package)}>"
-    else:
-        kind = _type(field, package)
-        if field.label == FieldDescriptorProto.LABEL_REPEATED:
-            kind = f"repeated {kind}"
-        elif field.proto3_optional:
-            kind = f"optional {kind}"
-    return f"{kind} {field.name} = {field.number}{_field_options(field)};"
+        return f"map<{_type(key, package)}, {_type(value, package)}>"
+    kind = _type(field, package)
+    if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        return f"repeated {kind}"
+    return f"optional {kind}" if field.proto3_optional else kind
 
 
 def _type(field: FieldDescriptorProto, package: str) -> str:

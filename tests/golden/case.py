@@ -8,6 +8,7 @@ A case file has the keys
 ``transforms``  {file name: text} below runtime/transforms, optional;
 ``runtime``     {file name: text} below runtime, optional;
 ``plan``        {file name: text} below spec/plan, optional;
+``spec``        {file name: text} directly below spec, such as rpc.yaml, optional;
 ``examples``    calls of the generated functions and what they answer, optional;
 ``python``      {path below generated/: text without its header}, or
 ``error``       what the generator says instead.
@@ -26,7 +27,18 @@ from typing import Any
 
 import yaml
 
-from codegen import document_schema, generate, payload_schema, plan, plan_schema, protoc, render
+from codegen import (
+    decided,
+    document_schema,
+    generate,
+    lifecycle,
+    payload_schema,
+    plan,
+    plan_schema,
+    protoc,
+    render,
+    rpc,
+)
 from codegen.emit import plans, types
 from codegen.errors import Problems, SpecError
 from codegen.rpc import Rpcs
@@ -73,15 +85,18 @@ def lay_out(case: Case, root: Path) -> None:
     (spec / "cri").mkdir(parents=True)
     (spec / "cri/current").write_text("1.0\n")
     (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
-    for name in ("cni", "oci", "containerd", "mapping.schema.json"):
+    for name in ("cni", "oci", "containerd"):
         if name not in case.data:
             (spec / name).symlink_to(_ROOT / "spec" / name)
+    for path in (_ROOT / "spec").glob("*.schema.json"):
+        (spec / path.name).symlink_to(path)
     for folder, key in (
         ("spec/mapping", "mapping"),
         ("runtime/transforms", "transforms"),
         ("runtime", "runtime"),
         ("spec/plan", "plan"),
         ("spec/cni", "cni"),
+        ("spec", "spec"),
     ):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, text in case.data.get(key, {}).items():
@@ -92,7 +107,16 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
     """What the generator makes of a laid out case: the files with their headers, or the error."""
     problems = Problems()
     try:
-        found = generate.translation(root, generate.read_api(root), Rpcs(()), problems)
+        api = generate.read_api(root)
+        enums = {name: enum.values for name, enum in api.enums.items()}
+        machines, rpcs = None, Rpcs(())
+        if (root / lifecycle.FILE).exists():
+            machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+        if (root / rpc.FILE).exists():
+            rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems)) or Rpcs(())
+        found = generate.translation(root, api, rpcs, problems)
+        if (root / decided.FILE).exists() and found is not None:
+            generate.check_decided(root, found.files, problems)
         problems.stop_if_any()
         assert found is not None
     except SpecError as errors:
