@@ -67,6 +67,7 @@ def plan_container(
 ) -> ContainerPlan:
     """What the message asks for."""
     security_context = src.linux.security_context
+    selinux_options = security_context.selinux_options
     namespace_options = security_context.namespace_options
     return ContainerPlan(
         # plan.container <- metadata.name
@@ -87,11 +88,10 @@ def plan_container(
         closes_input=containers.closes_input(stdin_once=src.stdin_once, tty=src.tty),
         # plan.selinux_options, by selinux.requested
         selinux_options=selinux.requested(
-            selinux_options=(
-                security_context.selinux_options
-                if security_context.HasField("selinux_options")
-                else None
-            )
+            user=selinux_options.user,
+            role=selinux_options.role,
+            type=selinux_options.type,
+            level=selinux_options.level,
         ),
     )
 
@@ -160,7 +160,8 @@ def plan_new_container(
     seccomp = security_context.seccomp
     namespace_options = security_context.namespace_options
     sandbox_metadata = sandbox.metadata.config.metadata
-    sandbox_security_context = sandbox.metadata.config.linux.security_context
+    sandbox_namespace_options = sandbox.metadata.config.linux.security_context.namespace_options
+    sandbox_userns_options = sandbox_namespace_options.userns_options
     return NewContainerPlan(
         # plan.container_name, by containers.reserved_name
         container_name=containers.reserved_name(
@@ -180,22 +181,10 @@ def plan_new_container(
         joins_processes=namespaces.joins_container(mode=namespace_options.pid),
         # plan.processes_of <- linux.security_context.namespace_options.target_id
         processes_of=namespace_options.target_id,
-        # plan.uid_mapping, by namespaces.uid_mapping
-        uid_mapping=namespaces.uid_mapping(
-            namespace_options=(
-                sandbox_security_context.namespace_options
-                if sandbox_security_context.HasField("namespace_options")
-                else None
-            )
-        ),
-        # plan.gid_mapping, by namespaces.gid_mapping
-        gid_mapping=namespaces.gid_mapping(
-            namespace_options=(
-                sandbox_security_context.namespace_options
-                if sandbox_security_context.HasField("namespace_options")
-                else None
-            )
-        ),
+        # plan.uid_mapping, by namespaces.joined_mapping
+        uid_mapping=namespaces.joined_mapping(of_pod=sandbox_userns_options.uids),
+        # plan.gid_mapping, by namespaces.joined_mapping
+        gid_mapping=namespaces.joined_mapping(of_pod=sandbox_userns_options.gids),
         # plan.mounts, by requested_mounts.wanted
         mounts=requested_mounts.wanted(mounts=src.mounts),
         # plan.image_mounts, by requested_mounts.images
@@ -734,7 +723,9 @@ def plan_sandbox(
     linux = src.linux
     metadata = src.metadata
     security_context = linux.security_context
+    selinux_options = security_context.selinux_options
     namespace_options = security_context.namespace_options
+    userns_options = namespace_options.userns_options
     return SandboxPlan(
         # plan.pod_name, by sandboxes.pod_name
         pod_name=sandboxes.pod_name(
@@ -747,19 +738,15 @@ def plan_sandbox(
         on_node_network=sandboxes.shares_node(mode=namespace_options.network),
         # plan.uid_mapping, by namespaces.uid_mapping
         uid_mapping=namespaces.uid_mapping(
-            namespace_options=(
-                security_context.namespace_options
-                if security_context.HasField("namespace_options")
-                else None
-            )
+            mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
+            uids=userns_options.uids,
+            pid=namespace_options.pid,
+            ipc=namespace_options.ipc,
         ),
         # plan.gid_mapping, by namespaces.gid_mapping
         gid_mapping=namespaces.gid_mapping(
-            namespace_options=(
-                security_context.namespace_options
-                if security_context.HasField("namespace_options")
-                else None
-            )
+            mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
+            gids=userns_options.gids,
         ),
         # plan.network_first, by sandboxes.names_interface
         network_first=sandboxes.names_interface(sysctls=linux.sysctls),
@@ -771,14 +758,16 @@ def plan_sandbox(
         snapshot_labels=annotations_transforms.snapshot_labels(annotations=src.annotations),
         # plan.untrusted, by sandboxes.untrusted
         untrusted=sandboxes.untrusted(
-            annotations=src.annotations, namespace_options=security_context.namespace_options
+            annotations=src.annotations,
+            network=namespace_options.network,
+            pid=namespace_options.pid,
+            ipc=namespace_options.ipc,
         ),
         # plan.selinux_options, by selinux.requested
         selinux_options=selinux.requested(
-            selinux_options=(
-                security_context.selinux_options
-                if security_context.HasField("selinux_options")
-                else None
-            )
+            user=selinux_options.user,
+            role=selinux_options.role,
+            type=selinux_options.type,
+            level=selinux_options.level,
         ),
     )

@@ -31,6 +31,8 @@ def apply(
     sandbox_metadata = sandbox.metadata.config.metadata
     sandbox_linux = sandbox.metadata.config.linux
     sandbox_security_context = sandbox_linux.security_context
+    sandbox_namespace_options = sandbox_security_context.namespace_options
+    sandbox_userns_options = sandbox_namespace_options.userns_options
     # metadata: by the entries of ContainerMetadata
     container_metadata.apply(src.metadata, out)
     # image: by the entries of ImageSpec; none has a target
@@ -54,9 +56,9 @@ def apply(
         base_env=handler.base.env,
     )
     # mounts -> mounts
-    sandbox_namespace_options = (
-        sandbox_security_context.namespace_options
-        if sandbox_security_context.HasField("namespace_options")
+    sandbox_mode = (
+        sandbox_userns_options.mode
+        if sandbox_namespace_options.HasField("userns_options")
         else None
     )
     out.mounts = mounts.container_mounts(
@@ -66,7 +68,10 @@ def apply(
         files=sandbox.files,
         readonly_rootfs=security_context.readonly_rootfs,
         privileged=security_context.privileged,
-        sandbox_options=sandbox_namespace_options,
+        pod_network=sandbox_namespace_options.network,
+        pod_userns_mode=sandbox_mode,
+        pod_uids=sandbox_userns_options.uids,
+        pod_gids=sandbox_userns_options.gids,
         cgroup_unified=host.cgroup_unified,
         cgroup_mount_options=host.cgroup_mount_options,
         handler=handler,
@@ -94,7 +99,7 @@ def apply(
         uid=user.uid,
         gid=user.gid,
         base=handler.base.devices,
-        sandbox_options=sandbox_namespace_options,
+        pod_userns_mode=sandbox_mode,
     )
     # labels -> Container.labels
     record.labels.update(labels.container_labels(labels=src.labels, image_labels=image.labels))

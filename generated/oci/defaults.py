@@ -104,6 +104,7 @@ def sandbox_spec() -> types.Spec:
             ),
         ],
         linux=types.Linux(
+            namespaces=[types.LinuxNamespace(type="mount")],
             resources=types.LinuxResources(
                 devices=[types.LinuxDeviceCgroup(allow=False, access="rwm")],
                 cpu=types.LinuxCPU(shares=2),

@@ -22,9 +22,13 @@ def apply(
     """Every block is one field, in the order of the proto, then what no field decides."""
     apparmor = src.apparmor
     seccomp = src.seccomp
+    namespace_options = src.namespace_options
     capabilities = src.capabilities
+    userns_options = namespace_options.userns_options
     sandbox_linux = sandbox.metadata.config.linux
     sandbox_security_context = sandbox_linux.security_context
+    sandbox_namespace_options = sandbox_security_context.namespace_options
+    sandbox_userns_options = sandbox_namespace_options.userns_options
     # capabilities -> process.capabilities
     out.process.capabilities = security.capabilities(
         add_capabilities=capabilities.add_capabilities,
@@ -37,16 +41,17 @@ def apply(
     )
     # privileged: an input of capabilities
     # namespace_options -> linux.namespaces
-    sandbox_namespace_options = (
-        sandbox_security_context.namespace_options
-        if sandbox_security_context.HasField("namespace_options")
-        else None
-    )
     out.linux.namespaces = namespaces.container_namespaces(
-        namespace_options=(src.namespace_options if src.HasField("namespace_options") else None),
-        sandbox_options=sandbox_namespace_options,
-        pid=sandbox.status.pid,
+        pid=namespace_options.pid,
+        target_id=namespace_options.target_id,
         target_pid=container.target_pid,
+        userns_mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
+        pod_userns_mode=(
+            sandbox_userns_options.mode
+            if sandbox_namespace_options.HasField("userns_options")
+            else None
+        ),
+        pause_pid=sandbox.status.pid,
         privileged=src.privileged,
         cgroup_unified=host.cgroup_unified,
     )
@@ -126,13 +131,13 @@ def apply(
     if mount_label is not None:
         out.linux.mountLabel = mount_label
     # linux.uidMappings
-    uid_mappings = namespaces.uid_mappings(namespace_options=sandbox_namespace_options)
-    if uid_mappings is not None:
-        out.linux.uidMappings = uid_mappings
+    out.linux.uidMappings = namespaces.joined_mappings(
+        own=userns_options.uids, of_pod=sandbox_userns_options.uids
+    )
     # linux.gidMappings
-    gid_mappings = namespaces.gid_mappings(namespace_options=sandbox_namespace_options)
-    if gid_mappings is not None:
-        out.linux.gidMappings = gid_mappings
+    out.linux.gidMappings = namespaces.joined_mappings(
+        own=userns_options.gids, of_pod=sandbox_userns_options.gids
+    )
     # plan.privileged <- privileged
     # plan.joins_processes
     # plan.processes_of <- namespace_options.target_id

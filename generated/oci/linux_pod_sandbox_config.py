@@ -20,7 +20,9 @@ def apply(
     sandbox: facts.Sandbox,
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
+    resources = src.resources
     security_context = src.security_context
+    namespace_options = security_context.namespace_options
     # cgroup_parent -> linux.cgroupsPath
     out.linux.cgroupsPath = cgroups.cgroups_path(
         cgroup_parent=src.cgroup_parent,
@@ -34,9 +36,10 @@ def apply(
     # sysctls -> linux.sysctl
     out.linux.sysctl = namespaces.sysctls(
         sysctls=src.sysctls,
-        namespace_options=(
-            security_context.namespace_options
-            if security_context.HasField("namespace_options")
+        network=namespace_options.network,
+        userns_mode=(
+            namespace_options.userns_options.mode
+            if namespace_options.HasField("userns_options")
             else None
         ),
         kernel=host.kernel,
@@ -48,7 +51,12 @@ def apply(
     # resources -> annotations
     out.annotations.update(
         annotations_transforms.sandbox_resources(
-            resources=(src.resources if src.HasField("resources") else None)
+            cpu_period=(resources.cpu_period if src.HasField("resources") else None),
+            cpu_quota=(resources.cpu_quota if src.HasField("resources") else None),
+            cpu_shares=(resources.cpu_shares if src.HasField("resources") else None),
+            memory_limit_in_bytes=(
+                resources.memory_limit_in_bytes if src.HasField("resources") else None
+            ),
         )
     )
     # plan.network_first

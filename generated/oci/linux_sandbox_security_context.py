@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
-from generated.oci import types
-from runtime.transforms import facts, mounts, namespaces, security, selinux
+from generated.oci import namespace_option, types
+from runtime.transforms import facts, mounts, security, selinux
 
 
 def apply(
@@ -20,14 +20,9 @@ def apply(
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
     seccomp = src.seccomp
-    # namespace_options -> linux.namespaces
-    namespace_options = src.namespace_options if src.HasField("namespace_options") else None
-    out.linux.namespaces = namespaces.sandbox_namespaces(
-        namespace_options=namespace_options,
-        netns_path=sandbox.metadata.netns_path,
-        userns_path=sandbox.files.userns,
-        user_namespaces_problem=handler.user_namespaces_problem,
-    )
+    namespace_options = src.namespace_options
+    # namespace_options: by the entries of NamespaceOption
+    namespace_option.apply(src.namespace_options, out, handler=handler, sandbox=sandbox)
     # selinux_options -> plan.selinux_options
     # run_as_user -> plan.user
     # run_as_group: an input of run_as_user
@@ -36,7 +31,14 @@ def apply(
     # supplemental_groups_policy: unmapped, informational
     # privileged -> mounts
     out.mounts = mounts.sandbox_mounts(
-        privileged=src.privileged, namespace_options=namespace_options, files=sandbox.files
+        privileged=src.privileged,
+        network=namespace_options.network,
+        userns_mode=(
+            namespace_options.userns_options.mode
+            if namespace_options.HasField("userns_options")
+            else None
+        ),
+        files=sandbox.files,
     )
     # seccomp -> linux.seccomp
     seccomp_value = security.sandbox_seccomp(
@@ -67,16 +69,4 @@ def apply(
     mount_label = selinux.mount_label(mount_label=sandbox.mount_label)
     if mount_label is not None:
         out.linux.mountLabel = mount_label
-    # linux.uidMappings
-    uid_mappings = namespaces.uid_mappings(namespace_options=namespace_options)
-    if uid_mappings is not None:
-        out.linux.uidMappings = uid_mappings
-    # linux.gidMappings
-    gid_mappings = namespaces.gid_mappings(namespace_options=namespace_options)
-    if gid_mappings is not None:
-        out.linux.gidMappings = gid_mappings
-    # plan.uid_mapping
-    # plan.gid_mapping
-    # plan.on_node_network
-    # plan.shares_node_ipc
     # plan.seccomp_file

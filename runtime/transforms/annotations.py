@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from generated.cri import api_pb2
-
 _SANDBOX = "io.kubernetes.cri.sandbox"
 _SNAPSHOT_LABELS = "containerd.io/snapshot/"
 _SNAPSHOT_REFERENCE = "containerd.io/snapshot.ref"
@@ -48,16 +46,22 @@ def passed_to_container(
     return _matching(of_pod, pod_annotations) | _matching(annotations, container_annotations)
 
 
-def sandbox_resources(*, resources: api_pb2.LinuxContainerResources | None) -> dict[str, str]:
-    """The sum of the pod's resources, for runtimes that size a virtual machine by it."""
-    if resources is None:
-        return {}
-    return {
-        f"{_SANDBOX}-cpu-period": str(resources.cpu_period),
-        f"{_SANDBOX}-cpu-quota": str(resources.cpu_quota),
-        f"{_SANDBOX}-cpu-shares": str(resources.cpu_shares),
-        f"{_SANDBOX}-memory": str(resources.memory_limit_in_bytes),
+def sandbox_resources(
+    *,
+    cpu_period: int | None,
+    cpu_quota: int | None,
+    cpu_shares: int | None,
+    memory_limit_in_bytes: int | None,
+) -> dict[str, str]:
+    """The sum of the pod's resources, for runtimes that size a virtual machine by it; nothing if
+    the request has none."""
+    sums = {
+        "cpu-period": cpu_period,
+        "cpu-quota": cpu_quota,
+        "cpu-shares": cpu_shares,
+        "memory": memory_limit_in_bytes,
     }
+    return {f"{_SANDBOX}-{name}": str(sum_) for name, sum_ in sums.items() if sum_ is not None}
 
 
 def image_name(*, user_specified_image: str, image_name: str) -> str:

@@ -9,7 +9,7 @@ from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import DeviceNode, RequestedDevice
-from runtime.transforms.namespaces import uid_mappings
+from runtime.transforms.namespaces import is_own_userns
 
 
 def wanted(*, devices: Sequence[api_pb2.Device]) -> list[RequestedDevice]:
@@ -33,7 +33,7 @@ def container_devices(
     uid: int,
     gid: int,
     base: Sequence[types.LinuxDevice],
-    sandbox_options: api_pb2.NamespaceOption | None,
+    pod_userns_mode: api_pb2.NamespaceMode | None,
 ) -> list[types.LinuxDevice]:
     """The device nodes to create: those of CDI devices take precedence over requested ones, and
     those over the host's, all of which a privileged container gets.
@@ -47,13 +47,13 @@ def container_devices(
     by_path = {device.path: device for device in (*base, *inherited)}
     by_path |= {node.device.path: _owned(node.device, owner, group) for node in requested}
     by_path |= {node.device.path: _of_user(node.device, uid, gid) for node in injected}
-    for mount in device_mounts(nodes=(*requested, *injected), sandbox_options=sandbox_options):
+    for mount in device_mounts((*requested, *injected), pod_userns_mode):
         by_path.pop(mount.destination, None)
     return list(by_path.values())
 
 
 def device_mounts(
-    *, nodes: Sequence[DeviceNode], sandbox_options: api_pb2.NamespaceOption | None
+    nodes: Sequence[DeviceNode], pod_userns_mode: api_pb2.NamespaceMode | None
 ) -> list[types.Mount]:
     """Bind mounts instead of the nodes that the OCI runtime cannot create.
 
@@ -61,7 +61,7 @@ def device_mounts(
     one with the same path.
     """
     renamed = [node for node in nodes if node.host_path and node.host_path != node.device.path]
-    if not renamed or uid_mappings(namespace_options=sandbox_options) is None:
+    if not renamed or not is_own_userns(pod_userns_mode):
         return []
     return [
         types.Mount(

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.items import mount as mount_item
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import CriError
 from runtime.transforms.devices import device_mounts
 from runtime.transforms.facts import DeviceNode, Handler, MountSource, SandboxFiles, Volume
-from runtime.transforms.namespaces import gid_mappings, uid_mappings
+from runtime.transforms.namespaces import is_own_userns
 
 _HARDENED = ("nosuid", "nodev", "noexec")
 _SYSFS, _CGROUP = "/sys", "/sys/fs/cgroup"
@@ -33,7 +34,10 @@ def container_mounts(
     files: SandboxFiles,
     readonly_rootfs: bool,
     privileged: bool,
-    sandbox_options: api_pb2.NamespaceOption | None,
+    pod_network: api_pb2.NamespaceMode,
+    pod_userns_mode: api_pb2.NamespaceMode | None,
+    pod_uids: Sequence[api_pb2.IDMapping],
+    pod_gids: Sequence[api_pb2.IDMapping],
     cgroup_unified: bool,
     cgroup_mount_options: Sequence[str],
     handler: Handler,
@@ -50,7 +54,7 @@ def container_mounts(
         for mount in (
             *_pod_files(files, readonly_rootfs),
             *map(_volume, volumes),
-            *device_mounts(nodes=(*devices, *injected_devices), sandbox_options=sandbox_options),
+            *device_mounts((*devices, *injected_devices), pod_userns_mode),
         )
         if posixpath.normpath(mount.destination) not in taken
     ]
@@ -61,19 +65,22 @@ def container_mounts(
         _system(
             mount,
             writable=privileged or (handler.cgroup_writable and mount.destination == _CGROUP),
-            on_node_in_userns=_on_node_in_userns(sandbox_options),
+            on_node_in_userns=_on_node_in_userns(pod_network, pod_userns_mode),
             cgroup_options=cgroup_options,
         )
         for mount in (container_spec().mounts if base is None else base)
     )
     mounts = [*_not_covered(system, ordered), *ordered]
-    return _with_devices(mounts, injected, sandbox_options) if injected else mounts
+    if not injected:
+        return mounts
+    return _with_devices(mounts, injected, id_mapping.items(pod_uids), id_mapping.items(pod_gids))
 
 
 def _with_devices(
     mounts: Sequence[types.Mount],
     injected: Sequence[types.Mount],
-    sandbox_options: api_pb2.NamespaceOption | None,
+    uids: list[types.LinuxIDMapping],
+    gids: list[types.LinuxIDMapping],
 ) -> list[types.Mount]:
     """The mounts of CDI devices, which replace those with the same destination, ordered by depth.
 
@@ -82,8 +89,6 @@ def _with_devices(
     destinations = {mount.destination for mount in injected}
     kept = [mount for mount in mounts if mount.destination not in destinations]
     last = {mount.destination: mount for mount in injected}  # one for each place, the last wins
-    uids = uid_mappings(namespace_options=sandbox_options) or []
-    gids = gid_mappings(namespace_options=sandbox_options) or []
     added = [
         replace(mount, uidMappings=uids, gidMappings=gids) if _is_bind(mount) else mount
         for mount in last.values()
@@ -99,7 +104,8 @@ def sandbox_mounts(
     *,
     files: SandboxFiles,
     privileged: bool,
-    namespace_options: api_pb2.NamespaceOption | None,
+    network: api_pb2.NamespaceMode,
+    userns_mode: api_pb2.NamespaceMode | None,
 ) -> list[types.Mount]:
     """The mounts of the pause container: none is writable, because it writes nothing."""
     given = [
@@ -119,7 +125,7 @@ def sandbox_mounts(
         _system(
             mount,
             writable=privileged,
-            on_node_in_userns=_on_node_in_userns(namespace_options),
+            on_node_in_userns=_on_node_in_userns(network, userns_mode),
             cgroup_options=(),
         )
         for mount in sandbox_spec().mounts
@@ -191,14 +197,11 @@ def _system(
     return replace(mount, options=[*options, *added])
 
 
-def _on_node_in_userns(options: api_pb2.NamespaceOption | None) -> bool:
+def _on_node_in_userns(
+    network: api_pb2.NamespaceMode, userns_mode: api_pb2.NamespaceMode | None
+) -> bool:
     """Whether the pod shares the node's network but not its user namespace."""
-    return (
-        options is not None
-        and options.network == api_pb2.NODE
-        and options.HasField("userns_options")
-        and options.userns_options.mode == api_pb2.POD
-    )
+    return network == api_pb2.NODE and is_own_userns(userns_mode)
 
 
 def _not_covered(

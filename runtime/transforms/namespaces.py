@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from generated.cri import api_pb2
 from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument
 
-_OPTIONS_FIELD = "linux.security_context.namespace_options"
+_OPTIONS_FIELD = "config.linux.security_context.namespace_options"
 _USERNS_FIELD = f"{_OPTIONS_FIELD}.userns_options"
-
-_NODES_ONLY = ("pid", "ipc")
-"""Namespaces that a pod with a user namespace cannot share with the node."""
 
 _IDS = (1 << 32) - 1
 """How many ids the kernel has; the last number of 32 bits means no id."""
@@ -24,107 +21,193 @@ _ALL_PORTS = ("net.ipv4.ip_unprivileged_port_start", "0")
 _ALL_GROUPS_PING = ("net.ipv4.ping_group_range", "0 2147483647")
 
 
-def sandbox_namespaces(
-    *,
-    namespace_options: api_pb2.NamespaceOption | None,
-    netns_path: str,
-    userns_path: str,
-    user_namespaces_problem: str,
+def network_of_pod(
+    *, network: api_pb2.NamespaceMode, netns_path: str
 ) -> list[types.LinuxNamespace]:
-    """The pause container's namespaces, which are the pod's: new ones unless the node's are
-    requested.
+    """The pod's own network namespace and host name; nothing for the node's.
 
     A host-network pod also keeps the node's host name, by sharing its UTS namespace: a different
     name would not resolve to anything.
     """
-    options = namespace_options or api_pb2.NamespaceOption()
-    found = []
-    if options.pid != api_pb2.NODE:
-        found.append(types.LinuxNamespace(type="pid"))
-    if options.ipc != api_pb2.NODE:
-        found.append(types.LinuxNamespace(type="ipc"))
-    if options.network != api_pb2.NODE:
-        found.append(types.LinuxNamespace(type="uts"))
-        found.append(types.LinuxNamespace(type="network", path=netns_path or None))
-    found.append(types.LinuxNamespace(type="mount"))
-    if user_mappings(options):
-        if user_namespaces_problem:
-            raise unsupported(user_namespaces_problem)
-        found.append(types.LinuxNamespace(type="user", path=userns_path or None))
-    return found
+    if network == api_pb2.NODE:
+        return []
+    return [
+        types.LinuxNamespace(type="uts"),
+        types.LinuxNamespace(type="network", path=netns_path or None),
+    ]
+
+
+def pid_of_pod(*, pid: api_pb2.NamespaceMode) -> list[types.LinuxNamespace]:
+    """A PID namespace for the pause process; nothing for the node's."""
+    return [] if pid == api_pb2.NODE else [types.LinuxNamespace(type="pid")]
+
+
+def ipc_of_pod(*, ipc: api_pb2.NamespaceMode) -> list[types.LinuxNamespace]:
+    """The pod's own IPC namespace; nothing for the node's."""
+    return [] if ipc == api_pb2.NODE else [types.LinuxNamespace(type="ipc")]
+
+
+def user_of_pod(
+    *, mode: api_pb2.NamespaceMode, userns_path: str, user_namespaces_problem: str
+) -> list[types.LinuxNamespace]:
+    """The pod's own user namespace; nothing for the node's.
+
+    Raises InvalidArgument if the handler cannot have one.
+    """
+    if not is_own_userns(mode):
+        return []
+    if user_namespaces_problem:
+        raise unsupported(user_namespaces_problem)
+    return [types.LinuxNamespace(type="user", path=userns_path or None)]
+
+
+def is_own_userns(mode: api_pb2.NamespaceMode | None) -> bool:
+    """Whether a pod has a user namespace of its own; ``mode`` is None if it has no
+    ``userns_options``."""
+    return mode == api_pb2.POD
 
 
 def container_namespaces(
     *,
-    namespace_options: api_pb2.NamespaceOption | None,
-    sandbox_options: api_pb2.NamespaceOption | None,
-    pid: int,
+    pid: api_pb2.NamespaceMode,
+    target_id: str,
     target_pid: int,
+    userns_mode: api_pb2.NamespaceMode | None,
+    pod_userns_mode: api_pb2.NamespaceMode | None,
+    pause_pid: int,
     privileged: bool,
     cgroup_unified: bool,
 ) -> list[types.LinuxNamespace]:
     """An application container's namespaces: the pod's, but its own mounts and possibly PIDs.
 
-    ``pid`` is the pause process. If the pod shares a namespace of the node, so does the pause
-    process, so joining it is right for NODE too. A privileged container manages the node's cgroups,
-    so it does not get a cgroup namespace.
+    If the pod shares a namespace of the node, so does the pause process, so joining it is right for
+    NODE too. A privileged container manages the node's cgroups, so it does not get a cgroup
+    namespace.
     """
-    options = namespace_options or api_pb2.NamespaceOption()
-    pod = sandbox_options or api_pb2.NamespaceOption()
     found = [
-        pid_namespace(options, pid, target_pid),
-        types.LinuxNamespace(type="ipc", path=f"/proc/{pid}/ns/ipc"),
-        types.LinuxNamespace(type="uts", path=f"/proc/{pid}/ns/uts"),
+        _pid_of_container(pid, target_id, target_pid, pause_pid),
+        types.LinuxNamespace(type="ipc", path=f"/proc/{pause_pid}/ns/ipc"),
+        types.LinuxNamespace(type="uts", path=f"/proc/{pause_pid}/ns/uts"),
         types.LinuxNamespace(type="mount"),
-        types.LinuxNamespace(type="network", path=f"/proc/{pid}/ns/net"),
+        types.LinuxNamespace(type="network", path=f"/proc/{pause_pid}/ns/net"),
     ]
-    if user_mappings(options) != user_mappings(pod):
-        raise InvalidArgument(
-            "must be the pod's: a container cannot have a user namespace of its own",
-            field=f"config.{_USERNS_FIELD}",
-        )
-    if user_mappings(pod):
-        found.append(types.LinuxNamespace(type="user", path=f"/proc/{pid}/ns/user"))
+    if is_own_userns(userns_mode) != is_own_userns(pod_userns_mode):
+        raise _not_the_pods()
+    if is_own_userns(pod_userns_mode):
+        found.append(types.LinuxNamespace(type="user", path=f"/proc/{pause_pid}/ns/user"))
     if cgroup_unified and not privileged:
         found.append(types.LinuxNamespace(type="cgroup"))
     return found
 
 
+def _pid_of_container(
+    pid: api_pb2.NamespaceMode, target_id: str, target_pid: int, pause_pid: int
+) -> types.LinuxNamespace:
+    if pid == api_pb2.CONTAINER:
+        return types.LinuxNamespace(type="pid")
+    if pid != api_pb2.TARGET:
+        return types.LinuxNamespace(type="pid", path=f"/proc/{pause_pid}/ns/pid")
+    if not target_pid:
+        raise InvalidArgument(
+            f"container {target_id!r} must be running in the same pod",
+            field=f"{_OPTIONS_FIELD}.target_id",
+        )
+    return types.LinuxNamespace(type="pid", path=f"/proc/{target_pid}/ns/pid")
+
+
 def uid_mappings(
-    *, namespace_options: api_pb2.NamespaceOption | None
-) -> list[types.LinuxIDMapping] | None:
-    """The user IDs of the pod's user namespace; None without one."""
-    mappings = user_mappings(namespace_options)
-    return mappings[0] if mappings else None
+    *, mode: api_pb2.NamespaceMode, uids: Sequence[api_pb2.IDMapping]
+) -> list[types.LinuxIDMapping]:
+    """The user IDs of the pod's user namespace; empty without one.
+
+    Raises InvalidArgument for ranges that the CRI does not allow.
+    """
+    return _range(mode, uids, "uids")
 
 
 def gid_mappings(
-    *, namespace_options: api_pb2.NamespaceOption | None
-) -> list[types.LinuxIDMapping] | None:
-    """The group IDs of the pod's user namespace; None without one."""
-    mappings = user_mappings(namespace_options)
-    return mappings[1] if mappings else None
+    *, mode: api_pb2.NamespaceMode, gids: Sequence[api_pb2.IDMapping]
+) -> list[types.LinuxIDMapping]:
+    """As `uid_mappings`, for groups."""
+    return _range(mode, gids, "gids")
 
 
-def uid_mapping(*, namespace_options: api_pb2.NamespaceOption | None) -> str:
+def _range(
+    mode: api_pb2.NamespaceMode, mappings: Sequence[api_pb2.IDMapping], field: str
+) -> list[types.LinuxIDMapping]:
+    ranges = id_mapping.items(mappings)
+    field = f"{_USERNS_FIELD}.{field}"
+    if not is_own_userns(mode):
+        if ranges:
+            raise InvalidArgument("must be empty with mode NODE", field=field)
+        return []
+    if len(ranges) != 1 or ranges[0].size == 0 or ranges[0].containerID != 0:
+        raise InvalidArgument(
+            "must be one range that starts at container_id 0 and has a length of 1 or more",
+            field=field,
+        )
+    if ranges[0].hostID + ranges[0].size > _IDS:
+        raise InvalidArgument(
+            f"must end at id {_IDS - 1} of the node, the last one, or before", field=field
+        )
+    return ranges
+
+
+def joined_mappings(
+    *, own: Sequence[api_pb2.IDMapping], of_pod: Sequence[api_pb2.IDMapping]
+) -> list[types.LinuxIDMapping]:
+    """The IDs of the user namespace that a container joins: its pod's, and the request must say
+    the same."""
+    ranges = id_mapping.items(of_pod)
+    if id_mapping.items(own) != ranges:
+        raise _not_the_pods()
+    return ranges
+
+
+def uid_mapping(
+    *,
+    mode: api_pb2.NamespaceMode | None,
+    uids: Sequence[api_pb2.IDMapping],
+    pid: api_pb2.NamespaceMode,
+    ipc: api_pb2.NamespaceMode,
+) -> str:
     """The user ids of the pod's user namespace as containerd's snapshot labels have them; empty
-    without one."""
-    return _as_label(uid_mappings(namespace_options=namespace_options))
+    without one.
+
+    Raises InvalidArgument for a pod that cannot have one.
+    """
+    if mode is None:
+        return ""
+    for name, shared in (("pid", pid), ("ipc", ipc)):
+        if is_own_userns(mode) and shared == api_pb2.NODE:
+            raise InvalidArgument(
+                "must not be NODE in a pod with a user namespace: the kernel does not let its root"
+                f" mount what belongs to the node's {name} namespace",
+                field=f"{_OPTIONS_FIELD}.{name}",
+            )
+    return mapping_label(uid_mappings(mode=mode, uids=uids))
 
 
-def gid_mapping(*, namespace_options: api_pb2.NamespaceOption | None) -> str:
+def gid_mapping(*, mode: api_pb2.NamespaceMode | None, gids: Sequence[api_pb2.IDMapping]) -> str:
     """As `uid_mapping`, for groups."""
-    return _as_label(gid_mappings(namespace_options=namespace_options))
+    return "" if mode is None else mapping_label(gid_mappings(mode=mode, gids=gids))
 
 
-def _as_label(mappings: list[types.LinuxIDMapping] | None) -> str:
-    return ",".join(f"{one.containerID}:{one.hostID}:{one.size}" for one in mappings or ())
+def joined_mapping(*, of_pod: Sequence[api_pb2.IDMapping]) -> str:
+    """The IDs of the pod's user namespace, for a container, in the format of `uid_mapping`."""
+    return mapping_label(id_mapping.items(of_pod))
+
+
+def mapping_label(ranges: Sequence[types.LinuxIDMapping]) -> str:
+    """``inside:outside:count`` for each range, the format of containerd's snapshot labels."""
+    return ",".join(f"{one.containerID}:{one.hostID}:{one.size}" for one in ranges)
 
 
 def sysctls(
     *,
     sysctls: Mapping[str, str],
-    namespace_options: api_pb2.NamespaceOption | None,
+    network: api_pb2.NamespaceMode,
+    userns_mode: api_pb2.NamespaceMode | None,
     kernel: tuple[int, int],
     unprivileged_ports: bool,
     unprivileged_icmp: bool,
@@ -143,12 +226,11 @@ def sysctls(
                 f" {name!r}: {value!r}",
                 field="config.linux.sysctls",
             )
-    options = namespace_options or api_pb2.NamespaceOption()
     found: dict[str, str] = {}
-    if options.network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
+    if network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
         if unprivileged_ports:
             found.update([_ALL_PORTS])
-        if unprivileged_icmp and not in_user_namespace and not user_mappings(options):
+        if unprivileged_icmp and not in_user_namespace and not is_own_userns(userns_mode):
             found.update([_ALL_GROUPS_PING])
     return {**found, **sysctls}
 
@@ -158,66 +240,15 @@ def joins_container(*, mode: api_pb2.NamespaceMode) -> bool:
     return mode == api_pb2.TARGET
 
 
-def pid_namespace(
-    options: api_pb2.NamespaceOption, pid: int, target_pid: int
-) -> types.LinuxNamespace:
-    if options.pid == api_pb2.CONTAINER:
-        return types.LinuxNamespace(type="pid")
-    if options.pid != api_pb2.TARGET:
-        return types.LinuxNamespace(type="pid", path=f"/proc/{pid}/ns/pid")
-    if not target_pid:
-        raise InvalidArgument(
-            f"container {options.target_id!r} must be running in the same pod",
-            field="config.linux.security_context.namespace_options.target_id",
-        )
-    return types.LinuxNamespace(type="pid", path=f"/proc/{target_pid}/ns/pid")
-
-
-_Mappings = tuple[list[types.LinuxIDMapping], list[types.LinuxIDMapping]]
-
-
 def unsupported(problem: str) -> InvalidArgument:
     """The refusal of a user namespace that the pod's handler cannot have because of ``problem``."""
     return InvalidArgument(
-        f"this runtime handler does not support user namespaces: {problem}",
-        field=f"config.{_USERNS_FIELD}",
+        f"this runtime handler does not support user namespaces: {problem}", field=_USERNS_FIELD
     )
 
 
-def user_mappings(options: api_pb2.NamespaceOption | None) -> _Mappings | None:
-    """The ID ranges of a pod's user namespace, None for the node's; raises InvalidArgument for what
-    the CRI does not allow."""
-    if options is None or not options.HasField("userns_options"):
-        return None
-    userns = options.userns_options
-    uids, gids = id_mapping.items(userns.uids), id_mapping.items(userns.gids)
-    if userns.mode == api_pb2.NODE:
-        if uids or gids:
-            raise InvalidArgument(
-                "must be empty with mode NODE", field=f"config.{_USERNS_FIELD}.uids"
-            )
-        return None
-    if userns.mode != api_pb2.POD:
-        raise InvalidArgument(
-            "must be POD or NODE: all containers of a pod share its user namespace",
-            field=f"config.{_USERNS_FIELD}.mode",
-        )
-    for name in _NODES_ONLY:
-        if getattr(options, name) == api_pb2.NODE:
-            raise InvalidArgument(
-                "must not be NODE in a pod with a user namespace: the kernel does not let its root"
-                f" mount what belongs to the node's {name} namespace",
-                field=f"config.{_OPTIONS_FIELD}.{name}",
-            )
-    for name, ranges in (("uids", uids), ("gids", gids)):
-        if len(ranges) != 1 or ranges[0].size == 0 or ranges[0].containerID != 0:
-            raise InvalidArgument(
-                "must be one range that starts at container_id 0 and has a length of 1 or more",
-                field=f"config.{_USERNS_FIELD}.{name}",
-            )
-        if ranges[0].hostID + ranges[0].size > _IDS:
-            raise InvalidArgument(
-                f"must end at id {_IDS - 1} of the node, the last one, or before",
-                field=f"config.{_USERNS_FIELD}.{name}",
-            )
-    return uids, gids
+def _not_the_pods() -> InvalidArgument:
+    return InvalidArgument(
+        "must be the pod's: a container cannot have a user namespace of its own",
+        field=_USERNS_FIELD,
+    )

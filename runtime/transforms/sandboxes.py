@@ -35,7 +35,11 @@ def shares_node(*, mode: api_pb2.NamespaceMode) -> bool:
 
 
 def untrusted(
-    *, annotations: Mapping[str, str], namespace_options: api_pb2.NamespaceOption
+    *,
+    annotations: Mapping[str, str],
+    network: api_pb2.NamespaceMode,
+    pid: api_pb2.NamespaceMode,
+    ipc: api_pb2.NamespaceMode,
 ) -> bool:
     """Whether the pod must run in the handler `UNTRUSTED`.
 
@@ -43,8 +47,7 @@ def untrusted(
     """
     if annotations.get(_UNTRUSTED_ANNOTATION) != "true":
         return False
-    shared = (namespace_options.network, namespace_options.pid, namespace_options.ipc)
-    if api_pb2.NODE in shared:
+    if api_pb2.NODE in (network, pid, ipc):
         raise InvalidArgument(
             "an untrusted pod must not share a namespace of the node",
             field=f"config.annotations[{_UNTRUSTED_ANNOTATION}]",

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import LabelParts, SelinuxLabels, SelinuxPolicy
 
@@ -55,30 +54,22 @@ def policy(contexts: str) -> SelinuxPolicy:
     )
 
 
-def requested(*, selinux_options: api_pb2.SELinuxOption | None) -> LabelParts:
+def requested(*, user: str, role: str, type: str, level: str) -> LabelParts:
     """The parts of the label that a request sets.
 
     Raises InvalidArgument for an invalid level, and for a part with a colon or white space, which
     would change the other parts.
     """
-    if selinux_options is None:
-        return LabelParts()
-    if selinux_options.level and not _LEVEL.fullmatch(selinux_options.level):
+    if level and not _LEVEL.fullmatch(level):
         raise InvalidArgument(
-            f"must be a level such as s0 or s0:c1,c2, not {selinux_options.level!r}",
-            field=f"{_FIELD}.level",
+            f"must be a level such as s0 or s0:c1,c2, not {level!r}", field=f"{_FIELD}.level"
         )
-    parts = {
-        "user": selinux_options.user,
-        "role": selinux_options.role,
-        "type": selinux_options.type,
-    }
-    for name, part in parts.items():
+    for name, part in {"user": user, "role": role, "type": type}.items():
         if re.search(r"[:\s]", part):
             raise InvalidArgument(
                 f"must not have a colon or white space: {part!r}", field=f"{_FIELD}.{name}"
             )
-    return LabelParts(level=selinux_options.level, **parts)
+    return LabelParts(user, role, type, level)
 
 
 def given_parts(options: LabelParts) -> list[str]:

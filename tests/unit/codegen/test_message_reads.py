@@ -26,6 +26,8 @@ from tests.unit.codegen.project import ROOT, api, project
 
 _API: Final = "generated.cri.api_pb2."
 _PLANS: Final = "generated.plans."
+_A_READ: Final = ("runtime/containers/image_volumes.py", "ContainerConfig.mounts")
+"""One of the few reads that are left, which shows that the type checker is asked about all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def test_every_read_known_to_the_type_checker_is_found(known: list[Known]) -> No
         for message in (of.removeprefix(_API) for of in one.of if of.startswith(_API))
         if message in api().messages and one.name in api().messages[message].fields
     }
-    assert len(theirs) > 30
+    assert _A_READ in {(file, name) for file, _, name in theirs}
     assert theirs - ours == set()
 
 

@@ -33,7 +33,10 @@ def build(
     given: dict[str, Any] = {
         "readonly_rootfs": False,
         "privileged": False,
-        "sandbox_options": None,
+        "pod_network": api_pb2.POD,
+        "pod_userns_mode": None,
+        "pod_uids": (),
+        "pod_gids": (),
         "cgroup_unified": True,
         "cgroup_mount_options": ("nsdelegate",),
         "injected": (),
@@ -196,22 +199,22 @@ def test_system_mounts(changes: dict[str, Any], sys: str, cgroup: list[str]) -> 
     assert options(found, "/sys/fs/cgroup")[4:] == cgroup
 
 
-ON_NODE = api_pb2.NamespaceOption(
-    network=api_pb2.NODE, userns_options=api_pb2.UserNamespace(mode=api_pb2.POD)
-)
+def sandbox_mounts(**changes: Any) -> list[types.Mount]:
+    given: dict[str, Any] = {"privileged": False, "network": api_pb2.POD, "userns_mode": None}
+    return mounts.sandbox_mounts(files=FILES, **(given | changes))
 
 
 def test_a_user_namespace_on_the_nodes_network_sees_the_nodes_sys() -> None:
     for found in (
-        build(sandbox_options=ON_NODE),
-        mounts.sandbox_mounts(files=FILES, privileged=False, namespace_options=ON_NODE),
+        build(pod_network=api_pb2.NODE, pod_userns_mode=api_pb2.POD),
+        sandbox_mounts(network=api_pb2.NODE, userns_mode=api_pb2.POD),
     ):
         sys = next(one for one in found if one.destination == "/sys")
         assert (sys.type, sys.source, sys.options[-1]) == ("bind", "/sys", "rro")
 
 
 def test_sandbox_mounts_are_readonly() -> None:
-    found = mounts.sandbox_mounts(files=FILES, privileged=False, namespace_options=None)
+    found = sandbox_mounts()
     assert places(found)[-2:] == ["/dev/shm", "/etc/resolv.conf"]
     assert options(found, "/dev/shm") == ["rbind", "ro", "nosuid", "nodev", "noexec"]
     assert options(found, "/sys")[-1] == "ro"

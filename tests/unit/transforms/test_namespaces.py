@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from generated import plans
 from generated.cri import api_pb2
-from generated.oci import types
+from generated.lifecycle import SandboxState
+from generated.oci import defaults, namespace_option, types
+from generated.validators import user_namespace as validators
 from runtime.errors import InvalidArgument
-from runtime.transforms import namespaces
+from runtime.transforms import facts, namespaces
 
 CONTAINER, NODE, POD, TARGET = api_pb2.CONTAINER, api_pb2.NODE, api_pb2.POD, api_pb2.TARGET
 
@@ -36,6 +39,28 @@ def shown(found: list[types.LinuxNamespace]) -> dict[str, str | None]:
     return {namespace.type: namespace.path for namespace in found}
 
 
+def mode_of(options: api_pb2.NamespaceOption | None) -> api_pb2.NamespaceMode | None:
+    if options is None or not options.HasField("userns_options"):
+        return None
+    return options.userns_options.mode
+
+
+def build_pod(asked: api_pb2.NamespaceOption | None = None, *, problem: str = "") -> types.Spec:
+    spec = defaults.sandbox_spec()
+    metadata = facts.SandboxMetadata("id", "name", api_pb2.PodSandboxConfig(), "/netns")
+    namespace_option.apply(
+        asked or options(),
+        spec,
+        handler=facts.Handler("runc", user_namespaces_problem=problem),
+        sandbox=facts.Sandbox(
+            metadata,
+            facts.SandboxStatus(SandboxState.READY),
+            facts.SandboxFiles(userns="/userns"),
+        ),
+    )
+    return spec
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
@@ -54,6 +79,11 @@ def shown(found: list[types.LinuxNamespace]) -> dict[str, str | None]:
         ),
         pytest.param(options(network=NODE, pid=NODE, ipc=NODE), {"mount": None}, id="the node's"),
         pytest.param(
+            userns(NODE),
+            {"pid": None, "ipc": None, "uts": None, "network": "/netns", "mount": None},
+            id="the node's user namespace",
+        ),
+        pytest.param(
             userns(POD, 65536),
             {
                 "pid": None,
@@ -70,41 +100,44 @@ def shown(found: list[types.LinuxNamespace]) -> dict[str, str | None]:
 def test_sandbox_namespaces(
     asked: api_pb2.NamespaceOption | None, expected: dict[str, str | None]
 ) -> None:
-    found = namespaces.sandbox_namespaces(
-        namespace_options=asked,
-        netns_path="/netns",
-        userns_path="/userns",
-        user_namespaces_problem="",
-    )
-    assert shown(found) == expected
+    assert shown(build_pod(asked).linux.namespaces) == expected
+
+
+def test_a_handler_without_user_namespaces_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="handler does not support user namespaces: old runc"):
+        build_pod(userns(POD, 65536), problem="old runc")
 
 
 @pytest.mark.parametrize(
-    ("asked", "supported", "message"),
+    ("asked", "message"),
     [
-        (userns(POD, 65536), False, "handler does not support user namespaces: old runc"),
-        (userns(POD), True, "uids: must be one range"),
-        (userns(POD, 1, 1), True, "uids: must be one range"),
-        (userns(POD, 0), True, "uids: must be one range"),
-        (userns(POD, 10, first=1), True, "starts at container_id 0"),
-        (userns(POD, 2**32 - 65536), True, "uids: must end at id 4294967294 of the node"),
-        (userns(POD, 10, pid=NODE), True, "options.pid: must not be NODE in a pod with a user"),
-        (userns(POD, 10, ipc=NODE), True, "options.ipc: must not be NODE in a pod with a user"),
-        (userns(NODE, 10), True, "must be empty with mode NODE"),
-        (userns(CONTAINER, 10), True, "must be POD or NODE"),
-        (userns(TARGET, 10), True, "must be POD or NODE"),
+        (userns(POD), "uids: must be one range"),
+        (userns(POD, 1, 1), "uids: must be one range"),
+        (userns(POD, 0), "uids: must be one range"),
+        (userns(POD, 10, first=1), "starts at container_id 0"),
+        (userns(POD, 2**32 - 65536), "uids: must end at id 4294967294 of the node"),
+        (userns(NODE, 10), "must be empty with mode NODE"),
     ],
 )
-def test_user_namespaces_that_are_refused(
-    asked: api_pb2.NamespaceOption, supported: bool, message: str
-) -> None:
-    with pytest.raises(InvalidArgument, match=message):
-        namespaces.sandbox_namespaces(
-            namespace_options=asked,
-            netns_path="",
-            userns_path="",
-            user_namespaces_problem="" if supported else "old runc",
-        )
+def test_ids_that_are_refused(asked: api_pb2.NamespaceOption, message: str) -> None:
+    for refusing in (build_pod, pod_ids):
+        with pytest.raises(InvalidArgument, match=message):
+            refusing(asked)
+
+
+@pytest.mark.parametrize("name", ["pid", "ipc"])
+def test_a_user_namespace_excludes_namespaces_of_the_node(name: str) -> None:
+    asked = userns(POD, 10, **{name: NODE})
+    with pytest.raises(
+        InvalidArgument, match=rf"options\.{name}: must not be NODE in a pod with a user"
+    ):
+        pod_ids(asked)
+
+
+@pytest.mark.parametrize("mode", [CONTAINER, TARGET])
+def test_a_user_namespace_is_the_pods_or_the_nodes(mode: api_pb2.NamespaceMode) -> None:
+    (found,) = validators.check(userns(mode, 10).userns_options, "options.")
+    assert (found.field, found.rule) == ("options.mode", "allowed_enum")
 
 
 def build_container(
@@ -115,12 +148,15 @@ def build_container(
     privileged: bool = False,
     cgroup_unified: bool = False,
 ) -> dict[str, str | None]:
+    asked = asked or options()
     return shown(
         namespaces.container_namespaces(
-            namespace_options=asked,
-            sandbox_options=pod,
-            pid=7,
+            pid=asked.pid,
+            target_id=asked.target_id,
             target_pid=target_pid,
+            userns_mode=mode_of(asked),
+            pod_userns_mode=mode_of(pod),
+            pause_pid=7,
             privileged=privileged,
             cgroup_unified=cgroup_unified,
         )
@@ -167,21 +203,36 @@ def test_cgroup_namespace(privileged: bool, unified: bool, expected: bool) -> No
 def test_a_container_has_its_pods_user_namespace() -> None:
     pod = userns(POD, 65536)
     assert build_container(pod, pod)["user"] == "/proc/7/ns/user"
-    assert namespaces.uid_mappings(namespace_options=pod) == [types.LinuxIDMapping(0, 65536, 65536)]
-    assert namespaces.gid_mappings(namespace_options=None) is None
-    for other in (None, userns(NODE), userns(POD, 65535)):
+    for other in (None, userns(NODE)):
         with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
             build_container(other, pod)
     with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
         build_container(pod, None)
 
 
+def test_a_container_has_its_pods_ids() -> None:
+    ids, others = (userns(POD, length).userns_options.uids for length in (65536, 65535))
+    found = namespaces.joined_mappings(own=ids, of_pod=ids)
+    assert found == [types.LinuxIDMapping(0, 65536, 65536)]
+    assert namespaces.joined_mapping(of_pod=ids) == "0:65536:65536"
+    assert namespaces.joined_mappings(own=[], of_pod=[]) == []
+    assert namespaces.joined_mapping(of_pod=[]) == ""
+    for own in (userns().userns_options.uids, others):
+        with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
+            namespaces.joined_mappings(own=own, of_pod=ids)
+
+
+def pod_ids(options: api_pb2.NamespaceOption) -> tuple[str, str]:
+    config = api_pb2.PodSandboxConfig()
+    config.linux.security_context.namespace_options.CopyFrom(options)
+    plan = plans.plan_sandbox(config)
+    return plan.uid_mapping, plan.gid_mapping
+
+
 def test_the_plan_has_the_ids_in_the_form_of_snapshot_labels() -> None:
-    pod = userns(POD, 1000)
-    assert namespaces.uid_mapping(namespace_options=pod) == "0:65536:1000"
-    assert namespaces.gid_mapping(namespace_options=pod) == "0:65536:1000"
-    for nodes in (None, options(), userns(NODE)):
-        assert namespaces.uid_mapping(namespace_options=nodes) == ""
+    assert pod_ids(userns(POD, 1000)) == ("0:65536:1000", "0:65536:1000")
+    for nodes in (options(), userns(NODE)):
+        assert pod_ids(nodes) == ("", "")
 
 
 PORTS = {"net.ipv4.ip_unprivileged_port_start": "0"}
@@ -213,7 +264,8 @@ def test_sysctls(
     assert (
         namespaces.sysctls(
             sysctls=given,
-            namespace_options=asked,
+            network=asked.network if asked else POD,
+            userns_mode=mode_of(asked),
             kernel=kernel,
             unprivileged_ports=True,
             unprivileged_icmp=True,
@@ -226,7 +278,8 @@ def test_sysctls(
 def test_ping_keeps_the_kernels_default_if_groups_are_missing() -> None:
     found = namespaces.sysctls(
         sysctls={},
-        namespace_options=None,
+        network=POD,
+        userns_mode=None,
         kernel=(6, 1),
         unprivileged_ports=True,
         unprivileged_icmp=True,
@@ -243,7 +296,8 @@ def test_an_invalid_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must be a kernel param"):
         namespaces.sysctls(
             sysctls=asked,
-            namespace_options=None,
+            network=POD,
+            userns_mode=None,
             kernel=(6, 1),
             unprivileged_ports=True,
             unprivileged_icmp=True,

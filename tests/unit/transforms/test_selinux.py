@@ -89,25 +89,28 @@ def test_a_container_without_options_has_the_label_of_its_pod() -> None:
     assert selinux.inherited(LabelParts(), "") == LabelParts()
 
 
+def requested(**parts: str) -> LabelParts:
+    return selinux.requested(**({"user": "", "role": "", "type": "", "level": ""} | parts))
+
+
 @pytest.mark.parametrize(
     "level", ["s0", "s1:c5", "s0-s0:c0.c1023", "s0:c1,c2", "s0:c1.c3,c5,c7.c9", "s0-s3"]
 )
 def test_a_level(level: str) -> None:
-    options = api_pb2.SELinuxOption(level=level)
-    assert selinux.requested(selinux_options=options) == LabelParts(level=level)
+    assert requested(level=level) == LabelParts(level=level)
 
 
 @pytest.mark.parametrize("level", ["c1", "s", "s0:", "s0:c1,", "s0:c12345", "S0", "s0\n", "s0:x"])
 def test_an_invalid_level_is_refused_with_its_field(level: str) -> None:
     with pytest.raises(InvalidArgument, match=r"security_context\.selinux_options\.level: must be"):
-        selinux.requested(selinux_options=api_pb2.SELinuxOption(level=level))
+        requested(level=level)
 
 
 @pytest.mark.parametrize("name", ["user", "role", "type"])
 @pytest.mark.parametrize("part", ["a:b", "a b", "a\n"])
 def test_a_part_cannot_change_the_other_parts(name: str, part: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"selinux_options\.{name}: must not have a colon"):
-        selinux.requested(selinux_options=api_pb2.SELinuxOption(**{name: part}))
+        requested(**{name: part})
 
 
 @pytest.mark.parametrize(

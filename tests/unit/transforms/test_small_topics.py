@@ -79,7 +79,7 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         "uid": 0,
         "gid": 0,
         "base": (),
-        "sandbox_options": None,
+        "pod_userns_mode": None,
     }
     return devices.container_devices(**(given | changes))
 
@@ -98,18 +98,16 @@ def test_container_devices(changes: dict[str, Any], expected: list[types.LinuxDe
 
 
 def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
-    ids = [api_pb2.IDMapping(host_id=100000, length=65536)]
-    users = api_pb2.UserNamespace(mode=api_pb2.POD, uids=ids, gids=ids)
-    options = api_pb2.NamespaceOption(userns_options=users)
     nodes = [
         DeviceNode(FUSE, "rw", "/dev/fuse"),
         DeviceNode(KVM, "rw", "/dev/host-kvm"),
     ]
     assert build_devices(requested=nodes) == [FUSE, KVM]
-    assert build_devices(requested=nodes, sandbox_options=options) == [FUSE]
-    (mount,) = devices.device_mounts(nodes=nodes, sandbox_options=options)
+    assert build_devices(requested=nodes, pod_userns_mode=api_pb2.POD) == [FUSE]
+    (mount,) = devices.device_mounts(nodes, api_pb2.POD)
     assert (mount.source, mount.destination, mount.type) == ("/dev/host-kvm", "/dev/kvm", "bind")
-    assert devices.device_mounts(nodes=nodes, sandbox_options=None) == []
+    for mode in (None, api_pb2.NODE):
+        assert devices.device_mounts(nodes, mode) == []
 
 
 def test_devices_can_belong_to_the_containers_user() -> None:
@@ -280,6 +278,11 @@ def test_the_files_of_a_pods_names() -> None:
     )
 
 
+OWN_NAMESPACES: dict[str, api_pb2.NamespaceMode] = {
+    "network": api_pb2.POD,
+    "pid": api_pb2.POD,
+    "ipc": api_pb2.POD,
+}
 UNTRUSTED = {"io.kubernetes.cri.untrusted-workload": "true"}
 
 
@@ -296,9 +299,7 @@ UNTRUSTED = {"io.kubernetes.cri.untrusted-workload": "true"}
 def test_an_untrusted_pod_has_a_handler_of_its_own(
     annotations: dict[str, str], requested: str, expected: str
 ) -> None:
-    untrusted = sandboxes.untrusted(
-        annotations=annotations, namespace_options=api_pb2.NamespaceOption()
-    )
+    untrusted = sandboxes.untrusted(annotations=annotations, **OWN_NAMESPACES)
     assert sandboxes.handler_name(requested, untrusted=untrusted) == expected
 
 
@@ -308,6 +309,6 @@ def test_an_untrusted_pod_gets_no_other_handler_and_no_namespace_of_the_node() -
     ):
         sandboxes.handler_name("kata", untrusted=True)
     for namespace in ("network", "pid", "ipc"):
-        options = api_pb2.NamespaceOption(**{namespace: api_pb2.NODE})  # type: ignore[arg-type]
+        modes = OWN_NAMESPACES | {namespace: api_pb2.NODE}
         with pytest.raises(InvalidArgument, match="must not share a namespace of the node"):
-            sandboxes.untrusted(annotations=UNTRUSTED, namespace_options=options)
+            sandboxes.untrusted(annotations=UNTRUSTED, **modes)
