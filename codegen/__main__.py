@@ -72,11 +72,8 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import proto_import
 
     source = Path(arguments.file)
-    if arguments.containerd:
-        texts = {
-            f"spec/containerd/{name}.proto": text
-            for name, text in proto_import.containerd(source).items()
-        }
+    if arguments.clients:
+        texts = proto_import.clients(root, source)
     else:
         texts = proto_import.pin(root, source, arguments.version, replace=arguments.force)
     for name in proto_import.write(root, texts):
@@ -106,12 +103,14 @@ def _decide(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import diff, proto_api
+    from codegen import diff, project, proto_api
 
     old, new = arguments.old, arguments.new
     pinned = proto_api.pinned(root)
     if old in pinned and new in pinned:
-        found = diff.of_protos(*(proto_api.descriptor(v, pinned[v]) for v in (old, new)))
+        served = project.read(root).api
+        protos = (proto_api.descriptor(served, v, pinned[v]) for v in (old, new))
+        found = diff.of_protos(*protos)
     else:
         after = diff.at_revision(root, new) if new else diff.in_folder(root)
         found = diff.of_specifications(diff.at_revision(root, old), after)
@@ -154,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root",
         type=Path,
-        help="the project's root (default: the nearest folder above with spec/cri)",
+        help="the project's root (default: the nearest folder above with spec/project.yaml)",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -170,13 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("file", help="a descriptor set (.binpb) or a published .proto")
     target = taken.add_mutually_exclusive_group(required=True)
     target.add_argument(
-        "--as", dest="version", metavar="VERSION", help="write spec/cri/VERSION.proto"
+        "--as", dest="version", metavar="VERSION", help="pin it as this version of the API"
     )
     target.add_argument(
-        "--containerd", action="store_true", help="write the containerd services that are used"
+        "--clients",
+        action="store_true",
+        help="write the protos of other APIs that spec/project.yaml lists under clients",
     )
     taken.add_argument(
-        "--force", action="store_true", help="replace a pinned CRI version by different content"
+        "--force", action="store_true", help="replace a pinned version by different content"
     )
     taken.set_defaults(run=_import)
 
@@ -226,10 +227,10 @@ def _root() -> Path:
     """The nearest folder, from the current one upwards, that has a specification."""
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (folder / "spec/cri").is_dir():
+        if (folder / "spec/project.yaml").is_file():
             return folder
     raise SpecError(
-        "neither this folder nor one above it has spec/cri",
+        "neither this folder nor one above it has spec/project.yaml",
         Place(str(here)),
         "change to the project's folder, or give it with --root",
     )

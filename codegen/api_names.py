@@ -1,8 +1,8 @@
-"""Whether hand-written code names only what the stubs of the current CRI define.
+"""Whether hand-written code names only what the stubs of the current API define.
 
 A new version may rename or drop a message, an enum or a value. Python notices only when the name is
 looked up, often as the server starts, so every name of ``api_pb2`` and ``api_pb2_grpc`` that
-runtime/ and tests/ spell is looked up here, by syntax tree.
+the hand-written code and its tests spell is looked up here, by syntax tree.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from sys import version_info
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message as AnyMessage
 
-from codegen import cache, proto_api, stubs
+from codegen import cache, project, proto_api, stubs
 from codegen.errors import Place, Problems, nearest
 from codegen.load import text_file
 from codegen.model import Api
 from codegen.python_source import parsed
 from codegen.syntax import statements
 
-_FOLDERS = ("runtime", "tests")
-_STUBS = "generated.cri."
 _OF_ENUMS = frozenset(dir(EnumTypeWrapper)) | {"ValueType"}
 _OF_MESSAGES = frozenset(dir(AnyMessage)) | {"FromString", "Extensions"}
 
@@ -39,12 +37,12 @@ class Spelled:
     line: int
     column: int
     owner: str
-    """What it is looked up in: ``api_pb2``, ``api_pb2.ContainerState``."""
+    """What it is looked up in: ``api_pb2``, or a message or enum of it."""
     name: str
 
 
 def check(root: Path, api: Api, problems: Problems) -> None:
-    """Record a fault for each name in runtime/ and tests/ that ``api`` does not define."""
+    """Record a fault for each name in hand-written code and tests/ that ``api`` does not define."""
     defined = _Defined(api)
     lacking = [s for s in spelled(root, problems) if not defined.has(s.owner, s.name)]
     if not lacking:
@@ -52,35 +50,39 @@ def check(root: Path, api: Api, problems: Problems) -> None:
     others = list(_others(root, api.version))
     for one in lacking:
         problems.add(
-            f"{one.owner} of CRI {api.version} has no {one.name}",
+            f"{one.owner} of {api.name} {api.version} has no {one.name}",
             Place(one.file, one.line, one.column),
             _hint(one, api, defined, others),
         )
 
 
 def spelled(root: Path, problems: Problems) -> tuple[Spelled, ...]:
-    """Every name of the CRI's stubs that runtime/ and tests/ spell, sorted."""
+    """Every name of the API's stubs that hand-written code and tests/ spell, sorted."""
+    settings = project.read(root)
     texts: dict[str, str] = {}
-    for folder in _FOLDERS:
+    for folder in (settings.code, "tests"):
         for path in sorted((root / folder).rglob("*.py")):
             file = f"{folder}/{path.relative_to(root / folder).as_posix()}"
             text = problems.attempt(partial(text_file, root, file))
             if text is not None and "api_pb2" in text:
                 texts[file] = text
-    parts = [str(version_info), Path(__file__).read_text()]
+    package = f"{settings.stubs}."
+    parts = [str(version_info), package, Path(__file__).read_text()]
     parts += [word for item in texts.items() for word in item]
     key = cache.digest(b"api names", *(part.encode() for part in parts))
     kept = cache.get(key)
     if kept is not None:
         return tuple(Spelled(*values) for values in json.loads(kept))
     trees = {file: problems.attempt(partial(parsed, text, file)) for file, text in texts.items()}
-    found = {s for file, tree in trees.items() if tree is not None for s in _spelled(file, tree)}
+    found = {
+        s for file, tree in trees.items() if tree is not None for s in _spelled(file, tree, package)
+    }
     if None not in trees.values():
         cache.put(key, json.dumps([astuple(one) for one in sorted(found)]).encode())
     return tuple(sorted(found))
 
 
-def _spelled(file: str, tree: ast.Module) -> Iterator[Spelled]:
+def _spelled(file: str, tree: ast.Module, package: str) -> Iterator[Spelled]:
     names: dict[str, str] = {}
     for node in statements(tree.body):
         match node:
@@ -88,8 +90,8 @@ def _spelled(file: str, tree: ast.Module) -> Iterator[Spelled]:
                 for part in parts:
                     full = f"{module}.{part.name}"
                     names[part.asname or part.name] = full
-                    if module.startswith(_STUBS) and part.name != "*":
-                        owner = module.removeprefix(_STUBS)
+                    if module.startswith(package) and part.name != "*":
+                        owner = module.removeprefix(package)
                         yield Spelled(file, part.lineno, part.col_offset + 1, owner, part.name)
             case ast.Import(names=parts):
                 for part in parts:
@@ -104,23 +106,23 @@ def _spelled(file: str, tree: ast.Module) -> Iterator[Spelled]:
     for inner in ast.walk(tree):
         match inner:
             case ast.Attribute(value=value, attr=attr):
-                yield from _looked_up(file, inner, value, attr, names)
+                yield from _looked_up(file, inner, value, attr, names, package)
             case ast.Call(
                 func=ast.Attribute(value=value, attr="Value"),
                 args=[ast.Constant(value=str(word)) as constant],
             ):
-                yield from _looked_up(file, constant, value, word, names)
+                yield from _looked_up(file, constant, value, word, names, package)
 
 
 def _looked_up(
-    file: str, at: ast.expr, value: ast.expr, name: str, names: Mapping[str, str]
+    file: str, at: ast.expr, value: ast.expr, name: str, names: Mapping[str, str], package: str
 ) -> Iterator[Spelled]:
     owner = _full_name(value, names)
-    if owner is None or not owner.startswith(_STUBS):
+    if owner is None or not owner.startswith(package):
         return
     line, end = at.end_lineno or at.lineno, at.end_col_offset or at.col_offset
     start = end - len(name) if isinstance(at, ast.Attribute) else at.col_offset
-    yield Spelled(file, line, start + 1, owner.removeprefix(_STUBS), name)
+    yield Spelled(file, line, start + 1, owner.removeprefix(package), name)
 
 
 def _full_name(node: ast.expr, names: Mapping[str, str]) -> str | None:
@@ -173,12 +175,13 @@ def _entry(field: str) -> str:
 
 def _others(root: Path, current: str) -> Iterator[Api]:
     """The other pinned versions: the newest older one first, then the newer ones."""
-    texts = proto_api.pinned(root)
+    texts, served = proto_api.pinned(root), project.read(root).api
     at = stubs.order(current)
     older = [v for v in texts if stubs.order(v) < at]
     newer = [v for v in texts if stubs.order(v) > at]
     for version in [*reversed(older), *newer]:
-        yield proto_api.api(proto_api.descriptor(version, texts[version]), version)
+        descriptor = proto_api.descriptor(served, version, texts[version])
+        yield proto_api.api(descriptor, version, name=served.name)
 
 
 def _hint(one: Spelled, api: Api, defined: _Defined, others: Iterable[Api]) -> str:
@@ -192,5 +195,9 @@ def _hint(one: Spelled, api: Api, defined: _Defined, others: Iterable[Api]) -> s
             renamed = [name for name, value in known.items() if value == number]
             if renamed:
                 return f"renamed: the value {number} of {enum} is now {' or '.join(renamed)}"
-        return f"CRI {other.version} has it; see cri-codegen diff {other.version} {api.version}"
-    return nearest(one.name, defined.names[one.owner]) or "no pinned version of the CRI has it"
+        return (
+            f"{api.name} {other.version} has it; see cri-codegen diff {other.version} {api.version}"
+        )
+    return (
+        nearest(one.name, defined.names[one.owner]) or f"no pinned version of the {api.name} has it"
+    )

@@ -13,7 +13,17 @@ from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from codegen import lifecycle, load, mapping_file, metrics, proto_api, proto_diff, rpc, stubs
+from codegen import (
+    lifecycle,
+    load,
+    mapping_file,
+    metrics,
+    project,
+    proto_api,
+    proto_diff,
+    rpc,
+    stubs,
+)
 from codegen.errors import Place, Problems, SpecError
 from codegen.model import Entry, MappingFile, Rule
 
@@ -92,6 +102,8 @@ def at_revision(root: Path, revision: str) -> Specification:
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
             archive.extractall(folder, filter="data")
+        if not Path(folder, project.FILE).is_file():  # an older revision
+            Path(folder, project.FILE).write_text(load.text_file(root, project.FILE))
         return in_folder(Path(folder))
 
 
@@ -101,7 +113,8 @@ def in_folder(root: Path) -> Specification:
     files, _ = mapping_file.read_all(root, problems)
     problems.stop_if_any()
     version = stubs.current_version(root)
-    proto = proto_api.descriptor(version, proto_api.pinned(root)[version])
+    served = project.read(root).api
+    proto = proto_api.descriptor(served, version, proto_api.pinned(root)[version])
     tables = {
         path: value
         for name in (rpc.FILE, lifecycle.FILE, metrics.FILE)

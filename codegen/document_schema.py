@@ -1,4 +1,4 @@
-"""Our JSON Schema of the OCI runtime spec as an ``Document``."""
+"""The JSON Schema of the document as a ``Document``."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codegen import load
+from codegen import load, project
 from codegen.errors import Place, Problems, SpecError, nearest
 from codegen.load import Node
 from codegen.model import Document, Kind, ObjectType, Property
 
-FILE = "spec/oci/runtime.schema.json"
-
 _SCALARS = {"string": "str", "boolean": "bool", "number": "float", "integer": "int"}
-_ROOT = "Spec"
 
 
 def read(root: Path) -> Document:
     """The schema in ``root``; raises SpecError for each construct without a Python counterpart."""
-    load.schema_file(root, FILE)
-    return spec(load.json_file(root, FILE), load.yaml_file(root, FILE))
-
-
-def spec(schema: Mapping[str, Any], node: Node) -> Document:
-    """The model of a schema; ``node`` is the same document, for the places of faults."""
-    return Document(classes(schema, node, FILE, _ROOT, "object"))
+    written = project.read(root).document
+    load.schema_file(root, written.schema)
+    schema, node = load.json_file(root, written.schema), load.yaml_file(root, written.schema)
+    return Document(
+        written.name, written.root, classes(schema, node, written.schema, written.root, "object")
+    )
 
 
 def classes(

@@ -26,6 +26,7 @@ from codegen import (
     payload_schema,
     plan,
     plan_schema,
+    project,
     proto_api,
     protoc,
     render,
@@ -47,16 +48,16 @@ from codegen.emit import (
     validators,
 )
 from codegen.emit import metrics as metrics_text
-from codegen.errors import Place, Problems, SpecError
+from codegen.errors import Place, Problems, SpecError, nearest
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Entry, Kind, Mapped, MappingFile, Message, Plan
 from codegen.paths import Paths
+from codegen.project import Settings
 from codegen.python_source import Sources
 from codegen.render import Job
 from codegen.rpc import Rpcs
 
-_RECORD = "spec/containerd/containers.proto"
 _DEFAULTS = {
     "sandbox_spec": "spec/oci/default_sandbox.json",
     "container_spec": "spec/oci/default_container.json",
@@ -64,8 +65,7 @@ _DEFAULTS = {
 }
 _APPARMOR = "spec/oci/apparmor.profile"
 _SPEC_OF = {
-    "oci/types.py.j2": document_schema.FILE,
-    "oci/defaults.py.j2": "spec/oci",
+    "%document/defaults.py.j2": "spec/oci",
     "provenance.py.j2": mapping_file.FOLDER,
     "handlers/ignored.py.j2": mapping_file.FOLDER,
     "items/__init__.py.j2": mapping_file.FOLDER,
@@ -75,6 +75,7 @@ _SPEC_OF = {
     "metrics.py.j2": metrics.FILE,
     "handlers/older.py.j2": older.FILE,
 }
+"""By template: the file or folder of spec/ that decides most of its output, if not rpc.yaml."""
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
 
@@ -82,6 +83,7 @@ _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 class Translation:
     """The resolved mapping: the source of builders, readers and validators."""
 
+    settings: Settings
     api: Api
     document: Document
     files: Mapping[str, MappingFile]
@@ -97,6 +99,7 @@ class Project:
     """The whole specification."""
 
     root: Path
+    settings: Settings
     translation: Translation
     lifecycle: Lifecycle
     rpcs: Rpcs
@@ -112,6 +115,7 @@ def load_project(root: Path) -> Project:
 
     Checks skip references to what could not be read, so that each mistake is reported once.
     """
+    settings = project.read(root)
     problems = Problems()
     api = problems.attempt(lambda: read_api(root))
     enums = {n: e.values for n, e in api.enums.items()} if api is not None else None
@@ -128,18 +132,19 @@ def load_project(root: Path) -> Project:
         check_decided(root, found.files if found is not None else {}, problems)
     problems.stop_if_any()
     assert found and machines and rpcs and measured and former is not None
-    return Project(root, found, machines, rpcs, measured, former, defaults)
+    return Project(root, settings, found, machines, rpcs, measured, former, defaults)
 
 
 def read_api(root: Path) -> Api:
-    """The current CRI."""
-    return proto_api.load(proto_api.pinned(root), stubs.current_version(root))
+    """The current version of the API."""
+    served = project.read(root).api
+    return proto_api.load(served, proto_api.pinned(root), stubs.current_version(root))
 
 
 def current_proto(root: Path) -> FileDescriptorProto:
-    """The descriptor of the current CRI."""
-    version = stubs.current_version(root)
-    return proto_api.descriptor(version, proto_api.pinned(root)[version])
+    """The descriptor of the current version of the API."""
+    version, served = stubs.current_version(root), project.read(root).api
+    return proto_api.descriptor(served, version, proto_api.pinned(root)[version])
 
 
 def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
@@ -156,20 +161,21 @@ def translation(
 ) -> Translation | None:
     """The mapping in ``root``, resolved, and judged as a whole unless that is not ``judged``.
 
-    None if the CRI, the OCI or CNI schema, containerd's record or a file of runtime/ could not be
-    read. Without ``rpcs``, checks that involve RPCs are skipped.
+    None if the API, a schema, the record or a file of hand-written code could not be read.
+    Without ``rpcs``, checks that involve RPCs are skipped.
     """
+    settings = project.read(root)
     files, broken = mapping_file.read_all(root, problems)
     document = problems.attempt(lambda: document_schema.read(root))
     objects = problems.attempt(lambda: payload_schema.read(root))
-    record = problems.attempt(lambda: _record(root))
-    if api is None or document is None or objects is None or record is None:
+    records = problems.attempt(lambda: _records(root, settings))
+    if api is None or document is None or objects is None or records is None:
         return None
-    sources = Sources(root, api, document)
+    sources = Sources(root, settings, api, document)
     known_plans = plan_schema.read_all(root, api, sources.records, problems)
     sources.plans = known_plans
     known_payloads = tuple(payload_schema.payloads(root, api, objects))
-    paths = Paths(api, document, sources, record, known_plans, objects, known_payloads)
+    paths = Paths(api, document, sources, records, known_plans, objects, known_payloads)
     uses = problems.attempt(lambda: sources.uses) if judged else ()
     if uses is None:
         return None
@@ -178,7 +184,7 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    found = Translation(api, document, files, mapped, known_plans, known_payloads, paths)
+    found = Translation(settings, api, document, files, mapped, known_plans, known_payloads, paths)
     if judged:
         _judge(found, broken, uses, rpcs, problems)
     return found
@@ -215,16 +221,22 @@ def _judge(
     rules.check(everything, problems)
 
 
-def outputs(project: Project) -> dict[str, str]:
+def words(settings: Settings) -> dict[str, str]:
+    """The names of folders in the paths of templates."""
+    found = {"api": settings.api.folder, "document": settings.document.folder}
+    return found | ({"clients": settings.clients.folder} if settings.clients is not None else {})
+
+
+def outputs(whole: Project) -> dict[str, str]:
     """{path under generated/: text} of all files, including the manifest."""
-    root, api = project.root, project.translation.api
-    files = stubs.render(
-        (root / f"spec/cri/{api.version}.proto").read_text(), stubs.containerd_protos(root)
-    )
+    root, settings, api = whole.root, whole.settings, whole.translation.api
+    proto = load.text_file(root, settings.api.proto(api.version))
+    files = stubs.render(settings, proto, stubs.client_protos(root))
     files |= render.render(
-        jobs(project.translation) | {"handlers/%service.py.j2": _service_jobs(project)},
-        shared(project),
-        _SPEC_OF,
+        jobs(whole.translation) | {"handlers/%service.py.j2": _service_jobs(whole)},
+        shared(whole),
+        _SPEC_OF | {"%document/types.py.j2": settings.document.schema},
+        words(settings),
     )
     files["MANIFEST.json"] = manifest(root, api, files)
     return files
@@ -236,27 +248,30 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
     def job(name: str, mapped: Mapped, text: object) -> Job:
         return Job({"message": mapped.module}, {name: text}, mapped.file.file)
 
-    mapped = found.mapped
+    mapped, settings = found.mapped, found.settings
     return {
-        "oci/%message.py.j2": [
-            job("builder", b.mapped, builders.text(b)) for b in plan.builders(mapped)
+        "%document/%message.py.j2": [
+            job("builder", b.mapped, builders.text(b)) for b in plan.builders(mapped, settings)
         ],
         "statuses/%message.py.j2": [
-            job("reader", r.mapped, readers.text(r)) for r in plan.readers(mapped)
+            job("reader", r.mapped, readers.text(r)) for r in plan.readers(mapped, settings)
         ],
-        "items/%message.py.j2": [job("item", i.mapped, items.text(i)) for i in plan.items(mapped)],
+        "items/%message.py.j2": [
+            job("item", i.mapped, items.text(i)) for i in plan.items(mapped, settings)
+        ],
         "filters/%message.py.j2": [
-            job("filter", f.mapped, filters.text(f)) for f in plan.filters(mapped)
+            job("filter", f.mapped, filters.text(f)) for f in plan.filters(mapped, settings)
         ],
         "validators/%message.py.j2": [
-            job("validator", v.mapped, validators.text(v)) for v in plan.validators(mapped)
+            job("validator", v.mapped, validators.text(v))
+            for v in plan.validators(mapped, settings)
         ],
     }
 
 
-def _service_jobs(project: Project) -> list[Job]:
-    found = project.translation
-    planned = plan.services(project.rpcs, found.mapped, found.plans)
+def _service_jobs(whole: Project) -> list[Job]:
+    found = whole.translation
+    planned = plan.services(whole.rpcs, found.mapped, found.plans, whole.settings)
     return [
         Job({"service": s.rpcs.service.module}, {"service": services.text(s)}, rpc.FILE)
         for s in planned
@@ -279,33 +294,34 @@ def ignored(files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
     return {message: fields for message, fields in found.items() if fields}
 
 
-def shared(project: Project) -> dict[str, Any]:
+def shared(whole: Project) -> dict[str, Any]:
     """Variables available to every template."""
-    found = project.translation
-    planned = plan.plans(found.mapped, found.plans)
+    found, settings = whole.translation, whole.settings
+    planned = plan.plans(found.mapped, found.plans, settings)
     return {
         "plans": [plans.text(p) for p in planned],
         "plan_imports": plans.all_imports(planned),
         **payload_variables(found),
+        "settings": settings,
         "api": found.api,
-        "oci_classes": types.text(found.document),
-        "lifecycle": project.lifecycle,
-        "rpcs": project.rpcs,
-        "metrics": metrics_text.text(project.metrics),
-        "older": project.older,
-        "plans_of_requests": plan.plans_of_requests(project.rpcs, found.plans),
+        "classes": types.text(found.document),
+        "lifecycle": whole.lifecycle,
+        "rpcs": whole.rpcs,
+        "metrics": metrics_text.text(whole.metrics, settings),
+        "older": whole.older,
+        "plans_of_requests": plan.plans_of_requests(whole.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
         "ignored": ignored(found.files),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(project.defaults, found.document),
+        **_defaults(whole.defaults, found.document),
     }
 
 
 def payload_variables(found: Translation) -> dict[str, Any]:
     """The input of the template for CNI."""
-    planned = [plan.plan_of(found.mapped, one) for one in found.payloads]
+    planned = [plan.plan_of(found.mapped, one, found.settings) for one in found.payloads]
     return {
         "payloads": [payloads.text(p) for p in planned],
         "payload_imports": payloads.all_imports(planned),
@@ -323,7 +339,7 @@ def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
         data = problems.attempt(partial(load.json_file, root, file))
         if data is not None:
             found[name] = data
-    schema = problems.attempt(lambda: load.schema_file(root, document_schema.FILE))
+    schema = problems.attempt(lambda: load.schema_file(root, project.read(root).document.schema))
     for name in ("sandbox_spec", "container_spec"):
         if schema is not None and name in found:
             problems.attempt(partial(load.checked_file, root, _DEFAULTS[name], schema))
@@ -384,7 +400,7 @@ class Counts:
 
 
 def _defaults(data: Mapping[str, Any], document: Document) -> dict[str, str]:
-    spec = Kind("object", "Spec")
+    spec = Kind("object", document.root)
     return {
         "sandbox_spec": python.constructor(spec, data["sandbox_spec"], document),
         "container_spec": python.constructor(spec, data["container_spec"], document),
@@ -393,23 +409,28 @@ def _defaults(data: Mapping[str, Any], document: Document) -> dict[str, str]:
     }
 
 
-def _record(root: Path) -> Message:
-    """containerd's container record, as a message that targets may name."""
-    proto = load.text_file(root, _RECORD)
-    file = protoc.descriptors(
-        {"containerd/containers.proto": proto}, {"containerd/containers.proto": _RECORD}
-    )
-    messages = proto_api.api(file.file[-1], "containerd").messages
-    if "Container" not in messages:
-        raise SpecError("has no message Container", Place(_RECORD))
-    return messages["Container"]
+def _records(root: Path, settings: Settings) -> dict[str, Message]:
+    """The message that targets may begin with, if there is one, by name."""
+    record = settings.record
+    if record is None:
+        return {}
+    name = record.proto.removeprefix("spec/")
+    found = protoc.descriptors({name: load.text_file(root, record.proto)}, {name: record.proto})
+    messages = proto_api.api(found.file[-1], "").messages
+    if record.message not in messages:
+        raise SpecError(
+            f"has no message {record.message}",
+            Place(record.proto),
+            nearest(record.message, messages),
+        )
+    return {record.message: messages[record.message]}
 
 
 def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
     """MANIFEST.json: the generated files, their sources and the tool versions."""
     inputs = [*(root / "spec").rglob("*"), *render.TEMPLATES.rglob("*.j2")]
     data = {
-        "cri": api.version,
+        "api": api.version,
         "tools": {tool: version(tool) for tool in _TOOLS},
         "inputs": {
             _below(path, root): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
+LANGUAGE = Path(__file__).resolve().parent / "schemas"
+"""The JSON Schemas of the files of a specification."""
 _JSONSCHEMA = version("jsonschema").encode()
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
@@ -197,6 +199,12 @@ def schema_file(root: Path, name: str) -> Schema:
     return Schema(json_file(root, name), name)
 
 
+def language_schema(name: str) -> Schema:
+    """The JSON Schema of one kind of file of a specification, such as ``mapping``."""
+    file = f"{name}.schema.json"
+    return Schema(json_file(LANGUAGE, file), f"codegen/schemas/{file}")
+
+
 def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]) -> Any:
     """``part`` with each ``$ref`` replaced by its target, which makes checks several times
     faster than resolving it for each value."""
@@ -232,7 +240,11 @@ def check_schema(node: Node, schema: Schema, problems: Problems) -> bool:
 
 def checked_file(root: Path, name: str, schema: Schema) -> Node:
     """The document in ``root/name``; raises SpecError with every violation of the schema."""
-    text = text_file(root, name)
+    return checked_text(text_file(root, name), name, schema)
+
+
+def checked_text(text: str, name: str, schema: Schema) -> Node:
+    """The one document in ``text``; raises SpecError with every violation of the schema."""
     node = yaml_text(text, name)
 
     def check() -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from codegen import load
-from codegen.errors import Problems
+from codegen import load, project
+from codegen.errors import Problems, SpecError
 from codegen.load import Key, ListNode, Node, ScalarNode
 from codegen.model import Back, ConditionText, Entry, Input, ItemText, MappingFile, Rule
 from codegen.nodes import child, items, mapping, optional, text, values
@@ -19,6 +19,7 @@ _FATES = ("copy", "compute", "match", "handled_by", "unmapped")
 def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], frozenset[str]]:
     """{message: file} of every file that follows the schema, and the names (without suffix) of the
     others, whose faults go to ``problems``."""
+    package = project.read(root).api.package
     schema = problems.attempt(lambda: load.schema_file(root, SCHEMA))
     names = sorted(path.name for path in (root / FOLDER).glob("*.yaml"))
     if schema is None:
@@ -26,7 +27,7 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     found: dict[str, MappingFile] = {}
     broken = set()
     for name in names:
-        file = problems.attempt(partial(read, root, f"{FOLDER}/{name}", schema))
+        file = problems.attempt(partial(read, root, f"{FOLDER}/{name}", schema, package))
         if file is None:
             broken.add(name.removesuffix(".yaml"))
             continue
@@ -42,17 +43,25 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     return found, frozenset(broken)
 
 
-def read(root: Path, name: str, schema: load.Schema) -> MappingFile:
-    """The file ``root/name``; raises SpecError if it violates the schema."""
-    return from_node(load.checked_file(root, name, schema), name)
+def read(root: Path, name: str, schema: load.Schema, package: str) -> MappingFile:
+    """The file ``root/name``, of a message of ``package``; raises SpecError if it violates the
+    schema."""
+    return from_node(load.checked_file(root, name, schema), name, package)
 
 
-def from_node(node: Node, name: str) -> MappingFile:
+def from_node(node: Node, name: str, package: str) -> MappingFile:
     """The file from the document ``node``, which follows the schema."""
     message = child(node, "message")
+    if not text(message).startswith(f"{package}."):
+        raise SpecError(
+            f"{text(message)} is not a message of {package}",
+            message.place,
+            f"write the package too, as in {package}.{text(message).rpartition('.')[2]}",
+            "unknown-message",
+        )
     return MappingFile(
         file=name,
-        message=text(message).removeprefix("runtime.v1."),
+        message=text(message).removeprefix(f"{package}."),
         message_place=message.place,
         flow=text(child(node, "flow")),
         of=_word(node, "of"),

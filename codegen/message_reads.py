@@ -17,13 +17,9 @@ from sys import version as version_info
 
 from codegen import cache
 from codegen.model import Api, Kind, Plan
+from codegen.project import Settings
 from codegen.syntax import statements
 
-_API = "generated.cri.api_pb2"
-_PLANS = "generated.plans"
-_READER = re.compile(r"generated\.statuses\.(?P<module>\w+)\.read\Z")
-_SELECTED = re.compile(r"generated\.filters\.\w+\.selected\Z")
-"""What gives the items that pass a filter."""
 _SEQUENCES = frozenset(
     {
         "AsyncIterable", "AsyncIterator", "Collection", "Iterable", "Iterator", "MutableSequence",
@@ -70,6 +66,7 @@ class Use:
 
 
 def uses(
+    settings: Settings,
     api: Api,
     texts: Mapping[str, str],
     parsed: Callable[[str], ast.Module | None],
@@ -77,12 +74,12 @@ def uses(
 ) -> tuple[Use, ...]:
     """Every use of a field in the given files, sorted; ``parsed`` returns a file's tree."""
     held = messages_of(plans)
-    parts = [version_info, Path(__file__).read_text(), repr(api), repr(held), *texts]
+    parts = [version_info, Path(__file__).read_text(), repr((settings, api, held)), *texts]
     parts += texts.values()
 
     def make() -> bytes:
         trees = {file: tree for file in texts if (tree := parsed(file)) is not None}
-        found = sorted(set(MessageReads(api, trees, held).uses))
+        found = sorted(set(MessageReads(settings, api, trees, held).uses))
         return json.dumps([astuple(use) for use in found]).encode()
 
     made = cache.made_once("uses", tuple(part.encode() for part in parts), make)
@@ -123,9 +120,19 @@ class MessageReads:
     """All uses of fields in the modules given as {file: tree}; files are below the root."""
 
     def __init__(
-        self, api: Api, trees: Mapping[str, ast.Module], held: Mapping[str, Mapping[str, str]]
+        self,
+        settings: Settings,
+        api: Api,
+        trees: Mapping[str, ast.Module],
+        held: Mapping[str, Mapping[str, str]],
     ) -> None:
         """``held`` are the messages of ``messages_of`` the plans."""
+        self.code = settings.code
+        self.stubs = f"{settings.stubs}.api_pb2"
+        self.plans = f"{settings.output}.plans"
+        self.readers = re.compile(rf"{settings.output}\.statuses\.(?P<module>\w+)\.read\Z")
+        self.selected = re.compile(rf"{settings.output}\.filters\.\w+\.selected\Z")
+        """What gives the items that pass a filter."""
         self.api = api
         self.held = held
         self.modules: dict[str, _Module] = {}
@@ -222,17 +229,17 @@ class MessageReads:
         return None
 
     def _message(self, full: str) -> Type | None:
-        name = full.removeprefix(f"{_API}.")
+        name = full.removeprefix(f"{self.stubs}.")
         return Type("message", name) if name != full and name in self.api.messages else None
 
     def _plan(self, full: str) -> Type | None:
-        """A class of generated/plans.py."""
-        name = full.removeprefix(f"{_PLANS}.")
+        """A class of the generated plans."""
+        name = full.removeprefix(f"{self.plans}.")
         return Type("plan", name) if name != full and name in self.held else None
 
     def _answered(self, full: str) -> Type | None:
         """The result of a generated status reader."""
-        match = _READER.match(full)
+        match = self.readers.match(full)
         if match is None:
             return None
         names = (name for name, m in self.api.messages.items() if m.module == match["module"])
@@ -641,7 +648,7 @@ class _Walk:
             return None
         if called.ref in ("dataclasses.replace", "copy.copy", "copy.deepcopy", "typing.cast"):
             return given[-1] if called.ref == "typing.cast" else (given[0] if given else None)
-        if _SELECTED.match(called.ref) and len(given) > 1:
+        if self.reads.selected.match(called.ref) and len(given) > 1:
             return Type("list", of=(item_of(given[1]),))
         result = self.reads.result(called.ref)
         if result is not None and result.name == "message":
@@ -692,7 +699,7 @@ class _Walk:
         known = self.reads.api.messages[owner.ref].fields.get(name)
         if known is None or self.quiet:
             return
-        where = self.module.name.removeprefix("runtime.")
+        where = self.module.name.removeprefix(f"{self.reads.code}.")
         self.reads.uses.append(
             Use(
                 owner.ref,

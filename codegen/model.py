@@ -33,7 +33,8 @@ class Kind:
     ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
     ``map`` with ``of``, and in ``ref`` the Python container if an annotation names one); a named
     type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``cni``: what plugins
-    receive; ``record``: runtime/transforms/facts.py; ``class``: any other Python class); or
+    receive; ``record``: runtime/transforms/facts.py; ``class``: any other Python class;
+    ``written``: a message of another API that is written); or
     ``any``.
     """
 
@@ -165,11 +166,12 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One version of the CRI."""
+    """One version of the API."""
 
+    name: str
+    """What messages call it."""
     version: str
     package: str
-    """``runtime.v1``."""
     messages: Mapping[str, Message]
     enums: Mapping[str, Enum]
     services: Mapping[str, Service]
@@ -215,8 +217,12 @@ class ObjectType:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """All object types; the document's root is ``Spec``."""
+    """All object types of the document."""
 
+    name: str
+    """What messages call it."""
+    root: str
+    """The type of the whole document."""
     classes: Mapping[str, ObjectType]
 
 

@@ -14,8 +14,6 @@ from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
 _ELEMENT = re.compile(r"(?P<whole>[\w.]+)\[(?P<key>[^\[\]]+)\]\Z")
-_RECORD = "Container"
-_RECORD_KIND = Kind("record", "containerd's Container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +23,8 @@ class Paths:
     api: Api
     document: Document
     sources: Sources
-    record: Message
-    """containerd's container record."""
+    records: Mapping[str, Message]
+    """Messages of other APIs that are written too, by name."""
     plans: Mapping[str, Plan]
     json_types: Mapping[str, ObjectType]
     """What CNI plugins receive."""
@@ -74,7 +72,7 @@ class Paths:
         return found
 
     def of_message(self, name: str, root: str, path: str, place: Place) -> Source:
-        """The field at ``path`` of the CRI message ``name``, which is called ``root`` in generated
+        """The field at ``path`` of the message ``name``, which is called ``root`` in generated
         code."""
         found = Source("", root, (), Kind("message", name))
         for step in path.split("."):
@@ -90,19 +88,22 @@ class Paths:
         return found
 
     def target(self, path: str, place: Place) -> Target:
-        """The place at ``path`` in the OCI spec, in containerd's record after ``Container.``, in a
-        plan after ``plan.``, or in what CNI plugins receive after ``cni.``."""
+        """The place at ``path`` in the document, in a record after its name, in a plan after
+        ``plan.``, or in what CNI plugins receive after ``cni.``."""
         if path.startswith("plan."):
             return self._planned(path, place)
         if path.startswith(("cni.", "cni[")):
             return self._payload(path, place)
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
-        record = whole.startswith(f"{_RECORD}.")
-        root = "record" if record else "out"
-        steps = whole.split(".")[1:] if record else whole.split(".")
-        kind = _RECORD_KIND if record else Kind("object", "Spec")
-        walked = _RECORD if record else "the OCI spec"
+        head, *steps = whole.split(".")
+        in_record = head in self.records and bool(steps)
+        if in_record:
+            root, kind, begun = "record", Kind("written", head), head
+        else:
+            root, kind, begun = "out", Kind("object", self.document.root), self._document
+            steps.insert(0, head)
+        walked = begun
         for step in steps:
             known = self._members(kind)
             if step not in known:
@@ -124,7 +125,7 @@ class Paths:
                     "unknown-target",
                 )
             kind = known[step]
-            walked = step if walked in ("the OCI spec", _RECORD) else f"{walked}.{step}"
+            walked = step if walked == begun else f"{walked}.{step}"
         kind = replace(kind, optional=False)
         if element is None:
             return Target(path, root, tuple(steps), kind)
@@ -138,7 +139,7 @@ class Paths:
         return Target(path, root, tuple(steps), kind.of[1], element["key"])
 
     def object_at(self, path: str, place: Place) -> tuple[Kind, bool]:
-        """The type of the object at ``path`` of the OCI spec, or after ``cni.`` of what CNI plugins
+        """The type of the object at ``path`` of the document, or after ``cni.`` of what CNI plugins
         receive, and whether the path is a list of it."""
         if path.startswith("cni."):
             kind, walked = Kind("json", CNI_ROOT), "the input of CNI plugins"
@@ -196,17 +197,21 @@ class Paths:
             )
         return Target(path, root, (name,), known[name].kind)
 
-    def _record_members(self) -> Mapping[str, Kind]:
+    @property
+    def _document(self) -> str:
+        return f"the {self.document.name}"
+
+    def _record_members(self, name: str) -> Mapping[str, Kind]:
         return {
             name: field.kind
-            for name, field in self.record.fields.items()
+            for name, field in self.records[name].fields.items()
             if field.kind.scalar or (field.kind.of and all(part.scalar for part in field.kind.of))
         }
 
     def _members(self, kind: Kind) -> Mapping[str, Kind]:
-        if kind == _RECORD_KIND:
-            return self._record_members()
         match kind.name:
+            case "written":
+                return self._record_members(kind.ref)
             case "record":
                 return self.sources.records[kind.ref].fields
             case "message":

@@ -33,15 +33,14 @@ from codegen.model import (
     stored,
     written,
 )
+from codegen.project import Settings
 from codegen.rpc import Noun, Rpcs, ServiceRpcs
 
-_ALWAYS_TAKEN = frozenset(
-    {"annotations", "api_pb2", "containers_pb2", "facts", "item", "out", "src", "types"}
-)
+_ALWAYS_TAKEN = frozenset({"annotations", "api_pb2", "facts", "item", "out", "src", "types"})
 _DEEPEST = 16
 """Maximum nesting of messages; deeper nesting can only be a cycle, which a rule refuses."""
-_LISTS = "runtime.transforms.lists"
-"""The module whose ``merge`` joins lists by the identity of their items."""
+_LISTS = "lists"
+"""The module of transforms whose ``merge`` joins lists by the identity of their items."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,9 +50,6 @@ class Import:
     home: str
     name: str
     alias: str | None = None
-
-
-_OCI_TYPES = Import("generated.oci", "types")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +66,20 @@ class Names:
 
     parameters: tuple[Parameter, ...]
     imports: frozenset[Import]
-    modules: Mapping[str, str]
-    """The local name of each imported module that is called."""
+    modules: Mapping[tuple[str, str], str]
+    """The local name of each imported module that is called, by package and module; the packages
+    are ``transforms``, ``builders``, ``items`` and ``statuses``."""
 
     @property
     def taken(self) -> set[str]:
         """Names that a local variable must not have."""
-        return {p.name for p in self.parameters} | _ALWAYS_TAKEN | set(self.modules.values())
+        imported = {one.alias or one.name for one in self.imports}
+        return {p.name for p in self.parameters} | _ALWAYS_TAKEN | imported
 
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """generated/oci/<message>.py."""
+    """The builder of one message."""
 
     mapped: Mapped
     names: Names
@@ -143,21 +141,31 @@ class Service:
 # --- names and imports
 
 
-def annotation(root: str) -> str:
+def annotation(root: str, settings: Settings) -> str:
     """The type of a context root."""
-    special = {"record": "containers_pb2.Container", "spec": "types.Spec"}
-    return special.get(root) or f"facts.{_class_name(root)}"
+    if root == "record" and settings.record is not None:
+        return f"{settings.record.stub}.{settings.record.message}"
+    return f"types.{settings.document.root}" if root == "spec" else f"facts.{_class_name(root)}"
 
 
-def _parameters(roots: Iterable[str]) -> tuple[Parameter, ...]:
-    return tuple(Parameter(root, annotation(root)) for root in sorted(roots))
+def _parameters(roots: Iterable[str], settings: Settings) -> tuple[Parameter, ...]:
+    return tuple(Parameter(root, annotation(root, settings)) for root in sorted(roots))
 
 
 def _class_name(root: str) -> str:
     return "".join(part.capitalize() for part in root.split("_"))
 
 
+def _api(settings: Settings) -> Import:
+    return Import(settings.stubs, "api_pb2")
+
+
+def _types(settings: Settings) -> Import:
+    return Import(settings.builders, "types")
+
+
 def _names(
+    settings: Settings,
     roots: Iterable[str],
     package: str,
     nested: Iterable[str],
@@ -165,22 +173,23 @@ def _names(
     always: Iterable[Import],
 ) -> Names:
     """Modules are renamed where a parameter has the same name."""
-    parameters = _parameters(roots)
+    parameters = _parameters(roots, settings)
     used = {p.name for p in parameters} | _ALWAYS_TAKEN
-    modules: dict[str, str] = {}
+    if settings.record is not None:
+        used.add(settings.record.stub)
+    modules: dict[tuple[str, str], str] = {}
     imports = set(always)
-    wanted = [("runtime.transforms", topic, "transforms") for topic in set(topics)]
-    wanted += [(f"generated.{package}", snake(message), package) for message in set(nested)]
-    for home, module, suffix in sorted(wanted):
-        name = f"{module}_{suffix}" if module in used else module
+    home = settings.builders if package == "builders" else f"{settings.output}.{package}"
+    wanted = [(home, snake(message), package) for message in set(nested)]
+    wanted += [(settings.transforms, topic, "transforms") for topic in set(topics)]
+    for home, module, role in sorted(wanted):
+        name = f"{module}_{home.rpartition('.')[2]}" if module in used else module
         used.add(name)
-        modules[f"{home}.{module}"] = name
+        modules[role, module] = name
         imports.add(Import(home, module, name if name != module else None))
-    homes = {
-        "facts": "runtime.transforms",
-        "containers_pb2": "generated.containerd",
-        "types": "generated.oci",
-    }
+    homes = {"facts": settings.transforms, "types": settings.builders}
+    if settings.record is not None:
+        homes[settings.record.stub] = f"{settings.output}.{settings.record.folder}"
     modules_of_annotations = {p.annotation.partition(".")[0] for p in parameters}
     imports |= {Import(homes[module], module) for module in modules_of_annotations}
     return Names(parameters, frozenset(imports), modules)
@@ -189,10 +198,10 @@ def _names(
 # --- builders
 
 
-def builders(mapped: Mapping[str, Mapped]) -> list[Builder]:
+def builders(mapped: Mapping[str, Mapped], settings: Settings) -> list[Builder]:
     """One for each received message of which some field, directly or nested, has a target."""
     writing = {name for name in mapped if _writes(mapped, name)}
-    return [_builder(mapped, mapped[name], writing) for name in sorted(writing)]
+    return [_builder(mapped, mapped[name], writing, settings) for name in sorted(writing)]
 
 
 def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
@@ -227,7 +236,9 @@ def roots_of(call: Call) -> frozenset[str]:
     return frozenset(a.source.root for a in call.arguments if a.source.root)
 
 
-def _builder(mapped: Mapping[str, Mapped], one: Mapped, writing: set[str]) -> Builder:
+def _builder(
+    mapped: Mapping[str, Mapped], one: Mapped, writing: set[str], settings: Settings
+) -> Builder:
     called = {w.message for w in one.writes if isinstance(w, Descended) and w.message in writing}
     computed = [w for w in one.writes if isinstance(w, Computed) and not is_planned(w)]
     topics = {w.call.topic for w in computed}
@@ -235,13 +246,14 @@ def _builder(mapped: Mapping[str, Mapped], one: Mapped, writing: set[str]) -> Bu
         isinstance(w, Copied | Computed) and stored(w.entry, w.target) == "merge"
         for w in one.writes
     ):
-        topics.add(_LISTS.rpartition(".")[2])
+        topics.add(_LISTS)
     names = _names(
+        settings,
         _roots(mapped, one.message.name),
-        "oci",
+        "builders",
         called,
         topics,
-        [Import("generated.cri", "api_pb2"), _OCI_TYPES],
+        [_api(settings), _types(settings)],
     )
     return Builder(one, names, {m: tuple(sorted(_roots(mapped, m))) for m in called})
 
@@ -258,22 +270,24 @@ class ItemBuilder:
     names: Names
 
 
-def items(mapped: Mapping[str, Mapped]) -> list[ItemBuilder]:
+def items(mapped: Mapping[str, Mapped], settings: Settings) -> list[ItemBuilder]:
     """One for each message that becomes an item or an object."""
     return [
-        _item_builder(one, one.item) for _, one in sorted(mapped.items()) if one.item is not None
+        _item_builder(one, one.item, settings)
+        for _, one in sorted(mapped.items())
+        if one.item is not None
     ]
 
 
-def _item_builder(one: Mapped, item: Item) -> ItemBuilder:
+def _item_builder(one: Mapped, item: Item, settings: Settings) -> ItemBuilder:
     computed = [w for w in one.writes if isinstance(w, Computed)]
     roots = {root for w in computed for root in roots_of(w.call)}
     roots |= {w.source.root for w in one.writes if isinstance(w, Copied) and w.source.root}
-    always = {Import("generated.cri", "api_pb2")}
-    always.add(Import("typing", "Any") if item.kind.name == "json" else _OCI_TYPES)
+    always = {_api(settings)}
+    always.add(Import("typing", "Any") if item.kind.name == "json" else _types(settings))
     if item.listed and (item.conditions or not roots):
         always.add(Import("collections.abc", "Iterable"))
-    names = _names(roots, "items", (), {w.call.topic for w in computed}, always)
+    names = _names(settings, roots, "items", (), {w.call.topic for w in computed}, always)
     return ItemBuilder(one, item, names)
 
 
@@ -301,22 +315,24 @@ class PlanOf:
     values: tuple[Planned, ...]
 
 
-def plans(mapped: Mapping[str, Mapped], known: Mapping[str, Plan]) -> list[PlanOf]:
+def plans(
+    mapped: Mapping[str, Mapped], known: Mapping[str, Plan], settings: Settings
+) -> list[PlanOf]:
     """One for each schema of spec/plan."""
-    return [plan_of(mapped, plan) for plan in known.values()]
+    return [plan_of(mapped, plan, settings) for plan in known.values()]
 
 
-def plan_of(mapped: Mapping[str, Mapped], plan: Plan) -> PlanOf:
+def plan_of(mapped: Mapping[str, Mapped], plan: Plan, settings: Settings) -> PlanOf:
     found = {p.field.name: p for p in planned(mapped, plan, plan.message, ())}
     values = tuple(found[name] for name in plan.fields if name in found)
     calls = [v.write.call for v in values if isinstance(v.write, Computed)]
     roots = {root for call in calls for root in roots_of(call)}
     roots |= {v.write.source.root for v in values if isinstance(v.write, Copied)} - {None}  # type: ignore[arg-type]
-    always = {Import("generated.cri", "api_pb2")}
+    always = {_api(settings)}
     if any("record" in (v.field.kind.name, *(k.name for k in v.field.kind.of)) for v in values):
-        always.add(Import("runtime.transforms", "facts"))
+        always.add(Import(settings.transforms, "facts"))
     nested = {v.write.items for v in values if isinstance(v.write, Copied) and v.write.items}
-    names = _names(roots, "items", nested, {call.topic for call in calls}, always)
+    names = _names(settings, roots, "items", nested, {call.topic for call in calls}, always)
     return PlanOf(plan, names, values)
 
 
@@ -355,7 +371,7 @@ def _has_secret(mapped: Mapping[str, Mapped], name: str, steps: tuple[str, ...])
 
 
 def secrets(message: Message, file: MappingFile | None) -> list[str]:
-    """The fields that must never be logged, because the CRI marks them ``debug_redact`` or their
+    """The fields that must never be logged, because the API marks them ``debug_redact`` or their
     entry has the rule ``secret``."""
     entries = file.entries if file is not None else {}
 
@@ -369,10 +385,10 @@ def secrets(message: Message, file: MappingFile | None) -> list[str]:
 # --- readers
 
 
-def readers(mapped: Mapping[str, Mapped]) -> list[Reader]:
+def readers(mapped: Mapping[str, Mapped], settings: Settings) -> list[Reader]:
     """One for each response message with a field that is copied or computed."""
     reading = {name for name in mapped if _reads(mapped, name)}
-    return [_reader(mapped, mapped[name], reading) for name in sorted(reading)]
+    return [_reader(mapped, mapped[name], reading, settings) for name in sorted(reading)]
 
 
 def _reads(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
@@ -409,14 +425,17 @@ def called(of: Source) -> str:
     return snake(kind.ref) if kind.name == "record" else ""
 
 
-def _reader(mapped: Mapping[str, Mapped], one: Mapped, reading: set[str]) -> Reader:
+def _reader(
+    mapped: Mapping[str, Mapped], one: Mapped, reading: set[str], settings: Settings
+) -> Reader:
     called = {r.message for r in one.reads if isinstance(r, Descended) and r.message in reading}
     names = _names(
+        settings,
         _read_roots(mapped, one.message.name),
         "statuses",
         called,
         {r.call.topic for r in one.reads if isinstance(r, ComputedBack)},
-        [Import("generated.cri", "api_pb2")],
+        [_api(settings)],
     )
     return Reader(one, names, {m: tuple(sorted(_read_roots(mapped, m))) for m in called})
 
@@ -424,29 +443,29 @@ def _reader(mapped: Mapping[str, Mapped], one: Mapped, reading: set[str]) -> Rea
 # --- filters
 
 
-def filters(mapped: Mapping[str, Mapped]) -> list[Filter]:
+def filters(mapped: Mapping[str, Mapped], settings: Settings) -> list[Filter]:
     """One for each message of flow match with a field that is compared."""
     return [
-        _filter(one)
+        _filter(one, settings)
         for _, one in sorted(mapped.items())
         if any(not isinstance(match, Left) for match in one.matches)
     ]
 
 
-def _filter(one: Mapped) -> Filter:
+def _filter(one: Mapped, settings: Settings) -> Filter:
     nested = {snake(m.message) for m in one.matches if isinstance(m, Descended)}
-    imports = {Import("generated.filters", name) for name in nested}
-    always = {Import("generated.cri", "api_pb2"), Import("collections.abc", "Sequence")}
+    imports = {Import(f"{settings.output}.filters", name) for name in nested}
+    always = {_api(settings), Import("collections.abc", "Sequence")}
     return Filter(one, frozenset(always | imports))
 
 
 # --- validators
 
 
-def validators(mapped: Mapping[str, Mapped]) -> list[Validator]:
+def validators(mapped: Mapping[str, Mapped], settings: Settings) -> list[Validator]:
     """One for each received message that has something to check, in itself or below."""
     checking = {name for name in mapped if _checks(mapped, name)}
-    return [_validator(mapped[name], checking) for name in sorted(checking)]
+    return [_validator(mapped[name], checking, settings) for name in sorted(checking)]
 
 
 def _checks(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
@@ -456,7 +475,7 @@ def _checks(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()
     return bool(one.tests) or any(_checks(mapped, d.message, (*above, name)) for d in one.descents)
 
 
-def _validator(one: Mapped, checking: set[str]) -> Validator:
+def _validator(one: Mapped, checking: set[str], settings: Settings) -> Validator:
     descents: dict[str, Descent] = {d.field.name: d for d in one.descents if d.message in checking}
     fields = [
         Checked(
@@ -467,9 +486,9 @@ def _validator(one: Mapped, checking: set[str]) -> Validator:
         for field in one.message.fields.values()
     ]
     imports = {
-        Import("generated.cri", "api_pb2"),
-        Import("runtime.errors", "Violation"),
-        *(Import("generated.validators", f.nested) for f in fields if f.nested),
+        _api(settings),
+        Import(f"{settings.code}.errors", "Violation"),
+        *(Import(f"{settings.output}.validators", f.nested) for f in fields if f.nested),
     }
     return Validator(one, frozenset(imports), tuple(f for f in fields if f.tests or f.nested))
 
@@ -477,11 +496,13 @@ def _validator(one: Mapped, checking: set[str]) -> Validator:
 # --- services
 
 
-def services(rpcs: Rpcs, mapped: Mapping[str, Mapped], known: Mapping[str, Plan]) -> list[Service]:
-    """One for each gRPC service of the CRI."""
-    validated = frozenset(v.mapped.module for v in validators(mapped))
+def services(
+    rpcs: Rpcs, mapped: Mapping[str, Mapped], known: Mapping[str, Plan], settings: Settings
+) -> list[Service]:
+    """One for each gRPC service of the API."""
+    validated = frozenset(v.mapped.module for v in validators(mapped, settings))
     by_request = plans_of_requests(rpcs, known)
-    return [_service(service, rpcs, validated, by_request) for service in rpcs.services]
+    return [_service(service, rpcs, validated, by_request, settings) for service in rpcs.services]
 
 
 def plans_of_requests(rpcs: Rpcs, known: Mapping[str, Plan]) -> dict[str, Plan]:
@@ -491,7 +512,11 @@ def plans_of_requests(rpcs: Rpcs, known: Mapping[str, Plan]) -> dict[str, Plan]:
 
 
 def _service(
-    service: ServiceRpcs, rpcs: Rpcs, validated: frozenset[str], by_request: Mapping[str, Plan]
+    service: ServiceRpcs,
+    rpcs: Rpcs,
+    validated: frozenset[str],
+    by_request: Mapping[str, Plan],
+    settings: Settings,
 ) -> Service:
     called = {rpc.operation.noun for rpc in service.rpcs if rpc.operation}
     nouns = tuple(noun for noun in rpcs.nouns if noun.name in called)
@@ -499,7 +524,8 @@ def _service(
     protocols = {noun.protocol for noun in nouns}
     protocols |= {subject.type_variable for subject in service.subjects}
     framed = {"Frame"} | {rpc.frame for rpc in service.rpcs}
-    imports = {Import("generated.cri", name) for name in ("api_pb2", "api_pb2_grpc")}
+    output, code = settings.output, settings.code
+    imports = {Import(settings.stubs, name) for name in ("api_pb2", "api_pb2_grpc")}
     if service.subjects:
         imports.add(Import("typing", "Generic"))
         protocols.add("Lookup")
@@ -509,11 +535,11 @@ def _service(
         framed.add("batches")
     if checking:
         framed.add("refuse_if_any")
-    imports |= {Import("generated.handlers.protocols", name) for name in protocols}
-    imports |= {Import("generated.lifecycle", name) for name in service.state_classes}
-    imports |= {Import("generated.validators", name) for name in checking}
-    imports |= {Import("runtime.errors", name) for rpc in service.rpcs for name in rpc.errors}
-    imports |= {Import("runtime.frame", name) for name in framed}
+    imports |= {Import(f"{output}.handlers.protocols", name) for name in protocols}
+    imports |= {Import(f"{output}.lifecycle", name) for name in service.state_classes}
+    imports |= {Import(f"{output}.validators", name) for name in checking}
+    imports |= {Import(f"{code}.errors", name) for rpc in service.rpcs for name in rpc.errors}
+    imports |= {Import(f"{code}.frame", name) for name in framed}
     own = {
         rpc.method.request: by_request[rpc.method.request]
         for rpc in service.rpcs
@@ -521,7 +547,7 @@ def _service(
     }
     batched = {r.batches.of.method.request for r in service.rpcs if r.batches is not None}
     own |= {name: by_request[name] for name in batched & by_request.keys()}
-    imports |= {Import("generated.plans", plan.function) for plan in own.values()}
+    imports |= {Import(f"{output}.plans", plan.function) for plan in own.values()}
     return Service(service, nouns, frozenset(imports), validated, own)
 
 

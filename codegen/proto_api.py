@@ -1,4 +1,4 @@
-"""The pinned CRI protos as an ``Api``, with the version in which each part first appeared."""
+"""The pinned protos as an ``Api``, with the version in which each part first appeared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
 )
 
-from codegen import protoc, stubs
+from codegen import project, protoc, stubs
 from codegen.errors import Place, Problems, SpecError
 from codegen.load import text_file
 from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer
+from codegen.project import ServedApi
 
-_PACKAGE = "runtime.v1"
 _INT32, _INT64 = integer(32, signed=True), integer(64, signed=True)
 _UINT32, _UINT64 = integer(32, signed=False), integer(64, signed=False)
 _SCALARS: Mapping[int, Kind] = {
@@ -41,11 +41,12 @@ _SCALARS: Mapping[int, Kind] = {
 
 
 def pinned(root: Path) -> dict[str, str]:
-    """{version: proto text} of every pinned ``runtime.v1``, oldest first."""
-    return {v: text_file(root, f"spec/cri/{v}.proto") for v in stubs.cri_versions(root)}
+    """{version: proto text} of every pinned version, oldest first."""
+    served = project.read(root).api
+    return {v: text_file(root, served.proto(v)) for v in stubs.versions(root)}
 
 
-def load(versions: Mapping[str, str], current: str) -> Api:
+def load(served: ServedApi, versions: Mapping[str, str], current: str) -> Api:
     """The API of ``current``; older ``versions`` only determine ``since``.
 
     Raises SpecError with the faults of every proto that does not compile.
@@ -54,7 +55,7 @@ def load(versions: Mapping[str, str], current: str) -> Api:
     problems = Problems()
     older = [v for v in versions if stubs.order(v) < stubs.order(current)]
     found = {
-        version: problems.attempt(partial(descriptor, version, versions[version]))
+        version: problems.attempt(partial(descriptor, served, version, versions[version]))
         for version in [*older, current]
     }
     problems.stop_if_any()
@@ -63,25 +64,30 @@ def load(versions: Mapping[str, str], current: str) -> Api:
             since.setdefault(key, version)
     newest = found[current]
     assert newest is not None
-    return api(newest, current, since)
+    return api(newest, current, since, served.name)
 
 
-def descriptor(version: str, text: str, shown_as: str | None = None) -> FileDescriptorProto:
-    """The descriptor of one CRI proto; raises SpecError if it does not compile or belongs to
+def descriptor(
+    served: ServedApi, version: str, text: str, shown_as: str | None = None
+) -> FileDescriptorProto:
+    """The descriptor of one version; raises SpecError if it does not compile or belongs to
     another package, naming the file as ``shown_as`` (default: its path below spec/)."""
-    name = f"cri/{version}.proto"
-    shown = shown_as or f"spec/{name}"
+    name = f"{served.folder}/{version}.proto"
+    shown = shown_as or served.proto(version)
     found = protoc.descriptors({name: text}, {name: shown}).file[-1]
-    if found.package != _PACKAGE:
+    if found.package != served.package:
         raise SpecError(
-            f"is of package {found.package or '(none)'}, not {_PACKAGE}",
+            f"is of package {found.package or '(none)'}, not {served.package}",
             Place(shown, 1, 1) if shown_as is None else Place(shown),
         )
     return found
 
 
 def api(
-    file: FileDescriptorProto, version: str, since: Mapping[tuple[str, ...], str] | None = None
+    file: FileDescriptorProto,
+    version: str,
+    since: Mapping[tuple[str, ...], str] | None = None,
+    name: str = "API",
 ) -> Api:
     """The model of one descriptor; without ``since``, every part is as old as ``version``."""
     born = since or {}
@@ -116,7 +122,7 @@ def api(
         )
         for service in file.service
     }
-    return Api(version, file.package, messages, enums, services)
+    return Api(name, version, file.package, messages, enums, services)
 
 
 def messages_of(

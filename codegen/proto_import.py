@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,94 +17,49 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from codegen import load, proto_api, proto_text, protoc, stubs
+from codegen import load, project, proto_api, proto_text, protoc, stubs
 from codegen.errors import Place, SpecError, one_of
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The files of a descriptor set that become one file of ``spec/containerd``: those of
-    ``package`` whose path ends with ``suffix``."""
-
-    package: str
-    suffix: str = ".proto"
-
-    def takes(self, file: FileDescriptorProto) -> bool:
-        return file.package == self.package and file.name.endswith(self.suffix)
-
-
-def _service(name: str) -> Selection:
-    return Selection(f"containerd.services.{name}.v1", f"services/{name}/v1/{name}.proto")
-
-
-# spec/containerd/<name>.proto and its sources. Types of one package that are published in several
-# files become one file: the split has no use here, and imports get shorter.
-CONTAINERD: Mapping[str, Selection] = {
-    "cgroup1_metrics": Selection("io.containerd.cgroups.v1"),
-    "cgroup2_metrics": Selection("io.containerd.cgroups.v2"),
-    "containers": _service("containers"),
-    "content": _service("content"),
-    "diff": _service("diff"),
-    "events": _service("events"),
-    "image_events": Selection("containerd.services.images.v1", "events/image.proto"),
-    "images": _service("images"),
-    "introspection": _service("introspection"),
-    "leases": _service("leases"),
-    "namespaces": Selection("containerd.services.namespaces.v1"),
-    "rpc_status": Selection("google.rpc"),
-    "runc_options": Selection("containerd.runc.v1"),
-    "runtime_options": Selection("runtimeoptions.v1"),
-    "sandbox": _service("sandbox"),
-    "snapshots": _service("snapshots"),
-    "task_events": Selection("containerd.events"),
-    "task_types": Selection("containerd.v1.types"),
-    "tasks": _service("tasks"),
-    "types": Selection("containerd.types"),
-    "version": _service("version"),
-}
+from codegen.project import ServedApi
 
 _WELL_KNOWN = "google/protobuf/"
-ORIGINS = "spec/cri/origins.json"
+ORIGINS = "origins.json"
 """{version: name and SHA-256 of the file that it was imported from}."""
 
 
-def cri(source: Path) -> str:
-    """The normalised text of the one CRI file in ``source``."""
+def api(source: Path, served: ServedApi) -> str:
+    """The normalised text of the one file in ``source`` that defines the API."""
     files = [f for f in _read(source).file if f.service]
     if len(files) != 1:
         raise SpecError(
-            f"holds {len(files)} files with services; a CRI definition is exactly one",
+            f"holds {len(files)} files with services; a {served.name} definition is exactly one",
             Place(str(source)),
-            "for a set of containerd files use --containerd",
+            "for the protos of other APIs use --clients",
         )
     if files[0].syntax != "proto3":
         raise SpecError(
-            f"is written in {files[0].syntax or 'proto2'}; a CRI definition is proto3",
+            f"is written in {files[0].syntax or 'proto2'}; a {served.name} definition is proto3",
             Place(str(source)),
-            "give the api.proto that Kubernetes publishes in cri-api",
+            f"give the proto that defines {served.package}",
         )
     return proto_text.file_text(files[0])
 
 
 def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, str]:
-    """The files that pin ``source`` as one version of the CRI, as {path: text}.
+    """The files that pin ``source`` as one version of the API, as {path: text}.
 
-    Raises SpecError if ``version`` is not a Kubernetes minor, if ``source`` is not a CRI, or if
+    Raises SpecError if ``version`` is none, if ``source`` does not define the API, or if
     the version is pinned with different content and shall not be replaced.
     """
     if not stubs.is_version(version):
         raise SpecError(
-            "is not a version of the CRI",
+            "is not a version",
             Place(f"--as {version!r}"),
-            "give the Kubernetes minor, as in --as 1.36",
+            "give major and minor, as in --as 1.36",
         )
-    if not (root / "spec/cri").is_dir():
-        raise SpecError(
-            "has no folder spec/cri, so it is not a project", Place(str(root)), "correct --root"
-        )
-    name = f"spec/cri/{version}.proto"
-    text = cri(source)
-    proto_api.descriptor(version, text, shown_as=str(source))
+    served = project.read(root).api
+    name, origins = served.proto(version), f"{served.protos}/{ORIGINS}"
+    text = api(source, served)
+    proto_api.descriptor(served, version, text, shown_as=str(source))
     if not replace and (root / name).exists() and load.text_file(root, name) != text:
         raise SpecError(
             f"is pinned, and {source} differs from it",
@@ -113,14 +67,14 @@ def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, s
             f"pin it under another version and compare the two with cri-codegen diff, "
             f"or replace {version} with --force",
         )
-    return {name: text, ORIGINS: _with_origin(root, source, version)}
+    return {name: text, origins: _with_origin(root, origins, source, version)}
 
 
-def _with_origin(root: Path, source: Path, version: str) -> str:
-    """The text of ``ORIGINS`` with one more entry."""
+def _with_origin(root: Path, file: str, source: Path, version: str) -> str:
+    """The text of the file ``ORIGINS`` with one more entry."""
     origins = {}
-    if (root / ORIGINS).exists():
-        origins = load.json_file(root, ORIGINS)
+    if (root / file).exists():
+        origins = load.json_file(root, file)
     origins[version] = {
         "file": source.name,
         "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
@@ -147,14 +101,22 @@ def write(root: Path, texts: Mapping[str, str]) -> Iterator[str]:
         yield name
 
 
-def containerd(source: Path) -> dict[str, str]:
-    """Every file of ``CONTAINERD`` that ``source`` contains, as {name: normalised text}."""
+def clients(root: Path, source: Path) -> dict[str, str]:
+    """The protos of other APIs that ``source`` contains, as {path: normalised text}.
+
+    Types of one package that are published in several files become one file: the split has no use
+    here, and imports get shorter.
+    """
+    wanted = project.read(root).clients
+    if wanted is None:
+        raise SpecError("has no clients, so nothing is imported for them", Place(project.FILE))
     files = list(_read(source).file)
     chosen = {
-        name: [f for f in files if selection.takes(f)] for name, selection in CONTAINERD.items()
+        name: [f for f in files if selection.takes(f.package, f.name)]
+        for name, selection in wanted.files.items()
     }
     homes = {
-        type_name: f"containerd/{name}.proto"
+        type_name: f"{wanted.folder}/{name}.proto"
         for name, members in chosen.items()
         for member in members
         for type_name in _types_of_file(member)
@@ -163,15 +125,17 @@ def containerd(source: Path) -> dict[str, str]:
         if file.name.startswith(_WELL_KNOWN):
             homes |= {type_name: file.name for type_name in _types_of_file(file)}
     texts = {
-        name: proto_text.file_text(_merge(name, members, homes, source))
+        f"{wanted.protos}/{name}.proto": proto_text.file_text(
+            _merge(f"{wanted.folder}/{name}.proto", members, homes, source)
+        )
         for name, members in chosen.items()
         if members
     }
     if not texts:
         raise SpecError(
-            "holds none of the containerd packages in use",
+            f"holds none of the {wanted.name} in use",
             Place(str(source)),
-            one_of(sorted({selection.package for selection in CONTAINERD.values()})),
+            one_of(sorted({selection.package for selection in wanted.files.values()})),
         )
     return texts
 
@@ -224,10 +188,9 @@ def _with_lines_kept(replacement: str, match: re.Match[str]) -> str:
 
 
 def _merge(
-    name: str, members: list[FileDescriptorProto], homes: Mapping[str, str], source: Path
+    own: str, members: list[FileDescriptorProto], homes: Mapping[str, str], source: Path
 ) -> FileDescriptorProto:
     """One file with the types of all ``members``, importing the files of the types it uses."""
-    own = f"containerd/{name}.proto"
     merged = FileDescriptorProto(name=own, package=members[0].package, syntax=members[0].syntax)
     for member in sorted(members, key=lambda file: file.name):
         merged.service.extend(member.service)
@@ -239,7 +202,7 @@ def _merge(
         raise SpecError(
             f"{merged.package} uses {', '.join(missing)}, which no imported file defines",
             Place(str(source)),
-            "add the file that defines it to CONTAINERD in codegen/proto_import.py",
+            f"add the file that defines it to clients.files in {project.FILE}",
         )
     merged.dependency.extend(sorted({homes[type_name] for type_name in used} - {own}))
     return merged

@@ -16,11 +16,9 @@ from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.load import text_file
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Kind, Plan, snake
+from codegen.project import Settings
 from codegen.syntax import statements
 
-FACTS = "runtime/transforms/facts.py"
-_READINGS = "runtime.readings"
-"""The module that facts.py imports measured values from."""
 _LISTS = {
     "list", "tuple", "Sequence", "Iterable", "Collection", "set", "frozenset", "MutableSequence"
 }  # fmt: skip
@@ -66,6 +64,7 @@ class Sources:
     """The Python below one root; each file is parsed once."""
 
     root: Path
+    settings: Settings
     api: Api
     document: Document
     plans: Mapping[str, Plan] = field(default_factory=dict)
@@ -87,7 +86,7 @@ class Sources:
 
     def transform(self, topic: str, name: str) -> Transform | None:
         """``topic.name`` of runtime/transforms; None if it does not exist."""
-        file = f"runtime/transforms/{topic}.py"
+        file = self.topic_file(topic)
         tree = self.tree(file)
         found = _function(tree, [name]) if tree else None
         if tree is None or not isinstance(found, ast.FunctionDef):
@@ -109,14 +108,24 @@ class Sources:
             Place(file, found.lineno, found.col_offset + 1),
         )
 
+    def topic_file(self, topic: str) -> str:
+        """The file of a module of transforms."""
+        return f"{self.settings.code}/transforms/{topic}.py"
+
     def _annotations(self, file: str, tree: ast.Module) -> _Annotations:
         if file not in self._read:
-            self._read[file] = _Annotations(tree, self.api, self.document, frozenset(self.records))
+            self._read[file] = self._reading(tree, frozenset(self.records))
         return self._read[file]
+
+    def _reading(self, tree: ast.Module, records: frozenset[str]) -> _Annotations:
+        facts = self.tree(self.settings.facts)
+        homes = {node.module or "" for node in self._shared_imports(facts)}
+        homes.add(f"{self.settings.transforms}.facts")
+        return _Annotations(tree, self.settings, self.api, self.document, records, frozenset(homes))
 
     def transforms(self, topic: str) -> list[str]:
         """The public functions of a topic, for hints."""
-        tree = self.tree(f"runtime/transforms/{topic}.py")
+        tree = self.tree(self.topic_file(topic))
         return [
             node.name
             for node in (tree.body if tree else [])
@@ -125,7 +134,7 @@ class Sources:
 
     def topics(self) -> list[str]:
         """The modules of runtime/transforms, for hints."""
-        folder = self.root / "runtime/transforms"
+        folder = self.root / self.settings.code / "transforms"
         return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "facts"))
 
     # --- facts
@@ -134,16 +143,14 @@ class Sources:
     def records(self) -> Mapping[str, Record]:
         """The dataclasses of facts.py by class name."""
         if self._records is None:
-            tree = self.tree(FACTS)
+            tree = self.tree(self.settings.facts)
             body = tree.body if tree is not None else []
             found = [(tree, node) for node in body if isinstance(node, ast.ClassDef)]
-            found += [pair for node in body for pair in self._shared(node)]
+            shared = self._shared_imports(tree)
+            found += [pair for node in shared for pair in self._shared(node)]
             names = frozenset(node.name for _, node in found)
             homes = {id(home): home for home, _ in found if home is not None}
-            read = {
-                key: _Annotations(home, self.api, self.document, names)
-                for key, home in homes.items()
-            }
+            read = {key: self._reading(home, names) for key, home in homes.items()}
             self._records = {
                 node.name: _record(node, read[id(home)], shared=home is not tree)
                 for home, node in found
@@ -151,11 +158,16 @@ class Sources:
             }
         return self._records
 
-    def _shared(self, node: ast.stmt) -> Iterator[tuple[ast.Module, ast.ClassDef]]:
+    def _shared_imports(self, facts: ast.Module | None) -> Iterator[ast.ImportFrom]:
+        """The statements by which facts.py imports from modules of lower layers."""
+        for node in facts.body if facts is not None else ():
+            home = node.module if isinstance(node, ast.ImportFrom) else None
+            if isinstance(node, ast.ImportFrom) and f"{home}".startswith(f"{self.settings.code}."):
+                yield node
+
+    def _shared(self, node: ast.ImportFrom) -> Iterator[tuple[ast.Module, ast.ClassDef]]:
         """The classes that facts.py re-exports from a module of a lower layer, by ``import X as
         X``."""
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("runtime."):
-            return
         home = self.tree(f"{(node.module or '').replace('.', '/')}.py")
         names = {part.name for part in node.names if part.asname == part.name}
         if home is None:
@@ -173,7 +185,9 @@ class Sources:
                 for name, record in self.records.items()
                 if reading or not record.shared
             }
-            self._roots[reading] = found | ({"spec": Kind("object", "Spec")} if reading else {})
+            self._roots[reading] = found | (
+                {"spec": Kind("object", self.settings.document.root)} if reading else {}
+            )
         return self._roots[reading]
 
     # --- hand-written functions of runtime/
@@ -182,17 +196,20 @@ class Sources:
     def uses(self) -> tuple[Use, ...]:
         """Every use of a field of a CRI message in runtime/, found by type."""
         if self._uses is None:
-            folder = self.root / "runtime"
-            files = [f"runtime/{p.relative_to(folder)}" for p in sorted(folder.rglob("*.py"))]
+            code = self.settings.code
+            paths = sorted((self.root / code).rglob("*.py"))
+            files = [f"{code}/{path.relative_to(self.root / code)}" for path in paths]
             texts = {file: text_file(self.root, file) for file in files}
-            self._uses = message_reads.uses(self.api, texts, self.tree, self.plans.values())
+            self._uses = message_reads.uses(
+                self.settings, self.api, texts, self.tree, self.plans.values()
+            )
         return self._uses
 
     def function(self, dotted: str) -> tuple[str, Callable] | None:
         """(file, function) for ``module.function`` or ``module.Class.method`` below runtime/."""
         parts = dotted.split(".")
         for split in range(len(parts) - 1, 0, -1):
-            file = "/".join(["runtime", *parts[:split]]) + ".py"
+            file = "/".join([self.settings.code, *parts[:split]]) + ".py"
             tree = self.tree(file)
             if tree is not None:
                 found = _function(tree, parts[split:])
@@ -210,12 +227,13 @@ class Sources:
                 continue
             reached.add(dotted)
             topic, *path = dotted.split(".")
-            tree = self.tree(f"runtime/transforms/{topic}.py")
+            tree = self.tree(self.topic_file(topic))
             part = _part(tree, path) if tree is not None else None
             if tree is not None and part is not None:
                 if topic not in imported:
                     imported[topic] = dict(_imports(tree))
-                pending |= set(_named_in(part, topic, imported[topic]))
+                home = self.settings.transforms
+                pending |= set(_named_in(part, topic, imported[topic], home))
         return frozenset(f"transforms.{name}" for name in reached)
 
     def hint(self, dotted: str) -> str:
@@ -225,14 +243,15 @@ class Sources:
         names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
         known = next((name for name in names if name in modules), None)
         if known is None:
-            return nearest(names[0], modules) or f"there is no runtime/{'/'.join(parts)}.py"
-        tree = self.tree(f"runtime/{known.replace('.', '/')}.py")
+            file = f"{self.settings.code}/{'/'.join(parts)}.py"
+            return nearest(names[0], modules) or f"there is no {file}"
+        tree = self.tree(f"{self.settings.code}/{known.replace('.', '/')}.py")
         functions = [f"{known}.{name}" for name in (_callables(tree) if tree else ())]
         return nearest(dotted, functions) or one_of(functions)
 
     def modules(self) -> list[str]:
         """The modules of runtime/, packages by dotted names, for hints."""
-        folder = self.root / "runtime"
+        folder = self.root / self.settings.code
         found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
         return sorted(".".join(path.parts) for path in found if path.name != "__init__")
 
@@ -271,17 +290,19 @@ def _part(tree: ast.Module, path: list[str]) -> ast.AST | None:
     return None
 
 
-def _named_in(part: ast.AST, topic: str, imported: Mapping[str, str]) -> Iterator[str]:
-    """The names of runtime/transforms used in a part of the module ``topic``, which has these
-    imports."""
+def _named_in(
+    part: ast.AST, topic: str, imported: Mapping[str, str], transforms: str
+) -> Iterator[str]:
+    """The names of the package ``transforms`` used in a part of its module ``topic``, which has
+    these imports."""
     for node in ast.walk(part):
         if isinstance(node, ast.Name):
             home, _, name = imported.get(node.id, "").rpartition(".")
-            known = home.startswith("runtime.transforms.")
+            known = home.startswith(f"{transforms}.")
             yield f"{home.rpartition('.')[2]}.{name}" if known else f"{topic}.{node.id}"
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             home = imported.get(node.value.id, "")
-            if home.startswith("runtime.transforms."):
+            if home.startswith(f"{transforms}."):
                 yield f"{home.rpartition('.')[2]}.{node.attr}"
 
 
@@ -314,8 +335,17 @@ class _Annotations:
     """Reads the annotations of one module, whose imports and aliases it knows."""
 
     def __init__(
-        self, tree: ast.Module, api: Api, document: Document, records: frozenset[str]
+        self,
+        tree: ast.Module,
+        settings: Settings,
+        api: Api,
+        document: Document,
+        records: frozenset[str],
+        homes: frozenset[str],
     ) -> None:
+        """``records`` are the classes of facts.py, and ``homes`` the modules that define them."""
+        self._settings = settings
+        self._homes = homes
         self._api = api
         self._document = document
         self._records = records
@@ -380,13 +410,14 @@ class _Annotations:
             return Kind("list", name, of=(Kind("any"),))
         if name in _MAPS:
             return Kind("map", name, of=(Kind("any"), Kind("any")))
-        if module == "generated.cri.api_pb2" and name in self._api.messages:
+        stubs = f"{self._settings.stubs}.api_pb2"
+        if module == stubs and name in self._api.messages:
             return Kind("message", name)
-        if module == "generated.cri.api_pb2" and name in self._api.enums:
+        if module == stubs and name in self._api.enums:
             return Kind("enum", name)
-        if module == "generated.oci.types" and name in self._document.classes:
+        if module == f"{self._settings.builders}.types" and name in self._document.classes:
             return Kind("object", name)
-        if module in ("runtime.transforms.facts", _READINGS) and name in self._records:
+        if module in self._homes and name in self._records:
             return Kind("record", name)
         return Kind("class", full)
 

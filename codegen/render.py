@@ -1,7 +1,8 @@
 """Renders the templates over the model: {path under generated/: text}, without disk access.
 
 A template's path is the path of its output. ``%message`` in it stands for one file per message,
-``%service`` for one per service; a template whose name begins with ``_`` is a partial.
+``%service`` for one per service; ``%api``, ``%document`` and ``%clients`` stand for the names of
+folders.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+_WORD = re.compile(r"%(\w+)")
 DEFAULT_SPEC = "spec/rpc.yaml"
 _FORMAT = ("--isolated", "--no-cache", "--quiet", "--line-length=100", "--target-version=py311")
 
@@ -38,32 +40,43 @@ class Job:
 
 
 def render(
-    jobs: Mapping[str, Iterable[Job]], shared: Mapping[str, Any], specs: Mapping[str, str]
+    jobs: Mapping[str, Iterable[Job]],
+    shared: Mapping[str, Any],
+    specs: Mapping[str, str],
+    words: Mapping[str, str],
 ) -> dict[str, str]:
-    """Every output of every template.
+    """Every output of every template whose ``%words`` are known.
 
-    ``jobs`` has the input of each template whose path has a ``%word``; the others are rendered
-    once, and ``specs`` names their sources. ``shared`` is available to all.
+    ``jobs`` has the input of each template that is rendered several times; the others are rendered
+    once, and ``specs`` names their sources. ``shared`` is available to all, and ``words`` are the
+    names of folders.
     """
     texts: dict[str, str] = {}
     for name in template_names():
-        alone = Job({}, {}, specs.get(name, DEFAULT_SPEC))
-        texts |= _texts(name, jobs[name] if "%" in name else [alone], shared)
+        if name in jobs:
+            texts |= _texts(name, jobs[name], shared, words)
+        elif words.keys() >= set(_WORD.findall(name)):
+            alone = Job({}, {}, specs.get(name, DEFAULT_SPEC))
+            texts |= _texts(name, [alone], shared, words)
     return _finished(texts)
 
 
-def render_template(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
+def render_template(
+    name: str, jobs: Iterable[Job], shared: Mapping[str, Any], words: Mapping[str, str]
+) -> dict[str, str]:
     """The outputs of one template."""
-    return _finished(_texts(name, jobs, shared))
+    return _finished(_texts(name, jobs, shared, words))
 
 
-def _texts(name: str, jobs: Iterable[Job], shared: Mapping[str, Any]) -> dict[str, str]:
+def _texts(
+    name: str, jobs: Iterable[Job], shared: Mapping[str, Any], words: Mapping[str, str]
+) -> dict[str, str]:
     """The output of one template, not yet formatted; Python gets the header that names its
     sources."""
     template = _environment().get_template(name)
     texts: dict[str, str] = {}
     for job in jobs:
-        path = _filled(name.removesuffix(".j2"), job.words)
+        path = _filled(name.removesuffix(".j2"), {**words, **job.words})
         text = template.render(**shared, **job.variables)
         texts[path] = _header(name, job.spec) + text if path.endswith(".py") else text
     return texts
@@ -90,12 +103,8 @@ def _tidied(text: str) -> str:
 
 
 def template_names() -> list[str]:
-    """Every template that has an output of its own."""
-    return sorted(
-        path.relative_to(TEMPLATES).as_posix()
-        for path in TEMPLATES.rglob("*.j2")
-        if path.name.startswith("__init__") or not path.name.startswith("_")
-    )
+    """Every template."""
+    return sorted(path.relative_to(TEMPLATES).as_posix() for path in TEMPLATES.rglob("*.j2"))
 
 
 def formatted(texts: Sequence[str]) -> list[str]:
@@ -118,7 +127,7 @@ def formatted(texts: Sequence[str]) -> list[str]:
 
 
 def _filled(path: str, words: Mapping[str, str]) -> str:
-    return re.sub(r"%(\w+)", lambda match: words[match[1]], path)
+    return _WORD.sub(lambda match: words[match[1]], path)
 
 
 @functools.cache

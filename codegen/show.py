@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 from codegen import backwards, plan, undecided
@@ -134,7 +134,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "like": entry.like or "",
         "issue": entry.issue or "",
         "entry": f"{entry.place.file}:{entry.place.line}",
-        "generated": ", ".join(_files(found.mapped, mapped)),
+        "generated": ", ".join(_files(found, mapped)),
     }
     lines = [f"{message.name}.{field.name}"]
     for name, value in rows.items():
@@ -154,19 +154,20 @@ def _also_for(mapped: Mapped, entry: Entry) -> Iterator[str]:
             yield other.name if other.name in mapped.file.targets else other.value
 
 
-def _files(mapped: Mapping[str, Mapped], one: Mapped) -> Iterator[str]:
+def _files(found: Translation, one: Mapped) -> Iterator[str]:
+    mapped, settings = found.mapped, found.settings
     planned = {
-        "oci": [b.mapped for b in plan.builders(mapped)],
-        "items": [i.mapped for i in plan.items(mapped)],
-        "filters": [f.mapped for f in plan.filters(mapped)],
-        "statuses": [r.mapped for r in plan.readers(mapped)],
-        "validators": [v.mapped for v in plan.validators(mapped)],
+        settings.document.folder: [b.mapped for b in plan.builders(mapped, settings)],
+        "items": [i.mapped for i in plan.items(mapped, settings)],
+        "filters": [f.mapped for f in plan.filters(mapped, settings)],
+        "statuses": [r.mapped for r in plan.readers(mapped, settings)],
+        "validators": [v.mapped for v in plan.validators(mapped, settings)],
     }
     told = {target.root for w in one.writes if (target := written(w)) and is_planned(w)}
     if "plan" in told:
-        yield "generated/plans.py"
+        yield f"{settings.output}/plans.py"
     if told - {"plan"}:
-        yield "generated/cni.py"
+        yield f"{settings.output}/cni.py"
     for folder, messages in planned.items():
         if any(m is one for m in messages):
-            yield f"generated/{folder}/{one.module}.py"
+            yield f"{settings.output}/{folder}/{one.module}.py"

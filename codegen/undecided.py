@@ -1,4 +1,4 @@
-"""``cri-codegen stubs``: entries for what a new CRI version adds, to be decided by a person.
+"""``cri-codegen stubs``: entries for what a new version of the API adds, to be decided by a person.
 
 A field gets an entry ``unmapped: undecided`` in its message's file, a new message a file, and a new
 RPC an entry in rpc.yaml. ``check`` refuses each until it is decided.
@@ -35,17 +35,17 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
             file = files[message.name]
             missing = [f for f in message.fields.values() if f.name not in file.entries]
             if missing:
-                found[file.file] = _with_entries(root, file, missing)
+                found[file.file] = _with_entries(root, api, file, missing)
         else:
             flow = "out" if message.name not in received else "in"
             flow = "both" if message.name in received & sent else flow
-            found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(message, flow)
+            found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(api, message, flow)
     named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
     every = {m.name: m for s in api.services.values() for m in s.methods.values()}
     methods = [method for name, method in every.items() if name not in named]
     if methods:
         text = load.text_file(root, rpc.FILE).rstrip("\n")
-        found[rpc.FILE] = text + "\n" + "".join(map(_rpc, methods))
+        found[rpc.FILE] = text + "\n" + "".join(_rpc(api, method) for method in methods)
     return found
 
 
@@ -66,7 +66,7 @@ def _reached(api: Api, names: Iterable[str]) -> set[str]:
     return found
 
 
-def _with_entries(root: Path, file: MappingFile, fields: Iterable[Field]) -> str:
+def _with_entries(root: Path, api: Api, file: MappingFile, fields: Iterable[Field]) -> str:
     """The file's text with entries at the end of its ``fields``."""
     lines = load.text_file(root, file.file).rstrip("\n").split("\n")
     end = len(lines)
@@ -82,25 +82,29 @@ def _with_entries(root: Path, file: MappingFile, fields: Iterable[Field]) -> str
     if not file.entries:
         at = fields_key.place.line - 1
         lines[at] = _EMPTY.sub("fields:", lines[at])
-    added = "".join(map(_entry, fields)).rstrip("\n").split("\n")
+    added = "".join(_entry(api, f) for f in fields).rstrip("\n").split("\n")
     if not file.entries:
         added = added[1:]  # no blank line below "fields:"
     return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
 
 
-def _file(message: Message, flow: str) -> str:
-    head = f"message: runtime.v1.{message.name}\nflow: {flow}\n"
+def _file(api: Api, message: Message, flow: str) -> str:
+    head = f"message: {api.package}.{message.name}\nflow: {flow}\n"
     if not message.fields:
         return head + "fields: {}\n"
-    return head + "fields:\n" + "".join(map(_entry, message.fields.values())).removeprefix("\n")
+    return (
+        head
+        + "fields:\n"
+        + "".join(_entry(api, f) for f in message.fields.values()).removeprefix("\n")
+    )
 
 
-def _entry(field: Field) -> str:
+def _entry(api: Api, field: Field) -> str:
     old = ", deprecated" if field.deprecated else ""
     return (
         f"\n  {_key(field.name)}:\n    unmapped: {WORD}\n"
         f"    why: To be decided. {field.kind!s}, number {field.number},"
-        f" since CRI {field.since}{old}.\n"
+        f" since {api.name} {field.since}{old}.\n"
     )
 
 
@@ -108,11 +112,11 @@ def _key(name: str) -> str:
     return f'"{name}"' if name in ("true", "false", "null") else name
 
 
-def _rpc(method: Method) -> str:
+def _rpc(api: Api, method: Method) -> str:
     return (
         f"\n{method.name}:\n  unserved: {{issue: {WORD}}}\n"
         f"  why: To be decided. Takes {method.request} and gives"
-        f" {'a stream of ' * method.streams}{method.response}, since CRI {method.since}.\n"
+        f" {'a stream of ' * method.streams}{method.response}, since {api.name} {method.since}.\n"
     )
 
 

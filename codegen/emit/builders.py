@@ -121,7 +121,7 @@ class _Body:
         comment = f"{write.entry.name}: by the entries of {write.message}"
         if write.message not in self.builder.nested:
             return Block(f"{comment}; none has a target")
-        module = self.builder.names.modules[f"generated.oci.{snake(write.message)}"]
+        module = self.builder.names.modules["builders", snake(write.message)]
         given = "".join(f", {n}={n}" for n in self.builder.nested[write.message])
         own = f"src.{write.entry.name}"
         line = f"{module}.apply({'item' if write.each else own}, out{given})"
@@ -149,7 +149,7 @@ class _Body:
             case "assign":
                 return f"{target} = {text}"
             case "merge":
-                lists = self.builder.names.modules["runtime.transforms.lists"]
+                lists = self.builder.names.modules["transforms", "lists"]
                 return f"{lists}.merge({target}, {text})"
             case method:
                 return f"{target}.{method}({text})"

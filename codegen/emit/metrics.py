@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from codegen.emit.python import quoted, tuple_of, value
 from codegen.metrics import VERSIONS, CgroupFile, Metric, Metrics, Taken, Value
 from codegen.plan import Parameter, annotation
+from codegen.project import Settings
 
 _ALWAYS = frozenset({"container", "interface", "moment", "sandbox", "spec"})
 """Roots that exist for everything that has samples; any other is None if it was not measured."""
@@ -44,11 +45,11 @@ class MetricsText:
     functions: list[Function]
 
 
-def text(metrics: Metrics) -> MetricsText:
+def text(metrics: Metrics, settings: Settings) -> MetricsText:
     """The module."""
     return MetricsText(
         tuple_of(map(quoted, metrics.labels)),
-        [_labels(metrics, of) for of in ("container", "interface")],
+        [_labels(metrics, of, settings) for of in ("container", "interface")],
         [_descriptor(metric) for metric in metrics.metrics],
         [
             (
@@ -59,17 +60,17 @@ def text(metrics: Metrics) -> MetricsText:
         ],
         [
             *(_of_cgroup(metrics, version) for version in VERSIONS),
-            *(_copied(metrics, of) for of in ("container", "interface")),
+            *(_copied(metrics, of, settings) for of in ("container", "interface")),
         ],
     )
 
 
-def _labels(metrics: Metrics, of: str) -> LabelValues:
+def _labels(metrics: Metrics, of: str, settings: Settings) -> LabelValues:
     sources = [sources.get(of) for sources in metrics.labels.values()]
     roots = sorted({source.root or "" for source in sources if source is not None})
     return LabelValues(
         of,
-        tuple(Parameter(root, annotation(root)) for root in roots),
+        tuple(Parameter(root, annotation(root, settings)) for root in roots),
         [quoted("") if source is None else value(source) for source in sources],
     )
 
@@ -158,7 +159,7 @@ def _seconds(read: str, per_second: int | None) -> str:
 # --- measured values
 
 
-def _copied(metrics: Metrics, of: str) -> Function:
+def _copied(metrics: Metrics, of: str, settings: Settings) -> Function:
     found = [
         (metric, one)
         for metric in metrics.metrics
@@ -170,7 +171,8 @@ def _copied(metrics: Metrics, of: str) -> Function:
     for metric, one in found:
         lines += _copy(metric, one)
     parameters = tuple(
-        Parameter(root, annotation(root) + ("" if root in _ALWAYS else " | None")) for root in roots
+        Parameter(root, annotation(root, settings) + ("" if root in _ALWAYS else " | None"))
+        for root in roots
     )
     doc = f"From what is known of {'a container' if of == 'container' else 'an interface'}."
     return Function(f"of_{of}", doc, parameters, lines)

@@ -58,7 +58,7 @@ def _copied(source: Source, planned: Planned, payload: PlanOf) -> str:
     kind = planned.field.kind.name
     items = planned.write.items if not isinstance(planned.write, Computed) else None
     if items is not None:
-        module = payload.names.modules[f"generated.items.{snake(items)}"]
+        module = payload.names.modules["items", snake(items)]
         return f"{module}.{'items' if kind == 'list' else 'item'}({value(source)})"
     wrap = {"list": "list", "map": "dict"}.get(kind)
     return f"{wrap}({value(source)})" if wrap else value(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any
@@ -11,13 +12,11 @@ from typing import Any
 from codegen.model import Call, Document, Kind, Source, Target
 from codegen.plan import Import, Names
 
-_OURS = ("generated", "runtime")
-
 
 def imports(wanted: Collection[Import]) -> list[str]:
     """Import statements in ruff's order: the standard library first, then by module and name."""
-    ours = [i for i in wanted if i.home.partition(".")[0] in _OURS]
-    others = [i for i in wanted if i not in ours]
+    others = [i for i in wanted if i.home.partition(".")[0] in sys.stdlib_module_names]
+    ours = [i for i in wanted if i not in others]
     return [*_statements(others), *([""] if others and ours else []), *_statements(ours)]
 
 
@@ -70,7 +69,7 @@ def called(call: Call, names: Names, known: Mapping[str, str]) -> str:
         elif argument.container:
             text = f"{argument.container}({text})"
         given.append(f"{argument.name}={text}")
-    module = names.modules[f"runtime.transforms.{call.topic}"]
+    module = names.modules["transforms", call.topic]
     return f"{module}.{call.function}({', '.join(given)})"
 
 

@@ -89,7 +89,7 @@ def _nested(reader: Reader, read: Descended, taken: set[str]) -> Iterator[str]:
     """The call of the nested reader: once per item of a list, and not at all if the value is
     None."""
     name = read.entry.name
-    module = reader.names.modules[f"generated.statuses.{snake(read.message)}"]
+    module = reader.names.modules["statuses", snake(read.message)]
     own = called_in_nested(read.of) if read.of is not None else ""
     known = value(read.of) if read.of is not None else ""
 

@@ -3,8 +3,7 @@
 #   template: codegen/templates/handlers/protocols.py.j2
 """What the generated handlers call: one Protocol for each noun of spec/rpc.yaml.
 
-The classes of runtime/ satisfy them without inheriting; ``runtime/server/app.py`` joins both sides. A method
-receives the object that the request names, already found and in an allowed state, never an id, and the
+The classes of runtime/ satisfy them without inheriting. A method receives the object that the request names, already found and in an allowed state, never an id, and the
 plan that the mapping makes of the request; the request itself where there is no plan for it.
 """
 

@@ -35,6 +35,7 @@ from codegen import (
     payload_schema,
     plan,
     plan_schema,
+    project,
     protoc,
     render,
     rpc,
@@ -47,6 +48,7 @@ CASES = Path(__file__).parent / "cases"
 _ROOT = Path(__file__).parents[2]
 _HEAD = 'syntax = "proto3";\n\npackage runtime.v1;\n\n'
 _HEADER_LINES = 3
+_SETTINGS = project.read(_ROOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def lay_out(case: Case, root: Path) -> None:
     (spec / "cri").mkdir(parents=True)
     (spec / "cri/current").write_text("1.0\n")
     (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
-    for name in ("cni", "oci", "containerd"):
+    for name in ("cni", "oci", "containerd", "project.yaml"):
         if name not in case.data:
             (spec / name).symlink_to(_ROOT / "spec" / name)
     for path in (_ROOT / "spec").glob("*.schema.json"):
@@ -122,20 +124,21 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
     except SpecError as errors:
         return {}, f"{errors}\n"
     files: dict[str, str] = {}
+    variables: dict[str, Any] = {"settings": _SETTINGS}
     for template, jobs in generate.jobs(found).items():
-        files |= render.render_template(template, jobs, {})
-    planned = plan.plans(found.mapped, found.plans)
+        files |= render.render_template(template, jobs, variables, generate.words(_SETTINGS))
+    planned = plan.plans(found.mapped, found.plans, _SETTINGS)
     if planned:
-        variables = {
+        variables |= {
             "plans": [plans.text(p) for p in planned],
             "plan_imports": plans.all_imports(planned),
         }
         files |= render.render_template(
-            "plans.py.j2", [render.Job({}, variables, plan_schema.FOLDER)], {}
+            "plans.py.j2", [render.Job({}, {}, plan_schema.FOLDER)], variables, {}
         )
     if found.payloads:
         job = render.Job({}, generate.payload_variables(found), payload_schema.FILE)
-        files |= render.render_template("cni.py.j2", [job], {})
+        files |= render.render_template("cni.py.j2", [job], variables, {})
     return files, None
 
 
@@ -172,8 +175,13 @@ def answers(case: Case, root: Path, files: dict[str, str]) -> list[Any]:
 def _same_for_all() -> dict[str, str]:
     """The generated files that no case changes: OCI types and containerd's container record."""
     record = (_ROOT / "spec/containerd/containers.proto").read_text()
-    job = render.Job({}, {}, document_schema.FILE)
+    job = render.Job({}, {}, _SETTINGS.document.schema)
     classes = types.text(document_schema.read(_ROOT))
     return protoc.python_modules(
         {"containerd/containers.proto": record}, grpc=[]
-    ) | render.render_template("oci/types.py.j2", [job], {"oci_classes": classes})
+    ) | render.render_template(
+        "%document/types.py.j2",
+        [job],
+        {"classes": classes, "settings": _SETTINGS},
+        generate.words(_SETTINGS),
+    )

@@ -6,10 +6,23 @@ import functools
 import shutil
 from pathlib import Path
 
+import codegen.project
 from codegen import generate
 from codegen.model import Api
+from codegen.project import Settings
 
 ROOT = Path(__file__).parents[3]
+
+
+def settings() -> Settings:
+    """What spec/project.yaml says."""
+    return codegen.project.read(ROOT)
+
+
+def begin(root: Path) -> None:
+    """Make ``root`` a project that has ours as its spec/project.yaml, and no pinned version."""
+    (root / settings().api.protos).mkdir(parents=True)
+    shutil.copy(ROOT / codegen.project.FILE, root / codegen.project.FILE)
 
 
 @functools.cache

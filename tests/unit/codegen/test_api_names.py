@@ -11,7 +11,7 @@ import pytest
 from codegen import api_names, generate, proto_api
 from codegen.__main__ import main
 from codegen.errors import Problems
-from tests.unit.codegen.project import ROOT, api, copy_of_spec
+from tests.unit.codegen.project import ROOT, api, begin, copy_of_spec, settings
 
 _OLD = """\
 syntax = "proto3";
@@ -80,12 +80,13 @@ _FANCY = "renamed: the value 1 of Answer.Kind is now Ornate"
 
 
 def _checked(root: Path) -> list[str]:
-    (root / "spec/cri").mkdir(parents=True)
+    begin(root)
     (root / "spec/cri/current").write_text("1.1\n")
     (root / "spec/cri/1.0.proto").write_text(_OLD)
     (root / "spec/cri/1.1.proto").write_text(_NEW)
     problems = Problems()
-    api_names.check(root, proto_api.load(proto_api.pinned(root), "1.1"), problems)
+    api = proto_api.load(settings().api, proto_api.pinned(root), "1.1")
+    api_names.check(root, api, problems)
     return [str(fault).replace("\n    hint:", " →") for fault in problems]
 
 

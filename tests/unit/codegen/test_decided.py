@@ -10,7 +10,7 @@ import pytest
 from codegen import decided, generate, mapping_file, proto_api
 from codegen.__main__ import main
 from codegen.errors import Problems
-from tests.unit.codegen.project import ROOT, api, copy_of_spec
+from tests.unit.codegen.project import ROOT, api, copy_of_spec, settings
 
 
 @pytest.fixture
@@ -207,6 +207,6 @@ def test_without_a_record_everything_is_to_be_decided_and_can_be_recorded(tmp_pa
 
 def test_the_record_of_each_pinned_version_reads_back() -> None:
     for version, text in proto_api.pinned(ROOT).items():
-        found = decided.parts(proto_api.descriptor(version, text))
+        found = decided.parts(proto_api.descriptor(settings().api, version, text))
         again = decided.text(found, found)
         assert again.count("\n  ") == sum(map(len, found.values()))

@@ -12,7 +12,7 @@ from codegen import diff, load, mapping_file, proto_api
 from codegen.__main__ import main
 from codegen.errors import SpecError
 from codegen.model import MappingFile
-from tests.unit.codegen.project import ROOT, copy_of_spec
+from tests.unit.codegen.project import ROOT, copy_of_spec, settings
 
 _BEFORE = """\
 syntax = "proto3";
@@ -36,7 +36,7 @@ message Box {
 
 
 def _proto(text: str) -> FileDescriptorProto:
-    return proto_api.descriptor("1.0", text)
+    return proto_api.descriptor(settings().api, "1.0", text)
 
 
 def test_changes_of_an_api() -> None:
@@ -58,7 +58,8 @@ def test_changes_of_an_api() -> None:
 
 def _mapping(text: str) -> dict[str, MappingFile]:
     head = "message: runtime.v1.Box\nflow: in\nfields:\n"
-    return {"Box": mapping_file.from_node(load.yaml_text(head + text, "box.yaml"), "box.yaml")}
+    node = load.yaml_text(head + text, "box.yaml")
+    return {"Box": mapping_file.from_node(node, "box.yaml", "runtime.v1")}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from codegen import generate, render, write
 from codegen.errors import Problems, SpecError
-from tests.unit.codegen.project import ROOT, api, copy_of_spec, project
+from tests.unit.codegen.project import ROOT, api, copy_of_spec, project, settings
 
 _RESOURCES = "spec/mapping/linux_container_resources.yaml"
 
@@ -67,8 +67,10 @@ def _builders(root: Path) -> dict[str, str]:
     found = generate.translation(root, api(), project().rpcs, problems)
     problems.stop_if_any()
     assert found is not None
-    template = "oci/%message.py.j2"
-    return render.render_template(template, generate.jobs(found)[template], {})
+    template = "%document/%message.py.j2"
+    jobs = generate.jobs(found)[template]
+    variables = {"settings": settings()}
+    return render.render_template(template, jobs, variables, generate.words(settings()))
 
 
 def test_an_invalid_default_spec_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mypy.types import Instance, Type, UnionType, get_proper_type
 
 from codegen.message_reads import MessageReads, messages_of
 from generated import plans
-from tests.unit.codegen.project import ROOT, api, project
+from tests.unit.codegen.project import ROOT, api, project, settings
 
 _API: Final = "generated.cri.api_pb2."
 _PLANS: Final = "generated.plans."
@@ -83,7 +83,7 @@ def _classes(of: Type | None) -> Iterator[str]:
 def test_every_read_known_to_the_type_checker_is_found(known: list[Known]) -> None:
     trees = {file: ast.parse((ROOT / file).read_text()) for file in _files()}
     held = messages_of(project().translation.plans.values())
-    uses = MessageReads(api(), trees, held).uses
+    uses = MessageReads(settings(), api(), trees, held).uses
     ours = {(use.file, use.line, f"{use.message}.{use.field}") for use in uses}
     theirs = {
         (one.file, one.line, f"{message}.{one.name}")

@@ -10,7 +10,7 @@ import pytest
 from codegen import generate, metrics
 from codegen.emit import metrics as text
 from codegen.errors import Problems, SpecError
-from tests.unit.codegen.project import ROOT
+from tests.unit.codegen.project import ROOT, settings
 
 GOOD = """
 labels:
@@ -94,7 +94,7 @@ def read(root: Path, paths: object, written: str = GOOD) -> metrics.Metrics:
 
 
 def lines(found: metrics.Metrics, function: str) -> list[str]:
-    (one,) = (f for f in text.text(found).functions if f.name == function)
+    (one,) = (f for f in text.text(found, settings()).functions if f.name == function)
     return one.lines
 
 

@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from codegen import proto_api, proto_diff, protoc
-from tests.unit.codegen.project import ROOT
+from tests.unit.codegen.project import ROOT, settings
 
 _BEFORE = """\
 syntax = "proto3";
@@ -257,7 +257,7 @@ _PINNED = proto_api.pinned(ROOT)
 def test_between_pinned_versions_nothing_is_unnamed_and_nothing_is_made_up(
     old: str, new: str
 ) -> None:
-    before, after = (proto_api.descriptor(v, _PINNED[v]) for v in (old, new))
+    before, after = (proto_api.descriptor(settings().api, v, _PINNED[v]) for v in (old, new))
     was, now = set(_own(before)), set(_own(after))
     differs = {(kind, path) for kind, path, _ in was ^ now}
     named = {

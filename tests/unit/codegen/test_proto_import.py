@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from codegen import proto_import, proto_text, protoc
 from codegen.__main__ import main
 from codegen.errors import SpecError
-from tests.unit.codegen.project import ROOT
+from tests.unit.codegen.project import ROOT, begin, settings
 
 _PUBLISHED = """\
 // Copyright holders and a licence.
@@ -125,7 +125,7 @@ def _descriptor(text: str) -> FileDescriptorProto:
 @pytest.mark.parametrize("path", sorted((ROOT / "spec/cri").glob("*.proto")), ids=lambda p: p.stem)
 def test_importing_a_pinned_cri_again_changes_nothing(path: Path) -> None:
     text = path.read_text()
-    assert proto_import.cri(path) == text
+    assert proto_import.api(path, settings().api) == text
     descriptor = _descriptor(text)
     assert _descriptor(proto_text.file_text(descriptor)) == descriptor
 
@@ -140,21 +140,23 @@ def test_importing_the_pinned_containerd_again_changes_nothing(tmp_path: Path) -
         _rename(file)
     source = tmp_path / "set.binpb"
     source.write_bytes(files.SerializeToString())
-    taken = proto_import.containerd(source)
-    assert {f"containerd/{name}.proto": text for name, text in taken.items()} == protos
+    taken = proto_import.clients(ROOT, source)
+    assert {name.removeprefix("spec/"): text for name, text in taken.items()} == protos
 
 
 def _rename(file: FileDescriptorProto) -> None:
-    chosen = {name: s for name, s in proto_import.CONTAINERD.items() if s.package == file.package}
+    clients = settings().clients
+    assert clients is not None
+    chosen = {name: s for name, s in clients.files.items() if s.package == file.package}
     name = Path(file.name).stem
     if name in chosen:
-        file.name = f"published/{chosen[name].suffix.removeprefix('.proto') or name + '.proto'}"
+        file.name = f"published/{chosen[name].path.removeprefix('.proto') or name + '.proto'}"
 
 
 def test_a_published_proto_loses_comments_and_foreign_options(tmp_path: Path) -> None:
     source = tmp_path / "api.proto"
     source.write_text(_PUBLISHED)
-    assert proto_import.cri(source) == _NORMALISED
+    assert proto_import.api(source, settings().api) == _NORMALISED
 
 
 def test_every_form_of_the_language_survives() -> None:
@@ -170,7 +172,7 @@ def test_a_fault_in_a_published_proto_has_its_line(tmp_path: Path) -> None:
         "// one\n/* two\nthree */\nsyntax = 'proto3';\nmessage A { Missing m = 1; }\n"
     )
     with pytest.raises(SpecError) as raised:
-        proto_import.cri(source)
+        proto_import.api(source, settings().api)
     assert str(raised.value) == f'{source}:5:13: "Missing" is not defined.'
 
 
@@ -189,20 +191,20 @@ def test_a_file_that_is_not_an_api_is_refused(
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(SpecError, match=says):
-        proto_import.cri(source)
+        proto_import.api(source, settings().api)
 
 
 def test_a_set_without_containerd_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "set.binpb"
     source.write_bytes(FileDescriptorSet(file=[_descriptor(_NORMALISED)]).SerializeToString())
-    with pytest.raises(SpecError, match="none of the containerd packages"):
-        proto_import.containerd(source)
+    with pytest.raises(SpecError, match="none of the containerd services"):
+        proto_import.clients(ROOT, source)
 
 
 def test_the_command_writes_below_its_root(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "spec/cri").mkdir(parents=True)
+    begin(tmp_path)
     source = tmp_path / "api.proto"
     source.write_text(_PUBLISHED)
     assert main(["--root", str(tmp_path), "import", str(source), "--as", "1.99"]) == 0
@@ -219,7 +221,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project without any pinned version, and a published proto beside it; commands run in a
     folder below the project."""
     root = tmp_path / "root"
-    (root / "spec/cri").mkdir(parents=True)
+    begin(root)
     (root / "deep/er").mkdir(parents=True)
     (tmp_path / "api.proto").write_text(_PUBLISHED)
     monkeypatch.chdir(root / "deep/er")
@@ -240,7 +242,10 @@ def test_outside_a_project_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(folder)
     before = _files(folder)
-    for root, says in (([], "spec/cri"), (["--root", "root/deep"], "root/deep: has no folder")):
+    for root, says in (
+        ([], "has spec/project.yaml"),
+        (["--root", "root/deep"], "spec/project.yaml: cannot be read"),
+    ):
         assert main([*root, "import", "api.proto", "--as", "1.99"]) == 1
         assert says in capsys.readouterr().err
     assert _files(folder) == before
@@ -255,8 +260,7 @@ def test_a_word_that_is_no_version_is_refused(
     before = _files(folder)
     assert main(["import", str(folder / "api.proto"), "--as", version]) == 1
     assert capsys.readouterr().err == (
-        f"--as {version!r}: is not a version of the CRI\n"
-        "    hint: give the Kubernetes minor, as in --as 1.36\n"
+        f"--as {version!r}: is not a version\n" "    hint: give major and minor, as in --as 1.36\n"
     )
     assert _files(folder) == before
 
@@ -287,7 +291,7 @@ def test_a_proto2_set_is_refused(folder: Path) -> None:
     source = folder / "set.binpb"
     source.write_bytes(FileDescriptorSet(file=[descriptor]).SerializeToString())
     with pytest.raises(SpecError, match="is written in proto2; a CRI definition is proto3"):
-        proto_import.cri(source)
+        proto_import.api(source, settings().api)
 
 
 def test_a_pinned_version_is_replaced_only_by_force(

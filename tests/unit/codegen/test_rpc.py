@@ -11,8 +11,7 @@ from codegen import lifecycle, plan, proto_api, rpc
 from codegen.emit import services
 from codegen.errors import Problems, SpecError
 from codegen.model import Api
-
-ROOT = Path(__file__).parents[3]
+from tests.unit.codegen.project import ROOT, settings
 
 PROTO = """
 syntax = "proto3";
@@ -108,7 +107,7 @@ StreamThings:
 
 @pytest.fixture(scope="module")
 def api() -> Api:
-    return proto_api.api(proto_api.descriptor("9.9", PROTO), "9.9")
+    return proto_api.api(proto_api.descriptor(settings().api, "9.9", PROTO), "9.9", name="CRI")
 
 
 def read(
@@ -151,7 +150,7 @@ def test_a_served_stream_is_answered_by_its_method(tmp_path: Path, api: Api) -> 
 
 
 def _planned(rpcs: rpc.Rpcs) -> plan.Service:
-    (service,) = plan.services(rpcs, {}, {})
+    (service,) = plan.services(rpcs, {}, {}, settings())
     return service
 
 

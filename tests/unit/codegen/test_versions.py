@@ -8,10 +8,13 @@ import pytest
 
 from codegen import proto_api
 from codegen.model import Api, snake
-from tests.unit.codegen.project import ROOT, api, project
+from tests.unit.codegen.project import ROOT, api, project, settings
 
 _VERSIONS = proto_api.pinned(ROOT)
-_APIS = {v: proto_api.api(proto_api.descriptor(v, text), v) for v, text in _VERSIONS.items()}
+_APIS = {
+    v: proto_api.api(proto_api.descriptor(settings().api, v, text), v)
+    for v, text in _VERSIONS.items()
+}
 _PAIRS = list(zip(list(_APIS)[:-1], list(_APIS)[1:], strict=True))
 
 

@@ -1,0 +1,174 @@
+"""spec/project.yaml as a record: what the specification is about, and where its parts are."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from codegen import load
+from codegen.load import Node
+from codegen.nodes import child, items, optional, text
+
+FILE = "spec/project.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedApi:
+    """The API that is served."""
+
+    name: str
+    """What messages and pages call it."""
+    package: str
+    protos: str
+    """The folder with its pinned versions."""
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its stubs."""
+        return PurePosixPath(self.protos).name
+
+    def proto(self, version: str) -> str:
+        """The file of a pinned version."""
+        return f"{self.protos}/{version}.proto"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDocument:
+    """The JSON document that requests are translated into."""
+
+    name: str
+    schema: str
+    root: str
+    """Its object in the schema."""
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its types and builders."""
+        return PurePosixPath(self.schema).parent.name
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRecord:
+    """A message of another API that requests are translated into as well."""
+
+    name: str
+    proto: str
+    message: str
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its stubs."""
+        return PurePosixPath(self.proto).parent.name
+
+    @property
+    def stub(self) -> str:
+        """The module of its stubs."""
+        return f"{PurePosixPath(self.proto).stem}_pb2"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The files of a published descriptor set that become one proto: those of ``package`` whose
+    path ends with ``path``."""
+
+    package: str
+    path: str
+
+    def takes(self, package: str, path: str) -> bool:
+        """Whether a file of this package and path is one of them."""
+        return package == self.package and path.endswith(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Other APIs that hand-written code is a client of."""
+
+    name: str
+    """What messages and pages call them."""
+    protos: str
+    """The folder with their protos."""
+    files: Mapping[str, Selection]
+    """What is imported, by the name of the proto."""
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with their stubs."""
+        return PurePosixPath(self.protos).name
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything in spec/project.yaml."""
+
+    api: ServedApi
+    document: WrittenDocument
+    record: WrittenRecord | None
+    clients: Clients | None
+    code: str
+    """The package with the hand-written code."""
+    output: str
+    """The generated package."""
+
+    @property
+    def stubs(self) -> str:
+        """The package with the stubs of the API."""
+        return f"{self.output}.{self.api.folder}"
+
+    @property
+    def builders(self) -> str:
+        """The package with the types of the document and its builders."""
+        return f"{self.output}.{self.document.folder}"
+
+    @property
+    def transforms(self) -> str:
+        """The package with the pure functions."""
+        return f"{self.code}.transforms"
+
+    @property
+    def facts(self) -> str:
+        """The file with the classes that mapping paths begin with."""
+        return f"{self.code}/transforms/facts.py"
+
+
+def read(root: Path) -> Settings:
+    """The settings of the project in ``root``; raises SpecError if the file cannot be read or
+    violates its schema."""
+    return _settings(load.text_file(root, FILE))
+
+
+@functools.lru_cache(maxsize=8)
+def _settings(given: str) -> Settings:
+    node = load.checked_text(given, FILE, load.language_schema("project"))
+    api, document = child(node, "api"), child(node, "document")
+    record, clients = optional(node, "record"), optional(node, "clients")
+    return Settings(
+        api=ServedApi(_word(api, "name"), _word(api, "package"), _word(api, "protos")),
+        document=WrittenDocument(
+            _word(document, "name"), _word(document, "schema"), _word(document, "root")
+        ),
+        record=(
+            WrittenRecord(_word(record, "name"), _word(record, "proto"), _word(record, "message"))
+            if record is not None
+            else None
+        ),
+        clients=_clients(clients) if clients is not None else None,
+        code=_word(node, "code"),
+        output=_word(node, "output"),
+    )
+
+
+def _clients(node: Node) -> Clients:
+    files = {
+        name: Selection(
+            _word(body, "package"),
+            text(path) if (path := optional(body, "path")) is not None else ".proto",
+        )
+        for name, body in items(child(node, "files"))
+    }
+    return Clients(_word(node, "name"), _word(node, "protos"), files)
+
+
+def _word(node: Node, key: str) -> str:
+    return text(child(node, key))
