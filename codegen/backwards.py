@@ -60,12 +60,13 @@ def _targets(found: Translation) -> Iterator[Link]:
 
 def _sources(found: Translation) -> Iterator[Link]:
     for mapped in found.mapped.values():
-        for source, entry in _read(mapped):
+        for source, entry in read(mapped):
             if source.root is not None:
                 yield Link(source.path, "read for", _field(mapped, entry), entry)
 
 
-def _read(mapped: Mapped) -> Iterator[tuple[Source, Entry]]:
+def read(mapped: Mapped) -> Iterator[tuple[Source, Entry]]:
+    """Every source that an entry of the message reads."""
     for step in [*mapped.writes, *mapped.reads]:
         match step:
             case Copied(entry=entry, source=source) | CopiedBack(entry=entry, source=source):

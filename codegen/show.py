@@ -126,7 +126,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "fate": entry.in_words,
         "item of": mapped.file.item.in_words if mapped.file.item is not None else "",
         "inputs": ", ".join(given.path for given in entry.inputs),
-        "also for": ", ".join(_also_for(mapped, entry)),
+        "also for": ", ".join(_also_for(found, mapped, entry)),
         "merge": entry.merge or "",
         "rules": "; ".join(map(rule_text, entry.rules)),
         "read back": f"by {entry.back.by}" if entry.back else "",
@@ -145,13 +145,19 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
     return "\n".join(lines)
 
 
-def _also_for(mapped: Mapped, entry: Entry) -> Iterator[str]:
-    """Targets of other entries of the message that take the field as an input."""
-    for other in [*mapped.file.entries.values(), *mapped.file.targets.values()]:
-        copied = other.value if other.name in mapped.file.targets and other.fate == "copy" else ""
-        paths = [copied, *(given.path for given in other.inputs)]
-        if other is not entry and any(path.split(".")[0] == entry.name for path in paths):
-            yield other.name if other.name in mapped.file.targets else other.value
+def _also_for(found: Translation, mapped: Mapped, entry: Entry) -> Iterator[str]:
+    """Targets of other entries that take the field as an input; those of other messages, unless
+    the entry itself names them, with the message."""
+    name = f"{mapped.message.name}.{entry.name}"
+    once: dict[str, None] = {}
+    for one in found.mapped.values():
+        for source, other in backwards.read(one):
+            taken = name in (source.fields if one is mapped else source.fields[-1:])
+            if not taken or other is entry or entry.partner == f"{one.message.name}.{other.name}":
+                continue
+            target = other.name if other.name in one.file.targets else other.value
+            once[target if one is mapped else f"{target} ({one.message.name})"] = None
+    yield from once
 
 
 def _files(found: Translation, one: Mapped) -> Iterator[str]:

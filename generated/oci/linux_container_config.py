@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generated.cri import api_pb2
 from generated.oci import linux_container_resources, linux_container_security_context, types
-from runtime.transforms import facts
+from runtime.transforms import facts, resources
 
 
 def apply(
@@ -27,3 +27,10 @@ def apply(
     linux_container_security_context.apply(
         src.security_context, out, container=container, handler=handler, host=host, sandbox=sandbox
     )
+    # process.oomScoreAdj
+    oom_score_adj = resources.oom_score_adj(
+        oom_score_adj=(src.resources.oom_score_adj if src.HasField("resources") else None),
+        oom_score_adj_floor=host.oom_score_adj_floor,
+    )
+    if oom_score_adj is not None:
+        out.process.oomScoreAdj = oom_score_adj

@@ -29,10 +29,7 @@ def apply(
     # memory_limit_in_bytes -> linux.resources.memory.limit
     if src.memory_limit_in_bytes != 0:
         out.linux.resources.memory.limit = src.memory_limit_in_bytes
-    # oom_score_adj -> process.oomScoreAdj
-    out.process.oomScoreAdj = resources.oom_score_adj(
-        oom_score_adj=src.oom_score_adj, oom_score_adj_floor=host.oom_score_adj_floor
-    )
+    # oom_score_adj: an input of LinuxContainerConfig.process.oomScoreAdj
     # cpuset_cpus -> linux.resources.cpu.cpus
     cpus = resources.cpus(cpuset_cpus=src.cpuset_cpus)
     if cpus is not None:

@@ -38,7 +38,8 @@ async def update(
     async with lock:
         container.must_stay()
         record = await read_record(services.containerd, container.id)
-        spec = updated_spec(services, types.Spec.from_json(record.spec.value), request)
+        spec = types.Spec.from_json(record.spec.value)
+        update_container_resources_request.apply(request, spec, host=services.host)
         try:
             await _write_spec(services, record, oci_any(spec))
             await _update_task(services, container, spec, record)
@@ -48,18 +49,6 @@ async def update(
         await container.amend(resources=container_resources.read(spec=spec))
         services.specs.remember(container.id, spec)
     return api_pb2.UpdateContainerResourcesResponse()
-
-
-def updated_spec(
-    services: Services, spec: types.Spec, request: api_pb2.UpdateContainerResourcesRequest
-) -> types.Spec:
-    """The spec with the requested resources merged in."""
-    oom_score_adj = spec.process.oomScoreAdj
-    update_container_resources_request.apply(request, spec, host=services.host)
-    # Keep the old value: runtimes cannot change oom_score_adj of a running process, and proto3
-    # cannot tell 0 from unset.
-    spec.process.oomScoreAdj = oom_score_adj
-    return spec
 
 
 async def _update_task(

@@ -46,12 +46,17 @@ def swap_limit_of(*, swap: int | None) -> int:
     return swap or 0
 
 
-def oom_score_adj(*, oom_score_adj: int, oom_score_adj_floor: int | None) -> int:
-    """The requested value, raised to the lowest that this process may give its children.
+def oom_score_adj(*, oom_score_adj: int | None, oom_score_adj_floor: int | None) -> int | None:
+    """The requested value, raised to the lowest that this process may give its children; None
+    without resources.
 
     A process without CAP_SYS_RESOURCE cannot lower the value; runc would fail the container.
     """
-    return oom_score_adj if oom_score_adj_floor is None else max(oom_score_adj, oom_score_adj_floor)
+    return None if oom_score_adj is None else _raised(oom_score_adj, oom_score_adj_floor)
+
+
+def _raised(value: int, floor: int | None) -> int:
+    return value if floor is None else max(value, floor)
 
 
 def oom_score_adj_of(*, oomScoreAdj: int | None) -> int:
@@ -61,9 +66,7 @@ def oom_score_adj_of(*, oomScoreAdj: int | None) -> int:
 
 def sandbox_oom_score_adj(*, oom_score_adj_floor: int | None) -> int:
     """The pause process's value, as low as this process may set it."""
-    return oom_score_adj(
-        oom_score_adj=SANDBOX_OOM_SCORE_ADJ, oom_score_adj_floor=oom_score_adj_floor
-    )
+    return _raised(SANDBOX_OOM_SCORE_ADJ, oom_score_adj_floor)
 
 
 def cpus(*, cpuset_cpus: str) -> str | None:

@@ -65,8 +65,9 @@ def test_a_valid_container_is_refused_with_a_field_or_fits_the_schema(
 def test_an_update_is_visible_in_the_status(
     asked: api_pb2.LinuxContainerResources, earlier: api_pb2.LinuxContainerResources
 ) -> None:
-    """Requested values are shown; unset ones stay unchanged."""
+    """Requested values are shown; unset ones stay unchanged, and oom_score_adj in any case."""
     spec = types.Spec()
+    spec.process.oomScoreAdj = earlier.oom_score_adj
     try:
         linux_container_resources.apply(earlier, spec, host=oci_specs.HOST)
         before = shown_resources.read(spec=spec)
@@ -77,7 +78,7 @@ def test_an_update_is_visible_in_the_status(
     after = shown_resources.read(spec=spec)
     for name in ("cpu_period", "cpu_quota", "cpu_shares", "memory_limit_in_bytes"):
         assert getattr(after, name) == (getattr(asked, name) or getattr(before, name))
-    assert after.oom_score_adj == asked.oom_score_adj
+    assert after.oom_score_adj == earlier.oom_score_adj
     assert dict(after.unified) == {**before.unified, **asked.unified}
     limits = {limit.page_size: limit.limit for limit in before.hugepage_limits}
     limits |= {limit.page_size: limit.limit for limit in asked.hugepage_limits}
@@ -108,6 +109,7 @@ WITH_ENTRIES = {
     "LinuxContainerSecurityContext",
     "LinuxPodSandboxConfig",
     "LinuxSandboxSecurityContext",
+    "NamespaceOption",
     "PodSandboxMetadata",
 }
 
@@ -304,7 +306,7 @@ def test_a_pod_field_changes_only_its_targets(
     for root, build in (("PodSandboxConfig", build_pod), ("ContainerConfig", build_container)):
         assume(_builds(build, after))
         targets = declared(root, f"PodSandboxConfig.{path}")
-        if root == "ContainerConfig" and path.endswith("namespace_options"):
+        if root == "ContainerConfig" and ".namespace_options." in path:
             # the container above repeats its pod's
             targets |= declared(root, f"ContainerConfig.{path}")
         assert undeclared(changed(build(before), build(after)), targets) == set()

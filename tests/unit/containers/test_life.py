@@ -458,6 +458,7 @@ async def test_a_partly_removed_created_container_does_not_look_successful(world
 
 
 async def test_resources_are_merged_and_a_zero_changes_nothing(world: World) -> None:
+    """Nor does an oom_score_adj, which no runtime changes for a running process."""
     pages = [
         api_pb2.HugepageLimit(page_size="2MB", limit=4),
         api_pb2.HugepageLimit(page_size="1GB", limit=8),
@@ -466,7 +467,9 @@ async def test_resources_are_merged_and_a_zero_changes_nothing(world: World) -> 
         cpu_shares=512, memory_limit_in_bytes=1 << 26, oom_score_adj=500, hugepage_limits=pages
     )
     container = await world.running(linux=api_pb2.LinuxContainerConfig(resources=at_first))
-    change = api_pb2.LinuxContainerResources(cpu_quota=7000, hugepage_limits=pages[:1])
+    change = api_pb2.LinuxContainerResources(
+        cpu_quota=7000, oom_score_adj=-500, hugepage_limits=pages[:1]
+    )
     change.hugepage_limits[0].limit = 16
     await world.containers.update_resources(
         container, api_pb2.UpdateContainerResourcesRequest(linux=change)
@@ -475,7 +478,6 @@ async def test_resources_are_merged_and_a_zero_changes_nothing(world: World) -> 
     assert spec.linux.resources.cpu.shares == 512
     assert spec.linux.resources.cpu.quota == 7000
     assert spec.linux.resources.memory.limit == 1 << 26
-    # a running process keeps its own
     assert spec.process.oomScoreAdj == 500
     sizes = {page.pageSize: page.limit for page in spec.linux.resources.hugepageLimits}
     assert sizes in ({"2MB": 16, "1GB": 8}, {})
