@@ -29,6 +29,7 @@ from runtime.steps.parallel import all_finished
 from runtime.steps.rollback import Rollback
 from runtime.store.objects import SavedExit
 from runtime.tasks.calls import ALIVE, task
+from runtime.tasks.creation import create_task
 from runtime.transforms import selinux
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Attempt:
 
     async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
         container = self._container
-        await self._tasks.Create(request)
+        await create_task(self._services.containerd, request)
         if container.state is not ContainerState.STARTING:
             raise FailedPrecondition(f"container {container.id} was stopped while it was starting")
         self._services.exits.wait(container.id)

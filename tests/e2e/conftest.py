@@ -6,6 +6,7 @@ the newest, or those in CRI_TEST_CONTAINERDS.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,16 +67,23 @@ def cri(node: Node) -> Iterator[Cri]:
     node.remove_pods()
 
 
-@pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
-def machine(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Machine]:
+@contextlib.contextmanager
+def machine_on(containerd: Containerd, registry: Registry) -> Iterator[Machine]:
+    """A machine with this containerd, on which nothing runs yet."""
     pause = {"Entrypoint": ["sleep", "2147483647"], "Cmd": []}
     layers = [images.layer_tar(images.busybox_files())]
     images.push(registry.url, "recovery-pause:1", {"amd64": images.image(layers, pause)})
-    machine = Machine(request.param, host=HOST, registry=registry.url, pause=PAUSE, image=BUSYBOX)
+    machine = Machine(containerd, host=HOST, registry=registry.url, pause=PAUSE, image=BUSYBOX)
     try:
         yield machine
     finally:
         machine.close()
+
+
+@pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
+def machine(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Machine]:
+    with machine_on(request.param, registry) as machine:
+        yield machine
 
 
 @pytest.fixture

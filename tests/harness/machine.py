@@ -127,6 +127,10 @@ class Machine:
         )
         return pid
 
+    def bundle(self, container: str) -> Path:
+        """The directory in which containerd keeps the container's task."""
+        return self.directory / "state/io.containerd.runtime.v2.task/k8s.io" / container
+
     def holdings(self) -> Holdings:
         """What the machine holds on the node: processes, mounts, namespaces, cgroups."""
         return Holdings.of([self.marks])
