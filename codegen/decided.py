@@ -23,7 +23,6 @@ from codegen.nodes import items
 from codegen.undecided import WORD
 
 FILE = "spec/decided.yaml"
-SCHEMA = "spec/decided.schema.json"
 _HEAD = """\
 # What the CRI said about each part when a person last decided about it. `cri-codegen decide NAME…`
 # writes this file; `check` names every part that differs from the current CRI.
@@ -173,7 +172,7 @@ class _Recorded:
         """Raises SpecError if the file violates its schema; without a file, nothing is recorded."""
         if not (root / FILE).exists():
             return cls({}, None)
-        node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+        node = load.checked_file(root, FILE, load.language_schema("decided"))
         found = {
             owner: {name: str(value.plain()) for name, value in items(body)}
             for owner, body in items(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -58,22 +58,13 @@ from codegen.python_source import Sources
 from codegen.render import Job
 from codegen.rpc import Rpcs
 
-_DEFAULTS = {
-    "sandbox_spec": "spec/oci/default_sandbox.json",
-    "container_spec": "spec/oci/default_container.json",
-    "seccomp_profile": "spec/oci/seccomp.json",
-}
-_APPARMOR = "spec/oci/apparmor.profile"
 _SPEC_OF = {
-    "%document/defaults.py.j2": "spec/oci",
+    "%document/defaults.py.j2": project.FILE,
     "provenance.py.j2": mapping_file.FOLDER,
     "handlers/ignored.py.j2": mapping_file.FOLDER,
     "items/__init__.py.j2": mapping_file.FOLDER,
     "plans.py.j2": plan_schema.FOLDER,
-    "cni.py.j2": payload_schema.FILE,
     "lifecycle.py.j2": lifecycle.FILE,
-    "metrics.py.j2": metrics.FILE,
-    "handlers/older.py.j2": older.FILE,
 }
 """By template: the file or folder of spec/ that decides most of its output, if not rpc.yaml."""
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
@@ -83,6 +74,7 @@ _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 class Translation:
     """The resolved mapping: the source of builders, readers and validators."""
 
+    root: Path
     settings: Settings
     api: Api
     document: Document
@@ -90,7 +82,7 @@ class Translation:
     mapped: Mapping[str, Mapped]
     plans: Mapping[str, Plan]
     payloads: tuple[Plan, ...]
-    """What CNI plugins receive, computed from a pod's config."""
+    """What other programs receive, each made of one message."""
     paths: Paths
 
 
@@ -103,11 +95,11 @@ class Project:
     translation: Translation
     lifecycle: Lifecycle
     rpcs: Rpcs
-    metrics: metrics.Metrics
+    metrics: metrics.Metrics | None
     older: tuple[older.OlderService, ...]
     """Services of older packages that are served as well."""
     defaults: Mapping[str, Any]
-    """The default specs, as decoded JSON."""
+    """Decoded JSON, or text, by name."""
 
 
 def load_project(root: Path) -> Project:
@@ -122,16 +114,18 @@ def load_project(root: Path) -> Project:
     machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
     rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
     found = translation(root, api, rpcs, problems)
-    measured = (
-        problems.attempt(lambda: metrics.read(root, found.paths, problems)) if found else None
-    )
-    former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
-    defaults = default_specs(root, problems)
+    measured = None
+    if found is not None and (root / metrics.FILE).is_file():
+        measured = problems.attempt(lambda: metrics.read(root, found.paths, problems))
+    former: tuple[older.OlderService, ...] | None = ()
+    if (root / older.FILE).is_file():
+        former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
+    defaults = read_defaults(root, settings, problems)
     if api is not None:
         api_names.check(root, api, problems)
         check_decided(root, found.files if found is not None else {}, problems)
     problems.stop_if_any()
-    assert found and machines and rpcs and measured and former is not None
+    assert found and machines and rpcs and former is not None
     return Project(root, settings, found, machines, rpcs, measured, former, defaults)
 
 
@@ -184,7 +178,9 @@ def translation(
         for name, file in files.items()
         if name in api.messages
     }
-    found = Translation(settings, api, document, files, mapped, known_plans, known_payloads, paths)
+    found = Translation(
+        root, settings, api, document, files, mapped, known_plans, known_payloads, paths
+    )
     if judged:
         _judge(found, broken, uses, rpcs, problems)
     return found
@@ -233,7 +229,9 @@ def outputs(whole: Project) -> dict[str, str]:
     proto = load.text_file(root, settings.api.proto(api.version))
     files = stubs.render(settings, proto, stubs.client_protos(root))
     files |= render.render(
-        jobs(whole.translation) | {"handlers/%service.py.j2": _service_jobs(whole)},
+        jobs(whole.translation)
+        | {"handlers/%service.py.j2": _service_jobs(whole)}
+        | optional_jobs(whole),
         shared(whole),
         _SPEC_OF | {"%document/types.py.j2": settings.document.schema},
         words(settings),
@@ -266,7 +264,43 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
             job("validator", v.mapped, validators.text(v))
             for v in plan.validators(mapped, settings)
         ],
+        "%payload.py.j2": payload_jobs(found),
     }
+
+
+def optional_jobs(whole: Project) -> dict[str, list[Job]]:
+    """The input of the templates that not every specification needs."""
+    found = whole.translation
+    measured = []
+    if whole.metrics is not None:
+        variables = {"metrics": metrics_text.text(whole.metrics, whole.settings)}
+        measured.append(Job({}, variables, metrics.FILE))
+    planned = [Job({}, {}, plan_schema.FOLDER)] if found.plans else []
+    return {
+        "metrics.py.j2": measured,
+        "handlers/older.py.j2": [Job({}, {}, older.FILE)] if whole.older else [],
+        "plans.py.j2": planned,
+    }
+
+
+def payload_jobs(found: Translation) -> list[Job]:
+    """One for each payload."""
+    jobs = []
+    for word, payload in found.settings.payloads.items():
+        planned = [
+            plan.plan_of(found.mapped, one, found.settings)
+            for one in found.payloads
+            if one.root.partition(".")[0] == word
+        ]
+        if planned:
+            variables = {
+                "title": load.json_file(found.root, payload.schema).get("title", payload.name),
+                "schema": payload.schema,
+                "imports": payloads.all_imports(planned),
+                "payloads": [payloads.text(one) for one in planned],
+            }
+            jobs.append(Job({"payload": word}, variables, payload.schema))
+    return jobs
 
 
 def _service_jobs(whole: Project) -> list[Job]:
@@ -301,13 +335,11 @@ def shared(whole: Project) -> dict[str, Any]:
     return {
         "plans": [plans.text(p) for p in planned],
         "plan_imports": plans.all_imports(planned),
-        **payload_variables(found),
         "settings": settings,
         "api": found.api,
         "classes": types.text(found.document),
         "lifecycle": whole.lifecycle,
         "rpcs": whole.rpcs,
-        "metrics": metrics_text.text(whole.metrics, settings),
         "older": whole.older,
         "plans_of_requests": plan.plans_of_requests(whole.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
@@ -315,34 +347,23 @@ def shared(whole: Project) -> dict[str, Any]:
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
         "origins": plan.origins(found.mapped),
-        **_defaults(whole.defaults, found.document),
+        "defaults": _defaults(whole.defaults, settings, found.document),
     }
 
 
-def payload_variables(found: Translation) -> dict[str, Any]:
-    """The input of the template for CNI."""
-    planned = [plan.plan_of(found.mapped, one, found.settings) for one in found.payloads]
-    return {
-        "payloads": [payloads.text(p) for p in planned],
-        "payload_imports": payloads.all_imports(planned),
-    }
-
-
-def default_specs(root: Path, problems: Problems) -> dict[str, Any]:
-    """The JSON of each default, and the text of the AppArmor profile; OCI specs are read as YAML
-    too, so that faults have a line."""
+def read_defaults(root: Path, settings: Settings, problems: Problems) -> dict[str, Any]:
+    """The JSON or text of each default; documents are read as YAML too, so that faults have a
+    line."""
     found: dict[str, Any] = {}
-    profile = problems.attempt(partial(load.text_file, root, _APPARMOR))
-    if profile is not None:
-        found["apparmor_profile"] = profile
-    for name, file in _DEFAULTS.items():
-        data = problems.attempt(partial(load.json_file, root, file))
+    for name, default in settings.defaults.items():
+        read = load.text_file if default.form == "text" else load.json_file
+        data = problems.attempt(partial(read, root, default.file))
         if data is not None:
             found[name] = data
-    schema = problems.attempt(lambda: load.schema_file(root, project.read(root).document.schema))
-    for name in ("sandbox_spec", "container_spec"):
-        if schema is not None and name in found:
-            problems.attempt(partial(load.checked_file, root, _DEFAULTS[name], schema))
+    schema = problems.attempt(lambda: load.schema_file(root, settings.document.schema))
+    for name, default in settings.defaults.items():
+        if schema is not None and name in found and default.form == "document":
+            problems.attempt(partial(load.checked_file, root, default.file, schema))
     return found
 
 
@@ -399,14 +420,27 @@ class Counts:
         return f"{100 * part / self.ours:.0f} %" if self.ours else "0 %"
 
 
-def _defaults(data: Mapping[str, Any], document: Document) -> dict[str, str]:
-    spec = Kind("object", document.root)
-    return {
-        "sandbox_spec": python.constructor(spec, data["sandbox_spec"], document),
-        "container_spec": python.constructor(spec, data["container_spec"], document),
-        "seccomp_profile": python.literal(data["seccomp_profile"]),
-        "apparmor_profile": python.long_text(data["apparmor_profile"]),
+@dataclass(frozen=True, slots=True)
+class DefaultText:
+    """A default as Python."""
+
+    name: str
+    form: str
+    says: str
+    python: str
+
+
+def _defaults(data: Mapping[str, Any], settings: Settings, document: Document) -> list[DefaultText]:
+    whole = Kind("object", document.root)
+    written: Mapping[str, Callable[[Any], str]] = {
+        "document": lambda value: python.constructor(whole, value, document),
+        "json": python.literal,
+        "text": python.long_text,
     }
+    return [
+        DefaultText(name, one.form, one.says, written[one.form](data[name]))
+        for name, one in settings.defaults.items()
+    ]
 
 
 def _records(root: Path, settings: Settings) -> dict[str, Message]:

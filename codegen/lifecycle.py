@@ -1,4 +1,4 @@
-"""spec/lifecycle.yaml as a model: two complete and consistent state machines."""
+"""spec/lifecycle.yaml as a model: complete and consistent state machines."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from codegen import load
+from codegen import load, project
 from codegen.errors import Problems, nearest, one_of
 from codegen.load import MappingNode, Node
-from codegen.nodes import child, items, text, values
+from codegen.nodes import child, items, mapping, text, values
+from codegen.project import Settings
 
 FILE = "spec/lifecycle.yaml"
-SCHEMA = "spec/lifecycle.schema.json"
 GONE = "GONE"
-
-_EVENT_ENUM = "ContainerEventType"
-_STATE_ENUM = {"sandbox": "PodSandboxState", "container": "ContainerState"}
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A state and the CRI state that clients see."""
+    """A state and the API's state that clients see."""
 
     name: str
-    cri: str
+    shown: str
     why: str
 
 
@@ -57,6 +54,8 @@ class Machine:
     """All states, events and transitions of one kind of object."""
 
     noun: str
+    enum: str
+    """The enum of the API that the states map to."""
     states: tuple[State, ...]
     events: tuple[Event, ...]
     transitions: tuple[Transition, ...]
@@ -65,7 +64,7 @@ class Machine:
 
     @property
     def kind(self) -> str:
-        """The prefix of the generated class names, e.g. ``Sandbox``."""
+        """The prefix of the generated class names."""
         return self.noun.capitalize()
 
     @property
@@ -78,11 +77,6 @@ class Machine:
         """The generated enum of its events."""
         return f"{self.kind}Event"
 
-    @property
-    def cri_enum(self) -> str:
-        """The CRI enum that the states map to."""
-        return _STATE_ENUM[self.noun]
-
     def mermaid(self) -> str:
         """The machine as a Mermaid state diagram."""
         lines = ["stateDiagram-v2", f"    [*] --> {self.created}: created"]
@@ -94,30 +88,35 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """Both machines."""
+    """The machines of all objects that spec/project.yaml names."""
 
-    sandbox: Machine
-    container: Machine
-
-    @property
-    def machines(self) -> tuple[Machine, Machine]:
-        return self.sandbox, self.container
+    machines: tuple[Machine, ...]
 
 
-def read(
-    root: Path, cri_enums: Mapping[str, Collection[str]] | None, problems: Problems
-) -> Lifecycle:
-    """The lifecycle in ``root``; ``cri_enums`` has the values of the CRI's enums by enum name,
-    or is None if the CRI could not be read.
+def read(root: Path, enums: Mapping[str, Collection[str]] | None, problems: Problems) -> Lifecycle:
+    """The lifecycle in ``root``; ``enums`` has the values of the API's enums by enum name,
+    or is None if the API could not be read.
 
     Semantic faults go to ``problems``; a file that violates its schema raises SpecError, because it
     cannot be checked further.
     """
-    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
-    known = _Known(cri_enums, problems)
+    node = load.checked_file(root, FILE, load.language_schema("lifecycle"))
+    settings = project.read(root)
+    known = _Known(settings, enums, problems)
+    written = mapping(node)
+    for key, _ in written.items():
+        if key.value not in settings.objects:
+            hint = nearest(key.value, settings.objects) or one_of(settings.objects)
+            problems.add(f"{project.FILE} names no object {key.value}", key.place, hint)
+    missing = [noun for noun in settings.objects if written.get(noun) is None]
+    for noun in missing:
+        problems.add(f"the object {noun} has no states", node.place, f"add the key {noun}")
     return Lifecycle(
-        sandbox=_machine("sandbox", child(node, "sandbox"), known),
-        container=_machine("container", child(node, "container"), known),
+        tuple(
+            _machine(noun, enum, child(node, noun), known)
+            for noun, enum in settings.objects.items()
+            if noun not in missing
+        )
     )
 
 
@@ -125,7 +124,8 @@ def read(
 class _Known:
     """The allowed values of words."""
 
-    cri_enums: Mapping[str, Collection[str]] | None
+    settings: Settings
+    enums: Mapping[str, Collection[str]] | None
     problems: Problems
 
     def check(self, node: Node, known: Collection[str], what: str) -> None:
@@ -135,28 +135,41 @@ class _Known:
             hint = nearest(word, known) or one_of(sorted(known))
             self.problems.add(f"{word!r} is not a {what}", node.place, hint)
 
-    def check_cri(self, node: Node, enum: str, what: str) -> None:
-        """Record a word that is not a value of a CRI enum."""
-        if self.cri_enums is None:
+    def check_shown(self, node: Node, enum: str) -> None:
+        """Record a word that is not a value of the API's enum of states."""
+        self._check_value(node, enum, "state")
+
+    def check_event(self, node: Node) -> None:
+        """Record a word that is not a value of the API's enum of events."""
+        if self.settings.events is None:
+            self.problems.add(
+                f"{project.FILE} names no enum of events", node.place, "add events: there"
+            )
             return
-        if enum in self.cri_enums:
-            self.check(node, self.cri_enums[enum], what)
+        self._check_value(node, self.settings.events, "event")
+
+    def _check_value(self, node: Node, enum: str, what: str) -> None:
+        api = self.settings.api.name
+        if self.enums is None:
+            return
+        if enum in self.enums:
+            self.check(node, self.enums[enum], f"{api} {what}")
         else:
-            hint = nearest(enum, self.cri_enums) or "name the enum that took its place"
-            self.problems.add(f"the CRI has no enum {enum}", node.place, hint)
+            hint = nearest(enum, self.enums) or f"name another enum in {project.FILE}"
+            self.problems.add(f"the {api} has no enum {enum}", node.place, hint)
 
 
-def _machine(noun: str, node: Node, known: _Known) -> Machine:
+def _machine(noun: str, enum: str, node: Node, known: _Known) -> Machine:
     states = tuple(
-        State(name, text(child(body, "cri")), text(child(body, "why")))
+        State(name, text(child(body, "shown")), text(child(body, "why")))
         for name, body in items(child(node, "states"))
     )
     for _, body in items(child(node, "states")):
-        known.check_cri(child(body, "cri"), _STATE_ENUM[noun], "CRI state")
+        known.check_shown(child(body, "shown"), enum)
     created = child(node, "created")
     known.check(child(created, "state"), [state.name for state in states], "state")
     for value in values(child(created, "emits")):
-        known.check_cri(value, _EVENT_ENUM, "CRI event")
+        known.check_event(value)
     events = tuple(
         Event(name, text(child(body, "why"))) for name, body in items(child(node, "events"))
     )
@@ -169,6 +182,7 @@ def _machine(noun: str, node: Node, known: _Known) -> Machine:
     )
     return Machine(
         noun=noun,
+        enum=enum,
         states=states,
         events=events,
         transitions=tuple(transitions),
@@ -190,7 +204,7 @@ def _transitions(
     persists = row.get("persists") if isinstance(row, MappingNode) else None
     known.check(target, [*names, GONE], "state")
     if emits is not None:
-        known.check_cri(emits, _EVENT_ENUM, "CRI event")
+        known.check_event(emits)
     for source in values(child(row, "from")):
         known.check(source, names, "state")
         if any(move.source == text(source) and move.event == event for move in before):

@@ -3,7 +3,7 @@
 Interface for the loaders of ``spec/`` (mapping, rpc.yaml, lifecycle.yaml)::
 
     node = load.yaml_file(root, "spec/rpc.yaml")       # MappingNode | ListNode | ScalarNode
-    load.check_schema(node, load.schema_file(root, "spec/mapping.schema.json"), problems)
+    load.check_schema(node, load.language_schema("mapping"), problems)
     for key, value in node.items():                    # a MappingNode
         problems.add("says so and so", value.place, "hint")
     key.place, key.value, value.plain()            # plain() gives ordinary dicts and lists

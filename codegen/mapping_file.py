@@ -12,7 +12,6 @@ from codegen.model import Back, ConditionText, Entry, Input, ItemText, MappingFi
 from codegen.nodes import child, items, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
-SCHEMA = "spec/mapping.schema.json"
 _FATES = ("copy", "compute", "match", "handled_by", "unmapped")
 
 
@@ -20,7 +19,7 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     """{message: file} of every file that follows the schema, and the names (without suffix) of the
     others, whose faults go to ``problems``."""
     package = project.read(root).api.package
-    schema = problems.attempt(lambda: load.schema_file(root, SCHEMA))
+    schema = problems.attempt(lambda: load.language_schema("mapping"))
     names = sorted(path.name for path in (root / FOLDER).glob("*.yaml"))
     if schema is None:
         return {}, frozenset(name.removesuffix(".yaml") for name in names)

@@ -16,7 +16,6 @@ from codegen.nodes import child, items, optional, text, values
 from codegen.paths import Paths
 
 FILE = "spec/metrics.yaml"
-SCHEMA = "spec/metrics.schema.json"
 VERSIONS = ("v1", "v2")
 PAGE_SIZE = "{pagesize}"
 
@@ -119,7 +118,7 @@ class Metrics:
 def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
     """The metrics in ``root``. Semantic faults go to ``problems``; a file that violates its schema
     raises SpecError."""
-    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    node = load.checked_file(root, FILE, load.language_schema("metrics"))
     files = {
         version: {
             name: CgroupFile(name, _word(body, "controller") or "", text(child(body, "form")))

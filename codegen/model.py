@@ -32,8 +32,8 @@ class Kind:
 
     ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
     ``map`` with ``of``, and in ``ref`` the Python container if an annotation names one); a named
-    type with ``ref`` (``message`` ``enum``: CRI; ``oci``: OCI runtime spec; ``cni``: what plugins
-    receive; ``record``: runtime/transforms/facts.py; ``class``: any other Python class;
+    type with ``ref`` (``message`` ``enum``: the API; ``object``: the document; ``json``: a payload;
+    ``record``: a class of facts.py; ``class``: any other Python class;
     ``written``: a message of another API that is written); or
     ``any``.
     """
@@ -448,8 +448,8 @@ class Target:
     path: str
     """As written in the mapping."""
     root: str
-    """What is written: ``out`` (the OCI spec), ``record`` (containerd's container record),
-    ``plan``, ``cni`` and ``cni.args`` (what CNI plugins receive), or ``item`` (of a list)."""
+    """What is written: ``out`` (the document), ``record`` (a message of another API), ``plan``,
+    ``item`` (of a list), or the prefix of a payload's targets."""
     steps: tuple[str, ...]
     kind: Kind
     key: str | None = None
@@ -594,9 +594,9 @@ def written(write: Write) -> Target | None:
 
 
 def is_planned(write: Write) -> bool:
-    """Whether it is part of a plan, or of what CNI plugins receive, and not of a builder."""
+    """Whether it is part of a plan or a payload, and not of a builder."""
     target = written(write)
-    return target is not None and target.root in ("plan", "cni", "cni.args")
+    return target is not None and target.root not in ("out", "record", "item")
 
 
 def stored(entry: Entry, target: Target) -> str:

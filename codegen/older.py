@@ -25,7 +25,6 @@ from codegen.load import MappingNode
 from codegen.nodes import child, items, optional, text
 
 FILE = "spec/older.yaml"
-SCHEMA = "spec/older.schema.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class OlderService:
 def read(root: Path, current: FileDescriptorProto, problems: Problems) -> tuple[OlderService, ...]:
     """The older services in ``root`` that can be served as ``current``. Differences without a
     decision go to ``problems``; a file that violates its schema raises SpecError."""
-    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    node = load.checked_file(root, FILE, load.language_schema("older"))
     found: list[OlderService] = []
     for package, body in items(node):
         proto = child(body, "proto")

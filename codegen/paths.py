@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.model import Api, Document, Kind, Message, ObjectType, Plan, Property, Source, Target
-from codegen.payload_schema import ROOT as CNI_ROOT
 from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
@@ -27,9 +26,8 @@ class Paths:
     """Messages of other APIs that are written too, by name."""
     plans: Mapping[str, Plan]
     json_types: Mapping[str, ObjectType]
-    """What CNI plugins receive."""
+    """The objects of payloads."""
     payloads: tuple[Plan, ...] = ()
-    """What is made of a pod's config for them."""
 
     def source(self, path: str, place: Place, own: Message | None) -> Source:
         """The value at ``path``; with ``own``, it may start with a field of that message.
@@ -89,11 +87,12 @@ class Paths:
 
     def target(self, path: str, place: Place) -> Target:
         """The place at ``path`` in the document, in a record after its name, in a plan after
-        ``plan.``, or in what CNI plugins receive after ``cni.``."""
+        ``plan.``, or in a payload after its word."""
         if path.startswith("plan."):
             return self._planned(path, place)
-        if path.startswith(("cni.", "cni[")):
-            return self._payload(path, place)
+        prefix = self.payload_of(path)
+        if prefix is not None:
+            return self._payload(path, prefix, place)
         element = _ELEMENT.match(path)
         whole = element["whole"] if element else path
         head, *steps = whole.split(".")
@@ -139,10 +138,12 @@ class Paths:
         return Target(path, root, tuple(steps), kind.of[1], element["key"])
 
     def object_at(self, path: str, place: Place) -> tuple[Kind, bool]:
-        """The type of the object at ``path`` of the document, or after ``cni.`` of what CNI plugins
-        receive, and whether the path is a list of it."""
-        if path.startswith("cni."):
-            kind, walked = Kind("json", CNI_ROOT), "the input of CNI plugins"
+        """The type of the object at ``path`` of the document, or of a payload,
+        and whether the path is a list of it."""
+        head = path.partition(".")[0]
+        payload = self.sources.settings.payloads.get(head)
+        if payload is not None and head != path:
+            kind, walked = Kind("json", payload.root), f"the {payload.name}"
             for step in path.split(".")[1:]:
                 known = self._members(kind)
                 if step not in known:
@@ -166,7 +167,7 @@ class Paths:
         return replace(one, optional=False), kind.name == "list"
 
     def keys_of(self, kind: Kind) -> Mapping[str, Property]:
-        """The keys of an ``object`` or ``json`` object."""
+        """The keys of an object of the document or of a payload."""
         return (self.json_types if kind.name == "json" else self.document.classes)[kind.ref].fields
 
     def _planned(self, path: str, place: Place) -> Target:
@@ -184,18 +185,26 @@ class Paths:
             )
         return Target(path, "plan", (name,), known[name])
 
-    def _payload(self, path: str, place: Place) -> Target:
-        root = "cni.args" if path.startswith("cni.args.") else "cni"
-        name = path.removeprefix(root).strip(".[]")
-        known = next((one.fields for one in self.payloads if one.root == root), {})
+    def payload_of(self, path: str) -> str | None:
+        """The payload that a path leads into, as the prefix of its targets."""
+        settings = self.sources.settings.payloads
+        prefixes = [f"{word}.{inner}" for word, one in settings.items() for inner in one.also]
+        begun = (p for p in [*prefixes, *settings] if path.startswith((f"{p}.", f"{p}[")))
+        return next(begun, None)
+
+    def _payload(self, path: str, prefix: str, place: Place) -> Target:
+        word = prefix.partition(".")[0]
+        name = path.removeprefix(prefix).strip(".[]")
+        known = next((one.fields for one in self.payloads if one.root == prefix), {})
         if name not in known:
+            called = self.sources.settings.payloads[word].name
             raise SpecError(
-                f"the input of CNI plugins has no {path.removeprefix('cni').strip('.[]')}",
+                f"the {called} has no {path.removeprefix(word).strip('.[]')}",
                 place,
                 nearest(name, known) or (one_of(known) if known else None),
                 "unknown-target",
             )
-        return Target(path, root, (name,), known[name].kind)
+        return Target(path, prefix, (name,), known[name].kind)
 
     @property
     def _document(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -99,6 +99,30 @@ class Clients:
 
 
 @dataclass(frozen=True, slots=True)
+class Payload:
+    """A JSON object for another program, made of one message."""
+
+    name: str
+    """What messages and pages call it."""
+    schema: str
+    root: str
+    """Its object in the schema. Empty values of it are left out."""
+    also: Mapping[str, str]
+    """Further objects of the schema, by the word that leads to them in a target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A file that is available to hand-written code as Python."""
+
+    form: str
+    """``document``, ``json`` or ``text``."""
+    file: str
+    says: str
+    """What it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything in spec/project.yaml."""
 
@@ -106,6 +130,15 @@ class Settings:
     document: WrittenDocument
     record: WrittenRecord | None
     clients: Clients | None
+    payloads: Mapping[str, Payload]
+    """By the word that targets begin with."""
+    defaults: Mapping[str, Default]
+    objects: Mapping[str, str]
+    """The objects with a lifecycle, and the API's enum of their states."""
+    events: str | None
+    """The API's enum of events."""
+    singular: Mapping[str, str]
+    """Of nouns whose singular is not the noun without its s."""
     code: str
     """The package with the hand-written code."""
     output: str
@@ -154,6 +187,11 @@ def _settings(given: str) -> Settings:
             else None
         ),
         clients=_clients(clients) if clients is not None else None,
+        payloads={name: _payload(body) for name, body in _pairs(node, "payloads")},
+        defaults={name: _default(body) for name, body in _pairs(node, "defaults")},
+        objects={name: _word(body, "states") for name, body in _pairs(node, "objects")},
+        events=text(events) if (events := optional(node, "events")) is not None else None,
+        singular={name: text(word) for name, word in _pairs(node, "singular")},
         code=_word(node, "code"),
         output=_word(node, "output"),
     )
@@ -168,6 +206,21 @@ def _clients(node: Node) -> Clients:
         for name, body in items(child(node, "files"))
     }
     return Clients(_word(node, "name"), _word(node, "protos"), files)
+
+
+def _payload(node: Node) -> Payload:
+    also = {name: text(word) for name, word in _pairs(node, "also")}
+    return Payload(_word(node, "name"), _word(node, "schema"), _word(node, "root"), also)
+
+
+def _default(node: Node) -> Default:
+    form = next(word for word in ("document", "json", "text") if optional(node, word) is not None)
+    return Default(form, _word(node, form), _word(node, "says"))
+
+
+def _pairs(node: Node, key: str) -> Iterator[tuple[str, Node]]:
+    found = optional(node, key)
+    return iter(()) if found is None else items(found)
 
 
 def _word(node: Node, key: str) -> str:

@@ -1,20 +1,20 @@
-"""spec/rpc.yaml as a model: every RPC of the CRI, each served, batched or deliberately unserved."""
+"""spec/rpc.yaml as a model: every RPC of the API, each served, batched or deliberately unserved."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen import load
+from codegen import load, project
 from codegen.errors import Problems, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.load import MappingNode, Node
 from codegen.model import Api, Field, Message, Method, Service, snake
 from codegen.nodes import child, items, optional, text, values
+from codegen.project import Settings
 
 FILE = "spec/rpc.yaml"
-SCHEMA = "spec/rpc.schema.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Subject:
     """The object that a field of the request identifies."""
 
     kind: str
-    """``sandbox`` or ``container``."""
+    """An object of spec/project.yaml."""
     field: str
     absent_is_ok: bool
 
     @property
     def type_variable(self) -> str:
-        """The type of the object in the generated code, e.g. ``SandboxT``."""
+        """The type of the object in the generated code, as a type variable."""
         return f"{self.kind.capitalize()}T"
 
 
@@ -96,7 +96,7 @@ class Rpc:
 
     @property
     def constant(self) -> str:
-        """The prefix of its constants, e.g. ``STOP_POD_SANDBOX``."""
+        """The prefix of its constants."""
         return snake(self.name).upper()
 
     @property
@@ -136,11 +136,12 @@ class Noun:
     """The operations of one hand-written class."""
 
     name: str
+    singular: str
     rpcs: tuple[Rpc, ...]
 
     @property
     def protocol(self) -> str:
-        return f"{_singular(self.name).capitalize()}Operations"
+        return f"{self.singular.capitalize()}Operations"
 
     @property
     def python_class(self) -> str:
@@ -182,6 +183,8 @@ class Rpcs:
     """All RPCs."""
 
     services: tuple[ServiceRpcs, ...]
+    singular: Mapping[str, str] = field(default_factory=dict)
+    """Of nouns whose singular is not the noun without its s."""
 
     @property
     def nouns(self) -> tuple[Noun, ...]:
@@ -189,7 +192,12 @@ class Rpcs:
         every = [rpc for rpc in self.all if rpc.operation]
         names = sorted({rpc.operation.noun for rpc in every if rpc.operation})
         return tuple(
-            Noun(n, tuple(r for r in every if r.operation and r.operation.noun == n)) for n in names
+            Noun(
+                name,
+                self.singular.get(name, name.removesuffix("s")),
+                tuple(r for r in every if r.operation and r.operation.noun == name),
+            )
+            for name in names
         )
 
     @property
@@ -208,14 +216,15 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
     A file that violates its schema raises SpecError, because it cannot be checked further. If
     ``api`` or ``lifecycle`` could not be read, what depends on them is omitted.
     """
-    node = load.checked_file(root, FILE, load.schema_file(root, SCHEMA))
+    node = load.checked_file(root, FILE, load.language_schema("rpc"))
     if api is None:
         return Rpcs(())
     entries = dict(items(node))
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
     _one_service_each(node, api, problems)
-    _same_names(node, methods, problems)
-    reader = _Reader(api, lifecycle, problems)
+    _same_names(node, api, methods, problems)
+    settings = project.read(root)
+    reader = _Reader(api, settings, lifecycle, problems)
     unary = {
         name: reader.rpc(methods[name], entry, {})
         for name, entry in entries.items()
@@ -230,7 +239,7 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
         ServiceRpcs(service, tuple(rpcs[name] for name in service.methods if name in rpcs))
         for service in api.services.values()
     )
-    return Rpcs(services)
+    return Rpcs(services, settings.singular)
 
 
 def _one_service_each(node: Node, api: Api, problems: Problems) -> None:
@@ -246,12 +255,12 @@ def _one_service_each(node: Node, api: Api, problems: Problems) -> None:
             )
 
 
-def _same_names(node: Node, methods: Collection[str], problems: Problems) -> None:
+def _same_names(node: Node, api: Api, methods: Collection[str], problems: Problems) -> None:
     assert isinstance(node, MappingNode)
     named = {key.value: key for key, _ in node.items()}
     for name, key in named.items():
         if name not in methods:
-            problems.add(f"the CRI has no RPC {name}", key.place, nearest(name, methods))
+            problems.add(f"the {api.name} has no RPC {name}", key.place, nearest(name, methods))
     for name in methods:
         if name not in named:
             problems.add(
@@ -267,6 +276,7 @@ class _Reader:
     """Turns entries into RPCs."""
 
     api: Api
+    settings: Settings
     lifecycle: Lifecycle | None
     problems: Problems
 
@@ -310,8 +320,15 @@ class _Reader:
         field = self._field(request, path)
         if field is not None and field.kind.name != "str":
             self.problems.add(f"{text(path)} is not an ID: it is {field.kind}", path.place)
+        kind = child(node, "kind")
+        if text(kind) not in self.settings.objects:
+            self.problems.add(
+                f"{project.FILE} names no object {text(kind)}",
+                kind.place,
+                nearest(text(kind), self.settings.objects) or one_of(self.settings.objects),
+            )
         return Subject(
-            kind=text(child(node, "kind")),
+            kind=text(kind),
             field=text(path),
             absent_is_ok=text(child(node, "absent")) == "ok",
         )
@@ -339,7 +356,11 @@ class _Reader:
             return None
         of = unary.get(text(node))
         if of is None or of.operation is None or of.subject is not None:
-            lists = [name for name, r in unary.items() if r.operation and name.startswith("List")]
+            lists = [
+                name
+                for name, one in unary.items()
+                if one.operation and self._only_list(one.method.response) is not None
+            ]
             self.problems.add(
                 f"{text(node)} is not a served list",
                 node.place,
@@ -376,7 +397,9 @@ class _Reader:
             return
         if field.redacted:
             self.problems.add(
-                f"{text(path)} must never reach a log", path.place, "it is debug_redact in the CRI"
+                f"{text(path)} must never reach a log",
+                path.place,
+                "it is debug_redact in the proto",
             )
         elif field.message or field.repeated or field.mapped:
             self.problems.add(
@@ -402,7 +425,3 @@ class _Reader:
                     return None
                 message = self.api.messages[found.message]
         return found
-
-
-def _singular(noun: str) -> str:
-    return {"sandboxes": "sandbox", "stats": "stats"}.get(noun, noun.removesuffix("s"))

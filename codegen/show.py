@@ -172,8 +172,8 @@ def _files(found: Translation, one: Mapped) -> Iterator[str]:
     told = {target.root for w in one.writes if (target := written(w)) and is_planned(w)}
     if "plan" in told:
         yield f"{settings.output}/plans.py"
-    if told - {"plan"}:
-        yield f"{settings.output}/cni.py"
+    for word in sorted({root.partition(".")[0] for root in told - {"plan"}}):
+        yield f"{settings.output}/{word}.py"
     for folder, messages in planned.items():
         if any(m is one for m in messages):
             yield f"{settings.output}/{folder}/{one.module}.py"

@@ -1,4 +1,4 @@
-"""generated/cni.py: a function for each object that CNI plugins receive."""
+"""generated/<payload>.py: a function for each object of a payload."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(payload: PlanOf) -> PayloadText:
     """One object."""
     plan = payload.plan
     keys = [line for planned in payload.values for line in _key(planned, payload)]
-    return PayloadText(plan.name, plan.message, docstring(plan.doc), plan.root == "cni", keys)
+    return PayloadText(plan.name, plan.message, docstring(plan.doc), "." not in plan.root, keys)
 
 
 def _key(planned: Planned, payload: PlanOf) -> list[str]:

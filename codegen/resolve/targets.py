@@ -59,8 +59,8 @@ def _target(scope: Scope, entry: Entry, path: str) -> Target:
     if scope.item is not None:
         return items.key(scope.item, entry, path)
     target = scope.paths.target(path, entry.value_place)
-    allowed = {"plan": ("always",), "cni": ("always", "set"), "cni.args": ("always",)}
-    if target.root in allowed and (entry.merge or entry.when not in allowed[target.root]):
+    allowed = _allowed_when(scope, target)
+    if allowed and (entry.merge or entry.when not in allowed):
         key = "merge" if entry.merge else "when"
         raise SpecError(
             f"{path} always has a value, so {key}: does not fit",
@@ -90,9 +90,18 @@ def _target(scope: Scope, entry: Entry, path: str) -> Target:
     return target
 
 
+def _allowed_when(scope: Scope, target: Target) -> tuple[str, ...]:
+    """The conditions under which a value of a plan or a payload may be written; empty if the
+    target is neither, and so allows all."""
+    if target.root in ("out", "record", "item"):
+        return ()
+    leaves_out_empty = target.root in scope.paths.sources.settings.payloads
+    return ("always", "set") if leaves_out_empty else ("always",)
+
+
 def _copied(scope: Scope, entry: Entry, source: Source, target: Target) -> Copied:
     held = source.kind.of[0] if source.kind.name == "list" else source.kind
-    if target.root == "cni" and held.name == "message":
+    if target.root in scope.paths.sources.settings.payloads and held.name == "message":
         return _copied_items(scope, entry, source, target, held.ref)
     kind = checks.narrowed(source.kind, entry.rules)
     kind = replace(kind, optional=False) if entry.when == "set" else kind

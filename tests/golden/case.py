@@ -32,7 +32,6 @@ from codegen import (
     document_schema,
     generate,
     lifecycle,
-    payload_schema,
     plan,
     plan_schema,
     project,
@@ -90,8 +89,6 @@ def lay_out(case: Case, root: Path) -> None:
     for name in ("cni", "oci", "containerd", "project.yaml"):
         if name not in case.data:
             (spec / name).symlink_to(_ROOT / "spec" / name)
-    for path in (_ROOT / "spec").glob("*.schema.json"):
-        (spec / path.name).symlink_to(path)
     for folder, key in (
         ("spec/mapping", "mapping"),
         ("runtime/transforms", "transforms"),
@@ -136,9 +133,6 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         files |= render.render_template(
             "plans.py.j2", [render.Job({}, {}, plan_schema.FOLDER)], variables, {}
         )
-    if found.payloads:
-        job = render.Job({}, generate.payload_variables(found), payload_schema.FILE)
-        files |= render.render_template("cni.py.j2", [job], variables, {})
     return files, None
 
 

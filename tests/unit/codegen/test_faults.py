@@ -16,22 +16,16 @@ from tests.unit.codegen.project import api, copy_of_spec
 _PROTO = f"spec/cri/{api().version}.proto"
 _READ = (
     "spec/cni/runtime_config.schema.json",
-    "spec/lifecycle.schema.json",
     "spec/lifecycle.yaml",
-    "spec/mapping.schema.json",
     "spec/mapping/container_config.yaml",
     "spec/oci/default_container.json",
     "spec/oci/default_sandbox.json",
     "spec/oci/runtime.schema.json",
     "spec/oci/seccomp.json",
-    "spec/rpc.schema.json",
     "spec/rpc.yaml",
     "spec/containerd/containers.proto",
 )
 _SCHEMA_OF = {
-    "spec/lifecycle.yaml": "spec/lifecycle.schema.json",
-    "spec/rpc.yaml": "spec/rpc.schema.json",
-    "spec/mapping/container_config.yaml": "spec/mapping.schema.json",
     "spec/oci/default_container.json": "spec/oci/runtime.schema.json",
     "spec/oci/default_sandbox.json": "spec/oci/runtime.schema.json",
 }
@@ -54,7 +48,7 @@ def _change(root: Path, name: str, old: str, new: str) -> None:
 def test_mistakes_in_all_files_are_reported_together(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     _change(tmp_path, "spec/rpc.yaml", "served_by: node.version", "served: node.version")
-    _change(tmp_path, "spec/lifecycle.yaml", "cri: SANDBOX_READY", "cri: SANDBOX_READI")
+    _change(tmp_path, "spec/lifecycle.yaml", "shown: SANDBOX_READY", "shown: SANDBOX_READI")
     _change(tmp_path, "spec/oci/default_sandbox.json", '"ociVersion": "', '"ociVersion": 1, "x": "')
     _change(tmp_path, "spec/oci/seccomp.json", "{", "{,")
     _change(tmp_path, "spec/oci/runtime.schema.json", '"x-identity": "path"', '"x-identity": "pat"')
@@ -170,7 +164,7 @@ def test_a_wrong_current_version_is_named(
     [
         ("spec/cri/current", "binary"),
         ("spec/rpc.yaml", "deep"),
-        ("spec/mapping.schema.json", "nested wrong"),
+        ("spec/oci/runtime.schema.json", "nested wrong"),
         ("spec/oci/runtime.schema.json", "missing"),
     ],
 )

@@ -158,7 +158,7 @@ def test_every_python_block_is_generated(generated: dict[str, str]) -> None:
 
 
 def test_every_word_of_the_language_is_on_the_page() -> None:
-    schema = json.loads((ROOT / "spec/mapping.schema.json").read_text())
+    schema = json.loads((ROOT / "codegen/schemas/mapping.schema.json").read_text())
     definitions = schema["$defs"]
     words = {*schema["properties"], *definitions["entry"]["properties"]} - {"message", "fields"}
     words |= set(_enums(schema)) | set(definitions["rule"]["oneOf"][1]["properties"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -85,7 +84,6 @@ def paths() -> object:
 def read(root: Path, paths: object, written: str = GOOD) -> metrics.Metrics:
     """The file as a model; raises SpecError with every fault."""
     (root / "spec").mkdir()
-    shutil.copy(ROOT / metrics.SCHEMA, root / metrics.SCHEMA)
     (root / metrics.FILE).write_text(written)
     problems = Problems()
     found = metrics.read(root, paths, problems)  # type: ignore[arg-type]

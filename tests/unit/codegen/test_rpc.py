@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from codegen import lifecycle, plan, proto_api, rpc
 from codegen.emit import services
 from codegen.errors import Problems, SpecError
 from codegen.model import Api
-from tests.unit.codegen.project import ROOT, settings
+from tests.unit.codegen.project import begin, settings
 
 PROTO = """
 syntax = "proto3";
@@ -65,8 +64,8 @@ enum ContainerEventType {
 LIFECYCLE = """
 sandbox:
   states:
-    READY: {cri: SANDBOX_READY, why: w}
-    NOTREADY: {cri: SANDBOX_NOTREADY, why: w}
+    READY: {shown: SANDBOX_READY, why: w}
+    NOTREADY: {shown: SANDBOX_NOTREADY, why: w}
   created: {state: READY, emits: [CREATED_EVENT], why: w}
   events:
     stopped:
@@ -79,7 +78,7 @@ sandbox:
         - {from: [NOTREADY], to: GONE, emits: DELETED_EVENT}
 container:
   states:
-    CREATED: {cri: CONTAINER_CREATED, why: w}
+    CREATED: {shown: CONTAINER_CREATED, why: w}
   created: {state: CREATED, emits: [], why: w}
   events:
     removed:
@@ -114,9 +113,7 @@ def read(
     tmp_path: Path, api: Api, *, lifecycle_text: str = LIFECYCLE, rpc_text: str = RPC
 ) -> rpc.Rpcs:
     """Both files as models; raises SpecError with every fault."""
-    (tmp_path / "spec").mkdir()
-    for name in (lifecycle.SCHEMA, rpc.SCHEMA):
-        shutil.copy(ROOT / name, tmp_path / name)
+    begin(tmp_path)
     (tmp_path / lifecycle.FILE).write_text(lifecycle_text)
     (tmp_path / rpc.FILE).write_text(rpc_text)
     problems = Problems()
@@ -194,7 +191,7 @@ def test_a_faulty_rpc_is_refused(tmp_path: Path, api: Api, old: str, new: str, s
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("cri: SANDBOX_READY", "cri: SANDBOX_READ", "'SANDBOX_READ' is not a CRI state"),
+        ("shown: SANDBOX_READY", "shown: SANDBOX_READ", "'SANDBOX_READ' is not a CRI state"),
         ("emits: [CREATED_EVENT]", "emits: [CREATE]", "'CREATE' is not a CRI event"),
         ("emits: DELETED_EVENT", "emits: DELETED", "'DELETED' is not a CRI event"),
         ("state: READY", "state: READI", "'READI' is not a state"),
@@ -206,7 +203,7 @@ def test_a_faulty_rpc_is_refused(tmp_path: Path, api: Api, old: str, new: str, s
         ),
         (
             "    NOTREADY: {",
-            "    LOST: {cri: SANDBOX_NOTREADY, why: w}\n    NOTREADY: {",
+            "    LOST: {shown: SANDBOX_NOTREADY, why: w}\n    NOTREADY: {",
             "no transition leads to the sandbox state LOST",
         ),
         ("to: GONE, emits", "to: GONE, emit", "unknown key 'emit'"),
@@ -226,7 +223,7 @@ def test_the_diagram_shows_every_move_once(tmp_path: Path, api: Api) -> None:
     read(tmp_path, api)
     problems = Problems()
     enums = {name: enum.values for name, enum in api.enums.items()}
-    assert lifecycle.read(tmp_path, enums, problems).sandbox.mermaid().splitlines() == [
+    assert lifecycle.read(tmp_path, enums, problems).machines[0].mermaid().splitlines() == [
         "stateDiagram-v2",
         "    [*] --> READY: created",
         "    READY --> NOTREADY: stopped",
