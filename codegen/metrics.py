@@ -1,4 +1,4 @@
-"""spec/metrics.yaml as a model: the metrics of containers and pods, and the source of each."""
+"""spec/metrics.yaml as a model: metrics, and the source of each."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PER_SECOND = {"nanoseconds": 10**9, "microseconds": 10**6}
 
 
 @dataclass(frozen=True, slots=True)
-class CgroupFile:
-    """A file that is read for every cgroup."""
+class File:
+    """A file with numbers, one of a group that is read together."""
 
     name: str
     controller: str
-    """The cgroup v1 hierarchy; "" for v2."""
+    """What the file belongs to; "" where that needs no name."""
     form: str
 
     @property
@@ -46,9 +46,9 @@ class CgroupFile:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A value in a cgroup file."""
+    """A value in a file."""
 
-    file: CgroupFile
+    file: File
     key: str | None
     per_second: int | None
     """How many units of the value make one second; None if it is not a time."""
@@ -65,7 +65,7 @@ class Taken:
         return ("pagesize",) if self.file.pages else ()
 
     @property
-    def files(self) -> tuple[CgroupFile, ...]:
+    def files(self) -> tuple[File, ...]:
         return (self.file, *(self.less.files if self.less else ()))
 
 
@@ -74,7 +74,7 @@ class Value:
     """One source of samples of a metric."""
 
     taken: Mapping[str, Taken]
-    """By cgroup version."""
+    """By version of the files."""
     copied: Source | None
     per_second: int | None
     """What the copied value belongs to."""
@@ -98,7 +98,7 @@ class Metric:
     type: str
     """``counter`` or ``gauge``."""
     of: str
-    """What a sample belongs to: ``container`` or ``interface``."""
+    """What a sample belongs to, one of ``Metrics.of``."""
     labels: tuple[str, ...]
     """Its own label keys, after those of every metric."""
     values: tuple[Value, ...]
@@ -108,10 +108,15 @@ class Metric:
 class Metrics:
     """All metrics."""
 
+    of: Mapping[str, tuple[str, ...] | None]
+    """What samples belong to, with the context roots that exist for it, or None for those of what
+    files are read for: all but the others."""
+    always: frozenset[str]
+    """The context roots that every sample has; any other is None if it was not measured."""
     labels: Mapping[str, Mapping[str, Source]]
     """The labels of every metric, in order: where their values are copied from, by ``of``."""
-    files: Mapping[str, Mapping[str, CgroupFile]]
-    """By cgroup version and name."""
+    files: Mapping[str, Mapping[str, File]]
+    """By version of the files, and name."""
     metrics: tuple[Metric, ...]
 
 
@@ -121,12 +126,18 @@ def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
     node = load.checked_file(root, FILE, load.language_schema("metrics"))
     files = {
         version: {
-            name: CgroupFile(name, _word(body, "controller") or "", text(child(body, "form")))
+            name: File(name, _word(body, "controller") or "", text(child(body, "form")))
             for name, body in items(child(child(node, "files"), version))
         }
         for version in VERSIONS
     }
-    reader = _Reader(paths, problems, files, [name for name, _ in items(child(node, "labels"))])
+    belongs = {
+        name: tuple(map(text, values(roots))) if (roots := optional(body, "roots")) else None
+        for name, body in items(child(node, "of"))
+    }
+    reader = _Reader(
+        paths, problems, belongs, files, [name for name, _ in items(child(node, "labels"))]
+    )
     labels = {
         name: {
             of: source
@@ -136,8 +147,20 @@ def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
         for name, body in items(child(node, "labels"))
     }
     metrics = tuple(reader.metric(name, body) for name, body in items(child(node, "metrics")))
+    for _, body in items(child(node, "labels")):
+        for of, path in items(body):
+            reader.must_be_known(of, path)
+    _check_names(child(node, "metrics"), _word(node, "prefix") or "", problems)
     _check_used(child(node, "files"), metrics, problems)
-    return Metrics(labels, files, metrics)
+    always = frozenset(map(text, values(child(node, "always"))))
+    return Metrics(belongs, always, labels, files, metrics)
+
+
+def _check_names(node: Node, prefix: str, problems: Problems) -> None:
+    assert isinstance(node, MappingNode)
+    for key, _ in node.items():
+        if not key.value.startswith(prefix):
+            problems.add(f"{key.value} must begin with {prefix}", key.place)
 
 
 def _check_used(node: Node, metrics: tuple[Metric, ...], problems: Problems) -> None:
@@ -153,7 +176,7 @@ def _check_used(node: Node, metrics: tuple[Metric, ...], problems: Problems) -> 
         for key, _ in files.items():
             if (version, key.value) not in used:
                 problems.add(
-                    f"no metric uses the file {key.value} of cgroup {version}",
+                    f"no metric uses the file {key.value} of {version}",
                     key.place,
                     "remove it, so that it is not read for nothing",
                 )
@@ -170,7 +193,8 @@ class _Reader:
 
     paths: Paths
     problems: Problems
-    files: Mapping[str, Mapping[str, CgroupFile]]
+    of: Mapping[str, tuple[str, ...] | None]
+    files: Mapping[str, Mapping[str, File]]
     labels: Collection[str]
     """The labels of every metric."""
 
@@ -182,6 +206,7 @@ class _Reader:
                 self.problems.add(f"every metric has the label {text(label)} already", label.place)
         samples = optional(node, "samples")
         of = text(child(node, "of"))
+        self.must_be_known(of, child(node, "of"))
         if samples is not None and any(
             optional(node, key) for key in ("v1", "v2", "copy", "unit", "given", "copied")
         ):
@@ -211,8 +236,8 @@ class _Reader:
             self.problems.add(
                 f"{name} needs either copy, or a source in v1, v2 or both", node.place
             )
-        if of == "interface" and copied is None:
-            self.problems.add(f"{name} is of an interface, which has no cgroup", node.place)
+        if self.of.get(of) is not None and copied is None:
+            self.problems.add(f"{name} is of {of}, for which no file is read", node.place)
         value = Value(
             taken=taken,
             copied=self.source(copied, "int", of) if copied is not None else None,
@@ -255,6 +280,13 @@ class _Reader:
                 f"{label} is not a label of {name}{where}", place, f"add it to the labels of {name}"
             )
 
+    def must_be_known(self, of: str, node: Node) -> None:
+        """Record what is not in ``of:`` of the file."""
+        if of not in self.of:
+            self.problems.add(
+                f"of: has no {of}", node.place, nearest(of, self.of) or one_of(self.of)
+            )
+
     def source(self, node: Node, kind: str, of: str) -> Source | None:
         """The value to copy, ``int`` or ``str``; None after recording a fault."""
         found = self.problems.attempt(lambda: self.paths.source(text(node), node.place, None))
@@ -263,10 +295,14 @@ class _Reader:
         if found.kind.name != kind or (kind == "str" and found.kind.optional):
             wanted = "a number" if kind == "int" else "a text"
             self.problems.add(f"{found.path} is {found.kind}, not {wanted}", node.place)
-        if of == "container" and found.root == "interface":
-            self.problems.add("a container has no interface", node.place, "say of: interface")
-        if of == "interface" and found.root not in ("interface", "sandbox"):
-            self.problems.add(f"an interface has no {found.root}", node.place, "say of: container")
+        allowed = self.of.get(of)
+        others = [name for name in self.of if name != of]
+        if found.root in others if allowed is None else found.root not in allowed:
+            self.problems.add(
+                f"a sample of {of} has no {found.root}",
+                node.place,
+                f"say of: {' or '.join(others)}",
+            )
         return found
 
     def _taken(self, node: Node, version: str) -> Taken:

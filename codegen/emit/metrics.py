@@ -1,4 +1,4 @@
-"""generated/metrics.py: the samples of one container or interface, metric by metric."""
+"""generated/metrics.py: the samples of one object, metric by metric."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from codegen.emit.python import quoted, tuple_of, value
-from codegen.metrics import VERSIONS, CgroupFile, Metric, Metrics, Taken, Value
+from codegen.metrics import VERSIONS, File, Metric, Metrics, Taken, Value
 from codegen.plan import Parameter, annotation
 from codegen.project import Settings
-
-_ALWAYS = frozenset({"container", "interface", "moment", "sandbox", "spec"})
-"""Roots that exist for everything that has samples; any other is None if it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def text(metrics: Metrics, settings: Settings) -> MetricsText:
     """The module."""
     return MetricsText(
         tuple_of(map(quoted, metrics.labels)),
-        [_labels(metrics, of, settings) for of in ("container", "interface")],
+        [_labels(metrics, of, settings) for of in metrics.of],
         [_descriptor(metric) for metric in metrics.metrics],
         [
             (
@@ -59,8 +56,8 @@ def text(metrics: Metrics, settings: Settings) -> MetricsText:
             for version in VERSIONS
         ],
         [
-            *(_of_cgroup(metrics, version) for version in VERSIONS),
-            *(_copied(metrics, of, settings) for of in ("container", "interface")),
+            *(_of_files(metrics, version) for version in VERSIONS),
+            *(_copied(metrics, of, settings) for of in metrics.of),
         ],
     )
 
@@ -80,14 +77,14 @@ def _descriptor(metric: Metric) -> str:
     return f"facts.MetricDescriptor({quoted(metric.name)}, {quoted(metric.help)}, {own})"
 
 
-def _file(file: CgroupFile) -> str:
+def _file(file: File) -> str:
     return f"({quoted(file.controller)}, {quoted(file.name)})"
 
 
-# --- cgroup files
+# --- files
 
 
-def _of_cgroup(metrics: Metrics, version: str) -> Function:
+def _of_files(metrics: Metrics, version: str) -> Function:
     found = [
         (metric, one, one.taken[version])
         for metric in metrics.metrics
@@ -105,11 +102,11 @@ def _of_cgroup(metrics: Metrics, version: str) -> Function:
         Parameter("files", "Mapping[str, str]"),
         Parameter("device_names", "Mapping[tuple[str, str], str]"),
     )
-    doc = f"From the files of a cgroup {version}, by name; what does not exist has no sample."
-    return Function(f"of_cgroup_{version}", doc, parameters, lines)
+    doc = f"From the files of {version}, by name; what does not exist has no sample."
+    return Function(f"of_files_{version}", doc, parameters, lines)
 
 
-def _parsed(file: CgroupFile) -> str:
+def _parsed(file: File) -> str:
     if file.pages:
         before, after = file.pages
         return f"metrics.by_page_size(files, {quoted(before)}, {quoted(after)})"
@@ -169,19 +166,19 @@ def _copied(metrics: Metrics, of: str, settings: Settings) -> Function:
     roots = sorted({source.root or "" for _, one in found for source in one.sources})
     lines: list[str] = []
     for metric, one in found:
-        lines += _copy(metric, one)
+        lines += _copy(metric, one, metrics.always)
     parameters = tuple(
-        Parameter(root, annotation(root, settings) + ("" if root in _ALWAYS else " | None"))
+        Parameter(root, annotation(root, settings) + ("" if root in metrics.always else " | None"))
         for root in roots
     )
-    doc = f"From what is known of {'a container' if of == 'container' else 'an interface'}."
+    doc = f"From what is known of the {of}."
     return Function(f"of_{of}", doc, parameters, lines)
 
 
-def _copy(metric: Metric, one: Value) -> Iterator[str]:
+def _copy(metric: Metric, one: Value, always: frozenset[str]) -> Iterator[str]:
     assert one.copied is not None
     yield f"# {metric.name} <- {one.copied.path}"
-    unsure = sorted({s.root for s in one.sources if s.root and s.root not in _ALWAYS})
+    unsure = sorted({s.root for s in one.sources if s.root and s.root not in always})
     if unsure:
         yield f"if {' and '.join(f'{root} is not None' for root in unsure)}:"
     labels = {label: value(source) for label, source in one.labels.items()}

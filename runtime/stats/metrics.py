@@ -53,7 +53,7 @@ class Reader:
         return cls(
             cgroups,
             tuple(_expanded(wanted, page_sizes())),
-            metrics.of_cgroup_v1 if one else metrics.of_cgroup_v2,
+            metrics.of_files_v1 if one else metrics.of_files_v2,
             device_names(_text("/proc/partitions")),
             {},
         )

@@ -12,6 +12,13 @@ from codegen.errors import Problems, SpecError
 from tests.unit.codegen.project import ROOT, settings
 
 GOOD = """
+prefix: container_
+
+of:
+  container: {}
+  interface: {roots: [interface, sandbox]}
+always: [container, interface, moment, sandbox, spec]
+
 labels:
   pod: {container: sandbox.metadata.id, interface: sandbox.metadata.id}
 files:
@@ -98,7 +105,7 @@ def lines(found: metrics.Metrics, function: str) -> list[str]:
 
 def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: object) -> None:
     found = read(tmp_path, paths)
-    assert lines(found, "of_cgroup_v1") == [
+    assert lines(found, "of_files_v1") == [
         'cpuacct_usage = metrics.number(files.get("cpuacct.usage"))',
         'blkio_bytes = metrics.devices(files.get("blkio.bytes"), device_names)',
         "# container_cpu_seconds_total: cpuacct.usage",
@@ -110,7 +117,7 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
         '        samples.counter("container_io", counts.get(key), '
         "device.name, device.major, device.minor, operation)",
     ]
-    v2 = lines(found, "of_cgroup_v2")
+    v2 = lines(found, "of_files_v2")
     working = 'metrics.less(memory_current, cpu_stat.get("nr_periods"))'
     assert f'samples.gauge("container_memory", {working})' in v2
     assert v2[v2.index("# container_pages: hugetlb.{pagesize}.current") + 1 :][:2] == [
@@ -157,7 +164,7 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
         (
             "v2: {file: memory.current, less: {file: cpu.stat, key: nr_periods}}",
             "v2: {file: cpu.stat, key: nr_periods}",
-            "no metric uses the file memory.current of cgroup v2",
+            "no metric uses the file memory.current of v2",
         ),
         (
             "[device, major, minor, operation]",
@@ -185,7 +192,7 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
         (
             "    copy: interface.rx_bytes\n",
             "    v2: {file: cpu.stat, key: a}\n",
-            "container_received is of an interface, which has no cgroup",
+            "container_received is of interface, for which no file is read",
         ),
         (
             "    v2: {file: memory.current,",
@@ -199,11 +206,15 @@ def test_a_good_file_becomes_one_block_for_each_source(tmp_path: Path, paths: ob
             "device: root_filesystem.size",
             "is int, not a text",
         ),
-        ("copy: root_filesystem.size", "copy: interface.rx_bytes", "a container has no interface"),
+        (
+            "copy: root_filesystem.size",
+            "copy: interface.rx_bytes",
+            "a sample of container has no interface",
+        ),
         (
             "copy: interface.rx_bytes",
             "copy: root_filesystem.size",
-            "an interface has no root_filesystem",
+            "a sample of interface has no root_filesystem",
         ),
         ("type: gauge", "type: histogram", "says 'histogram'"),
         ("form: keyed", "form: json", "says 'json'"),
