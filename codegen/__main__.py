@@ -17,23 +17,25 @@ if TYPE_CHECKING:  # each command imports what it needs: importing everything ta
 
 
 def _generate(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import verify, write
+    from codegen import project, verify, write
 
+    output = project.read(root).output
     if verify.known_good(root):
-        print("generated/ is up to date")
+        print(f"{output}/ is up to date")
         return 0
     recorded = _changes(root)
-    write.apply(root / "generated", recorded)
+    write.apply(root / output, recorded)
     for change in recorded:
-        print(f"{change.verb:6} generated/{change.path}")
-    print(f"{len(recorded)} files written" if recorded else "generated/ is up to date")
+        print(f"{change.verb:6} {output}/{change.path}")
+    print(f"{len(recorded)} files written" if recorded else f"{output}/ is up to date")
     _must_load(root)
     return 0
 
 
 def _check(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import verify
+    from codegen import project, verify
 
+    output = project.read(root).output
     if verify.known_good(root):
         return 0
     recorded = _changes(root)
@@ -41,7 +43,7 @@ def _check(arguments: argparse.Namespace, root: Path) -> int:
         print(change.diff())
     if recorded:
         print(
-            f"{len(recorded)} files of generated/ differ from what the spec generates: "
+            f"{len(recorded)} files of {output}/ differ from what the spec generates: "
             + ", ".join(f"{change.path} ({change.verb})" for change in recorded),
             file=sys.stderr,
         )
@@ -62,10 +64,10 @@ def _must_load(root: Path) -> None:
 
 
 def _changes(root: Path) -> list[Change]:
-    from codegen import generate, write
+    from codegen import generate, project, write
 
     outputs = generate.outputs(generate.load_project(root))
-    return write.changes(root / "generated", outputs)
+    return write.changes(root / project.read(root).output, outputs)
 
 
 def _import(arguments: argparse.Namespace, root: Path) -> int:
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    made = commands.add_parser("generate", help="bring generated/ in line with spec/")
+    made = commands.add_parser("generate", help="bring the generated package in line with spec/")
     made.set_defaults(run=_generate)
 
     checked = commands.add_parser(
@@ -190,19 +192,19 @@ def _parser() -> argparse.ArgumentParser:
 
     decided = commands.add_parser(
         "decide",
-        help="record that a person decided about the parts of the CRI as they are now",
+        help="record that a person decided about the parts of the API as they are now",
     )
     decided.add_argument(
         "names",
         nargs="+",
         metavar="NAME",
-        help="a field, as in ContainerConfig.image, an RPC, as in RuntimeService.Version, or all"
+        help="a field, as in Order.address, an RPC, as in Shop.Cancel, or all"
         " parts of a message, enum or service",
     )
     decided.set_defaults(run=_decide)
 
     compared = commands.add_parser("diff", help="named changes, as Markdown")
-    compared.add_argument("old", help="a pinned CRI version, or a git revision")
+    compared.add_argument("old", help="a pinned version, or a git revision")
     compared.add_argument("new", nargs="?", help="the same; default: the working tree's spec/")
     compared.set_defaults(run=_diff)
 
@@ -212,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     explained.add_argument(
         "field",
         metavar="NAME",
-        help="a field, as in ContainerConfig.image; or a target, source or function",
+        help="a field, as in Order.address; or a target, source or function",
     )
     explained.set_defaults(run=_explain)
 

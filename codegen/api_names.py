@@ -97,7 +97,7 @@ def _spelled(file: str, tree: ast.Module, package: str) -> Iterator[Spelled]:
                 for part in parts:
                     local = part.asname or part.name.partition(".")[0]
                     names[local] = part.name if part.asname else local
-    for node in tree.body:  # an alias, such as State = api_pb2.ContainerState
+    for node in tree.body:  # an alias, such as State = api_pb2.OrderState
         match node:
             case ast.Assign(targets=[ast.Name(id=target)], value=value):
                 full_name = _full_name(value, names)

@@ -114,7 +114,7 @@ def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
 
 
 def wrapped(kind: Kind, api: Api) -> Kind | None:
-    """The number inside a wrapper message (``Int64Value``)."""
+    """The number inside a message that wraps it and nothing else."""
     if kind.name != "message":
         return None
     fields = api.messages[kind.ref].fields

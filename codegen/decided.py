@@ -1,6 +1,6 @@
-"""``spec/decided.yaml``: what the CRI said about each part when a person last decided about it.
+"""``spec/decided.yaml``: what the API said about each part when a person last decided about it.
 
-An entry of the mapping stays valid YAML if the CRI changes the field below it: another type, a
+An entry of the mapping stays valid YAML if the API changes the field below it: another type, a
 label, an option. So the definition of every field, enum value and RPC is kept next to the entries.
 ``check`` names each part whose definition is another one now, and ``cri-codegen decide`` records
 the new one, only for what it is told by name, after a person has looked at the entry.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorProto
 
-from codegen import load, proto_api, proto_text
+from codegen import load, project, proto_api, proto_text
 from codegen.errors import Place, Problems, nearest
 from codegen.load import MappingNode
 from codegen.model import MappingFile
@@ -24,8 +24,8 @@ from codegen.undecided import WORD
 
 FILE = "spec/decided.yaml"
 _HEAD = """\
-# What the CRI said about each part when a person last decided about it. `cri-codegen decide NAME…`
-# writes this file; `check` names every part that differs from the current CRI.
+# What the API said about each part when a person last decided about it. `cri-codegen decide NAME…`
+# writes this file; `check` names every part that differs from its current version.
 """
 Parts = Mapping[str, Mapping[str, str]]
 """{message, enum or service: {its field, value or RPC: the definition without the name}}."""
@@ -61,7 +61,7 @@ def check(
 ) -> None:
     """Record a fault for each part of ``file`` that is not as decided.
 
-    What has no entry yet, an undecided one, or one for something that the CRI no longer has, is
+    What has no entry yet, an undecided one, or one for something that the API no longer has, is
     reported by other rules.
     """
     recorded = _Recorded.read(root)
@@ -71,7 +71,7 @@ def check(
         before, after = recorded.parts.get(owner, {}), now.get(owner, {})
         if owner not in now:
             problems.add(
-                f"the CRI no longer has {owner}",
+                f"the {recorded.api} no longer has {owner}",
                 recorded.place(owner),
                 f"remove what relies on it, then run: cri-codegen decide {owner}",
                 "decided-and-gone",
@@ -131,7 +131,7 @@ def _check_entries(
         )
     if gone:
         problems.add(
-            f"the CRI no longer has {', '.join(_names(owner, gone))}",
+            f"the {recorded.api} no longer has {', '.join(_names(owner, gone))}",
             recorded.place(owner, gone[0]),
             "remove what relies on it, then run: cri-codegen decide "
             + " ".join(_names(owner, gone)),
@@ -164,20 +164,22 @@ def _names(owner: str, names: Iterable[str]) -> list[str]:
 class _Recorded:
     """The file, with the place of each record."""
 
+    api: str
     parts: Parts
     node: load.Node | None
 
     @classmethod
     def read(cls, root: Path) -> _Recorded:
         """Raises SpecError if the file violates its schema; without a file, nothing is recorded."""
+        api = project.read(root).api.name
         if not (root / FILE).exists():
-            return cls({}, None)
+            return cls(api, {}, None)
         node = load.checked_file(root, FILE, load.language_schema("decided"))
         found = {
             owner: {name: str(value.plain()) for name, value in items(body)}
             for owner, body in items(node)
         }
-        return cls(found, node)
+        return cls(api, found, node)
 
     def place(self, *path: str) -> Place:
         """Where a part, or what it belongs to, is recorded."""
@@ -252,12 +254,12 @@ def decide(
     recorded = {owner: dict(known) for owner, known in _Recorded.read(root).parts.items()}
     now = parts(file)
     entries = _Entries.of(file, mapping, rpcs)
-    problems = Problems()
+    problems, api = Problems(), project.read(root).api.name
     for name in names:
         owner, part = _split(name, {**recorded, **now})
         known = {**recorded.get(owner, {}), **now.get(owner, {})}
         if owner not in now and owner not in recorded:
-            problems.add("is no part of the CRI", Place(name), nearest(owner, now))
+            problems.add(f"is no part of the {api}", Place(name), nearest(owner, now))
             continue
         if part is not None and part not in known:
             problems.add(f"{owner} has no {part}", Place(name), nearest(part, known))
@@ -297,7 +299,7 @@ def _split(name: str, known: Mapping[str, object]) -> tuple[str, str | None]:
 
 
 def text(recorded: Parts, now: Parts) -> str:
-    """The file: owners by name, their parts in the order of the CRI."""
+    """The file: owners by name, their parts in the order of the proto."""
     lines = [_HEAD.rstrip("\n")]
     for owner in sorted(recorded):
         known = recorded[owner]

@@ -1,4 +1,4 @@
-"""Named changes between two versions of the CRI or of the whole specification, as Markdown."""
+"""Named changes between two versions of the API or of the whole specification, as Markdown."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Named:
     subject: str
     detail: str = ""
     effect: str = ""
-    """The class of a change of the CRI, one of ``proto_diff.CLASSES``."""
+    """The class of a change of the API, one of ``proto_diff.CLASSES``."""
 
     def markdown(self) -> str:
         return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
 
 
 def of_protos(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
-    """What changed from one CRI version to another."""
+    """What changed from one version to another."""
     return [Named(c.kind, c.subject, c.detail, c.effect) for c in proto_diff.changes(old, new)]
 
 
@@ -97,7 +97,7 @@ def at_revision(root: Path, revision: str) -> Specification:
         raise SpecError(
             f"is not a revision with spec/: {made.stderr.decode().strip()}",
             Place(revision),
-            "give two pinned CRI versions, or git revisions",
+            "give two pinned versions, or git revisions",
         )
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
@@ -137,7 +137,7 @@ def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
 
 
 def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
-    """The changes as a page: those of the mapping, then those of the CRI by class, each grouped by
+    """The changes as a page: those of the mapping, then those of the API by class, each grouped by
     kind in alphabetical order."""
     every = list(changes)
     lines = sorted(change.markdown() for change in every if not change.effect)

@@ -142,7 +142,7 @@ def current_proto(root: Path) -> FileDescriptorProto:
 
 
 def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
-    """Name what differs from the CRI as it was decided about; only for what could be read."""
+    """Name what differs from the API as it was decided about; only for what could be read."""
     try:
         rpcs = load.yaml_file(root, rpc.FILE)
     except SpecError:  # reported with the rest of rpc.yaml

@@ -1,8 +1,9 @@
-"""Which hand-written function reads or sets which field of which CRI message, by type.
+"""Which hand-written function reads or sets which field of which message, by type.
 
-Types are followed through the syntax trees of runtime/: annotations of parameters, attributes and
-results, the fields of the proto, assignments, loops and comprehensions. A value whose type cannot
-be determined this way is not followed; a test compares the result with the type checker's.
+Types are followed through the syntax trees of hand-written code: annotations of parameters,
+attributes and results, the fields of the proto, assignments, loops and comprehensions. A value
+whose type cannot be determined this way is not followed; a test compares the result with the type
+checker's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _OF_FIELDS = frozenset({"HasField", "ClearField"})
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """What is known about a value: ``message`` (of the CRI), ``plan``, ``class`` (an instance),
+    """What is known about a value: ``message`` (of the API), ``plan``, ``class`` (an instance),
     ``name`` (a module, class or function itself, by its full name), ``bound`` (a method of an
     instance), ``list``, ``map``, ``tuple`` or ``union``."""
 

@@ -1,7 +1,7 @@
 """Every fact that a template may use, as frozen records.
 
-Each layer is built by one module: the CRI itself (``Api``, from ``proto_api.py``), the OCI runtime
-spec (``Document``, from ``document_schema.py``), the mapping as written (``MappingFile``, from
+Each layer is built by one module: the API itself (``Api``, from ``proto_api.py``), the
+document (``Document``, from ``document_schema.py``), the mapping as written (``MappingFile``, from
 ``mapping_file.py``), and the mapping resolved against all three (``Mapped``, from ``resolve.py``).
 """
 
@@ -16,7 +16,7 @@ from codegen.errors import Place
 
 
 def snake(name: str) -> str:
-    """The module name for a message: ``LinuxContainerUser`` -> ``linux_container_user``."""
+    """The module name for a message: ``OrderLine`` -> ``order_line``."""
     spaced = re.sub(
         r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", name.replace("UInt", "Uint")
     )
@@ -30,8 +30,8 @@ def snake(name: str) -> str:
 class Kind:
     """The type of a value, in any of the four type systems.
 
-    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a container (``list``
-    ``map`` with ``of``, and in ``ref`` the Python container if an annotation names one); a named
+    ``name`` is a scalar (``str`` ``bytes`` ``bool`` ``float`` ``int``); a collection (``list``
+    ``map`` with ``of``, and in ``ref`` the Python collection if an annotation names one); a named
     type with ``ref`` (``message`` ``enum``: the API; ``object``: the document; ``json``: a payload;
     ``record``: a class of facts.py; ``class``: any other Python class;
     ``written``: a message of another API that is written); or
@@ -82,12 +82,12 @@ _INTEGERS: Mapping[tuple[int | None, int | None], str] = {
 }
 
 
-# --- the CRI --------------------------------------------------------------------------------
+# --- the API --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a CRI message."""
+    """One field of a message."""
 
     name: str
     number: int
@@ -98,7 +98,7 @@ class Field:
     redacted: bool
     """``debug_redact``: its value must never be logged."""
     since: str
-    """The first pinned CRI version that has it."""
+    """The first pinned version that has it."""
 
     @property
     def message(self) -> str | None:
@@ -118,7 +118,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One CRI message; nested messages are named ``Outer.Inner``."""
+    """One message; nested messages are named ``Outer.Inner``."""
 
     name: str
     fields: Mapping[str, Field]
@@ -133,7 +133,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Enum:
-    """One CRI enum."""
+    """One enum."""
 
     name: str
     values: Mapping[str, int]
@@ -154,7 +154,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One gRPC service of the CRI."""
+    """One gRPC service of the API."""
 
     name: str
     methods: Mapping[str, Method]
@@ -177,12 +177,12 @@ class Api:
     services: Mapping[str, Service]
 
 
-# --- the OCI runtime spec -------------------------------------------------------------------
+# --- the document ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """One key of an OCI object; the Python attribute has the same name."""
+    """One key of an object; the Python attribute has the same name."""
 
     name: str
     kind: Kind
@@ -206,7 +206,7 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class ObjectType:
-    """One object type of the OCI runtime spec, named as in the specification's Go types."""
+    """One object type of the document or of a payload."""
 
     name: str
     doc: str
@@ -231,9 +231,9 @@ class Plan:
     """The values that hand-written steps get instead of a config or request."""
 
     name: str
-    """``sandbox`` or another noun; for a request, its verb."""
+    """A noun; for a request, its verb."""
     message: str
-    """The CRI message that it is made from."""
+    """The message that it is made from."""
     doc: str
     fields: Mapping[str, Property]
     places: Mapping[str, Place]
@@ -320,7 +320,7 @@ class Entry:
     @property
     def with_another(self) -> bool:
         """Whether the entry that takes the field as an input belongs to another message, as in
-        ``with: ContainerConfig.envs``."""
+        ``with: Order.lines``."""
         return self.partner is not None and self.partner.partition(".")[0][:1].isupper()
 
     @property
@@ -403,7 +403,7 @@ class MappingFile:
 
     @property
     def writes(self) -> bool:
-        """Whether the message is received and becomes an OCI spec."""
+        """Whether the message is received and becomes part of the document."""
         return self.flow in ("in", "both")
 
     @property
@@ -436,7 +436,7 @@ class Source:
     """The steps to the value or to the nearest enclosing message whose presence is known; empty if
     there is none."""
     fields: tuple[str, ...] = ()
-    """``Message.field`` of each CRI field on the way."""
+    """``Message.field`` of each field on the way."""
     told_root: str | None = None
     """From what ``told_by`` leads, where that is not ``root``."""
 
@@ -469,8 +469,8 @@ class Argument:
     source: Source
     none_if_unset: bool
     """Whether it is None if the message does not set the field."""
-    container: str | None
-    """The Python container type of the parameter, if the source has another one."""
+    collection: str | None
+    """The Python collection type of the parameter, if the source has another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,7 +559,7 @@ class CopiedBack:
     unset_if_empty: bool = False
     """Whether an empty value or a zero leaves the field unset."""
     wrapper: str | None = None
-    """The message that wraps the number, such as ``UInt64Value``; None leaves the field unset."""
+    """The message that wraps the number; None leaves the field unset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -622,7 +622,7 @@ class Test:
     each: bool = False
     """Whether each item of a list or map is tested."""
     wrapped: bool = False
-    """Whether the number is inside a message such as ``Int64Value``."""
+    """Whether the number is inside a message that wraps it."""
     other: Field | None = None
     """The other field, for a rule between two."""
 

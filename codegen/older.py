@@ -1,4 +1,4 @@
-"""spec/older.yaml as a model: older packages of the CRI that the same handlers can serve.
+"""spec/older.yaml as a model: older packages of the API that the same handlers can serve.
 
 A client of an older package sends and expects the bytes of its own messages. They may be read and
 written as messages of the current package where every field, enum value and method of the older one
@@ -41,7 +41,7 @@ class OlderService:
     """One service of an older package."""
 
     name: str
-    """With its package: ``runtime.v1alpha2.RuntimeService``."""
+    """With its package."""
     methods: tuple[OlderMethod, ...]
 
 

@@ -23,7 +23,7 @@ def read_all(root: Path, api: Api, records: Collection[str], problems: Problems)
     A target does not name a plan: an entry fills the property of every plan whose message leads to
     it. Therefore a property of two plans has the same type in both.
 
-    ``records`` are the classes of runtime/transforms/facts.py.
+    ``records`` are the classes of facts.py.
     """
     plans: dict[str, Plan] = {}
     kinds: dict[str, tuple[Kind, str]] = {}
@@ -66,7 +66,7 @@ def _read(
     message = body.get("x-message", "")
     if message not in api.messages:
         problems.add(
-            f"x-message names {message!r}, which is not a message of the CRI",
+            f"x-message names {message!r}, which is not a message of the {api.name}",
             load.at(node, ["x-message"]).place,
             nearest(str(message), api.messages),
         )
@@ -77,14 +77,14 @@ def _read(
     for field in fields.values():
         if field.kind.name == "message" and field.kind.ref not in api.messages:
             problems.add(
-                f"the CRI has no message {field.kind.ref}",
+                f"the {api.name} has no message {field.kind.ref}",
                 places[field.name],
                 nearest(field.kind.ref, api.messages),
             )
         record = field.kind.of[0] if field.kind.name == "list" else field.kind
         if record.name == "record" and record.ref not in records:
             problems.add(
-                f"runtime/transforms/facts.py has no class {record.ref}",
+                f"facts.py has no class {record.ref}",
                 places[field.name],
                 nearest(record.ref, records),
             )

@@ -1,6 +1,6 @@
 """Facts about the hand-written Python, read from its syntax tree and never by importing it.
 
-The generator must run even if ``runtime/`` cannot be imported (a half-done change, a missing
+The generator must run even if that code cannot be imported (a half-done change, a missing
 dependency), so functions, annotations and dataclasses are looked up in the source.
 """
 
@@ -40,7 +40,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """A pure function of runtime/transforms."""
+    """A pure function of transforms/."""
 
     topic: str
     name: str
@@ -68,7 +68,7 @@ class Sources:
     api: Api
     document: Document
     plans: Mapping[str, Plan] = field(default_factory=dict)
-    """What functions of runtime/ may be given, by name."""
+    """What hand-written functions may be given, by name."""
     _trees: dict[str, ast.Module | None] = field(default_factory=dict)
     _records: dict[str, Record] | None = None
     _roots: dict[bool, Mapping[str, Kind]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Sources:
     # --- transforms
 
     def transform(self, topic: str, name: str) -> Transform | None:
-        """``topic.name`` of runtime/transforms; None if it does not exist."""
+        """``topic.name`` of transforms/; None if it does not exist."""
         file = self.topic_file(topic)
         tree = self.tree(file)
         found = _function(tree, [name]) if tree else None
@@ -133,7 +133,7 @@ class Sources:
         ]
 
     def topics(self) -> list[str]:
-        """The modules of runtime/transforms, for hints."""
+        """The modules of transforms/, for hints."""
         folder = self.root / self.settings.code / "transforms"
         return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "facts"))
 
@@ -178,7 +178,7 @@ class Sources:
 
     def roots(self, *, reading: bool) -> Mapping[str, Kind]:
         """The context roots by name: one for each class of facts.py and, when a status is read, the
-        measured values and the OCI spec (while a builder runs, the spec is incomplete)."""
+        measured values and the document (while a builder runs, the spec is incomplete)."""
         if reading not in self._roots:
             found = {
                 snake(name): Kind("record", name)
@@ -190,11 +190,11 @@ class Sources:
             )
         return self._roots[reading]
 
-    # --- hand-written functions of runtime/
+    # --- hand-written functions
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use of a field of a CRI message in runtime/, found by type."""
+        """Every use of a field of a message in hand-written code, found by type."""
         if self._uses is None:
             code = self.settings.code
             paths = sorted((self.root / code).rglob("*.py"))
@@ -206,7 +206,7 @@ class Sources:
         return self._uses
 
     def function(self, dotted: str) -> tuple[str, Callable] | None:
-        """(file, function) for ``module.function`` or ``module.Class.method`` below runtime/."""
+        """(file, function) for ``module.function`` or ``module.Class.method``."""
         parts = dotted.split(".")
         for split in range(len(parts) - 1, 0, -1):
             file = "/".join([self.settings.code, *parts[:split]]) + ".py"
@@ -217,7 +217,7 @@ class Sources:
         return None
 
     def called_from(self, transforms: Iterable[str]) -> frozenset[str]:
-        """The functions of runtime/transforms that these (``topic.name``) call, directly or not,
+        """The functions of transforms/ that these (``topic.name``) call, directly or not,
         including themselves, as ``handled_by`` names functions."""
         pending, reached = set(transforms), set()
         imported: dict[str, Mapping[str, str]] = {}
@@ -250,7 +250,7 @@ class Sources:
         return nearest(dotted, functions) or one_of(functions)
 
     def modules(self) -> list[str]:
-        """The modules of runtime/, packages by dotted names, for hints."""
+        """The modules of hand-written code, packages by dotted names, for hints."""
         folder = self.root / self.settings.code
         found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
         return sorted(".".join(path.parts) for path in found if path.name != "__init__")

@@ -56,7 +56,7 @@ class Allowed:
 
     @property
     def error(self) -> str:
-        """The class of runtime.errors for the refusal."""
+        """The class of errors.py for the refusal."""
         return "".join(word.capitalize() for word in self.otherwise.split("_"))
 
 
@@ -112,7 +112,7 @@ class Rpc:
 
     @property
     def frame(self) -> str:
-        """The decorator of runtime/frame.py that wraps its handler."""
+        """The decorator of frame.py that wraps its handler."""
         return "stream" if self.method.streams else "unary"
 
     @property
@@ -122,7 +122,7 @@ class Rpc:
 
     @property
     def errors(self) -> Iterator[str]:
-        """The classes of runtime.errors that its handler raises."""
+        """The classes of errors.py that its handler raises."""
         if self.issue:
             yield "Unimplemented"
         if self.subject and not self.subject.absent_is_ok:

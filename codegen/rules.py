@@ -36,14 +36,14 @@ class Everything:
     broken: frozenset[str]
     """Modules whose mapping file exists but could not be read."""
     uses: tuple[Use, ...]
-    """Every use of a field in runtime/."""
+    """Every use of a field in hand-written code."""
     pure: frozenset[str]
     """The transforms that entries call, directly or not."""
     called_from: Callable[[Iterable[str]], frozenset[str]]
     """The transforms that some of them call, directly or not."""
     plans: Mapping[str, Plan]
     payloads: tuple[Plan, ...]
-    """What CNI plugins receive, computed from a pod's config."""
+    """What other programs receive, each made of one message."""
     rpcs: Rpcs | None
     """None if rpc.yaml could not be read."""
 
@@ -53,7 +53,7 @@ Finding = tuple[str, Place, str | None]
 
 
 def unmapped_message(all_: Everything) -> Iterator[Finding]:
-    """Every message of the CRI has a mapping file."""
+    """Every message of the API has a mapping file."""
     for message in all_.api.messages.values():
         if message.name not in all_.files and message.module not in all_.broken:
             file = f"spec/mapping/{message.module}.yaml"
@@ -62,11 +62,11 @@ def unmapped_message(all_: Everything) -> Iterator[Finding]:
 
 
 def unknown_message(all_: Everything) -> Iterator[Finding]:
-    """Every mapping file is for a message of the CRI."""
+    """Every mapping file is for a message of the API."""
     for file in all_.files.values():
         if file.message not in all_.api.messages:
             yield (
-                f"CRI {all_.api.version} has no message {file.message}",
+                f"{all_.api.name} {all_.api.version} has no message {file.message}",
                 file.message_place,
                 nearest(file.message, all_.api.messages),
             )

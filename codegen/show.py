@@ -14,8 +14,8 @@ from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, writte
 
 
 def explain(found: Translation, path: str) -> str:
-    """Everything about one field: ``ContainerConfig.linux.resources.cpu_quota``,
-    ``LinuxContainerResources.cpu_quota``, or a bare field name (all fields with that name).
+    """Everything about one field: ``Order.lines.amount``, ``OrderLine.amount``, or a
+    bare field name (all fields with that name).
 
     If it is not a field, the reverse: every field that decides a target (``plan.grace``,
     ``linux.resources``), that is read from a source (``usage.memory``), or that a function reads.
@@ -25,10 +25,11 @@ def explain(found: Translation, path: str) -> str:
     if not fields and not links:
         every = [f"{m.name}.{f}" for m in found.api.messages.values() for f in m.fields]
         raise SpecError(
-            f"the CRI has no field {path}, and the mapping no target, source or function",
+            f"the {found.api.name} has no field {path}, and the mapping no target, source or"
+            " function",
             Place("explain"),
             nearest(path, [*every, *backwards.names(found)])
-            or "write Message.field, as in ContainerConfig.image, or linux.resources.cpu.quota",
+            or f"write Message.field, as in {every[0]}, or a target",
         )
     told = [_explained(found, message, field) for message, field in fields]
     told += ["\n".join(lines) for _, lines in _linked(found, links)]
@@ -64,8 +65,8 @@ def _planned(found: Translation, target: str) -> Iterator[str]:
 
 def review(found: Translation) -> str:
     """Every entry on one line, with the counts by fate and the fields not supported yet."""
-    counted = counts(found.files.values())
-    lines = [f"{counted.total} fields in {len(found.files)} messages, CRI {found.api.version}"]
+    counted, api = counts(found.files.values()), found.api
+    lines = [f"{counted.total} fields in {len(found.files)} messages, {api.name} {api.version}"]
     lines += [f"{count:5} {fate}" for fate, count in counted.fates.items()]
     lines += ["", *counted.lines()]
     waiting = [
@@ -79,7 +80,9 @@ def review(found: Translation) -> str:
     open_ = list(undecided.fields(found.api, found.files))
     if open_:
         lines += ["", f"undecided ({len(open_)}):"]
-        lines += [f"  {m.name}.{f.name}: {f.kind}, since CRI {f.since}" for m, f in open_]
+        lines += [
+            f"  {m.name}.{f.name}: {f.kind}, since {found.api.name} {f.since}" for m, f in open_
+        ]
     for mapped in found.mapped.values():
         item = f", item of {mapped.file.item.in_words}" if mapped.file.item is not None else ""
         lines += ["", f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"]
@@ -112,7 +115,7 @@ def _find(api: Api, path: str) -> Iterator[tuple[Message, Field]]:
 
 def _explained(found: Translation, message: Message, field: Field) -> str:
     kind = (
-        f"{field.kind}, number {field.number}, since CRI {field.since}"
+        f"{field.kind}, number {field.number}, since {found.api.name} {field.since}"
         + ", deprecated" * field.deprecated
         + ", never logged" * field.redacted
     )

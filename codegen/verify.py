@@ -1,8 +1,8 @@
 """Whether the modules of the server can be imported, and whether this was checked before.
 
 A module that compiles may still fail when imported: a name missing in a stub, a transform that was
-moved. So every module of generated/ and runtime/ is imported, in a separate process, because the
-generator itself imports neither.
+moved. So every module of the generated and of the hand-written package is imported, in a separate
+process, because the generator itself imports neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from codegen import cache
+from codegen import cache, project
 from codegen.errors import Fault, Place
 
 _CODE = Path(__file__).resolve().parent
@@ -54,13 +54,14 @@ def remember(root: Path) -> None:
 
 
 def _key(root: Path) -> str:
+    settings = project.read(root)
     parts = ["verified", sys.version, *(f"{tool} {version(tool)}" for tool in _TOOLS)]
     files = [
         *_files(root, "spec", ""),
         *_files(_CODE.parent, "codegen", ""),
-        *_files(root, "runtime", ".py"),
+        *_files(root, settings.code, ".py"),
         *_files(root, "tests", ".py"),
-        *_files(root, "generated", ""),
+        *_files(root, settings.output, ""),
     ]
     whole = [word.encode() for word in parts]
     for name, path in files:
@@ -78,11 +79,11 @@ def _files(root: Path, folder: str, suffix: str) -> Iterator[tuple[str, Path]]:
 
 
 def import_faults(root: Path) -> list[Fault]:
-    """Why modules of generated/ and runtime/ cannot be imported, each cause once."""
-    folder = root.resolve()
+    """Why modules of the two packages cannot be imported, each cause once."""
+    folder, settings = root.resolve(), project.read(root)
     names = [
         ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
-        for part in ("generated", "runtime")
+        for part in (settings.output, settings.code)
         for name, _ in _files(folder, part, ".py")
     ]
     made = subprocess.run(
@@ -94,7 +95,7 @@ def import_faults(root: Path) -> list[Fault]:
         check=False,
     )
     if made.returncode:
-        return [Fault(Place("generated"), f"cannot be imported: {made.stderr.strip()}")]
+        return [Fault(Place(settings.output), f"cannot be imported: {made.stderr.strip()}")]
     found = {
         Fault(Place(file.removeprefix(f"{folder}/"), line or 0, 1), f"cannot be imported: {said}")
         for file, line, said in json.loads(made.stdout)

@@ -1,4 +1,4 @@
-"""generated/oci/<message>.py: one block of statements for each entry."""
+"""generated/<document>/<message>.py: one block of statements for each entry."""
 
 from __future__ import annotations
 
@@ -136,12 +136,12 @@ class _Body:
                 yield f"{self.known[path]} = {value_or_none(self.read.seen(argument.source))}"
         result = called(self.read.seen_by(write.call), self.builder.names, self.known)
         if not write.call.returns.optional:
-            yield self._stored(write, _as_container(write, result))
+            yield self._stored(write, _as_collection(write, result))
             return
         local = free(snake(write.target.steps[-1]), self.taken)
         yield f"{local} = {result}"
         yield f"if {local} is not None:"
-        yield f"    {self._stored(write, _as_container(write, local))}"
+        yield f"    {self._stored(write, _as_collection(write, local))}"
 
     def _stored(self, write: Copied | Computed, text: str) -> str:
         target = place(write.target)
@@ -166,7 +166,7 @@ def left(write: Left) -> str:
 
 
 def _copy_of(write: Copied) -> str:
-    """The value to be stored; a container is copied, not shared."""
+    """The value to be stored; a collection is copied, not shared."""
     text = value(write.source)
     wraps = {"list": "list", "map": "dict"}
     if stored(write.entry, write.target) != "assign" or write.target.kind.name not in wraps:
@@ -174,8 +174,8 @@ def _copy_of(write: Copied) -> str:
     return f"{wraps[write.target.kind.name]}({text})"
 
 
-def _as_container(write: Computed, text: str) -> str:
-    """The result, converted to the target's container type."""
+def _as_collection(write: Computed, text: str) -> str:
+    """The result, converted to the target's collection type."""
     wanted = {"list": "list", "map": "dict"}.get(write.target.kind.name)
     if stored(write.entry, write.target) != "assign" or write.call.returns.ref == wanted:
         return text
@@ -198,6 +198,6 @@ def holds(condition: Condition) -> str:
 
 
 def _name_of(source: Source) -> str:
-    """``namespace_options``, or with its root ``sandbox_namespace_options``."""
+    """The last step as a variable, with the context root before it if there is one."""
     last = snake(source.steps[-1])
     return f"{source.root}_{last}" if source.root else last

@@ -58,7 +58,7 @@ class _Body:
 
     @property
     def record(self) -> bool:
-        """Whether the item is an OCI object; otherwise it is JSON."""
+        """Whether the item is an object of the document; otherwise it is JSON."""
         return self.builder.item.kind.name == "object"
 
     def lines(self, made: str) -> Iterator[str]:
@@ -118,6 +118,6 @@ class _Body:
 
 
 def _copied(text: str, kind: Kind) -> str:
-    """A container is copied, not shared."""
+    """A collection is copied, not shared."""
     wrap = {"list": "list", "map": "dict"}.get(kind.name)
     return f"{wrap}({text})" if wrap else text

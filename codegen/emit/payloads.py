@@ -54,7 +54,7 @@ def _key(planned: Planned, payload: PlanOf) -> list[str]:
 
 
 def _copied(source: Source, planned: Planned, payload: PlanOf) -> str:
-    """A container is copied, not shared; a message with items becomes its items."""
+    """A collection is copied, not shared; a message with items becomes its items."""
     kind = planned.field.kind.name
     items = planned.write.items if not isinstance(planned.write, Computed) else None
     if items is not None:

@@ -90,7 +90,7 @@ def _field(planned: Planned, plan: PlanOf, read: Shared) -> FieldText:
 
 
 def annotation(kind: Kind) -> str:
-    """The annotation of a kind; records are classes of facts.py, messages those of the CRI."""
+    """The annotation of a kind; records are classes of facts.py, messages those of the API."""
     if kind.optional:
         return f"{annotation(replace(kind, optional=False))} | None"
     if kind.name == "list":

@@ -66,8 +66,8 @@ def called(call: Call, names: Names, known: Mapping[str, str]) -> str:
         text = value(argument.source)
         if argument.none_if_unset:
             text = known.get(argument.source.path) or value_or_none(argument.source)
-        elif argument.container:
-            text = f"{argument.container}({text})"
+        elif argument.collection:
+            text = f"{argument.collection}({text})"
         given.append(f"{argument.name}={text}")
     module = names.modules["transforms", call.topic]
     return f"{module}.{call.function}({', '.join(given)})"

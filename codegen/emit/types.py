@@ -1,4 +1,4 @@
-"""generated/oci/types.py: one dataclass for each object of the OCI runtime spec."""
+"""generated/<document>/types.py: one dataclass for each object type."""
 
 from __future__ import annotations
 

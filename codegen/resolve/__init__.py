@@ -1,4 +1,4 @@
-"""The mapping as written, resolved against the CRI, the OCI spec and the hand-written Python.
+"""The mapping as written, resolved against the API, the document and the hand-written Python.
 
 Here each entry is resolved alone. What only shows when entries are compared (two writers of one
 target, fields without a fate) is checked by ``rules.py``.

@@ -125,7 +125,7 @@ def _copied(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
 
 
 def _reversed(scope: Scope, entry: Entry, field: Field) -> CopiedBack:
-    """A copy of flow both is its own inverse: the OCI spec contains what was copied there."""
+    """A copy of flow both is its own inverse: the document contains what was copied there."""
     target = scope.paths.target(entry.value, entry.value_place)
     if target.root != "out" or entry.merge:
         raise SpecError(

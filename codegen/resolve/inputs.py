@@ -10,7 +10,7 @@ from codegen.model import Argument, Call, Input, Message, Source
 from codegen.paths import Paths
 from codegen.python_source import Parameter, Transform
 
-_CONTAINERS = ("list", "tuple", "set", "frozenset", "dict")
+_COLLECTIONS = ("list", "tuple", "set", "frozenset", "dict")
 
 
 def call(
@@ -44,13 +44,13 @@ def _transform(paths: Paths, by: str, place: Place) -> Transform:
     known = sources.transforms(topic)
     if known:
         raise SpecError(
-            f"runtime/transforms/{topic}.py has no function {name}",
+            f"{sources.topic_file(topic)} has no function {name}",
             place,
             nearest(name, known) or one_of(known),
             "unknown-transform",
         )
     raise SpecError(
-        f"there is no runtime/transforms/{topic}.py with functions",
+        f"there is no {sources.topic_file(topic)} with functions",
         place,
         nearest(topic, sources.topics()) or one_of(sources.topics()),
         "unknown-transform",
@@ -69,7 +69,7 @@ def _argument(by: str, given: Input, source: Source, parameter: Parameter) -> Ar
             "transform-arguments",
         )
     wanted = parameter.kind.ref if parameter.kind.name in ("list", "map") else ""
-    converts = wanted in _CONTAINERS and not kind.optional and wanted != source.kind.ref
+    converts = wanted in _COLLECTIONS and not kind.optional and wanted != source.kind.ref
     return Argument(given.argument, source, none_if_unset, wanted if converts else None)
 
 

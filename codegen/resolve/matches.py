@@ -47,7 +47,7 @@ def is_filter(scope: Scope) -> bool:
         )
     if file.of is not None and file.of not in scope.paths.api.messages:
         raise SpecError(
-            f"the CRI has no message {file.of}",
+            f"the {scope.paths.api.name} has no message {file.of}",
             file.of_place,
             nearest(file.of, scope.paths.api.messages),
             "unknown-message",
