@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read when grpc is loaded: no background threads around a fork, and no log lines of its own.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -17,6 +17,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from runtime.config import file, writer
 from runtime.config.tables import Config, ConfigError
+
+if TYPE_CHECKING:
+    from runtime.server.embedded import Daemon
 
 _DEFAULT_FILE = Path("/etc/cri-containerd/config.toml")
 
@@ -48,18 +51,26 @@ def _serve(arguments: argparse.Namespace, config: Config) -> int:
         # The daemon starts while the server's larger modules are loaded.
         daemon = embedded.started(config) if arguments.embedded else None
         try:
-            # Objects created while loading live for ever: collecting garbage meanwhile takes a
-            # tenth of the time, and every later collection would scan all of them.
-            gc.disable()
-            from runtime.server import app
-
-            gc.freeze()
-            gc.enable()
-            asyncio.run(app.serve(config, daemon))
+            asyncio.run(_loaded_and_served(config, daemon))
         finally:
             if daemon:
                 daemon.stop()
     return 0
+
+
+async def _loaded_and_served(config: Config, daemon: Daemon | None) -> None:
+    # Objects created while loading live for ever: collecting garbage meanwhile takes a tenth of the
+    # time, and every later collection would scan all of them.
+    gc.disable()
+    from runtime.server import listener
+
+    # Clients can connect while the larger modules are loaded.
+    server = listener.bound(config.socket)
+    from runtime.server import app
+
+    gc.freeze()
+    gc.enable()
+    await app.serve(config, server, daemon)
 
 
 def _config(arguments: argparse.Namespace, config: Config) -> int:

@@ -37,12 +37,10 @@ from generated.containerd import (
 )
 from runtime.containerd.capabilities import AWAY, Capabilities, probe
 from runtime.containerd.deadlines import DEADLINES
+from runtime.containerd.limits import MAX_MESSAGE
 from runtime.errors import CriError
 
 log = structlog.get_logger(__name__)
-
-MAX_MESSAGE: Final = 16 << 20
-"""Bytes; the limit of containerd and of the kubelet, in both directions."""
 
 _PROBE_INTERVAL: Final = 0.2
 _FIRST_INTERVAL: Final = 0.02

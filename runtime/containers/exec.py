@@ -25,8 +25,8 @@ from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
 from generated.plans import ExecSyncPlan
 from generated.statuses import exec_sync_response
-from runtime.containerd.client import MAX_MESSAGE
 from runtime.containerd.deletions import is_not_found
+from runtime.containerd.limits import MAX_MESSAGE
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
 from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc

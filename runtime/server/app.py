@@ -39,6 +39,7 @@ from runtime.sandboxes.services import Services as SandboxServices
 from runtime.server import listener
 from runtime.server.embedded import OWN_PAUSE, Daemon
 from runtime.server.metrics import Metrics
+from runtime.server.older import add_older_services
 from runtime.server.recovery import Recovery, through_restarts
 from runtime.stats.operations import Stats
 from runtime.steps import background
@@ -61,14 +62,15 @@ _CRI_NAMESPACE_CLASH: Final = (
 )
 
 
-async def serve(config: Config, daemon: Daemon | None) -> None:
+async def serve(config: Config, server: aio.Server, daemon: Daemon | None) -> None:
     """Serve until SIGTERM or SIGINT, then let running calls finish; pods keep running.
 
-    ``daemon`` is the private containerd, if there is one; it is kept running meanwhile. Raises
-    ConfigError for problems that the user must fix.
+    ``server`` is bound to its socket and has no services yet. ``daemon`` is the private containerd,
+    if there is one; it is kept running meanwhile. Raises ConfigError for problems that the user
+    must fix.
     """
     app = await App.joined(config)
-    await app.run(daemon)
+    await app.run(server, daemon)
 
 
 class App:
@@ -193,13 +195,14 @@ class App:
         keeper = await LogKeeper.start(str(config.state_dir))
         return cls(config, containerd, keeper, node, known)
 
-    async def run(self, daemon: Daemon | None) -> None:
+    async def run(self, server: aio.Server, daemon: Daemon | None) -> None:
         """Serve until a signal, or until a failure that the running server cannot recover from."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         await self.streaming.start()
-        listening = await listener.listening(self.config.socket, self._add_services)
+        self._add_services(server)
+        await server.start()
         log.info("listening", socket=str(self.config.socket))
         self._background.start(self._open())
         if daemon:
@@ -209,9 +212,7 @@ class App:
             log.info("shutting down; waiting for running calls", within=f"{listener.GRACE:.0f} s")
             self.store.events.close()
         finally:
-            await asyncio.gather(
-                listening.stop(listener.GRACE), self.streaming.stop(listener.GRACE)
-            )
+            await asyncio.gather(server.stop(listener.GRACE), self.streaming.stop(listener.GRACE))
             await self._close()
         if self._failure:
             raise self._failure
@@ -249,7 +250,7 @@ class App:
         api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime_service, to)
         api_pb2_grpc.add_ImageServiceServicer_to_server(image_service, to)
         services = {"RuntimeService": runtime_service, "ImageService": image_service}
-        listener.add_older_services(services, to)
+        add_older_services(services, to)
 
     async def _open(self) -> None:
         """Everything between containerd's first response and the first call that is served."""
@@ -257,8 +258,8 @@ class App:
         await self.containerd.wait_ready()
         self._closed = "recovering the pods and containers of an earlier run"
         self._say_what_is_odd()
-        await self.handlers.learn_features(self.containerd, self.host)
         await asyncio.gather(
+            self.handlers.learn_features(self.containerd, self.host),
             self.network.start(),
             through_restarts(self.containerd, self.images.start),
             self.exits.start(),

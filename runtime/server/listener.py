@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-import grpc
 from grpc import aio
 
-from generated.handlers.older import OLDER
 from runtime.config.tables import ConfigError
-from runtime.containerd.client import MAX_MESSAGE
+from runtime.containerd.limits import MAX_MESSAGE
 
 GRACE: Final = 10.0
 """Seconds for running calls to finish after SIGTERM."""
@@ -28,8 +25,12 @@ _OPTIONS: Final = [
 ]
 
 
-async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> aio.Server:
-    """A started server on the unix socket ``path``, which only its owner can open (mode 0600).
+def bound(path: Path) -> aio.Server:
+    """A server without services on the unix socket ``path``, which only its owner can open (mode
+    0600). Called in the event loop; the caller adds the services and starts it.
+
+    The kernel accepts connections from now on, and clients wait for the server's start. A client
+    that found no socket would wait for its back-off instead, a second or more.
 
     The socket's directory is created for its owner only, if it is missing.
     Raises ConfigError if another server listens there or the socket cannot be created.
@@ -38,7 +39,6 @@ async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> a
     if _answers(path):
         raise ConfigError(f"{path}: another server listens there; stop it or use another socket")
     server = aio.server(options=_OPTIONS)
-    add_services(server)
     mask = os.umask(0o177)
     try:
         server.add_insecure_port(f"unix://{path}")
@@ -46,26 +46,7 @@ async def listening(path: Path, add_services: Callable[[aio.Server], None]) -> a
         raise ConfigError(f"{path}: cannot listen there: {error}") from error
     finally:
         os.umask(mask)
-    await server.start()
     return server
-
-
-def add_older_services(services: Mapping[str, object], to: aio.Server) -> None:
-    """Serve the older packages of the CRI too, by the same handlers.
-
-    ``services`` has the servicer of each service by its name without package.
-    """
-    for name, methods in OLDER.items():
-        servicer = services[name.rpartition(".")[2]]
-        handlers = {
-            method: grpc.unary_unary_rpc_method_handler(
-                getattr(servicer, method),
-                request_deserializer=request.FromString,
-                response_serializer=response.SerializeToString,
-            )
-            for method, (request, response) in methods.items()
-        }
-        to.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
 
 def _answers(path: Path) -> bool:

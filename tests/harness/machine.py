@@ -17,7 +17,7 @@ from generated.cri import api_pb2
 
 from .cri import Cri, container_config, pod_config
 from .leaks import Holdings, claim
-from .node import CNI_BIN_DIRS, SERVER, Containerd, systemd_is_init
+from .node import CNI_BIN_DIRS, SERVER, Containerd, compile_server, systemd_is_init
 from .waiting import PATIENCE, wait_until
 
 SLICE = "test.slice"
@@ -173,6 +173,7 @@ class Machine:
                 self.end(what)
 
     def _start(self, what: str, *command: str) -> None:
+        compile_server()
         with (self.directory / f"{what}.log").open("ab") as log:
             self._running[what] = subprocess.Popen(
                 command, env=self.containerd.environment(), stdout=log, stderr=log

@@ -6,6 +6,7 @@ same containerd package with its own CRI plugin, for comparison in the benchmark
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import dataclasses
 import functools
@@ -30,6 +31,7 @@ from .cri import Cri
 from .leaks import claim
 from .waiting import PATIENCE
 
+_PROJECT = Path(__file__).parents[2]
 SERVER = Path(sys.executable).parent / "cri-containerd"
 KEEPER = "runtime.logs.keeper"  # in the command of every log keeper
 CNI_BIN_DIRS = ["/opt/cni/bin", "/usr/lib/cni"]
@@ -123,6 +125,17 @@ def _version(containerd: Containerd) -> str:
 
 def systemd_is_init() -> bool:
     return Path("/run/systemd/system").is_dir()
+
+
+@functools.cache
+def compile_server() -> None:
+    """Write the bytecode of the server's modules, which an installed server has.
+
+    Python itself does not write it where PYTHONDONTWRITEBYTECODE is set; every start would take
+    0.4 s of CPU more.
+    """
+    for package in ("runtime", "generated"):
+        compileall.compile_dir(_PROJECT / package, quiet=2)
 
 
 class Node:
@@ -280,6 +293,7 @@ class Node:
                 *("--listen", f"unix://{self.socket}"),
                 *("--root", self.directory / "root", "--state", self.directory / "state"),
             ]
+        compile_server()
         started = time.monotonic()
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -147,19 +147,18 @@ async def world(
     are not made up too."""
     made = World(events)
 
-    def add(to: aio.Server) -> None:
-        runtime, images = made._services(debugging)
-        api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, to)
-        api_pb2_grpc.add_ImageServiceServicer_to_server(images, to)
-
-    listening = await listener.listening(socket, add)
+    server = listener.bound(socket)
+    runtime, images = made._services(debugging)
+    api_pb2_grpc.add_RuntimeServiceServicer_to_server(runtime, server)
+    api_pb2_grpc.add_ImageServiceServicer_to_server(images, server)
+    await server.start()
     try:
         async with aio.insecure_channel(f"unix://{socket}") as channel:
             made.runtime = api_pb2_grpc.RuntimeServiceStub(channel)
             made.images = api_pb2_grpc.ImageServiceStub(channel)
             yield made
     finally:
-        await listening.stop(0)
+        await server.stop(0)
 
 
 def empty(rpc: str) -> Any:

@@ -1,0 +1,68 @@
+"""The socket exists before the server is ready, and only its owner can open it."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+
+from runtime.config.tables import ConfigError
+from runtime.server import listener
+
+
+def with_a_method(server: aio.Server) -> None:
+    async def echo(request: bytes, context: object) -> bytes:
+        return request
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"Echo": handler}),))
+
+
+async def test_a_client_that_comes_before_the_start_is_answered_at_once_after_it(
+    tmp_path: Path,
+) -> None:
+    server = listener.bound(tmp_path / "cri.sock")
+    async with aio.insecure_channel(f"unix://{tmp_path}/cri.sock") as channel:
+        echo: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/s/Echo")
+        call = echo(b"hello", timeout=10)
+        await asyncio.sleep(0.1)
+        assert not call.done()
+        with_a_method(server)
+        await server.start()
+        # less than gRPC's back-off after a refused connection, a second
+        assert await asyncio.wait_for(call, 0.7) == b"hello"
+        await server.stop(0)
+
+
+async def test_only_the_owner_can_open_the_socket(tmp_path: Path) -> None:
+    server = listener.bound(tmp_path / "new" / "cri.sock")
+    assert stat.S_IMODE((tmp_path / "new" / "cri.sock").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    await server.start()
+    await server.stop(0)
+
+
+async def test_a_second_server_is_refused_even_before_the_first_has_started(tmp_path: Path) -> None:
+    server = listener.bound(tmp_path / "cri.sock")
+    with pytest.raises(ConfigError, match="another server listens there"):
+        listener.bound(tmp_path / "cri.sock")
+    await server.start()
+    await server.stop(0)
+
+
+def test_a_server_starts_without_what_only_some_nodes_need() -> None:
+    script = "import sys; from runtime.server import app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert not {"yaml", "runtime.lookups.cdi_yaml"} & set(done.stdout.decode().split())
+
+
+def test_the_socket_is_bound_before_the_larger_modules_are_loaded() -> None:
+    script = "import sys; from runtime.server import listener; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert not {"generated.cri.api_pb2", "runtime.server.app"} & set(done.stdout.decode().split())
