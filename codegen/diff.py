@@ -204,7 +204,7 @@ def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:
 
 
 def _item(file: MappingFile) -> str | None:
-    return file.item.in_words if file.item is not None else None
+    return file.items_in_words or None
 
 
 def _inputs(entry: Entry) -> str:

@@ -65,18 +65,24 @@ def from_node(node: Node, name: str, package: str) -> MappingFile:
         flow=text(child(node, "flow")),
         of=_word(node, "of"),
         of_place=(optional(node, "of") or message).place,
-        item=_item(found) if (found := optional(node, "item")) is not None else None,
+        items=tuple(map(_item, _several(optional(node, "item")))),
         entries=_entries(child(node, "fields")),
         targets=_entries(optional(node, "targets")),
     )
 
 
+def _several(node: Node | None) -> tuple[Node, ...]:
+    """One, or a list of them."""
+    if node is None:
+        return ()
+    return tuple(values(node)) if isinstance(node, ListNode) else (node,)
+
+
 def _item(node: Node) -> ItemText:
-    of, when = child(node, "of"), optional(node, "when")
-    paths = values(of) if isinstance(of, ListNode) else (of,)
+    when = optional(node, "when")
     asked = items(when) if when is not None else ()
     return ItemText(
-        tuple(map(_input, paths)),
+        tuple(map(_input, _several(child(node, "of")))),
         tuple(ConditionText(name, text(word), word.place) for name, word in asked),
     )
 

@@ -391,10 +391,15 @@ class MappingFile:
     of: str | None
     """For a filter: the message that it is compared with."""
     of_place: Place
-    item: ItemText | None
-    """Of a message whose entries write the keys of an item."""
+    items: tuple[ItemText, ...]
+    """Of a message whose entries write items."""
     entries: Mapping[str, Entry]
     targets: Mapping[str, Entry]
+
+    @property
+    def items_in_words(self) -> str:
+        """What the message becomes, in one line."""
+        return ", ".join(item.in_words for item in self.items)
 
     @property
     def takes(self) -> bool:
@@ -462,6 +467,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemsOf:
+    """The builder of what messages become."""
+
+    message: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
 class Argument:
     """One keyword argument of a transform."""
 
@@ -471,6 +484,8 @@ class Argument:
     """Whether it is None if the message does not set the field."""
     collection: str | None
     """The Python collection type of the parameter, if the source has another one."""
+    items: ItemsOf | None = None
+    """If the function takes the items that the source's messages become."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,15 +509,35 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The object that a message becomes."""
+    """What a message becomes."""
 
+    of: tuple[str, ...]
+    """The paths of the lists that it is an item of, or of the objects."""
     kind: Kind
-    """``object`` or ``json``."""
+    """``object``, ``json``, ``record``, or in a list a scalar."""
     listed: bool
     """Whether it is an item of a list."""
     keys: Mapping[str, Property]
+    """None for a scalar, which one entry writes as a whole."""
     conditions: tuple[Condition, ...]
     """The conditions under which a message becomes an item."""
+    alone: bool
+    """Whether the message becomes nothing else."""
+
+    @property
+    def function(self) -> str:
+        """The function that builds one."""
+        return "item" if self.alone else f"{snake(self.of[0].replace('.', '_'))}_item"
+
+    def key(self, path: str) -> str | None:
+        """What a target is of the item: the name of a key, "" for all of a scalar; None if it
+        belongs to another item."""
+        if not self.keys:
+            return "" if path in self.of else None
+        if self.alone:
+            return path
+        found = (path.removeprefix(f"{of}.") for of in self.of if path.startswith(f"{of}."))
+        return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,8 +556,8 @@ class Copied:
     source: Source
     target: Target
     condition: Condition | None
-    items: str | None = None
-    """The message in the source, if its items are copied."""
+    items: ItemsOf | None = None
+    """If the items that the source's messages become are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,7 +681,8 @@ class Mapped:
     matches: tuple[Match, ...]
     tests: tuple[Test, ...]
     descents: tuple[Descent, ...]
-    item: Item | None = None
+    items: tuple[Item, ...] = ()
+    """What the message becomes."""
 
     @property
     def module(self) -> str:

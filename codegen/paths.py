@@ -32,11 +32,11 @@ class Paths:
     def source(self, path: str, place: Place, own: Message | None) -> Source:
         """The value at ``path``; with ``own``, it may start with a field of that message.
 
-        A context root takes precedence over a field with the same name.
+        If a context root has the name of the field, the one is meant that has the next step.
         """
         head, *rest = path.split(".")
         roots = self.sources.roots(reading=own is None)
-        if head in roots:
+        if head in roots and not (rest and own and self._only_in_field(own, head, rest[0], place)):
             start = Source(head, head, (), roots[head])
         elif own is not None and head in own.fields:
             start = self._step(Source("", None, (), Kind("message", own.name)), head)
@@ -68,6 +68,19 @@ class Paths:
                 )
             found = self._step(found, step)
         return found
+
+    def _only_in_field(self, own: Message, head: str, step: str, place: Place) -> bool:
+        """Whether the field ``head`` has the ``step``, and the context root ``head`` lacks it."""
+        if head not in own.fields or step not in self._members(own.fields[head].kind):
+            return False
+        if step in self._members(self.sources.roots(reading=False)[head]):
+            raise SpecError(
+                f"{head}.{step} is in the field {head} of {own.name} and in the context root",
+                place,
+                "rename the attribute of the class in facts.py",
+                "ambiguous-source",
+            )
+        return True
 
     def of_message(self, name: str, root: str, path: str, place: Place) -> Source:
         """The field at ``path`` of the message ``name``, which is called ``root`` in generated
@@ -137,9 +150,9 @@ class Paths:
             )
         return Target(path, root, tuple(steps), kind.of[1], element["key"])
 
-    def object_at(self, path: str, place: Place) -> tuple[Kind, bool]:
-        """The type of the object at ``path`` of the document, or of a payload,
-        and whether the path is a list of it."""
+    def item_at(self, path: str, place: Place) -> tuple[Kind, bool]:
+        """The type of the object at ``path`` of the document, of a plan or of a payload, and
+        whether the path is a list of it; a list may be of scalars."""
         head = path.partition(".")[0]
         payload = self.sources.settings.payloads.get(head)
         if payload is not None and head != path:
@@ -157,17 +170,26 @@ class Paths:
         else:
             kind = self.target(path, place).kind
         one = kind.of[0] if kind.name == "list" else kind
-        if one.name not in ("object", "json"):
+        if one.name not in ("object", "json", "record") and not (one.scalar and one is not kind):
             raise SpecError(
                 f"{path} is {kind}, which has no keys that entries could write",
                 place,
-                "name a list of objects, or an object",
+                "name a list, or an object",
                 "item-does-not-fit",
             )
         return replace(one, optional=False), kind.name == "list"
 
     def keys_of(self, kind: Kind) -> Mapping[str, Property]:
-        """The keys of an object of the document or of a payload."""
+        """The keys of an object of the document or of a payload, or of a record; a scalar has
+        none."""
+        if kind.scalar:
+            return {}
+        if kind.name == "record":
+            record = self.sources.records[kind.ref]
+            return {
+                name: Property(name, record.fields[name], required, "")
+                for name, required in record.arguments.items()
+            }
         return (self.json_types if kind.name == "json" else self.document.classes)[kind.ref].fields
 
     def _planned(self, path: str, place: Place) -> Target:

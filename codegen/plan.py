@@ -28,6 +28,7 @@ from codegen.model import (
     Property,
     Source,
     Test,
+    Write,
     is_planned,
     snake,
     stored,
@@ -171,6 +172,7 @@ def _names(
     nested: Iterable[str],
     topics: Iterable[str],
     always: Iterable[Import],
+    items: Iterable[str] = (),
 ) -> Names:
     """Modules are renamed where a parameter has the same name."""
     parameters = _parameters(roots, settings)
@@ -181,6 +183,7 @@ def _names(
     imports = set(always)
     home = settings.builders if package == "builders" else f"{settings.output}.{package}"
     wanted = [(home, snake(message), package) for message in set(nested)]
+    wanted += [(f"{settings.output}.items", snake(message), "items") for message in set(items)]
     wanted += [(settings.transforms, topic, "transforms") for topic in set(topics)]
     for home, module, role in sorted(wanted):
         name = f"{module}_{home.rpartition('.')[2]}" if module in used else module
@@ -205,7 +208,7 @@ def builders(mapped: Mapping[str, Mapped], settings: Settings) -> list[Builder]:
 
 
 def _writes(mapped: Mapping[str, Mapped], name: str, above: tuple[str, ...] = ()) -> bool:
-    if name not in mapped or name in above or mapped[name].item is not None:
+    if name not in mapped or name in above or mapped[name].items:
         return False
     return any(
         (written(w) is not None and not is_planned(w))
@@ -254,6 +257,7 @@ def _builder(
         called,
         topics,
         [_api(settings), _types(settings)],
+        passed_items(w for w in one.writes if not is_planned(w)),
     )
     return Builder(one, names, {m: tuple(sorted(_roots(mapped, m))) for m in called})
 
@@ -262,33 +266,88 @@ def _builder(
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltItem:
+    """One of the items that a message becomes."""
+
+    item: Item
+    parameters: tuple[Parameter, ...]
+    writes: tuple[Write, ...]
+    """What fills it; the fields that fill nothing are among those of the first item."""
+    plural: bool
+    """Whether there is a function for several messages."""
+
+
+@dataclass(frozen=True, slots=True)
 class ItemBuilder:
     """generated/items/<message>.py."""
 
     mapped: Mapped
-    item: Item
+    items: tuple[BuiltItem, ...]
     names: Names
 
 
 def items(mapped: Mapping[str, Mapped], settings: Settings) -> list[ItemBuilder]:
     """One for each message that becomes an item or an object."""
-    return [
-        _item_builder(one, one.item, settings)
-        for _, one in sorted(mapped.items())
-        if one.item is not None
-    ]
+    return [_item_builder(one, settings) for _, one in sorted(mapped.items()) if one.items]
 
 
-def _item_builder(one: Mapped, item: Item, settings: Settings) -> ItemBuilder:
-    computed = [w for w in one.writes if isinstance(w, Computed)]
-    roots = {root for w in computed for root in roots_of(w.call)}
-    roots |= {w.source.root for w in one.writes if isinstance(w, Copied) and w.source.root}
+def _item_builder(one: Mapped, settings: Settings) -> ItemBuilder:
+    built = tuple(_built(one, item, settings) for item in one.items)
+    computed = [w.call for w in one.writes if isinstance(w, Computed)]
     always = {_api(settings)}
-    always.add(Import("typing", "Any") if item.kind.name == "json" else _types(settings))
-    if item.listed and (item.conditions or not roots):
-        always.add(Import("collections.abc", "Iterable"))
-    names = _names(settings, roots, "items", (), {w.call.topic for w in computed}, always)
-    return ItemBuilder(one, item, names)
+    for made in built:
+        match made.item.kind.name:
+            case "json":
+                always.add(Import("typing", "Any"))
+            case "object":
+                always.add(_types(settings))
+            case "record":
+                always.add(Import(settings.transforms, "facts"))
+        if made.plural:
+            always.add(Import("collections.abc", "Iterable"))
+    roots = {root for w in one.writes for root in _roots_of_write(w)}
+    nested = passed_items(one.writes)
+    names = _names(settings, roots, "items", nested, {call.topic for call in computed}, always)
+    return ItemBuilder(one, built, names)
+
+
+def _built(one: Mapped, item: Item, settings: Settings) -> BuiltItem:
+    writes = tuple(w for w in one.writes if _fills(one, item, w))
+    roots = {root for w in writes for root in _roots_of_write(w)}
+    plural = item.listed and (bool(item.conditions) or not roots)
+    return BuiltItem(item, _parameters(roots, settings), writes, plural)
+
+
+def _fills(one: Mapped, item: Item, write: Write) -> bool:
+    """Whether the write is shown with the item."""
+    target, first = written(write), item is one.items[0]
+    if target is not None:
+        return item.key(target.path) is not None
+    entry = write.entry
+    if entry.partner is not None and not entry.with_another:
+        return item.key(entry.value) is not None
+    return first
+
+
+def _roots_of_write(write: Write) -> frozenset[str]:
+    match write:
+        case Copied(source=source):
+            return frozenset({source.root} if source.root else ())
+        case Computed(call=call):
+            return roots_of(call)
+    return frozenset()
+
+
+def passed_items(writes: Iterable[Write]) -> set[str]:
+    """The messages whose items are copied or given to functions."""
+    found: set[str] = set()
+    for write in writes:
+        match write:
+            case Copied(items=made) if made is not None:
+                found.add(made.message)
+            case Computed(call=call):
+                found |= {a.items.message for a in call.arguments if a.items is not None}
+    return found
 
 
 # --- plans
@@ -331,7 +390,7 @@ def plan_of(mapped: Mapping[str, Mapped], plan: Plan, settings: Settings) -> Pla
     always = {_api(settings)}
     if any("record" in (v.field.kind.name, *(k.name for k in v.field.kind.of)) for v in values):
         always.add(Import(settings.transforms, "facts"))
-    nested = {v.write.items for v in values if isinstance(v.write, Copied) and v.write.items}
+    nested = passed_items(v.write for v in values)
     names = _names(settings, roots, "items", nested, {call.topic for call in calls}, always)
     return PlanOf(plan, names, values)
 
@@ -355,6 +414,9 @@ def planned(
 def _is_secret(mapped: Mapping[str, Mapped], name: str, write: Copied | Computed) -> bool:
     if isinstance(write, Copied):
         sources = [write.source]
+        made = mapped.get(write.items.message) if write.items is not None else None
+        if made is not None and secrets(made.message, made.file):
+            return True
     else:
         sources = [argument.source for argument in write.call.arguments]
     if write.target.kind.name == "message":  # something below it may be secret
@@ -608,7 +670,7 @@ def _ways(mapped: Mapping[str, Mapped], name: str, below: tuple[str, ...] = ()) 
     Normally the message itself. If it becomes an item: the fields that contain it, starting from
     the first message for which that is not true.
     """
-    part = mapped[name].item is not None
+    part = bool(mapped[name].items)
     inside = [
         (other, entry, isinstance(write, Descended))
         for other in mapped.values()
@@ -647,8 +709,9 @@ def _origins(mapped: Mapping[str, Mapped], name: str, path: str) -> Iterator[tup
 
 def _places(one: Mapped, target: str) -> Iterator[str]:
     """The full paths of a target: for an item's key, one in each list that the item is for."""
-    if one.item is None or one.file.item is None:
+    if not one.items:
         yield target
-        return
-    for given in one.file.item.of:
-        yield f"{given.path}{'[]' * one.item.listed}.{target}"
+    for item in one.items:
+        key = item.key(target)
+        if key is not None:
+            yield from (f"{of}{'[]' * item.listed}{f'.{key}' if key else ''}" for of in item.of)

@@ -57,6 +57,8 @@ class Record:
     fields: Mapping[str, Kind]
     shared: bool
     """Whether it is a measurement, which only responses are read from."""
+    arguments: Mapping[str, bool]
+    """The fields that its constructor takes, and whether it needs them."""
 
 
 @dataclass(slots=True)
@@ -328,7 +330,12 @@ def _record(node: ast.ClassDef, read: _Annotations, *, shared: bool) -> Record:
         if isinstance(part, ast.FunctionDef)
         and any(isinstance(d, ast.Name) and d.id == "property" for d in part.decorator_list)
     }
-    return Record(node.name, fields | properties, shared)
+    arguments = {
+        part.target.id: part.value is None
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+    }
+    return Record(node.name, fields | properties, shared, arguments)
 
 
 class _Annotations:

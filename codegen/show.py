@@ -84,7 +84,7 @@ def review(found: Translation) -> str:
             f"  {m.name}.{f.name}: {f.kind}, since {found.api.name} {f.since}" for m, f in open_
         ]
     for mapped in found.mapped.values():
-        item = f", item of {mapped.file.item.in_words}" if mapped.file.item is not None else ""
+        item = f", item of {mapped.file.items_in_words}" if mapped.file.items else ""
         lines += ["", f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"]
         lines += [_line(entry) for entry in mapped.file.entries.values()]
         lines += [f"  → {entry.name}: {entry.in_words}" for entry in mapped.file.targets.values()]
@@ -127,7 +127,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
     rows = {
         "type": kind,
         "fate": entry.in_words,
-        "item of": mapped.file.item.in_words if mapped.file.item is not None else "",
+        "item of": mapped.file.items_in_words,
         "inputs": ", ".join(given.path for given in entry.inputs),
         "also for": ", ".join(_also_for(found, mapped, entry)),
         "merge": entry.merge or "",

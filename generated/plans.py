@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from generated.cri import api_pb2
+from generated.items import cdi_device, id_mapping
 from runtime.transforms import annotations as annotations_transforms
 from runtime.transforms import (
     cdi,
@@ -182,9 +183,9 @@ def plan_new_container(
         # plan.processes_of <- linux.security_context.namespace_options.target_id
         processes_of=namespace_options.target_id,
         # plan.uid_mapping, by namespaces.joined_mapping
-        uid_mapping=namespaces.joined_mapping(of_pod=sandbox_userns_options.uids),
+        uid_mapping=namespaces.joined_mapping(of_pod=id_mapping.items(sandbox_userns_options.uids)),
         # plan.gid_mapping, by namespaces.joined_mapping
-        gid_mapping=namespaces.joined_mapping(of_pod=sandbox_userns_options.gids),
+        gid_mapping=namespaces.joined_mapping(of_pod=id_mapping.items(sandbox_userns_options.gids)),
         # plan.mounts, by requested_mounts.wanted
         mounts=requested_mounts.wanted(mounts=src.mounts),
         # plan.image_mounts, by requested_mounts.images
@@ -232,7 +233,9 @@ def plan_new_container(
             available=host.apparmor,
         ),
         # plan.cdi_devices, by cdi.requested
-        cdi_devices=cdi.requested(devices=src.CDI_devices, annotations=src.annotations),
+        cdi_devices=cdi.requested(
+            devices=cdi_device.items(src.CDI_devices), annotations=src.annotations
+        ),
     )
 
 
@@ -739,14 +742,14 @@ def plan_sandbox(
         # plan.uid_mapping, by namespaces.uid_mapping
         uid_mapping=namespaces.uid_mapping(
             mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
-            uids=userns_options.uids,
+            uids=id_mapping.items(userns_options.uids),
             pid=namespace_options.pid,
             ipc=namespace_options.ipc,
         ),
         # plan.gid_mapping, by namespaces.gid_mapping
         gid_mapping=namespaces.gid_mapping(
             mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
-            gids=userns_options.gids,
+            gids=id_mapping.items(userns_options.gids),
         ),
         # plan.network_first, by sandboxes.names_interface
         network_first=sandboxes.names_interface(sysctls=linux.sysctls),

@@ -1699,9 +1699,11 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="Looked up in the CDI directories; the edits that a vendor's file lists for the device are inputs of the entries above and below. Device plugins of older kubelets name devices in annotations (cdi.k8s.io/). A device that cannot be found is refused, because the container must not run without it.",
             file="spec/mapping/container_config.yaml",
         ),
+    ),
+    "plan.cdi_devices[]": (
         Entry(
             field="ContainerConfig.CDI_devices.name",
-            fate="compute",
+            fate="copy",
             by=None,
             inputs=(),
             when="always",
@@ -2975,11 +2977,16 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="The pause image's environment; PATH is always set.",
             file="spec/mapping/pod_sandbox_config.yaml",
         ),
+    ),
+    "process.env[]": (
         Entry(
             field="ContainerConfig.envs.key",
             fate="compute",
-            by=None,
-            inputs=(),
+            by="process.variable",
+            inputs=(
+                "key",
+                "value",
+            ),
             when="always",
             why="The name of a variable.",
             file="spec/mapping/key_value.yaml",

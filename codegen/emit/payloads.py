@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from codegen.emit.plans import below, below_call
-from codegen.emit.python import called, imports, is_set, quoted, value
+from codegen.emit.python import built, called, imports, is_set, quoted, value
 from codegen.emit.types import docstring
-from codegen.model import Computed, Source, snake
+from codegen.model import Computed, Source
 from codegen.plan import Import, Planned, PlanOf
 
 
@@ -58,7 +58,6 @@ def _copied(source: Source, planned: Planned, payload: PlanOf) -> str:
     kind = planned.field.kind.name
     items = planned.write.items if not isinstance(planned.write, Computed) else None
     if items is not None:
-        module = payload.names.modules["items", snake(items)]
-        return f"{module}.{'items' if kind == 'list' else 'item'}({value(source)})"
+        return built(items, payload.names, value(source))
     wrap = {"list": "list", "map": "dict"}.get(kind)
     return f"{wrap}({value(source)})" if wrap else value(source)

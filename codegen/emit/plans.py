@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from codegen.emit.python import called, imports, value
+from codegen.emit.python import built, called, imports, value
 from codegen.emit.shared import Shared, shared
 from codegen.emit.types import annotation as plain
 from codegen.emit.types import docstring
@@ -78,7 +78,8 @@ def _field(planned: Planned, plan: PlanOf, read: Shared) -> FieldText:
     else:
         source = below(planned.write.source, planned.path)
         wraps = {"list": "list({})", "map": "dict({})"}.get(planned.field.kind.name, "{}")
-        made = wraps.format(value(read.seen(source)))
+        text, items = value(read.seen(source)), planned.write.items
+        made = wraps.format(text) if items is None else built(items, plan.names, text)
         comment = f"{planned.write.target.path} <- {'.'.join([source.root or '', *source.steps])}"
     hidden = " = field(repr=False)" if planned.secret else ""
     return FieldText(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-from codegen.model import Call, Document, Kind, Source, Target
+from codegen.model import Call, Document, ItemsOf, Kind, Source, Target, snake
 from codegen.plan import Import, Names
 
 
@@ -66,11 +66,18 @@ def called(call: Call, names: Names, known: Mapping[str, str]) -> str:
         text = value(argument.source)
         if argument.none_if_unset:
             text = known.get(argument.source.path) or value_or_none(argument.source)
+        elif argument.items is not None:
+            text = built(argument.items, names, text)
         elif argument.collection:
             text = f"{argument.collection}({text})"
         given.append(f"{argument.name}={text}")
     module = names.modules["transforms", call.topic]
     return f"{module}.{call.function}({', '.join(given)})"
+
+
+def built(items: ItemsOf, names: Names, text: str) -> str:
+    """The items that the messages ``text`` become."""
+    return f"{names.modules['items', snake(items.message)]}.{items.function}({text})"
 
 
 def quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from codegen import checks
@@ -35,9 +36,9 @@ def resolve(
     message; ``rpcs`` is None if rpc.yaml could not be read.
     """
     alone_in_file = Scope(message, file, files, paths, rpcs)
-    item = problems.attempt(lambda: items.of_file(alone_in_file))
-    scope = replace(alone_in_file, item=item)
-    readable = item is not None or file.item is None
+    made = problems.attempt(lambda: items.of_file(alone_in_file))
+    scope = replace(alone_in_file, items=made or ())
+    readable = made is not None
 
     def tried(step: Callable[[Scope, Entry], _Result], entry: Entry) -> list[_Result]:
         try:
@@ -59,8 +60,8 @@ def resolve(
     written = fields if file.writes and readable else []
     writes = [w for e in written for w in tried(targets.of_field, e)]
     writes += [w for e in alone if readable for w in tried(targets.of_target, e)]
-    if item is not None and len(writes) == len(written) + len(alone):
-        problems.attempt(lambda: items.check_complete(scope, item, tuple(writes)))
+    for item in scope.items if len(writes) == len(written) + len(alone) else ():
+        problems.attempt(partial(items.check_complete, scope, item, tuple(writes)))
     return Mapped(
         message,
         file,
@@ -69,5 +70,5 @@ def resolve(
         tuple(m for e in fields if filters for m in tried(matches.of_field, e)),
         tuple(t for e in fields if file.takes for ts in tried(tests, e) for t in ts),
         tuple(checks.descents(message, files)) if file.takes else (),
-        item,
+        scope.items,
     )

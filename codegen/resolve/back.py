@@ -58,7 +58,7 @@ def _computed(scope: Scope, entry: Entry, field: Field) -> ComputedBack:
             f"write compute: {entry.name}",
             "unknown-target",
         )
-    call = inputs.call(scope.paths, by or "", place, given, None)
+    call = inputs.call(scope, by or "", place, given, None)
     returns = replace(call.returns, optional=False)
     check_value(entry, f"{by} cannot fill {entry.name}", returns, field.kind)
     return ComputedBack(entry, call, by or "")

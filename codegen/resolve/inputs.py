@@ -9,14 +9,17 @@ from codegen.errors import Place, SpecError, nearest, one_of
 from codegen.model import Argument, Call, Input, Message, Source
 from codegen.paths import Paths
 from codegen.python_source import Parameter, Transform
+from codegen.resolve import items
+from codegen.resolve.scope import Scope
 
 _COLLECTIONS = ("list", "tuple", "set", "frozenset", "dict")
 
 
 def call(
-    paths: Paths, by: str, place: Place, inputs: tuple[Input, ...], own: Message | None
+    scope: Scope, by: str, place: Place, inputs: tuple[Input, ...], own: Message | None
 ) -> Call:
     """The call of the transform ``by``; the inputs' paths may start with fields of ``own``."""
+    paths = scope.paths
     transform = _transform(paths, by, place)
     arguments = []
     for given in inputs:
@@ -30,7 +33,7 @@ def call(
                 or one_of(transform.parameters) + "; rename with `path as name`",
                 "transform-arguments",
             )
-        arguments.append(_argument(by, given, source, parameter))
+        arguments.append(_argument(scope, by, given, source, parameter))
     _check_complete(by, place, inputs, transform)
     return Call(transform.topic, transform.name, tuple(arguments), transform.returns)
 
@@ -57,7 +60,12 @@ def _transform(paths: Paths, by: str, place: Place) -> Transform:
     )
 
 
-def _argument(by: str, given: Input, source: Source, parameter: Parameter) -> Argument:
+def _argument(
+    scope: Scope, by: str, given: Input, source: Source, parameter: Parameter
+) -> Argument:
+    made = items.passed(scope.paths, scope.files, source.kind, parameter.kind)
+    if made is not None:
+        return Argument(given.argument, source, False, None, made)
     none_if_unset = bool(source.told_by) and parameter.kind.optional
     kind = replace(source.kind, optional=source.kind.optional or none_if_unset)
     reason = kinds.why_not(kind, parameter.kind)

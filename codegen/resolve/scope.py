@@ -23,7 +23,7 @@ class Scope:
     paths: Paths
     rpcs: Rpcs | None
     """None if rpc.yaml could not be read."""
-    item: Item | None = None
+    items: tuple[Item, ...] = ()
     """What the message becomes, if its file has ``item``."""
 
     def is_target(self, entry: Entry) -> bool:

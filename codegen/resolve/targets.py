@@ -56,8 +56,8 @@ def of_target(scope: Scope, entry: Entry) -> Write:
 
 
 def _target(scope: Scope, entry: Entry, path: str) -> Target:
-    if scope.item is not None:
-        return items.key(scope.item, entry, path)
+    if scope.items:
+        return items.target(scope.items, entry, path)
     target = scope.paths.target(path, entry.value_place)
     allowed = _allowed_when(scope, target)
     if allowed and (entry.merge or entry.when not in allowed):
@@ -100,29 +100,31 @@ def _allowed_when(scope: Scope, target: Target) -> tuple[str, ...]:
 
 
 def _copied(scope: Scope, entry: Entry, source: Source, target: Target) -> Copied:
-    held = source.kind.of[0] if source.kind.name == "list" else source.kind
-    if target.root in scope.paths.sources.settings.payloads and held.name == "message":
-        return _copied_items(scope, entry, source, target, held.ref)
+    if target.root not in ("out", "record"):
+        made = _copied_items(scope, entry, source, target)
+        if made is not None:
+            return made
     kind = checks.narrowed(source.kind, entry.rules)
     kind = replace(kind, optional=False) if entry.when == "set" else kind
     check_fit(entry, f"{source.path} cannot be copied to {target.path}", kind, target.kind)
     return Copied(entry, source, target, _condition(entry, source))
 
 
-def _copied_items(
-    scope: Scope, entry: Entry, source: Source, target: Target, message: str
-) -> Copied:
-    """If the message becomes an item of the target, the item is copied, or all of them for a
-    list."""
-    item = scope.files[message].item if message in scope.files else None
-    if item is None or target.path not in [given.path for given in item.of]:
+def _copied_items(scope: Scope, entry: Entry, source: Source, target: Target) -> Copied | None:
+    """If the message becomes an item of the target, the item is copied, or all of them for a list;
+    None for anything but messages, and for messages that are kept as they are."""
+    held, wanted = (k.of[0] if k.name == "list" else k for k in (source.kind, target.kind))
+    if held.name != "message" or wanted.name == "message":
+        return None
+    made = items.passed(scope.paths, scope.files, source.kind, target.kind)
+    if made is None:
         raise SpecError(
             f"{source.path} is {source.kind}, which is not an item of {target.path}",
             entry.value_place,
-            f"say so in item: of the mapping of {message}, or compute the target",
+            f"say so in item: of the mapping of {held.ref}, or compute the target",
             "type-does-not-fit",
         )
-    return Copied(entry, source, target, _condition(entry, source), message)
+    return Copied(entry, source, target, _condition(entry, source), made)
 
 
 def _condition(entry: Entry, source: Source) -> Condition | None:
@@ -132,13 +134,18 @@ def _condition(entry: Entry, source: Source) -> Condition | None:
 
 def _computed(scope: Scope, entry: Entry, target: Target) -> Computed:
     by = entry.by or ""
-    call = inputs.call(scope.paths, by, entry.keys["by"], entry.inputs, scope.message)
+    call = inputs.call(scope, by, entry.keys["by"], entry.inputs, scope.message)
     returns = call.returns
-    if target.root != "plan":  # there, None omits the target
+    if target.root != "plan" and not _in_record(scope, target):  # there, None omits the target
         returns = replace(returns, optional=False)
     if not (target.kind.name == "json" and returns.name == "map"):  # JSON, whose keys a test checks
         check_fit(entry, f"{by} cannot fill {target.path}", returns, target.kind)
     return Computed(entry, call, target)
+
+
+def _in_record(scope: Scope, target: Target) -> bool:
+    """Whether the target is a key of a record, which has all keys."""
+    return any(i.key(target.path) is not None and i.kind.name == "record" for i in scope.items)
 
 
 def _check_own_input(entry: Entry) -> None:
@@ -169,8 +176,8 @@ def _descended(scope: Scope, entry: Entry, field: Field) -> Descended:
             "make its flow in or both",
             "flows-differ",
         )
-    outside = nested in scope.files and scope.files[nested].item is not None
-    if scope.item is not None or outside:
+    outside = nested in scope.files and bool(scope.files[nested].items)
+    if scope.items or outside:
         raise SpecError(
             (
                 f"{nested} becomes an item, so its entries write nothing for {scope.message.name}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.oci import types
 from runtime.transforms import facts, requested_mounts
 
@@ -35,7 +36,7 @@ def item(
         # propagation: an input of readonly
         # uidMappings -> uidMappings
         uidMappings=requested_mounts.mapped_ids(
-            mappings=src.uidMappings,
+            mappings=id_mapping.items(src.uidMappings),
             is_mapped=mount_source.is_mapped,
             user_namespaces_problem=handler.user_namespaces_problem,
             idmap_problem=mount_source.idmap_problem,
@@ -43,7 +44,7 @@ def item(
         ),
         # gidMappings -> gidMappings
         gidMappings=requested_mounts.mapped_ids(
-            mappings=src.gidMappings,
+            mappings=id_mapping.items(src.gidMappings),
             is_mapped=mount_source.is_mapped,
             user_namespaces_problem=handler.user_namespaces_problem,
             idmap_problem=mount_source.idmap_problem,

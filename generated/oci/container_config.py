@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from generated.containerd import containers_pb2
 from generated.cri import api_pb2
+from generated.items import id_mapping, key_value
 from generated.oci import container_metadata, linux_container_config, types
 from runtime.transforms import annotations as annotations_transforms
 from runtime.transforms import cgroups, classes, devices, facts, labels, mounts, process
@@ -47,7 +48,7 @@ def apply(
     )
     # envs -> process.env
     out.process.env = process.env(
-        envs=src.envs,
+        envs=key_value.items(src.envs),
         tty=src.tty,
         image_env=image.env,
         hostname=sandbox.metadata.config.hostname,
@@ -70,8 +71,8 @@ def apply(
         privileged=security_context.privileged,
         pod_network=sandbox_namespace_options.network,
         pod_userns_mode=sandbox_mode,
-        pod_uids=sandbox_userns_options.uids,
-        pod_gids=sandbox_userns_options.gids,
+        pod_uids=id_mapping.items(sandbox_userns_options.uids),
+        pod_gids=id_mapping.items(sandbox_userns_options.gids),
         cgroup_unified=host.cgroup_unified,
         cgroup_mount_options=host.cgroup_mount_options,
         handler=handler,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.items import hugepage_limit
 from generated.oci import types
 from runtime.transforms import facts, lists, resources
 
@@ -40,7 +41,7 @@ def apply(
         out.linux.resources.cpu.mems = mems
     # hugepage_limits -> linux.resources.hugepageLimits
     hugepage_limits = resources.hugepage_limits(
-        hugepage_limits=src.hugepage_limits,
+        hugepage_limits=hugepage_limit.items(src.hugepage_limits),
         hugetlb_controller=host.hugetlb_controller,
         disable_hugetlb_controller=host.disable_hugetlb_controller,
         tolerate_missing_hugetlb_controller=host.tolerate_missing_hugetlb_controller,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.oci import types
 from runtime.transforms import facts, namespaces, security, selinux
 
@@ -132,11 +133,13 @@ def apply(
         out.linux.mountLabel = mount_label
     # linux.uidMappings
     out.linux.uidMappings = namespaces.joined_mappings(
-        own=userns_options.uids, of_pod=sandbox_userns_options.uids
+        own=id_mapping.items(userns_options.uids),
+        of_pod=id_mapping.items(sandbox_userns_options.uids),
     )
     # linux.gidMappings
     out.linux.gidMappings = namespaces.joined_mappings(
-        own=userns_options.gids, of_pod=sandbox_userns_options.gids
+        own=id_mapping.items(userns_options.gids),
+        of_pod=id_mapping.items(sandbox_userns_options.gids),
     )
     # plan.privileged <- privileged
     # plan.joins_processes

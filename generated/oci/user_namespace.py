@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from generated.cri import api_pb2
+from generated.items import id_mapping
 from generated.oci import types
 from runtime.transforms import facts, namespaces
 
@@ -27,6 +28,6 @@ def apply(
         )
     )
     # uids -> linux.uidMappings
-    out.linux.uidMappings = namespaces.uid_mappings(mode=src.mode, uids=src.uids)
+    out.linux.uidMappings = namespaces.uid_mappings(mode=src.mode, uids=id_mapping.items(src.uids))
     # gids -> linux.gidMappings
-    out.linux.gidMappings = namespaces.gid_mappings(mode=src.mode, gids=src.gids)
+    out.linux.gidMappings = namespaces.gid_mappings(mode=src.mode, gids=id_mapping.items(src.gids))

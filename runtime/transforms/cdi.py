@@ -13,7 +13,6 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import InvalidArgument
 from runtime.transforms.facts import CdiEdits, CdiHooks, DeviceNode
@@ -177,12 +176,12 @@ def minimum_version(spec: Spec) -> str:
     return next((version for version, used in _SINCE if used(spec)), VERSIONS[0])
 
 
-def requested(*, devices: Sequence[api_pb2.CDIDevice], annotations: Mapping[str, str]) -> list[str]:
+def requested(*, devices: Sequence[str], annotations: Mapping[str, str]) -> list[str]:
     """The names in ``ContainerConfig.CDI_devices``, then those in its annotations, each once.
 
     Raises InvalidArgument for a name that is not of the form vendor.com/class=name.
     """
-    named = [(f"config.CDI_devices[{i}].name", device.name) for i, device in enumerate(devices)]
+    named = [(f"config.CDI_devices[{index}].name", name) for index, name in enumerate(devices)]
     for key in sorted(annotations):
         if key.startswith(ANNOTATIONS):
             field = f"config.annotations[{key}]"

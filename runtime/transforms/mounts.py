@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
-from generated.items import id_mapping
 from generated.items import mount as mount_item
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
@@ -36,8 +35,8 @@ def container_mounts(
     privileged: bool,
     pod_network: api_pb2.NamespaceMode,
     pod_userns_mode: api_pb2.NamespaceMode | None,
-    pod_uids: Sequence[api_pb2.IDMapping],
-    pod_gids: Sequence[api_pb2.IDMapping],
+    pod_uids: list[types.LinuxIDMapping],
+    pod_gids: list[types.LinuxIDMapping],
     cgroup_unified: bool,
     cgroup_mount_options: Sequence[str],
     handler: Handler,
@@ -71,9 +70,7 @@ def container_mounts(
         for mount in (container_spec().mounts if base is None else base)
     )
     mounts = [*_not_covered(system, ordered), *ordered]
-    if not injected:
-        return mounts
-    return _with_devices(mounts, injected, id_mapping.items(pod_uids), id_mapping.items(pod_gids))
+    return _with_devices(mounts, injected, pod_uids, pod_gids) if injected else mounts
 
 
 def _with_devices(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from generated.cri import api_pb2
-from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument
 
@@ -116,7 +115,7 @@ def _pid_of_container(
 
 
 def uid_mappings(
-    *, mode: api_pb2.NamespaceMode, uids: Sequence[api_pb2.IDMapping]
+    *, mode: api_pb2.NamespaceMode, uids: Sequence[types.LinuxIDMapping]
 ) -> list[types.LinuxIDMapping]:
     """The user IDs of the pod's user namespace; empty without one.
 
@@ -126,16 +125,15 @@ def uid_mappings(
 
 
 def gid_mappings(
-    *, mode: api_pb2.NamespaceMode, gids: Sequence[api_pb2.IDMapping]
+    *, mode: api_pb2.NamespaceMode, gids: Sequence[types.LinuxIDMapping]
 ) -> list[types.LinuxIDMapping]:
     """As `uid_mappings`, for groups."""
     return _range(mode, gids, "gids")
 
 
 def _range(
-    mode: api_pb2.NamespaceMode, mappings: Sequence[api_pb2.IDMapping], field: str
+    mode: api_pb2.NamespaceMode, ranges: Sequence[types.LinuxIDMapping], field: str
 ) -> list[types.LinuxIDMapping]:
-    ranges = id_mapping.items(mappings)
     field = f"{_USERNS_FIELD}.{field}"
     if not is_own_userns(mode):
         if ranges:
@@ -150,24 +148,23 @@ def _range(
         raise InvalidArgument(
             f"must end at id {_IDS - 1} of the node, the last one, or before", field=field
         )
-    return ranges
+    return list(ranges)
 
 
 def joined_mappings(
-    *, own: Sequence[api_pb2.IDMapping], of_pod: Sequence[api_pb2.IDMapping]
+    *, own: Sequence[types.LinuxIDMapping], of_pod: Sequence[types.LinuxIDMapping]
 ) -> list[types.LinuxIDMapping]:
     """The IDs of the user namespace that a container joins: its pod's, and the request must say
     the same."""
-    ranges = id_mapping.items(of_pod)
-    if id_mapping.items(own) != ranges:
+    if list(own) != list(of_pod):
         raise _not_the_pods()
-    return ranges
+    return list(of_pod)
 
 
 def uid_mapping(
     *,
     mode: api_pb2.NamespaceMode | None,
-    uids: Sequence[api_pb2.IDMapping],
+    uids: Sequence[types.LinuxIDMapping],
     pid: api_pb2.NamespaceMode,
     ipc: api_pb2.NamespaceMode,
 ) -> str:
@@ -188,14 +185,14 @@ def uid_mapping(
     return mapping_label(uid_mappings(mode=mode, uids=uids))
 
 
-def gid_mapping(*, mode: api_pb2.NamespaceMode | None, gids: Sequence[api_pb2.IDMapping]) -> str:
+def gid_mapping(*, mode: api_pb2.NamespaceMode | None, gids: Sequence[types.LinuxIDMapping]) -> str:
     """As `uid_mapping`, for groups."""
     return "" if mode is None else mapping_label(gid_mappings(mode=mode, gids=gids))
 
 
-def joined_mapping(*, of_pod: Sequence[api_pb2.IDMapping]) -> str:
+def joined_mapping(*, of_pod: Sequence[types.LinuxIDMapping]) -> str:
     """The IDs of the pod's user namespace, for a container, in the format of `uid_mapping`."""
-    return mapping_label(id_mapping.items(of_pod))
+    return mapping_label(of_pod)
 
 
 def mapping_label(ranges: Sequence[types.LinuxIDMapping]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from generated.cri import api_pb2
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.transforms.paths import LONGEST
@@ -73,7 +72,7 @@ def cwd(*, working_dir: str, image_working_dir: str, base_cwd: str) -> str:
 
 def env(
     *,
-    envs: Sequence[api_pb2.KeyValue],
+    envs: Sequence[str],
     tty: bool,
     hostname: str,
     node_hostname: str,
@@ -83,8 +82,7 @@ def env(
 ) -> list[str]:
     """The environment, later sources over earlier ones: defaults, image, request, CDI devices.
 
-    A pod on the node's network has no host name of its own, so it shows the node's. A value of
-    the CRI is bytes; a spec is JSON, which holds text only, so what is not UTF-8 is replaced.
+    A pod on the node's network has no host name of its own, so it shows the node's.
     """
     return _merged(
         DEFAULT_PATH,
@@ -92,9 +90,15 @@ def env(
         *(["TERM=xterm"] if tty else []),
         f"HOSTNAME={hostname or node_hostname}",
         *image_env,
-        *(f"{one.key}={one.value.decode('utf-8', 'replace')}" for one in envs),
+        *envs,
         *device_env,
     )
+
+
+def variable(*, key: str, value: bytes) -> str:
+    """One variable. A value of the CRI is bytes; a spec is JSON, which holds text only, so what is
+    not UTF-8 is replaced."""
+    return f"{key}={value.decode('utf-8', 'replace')}"
 
 
 def sandbox_cwd(*, working_dir: str) -> str:

@@ -90,7 +90,7 @@ def options(
 
 def mapped_ids(
     *,
-    mappings: Sequence[api_pb2.IDMapping],
+    mappings: list[types.LinuxIDMapping],
     is_mapped: bool,
     user_namespaces_problem: str,
     idmap_problem: str,
@@ -109,7 +109,7 @@ def mapped_ids(
         raise InvalidArgument(
             f"cannot map the IDs of a mount of {path}: {problem}", field="uidMappings"
         )
-    return id_mapping.items(mappings)
+    return mappings
 
 
 def _propagation(

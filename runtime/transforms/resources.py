@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from generated.cri import api_pb2
-from generated.items import hugepage_limit
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -91,7 +90,7 @@ def memory_nodes_of(*, mems: str | None) -> str:
 
 def hugepage_limits(
     *,
-    hugepage_limits: Sequence[api_pb2.HugepageLimit],
+    hugepage_limits: list[types.LinuxHugepageLimit],
     hugetlb_controller: bool,
     disable_hugetlb_controller: bool,
     tolerate_missing_hugetlb_controller: bool,
@@ -103,9 +102,9 @@ def hugepage_limits(
     node without the controller an error would fail every container.
     """
     for limit in hugepage_limits:
-        if not _PAGE_SIZE.fullmatch(limit.page_size):
+        if not _PAGE_SIZE.fullmatch(limit.pageSize):
             raise InvalidArgument(
-                f"must be a page size such as 2MB or 1GB, not {limit.page_size!r}",
+                f"must be a page size such as 2MB or 1GB, not {limit.pageSize!r}",
                 field="linux.resources.hugepage_limits.page_size",
             )
     if disable_hugetlb_controller or not hugepage_limits:
@@ -118,7 +117,7 @@ def hugepage_limits(
             " tolerate_missing_hugetlb_controller = true in the config",
             field="linux.resources.hugepage_limits",
         )
-    return hugepage_limit.items(hugepage_limits)
+    return hugepage_limits
 
 
 def hugepage_limits_of(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,8 +116,12 @@ def test_each_builder_of_items_is_used(known: list[Known]) -> None:
     names = {one.name for one in known}
     generated = "".join(
         path.read_text()
-        for path in [ROOT / "generated/cni.py", *Path(ROOT / "generated").glob("oci/*.py")]
+        for path in Path(ROOT / "generated").rglob("*.py")
+        if path.stem != "api_pb2"
     )
     for path in (ROOT / "generated/items").glob("[a-z]*.py"):
-        called = {f"generated.items.{path.stem}.{function}" for function in ("item", "items")}
-        assert called & names or f"{path.stem}.item" in generated, f"nothing calls {path.stem}"
+        functions = re.findall(r"^def (\w+)\(", path.read_text(), re.M)
+        for one in (name for name in functions if not name.endswith("items")):
+            called = {f"generated.items.{path.stem}.{one}", f"generated.items.{path.stem}.{one}s"}
+            used = called & names or f"{path.stem}.{one}" in generated
+            assert used, f"nothing calls {path.stem}.{one}"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from generated.cri import api_pb2
+from generated.items import cdi_device
 from generated.oci import types
 from runtime.documents import DocumentError
 from runtime.errors import InvalidArgument
@@ -151,14 +152,15 @@ def test_fields_come_before_annotations_and_each_device_once() -> None:
             "example.org/cdi": "ignored",
         },
     )
-    found = cdi.requested(devices=config.CDI_devices, annotations=config.annotations)
+    devices = cdi_device.items(config.CDI_devices)
+    found = cdi.requested(devices=devices, annotations=config.annotations)
     assert found == ["v.com/g=1", "v.com/g=0", "v.com/g=3", "v.com/g=2"]
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "v.com/g", "v.com/g=", "v.com=0", "v.com/g=a=b"])
 def test_a_name_that_is_not_qualified_is_refused_with_its_field(name: str) -> None:
     with pytest.raises(InvalidArgument, match=r"config.CDI_devices\[0\].name: must be a CDI dev"):
-        cdi.requested(devices=[api_pb2.CDIDevice(name=name)], annotations={})
+        cdi.requested(devices=[name], annotations={})
     with pytest.raises(InvalidArgument, match=r"config.annotations\[cdi.k8s.io/x\]: must be"):
         cdi.requested(devices=[], annotations={"cdi.k8s.io/x": f"v.com/g=0,{name}"})
 

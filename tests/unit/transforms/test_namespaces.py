@@ -211,13 +211,13 @@ def test_a_container_has_its_pods_user_namespace() -> None:
 
 
 def test_a_container_has_its_pods_ids() -> None:
-    ids, others = (userns(POD, length).userns_options.uids for length in (65536, 65535))
-    found = namespaces.joined_mappings(own=ids, of_pod=ids)
-    assert found == [types.LinuxIDMapping(0, 65536, 65536)]
+    ids, others = ([types.LinuxIDMapping(0, 65536, length)] for length in (65536, 65535))
+    assert namespaces.joined_mappings(own=ids, of_pod=ids) == ids
     assert namespaces.joined_mapping(of_pod=ids) == "0:65536:65536"
     assert namespaces.joined_mappings(own=[], of_pod=[]) == []
     assert namespaces.joined_mapping(of_pod=[]) == ""
-    for own in (userns().userns_options.uids, others):
+    none: list[types.LinuxIDMapping] = []
+    for own in (none, others):
         with pytest.raises(InvalidArgument, match=r"userns_options: must be the pod's"):
             namespaces.joined_mappings(own=own, of_pod=ids)
 

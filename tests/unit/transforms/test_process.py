@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from generated.cri import api_pb2
+from generated.items import key_value
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.transforms import process
 
@@ -86,7 +87,7 @@ def test_env(
 ) -> None:
     assert (
         process.env(
-            envs=[api_pb2.KeyValue(key=key, value=value) for key, value in envs],
+            envs=key_value.items(api_pb2.KeyValue(key=k, value=v) for k, v in envs),
             tty=tty,
             hostname="pod",
             node_hostname="node",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from generated.cri import api_pb2
+from generated.items import hugepage_limit
 from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.transforms import resources
@@ -110,7 +111,7 @@ def hugepages(
     tolerated: bool = True,
 ) -> list[types.LinuxHugepageLimit] | None:
     return resources.hugepage_limits(
-        hugepage_limits=limits,
+        hugepage_limits=hugepage_limit.items(limits),
         hugetlb_controller=controller,
         disable_hugetlb_controller=disabled,
         tolerate_missing_hugetlb_controller=tolerated,
