@@ -78,6 +78,12 @@ def kubelet(session: nox.Session) -> None:
 
 
 @nox.session
+def site(session: nox.Session) -> None:
+    """The review site in a headless Chromium, if one is on PATH: ``-- [pytest options]``."""
+    _run(session, "pytest", "tests/site", "-rs", *session.posargs)
+
+
+@nox.session
 def node(session: nox.Session) -> None:
     """The demo and the e2e tests on a Debian 13 node under QEMU."""
     _run(session, "python", "-m", "tests.node", *session.posargs)

@@ -13,6 +13,8 @@ from codegen.errors import Place, Problems, SpecError
 
 if TYPE_CHECKING:  # each command imports what it needs: importing everything takes half a second
     from codegen.generate import Translation
+    from codegen.lifecycle import Lifecycle
+    from codegen.rpc import Rpcs
     from codegen.write import Change
 
 
@@ -130,12 +132,32 @@ def _explain(arguments: argparse.Namespace, root: Path) -> int:
 def _review(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import show
 
-    print(show.review(_read(root)))
+    found, rpcs, machines = _read_all(root)
+    if arguments.out is None:
+        print(show.review(found))
+        return 0
+    from codegen import diff, write
+    from codegen.site import facts
+    from codegen.site.write import files
+
+    against = None
+    if arguments.against is not None:
+        before = diff.at_revision(root, arguments.against)
+        since = diff.of_specifications(before, diff.in_folder(root))
+        against = arguments.against, tuple(since)
+    made = files(facts.gather(root, found, rpcs, machines, against))
+    write.apply(arguments.out, write.changes(arguments.out, made))
+    print(arguments.out / "index.html")
     return 0
 
 
 def _read(root: Path) -> Translation:
     """The mapping, even if it has faults: explain and review must work while it is being fixed."""
+    return _read_all(root)[0]
+
+
+def _read_all(root: Path) -> tuple[Translation, Rpcs | None, Lifecycle | None]:
+    """The mapping as ``_read``, and the RPCs and lifecycle, if they can be read."""
     from codegen import generate, lifecycle, rpc
 
     problems = Problems()
@@ -147,7 +169,7 @@ def _read(root: Path) -> Translation:
     if found is None:
         problems.stop_if_any()
         raise AssertionError("some files could not be read because of a fault")
-    return found
+    return found, rpcs, machines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +241,17 @@ def _parser() -> argparse.ArgumentParser:
     explained.set_defaults(run=_explain)
 
     reviewed = commands.add_parser(
-        "review", help="list every entry on one line, and the fields not supported yet"
+        "review",
+        help="list every entry on one line, and the fields not supported yet; or, with --out, write"
+        " a site that shows each entry with its code, tests and history",
+    )
+    reviewed.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder of the site; it is replaced"
+    )
+    reviewed.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="a git revision: the site's page of changes also shows what changed in spec/ since",
     )
     reviewed.set_defaults(run=_review)
     return parser

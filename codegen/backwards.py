@@ -18,6 +18,10 @@ from codegen.model import (
     Source,
 )
 
+WRITTEN, READ, CALLED, HANDLES = "written by", "read for", "called for", "handles"
+CALLS = (CALLED, HANDLES)
+"""The roles of functions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -26,7 +30,7 @@ class Link:
     name: str
     """The whole target, source or function."""
     role: str
-    """``written by``, ``read for``, ``called for``, ``handles`` or ``also reads``."""
+    """``WRITTEN``, ``READ``, ``CALLED`` or ``HANDLES``."""
     field: str
     """The path of the field; for an entry under ``targets``, its message."""
     entry: Entry
@@ -35,17 +39,24 @@ class Link:
 def links(found: Translation, path: str) -> list[Link]:
     """Every entry that writes, reads or calls ``path``; for a target or source also those of the
     paths above or below it. Sorted by name."""
-    every = [*_targets(found), *_sources(found)]
-    near = [link for link in every if _covers(path, link.name) or _covers(link.name, path)]
-    near += [link for link in _functions(found) if link.name == path]
-    once = {(link.name, link.role, link.field, link.entry.place): link for link in near}
+    return [
+        link
+        for link in every(found)
+        if link.name == path
+        or (link.role in (WRITTEN, READ) and (_covers(path, link.name) or _covers(link.name, path)))
+    ]
+
+
+def every(found: Translation) -> list[Link]:
+    """Every link of the mapping, once, sorted by name."""
+    links = [*_targets(found), *_sources(found), *_functions(found)]
+    once = {(link.name, link.role, link.field, link.entry.place): link for link in links}
     return [once[key] for key in sorted(once)]
 
 
 def names(found: Translation) -> list[str]:
     """Every name in ``links``."""
-    every = [*_targets(found), *_sources(found), *_functions(found)]
-    return sorted({link.name for link in every})
+    return sorted({link.name for link in every(found)})
 
 
 def _covers(above: str, below: str) -> bool:
@@ -55,14 +66,14 @@ def _covers(above: str, below: str) -> bool:
 def _targets(found: Translation) -> Iterator[Link]:
     for target, origins in plan.origins(found.mapped).items():
         for origin in origins:
-            yield Link(target, "written by", origin.field, origin.entry)
+            yield Link(target, WRITTEN, origin.field, origin.entry)
 
 
 def _sources(found: Translation) -> Iterator[Link]:
     for mapped in found.mapped.values():
         for source, entry in read(mapped):
             if source.root is not None:
-                yield Link(source.path, "read for", _field(mapped, entry), entry)
+                yield Link(source.path, READ, _field(mapped, entry), entry)
 
 
 def read(mapped: Mapped) -> Iterator[tuple[Source, Entry]]:
@@ -82,11 +93,11 @@ def _functions(found: Translation) -> Iterator[Link]:
         for entry in [*mapped.file.entries.values(), *mapped.file.targets.values()]:
             field = _field(mapped, entry)
             if entry.by is not None:
-                yield Link(entry.by, "called for", field, entry)
+                yield Link(entry.by, CALLED, field, entry)
             if entry.back is not None:
-                yield Link(entry.back.by, "called for", field, entry)
+                yield Link(entry.back.by, CALLED, field, entry)
             if entry.fate == "handled_by":
-                yield Link(entry.value, "handles", field, entry)
+                yield Link(entry.value, HANDLES, field, entry)
 
 
 def _field(mapped: Mapped, entry: Entry) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen import load, project
-from codegen.errors import Problems, nearest, one_of
+from codegen.errors import Place, Problems, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.load import MappingNode, Node
 from codegen.model import Api, Field, Message, Method, Service, snake
-from codegen.nodes import child, items, optional, text, values
+from codegen.nodes import child, mapping, optional, text, values
 from codegen.project import Settings
 
 FILE = "spec/rpc.yaml"
@@ -89,6 +89,8 @@ class Rpc:
     mutates: bool
     log: tuple[str, ...]
     why: str
+    place: Place
+    """Where its entry begins."""
 
     @property
     def name(self) -> str:
@@ -219,20 +221,20 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
     node = load.checked_file(root, FILE, load.language_schema("rpc"))
     if api is None:
         return Rpcs(())
-    entries = dict(items(node))
+    entries = {key.value: (key.place, entry) for key, entry in mapping(node).items()}
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
     _one_service_each(node, api, problems)
     _same_names(node, api, methods, problems)
     settings = project.read(root)
     reader = _Reader(api, settings, lifecycle, problems)
     unary = {
-        name: reader.rpc(methods[name], entry, {})
-        for name, entry in entries.items()
+        name: reader.rpc(methods[name], place, entry, {})
+        for name, (place, entry) in entries.items()
         if name in methods and optional(entry, "batches_of") is None
     }
     rpcs = unary | {
-        name: reader.rpc(methods[name], entry, unary)
-        for name, entry in entries.items()
+        name: reader.rpc(methods[name], place, entry, unary)
+        for name, (place, entry) in entries.items()
         if name in methods and name not in unary
     }
     services = tuple(
@@ -280,7 +282,7 @@ class _Reader:
     lifecycle: Lifecycle | None
     problems: Problems
 
-    def rpc(self, method: Method, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
+    def rpc(self, method: Method, place: Place, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
         subject = optional(entry, "object")
         states = optional(entry, "states")
         served_by = optional(entry, "served_by")
@@ -313,6 +315,7 @@ class _Reader:
             mutates=mutates is not None and mutates.plain() is True,
             log=tuple(text(path) for path in values(optional(entry, "log"))),
             why=text(child(entry, "why")),
+            place=place,
         )
 
     def _subject(self, request: Message, node: Node) -> Subject:

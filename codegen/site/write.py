@@ -1,0 +1,129 @@
+"""The site as {path: text}, without disk access."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codegen import mapping_file, proto_diff
+from codegen.site import lanes, search, targets
+from codegen.site.facts import FATES, Site
+from codegen.site.urls import Urls
+
+if TYPE_CHECKING:
+    import jinja2
+
+_HERE = Path(__file__).resolve().parent
+_STATIC = ("style.css", "site.js", "icon.svg")
+_NAVIGATION = (
+    ("index", "Overview"),
+    ("fields", "Fields"),
+    ("rpcs", "RPCs"),
+    ("targets", "Targets"),
+    ("lifecycle", "Lifecycle"),
+    ("changes", "Changes"),
+)
+_WHOLE = re.compile(r"(<pre.*?</pre>)", re.DOTALL)
+"""Text whose white space counts."""
+
+
+def files(site: Site) -> dict[str, str]:
+    """Every file of the site."""
+    made = {name: (_HERE / "static" / name).read_text() for name in _STATIC}
+    made["index.js"] = search.index(site)
+    made["evidence.js"] = search.evidence(site)
+    made["style.css"] += _strips(site)
+    made |= dict(_pages(site))
+    return dict(sorted(made.items()))
+
+
+def _pages(site: Site) -> Iterator[tuple[str, str]]:
+    page = partial(_page, site)
+    yield page("index.html", "overview")
+    yield page("fields.html", "fields", facets=_facets(site))
+    yield page("rpcs.html", "rpcs")
+    yield page("targets.html", "targets", tree=targets.tree(site.links_written))
+    if site.lifecycle is not None:
+        drawings = {m.noun: lanes.drawing(m) for m in site.lifecycle.machines}
+        yield page("lifecycle.html", "lifecycle", drawings=drawings)
+    yield page("changes.html", "changes", classes=proto_diff.CLASSES)
+    for name, part in site.parts.items():
+        yield page(f"message/{name}.html", "message", part=part)
+    for name, rpc in site.rpcs.items():
+        yield page(f"rpc/{name}.html", "rpc", part=rpc)
+
+
+def _page(site: Site, path: str, template: str, **variables: Any) -> tuple[str, str]:
+    navigation = [
+        (page, label) for page, label in _NAVIGATION if page != "lifecycle" or site.lifecycle
+    ]
+    to = Urls(path.rpartition("/")[0])
+    text = (
+        _environment()
+        .get_template(f"{template}.html.j2")
+        .render(site=site, to=to, here=path, template=template, navigation=navigation, **variables)
+    )
+    return path, _dense(text)
+
+
+def _dense(html: str) -> str:
+    """Without indentation and blank lines, except in preformatted text, and there without escapes
+    that only attributes need."""
+    parts = _WHOLE.split(html)
+    parts[::2] = [re.sub(r"\s*\n\s*", "\n", part) for part in parts[::2]]
+    parts[1::2] = [_plain(part) for part in parts[1::2]]
+    return "".join(parts).strip() + "\n"
+
+
+def _plain(code: str) -> str:
+    return code.replace("&#34;", '"').replace("&#39;", "'").replace("&gt;", ">")
+
+
+def _facets(site: Site) -> Mapping[str, list[str]]:
+    """The values by which the table of fields can be filtered."""
+    rows = site.rows
+    return {
+        "since": list(site.history.versions),
+        "message": [name for name, part in site.parts.items() if part.fields],
+        "target": sorted({top for row in rows for top in targets.tops(row.targets)}),
+        "rule": sorted({name for row in rows for name in row.rule_names}),
+    }
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"word": _word, "percent": _percent, "short": _short}
+    return environment
+
+
+def _word(fate: str) -> str:
+    """The class of a fate in the style sheet."""
+    return next(known for known in FATES if fate.startswith(known)).partition(" ")[0]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.4g}" if whole else "0"
+
+
+def _short(place: str, site: Site) -> str:
+    """A place without the folder that all places of its kind are in."""
+    return place.removeprefix(f"{mapping_file.FOLDER}/").removeprefix(f"{site.settings.output}/")
+
+
+def _strips(site: Site) -> str:
+    """The style of ``.sN``: a strip of all versions, of which the first N are empty."""
+    count = len(site.history.versions)
+    rules = [f".s{n}{{--first:{n / count:.4f}}}" for n in range(count)]
+    return f":root{{--versions:{count}}}\n" + "\n".join(rules) + "\n"
