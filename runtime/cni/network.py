@@ -44,8 +44,13 @@ PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
 _PASSING: Final = frozenset({11, 50})
 """CNI error codes for "try again later" and "not available now"."""
 
-DELETION_GRACE: Final = 5.0
-"""Seconds for DEL to finish after its caller was cancelled; it takes a tenth of a second."""
+GRACE: Final = 5.0
+"""Seconds for ADD or DEL to finish after its caller was cancelled; each takes a tenth of a second.
+
+A plugin that is killed half-way can leave what no DEL finds: bridge's DEL deletes the interface
+first, finds the firewall rules of the pod by the interface's addresses, and fails if its ADD had
+not made all of them.
+"""
 
 _REPLACING_TRIES: Final = 10
 _REPLACING_SECONDS: Final = 0.2
@@ -176,8 +181,24 @@ class Network:
         """Attach a pod to every network.
 
         If this fails or is cancelled, it can be partly done; the caller must then call ``delete``.
-        The networks are added in parallel, or in order with ``setup_serially``.
+        The networks are added in parallel, or in order with ``setup_serially``.  If the caller is
+        cancelled, the plugins have `GRACE` seconds to finish before they are killed; they have
+        ended when this returns.
         """
+        adding = asyncio.create_task(self._add(sandbox_id, netns_path, config, handler))
+        try:
+            return await asyncio.shield(adding)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait({adding}, timeout=GRACE)
+            finally:
+                adding.cancel()
+                await asyncio.gather(adding, return_exceptions=True)
+            raise
+
+    async def _add(
+        self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig, handler: str
+    ) -> Attachment:
         problem = self.problem(handler)
         if problem is not None:
             raise Unavailable(f"the pod network is not ready: {problem}")
@@ -207,11 +228,9 @@ class Network:
         If ADD never returned a result (``had_result`` false), failures of the plugins are logged
         and not raised, because it is unknown what there is to undo.
 
-        If the caller is cancelled, it continues for `DELETION_GRACE` seconds, and the next call for
-        the pod waits for it.  A plugin that is killed during DEL can leave things that a second DEL
-        does not find: bridge deletes the interface first, and finds the firewall rules of the pod
-        by the interface's addresses.  One that hangs is killed after that time, and the next call
-        starts it again.
+        If the caller is cancelled, it continues for `GRACE` seconds, and the next call for the pod
+        waits for it.  A plugin that hangs is killed after that time, and the next call starts it
+        again.
         """
         left = self._deletions.get(sandbox_id)
         if left is not None:
@@ -224,7 +243,7 @@ class Network:
         try:
             await asyncio.shield(deletion)
         except asyncio.CancelledError:
-            asyncio.get_running_loop().call_later(DELETION_GRACE, deletion.cancel)
+            asyncio.get_running_loop().call_later(GRACE, deletion.cancel)
             raise
 
     async def _delete(

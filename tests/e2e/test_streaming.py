@@ -332,25 +332,24 @@ ECHO = "while read line; do echo got-$line; done; echo ended"
 
 @both
 async def test_attach_joins_live_output_and_feeds_the_container(app: App, transport: str) -> None:
-    container = app.run("sh", "-c", f"echo before; {ECHO}", name="echo", stdin=True)
-    log = app.node.logs / "echo.log"
-    await until(lambda: log.exists() and "before" in log.read_text())
+    container = app.run("sh", "-c", ECHO, name="echo", stdin=True)
     streams_wanted = {"stdin": True, "stdout": True, "stderr": True}
     names = ("error", "stdin", "stdout", "stderr")
     async with (
         connected(app.attach(container, **streams_wanted), transport, names=names) as one,
         connected(app.attach(container, **streams_wanted), transport, names=names) as two,
     ):
-        await asyncio.sleep(0.5)
-        await one.send("stdin", b"1\n")
-        await two.until(lambda: two.received["stdout"] == b"got-1\n")
-        await two.send("stdin", b"2\n")
-        await one.until(lambda: one.received["stdout"] == b"got-1\ngot-2\n")
-    # stdin was not created for one client only: a later one finds it open
+        for number, client in enumerate((one, two)):  # its answer shows that it has joined
+            await client.send("stdin", b"%d\n" % number)
+            await client.until(lambda client=client: client.received["stdout"].endswith(b"\n"))
+        await one.send("stdin", b"2\n")
+        await two.until(lambda: two.received["stdout"].endswith(b"got-1\ngot-2\n"))
+        await two.send("stdin", b"3\n")
+        await one.until(lambda: one.received["stdout"].endswith(b"got-1\ngot-2\ngot-3\n"))
+    # stdin was not created for one client only: a later one finds it open, and gets no old output
     async with connected(app.attach(container, **streams_wanted), transport, names=names) as one:
-        await asyncio.sleep(0.5)
-        await one.send("stdin", b"3\n")
-        await one.until(lambda: one.received["stdout"] == b"got-3\n")
+        await one.send("stdin", b"4\n")
+        await one.until(lambda: one.received["stdout"] == b"got-4\n")
 
 
 @both
@@ -358,7 +357,6 @@ async def test_stdin_once_ends_with_its_first_client(app: App, transport: str) -
     container = app.run("sh", "-c", ECHO, name="once", stdin=True, stdin_once=True)
     url = app.attach(container, stdin=True, stdout=True)
     async with connected(url, transport, names=("error", "stdin", "stdout")) as streams:
-        await asyncio.sleep(0.3)
         await streams.send("stdin", b"x\n")
         await streams.end("stdin")
         await streams.gone()
@@ -399,7 +397,6 @@ async def test_attach_outlives_the_server_for_later_clients(app: App) -> None:
     app.node.start()
     url = app.attach(container, stdin=True, stdout=True)
     async with connected(url, "spdy", names=("error", "stdin", "stdout")) as streams:
-        await asyncio.sleep(0.3)
         await streams.send("stdin", b"again\n")
         await streams.until(lambda: streams.received["stdout"] == b"got-again\n")
 

@@ -105,8 +105,16 @@ class Streams:
         self._receiving.cancel()
 
     async def until(self, condition: Any, seconds: float = 20) -> None:
-        async with asyncio.timeout(seconds), self.changed:
-            await self.changed.wait_for(condition)
+        try:
+            async with asyncio.timeout(seconds), self.changed:
+                await self.changed.wait_for(condition)
+        except TimeoutError:
+            if self._receiving is not None and self._receiving.done():
+                self._receiving.result()  # what it did not understand
+            raise AssertionError(
+                f"after {seconds} s: received {dict(self.received)}, ended {self.ended}, "
+                f"reset {self.resets}, {'closed' if self.closed else 'open'}"
+            ) from None
 
     async def gone(self, seconds: float = 20) -> None:
         """Return when the server has closed the connection."""

@@ -332,7 +332,31 @@ async def test_a_hanging_plugin_is_killed_with_its_children(
     await gone(lab.calls()[0]["pid"])
 
 
-async def test_a_cancelled_add_kills_its_plugin(lab: Lab) -> None:
+async def test_a_cancelled_add_ends_before_the_deletion(lab: Lab) -> None:
+    """What an ADD that is killed half-way leaves, no DEL may find."""
+    lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
+    async with lab.network() as network:
+        adding = asyncio.create_task(network.add("sb1", NETNS, POD))
+        while not lab.calls():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        adding.cancel()
+        await asyncio.sleep(0.1)
+        assert not adding.done()
+        while not (child := child_of(lab.calls()[0]["pid"])):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        os.kill(child, signal.SIGKILL)  # the plugin goes on
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        assert lab.cached()
+        await network.delete("sb1", NETNS, POD, had_result=True)
+    assert lab.order() == [("ADD", "first"), ("DEL", "first")]
+    assert lab.cached() == []
+
+
+async def test_a_cancelled_add_that_hangs_is_killed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cni, "GRACE", 0.2)
     lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
     async with lab.network() as network:
         adding = asyncio.create_task(network.add("sb1", NETNS, POD))
@@ -369,7 +393,7 @@ async def test_a_cancelled_delete_continues_and_the_next_one_waits_for_it(lab: L
 async def test_a_deletion_that_hangs_without_a_caller_is_killed_and_started_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cni, "DELETION_GRACE", 0.2)
+    monkeypatch.setattr(cni, "GRACE", 0.2)
     lab.write("net.conflist", {"type": "first", "hang": ["DEL"]})
     async with lab.network() as network:
         await network.add("sb1", NETNS, POD)
