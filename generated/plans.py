@@ -361,6 +361,29 @@ def plan_stop_container(
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointContainerPlan:
+    """What CheckpointContainer asks for."""
+
+    archive: str
+    """The absolute path of the archive to write."""
+
+    timeout: int
+    """Seconds until the checkpoint is given up; 0 is the default of the CRI."""
+
+
+def plan_checkpoint_container(
+    src: api_pb2.CheckpointContainerRequest,
+) -> CheckpointContainerPlan:
+    """What the message asks for."""
+    return CheckpointContainerPlan(
+        # plan.archive <- location
+        archive=src.location,
+        # plan.timeout <- timeout
+        timeout=src.timeout,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExecSyncPlan:
     """What ExecSync asks for."""
 

@@ -1686,6 +1686,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             file="spec/mapping/linux_container_security_context.yaml",
         ),
     ),
+    "plan.archive": (
+        Entry(
+            field="CheckpointContainerRequest.location",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The kubelet names a new file in its checkpoint directory. The file appears only when it is complete, and replaces an older one.",
+            file="spec/mapping/checkpoint_container_request.yaml",
+        ),
+    ),
     "plan.cdi_devices": (
         Entry(
             field="ContainerConfig.CDI_devices",
@@ -2592,6 +2603,15 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         ),
     ),
     "plan.timeout": (
+        Entry(
+            field="CheckpointContainerRequest.timeout",
+            fate="copy",
+            by=None,
+            inputs=(),
+            when="always",
+            why="Seconds until the checkpoint is given up; the container keeps running. 0 is the CRI's own limit of two minutes. The kubelet sends the larger of both.",
+            file="spec/mapping/checkpoint_container_request.yaml",
+        ),
         Entry(
             field="ExecSyncRequest.timeout",
             fate="copy",

@@ -10,11 +10,6 @@ from collections.abc import Mapping
 from typing import Final
 
 IGNORED: Final[Mapping[str, tuple[str, ...]]] = {
-    "CheckpointContainerRequest": (
-        "container_id",
-        "location",
-        "timeout",
-    ),
     "ContainerConfig": ("windows",),
     "CreateContainerRequest": ("sandbox_config",),
     "ImageSpec": (

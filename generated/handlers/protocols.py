@@ -127,6 +127,14 @@ class ContainerOperations(Protocol[ContainerT_contra, SandboxT_contra]):
         non-zero exit code is not an error. The command is not logged, because it can
         contain secrets."""
 
+    async def checkpoint(
+        self,
+        container: ContainerT_contra,
+        plan: plans.CheckpointContainerPlan,
+    ) -> api_pb2.CheckpointContainerResponse:
+        """CheckpointContainer. Writes the processes and the changed files of a container into an archive, with
+        CRIU. The container keeps running."""
+
 
 @runtime_checkable
 class EventOperations(Protocol):

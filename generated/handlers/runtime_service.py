@@ -23,6 +23,7 @@ from generated.handlers.protocols import (
 from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import (
     plan_attach,
+    plan_checkpoint_container,
     plan_container_status,
     plan_create_container,
     plan_exec,
@@ -37,6 +38,7 @@ from generated.plans import (
 )
 from generated.validators import (
     attach_request,
+    checkpoint_container_request,
     container_stats_request,
     container_status_request,
     create_container_request,
@@ -64,7 +66,7 @@ from generated.validators import (
     update_pod_sandbox_resources_request,
     update_runtime_config_request,
 )
-from runtime.errors import FailedPrecondition, NotFound, Unavailable, Unimplemented
+from runtime.errors import FailedPrecondition, NotFound, Unavailable
 from runtime.frame import Frame, batches, refuse_if_any, stream, unary
 
 _STOP_POD_SANDBOX_STATES = frozenset(
@@ -96,6 +98,7 @@ _EXEC_STATES = frozenset({ContainerState.RUNNING})
 _ATTACH_STATES = frozenset({ContainerState.RUNNING})
 _PORT_FORWARD_STATES = frozenset({SandboxState.READY})
 _POD_SANDBOX_STATS_STATES = frozenset({SandboxState.READY})
+_CHECKPOINT_CONTAINER_STATES = frozenset({ContainerState.RUNNING})
 _UPDATE_POD_SANDBOX_RESOURCES_STATES = frozenset(
     {SandboxState.READY, SandboxState.NOTREADY, SandboxState.UNKNOWN}
 )
@@ -432,13 +435,20 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     async def Status(self, request: api_pb2.StatusRequest) -> api_pb2.StatusResponse:
         return await self._node.status(plan_node_status(request))
 
-    @unary()
+    @unary(mutates=True, shown=("container_id", "location", "timeout"))
     async def CheckpointContainer(
         self, request: api_pb2.CheckpointContainerRequest
     ) -> api_pb2.CheckpointContainerResponse:
-        raise Unimplemented(
-            'CheckpointContainer is not served yet; see the issue "Every RPC and every field"'
-        )
+        refuse_if_any(checkpoint_container_request.check(request))
+        container = self._find_container(request.container_id)
+        if container is None:
+            raise NotFound(f"there is no container {request.container_id}")
+        if container.state not in _CHECKPOINT_CONTAINER_STATES:
+            raise FailedPrecondition(
+                f"container {container.id} is {container.state.name}; "
+                "CheckpointContainer needs RUNNING"
+            )
+        return await self._containers.checkpoint(container, plan_checkpoint_container(request))
 
     @stream()
     async def GetContainerEvents(

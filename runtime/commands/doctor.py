@@ -23,7 +23,7 @@ from runtime.config.tables import Config
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd, daemon_version
 from runtime.containerd.runtime_options import SEARCH, is_runc
-from runtime.lookups import handlers, host
+from runtime.lookups import criu, handlers, host
 from runtime.lookups.cdi import CdiDirectories
 from runtime.transforms.facts import Handler, Host
 
@@ -65,6 +65,7 @@ async def report(config: Config, *, embed: bool) -> int:
         *_kernel(facts),
         _selinux(facts, config),
         *_cdi(config),
+        await _criu(config),
         *_cgroups(facts, config),
         *(_own_containerd() if embed else await _containerd(config, facts)),
         *_programs(config),
@@ -150,6 +151,18 @@ def _cdi(config: Config) -> Iterator[Finding]:
     for file in files:
         if file.problem:
             yield Finding("CDI", f"{file.path}: {file.problem}", "fix or remove the file")
+
+
+async def _criu(config: Config) -> Finding:
+    if not config.enable_criu:
+        return Finding("CRIU", "disabled")
+    found = await criu.version()
+    if found is None:
+        return Finding("CRIU", "not installed", "only checkpoints of containers need it")
+    text = ".".join(map(str, found))
+    if found < criu.OLDEST:
+        return Finding("CRIU", text, "checkpoints need 3.16 or newer")
+    return Finding("CRIU", text)
 
 
 def _cgroups(facts: Host, config: Config) -> Iterator[Finding]:

@@ -37,9 +37,6 @@ FOREIGN: Final[Mapping[str, Foreign]] = {
     "plugins": _WHOLE_FILE,
     "disabled_plugins": _WHOLE_FILE,
     # runtime
-    "enable_criu": Foreign(
-        "must be false or left out: CheckpointContainer is not served yet", (False,)
-    ),
     "systemd_cgroup": _moved("SystemdCgroup in [containerd.runtimes.NAME.options]"),
     "disable_cgroup": Foreign("must be false or left out: cgroups are always used", (False,)),
     "nri": Foreign("is not served yet: pods that need NRI plugins need the built-in plugin"),

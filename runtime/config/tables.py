@@ -261,6 +261,8 @@ class Config(_Table, frozen=True):
     """Without it, containers that request CDI devices are refused."""
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     """Directories of CDI specs; a device of a later one replaces that of an earlier one."""
+    enable_criu: bool = True
+    """Without it, CheckpointContainer answers UNIMPLEMENTED."""
     enable_unprivileged_ports: bool = True
     enable_unprivileged_icmp: bool = True
     ignore_deprecation_warnings: tuple[str, ...] = ()

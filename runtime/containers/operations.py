@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from generated.cri import api_pb2
 from generated.oci import types
 from generated.plans import (
+    CheckpointContainerPlan,
     ContainerStatusPlan,
     CreateContainerPlan,
     ExecSyncPlan,
     StopContainerPlan,
 )
+from runtime.containers import checkpoint as container_checkpoint
 from runtime.containers import command, image_volumes, update
 from runtime.containers import create as container_create
 from runtime.containers import exec as container_exec
@@ -115,6 +117,13 @@ class Containers:
         """ReopenContainerLog."""
         await self.services.log_keeper.reopen(container.id)
         return api_pb2.ReopenContainerLogResponse()
+
+    async def checkpoint(
+        self, container: Container, plan: CheckpointContainerPlan
+    ) -> api_pb2.CheckpointContainerResponse:
+        """CheckpointContainer."""
+        with self._timed("container_checkpoint", container.sandbox):
+            return await container_checkpoint.checkpoint(self.services, container, plan)
 
     async def exec_sync(self, container: Container, plan: ExecSyncPlan) -> api_pb2.ExecSyncResponse:
         """ExecSync."""

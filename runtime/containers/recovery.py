@@ -17,6 +17,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
 from generated.plans import plan_container
+from runtime.containers import checkpoint
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.containers.services import Services
 from runtime.errors import CriError, Unavailable
@@ -150,6 +151,7 @@ async def settle(
         return None
     match status.state:
         case ContainerState.RUNNING:
+            await checkpoint.resume_interrupted(services, container.id)
             await container.fire(
                 ContainerEvent.FOUND,
                 pid=status.pid,
@@ -310,3 +312,5 @@ async def _tidy(
         await delete_task(services.containerd, record.id)
     elif process.status == task_types_pb2.CREATED:
         await services.exits.end(record.id)
+    else:
+        await checkpoint.resume_interrupted(services, record.id)

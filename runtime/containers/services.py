@@ -82,6 +82,10 @@ class Services:
     """The root file systems of containers created but not started yet: the snapshotter's mounts."""
     updates: WeakKeyDictionary[Container, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """Held while a container's resources change: the spec is read, changed and written back."""
+    checkpoints: WeakKeyDictionary[Container, asyncio.Lock] = field(
+        default_factory=WeakKeyDictionary
+    )
+    """Held while a checkpoint of a container is written."""
     volume_turns: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(
         default_factory=WeakKeyDictionary
     )

@@ -29,6 +29,7 @@ _RUNTIME_TIMERS: Final = {
     "container_start": "time to start a container",
     "container_stop": "time to stop a container",
     "container_remove": "time to remove a container",
+    "container_checkpoint": "time to checkpoint a container",
 }
 
 _BY_HANDLER: Final = ("sandbox_runtime_stop", "sandbox_remove")

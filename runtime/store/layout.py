@@ -46,6 +46,10 @@ class Layout:
         """The directory of a container's status file and volumes."""
         return self.root / "containers" / container_id
 
+    def container_checkpoint(self, container_id: str) -> Path:
+        """The directory of a checkpoint that is being written; the built-in plugin's as well."""
+        return self.container_root(container_id) / "ctrd-checkpoint"
+
     def container_state(self, container_id: str) -> Path:
         """The directory of a container's FIFOs."""
         return self.state / "containers" / container_id

@@ -18,6 +18,10 @@ from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
 """Task states in which the process is running."""
 
+_NOT_PAUSED: Final = frozenset(
+    {task_types_pb2.RUNNING, task_types_pb2.STOPPED, task_types_pb2.CREATED}
+)
+
 _GONE: Final = frozenset({grpc.StatusCode.NOT_FOUND})
 
 _SHIM_GONE: Final = "ttrpc: closed"
@@ -77,6 +81,18 @@ async def delete_task(containerd: Containerd, task_id: str) -> Exit | None:
             return Exit.reported(answer.exit_status, answer.exited_at)
         # the shim of a pod may exit with another task while it handles this call
         await asyncio.sleep(_SHIM_PAUSE)
+
+
+async def resume_task(containerd: Containerd, task_id: str) -> None:
+    """Let a paused task continue; succeeds if it runs, has exited or does not exist."""
+    process = await task(containerd, task_id)
+    if process is None or process.status in _NOT_PAUSED:
+        return
+    try:
+        await containerd.tasks.Resume(tasks_pb2.ResumeTaskRequest(container_id=task_id))
+    except aio.AioRpcError as error:
+        if error.code() not in _GONE:
+            raise
 
 
 async def kill_task(containerd: Containerd, task_id: str, number: int) -> bool:

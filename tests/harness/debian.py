@@ -67,6 +67,24 @@ class Apt:
         subprocess.run(["dpkg-deb", "--extract", archive, target], check=True)
         archive.unlink()
 
+    def unpack_all(self, package: str, release: str, target: Path) -> None:
+        """Unpack a release's package and all that it depends on, without recommendations.
+
+        Raises Unavailable.
+        """
+        nothing_installed = self._directory / "status"
+        nothing_installed.touch()
+        self._run(
+            "install",
+            *("--yes", "--download-only", "--no-install-recommends", "-t", release, package),
+            f"-oDir::State::status={nothing_installed}",
+            "-oDebug::NoLocking=true",
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        for archive in (self._directory / "archives").glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", archive, target], check=True)
+            archive.unlink()
+
     def _run(self, *arguments: str) -> str:
         command = ["apt-get", "-qq", *self._options, *arguments]
         try:

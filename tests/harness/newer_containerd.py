@@ -1,4 +1,4 @@
-"""containerd and runc of newer Debian releases, unpacked next to the system's.
+"""containerd and runc of newer Debian releases, and the newest CRIU, next to the system's.
 
 ``./dev test`` unpacks them into the user's cache directory before the tests, and checks for newer
 versions once a week. The binaries need a newer libc than the system may have; those that do not run
@@ -77,10 +77,13 @@ def _unpack_release(apt: debian.Apt, release: str) -> None:
     (target / "bin").mkdir()
     for program in _PROGRAMS:
         (target / program).rename(target / "bin" / Path(program).name)
+    libraries = target / "libraries"
     if broken := [path for path in (target / "bin").iterdir() if not _runs(path)]:
         apt.unpack("patchelf", debian.codename(), target / "tools")
         for path in broken:
-            _point_at_libraries(path, target)
+            _point_at_libraries(path, target, libraries)
+    if release == RELEASES[-1]:
+        _unpack_criu(apt, release, target)
     for rest in ("etc", "tools", "usr"):
         shutil.rmtree(target / rest, ignore_errors=True)
     current = CACHE / release / "current"
@@ -93,15 +96,33 @@ def _unpack_release(apt: debian.Apt, release: str) -> None:
             shutil.rmtree(old)
 
 
+def _unpack_criu(apt: debian.Apt, release: str, target: Path) -> None:
+    """Add CRIU: an older one than the kernel often cannot dump anything.
+
+    Without it, tests of checkpoints that need it are skipped.
+    """
+    libraries = target / "criu"
+    program = target / "bin" / "criu"
+    try:
+        apt.unpack_all("criu", release, libraries)
+        apt.unpack("patchelf", debian.codename(), target / "tools")
+        (libraries / "usr/sbin/criu").rename(program)
+        _point_at_libraries(program, target, libraries)
+    except (debian.Unavailable, OSError, subprocess.CalledProcessError) as error:
+        program.unlink(missing_ok=True)
+        print(f"tests: no CRIU of {release}: {error}", flush=True)
+
+
 def _runs(program: Path) -> bool:
     flag = "-v" if program.name.startswith("containerd-shim") else "--version"
     return subprocess.run([program, flag], capture_output=True, check=False).returncode == 0
 
 
-def _point_at_libraries(program: Path, target: Path) -> None:
-    (loader,) = (target / "libraries").glob("usr/lib/*/ld-linux-*.so.*")
+def _point_at_libraries(program: Path, target: Path, libraries: Path) -> None:
+    (loader,) = libraries.glob("usr/lib/*/ld-linux-*.so.*")
     patchelf = target / "tools/usr/bin/patchelf"
-    edits = ("--set-interpreter", loader, "--set-rpath", loader.parent)
+    # the older kind of rpath is also for the libraries of libraries
+    edits = ("--force-rpath", "--set-interpreter", loader, "--set-rpath", loader.parent)
     subprocess.run([patchelf, *edits, program], check=True)
     if not _runs(program):
         raise debian.Unavailable(f"{program} does not run with the libraries of its release")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,21 @@ def test_a_new_cri_version_requires_entries_for_the_new_fields_only(tmp_path: Pa
 
 def test_what_is_decided_is_reached_by_a_served_rpc(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
+    rpcs = tmp_path / "spec/rpc.yaml"
+    before, _, after = rpcs.read_text().partition("CheckpointContainer:\n")
+    rest = after[after.index("\n\n") :]
+    rpcs.write_text(f"{before}CheckpointContainer:\n  unserved: {{issue: X}}\n  why: A test.{rest}")
+    plans = tmp_path / "spec/plan/requests.schema.json"
+    document = json.loads(plans.read_text())
+    del document["$defs"]["checkpoint_container"]
+    plans.write_text(json.dumps(document))
+    later = "{unmapped: not-yet, issue: X, why: A test.}"
     path = tmp_path / "spec/mapping/checkpoint_container_request.yaml"
-    text = path.read_text()
-    start = text.index("  location:\n")
-    end = text.find("\n\n", start)
-    entry = "  location:\n    copy: hostname\n    why: Of an RPC that is not served.\n"
-    path.write_text(text[:start] + entry + (text[end:] if end > 0 else ""))
+    path.write_text(
+        "message: runtime.v1.CheckpointContainerRequest\nflow: in\nfields:\n"
+        f"  container_id: {later}\n  timeout: {later}\n"
+        "  location: {copy: hostname, why: Of an RPC that is not served.}\n"
+    )
     with pytest.raises(SpecError) as raised:
         generate.load_project(tmp_path)
     assert [fault.message for fault in raised.value.faults] == [

@@ -107,8 +107,8 @@ def test_a_key_that_is_not_served_stops_the_start_with_what_to_do(key: str, tmp_
 
 def test_a_number_is_not_the_boolean_that_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text("enable_criu = 0\n")
-    with pytest.raises(ConfigError, match="enable_criu: must be false or left out"):
+    path.write_text("disable_cgroup = 0\n")
+    with pytest.raises(ConfigError, match="disable_cgroup: must be false or left out"):
         file.load(path)
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from generated.containerd import containers_pb2, snapshots_pb2, tasks_pb2, types_pb2
+from generated.containerd import (
+    containers_pb2,
+    content_pb2,
+    diff_pb2,
+    runc_options_pb2,
+    snapshots_pb2,
+    task_types_pb2,
+    tasks_pb2,
+    types_pb2,
+)
 from generated.cri import api_pb2
 from generated.plans import CreateContainerPlan
 from runtime.config.tables import Config
@@ -39,6 +49,12 @@ class Daemon(FakeContainerd):
         self.signals: list[int] = []
         self.stubborn = False
         """Processes exit only on SIGKILL."""
+        self.dump_log = ""
+        """What CRIU says when it fails."""
+        self.changed_files = b""
+        """The layer that Diff makes."""
+        self.diff = self.calls_of("diff")
+        self.content = _Content(self)
 
     def fail_now(self, code: grpc.StatusCode) -> None:
         raise rpc_error(code)
@@ -65,9 +81,50 @@ class Daemon(FakeContainerd):
         self.records[request.container.id].spec.CopyFrom(request.container.spec)
         return containers_pb2.UpdateContainerResponse()
 
+    def tasks_pause(self, request: tasks_pb2.PauseTaskRequest) -> Any:
+        self._task(request.container_id).status = task_types_pb2.PAUSED
+        return Empty()
+
+    def tasks_resume(self, request: tasks_pb2.ResumeTaskRequest) -> Any:
+        self._task(request.container_id).status = task_types_pb2.RUNNING
+        return Empty()
+
+    def tasks_checkpoint(self, request: tasks_pb2.CheckpointTaskRequest) -> Any:
+        """What runc and CRIU do: nothing works unless the container is paused."""
+        assert self._task(request.container_id).status == task_types_pb2.PAUSED
+        options = runc_options_pb2.CheckpointOptions.FromString(request.options.value)
+        assert not options.exit
+        Path(options.work_path, "dump.log").write_text(self.dump_log)
+        if self.dump_log:
+            raise rpc_error(grpc.StatusCode.UNKNOWN, "criu failed: type DUMP errno 0")
+        Path(options.image_path, "inventory.img").write_bytes(b"memory")
+        return tasks_pb2.CheckpointTaskResponse()
+
+    def snapshots_stat(self, request: snapshots_pb2.StatSnapshotRequest) -> Any:
+        assert request.key in self.held_snapshots
+        return snapshots_pb2.StatSnapshotResponse(info=snapshots_pb2.Info(parent="sha256:2"))
+
+    def diff_diff(self, request: diff_pb2.DiffRequest) -> Any:
+        (task,) = self.running.values()
+        assert task.status == task_types_pb2.PAUSED
+        return diff_pb2.DiffResponse(diff=types_pb2.Descriptor(digest="sha256:3"))
+
     def tasks_update(self, request: tasks_pb2.UpdateTaskRequest) -> Any:
         self._task(request.container_id)
         return Empty()
+
+
+class _Content:
+    """The content store: it has what Diff has made."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def Read(
+        self, request: content_pb2.ReadContentRequest, **_: object
+    ) -> AsyncIterator[content_pb2.ReadContentResponse]:
+        assert request.digest == "sha256:3"
+        yield content_pb2.ReadContentResponse(data=self._daemon.changed_files)
 
 
 class FakeImages:
@@ -83,7 +140,12 @@ class FakeImages:
 class World:
     """A ready pod, and everything that containers in it need."""
 
-    def __init__(self, directory: Path, selinux: facts.SelinuxPolicy | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        selinux: facts.SelinuxPolicy | None = None,
+        config: Config | None = None,
+    ) -> None:
         rootfs = directory / "rootfs"
         rootfs.mkdir()
         self.daemon = Daemon(rootfs)
@@ -104,7 +166,7 @@ class World:
                 log_keeper=self.log_keeper,
                 host=facts.Host(hostname="node", selinux=selinux),
                 handlers=Handlers(facts.Handler(name="runc")),
-                config=Config(),
+                config=config or Config(),
                 specs=Specs(self.daemon),  # type: ignore[arg-type]
                 levels=SelinuxLevels(self.store, selinux),
                 cdi=CdiDirectories([str(directory / "cdi")]),

@@ -81,11 +81,15 @@ class FakeContainerd:
         self.running: dict[str, FakeTask] = {}
         self.away = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
-        self.containers = _Calls(self, "containers")
-        self.leases = _Calls(self, "leases")
-        self.sandboxes = _Calls(self, "sandboxes")
-        self.snapshots = _Calls(self, "snapshots")
-        self.tasks = _Calls(self, "tasks")
+        self.containers = self.calls_of("containers")
+        self.leases = self.calls_of("leases")
+        self.sandboxes = self.calls_of("sandboxes")
+        self.snapshots = self.calls_of("snapshots")
+        self.tasks = self.calls_of("tasks")
+
+    def calls_of(self, service: str) -> _Calls:
+        """The stub of a service, whose calls are the methods ``SERVICE_call``."""
+        return _Calls(self, service)
 
     async def wait_ready(self) -> None:
         """Return when the daemon is up."""

@@ -15,7 +15,7 @@ from grpc import aio
 from generated.cri import api_pb2
 from generated.handlers.redacted import REDACTED
 from generated.lifecycle import ContainerState, SandboxState
-from generated.plans import ListImagesPlan, StopContainerPlan
+from generated.plans import CheckpointContainerPlan, ListImagesPlan, StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
 from tests.unit.server.fakes import Line, Thing, World, empty, world
@@ -173,14 +173,24 @@ async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> Non
     assert isinstance(line.fields["exc_info"], KeyError)
 
 
-async def test_unserved_calls_say_where_they_will_be_served(cri: World) -> None:
+async def test_an_archive_of_a_checkpoint_needs_an_absolute_path(cri: World) -> None:
     code, details = await code_of(
-        cri.runtime.CheckpointContainer(api_pb2.CheckpointContainerRequest())
+        cri.runtime.CheckpointContainer(
+            api_pb2.CheckpointContainerRequest(container_id="running", location="a", timeout=-1)
+        )
     )
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-    assert details == (
-        'CheckpointContainer is not served yet; see the issue "Every RPC and every field"'
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "location: must be an absolute path" in details
+    assert "timeout" in details
+
+
+async def test_a_checkpoint_gets_path_and_timeout(cri: World) -> None:
+    cri.operations.answers["checkpoint"] = lambda *_: api_pb2.CheckpointContainerResponse()
+    await cri.runtime.CheckpointContainer(
+        api_pb2.CheckpointContainerRequest(container_id="running", location="/a", timeout=7)
     )
+    (call,) = cri.operations.calls
+    assert call[-1] == CheckpointContainerPlan(archive="/a", timeout=7)
 
 
 async def test_every_rpc_is_overridden(cri: World) -> None:
@@ -295,7 +305,7 @@ async def test_every_call_is_observed_once(cri: World) -> None:
     await code_of(cri.runtime.CheckpointContainer(api_pb2.CheckpointContainerRequest()))
     assert cri.observed == [
         ("ListImages", grpc.StatusCode.OK),
-        ("CheckpointContainer", grpc.StatusCode.UNIMPLEMENTED),
+        ("CheckpointContainer", grpc.StatusCode.INVALID_ARGUMENT),
     ]
 
 

@@ -1,0 +1,102 @@
+"""Checkpoints of running containers, where the node has a CRIU that works on its kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from generated.cri import api_pb2
+from tests.harness.cri import Cri, container_config, pod_config
+from tests.harness.node import Node
+from tests.harness.waiting import wait_until
+
+from .conftest import BUSYBOX
+
+COUNTER = (
+    *("sh", "-c"),
+    "rm /bin/vi; echo kept > /kept; i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done",
+)
+"""Changes its root file system, then prints ever greater numbers: a restored one continues."""
+
+
+def criu_works(node: Node) -> bool:
+    """Whether ``criu check`` on the PATH of the node's containerd finds all that it needs."""
+    path = node.containerd.environment()["PATH"]
+    criu = shutil.which("criu", path=f"{path}:/usr/sbin")
+    if criu is None:
+        return False
+    return subprocess.run([criu, "check"], capture_output=True, check=False).returncode == 0
+
+
+def numbers(node: Node, name: str) -> list[int]:
+    """What the counter has printed so far."""
+    log = node.logs / name
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [int(line.rpartition(" ")[2]) for line in lines]
+
+
+def checkpoint(cri: Cri, container: str, location: Path, timeout: int = 0) -> None:
+    request = api_pb2.CheckpointContainerRequest(
+        container_id=container, location=str(location), timeout=timeout
+    )
+    cri.runtime.CheckpointContainer(request, timeout=60)
+
+
+def read(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as tar:
+        file = tar.extractfile(name)
+        assert file is not None
+        return file.read()
+
+
+@pytest.fixture
+def counter(cri: Cri, node: Node) -> Iterator[str]:
+    for file in node.logs.glob("*.log"):
+        file.unlink()
+    config = pod_config(log_directory=str(node.logs))
+    pod = cri.run_pod(config)
+    container = cri.create(pod, container_config(BUSYBOX, *COUNTER, log_path="0.log"), config)
+    cri.start(container)
+    wait_until(lambda: len(numbers(node, "0.log")) > 2)
+    yield container
+
+
+def test_a_checkpoint_has_what_checkpointctl_reads(cri: Cri, node: Node, counter: str) -> None:
+    if not criu_works(node):
+        pytest.skip("no CRIU that works on this kernel")
+    archive = node.directory / "checkpoint-1.tar"
+    checkpoint(cri, counter, archive)
+    assert os.stat(archive).st_mode & 0o777 == 0o600
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+    assert {"config.dump", "spec.dump", "status.dump", "status", "dump.log", "stats-dump"} < set(
+        names
+    )
+    assert {"checkpoint", "checkpoint/inventory.img", "container.log"} < set(names)
+    config = json.loads(read(archive, "config.dump"))
+    assert config["id"] == counter
+    assert config["rootfsImageName"] == BUSYBOX
+    assert json.loads(read(archive, "deleted.files")) == ["/bin/vi"]
+    at = numbers(node, "0.log")[-1]
+    wait_until(lambda: numbers(node, "0.log")[-1] > at)
+    assert cri.exec_sync(counter, "cat", "/kept").stdout == b"kept\n"
+
+
+def test_without_criu_the_error_names_the_remedy(cri: Cri, node: Node, counter: str) -> None:
+    if criu_works(node):
+        pytest.skip("this node has CRIU")
+    archive = node.directory / "checkpoint-2.tar"
+    with pytest.raises(grpc.RpcError) as error:
+        checkpoint(cri, counter, archive)
+    assert error.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNKNOWN)
+    at = numbers(node, "0.log")[-1]
+    wait_until(lambda: numbers(node, "0.log")[-1] > at)
+    assert not archive.exists()
