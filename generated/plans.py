@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from generated.cri import api_pb2
-from generated.items import cdi_device, id_mapping
+from generated.items import cdi_device, device, id_mapping, mount
 from runtime.transforms import annotations as annotations_transforms
 from runtime.transforms import (
     cdi,
     containers,
-    devices,
     facts,
     images,
     namespaces,
@@ -186,12 +185,12 @@ def plan_new_container(
         uid_mapping=namespaces.joined_mapping(of_pod=id_mapping.items(sandbox_userns_options.uids)),
         # plan.gid_mapping, by namespaces.joined_mapping
         gid_mapping=namespaces.joined_mapping(of_pod=id_mapping.items(sandbox_userns_options.gids)),
-        # plan.mounts, by requested_mounts.wanted
-        mounts=requested_mounts.wanted(mounts=src.mounts),
+        # plan.mounts <- mounts
+        mounts=mount.plan_mounts_items(src.mounts),
         # plan.image_mounts, by requested_mounts.images
-        image_mounts=requested_mounts.images(mounts=src.mounts),
-        # plan.devices, by devices.wanted
-        devices=devices.wanted(devices=src.devices),
+        image_mounts=requested_mounts.images(mounts=mount.plan_mounts_items(src.mounts)),
+        # plan.devices <- devices
+        devices=device.plan_devices_items(src.devices),
         # plan.user, by users.wanted_by_container
         user=users.wanted_by_container(
             run_as_user=(

@@ -105,6 +105,7 @@ def container(
         "mounts": tuple(facts.MountSource(m.host_path, shared=True) for m in config.mounts),
         "target_pid": 4712,
         "security": SECURITY,
+        "devices": tuple(() for _ in config.devices),
     }
     return facts.Container(
         metadata, facts.ContainerStatus(ContainerState.CREATED), **(given | changes)

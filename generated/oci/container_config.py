@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from generated.containerd import containers_pb2
 from generated.cri import api_pb2
-from generated.items import id_mapping, key_value
+from generated.items import id_mapping, key_value, mount
 from generated.oci import container_metadata, linux_container_config, types
 from runtime.transforms import annotations as annotations_transforms
 from runtime.transforms import cgroups, classes, devices, facts, labels, mounts, process
@@ -77,13 +77,13 @@ def apply(
         cgroup_mount_options=host.cgroup_mount_options,
         handler=handler,
         injected=container.cdi.mounts,
-        devices=container.devices,
+        devices=container.device_nodes,
         injected_devices=container.cdi.devices,
         base=handler.base.mounts,
     )
     # devices -> linux.devices
     out.linux.devices = devices.container_devices(
-        requested=container.devices,
+        requested=container.device_nodes,
         host_devices=host.devices,
         privileged=security_context.privileged,
         privileged_without_host_devices=handler.privileged_without_host_devices,
@@ -190,18 +190,19 @@ def apply(
     # linux.resources.devices
     out.linux.resources.devices.extend(
         devices.device_rules(
-            requested=container.devices,
+            devices=src.devices,
+            nodes=container.devices,
             privileged=security_context.privileged,
             privileged_without_host_devices=handler.privileged_without_host_devices,
             privileged_without_host_devices_all_devices_allowed=handler.privileged_without_host_devices_all_devices_allowed,
-            injected=container.cdi.devices,
+            injected=container.cdi.device_rules,
         )
     )
     # linux.rootfsPropagation
-    rootfs_propagation = mounts.rootfs_propagation(requested=src.mounts)
+    rootfs_propagation = mounts.rootfs_propagation(mounts=mount.plan_mounts_items(src.mounts))
     if rootfs_propagation is not None:
         out.linux.rootfsPropagation = rootfs_propagation
-    # plan.mounts
+    # plan.mounts <- mounts
     # plan.image_mounts
-    # plan.devices
+    # plan.devices <- devices
     # plan.terminal <- tty

@@ -301,7 +301,7 @@ async def _look_up(
     """Look up everything on the node that the request names."""
     volumes = () if services.config.ignore_image_defined_volumes else image.volumes
     sources: tuple[facts.MountSource, ...] = ()
-    devices: tuple[facts.DeviceNode, ...] = ()
+    devices: tuple[tuple[facts.DeviceNode, ...], ...] = ()
     injected = facts.CdiEdits()
     if plan.cdi_devices:
         injected = await threads.HOST_PATHS.run_at(

@@ -140,8 +140,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _node(node: cdi.Node) -> DeviceNode:
-    """The device node, with the host's type and numbers if the file has none."""
+def _node(node: cdi.Node) -> tuple[DeviceNode, str]:
+    """The device node, with the host's type and numbers if the file has none, and what the cgroup
+    allows."""
     kind: str = node.type
     major, minor = node.major, node.minor
     if not kind or (not major and kind != "p"):
@@ -172,7 +173,7 @@ def _node(node: cdi.Node) -> DeviceNode:
         uid=node.uid,
         gid=node.gid,
     )
-    return DeviceNode(device, _permissions(node, kind), node.host_path or node.path)
+    return DeviceNode(device, node.host_path or node.path), _permissions(node, kind)
 
 
 def _permissions(node: cdi.Node, kind: str) -> str:

@@ -32,16 +32,15 @@ class _TooLarge(Exception):
     """A directory has too many files to be a directory of devices."""
 
 
-def requested(devices: Sequence[RequestedDevice]) -> tuple[DeviceNode, ...]:
-    """The device nodes in ``ContainerConfig.devices``, including those below directories.
+def requested(devices: Sequence[RequestedDevice]) -> tuple[tuple[DeviceNode, ...], ...]:
+    """For each of the devices its node, or those below its directory.
 
     Raises InvalidArgument for a path that does not exist or is not a device.
     """
-    nodes: list[DeviceNode] = []
-    for index, device in enumerate(devices):
-        found = list(_nodes(device, index))
-        nodes += [DeviceNode(node, device.permissions, path) for path, node in found]
-    return tuple(nodes)
+    return tuple(
+        tuple(DeviceNode(node, path) for path, node in _nodes(device, index))
+        for index, device in enumerate(devices)
+    )
 
 
 def host_devices(directory: str = "/dev") -> tuple[types.LinuxDevice, ...]:

@@ -73,10 +73,10 @@ def _host_source(
             f"cannot use or create the source {mount.path}: {error.strerror}",
             field=field,
         ) from error
-    problem = ""
+    problem, is_image = "", mount.image is not None
     if mount.maps_ids and user_namespace is not None:
         problem = idmap_problem(path, user_namespace)
     held_by = mountinfo.holding(path, table)
     if held_by is None:
-        return MountSource(path, idmap_problem=problem, is_mapped=mount.is_image)
-    return MountSource(path, held_by.shared, held_by.slave, problem, mount.is_image)
+        return MountSource(path, idmap_problem=problem, is_mapped=is_image)
+    return MountSource(path, held_by.shared, held_by.slave, problem, is_image)

@@ -224,9 +224,9 @@ def edits_of(names: Sequence[str], files: Sequence[File]) -> tuple[Edits, dict[s
     return _joined(found), unresolved
 
 
-def injected(edits: Edits, nodes: Sequence[DeviceNode]) -> CdiEdits:
+def injected(edits: Edits, nodes: Sequence[tuple[DeviceNode, str]]) -> CdiEdits:
     """The edits in the format of the OCI spec; ``nodes`` are its device nodes as found on the
-    host."""
+    host, each with what the cgroup allows."""
     hooks: dict[str, list[types.Hook]] = {}
     for hook in edits.hooks:
         hooks.setdefault(hook.hook_name, []).append(
@@ -236,7 +236,8 @@ def injected(edits: Edits, nodes: Sequence[DeviceNode]) -> CdiEdits:
         )
     return CdiEdits(
         env=edits.env,
-        devices=tuple(nodes),
+        devices=tuple(node for node, _ in nodes),
+        device_rules=tuple(_rule(node.device, access) for node, access in nodes if access),
         net_devices={
             device.host_interface_name: types.LinuxNetDevice(name=device.name)
             for device in edits.net_devices
@@ -253,6 +254,12 @@ def injected(edits: Edits, nodes: Sequence[DeviceNode]) -> CdiEdits:
         hooks=CdiHooks(**{name: tuple(each) for name, each in hooks.items()}),
         intel_rdt=_intel_rdt(edits.intel_rdt) if edits.intel_rdt else None,
         additional_gids=tuple(gid for gid in edits.additional_gids if gid),
+    )
+
+
+def _rule(device: types.LinuxDevice, access: str) -> types.LinuxDeviceCgroup:
+    return types.LinuxDeviceCgroup(
+        allow=True, type=device.type, major=device.major, minor=device.minor, access=access
     )
 
 

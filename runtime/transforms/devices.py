@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
+from generated.items import device
 from generated.oci import types
-from runtime.errors import InvalidArgument
-from runtime.transforms.facts import DeviceNode, RequestedDevice
+from runtime.errors import CriError
+from runtime.transforms.facts import DeviceNode
 from runtime.transforms.namespaces import is_own_userns
-
-
-def wanted(*, devices: Sequence[api_pb2.Device]) -> list[RequestedDevice]:
-    """What is looked up on the node for the devices, in their order."""
-    return [
-        RequestedDevice(device.host_path, device.container_path, device.permissions)
-        for device in devices
-    ]
 
 
 def container_devices(
@@ -44,7 +37,7 @@ def container_devices(
     owner = run_as_user if device_ownership_from_security_context else None
     group = run_as_group if device_ownership_from_security_context else None
     inherited = host_devices if privileged and not privileged_without_host_devices else ()
-    by_path = {device.path: device for device in (*base, *inherited)}
+    by_path = {one.path: one for one in (*base, *inherited)}
     by_path |= {node.device.path: _owned(node.device, owner, group) for node in requested}
     by_path |= {node.device.path: _of_user(node.device, uid, gid) for node in injected}
     for mount in device_mounts((*requested, *injected), pod_userns_mode):
@@ -76,48 +69,46 @@ def device_mounts(
 
 def device_rules(
     *,
-    requested: Sequence[DeviceNode],
+    devices: Sequence[api_pb2.Device],
+    nodes: Sequence[Sequence[DeviceNode]],
     privileged: bool,
     privileged_without_host_devices: bool,
     privileged_without_host_devices_all_devices_allowed: bool,
-    injected: Sequence[DeviceNode],
+    injected: Sequence[types.LinuxDeviceCgroup],
 ) -> list[types.LinuxDeviceCgroup]:
-    """Exceptions to the default spec's rule that denies everything, in order.
-
-    Raises InvalidArgument for permissions other than read, write and mknod.
-    """
-    for node in requested:
-        if not set(node.permissions) <= set("rwm"):
-            raise InvalidArgument(
-                f"must consist of r, w and m, not {node.permissions!r}",
-                field="config.devices.permissions",
-            )
+    """Exceptions to the default spec's rule that denies everything, in order: for a privileged
+    container everything, then the nodes of each requested device, by the entries of CRI
+    ``Device``, then those of CDI devices."""
     everything = privileged and (
         not privileged_without_host_devices or privileged_without_host_devices_all_devices_allowed
     )
-    rules = [types.LinuxDeviceCgroup(allow=True, access="rwm")] if everything else []
-    return rules + [
-        types.LinuxDeviceCgroup(
-            allow=True,
-            type=node.device.type,
-            major=node.device.major,
-            minor=node.device.minor,
-            access=node.permissions,
-        )
-        for node in (*requested, *injected)
-        if node.permissions
+    return [
+        *([types.LinuxDeviceCgroup(allow=True, access="rwm")] if everything else []),
+        *_requested_rules(devices, nodes),
+        *injected,
     ]
 
 
-def _of_user(device: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice:
+def _requested_rules(
+    devices: Sequence[api_pb2.Device], nodes: Sequence[Sequence[DeviceNode]]
+) -> Iterator[types.LinuxDeviceCgroup]:
+    for index, (message, found) in enumerate(zip(devices, nodes, strict=True)):
+        for node in found:
+            try:
+                yield device.linux_resources_devices_item(message, device_node=node)
+            except CriError as error:
+                raise error.inside(f"config.devices[{index}]") from error
+
+
+def _of_user(node: types.LinuxDevice, uid: int, gid: int) -> types.LinuxDevice:
     """The device node, owned by the container's user unless its CDI spec names an owner."""
     return replace(
-        device,
-        uid=device.uid if device.uid is not None else uid or None,
-        gid=device.gid if device.gid is not None else gid or None,
+        node,
+        uid=node.uid if node.uid is not None else uid or None,
+        gid=node.gid if node.gid is not None else gid or None,
     )
 
 
-def _owned(device: types.LinuxDevice, uid: int | None, gid: int | None) -> types.LinuxDevice:
+def _owned(node: types.LinuxDevice, uid: int | None, gid: int | None) -> types.LinuxDevice:
     """The node with the given owner; root or no owner keeps the host's owner."""
-    return replace(device, uid=uid or device.uid, gid=gid or device.gid)
+    return replace(node, uid=uid or node.uid, gid=gid or node.gid)

@@ -507,17 +507,35 @@ class RequestedMount:
     destination: str = ""
     """Where it appears in the container."""
 
-    propagates: bool = False
-    """Whether the propagation of the source's own mount matters."""
+    propagation: str = "rprivate"
+    """The option of its OCI mount that says which later mounts are visible on the other side."""
 
     relabel: bool = False
     """Whether the source gets the SELinux label of the container's files."""
 
-    maps_ids: bool = False
-    """Whether the source's file system must be able to map IDs."""
+    uid_map: str = ""
+    """The user IDs that its files have in the pod's user namespace, in the format of
+    /proc/PID/uid_map; "" if they are not mapped."""
 
-    is_image: bool = False
-    """Whether the source is an image, mounted with the IDs that the container's mount asks for."""
+    gid_map: str = ""
+    """The same for group IDs."""
+
+    image: str | None = None
+    """The image that is mounted instead of a path of the host, as requested."""
+
+    sub_path: str = ""
+    """A directory of the image, relative to its root; "" is the root."""
+
+    @property
+    def propagates(self) -> bool:
+        """Whether the propagation of the source's own mount matters."""
+        return self.propagation != "rprivate"
+
+    @property
+    def maps_ids(self) -> bool:
+        """Whether the source's file system must be able to map IDs; an image is mounted with
+        them."""
+        return bool(self.uid_map) and self.image is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,9 +573,6 @@ class RequestedDevice:
 
     container_path: str
     """Where it appears in the container; "" at the host path with its symbolic links resolved."""
-
-    permissions: str
-    """What the cgroup allows: a subset of ``rwm``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,9 +614,6 @@ class DeviceNode:
     device: types.LinuxDevice
     """The device node from lstat; its ``path`` is already the one in the container."""
 
-    permissions: str
-    """The entry's ``permissions``: a subset of ``rwm``."""
-
     host_path: str = ""
     """The node on the host; "" if there is none, as for a CDI device that only has numbers."""
 
@@ -628,7 +640,10 @@ class CdiEdits:
 
     devices: tuple[DeviceNode, ...] = ()
     """Numbers and types as the host has them; without an owner, a node belongs to the container's
-    user. Without permissions, the cgroup allows nothing."""
+    user."""
+
+    device_rules: tuple[types.LinuxDeviceCgroup, ...] = ()
+    """What the cgroup allows of them; no rule for a node that it must not allow."""
 
     net_devices: Mapping[str, types.LinuxNetDevice] = field(default_factory=dict)
     """Interfaces that move into the container, by their names on the host."""
@@ -718,9 +733,9 @@ class Container:
     """One for each entry of ``config.mounts``, in the same order."""
 
     volumes: tuple[Volume, ...] = ()
-    devices: tuple[DeviceNode, ...] = ()
-    """The nodes of all entries of ``config.devices``, in the same order, including those in
-    directories."""
+    devices: tuple[tuple[DeviceNode, ...], ...] = ()
+    """For each entry of ``config.devices``, in the same order, its node, or those in its
+    directory."""
 
     target_pid: int = 0
     """First process of the container that ``namespace_options.target_id`` names; 0 if none is
@@ -730,6 +745,11 @@ class Container:
     cdi: CdiEdits = field(default_factory=CdiEdits)
     mount_label: str = ""
     """SELinux label of the container's root and of the mounts that are relabeled."""
+
+    @property
+    def device_nodes(self) -> tuple[DeviceNode, ...]:
+        """The nodes of all entries of ``config.devices``."""
+        return tuple(node for nodes in self.devices for node in nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from generated.cri import api_pb2
-from generated.items import mount as mount_item
+from generated.items import mount as mount_items
 from generated.oci import types
 from generated.oci.defaults import container_spec, sandbox_spec
 from runtime.errors import CriError
 from runtime.transforms.devices import device_mounts
-from runtime.transforms.facts import DeviceNode, Handler, MountSource, SandboxFiles, Volume
+from runtime.transforms.facts import (
+    DeviceNode,
+    Handler,
+    MountSource,
+    RequestedMount,
+    SandboxFiles,
+    Volume,
+)
 from runtime.transforms.namespaces import is_own_userns
 
 _HARDENED = ("nosuid", "nodev", "noexec")
@@ -130,12 +137,10 @@ def sandbox_mounts(
     return [*system, *given]
 
 
-def rootfs_propagation(*, requested: Sequence[api_pb2.Mount]) -> str | None:
+def rootfs_propagation(*, mounts: Sequence[RequestedMount]) -> str | None:
     """The propagation of the root that the mounts below it need."""
-    wanted = {mount.propagation for mount in requested}
-    if api_pb2.PROPAGATION_BIDIRECTIONAL in wanted:
-        return "rshared"
-    return "rslave" if api_pb2.PROPAGATION_HOST_TO_CONTAINER in wanted else None
+    wanted = {mount.propagation for mount in mounts}
+    return next((option for option in ("rshared", "rslave") if option in wanted), None)
 
 
 def _asked(
@@ -144,7 +149,7 @@ def _asked(
     """The mounts of a request, in order, by the entries of CRI ``Mount``."""
     for index, (message, source) in enumerate(zip(requested, sources, strict=True)):
         try:
-            yield mount_item.item(message, handler=handler, mount_source=source)
+            yield mount_items.mounts_item(message, handler=handler, mount_source=source)
         except CriError as error:
             raise error.inside(f"config.mounts[{index}]") from error
 

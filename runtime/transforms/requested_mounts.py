@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from generated.cri import api_pb2
-from generated.items import id_mapping
 from generated.oci import types
 from runtime.errors import InvalidArgument, RecursiveReadOnlyUnsupported
 from runtime.transforms.facts import ImageMount, RequestedMount
@@ -20,34 +19,21 @@ _PROPAGATION = {
 }
 
 
-def wanted(*, mounts: Sequence[api_pb2.Mount]) -> list[RequestedMount]:
-    """What is looked up on the node for the mounts, in order."""
+def image(*, image: str | None) -> str | None:
+    """The image that is mounted; None for a host path."""
+    return image
+
+
+def images(*, mounts: Sequence[RequestedMount]) -> list[ImageMount]:
+    """The mounts whose source is an image instead of a host path."""
     return [
-        RequestedMount(
-            path=mount.host_path,
-            destination=mount.container_path,
-            propagates=mount.propagation != api_pb2.PROPAGATION_PRIVATE,
-            relabel=mount.selinux_relabel,
-            maps_ids=bool(mount.uidMappings) and not mount.HasField("image"),
-            is_image=mount.HasField("image"),
-        )
-        for mount in mounts
+        _image(ImageMount(index, mount.image, mount.sub_path, mount.uid_map, mount.gid_map))
+        for index, mount in enumerate(mounts)
+        if mount.image is not None
     ]
 
 
-def images(*, mounts: Sequence[api_pb2.Mount]) -> list[ImageMount]:
-    """The mounts whose source is an image instead of a host path."""
-    return [_image(index, mount) for index, mount in enumerate(mounts) if mount.HasField("image")]
-
-
-def _image(index: int, mount: api_pb2.Mount) -> ImageMount:
-    found = ImageMount(
-        index,
-        mount.image.image,
-        mount.image_sub_path,
-        _id_map(mount.uidMappings),
-        _id_map(mount.gidMappings),
-    )
+def _image(found: ImageMount) -> ImageMount:
     if not found.reference:
         raise InvalidArgument("must name an image", field=f"{found.field}.image.image")
     if found.sub_path.startswith("/") or ".." in found.sub_path.split("/"):
@@ -58,10 +44,14 @@ def _image(index: int, mount: api_pb2.Mount) -> ImageMount:
     return found
 
 
-def _id_map(mappings: Sequence[api_pb2.IDMapping]) -> str:
-    return "\n".join(
-        f"{ids.containerID} {ids.hostID} {ids.size}" for ids in id_mapping.items(mappings)
-    )
+def id_map(*, mappings: list[types.LinuxIDMapping]) -> str:
+    """In the format of /proc/PID/uid_map."""
+    return "\n".join(f"{ids.containerID} {ids.hostID} {ids.size}" for ids in mappings)
+
+
+def propagation_option(*, propagation: api_pb2.MountPropagation) -> str:
+    """The mount option for the propagation."""
+    return _PROPAGATION[propagation]
 
 
 def kind() -> str:
@@ -128,7 +118,7 @@ def _propagation(
             " none; make it one with: mount --make-rshared",
             field="propagation",
         )
-    return _PROPAGATION[propagation]
+    return propagation_option(propagation=propagation)
 
 
 def _mode(

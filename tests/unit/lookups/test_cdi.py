@@ -59,11 +59,12 @@ def test_yaml_is_read_as_json_is(directories: CdiDirectories, tmp_path: Path) ->
         "      deviceNodes:\n"
         "        - {path: /dev/x, hostPath: /dev/null, fileMode: 0666, permissions: rw}\n"
     )
-    (node,) = directories.look_up(["v.com/g=0"]).devices
+    edits = directories.look_up(["v.com/g=0"])
+    (node,), (rule,) = edits.devices, edits.device_rules
     assert node.device.to_dict() == {
         "path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666
     }  # fmt: skip
-    assert node.permissions == "rw"
+    assert (rule.type, rule.major, rule.minor, rule.access) == ("c", 1, 3, "rw")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +124,11 @@ def test_a_node_with_its_own_numbers_is_not_looked_for(
     node = {"path": "/dev/not-there", "type": "c", "major": 10, "minor": 0, "permissions": "none"}
     fifo = {"path": "/dev/pipe", "type": "p"}
     write(tmp_path / "etc/a.json", "a", deviceNodes=[node, fifo])
-    first, second = directories.look_up(["v.com/g=a"]).devices
-    assert (first.device.major, first.device.minor, first.permissions) == (10, 0, "")
-    assert (second.device.major, second.permissions) == (None, "")
+    edits = directories.look_up(["v.com/g=a"])
+    first, second = edits.devices
+    assert (first.device.major, first.device.minor) == (10, 0)
+    assert second.device.major is None
+    assert edits.device_rules == ()
 
 
 def test_devices_are_refused_while_cdi_is_disabled(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def dev(tmp_path: Path) -> Path:
 
 
 def paths(host_path: Path, container_path: str = "") -> list[str]:
-    device = RequestedDevice(str(host_path), container_path, "rw")
-    return [node.device.path for node in devices.requested([device])]
+    (nodes,) = devices.requested([RequestedDevice(str(host_path), container_path)])
+    return [node.device.path for node in nodes]
 
 
 def test_a_directory_stands_for_its_device_nodes(dev: Path) -> None:

@@ -12,6 +12,8 @@ from runtime.linux import userns
 from runtime.lookups.mounts import host_sources
 from runtime.transforms.facts import MountSource, RequestedMount
 
+IDS = "0 100000 65536"
+
 
 def test_a_missing_source_is_made_and_links_are_resolved(tmp_path: Path) -> None:
     missing = tmp_path / "a/b"
@@ -32,8 +34,8 @@ def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_whether_ids_can_be_mapped_is_tried_where_the_request_maps_them() -> None:
-    mapped = [RequestedMount(path, maps_ids=True) for path in ("/sys", "/tmp")]
-    with userns.held(userns.MapLines("0 100000 65536", "0 100000 65536")) as namespace:
+    mapped = [RequestedMount(path, uid_map=IDS) for path in ("/sys", "/tmp")]
+    with userns.held(userns.MapLines(IDS, IDS)) as namespace:
         pid = int(Path(namespace).parts[2])
         sys, tmp = host_sources(mapped, pid)
         (unasked,) = host_sources([RequestedMount("/sys")], pid)
@@ -56,5 +58,5 @@ def test_a_mount_without_a_source_is_refused() -> None:
 
 
 def test_propagation_is_looked_up_when_it_is_asked_for(tmp_path: Path) -> None:
-    (source,) = host_sources([RequestedMount(str(tmp_path), propagates=True)])
+    (source,) = host_sources([RequestedMount(str(tmp_path), propagation="rslave")])
     assert source.path == str(tmp_path)

@@ -13,7 +13,7 @@ from generated.oci import types
 from runtime.documents import DocumentError
 from runtime.errors import InvalidArgument
 from runtime.lookups.cdi import parse
-from runtime.transforms import cdi, devices, facts
+from runtime.transforms import cdi, facts
 from tests import oci_specs
 
 SPEC: dict[str, Any] = {
@@ -200,7 +200,7 @@ def test_the_edits_of_a_spec_come_once_before_those_of_its_devices() -> None:
 
 def test_the_whole_oci_edit() -> None:
     edits, _ = cdi.edits_of(["vendor.com/gpu=0"], [file(SPEC)])
-    node = facts.DeviceNode(types.LinuxDevice(path="/dev/gpu0", type="c", major=195, minor=7), "rw")
+    node = facts.DeviceNode(types.LinuxDevice(path="/dev/gpu0", type="c", major=195, minor=7))
     config = api_pb2.ContainerConfig(
         metadata=api_pb2.ContainerMetadata(name="app"),
         envs=[api_pb2.KeyValue(key="GPU", value=b"none")],
@@ -210,7 +210,7 @@ def test_the_whole_oci_edit() -> None:
         config,
         mounts=(facts.MountSource("/elsewhere"),),
         user=facts.User(uid=1000, gid=50, additional_gids=(50,)),
-        cdi=cdi.injected(edits, [node]),
+        cdi=cdi.injected(edits, [(node, "rw")]),
     ).spec
     assert spec.process.env[-2:] == ["GPU=0", "VENDOR=1"]
     assert spec.process.user.additionalGids == [50, 44]
@@ -262,12 +262,6 @@ def test_bind_mounts_of_devices_are_mapped_as_the_pods_ids_are() -> None:
 
 
 def test_a_node_without_permissions_exists_but_is_not_allowed() -> None:
-    node = facts.DeviceNode(types.LinuxDevice(path="/dev/x", type="c", major=1, minor=3), "")
-    rules = devices.device_rules(
-        requested=(),
-        privileged=False,
-        privileged_without_host_devices=False,
-        privileged_without_host_devices_all_devices_allowed=False,
-        injected=[node],
-    )
-    assert rules == []
+    node = facts.DeviceNode(types.LinuxDevice(path="/dev/x", type="c", major=1, minor=3))
+    edits = cdi.injected(cdi.Edits(), [(node, "")])
+    assert (edits.devices, edits.device_rules) == ((node,), ())

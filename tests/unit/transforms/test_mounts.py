@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
+from generated.items import mount as mount_items
 from generated.oci import types
 from runtime.errors import CriError, InvalidArgument
 from runtime.transforms import mounts
@@ -230,5 +231,5 @@ def test_sandbox_mounts_are_readonly() -> None:
     ],
 )
 def test_rootfs_propagation(wanted: list[api_pb2.MountPropagation], expected: str | None) -> None:
-    requested = [mount(propagation=one) for one in wanted]
-    assert mounts.rootfs_propagation(requested=requested) == expected
+    requested = mount_items.plan_mounts_items(mount(propagation=one) for one in wanted)
+    assert mounts.rootfs_propagation(mounts=requested) == expected

@@ -63,7 +63,7 @@ def test_a_kubelet_with_the_other_cgroup_driver_is_refused() -> None:
 
 FUSE = types.LinuxDevice(path="/dev/fuse", type="c", major=10, minor=229, uid=0, gid=0)
 KVM = types.LinuxDevice(path="/dev/kvm", type="c", major=10, minor=232)
-NODE = DeviceNode(FUSE, "rw")
+NODE = DeviceNode(FUSE)
 
 
 def build_devices(**changes: Any) -> list[types.LinuxDevice]:
@@ -90,7 +90,7 @@ def build_devices(**changes: Any) -> list[types.LinuxDevice]:
         ({}, [FUSE]),
         ({"privileged": True}, [KVM, FUSE]),
         ({"privileged": True, "privileged_without_host_devices": True}, [FUSE]),
-        ({"privileged": True, "requested": [DeviceNode(KVM, "r")]}, [KVM]),
+        ({"privileged": True, "requested": [DeviceNode(KVM)]}, [KVM]),
     ],
 )
 def test_container_devices(changes: dict[str, Any], expected: list[types.LinuxDevice]) -> None:
@@ -99,8 +99,8 @@ def test_container_devices(changes: dict[str, Any], expected: list[types.LinuxDe
 
 def test_in_a_user_namespace_a_device_of_another_path_is_mounted() -> None:
     nodes = [
-        DeviceNode(FUSE, "rw", "/dev/fuse"),
-        DeviceNode(KVM, "rw", "/dev/host-kvm"),
+        DeviceNode(FUSE, "/dev/fuse"),
+        DeviceNode(KVM, "/dev/host-kvm"),
     ]
     assert build_devices(requested=nodes) == [FUSE, KVM]
     assert build_devices(requested=nodes, pod_userns_mode=api_pb2.POD) == [FUSE]
@@ -126,7 +126,8 @@ def test_devices_can_belong_to_the_containers_user() -> None:
 )
 def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everything: bool) -> None:
     found = devices.device_rules(
-        requested=[NODE],
+        devices=[api_pb2.Device(permissions="rw")],
+        nodes=[[NODE]],
         privileged=privileged,
         privileged_without_host_devices=without,
         privileged_without_host_devices_all_devices_allowed=all_allowed,
@@ -139,9 +140,10 @@ def test_device_rules(privileged: bool, without: bool, all_allowed: bool, everyt
 
 @pytest.mark.parametrize("permissions", ["x", "rwx", "RW"])
 def test_device_permissions_are_read_write_and_mknod(permissions: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"permissions: must consist of r, w and m"):
+    with pytest.raises(InvalidArgument, match=r"config.devices\[0\].permissions: must consist"):
         devices.device_rules(
-            requested=[DeviceNode(FUSE, permissions)],
+            devices=[api_pb2.Device(permissions=permissions)],
+            nodes=[[NODE]],
             privileged=False,
             privileged_without_host_devices=False,
             privileged_without_host_devices_all_devices_allowed=False,

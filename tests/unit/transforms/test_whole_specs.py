@@ -42,7 +42,7 @@ def container() -> oci_specs.Built:
         POD,
         handler=HANDLER,
         user=facts.User(uid=1000, gid=1000, additional_gids=(1000, 2000)),
-        devices=(facts.DeviceNode(fuse, "rw"),),
+        devices=((facts.DeviceNode(fuse),),),
         volumes=(facts.Volume("/cache", "/root-dir/volumes/1"),),
     )
 
