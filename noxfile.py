@@ -40,7 +40,8 @@ def lint(session: nox.Session) -> None:
     """Ruff, and black in check mode; black also checks the generated files."""
     _run(session, "ruff", "check", ".")
     _run(session, "black", "--check", "--quiet", "codegen", "runtime", "tests", "noxfile.py")
-    _run(session, "black", "--check", "--quiet", "--extend-exclude", "_pb2", "generated")
+    made = ("--extend-exclude", "_pb2", "generated", "examples")
+    _run(session, "black", "--check", "--quiet", *made)
 
 
 @nox.session

@@ -286,7 +286,8 @@ def decide(
         if owner not in now and not recorded[owner]:
             del recorded[owner]
     problems.stop_if_any()
-    return {FILE: text(recorded, now)}
+    line = project.read(root).schema_line(FILE, "decided")
+    return {FILE: f"{line}\n{text(recorded, now)}"}
 
 
 def _split(name: str, known: Mapping[str, object]) -> tuple[str, str | None]:

@@ -227,7 +227,7 @@ def outputs(whole: Project) -> dict[str, str]:
     """{path under generated/: text} of all files, including the manifest."""
     root, settings, api = whole.root, whole.settings, whole.translation.api
     proto = load.text_file(root, settings.api.proto(api.version))
-    files = stubs.render(settings, proto, stubs.client_protos(root))
+    files = project.schemas() | stubs.render(settings, proto, stubs.client_protos(root))
     files |= render.render(
         jobs(whole.translation)
         | {"handlers/%service.py.j2": _service_jobs(whole)}

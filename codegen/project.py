@@ -12,6 +12,8 @@ from codegen.load import Node
 from codegen.nodes import child, items, optional, text
 
 FILE = "spec/project.yaml"
+SCHEMAS = "schemas"
+"""The folder of the output with the JSON Schemas of the YAML files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,20 @@ class Settings:
     def facts(self) -> str:
         """The file with the classes that mapping paths begin with."""
         return f"{self.code}/transforms/facts.py"
+
+    def schema_line(self, file: str, kind: str) -> str:
+        """The first line of the YAML file ``file``, by which editors find the schema of its
+        kind."""
+        path = f"{'../' * file.count('/')}{self.output}/{SCHEMAS}/{kind}.schema.json"
+        return f"# yaml-language-server: $schema={path}"
+
+
+def schemas() -> dict[str, str]:
+    """{path in the output: text} of the JSON Schemas of the YAML files, for editors."""
+    return {
+        f"{SCHEMAS}/{path.name}": path.read_text()
+        for path in sorted(load.LANGUAGE.glob("*.schema.json"))
+    }
 
 
 def read(root: Path) -> Settings:

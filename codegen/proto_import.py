@@ -67,7 +67,9 @@ def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, s
             f"pin it under another version and compare the two with cri-codegen diff, "
             f"or replace {version} with --force",
         )
-    return {name: text, origins: _with_origin(root, origins, source, version)}
+    found = {name: text, origins: _with_origin(root, origins, source, version)}
+    current = f"{served.protos}/current"
+    return found if (root / current).exists() else {**found, current: f"{version}\n"}
 
 
 def _with_origin(root: Path, file: str, source: Path, version: str) -> str:

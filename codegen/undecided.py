@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from codegen import load, mapping_file, rpc
+from codegen import load, mapping_file, project, rpc
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.model import Api, Field, MappingFile, Message, Method
+from codegen.project import Settings
 
 WORD = "undecided"
 _EMPTY = re.compile(r"^fields: *\{ *\}", re.M)
@@ -26,9 +27,11 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
     """
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
-    node = problems.attempt(lambda: load.yaml_file(root, rpc.FILE))
+    written = load.text_file(root, rpc.FILE) if (root / rpc.FILE).exists() else ""
+    node = problems.attempt(lambda: load.yaml_text(written, rpc.FILE)) if written else None
     problems.stop_if_any()
-    found: dict[str, str] = {}
+    settings = project.read(root)
+    found = {f"{settings.output}/{name}": text for name, text in project.schemas().items()}
     received, sent = (_reached(api, names) for names in _roots(api))
     for message in api.messages.values():
         if message.name in files:
@@ -39,12 +42,14 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
         else:
             flow = "out" if message.name not in received else "in"
             flow = "both" if message.name in received & sent else flow
-            found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(api, message, flow)
+            found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(
+                settings, api, message, flow
+            )
     named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
     every = {m.name: m for s in api.services.values() for m in s.methods.values()}
     methods = [method for name, method in every.items() if name not in named]
     if methods:
-        text = load.text_file(root, rpc.FILE).rstrip("\n")
+        text = written.rstrip("\n") or settings.schema_line(rpc.FILE, "rpc")
         found[rpc.FILE] = text + "\n" + "".join(_rpc(api, method) for method in methods)
     return found
 
@@ -88,8 +93,10 @@ def _with_entries(root: Path, api: Api, file: MappingFile, fields: Iterable[Fiel
     return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
 
 
-def _file(api: Api, message: Message, flow: str) -> str:
-    head = f"message: {api.package}.{message.name}\nflow: {flow}\n"
+def _file(settings: Settings, api: Api, message: Message, flow: str) -> str:
+    file = f"{mapping_file.FOLDER}/{message.module}.yaml"
+    head = f"{settings.schema_line(file, 'mapping')}\nmessage: {api.package}.{message.name}\n"
+    head += f"flow: {flow}\n"
     if not message.fields:
         return head + "fields: {}\n"
     return (

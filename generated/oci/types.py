@@ -98,7 +98,7 @@ class Spec:
         """What a JSON document says; raises ValueError when that is not a JSON object."""
         data = document if isinstance(document, Mapping) else msgspec.json.decode(document)
         if not isinstance(data, Mapping):
-            raise ValueError(f"an OCI spec is a JSON object, not {type(data).__name__}")
+            raise ValueError(f"the OCI spec must be a JSON object, not {type(data).__name__}")
         return cls.from_dict(data)
 
     def to_json(self) -> bytes:

@@ -209,7 +209,10 @@ def test_the_command_writes_below_its_root(
     source.write_text(_PUBLISHED)
     assert main(["--root", str(tmp_path), "import", str(source), "--as", "1.99"]) == 0
     assert (tmp_path / "spec/cri/1.99.proto").read_text() == _NORMALISED
-    assert capsys.readouterr().out == "spec/cri/1.99.proto\nspec/cri/origins.json\n"
+    assert capsys.readouterr().out == (
+        "spec/cri/1.99.proto\nspec/cri/origins.json\nspec/cri/current\n"
+    )
+    assert (tmp_path / "spec/cri/current").read_text() == "1.99\n", "the first one is generated"
     origin = {"file": "api.proto", "sha256": hashlib.sha256(_PUBLISHED.encode()).hexdigest()}
     assert json.loads((tmp_path / "spec/cri/origins.json").read_text()) == {"1.99": origin}
     assert main(["--root", str(tmp_path), "import", "missing.binpb", "--as", "1.99"]) == 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+import codegen.project
 from codegen import generate
 from codegen.__main__ import main
 from codegen.errors import SpecError
-from tests.unit.codegen.project import api, copy_of_spec
+from tests.unit.codegen.project import ROOT, api, copy_of_spec
 
 _ADDED = """
 message SeedRequest {
@@ -37,11 +40,16 @@ _UNDECIDED = [
 ]
 
 
+def _copy(root: Path) -> None:
+    copy_of_spec(root)
+    shutil.copytree(ROOT / "generated/schemas", root / "generated/schemas")
+
+
 @pytest.fixture
 def bumped(tmp_path: Path) -> Path:
     """A project whose current CRI is newer than its mapping: fields of messages with entries,
     without, and with targets below; new messages and RPCs."""
-    copy_of_spec(tmp_path)
+    _copy(tmp_path)
     text = (tmp_path / f"spec/cri/{api().version}.proto").read_text()
     for old, new in (
         ("message ImageSpec {", "message ImageSpec {\n    string newest = 99;"),
@@ -87,7 +95,7 @@ def test_check_fails_with_exactly_the_list_of_what_is_undecided(
         kept = iter(path.read_text().splitlines())
         assert all(line in kept for line in text.splitlines()), path
     flows = {
-        name: (bumped / f"spec/mapping/{name}.yaml").read_text().splitlines()[1]
+        name: (bumped / f"spec/mapping/{name}.yaml").read_text().splitlines()[2]
         for name in ("seed_request", "seed", "leaf", "seed_response")
     }
     assert flows == {
@@ -133,9 +141,23 @@ def test_an_rpc_of_two_services_is_refused(bumped: Path) -> None:
 def test_a_project_without_gaps_gets_no_stub(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy_of_spec(tmp_path)
+    _copy(tmp_path)
     assert main(["--root", str(tmp_path), "stubs"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_new_project_gets_an_entry_for_everything_and_the_schemas(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    before = {p: p.read_text() for p in (tmp_path / "spec/mapping").glob("*.yaml")}
+    for path in [*before, tmp_path / "spec/rpc.yaml"]:
+        path.unlink()
+    assert main(["--root", str(tmp_path), "stubs"]) == 0
+    for path, text in before.items():
+        assert path.read_text().splitlines()[:2] == text.splitlines()[:2]
+    named = set(re.findall(r"^(\w+):$", (tmp_path / "spec/rpc.yaml").read_text(), re.M))
+    assert named == {name for service in api().services.values() for name in service.methods}
+    made = {path.name for path in (tmp_path / "generated/schemas").iterdir()}
+    assert made == {Path(name).name for name in codegen.project.schemas()}
 
 
 def test_a_message_without_fields_gets_its_first(tmp_path: Path) -> None:

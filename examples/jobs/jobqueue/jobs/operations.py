@@ -1,0 +1,51 @@
+"""The work behind the RPCs; the generated handlers validate, look up and check states before."""
+
+from __future__ import annotations
+
+import itertools
+
+from jobqueue.transforms import facts
+from jobqueue_api.jobs import api_pb2
+from jobqueue_api.lifecycle import JOB_CREATED, JobEvent, fire_job
+from jobqueue_api.plans import QueuePlan
+from jobqueue_api.statuses import queue_response, status_response
+from jobqueue_api.ticket import defaults, job_config, types
+
+
+class Jobs:
+    """All jobs, in memory."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, facts.Job] = {}
+        self._tickets: dict[str, types.Ticket] = {}
+        self._numbers = itertools.count(1)
+
+    def find(self, prefix: str) -> facts.Job | None:
+        """The job with this id."""
+        return self._jobs.get(prefix)
+
+    def ticket(self, job: facts.Job) -> types.Ticket:
+        """What a worker is given."""
+        return self._tickets[job.id]
+
+    async def queue(self, plan: QueuePlan) -> api_pb2.QueueResponse:
+        job = facts.Job(f"job-{next(self._numbers)}", plan.name, JOB_CREATED)
+        ticket = defaults.empty_ticket()
+        job_config.apply(plan.config, ticket)
+        if plan.locked:
+            ticket.labels["locked"] = "yes"
+        self._jobs[job.id], self._tickets[job.id] = job, ticket
+        return queue_response.read(job=job)
+
+    async def status(
+        self, job: facts.Job, request: api_pb2.StatusRequest
+    ) -> api_pb2.StatusResponse:
+        return status_response.read(job=job)
+
+    async def cancel(
+        self, job: facts.Job, request: api_pb2.CancelRequest
+    ) -> api_pb2.CancelResponse:
+        move = fire_job(job.state, JobEvent.CANCELLED)
+        assert move.to is not None
+        job.state = move.to
+        return api_pb2.CancelResponse()
