@@ -132,12 +132,16 @@ def _explain(arguments: argparse.Namespace, root: Path) -> int:
 def _review(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import show
 
+    if arguments.against is not None and arguments.out is None:
+        raise SpecError(
+            "is shown on a page of the site", Place("--against"), "add --out with a folder"
+        )
     found, rpcs, machines = _read_all(root)
     if arguments.out is None:
         print(show.review(found))
         return 0
-    from codegen import diff, write
-    from codegen.site import facts
+    from codegen import diff
+    from codegen.site import facts, folder
     from codegen.site.write import files
 
     against = None
@@ -145,8 +149,7 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
         before = diff.at_revision(root, arguments.against)
         since = diff.of_specifications(before, diff.in_folder(root))
         against = arguments.against, tuple(since)
-    made = files(facts.gather(root, found, rpcs, machines, against))
-    write.apply(arguments.out, write.changes(arguments.out, made))
+    folder.put(arguments.out, files(facts.gather(root, found, rpcs, machines, against)))
     print(arguments.out / "index.html")
     return 0
 
@@ -246,7 +249,10 @@ def _parser() -> argparse.ArgumentParser:
         " a site that shows each entry with its code, tests and history",
     )
     reviewed.add_argument(
-        "--out", type=Path, metavar="DIR", help="the folder of the site; it is replaced"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the site, new or with an earlier site",
     )
     reviewed.add_argument(
         "--against",

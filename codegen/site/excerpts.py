@@ -68,7 +68,11 @@ class Files:
 
     def python(self, folder: str) -> list[str]:
         """The Python files of a folder and the folders in it, sorted."""
-        found = (path.relative_to(self.root) for path in (self.root / folder).rglob("*.py"))
+        return self.below(folder, "*.py")
+
+    def below(self, folder: str, pattern: str) -> list[str]:
+        """The files of a folder and the folders in it whose names fit, sorted."""
+        found = (path.relative_to(self.root) for path in (self.root / folder).rglob(pattern))
         return sorted(path.as_posix() for path in found)
 
     def excerpt(self, name: str, first: int, last: int) -> Excerpt:

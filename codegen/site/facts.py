@@ -16,10 +16,10 @@ from codegen.diff import Named, rule_text
 from codegen.errors import Place
 from codegen.generate import Counts, Translation, counts
 from codegen.lifecycle import Lifecycle
-from codegen.model import Entry, Field, Mapped, Message
+from codegen.model import Entry, Field, Mapped, Message, Plan
 from codegen.project import Settings
 from codegen.rpc import Rpc, Rpcs
-from codegen.site import excerpts, history, mentions
+from codegen.site import excerpts, history, mentions, requests
 from codegen.site.excerpts import Blocks, Excerpt, Files
 from codegen.site.history import History
 from codegen.site.mentions import Mention, Mentions
@@ -166,6 +166,8 @@ class Site:
     services: Mapping[str, tuple[str, ...]]
     lifecycle: Lifecycle | None
     links: tuple[Link, ...]
+    docs: Mapping[str, tuple[str, ...]]
+    """{plan value: its meanings}, one for each plan that has it."""
     history: History
     counts: Counts
     against: tuple[str, tuple[Named, ...]] | None
@@ -265,6 +267,7 @@ def gather(
         excerpts.blocks(files, settings.output),
         mentions.read(files, "tests"),
         history.read(root, settings.api, found.api.version),
+        requests.read(files, found.api, found.files),
         rpcs or Rpcs(()),
     )
     parts = {message.name: looked_up.part(message) for message in found.api.messages.values()}
@@ -285,11 +288,20 @@ def gather(
         },
         lifecycle=lifecycle,
         links=tuple(link for link in looked_up.links if link.entry.place in known),
+        docs=_docs(found.plans.values()),
         history=looked_up.history,
         counts=counts(found.files.values()),
         against=against,
         stale=_stale(root, settings.output),
     )
+
+
+def _docs(plans: Iterable[Plan]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for one in plans:
+        for name, value in one.fields.items():
+            found.setdefault(f"{one.root}.{name}", {})[value.doc] = None
+    return {path: tuple(docs) for path, docs in found.items()}
 
 
 def _name(root: Path) -> str:
@@ -327,6 +339,7 @@ class _Gathering:
     blocks: Blocks
     mentions: Mentions
     history: History
+    requests: Mapping[tuple[str, str], frozenset[str]]
     rpcs: Rpcs
 
     @cached_property
@@ -432,7 +445,7 @@ class _Gathering:
             excerpt=self.files.yaml_entry(entry.place) if entry is not None else None,
             blocks=tuple(self._blocks(message, entry, links)) if entry is not None else (),
             tests=self._tests(message, name, field, functions),
-            requests=(),
+            requests=tuple(sorted(self.requests.get((message.name, name), ()))),
             changes=tuple(changes),
         )
 
@@ -489,7 +502,7 @@ class _Gathering:
             ),
             self._method(rpc),
             tuple(sorted(self.mentions.of_word(rpc.name), key=lambda t: (t.file, t.line))),
-            (),
+            tuple(sorted(self.requests.get(("", rpc.name), ()))),
             tuple(self.history.of(f"{service}.{rpc.name}")),
         )
 

@@ -10,7 +10,7 @@ from codegen.backwards import Link
 from codegen.site.facts import Row, RpcPart, Site
 from codegen.site.targets import tops
 
-_TESTS = 12
+_TESTS = 8
 """How many tests of one row are listed."""
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codegen import mapping_file, proto_diff
+from codegen.diff import Named
 from codegen.site import lanes, search, targets
 from codegen.site.facts import FATES, Site
 from codegen.site.urls import Urls
@@ -26,6 +28,8 @@ _NAVIGATION = (
     ("lifecycle", "Lifecycle"),
     ("changes", "Changes"),
 )
+_NEEDLESS = re.compile(r"\n(?=</|<(?:dt|dd|p|dl|ul|pre|h2|h3|details)\b)")
+"""Ends of lines before what begins a line of its own anyway."""
 _WHOLE = re.compile(r"(<pre.*?</pre>)", re.DOTALL)
 """Text whose white space counts."""
 
@@ -73,7 +77,7 @@ def _dense(html: str) -> str:
     """Without indentation and blank lines, except in preformatted text, and there without escapes
     that only attributes need."""
     parts = _WHOLE.split(html)
-    parts[::2] = [re.sub(r"\s*\n\s*", "\n", part) for part in parts[::2]]
+    parts[::2] = [_NEEDLESS.sub("", re.sub(r"\s*\n\s*", "\n", part)) for part in parts[::2]]
     parts[1::2] = [_plain(part) for part in parts[1::2]]
     return "".join(parts).strip() + "\n"
 
@@ -104,7 +108,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"word": _word, "percent": _percent, "short": _short}
+    environment.filters |= {
+        "word": _word,
+        "percent": _percent,
+        "several": _several,
+        "short": _short,
+    }
     return environment
 
 
@@ -115,6 +124,11 @@ def _word(fate: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.4g}" if whole else "0"
+
+
+def _several(changes: Iterable[Named]) -> set[str]:
+    """The subjects of more than one change."""
+    return {name for name, count in Counter(c.subject for c in changes).items() if count > 1}
 
 
 def _short(place: str, site: Site) -> str:

@@ -20,7 +20,8 @@ import pytest
 from codegen import diff
 from codegen.__main__ import main
 from codegen.lifecycle import Event, Lifecycle, Machine, State, Transition
-from codegen.site import facts, lanes, targets, write
+from codegen.site import facts, lanes, requests, targets, write
+from codegen.site.excerpts import Files
 from codegen.site.facts import Row, Site
 from tests.unit.codegen.project import ROOT, copy_of_spec, project
 
@@ -114,8 +115,9 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     assert "url(" not in files()["style.css"]
 
 
-def test_it_is_smaller_than_a_megabyte() -> None:
-    assert sum(len(text.encode()) for text in files().values()) < 1_000_000
+def test_it_is_smaller_than_a_megabyte_for_the_463_fields_of_one_version() -> None:
+    size = sum(len(text.encode()) for text in files().values())
+    assert size < 1_000_000 * len(site().rows) / 463
 
 
 def test_a_row_shows_its_entry_with_its_place_and_what_was_generated() -> None:
@@ -288,10 +290,56 @@ def test_the_command_shows_what_changed_since_a_revision_and_removes_old_pages(
     out = tmp_path / "site"
     (out / "message").mkdir(parents=True)
     (out / "message/Gone.html").write_text("stale")
+    (out / "evidence.js").write_text("of an earlier site")
+    (out / "notes.txt").write_text("not of a site")
     assert main(["--root", str(ROOT), "review", "--out", str(out), "--against", "HEAD"]) == 0
     assert capsys.readouterr().out == f"{out / 'index.html'}\n"
-    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == set(files())
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} == {
+        *files(),
+        "notes.txt",
+    }
     assert "This specification since HEAD" in _Page((out / "changes.html").read_text()).text
+
+
+def test_a_folder_with_anything_else_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "gather", lambda *_: site())
+    (tmp_path / "index.html").write_text("of somebody else")
+    (tmp_path / "file").write_text("")
+    for out, why in [
+        (tmp_path, "holds something other than a review site"),
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file/below", "cannot be written: Not a directory"),
+    ]:
+        assert main(["--root", str(ROOT), "review", "--out", str(out)]) == 1
+        assert capsys.readouterr().err.startswith(f"{out}: {why}\n    hint: give --out ")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "index.html"]
+    assert main(["--root", str(ROOT), "review", "--against", "HEAD"]) == 1
+    assert "--out" in capsys.readouterr().err
+
+
+def test_requests_are_found_by_the_name_or_the_keys_of_a_message(tmp_path: Path) -> None:
+    (tmp_path / "tests/corpus").mkdir(parents=True)
+    named = {"StopContainerRequest": {"containerId": "a", "timeout": 1, "unknown": 2}}
+    called = {"calls": [{"StopContainer": {"timeout": 1}}]}
+    told = {"x": {"metadata": {"name": "a"}, "hostname": "b", "log_directory": "c"}}
+    (tmp_path / "tests/named.json").write_text(json.dumps(named))
+    (tmp_path / "tests/corpus/called.yaml").write_text(json.dumps(called))
+    (tmp_path / "tests/corpus/told.json").write_text(json.dumps(told))
+    (tmp_path / "tests/corpus/broken.json").write_text("{")
+    (tmp_path / "tests/corpus/broken.yaml").write_text("a: [")
+    (tmp_path / "tests/other.yaml").write_text(json.dumps(called))
+    found = requests.read(Files(tmp_path), project().translation.api, project().translation.files)
+    assert {key: sorted(names) for key, names in found.items()} == {
+        ("", "StopContainer"): ["tests/corpus/called.yaml"],
+        ("StopContainerRequest", "container_id"): ["tests/named.json"],
+        ("StopContainerRequest", "timeout"): ["tests/corpus/called.yaml", "tests/named.json"],
+        ("PodSandboxConfig", "metadata"): ["tests/corpus/told.json"],
+        ("PodSandboxMetadata", "name"): ["tests/corpus/told.json"],
+        ("PodSandboxConfig", "hostname"): ["tests/corpus/told.json"],
+        ("PodSandboxConfig", "log_directory"): ["tests/corpus/told.json"],
+    }
 
 
 def test_a_specification_with_faults_can_be_reviewed(tmp_path: Path) -> None:
