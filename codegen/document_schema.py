@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,21 +11,51 @@ from pathlib import Path
 from typing import Any
 
 from codegen import load, project
-from codegen.errors import Place, Problems, SpecError, nearest
-from codegen.load import Node
+from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.load import ListNode, MappingNode, Node
 from codegen.model import Document, Kind, ObjectType, Property
 
 _SCALARS = {"string": "str", "boolean": "bool", "number": "float", "integer": "int"}
+_OF_CLASSES = frozenset(
+    {"dict", "extra", "field", "from_dict", "from_json", "identity", "list", "property"}
+    | {"classmethod", "to_dict", "to_json"}
+)
+"""Names that the generated classes use themselves."""
+_OF_MODULE = frozenset({"Any", "Mapping", "Self", "dataclass", "field", "list", "dict", "msgspec"})
 
 
-def read(root: Path) -> Document:
-    """The schema in ``root``; raises SpecError for each construct without a Python counterpart."""
+def read(root: Path, problems: Problems) -> Document:
+    """The schema in ``root``; raises SpecError for each construct without a Python counterpart.
+    Names that Python cannot have go to ``problems``."""
     written = project.read(root).document
     load.schema_file(root, written.schema)
     schema, node = load.json_file(root, written.schema), load.yaml_file(root, written.schema)
+    _check_names(schema, node, problems)
     return Document(
         written.name, written.root, classes(schema, node, written.schema, written.root, "object")
     )
+
+
+def _check_names(schema: Mapping[str, Any], node: Node, problems: Problems) -> None:
+    """Objects become classes, and keys become attributes."""
+    objects = {name: body for name, body in schema.get("$defs", {}).items() if _is_object(body)}
+    for name, body in objects.items():
+        if not name.isidentifier() or name in _OF_MODULE or keyword.iskeyword(name):
+            problems.add(
+                f"{name} cannot be the name of a Python class",
+                load.at(node, ["$defs", name]).place,
+                "use letters and digits, and no word that the generated module uses",
+                "no-python-name",
+            )
+        for key in body["properties"]:
+            taken = key in _OF_CLASSES or key in objects
+            if taken or not key.isidentifier():
+                problems.add(
+                    f"{name}.{key} cannot be an attribute of a Python class",
+                    load.at(node, ["$defs", name, "properties", key]).place,
+                    "its name is taken" if taken else "use letters, digits and _",
+                    "no-python-name",
+                )
 
 
 def classes(
@@ -51,6 +82,32 @@ def classes(
         found[name] = ObjectType(name, body.get("description", ""), fields, reader.identity(fields))
     problems.stop_if_any()
     return found
+
+
+def check_keys(node: Node, document: Document, problems: Problems) -> None:
+    """Record a fault for each key of an instance that ``document`` does not have."""
+    _check_keys(node, Kind("object", document.root), document, problems)
+
+
+def _check_keys(node: Node, kind: Kind, document: Document, problems: Problems) -> None:
+    if kind.name == "object" and isinstance(node, MappingNode):
+        known = document.classes[kind.ref].fields
+        for key, value in node.items():
+            if key.value in known:
+                _check_keys(value, known[key.value].kind, document, problems)
+            else:
+                problems.add(
+                    f"{kind.ref} has no key {key.value!r}",
+                    key.place,
+                    nearest(key.value, known) or one_of(known),
+                    "unknown-key",
+                )
+    elif kind.name == "list" and isinstance(node, ListNode):
+        for item in node.values:
+            _check_keys(item, kind.of[0], document, problems)
+    elif kind.name == "map" and isinstance(node, MappingNode):
+        for _, value in node.items():
+            _check_keys(value, kind.of[1], document, problems)
 
 
 def _is_object(body: Mapping[str, Any]) -> bool:

@@ -81,6 +81,10 @@ class Problems:
         """Record the faults of an error."""
         self._faults.extend(error.faults)
 
+    def extend(self, others: Iterable[Fault]) -> None:
+        """Record faults that were found elsewhere."""
+        self._faults.extend(others)
+
     def attempt(self, step: Callable[[], _Result]) -> _Result | None:
         """The result of ``step``, or None after recording the faults that stopped it."""
         try:
@@ -105,6 +109,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """A hint with the known words most similar to ``word``, or None if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else None
+
+
+def misspelt(words: Iterable[str], known: Iterable[str]) -> set[str]:
+    """Those of ``known`` that an unknown one of ``words`` probably means."""
+    names = list(known)
+    unknown = [word for word in words if word not in names]
+    return {close for word in unknown for close in difflib.get_close_matches(word, names, n=1)}
 
 
 def one_of(known: Iterable[str]) -> str:

@@ -33,6 +33,8 @@ from codegen import (
     resolve,
     rpc,
     rules,
+    served,
+    strays,
     stubs,
 )
 from codegen.emit import (
@@ -109,7 +111,8 @@ def load_project(root: Path) -> Project:
     """
     settings = project.read(root)
     problems = Problems()
-    api = problems.attempt(lambda: read_api(root))
+    api = problems.attempt(lambda: read_api(root, problems))
+    strays.check(root, settings, problems)
     enums = {n: e.values for n, e in api.enums.items()} if api is not None else None
     machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
     rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
@@ -120,7 +123,16 @@ def load_project(root: Path) -> Project:
     former: tuple[older.OlderService, ...] | None = ()
     if (root / older.FILE).is_file():
         former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
-    defaults = read_defaults(root, settings, problems)
+    for name in ("metrics", "older") if found is None else ():  # what else is wrong in them
+        problems.attempt(partial(_follows_schema, root, name))
+    check_served(
+        found.paths.sources if found is not None else _sources_alone(root, settings),
+        rpcs,
+        machines,
+        problems,
+    )
+    defaults = read_defaults(root, settings, found.document if found else None, problems)
+    stubs.check_clients(root, problems)
     if api is not None:
         api_names.check(root, api, problems)
         check_decided(root, found.files if found is not None else {}, problems)
@@ -129,16 +141,50 @@ def load_project(root: Path) -> Project:
     return Project(root, settings, found, machines, rpcs, measured, former, defaults)
 
 
-def read_api(root: Path) -> Api:
-    """The current version of the API."""
-    served = project.read(root).api
-    return proto_api.load(served, proto_api.pinned(root), stubs.current_version(root))
+def _follows_schema(root: Path, name: str) -> None:
+    file = f"spec/{name}.yaml"
+    if (root / file).is_file():
+        load.checked_file(root, file, load.language_schema(name))
+
+
+def _sources_alone(root: Path, settings: Settings) -> Sources:
+    """The hand-written code, for checks that need neither the API nor the document."""
+    return Sources(root, settings, Api("", "", "", {}, {}, {}), Document("", "", {}))
+
+
+def read_api(root: Path, problems: Problems | None = None) -> Api:
+    """The current version of the API; raises SpecError if it cannot be read.
+
+    With ``problems``, an older version that cannot be read is recorded there, and left out of what
+    decides since when something exists.
+    """
+    found = Problems()
+    version = stubs.current_version(root)
+    versions = proto_api.pinned(root, found)
+    if version not in versions:
+        found.stop_if_any()
+    api = proto_api.load(project.read(root).api, versions, version, found)
+    if problems is None:
+        found.stop_if_any()
+    else:
+        problems.extend(found)
+    return api
 
 
 def current_proto(root: Path) -> FileDescriptorProto:
     """The descriptor of the current version of the API."""
     version, served = stubs.current_version(root), project.read(root).api
-    return proto_api.descriptor(served, version, proto_api.pinned(root)[version])
+    return proto_api.descriptor(served, version, load.text_file(root, served.proto(version)))
+
+
+def check_served(
+    sources: Sources, rpcs: Rpcs | None, machines: Lifecycle | None, problems: Problems
+) -> None:
+    """Compare rpc.yaml and lifecycle.yaml with hand-written code."""
+    if rpcs is not None:
+        problems.attempt(partial(served.check_operations, rpcs, sources, problems))
+    if machines is not None:
+        problems.attempt(partial(served.check_events, machines, sources, problems))
 
 
 def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
@@ -160,7 +206,7 @@ def translation(
     """
     settings = project.read(root)
     files, broken = mapping_file.read_all(root, problems)
-    document = problems.attempt(lambda: document_schema.read(root))
+    document = problems.attempt(lambda: document_schema.read(root, problems))
     objects = problems.attempt(lambda: payload_schema.read(root))
     records = problems.attempt(lambda: _records(root, settings))
     if api is None or document is None or objects is None or records is None:
@@ -351,19 +397,27 @@ def shared(whole: Project) -> dict[str, Any]:
     }
 
 
-def read_defaults(root: Path, settings: Settings, problems: Problems) -> dict[str, Any]:
-    """The JSON or text of each default; documents are read as YAML too, so that faults have a
-    line."""
+def read_defaults(
+    root: Path, settings: Settings, document: Document | None, problems: Problems
+) -> dict[str, Any]:
+    """The JSON or text of each default; what has a schema is read as YAML too, so that faults have
+    a line."""
     found: dict[str, Any] = {}
     for name, default in settings.defaults.items():
         read = load.text_file if default.form == "text" else load.json_file
         data = problems.attempt(partial(read, root, default.file))
         if data is not None:
             found[name] = data
-    schema = problems.attempt(lambda: load.schema_file(root, settings.document.schema))
+    whole = problems.attempt(lambda: load.schema_file(root, settings.document.schema))
     for name, default in settings.defaults.items():
-        if schema is not None and name in found and default.form == "document":
-            problems.attempt(partial(load.checked_file, root, default.file, schema))
+        schema = whole if default.form == "document" else None
+        if default.schema is not None:
+            schema = problems.attempt(partial(load.schema_file, root, default.schema))
+        if schema is None or name not in found:
+            continue
+        node = problems.attempt(partial(load.checked_file, root, default.file, schema))
+        if node is not None and default.form == "document" and document is not None:
+            document_schema.check_keys(node, document, problems)
     return found
 
 
@@ -469,7 +523,7 @@ def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
         "inputs": {
             _below(path, root): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(inputs)
-            if path.is_file() and path.suffix != ".md"
+            if path.is_file() and path.suffix != ".md" and not path.name.startswith(".")
         },
         "outputs": {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())

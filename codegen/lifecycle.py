@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen import load, project
-from codegen.errors import Problems, nearest, one_of
+from codegen.errors import Place, Problems, nearest, one_of
 from codegen.load import MappingNode, Node
-from codegen.nodes import child, items, mapping, text, values
+from codegen.nodes import child, items, mapping, optional, text, values
 from codegen.project import Settings
 
 FILE = "spec/lifecycle.yaml"
@@ -31,6 +31,7 @@ class Event:
 
     name: str
     why: str
+    place: Place
 
     @property
     def constant(self) -> str:
@@ -61,6 +62,8 @@ class Machine:
     transitions: tuple[Transition, ...]
     created: str
     created_emits: tuple[str, ...]
+    recovered: tuple[str, ...]
+    """States in which an object may appear that was not just created."""
 
     @property
     def kind(self) -> str:
@@ -80,6 +83,7 @@ class Machine:
     def mermaid(self) -> str:
         """The machine as a Mermaid state diagram."""
         lines = ["stateDiagram-v2", f"    [*] --> {self.created}: created"]
+        lines += [f"    [*] --> {state}: recovered" for state in self.recovered]
         for move in self.transitions:
             if move.source != move.target:
                 lines.append(f"    {move.source} --> {move.target or '[*]'}: {move.event.name}")
@@ -97,20 +101,23 @@ def read(root: Path, enums: Mapping[str, Collection[str]] | None, problems: Prob
     """The lifecycle in ``root``; ``enums`` has the values of the API's enums by enum name,
     or is None if the API could not be read.
 
-    Semantic faults go to ``problems``; a file that violates its schema raises SpecError, because it
-    cannot be checked further.
+    Semantic faults go to ``problems``, and so do events that violate the schema. A file that
+    violates it elsewhere raises SpecError, because it cannot be checked further.
     """
-    node = load.checked_file(root, FILE, load.language_schema("lifecycle"))
+    schema = load.language_schema("lifecycle")
+    node, faulty = load.checked_parts(root, FILE, schema, [("*", "events", "*")], problems)
     settings = project.read(root)
-    known = _Known(settings, enums, problems)
+    known = _Known(settings, enums, problems, whole=not faulty)
     written = mapping(node)
     for key, _ in written.items():
         if key.value not in settings.objects:
             hint = nearest(key.value, settings.objects) or one_of(settings.objects)
-            problems.add(f"{project.FILE} names no object {key.value}", key.place, hint)
+            message = f"{project.FILE} names no object {key.value}"
+            problems.add(message, key.place, hint, "unknown-object")
     missing = [noun for noun in settings.objects if written.get(noun) is None]
     for noun in missing:
-        problems.add(f"the object {noun} has no states", node.place, f"add the key {noun}")
+        message = f"the object {noun} has no states"
+        problems.add(message, node.place, f"add the key {noun}", "object-without-states")
     return Lifecycle(
         tuple(
             _machine(noun, enum, child(node, noun), known)
@@ -127,13 +134,17 @@ class _Known:
     settings: Settings
     enums: Mapping[str, Collection[str]] | None
     problems: Problems
+    whole: bool
+    """Whether no event was omitted because it violates the schema."""
+    lost: set[str] = field(default_factory=set)
+    """Enums that the CRI lacks, each reported once."""
 
-    def check(self, node: Node, known: Collection[str], what: str) -> None:
+    def check(self, node: Node, known: Collection[str], what: str, rule: str) -> None:
         """Record a word that is not allowed."""
         word = text(node)
         if word not in known:
             hint = nearest(word, known) or one_of(sorted(known))
-            self.problems.add(f"{word!r} is not a {what}", node.place, hint)
+            self.problems.add(f"{word!r} is not a {what}", node.place, hint, rule)
 
     def check_shown(self, node: Node, enum: str) -> None:
         """Record a word that is not a value of the API's enum of states."""
@@ -153,10 +164,11 @@ class _Known:
         if self.enums is None:
             return
         if enum in self.enums:
-            self.check(node, self.enums[enum], f"{api} {what}")
-        else:
+            self.check(node, self.enums[enum], f"{api} {what}", "unknown-enum-value")
+        elif enum not in self.lost:
+            self.lost.add(enum)
             hint = nearest(enum, self.enums) or f"name another enum in {project.FILE}"
-            self.problems.add(f"the {api} has no enum {enum}", node.place, hint)
+            self.problems.add(f"the {api} has no enum {enum}", node.place, hint, "unknown-enum")
 
 
 def _machine(noun: str, enum: str, node: Node, known: _Known) -> Machine:
@@ -166,20 +178,25 @@ def _machine(noun: str, enum: str, node: Node, known: _Known) -> Machine:
     )
     for _, body in items(child(node, "states")):
         known.check_shown(child(body, "shown"), enum)
-    created = child(node, "created")
-    known.check(child(created, "state"), [state.name for state in states], "state")
+    names = [state.name for state in states]
+    created, recovered = child(node, "created"), optional(node, "recovered")
+    later = values(child(recovered, "states")) if recovered is not None else ()
+    for state in later:
+        known.check(state, names, "state", "unknown-state")
+    known.check(child(created, "state"), names, "state", "unknown-state")
     for value in values(child(created, "emits")):
         known.check_event(value)
     events = tuple(
-        Event(name, text(child(body, "why"))) for name, body in items(child(node, "events"))
+        Event(key.value, text(child(body, "why")), key.place)
+        for key, body in mapping(child(node, "events")).items()
     )
     transitions: list[Transition] = []
     for event, (_, body) in zip(events, items(child(node, "events")), strict=True):
         for row in values(child(body, "transitions")):
             transitions += _transitions(row, event, states, transitions, known)
-    _unreachable(
-        noun, child(node, "states"), text(child(created, "state")), transitions, known.problems
-    )
+    begin = [text(child(created, "state")), *map(text, later)]
+    if known.whole:
+        _unreachable(noun, child(node, "states"), begin, transitions, known.problems)
     return Machine(
         noun=noun,
         enum=enum,
@@ -188,6 +205,7 @@ def _machine(noun: str, enum: str, node: Node, known: _Known) -> Machine:
         transitions=tuple(transitions),
         created=text(child(created, "state")),
         created_emits=tuple(text(value) for value in values(child(created, "emits"))),
+        recovered=tuple(map(text, later)),
     )
 
 
@@ -202,16 +220,17 @@ def _transitions(
     target = child(row, "to")
     emits = row.get("emits") if isinstance(row, MappingNode) else None
     persists = row.get("persists") if isinstance(row, MappingNode) else None
-    known.check(target, [*names, GONE], "state")
+    known.check(target, [*names, GONE], "state", "unknown-state")
     if emits is not None:
         known.check_event(emits)
     for source in values(child(row, "from")):
-        known.check(source, names, "state")
+        known.check(source, names, "state", "unknown-state")
         if any(move.source == text(source) and move.event == event for move in before):
             known.problems.add(
                 f"two transitions say what {event.name} does in {text(source)}",
                 source.place,
                 "keep one of them",
+                "two-transitions",
             )
             continue
         yield Transition(
@@ -224,13 +243,21 @@ def _transitions(
 
 
 def _unreachable(
-    noun: str, states: Node, created: str, transitions: Collection[Transition], problems: Problems
+    noun: str,
+    states: Node,
+    begin: Collection[str],
+    transitions: Collection[Transition],
+    problems: Problems,
 ) -> None:
-    reached = {created} | {move.target for move in transitions}
+    reached = {*begin, *(move.target for move in transitions if move.target is not None)}
+    names = {key.value for key, _ in states.items()} if isinstance(states, MappingNode) else set()
+    if reached - names:  # a word that is no state, which is reported, may mean any of them
+        return
     for key, _ in states.items() if isinstance(states, MappingNode) else ():
         if key.value not in reached:
             problems.add(
                 f"no transition leads to the {noun} state {key.value}",
                 key.place,
                 "add the event that brings it about, or remove the state",
+                "unreachable-state",
             )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from codegen import cache
-from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.errors import Place, Problems, SpecError, misspelt, nearest, one_of
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -177,7 +177,7 @@ class Schema:
                 Draft202012Validator.check_schema(data)
             except SchemaError as error:
                 where = ".".join(map(str, error.absolute_path)) or "it"
-                said = f"{where} is no JSON Schema: {error.message}"
+                said = f"{where} is no JSON Schema: {_short(error.message)}"
                 raise SpecError(said, Place(name)) from error
             return b""
 
@@ -224,7 +224,7 @@ def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]
     found = whole
     for step in reference.removeprefix("#/").split("/"):
         found = found.get(step) if isinstance(found, dict) else None
-    if found is None:
+    if not isinstance(found, dict):
         raise SpecError(f"refers to {reference}, which it does not have", Place(name))
     rest = {key: value for key, value in part.items() if key != "$ref"}
     return {**_without_references(found, whole, name, (*above, reference)), **rest}
@@ -257,8 +257,61 @@ def checked_text(text: str, name: str, schema: Schema) -> Node:
     return node
 
 
+Part = tuple[str, ...]
+"""The path to a value."""
+
+
+def checked_parts(
+    root: Path, name: str, schema: Schema, parts: Collection[Part], problems: Problems
+) -> tuple[Node, frozenset[Part]]:
+    """The document in ``root/name`` without those of its ``parts`` that violate the schema, and
+    the paths of these; ``*`` in a path stands for any key.
+
+    Their violations go to ``problems``; raises SpecError with every violation if there are others.
+    """
+    try:
+        return checked_file(root, name, schema), frozenset()
+    except SpecError as error:
+        node = yaml_file(root, name)
+        faulty = {
+            part
+            for violation in schema.errors(node.plain())
+            for part in [_part_of(violation, parts)]
+        }
+        if None in faulty:
+            raise
+        problems.take(error)
+        found = frozenset(part for part in faulty if part is not None)
+        return _without(node, found), found
+
+
+def _part_of(violation: ValidationError, parts: Collection[Part]) -> Part | None:
+    path = tuple(map(str, violation.absolute_path))
+    for part in parts:
+        if len(path) >= len(part) and all(
+            wanted in ("*", step) for wanted, step in zip(part, path, strict=False)
+        ):
+            return path[: len(part)]
+    return None
+
+
+def _without(node: Node, paths: Collection[Part]) -> Node:
+    if not isinstance(node, MappingNode):
+        return node
+    alone = {path[0] for path in paths if len(path) == 1}
+    return MappingNode(
+        tuple(
+            (key, _without(value, [p[1:] for p in paths if p[0] == key.value and len(p) > 1]))
+            for key, value in node.pairs
+            if key.value not in alone
+        ),
+        node.place,
+    )
+
+
 _MAX_DEPTH = 100
 _LONG = 1000
+_READABLE = 160
 
 
 def _may_surprise(text: str) -> bool:
@@ -346,6 +399,14 @@ def at(node: Node, path: Sequence[str | int]) -> Node:
     return node
 
 
+def _short(text: str) -> str:
+    """One line, without the middle of a long quotation."""
+    line = " ".join(text.split())
+    return (
+        line if len(line) <= _READABLE else f"{line[: _READABLE // 2]} … {line[-_READABLE // 2 :]}"
+    )
+
+
 def _report(error: ValidationError, document: Node, problems: Problems) -> None:
     """A schema violation in words, at the place of the invalid word."""
     node = at(document, list(error.absolute_path))
@@ -364,16 +425,19 @@ def _report(error: ValidationError, document: Node, problems: Problems) -> None:
                 )
     elif error.validator == "required":
         missing = error.message.split("'")[1]  # one error for each missing key
-        problems.add(f"{where} lacks the key {missing!r}", node.place)
+        known = list(schema.get("properties", {}))
+        given = [key.value for key, _ in node.items()] if isinstance(node, MappingNode) else []
+        if missing not in misspelt(given, known):
+            problems.add(f"{where} lacks the key {missing!r}", node.place)
     elif "x-says" in schema:
         problems.add(f"{where} {schema['x-says']}", node.place)
     elif error.validator == "enum":
         problems.add(
-            f"{where} says {error.instance!r}",
+            f"{where} says {_short(repr(error.instance))}",
             node.place,
-            one_of(str(value) for value in wanted),
+            nearest(str(error.instance), map(str, wanted)) or one_of(map(str, wanted)),
         )
     elif error.validator == "type":
         problems.add(f"{where} must be of type {wanted}", node.place)
     else:
-        problems.add(f"{where}: {error.message}", node.place)
+        problems.add(f"{where}: {_short(error.message)}", node.place)

@@ -12,6 +12,7 @@ from codegen.model import Back, ConditionText, Entry, Input, ItemText, MappingFi
 from codegen.nodes import child, items, mapping, optional, text, values
 
 FOLDER = "spec/mapping"
+_PARTS = (("fields", "*"), ("targets", "*"))
 _FATES = ("copy", "compute", "match", "handled_by", "unmapped")
 
 
@@ -26,7 +27,8 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     found: dict[str, MappingFile] = {}
     broken = set()
     for name in names:
-        file = problems.attempt(partial(read, root, f"{FOLDER}/{name}", schema, package))
+        step = partial(read, root, f"{FOLDER}/{name}", schema, package, problems)
+        file = problems.attempt(step)
         if file is None:
             broken.add(name.removesuffix(".yaml"))
             continue
@@ -42,13 +44,18 @@ def read_all(root: Path, problems: Problems) -> tuple[dict[str, MappingFile], fr
     return found, frozenset(broken)
 
 
-def read(root: Path, name: str, schema: load.Schema, package: str) -> MappingFile:
-    """The file ``root/name``, of a message of ``package``; raises SpecError if it violates the
-    schema."""
-    return from_node(load.checked_file(root, name, schema), name, package)
+def read(
+    root: Path, name: str, schema: load.Schema, package: str, problems: Problems
+) -> MappingFile:
+    """The file ``root/name``, of a message of ``package``, without entries that violate the schema,
+    which go to ``problems``; raises SpecError if anything else violates it."""
+    node, faulty = load.checked_parts(root, name, schema, _PARTS, problems)
+    return from_node(node, name, package, frozenset(part[-1] for part in faulty))
 
 
-def from_node(node: Node, name: str, package: str) -> MappingFile:
+def from_node(
+    node: Node, name: str, package: str, faulty: frozenset[str] = frozenset()
+) -> MappingFile:
     """The file from the document ``node``, which follows the schema."""
     message = child(node, "message")
     if not text(message).startswith(f"{package}."):
@@ -68,6 +75,7 @@ def from_node(node: Node, name: str, package: str) -> MappingFile:
         items=tuple(map(_item, _several(optional(node, "item")))),
         entries=_entries(child(node, "fields")),
         targets=_entries(optional(node, "targets")),
+        faulty=faulty,
     )
 
 

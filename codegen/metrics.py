@@ -121,9 +121,10 @@ class Metrics:
 
 
 def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
-    """The metrics in ``root``. Semantic faults go to ``problems``; a file that violates its schema
-    raises SpecError."""
-    node = load.checked_file(root, FILE, load.language_schema("metrics"))
+    """The metrics in ``root``, without those that violate the schema. Faults go to ``problems``; a
+    file that violates its schema elsewhere raises SpecError."""
+    schema = load.language_schema("metrics")
+    node, faulty = load.checked_parts(root, FILE, schema, [("metrics", "*")], problems)
     files = {
         version: {
             name: File(name, _word(body, "controller") or "", text(child(body, "form")))
@@ -146,12 +147,14 @@ def read(root: Path, paths: Paths, problems: Problems) -> Metrics:
         }
         for name, body in items(child(node, "labels"))
     }
+    before = len(list(problems))
     metrics = tuple(reader.metric(name, body) for name, body in items(child(node, "metrics")))
     for _, body in items(child(node, "labels")):
         for of, path in items(body):
             reader.must_be_known(of, path)
     _check_names(child(node, "metrics"), _word(node, "prefix") or "", problems)
-    _check_used(child(node, "files"), metrics, problems)
+    if not faulty and len(list(problems)) == before:  # what has a fault may use any
+        _check_used(child(node, "files"), metrics, problems)
     always = frozenset(map(text, values(child(node, "always"))))
     return Metrics(belongs, always, labels, files, metrics)
 

@@ -395,6 +395,8 @@ class MappingFile:
     """Of a message whose entries write items."""
     entries: Mapping[str, Entry]
     targets: Mapping[str, Entry]
+    faulty: frozenset[str] = frozenset()
+    """Fields and targets whose entry violates the schema, which is reported."""
 
     @property
     def items_in_words(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -48,7 +49,8 @@ class OlderService:
 def read(root: Path, current: FileDescriptorProto, problems: Problems) -> tuple[OlderService, ...]:
     """The older services in ``root`` that can be served as ``current``. Differences without a
     decision go to ``problems``; a file that violates its schema raises SpecError."""
-    node = load.checked_file(root, FILE, load.language_schema("older"))
+    schema = load.language_schema("older")
+    node, _ = load.checked_parts(root, FILE, schema, [("*",)], problems)
     found: list[OlderService] = []
     for package, body in items(node):
         proto = child(body, "proto")
@@ -56,8 +58,9 @@ def read(root: Path, current: FileDescriptorProto, problems: Problems) -> tuple[
         if not (root / path).is_file():
             problems.add(f"{path} does not exist", proto.place, "pin the proto of the package")
             continue
-        name = path.removeprefix("spec/")
-        older = protoc.descriptors({name: load.text_file(root, path)}, {name: path}).file[-1]
+        older = problems.attempt(partial(_descriptor, root, path))
+        if older is None:
+            continue
         if older.package != package:
             problems.add(f"{path} is of package {older.package}", proto.place)
             continue
@@ -82,6 +85,11 @@ def read(root: Path, current: FileDescriptorProto, problems: Problems) -> tuple[
             )
         found += _services(older)
     return tuple(found)
+
+
+def _descriptor(root: Path, path: str) -> FileDescriptorProto:
+    name = path.removeprefix("spec/")
+    return protoc.descriptors({name: load.text_file(root, path)}, {name: path}).file[-1]
 
 
 def _streams(method: MethodDescriptorProto) -> bool:

@@ -63,12 +63,12 @@ def _read(
     name: str, given: Any, node: Node, api: Api, records: Collection[str], problems: Problems
 ) -> Plan:
     body: dict[str, Any] = given if isinstance(given, dict) else {}
-    message = body.get("x-message", "")
+    message = str(body.get("x-message", ""))
     if message not in api.messages:
         problems.add(
             f"x-message names {message!r}, which is not a message of the {api.name}",
             load.at(node, ["x-message"]).place,
-            nearest(str(message), api.messages),
+            nearest(message, api.messages),
         )
     body.setdefault("properties", {})
     reader = ObjectReader(name, body, {}, node, problems)
@@ -87,5 +87,13 @@ def _read(
                 f"facts.py has no class {record.ref}",
                 places[field.name],
                 nearest(record.ref, records),
+            )
+    for key in (name, *fields):
+        if not key.isidentifier() or key == "self":
+            problems.add(
+                f"{key} cannot be a Python name",
+                places.get(key, node.place),
+                "use letters, digits and _",
+                "no-python-name",
             )
     return Plan(name, message, body.get("description", ""), fields, places, node.place)

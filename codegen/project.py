@@ -122,6 +122,8 @@ class Default:
     file: str
     says: str
     """What it is."""
+    schema: str | None = None
+    """What JSON must follow, if it is not the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,10 @@ def _payload(node: Node) -> Payload:
 
 def _default(node: Node) -> Default:
     form = next(word for word in ("document", "json", "text") if optional(node, word) is not None)
-    return Default(form, _word(node, form), _word(node, "says"))
+    schema = optional(node, "schema")
+    return Default(
+        form, _word(node, form), _word(node, "says"), text(schema) if schema is not None else None
+    )
 
 
 def _pairs(node: Node, key: str) -> Iterator[tuple[str, Node]]:

@@ -40,30 +40,41 @@ _SCALARS: Mapping[int, Kind] = {
 }
 
 
-def pinned(root: Path) -> dict[str, str]:
-    """{version: proto text} of every pinned version, oldest first."""
-    served = project.read(root).api
-    return {v: text_file(root, served.proto(v)) for v in stubs.versions(root)}
+def pinned(root: Path, problems: Problems | None = None) -> dict[str, str]:
+    """{version: proto text} of every pinned version, oldest first. With ``problems``, what cannot
+    be read is left out and recorded there."""
+    served, found = project.read(root).api, Problems()
+    texts = {
+        version: text
+        for version in stubs.versions(root)
+        if (text := found.attempt(partial(text_file, root, served.proto(version)))) is not None
+    }
+    if problems is None:
+        found.stop_if_any()
+    else:
+        problems.extend(found)
+    return texts
 
 
-def load(served: ServedApi, versions: Mapping[str, str], current: str) -> Api:
+def load(served: ServedApi, versions: Mapping[str, str], current: str, problems: Problems) -> Api:
     """The API of ``current``; older ``versions`` only determine ``since``.
 
-    Raises SpecError with the faults of every proto that does not compile.
+    The faults of every proto that does not compile go to ``problems``; raises SpecError if it is
+    the current one.
     """
     since: dict[tuple[str, ...], str] = {}
-    problems = Problems()
     older = [v for v in versions if stubs.order(v) < stubs.order(current)]
     found = {
         version: problems.attempt(partial(descriptor, served, version, versions[version]))
         for version in [*older, current]
     }
-    problems.stop_if_any()
+    newest = found[current]
+    if newest is None:
+        problems.stop_if_any()
+        raise AssertionError("a proto without faults has a descriptor")
     for version, file in found.items():
         for key in _parts(file) if file is not None else ():
             since.setdefault(key, version)
-    newest = found[current]
-    assert newest is not None
     return api(newest, current, since, served.name)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from codegen import cache
 from codegen.errors import Fault, Place, SpecError
 
+_SYNTAX = re.compile(r"Expected|Unexpected|Unmatched|Reached end|Missing|Need|Invalid|Multiple")
+"""Errors of protoc's parser, after which others of the same file are about nothing."""
+_IMPORT = re.compile(r'Import "([^"]+)" was not found or had errors')
 _ERROR = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<message>.+)$", re.M)
 
 
@@ -28,8 +32,17 @@ def descriptors(
     ``shown_as`` gives, for an import path, the path used in errors. Raises SpecError with the
     places that protoc reports.
     """
-    made = cache.made_once("descriptors", _parts(protos), lambda: _described(protos, shown_as))
-    return FileDescriptorSet.FromString(made)
+    return FileDescriptorSet.FromString(_descriptors(protos, shown_as))
+
+
+def check(protos: Mapping[str, str], shown_as: Mapping[str, str]) -> None:
+    """Raise SpecError if ``protos`` do not compile."""
+    _descriptors(protos, shown_as)
+
+
+def _descriptors(protos: Mapping[str, str], shown_as: Mapping[str, str]) -> bytes:
+    made = partial(_described, protos, shown_as)
+    return cache.made_once("descriptors", _parts(protos), made)
 
 
 def _parts(protos: Mapping[str, str], *more: str) -> tuple[bytes, ...]:
@@ -94,14 +107,28 @@ def _run(root: Path, outputs: list[str], names: Iterable[str], shown_as: Mapping
     status, said = _with_stderr_caught(arguments)
     if status == 0:
         return
-    faults = []
+    faults: dict[str, list[Fault]] = {}
     for match in _ERROR.finditer(said):
         name = match["file"].removeprefix(f"{root}/")
         place = Place(shown_as.get(name, name), int(match["line"]), int(match["column"]))
-        faults.append(Fault(place, match["message"]))
-    if faults:
-        raise SpecError.of(faults)
+        of_file = faults.setdefault(name, [])
+        if not any(_SYNTAX.match(fault.message) for fault in of_file):
+            of_file.append(Fault(place, match["message"]))
+    causes = [
+        fault
+        for of_file in faults.values()
+        if not any(_imports(fault.message, faults) for fault in of_file)
+        for fault in of_file
+    ]
+    if causes:
+        raise SpecError.of(causes)
     raise SpecError(f"protoc failed: {said.strip()}", Place(", ".join(sorted(names))))
+
+
+def _imports(message: str, faulty: Collection[str]) -> bool:
+    """Whether an error is about the import of a file that has errors of its own."""
+    found = _IMPORT.match(message)
+    return found is not None and found[1] in faulty
 
 
 def _with_stderr_caught(arguments: list[str]) -> tuple[int, str]:

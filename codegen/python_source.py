@@ -46,6 +46,8 @@ class Transform:
     name: str
     parameters: Mapping[str, Parameter]
     returns: Kind
+    unannotated: tuple[str, ...]
+    """What has no annotation: arguments, and the result."""
     place: Place
 
 
@@ -107,6 +109,10 @@ class Sources:
             name,
             {a.arg: Parameter(a.arg, read.kind(a.annotation), needed) for a, needed in given},
             read.kind(found.returns),
+            (
+                *(a.arg for a, _ in given if a.annotation is None),
+                *([] if found.returns else ["its result"]),
+            ),
             Place(file, found.lineno, found.col_offset + 1),
         )
 
@@ -251,6 +257,21 @@ class Sources:
         functions = [f"{known}.{name}" for name in (_callables(tree) if tree else ())]
         return nearest(dotted, functions) or one_of(functions)
 
+    def operations(self) -> list[str]:
+        """The packages with a class that serves RPCs."""
+        folder = self.root / self.settings.code
+        return sorted(path.parent.name for path in folder.glob("*/operations.py"))
+
+    def naming(self, words: Iterable[str]) -> Iterator[ast.Module]:
+        """The hand-written modules that contain one of ``words``."""
+        sought, folder = list(words), self.root / self.settings.code
+        for path in sorted(folder.rglob("*.py")):
+            name = f"{self.settings.code}/{path.relative_to(folder).as_posix()}"
+            if any(word in text_file(self.root, name) for word in sought):
+                tree = self.tree(name)
+                if tree is not None:
+                    yield tree
+
     def modules(self) -> list[str]:
         """The modules of hand-written code, packages by dotted names, for hints."""
         folder = self.root / self.settings.code
@@ -265,8 +286,10 @@ def parsed(text: str, name: str) -> ast.Module:
     except SyntaxError as error:
         place = Place(name, error.lineno or 0, error.offset or 0)
         raise SpecError(f"is not Python: {error.msg}", place) from error
-    except RecursionError as error:
+    except (MemoryError, RecursionError) as error:
         raise SpecError("is nested too deeply", Place(name)) from error
+    except ValueError as error:  # a NUL
+        raise SpecError(f"is not Python: {error}", Place(name)) from error
 
 
 def _function(tree: ast.Module, path: list[str]) -> Callable | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codegen import load, project
-from codegen.errors import Place, Problems, nearest, one_of
+from codegen.errors import Place, Problems, misspelt, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.load import MappingNode, Node
 from codegen.model import Api, Field, Message, Method, Service, snake
@@ -23,6 +23,7 @@ class Operation:
 
     noun: str
     method: str
+    place: Place
 
     def __str__(self) -> str:
         return f"{self.noun}.{self.method}"
@@ -95,6 +96,11 @@ class Rpc:
     @property
     def name(self) -> str:
         return self.method.name
+
+    @property
+    def answered(self) -> bool:
+        """Whether one of the three ways is set; if not, its entry has a fault."""
+        return self.operation is not None or self.batches is not None or self.issue is not None
 
     @property
     def constant(self) -> str:
@@ -215,18 +221,20 @@ class Rpcs:
 def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Problems) -> Rpcs:
     """The RPCs of ``api`` as defined by rpc.yaml in ``root``; semantic faults go to ``problems``.
 
-    A file that violates its schema raises SpecError, because it cannot be checked further. If
-    ``api`` or ``lifecycle`` could not be read, what depends on them is omitted.
+    Entries that violate the schema are omitted. If ``api`` or ``lifecycle`` could not be read, what
+    depends on them is omitted too.
     """
-    node = load.checked_file(root, FILE, load.language_schema("rpc"))
+    schema = load.language_schema("rpc")
+    node, faulty = load.checked_parts(root, FILE, schema, [("*",)], problems)
     if api is None:
         return Rpcs(())
     entries = {key.value: (key.place, entry) for key, entry in mapping(node).items()}
     methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
     _one_service_each(node, api, problems)
-    _same_names(node, api, methods, problems)
+    _same_names(node, api, methods, {name for [name] in faulty}, problems)
     settings = project.read(root)
-    reader = _Reader(api, settings, lifecycle, problems)
+    without = methods.keys() - entries.keys()
+    reader = _Reader(api, settings, lifecycle, without, problems)
     unary = {
         name: reader.rpc(methods[name], place, entry, {})
         for name, (place, entry) in entries.items()
@@ -254,22 +262,36 @@ def _one_service_each(node: Node, api: Api, problems: Problems) -> None:
                 f"the RPC {name} is of {' and of '.join(owners)}, and an entry could mean either",
                 entry.place if entry is not None else node.place,
                 "codegen/rpc.py must first learn to read entries by service",
+                "rpc-of-two-services",
             )
 
 
-def _same_names(node: Node, api: Api, methods: Collection[str], problems: Problems) -> None:
+def _same_names(
+    node: Node,
+    api: Api,
+    methods: Collection[str],
+    faulty: Collection[str],
+    problems: Problems,
+) -> None:
     assert isinstance(node, MappingNode)
     named = {key.value: key for key, _ in node.items()}
     for name, key in named.items():
         if name not in methods:
-            problems.add(f"the {api.name} has no RPC {name}", key.place, nearest(name, methods))
+            problems.add(
+                f"the {api.name} has no RPC {name}",
+                key.place,
+                nearest(name, methods) or one_of(methods),
+                "unknown-rpc",
+            )
+    meant = misspelt(named, methods)
     for name in methods:
-        if name not in named:
+        if name not in named and name not in faulty and name not in meant:
             problems.add(
                 f"the RPC {name} has no entry",
                 node.place,
                 "say who serves it, or that it is unserved and in which issue it will be"
                 " (cri-codegen stubs adds an entry)",
+                "rpc-without-entry",
             )
 
 
@@ -280,6 +302,8 @@ class _Reader:
     api: Api
     settings: Settings
     lifecycle: Lifecycle | None
+    without: Collection[str]
+    """RPCs without an entry that could be read, which is reported."""
     problems: Problems
 
     def rpc(self, method: Method, place: Place, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
@@ -292,6 +316,7 @@ class _Reader:
                 f"the RPC {method.name} (since {method.since}) is undecided",
                 unserved.place,
                 "say who serves it, or in which issue it will be served",
+                "undecided-rpc",
             )
         mutates = optional(entry, "mutates")
         request = self.api.messages[method.request]
@@ -300,12 +325,13 @@ class _Reader:
                 f"{method.name} streams, so its handler can look up no object",
                 subject.place,
                 "leave out object and states; the method that serves it can look it up",
+                "stream-with-object",
             )
         for path in values(optional(entry, "log")):
             self._loggable(request, path)
         return Rpc(
             method=method,
-            operation=Operation(*text(served_by).split(".")) if served_by else None,
+            operation=_operation(served_by) if served_by else None,
             batches=self._batches(method, entry, unary),
             issue=text(child(unserved, "issue")) if unserved else None,
             subject=self._subject(request, subject) if subject else None,
@@ -322,13 +348,19 @@ class _Reader:
         path = child(node, "field")
         field = self._field(request, path)
         if field is not None and field.kind.name != "str":
-            self.problems.add(f"{text(path)} is not an ID: it is {field.kind}", path.place)
+            self.problems.add(
+                f"{text(path)} is not an ID: it is {field.kind}",
+                path.place,
+                "name a string field of the request",
+                "object-is-no-id",
+            )
         kind = child(node, "kind")
         if text(kind) not in self.settings.objects:
             self.problems.add(
                 f"{project.FILE} names no object {text(kind)}",
                 kind.place,
                 nearest(text(kind), self.settings.objects) or one_of(self.settings.objects),
+                "unknown-object",
             )
         return Subject(
             kind=text(kind),
@@ -347,6 +379,7 @@ class _Reader:
                     f"{text(state)} is not a state of a {text(kind)}",
                     state.place,
                     nearest(text(state), known) or one_of(known),
+                    "unknown-state",
                 )
         return Allowed(
             states=tuple(text(state) for state in values(child(node, "allowed"))),
@@ -358,6 +391,8 @@ class _Reader:
         if node is None:
             return None
         of = unary.get(text(node))
+        if text(node) in self.without:
+            return None
         if of is None or of.operation is None or of.subject is not None:
             lists = [
                 name
@@ -368,6 +403,7 @@ class _Reader:
                 f"{text(node)} is not a served list",
                 node.place,
                 nearest(text(node), lists) or one_of(lists),
+                "batches-do-not-fit",
             )
             return None
         source = self._only_list(of.method.response)
@@ -377,6 +413,7 @@ class _Reader:
                 f"{method.response} cannot carry parts of {of.method.response}",
                 node.place,
                 "both must hold one repeated field of the same type, and the RPC must stream",
+                "batches-do-not-fit",
             )
             return None
         ours, theirs = (
@@ -403,10 +440,14 @@ class _Reader:
                 f"{text(path)} must never reach a log",
                 path.place,
                 "it is debug_redact in the proto",
+                "not-for-the-log",
             )
         elif field.message or field.repeated or field.mapped:
             self.problems.add(
-                f"{text(path)} is not a single value", path.place, "name a field below it"
+                f"{text(path)} is not a single value",
+                path.place,
+                "name a field below it",
+                "not-for-the-log",
             )
 
     def _field(self, message: Message, path: Node) -> Field | None:
@@ -420,11 +461,22 @@ class _Reader:
                     f"{message.name} has no field {step}",
                     path.place,
                     nearest(step, message.fields) or one_of(message.fields),
+                    "unknown-field",
                 )
                 return None
             if number + 1 < len(steps):
                 if found.message is None or found.repeated or found.mapped:
-                    self.problems.add(f"{step} of {message.name} is not a message", path.place)
+                    self.problems.add(
+                        f"{step} of {message.name} is not a message",
+                        path.place,
+                        "only a message has fields",
+                        "unknown-field",
+                    )
                     return None
                 message = self.api.messages[found.message]
         return found
+
+
+def _operation(node: Node) -> Operation:
+    noun, _, method = text(node).partition(".")
+    return Operation(noun, method, node.place)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codegen import undecided
-from codegen.errors import Place, Problems, nearest, one_of
+from codegen.errors import Place, Problems, misspelt, nearest, one_of
 from codegen.message_reads import Use
 from codegen.model import (
     Api,
@@ -88,8 +88,10 @@ def field_without_fate(all_: Everything) -> Iterator[Finding]:
     """Every field of a message has an entry."""
     for file in all_.files.values():
         message = all_.api.messages.get(file.message)
+        there = {*file.entries, *file.faulty}
+        there |= misspelt(file.entries, message.fields) if message else set()
         for field in message.fields.values() if message else ():
-            if field.name not in file.entries:
+            if field.name not in there:
                 yield (
                     f"{file.message}.{field.name} ({field.kind}, since {field.since}) has no fate",
                     Place(file.file, file.message_place.line, file.message_place.column),
@@ -139,6 +141,8 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
                     continue
                 owner = all_.mapped[message]
             partner = owner.file.entries.get(name) or owner.file.targets.get(name)
+            if name in owner.file.faulty:
+                continue
             if partner is None or partner.by is None:
                 known = [e.name for e in owner.file.entries.values() if e.by]
                 yield (
@@ -323,15 +327,54 @@ def unreached(all_: Everything) -> Iterator[Finding]:
     """A mapping must belong to a served RPC; otherwise its generated code would be dead."""
     if all_.rpcs is None or not all_.rpcs.services:
         return
-    reached = _reached(all_, all_.rpcs)
+    reached = _reached(all_, all_.rpcs) | _unclear(all_)
     for file in all_.files.values():
         for entry in [*file.entries.values(), *file.targets.values()]:
-            if entry.fate in ("copy", "compute", "match") and file.message not in reached:
+            decided = entry.fate != "unmapped" and not entry.by_rpc
+            if decided and file.message in all_.api.messages and file.message not in reached:
                 yield (
                     f"{entry.name} is decided, but no served RPC reaches {file.message}",
                     entry.place,
                     "serve the RPC, or make it unmapped: not-yet",
                 )
+
+
+def _unclear(all_: Everything) -> set[str]:
+    """The messages of which faults elsewhere hide how they are used: those below a field whose
+    entry has a fault, below a message whose file has one, and those of an RPC whose entry has one.
+    """
+    pending = [
+        field.message
+        for name, message in all_.api.messages.items()
+        for field in message.fields.values()
+        if field.message is not None and not _is_clear(all_, name, field.name)
+    ]
+    known = {rpc.name for rpc in all_.rpcs.all} if all_.rpcs is not None else set()
+    for service in all_.api.services.values():
+        for method in service.methods.values():
+            if method.name not in known:
+                pending += [method.request, method.response]
+    found: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in found and name in all_.api.messages:
+            found.add(name)
+            below = all_.api.messages[name].fields.values()
+            pending += [field.message for field in below if field.message is not None]
+    return found
+
+
+def _is_clear(all_: Everything, message: str, field: str) -> bool:
+    """Whether the entry of a field could be read and resolved; no entry counts as unmapped."""
+    if all_.api.messages[message].module in all_.broken:
+        return False
+    mapped = all_.mapped.get(message)
+    if mapped is None:
+        return True
+    if field in mapped.file.faulty:
+        return False
+    steps = (*mapped.writes, *mapped.reads, *mapped.matches)
+    return field not in mapped.file.entries or any(step.entry.name == field for step in steps)
 
 
 def _reached(all_: Everything, rpcs: Rpcs) -> set[str]:
@@ -359,12 +402,22 @@ def plan_without_writer(all_: Everything) -> Iterator[Finding]:
     """Each property of a plan is filled by an entry that the plan's message leads to."""
     if all_.broken:  # a file that could not be read may fill them
         return
+    files = all_.files.values()
+    entries = [
+        entry for file in files for entry in (*file.entries.values(), *file.targets.values())
+    ]
+    written = {word for entry in entries for word in (entry.name, entry.value)}
+    faulty = any(file.faulty for file in files)
     for plan in (*all_.plans.values(), *all_.payloads):
+        if plan.message not in all_.api.messages:
+            continue
         reached = list(planned(all_.mapped, plan, plan.message, ()))
         filled = {value.field.name for value in reached}
         for name in plan.fields:
-            if name not in filled:
+            if name not in filled and not faulty:
                 target = f"{plan.root}[{name}]" if "." in name else f"{plan.root}.{name}"
+                if target in written:  # by an entry with another fault
+                    continue
                 yield (
                     f"no entry below {plan.message} fills {name}",
                     plan.places[name],
@@ -379,6 +432,7 @@ def plan_without_reader(all_: Everything) -> Iterator[Finding]:
         for plan in all_.plans.values()
         for value in planned(all_.mapped, plan, plan.message, ())
     }
+    unclear = _unclear(all_)
     listed = {  # there may be several, which is reported elsewhere
         w.message
         for m in all_.mapped.values()
@@ -392,6 +446,8 @@ def plan_without_reader(all_: Everything) -> Iterator[Finding]:
                     continue
                 [name] = write.target.steps
                 having = [plan.message for plan in all_.plans.values() if name in plan.fields]
+                if mapped.message.name in unclear or not all_.api.messages.keys() >= set(having):
+                    continue
                 yield (
                     f"{write.target.path} belongs to what is planned of {' and '.join(having)}, "
                     f"which does not lead to {mapped.message.name}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from codegen import load, project, protoc
-from codegen.errors import Place, SpecError
+from codegen.errors import Place, Problems, SpecError
 from codegen.project import Settings
 
 _VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
@@ -66,6 +66,14 @@ def client_protos(root: Path) -> dict[str, str]:
         f"{clients.folder}/{path.name}": load.text_file(root, f"{clients.protos}/{path.name}")
         for path in sorted((root / clients.protos).glob("*.proto"))
     }
+
+
+def check_clients(root: Path, problems: Problems) -> None:
+    """Record what is wrong with the pinned protos of other APIs."""
+    protos = problems.attempt(lambda: client_protos(root))
+    if protos:
+        shown_as = {name: f"spec/{name}" for name in protos}
+        problems.attempt(lambda: protoc.check(protos, shown_as))
 
 
 def render(settings: Settings, api: str, others: Mapping[str, str]) -> dict[str, str]:

@@ -36,7 +36,8 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
     for message in api.messages.values():
         if message.name in files:
             file = files[message.name]
-            missing = [f for f in message.fields.values() if f.name not in file.entries]
+            decided = {*file.entries, *file.faulty}
+            missing = [f for f in message.fields.values() if f.name not in decided]
             if missing:
                 found[file.file] = _with_entries(root, api, file, missing)
         else:

@@ -54,8 +54,6 @@ class SandboxEvent(Enum):
     subscribers."""
     STOPPED = "stopped"
     """StopPodSandbox succeeded. It can be repeated, which sends no event."""
-    LOST = "lost"
-    """The state of the sandbox is unknown, e.g. its record cannot be read at recovery."""
     FOUND = "found"
     """The shim, which did not answer at recovery, answers again, and the pause container is
     running. Subscribers saw the sandbox as not ready until now."""
@@ -134,7 +132,6 @@ SANDBOX_TRANSITIONS: Final[Mapping[tuple[SandboxState, SandboxEvent], Transition
         SandboxState.NOTREADY, emits="CONTAINER_STOPPED_EVENT"
     ),
     (SandboxState.NOTREADY, SandboxEvent.STOPPED): Transition(SandboxState.NOTREADY),
-    (SandboxState.READY, SandboxEvent.LOST): Transition(SandboxState.UNKNOWN),
     (SandboxState.UNKNOWN, SandboxEvent.FOUND): Transition(
         SandboxState.READY, emits="CONTAINER_STARTED_EVENT"
     ),

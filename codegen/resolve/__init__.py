@@ -60,7 +60,8 @@ def resolve(
     written = fields if file.writes and readable else []
     writes = [w for e in written for w in tried(targets.of_field, e)]
     writes += [w for e in alone if readable for w in tried(targets.of_target, e)]
-    for item in scope.items if len(writes) == len(written) + len(alone) else ():
+    whole = len(writes) == len(written) + len(alone) and not file.faulty
+    for item in scope.items if whole else ():
         problems.attempt(partial(items.check_complete, scope, item, tuple(writes)))
     return Mapped(
         message,

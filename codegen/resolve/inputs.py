@@ -21,6 +21,13 @@ def call(
     """The call of the transform ``by``; the inputs' paths may start with fields of ``own``."""
     paths = scope.paths
     transform = _transform(paths, by, place)
+    if transform.unannotated:
+        raise SpecError(
+            f"{by} has no annotation for {', '.join(transform.unannotated)}",
+            transform.place,
+            "annotate it, so that the entries that call it can be checked",
+            "transform-arguments",
+        )
     arguments = []
     for given in inputs:
         source = paths.source(given.path, given.place, own)
@@ -69,7 +76,9 @@ def _argument(
     none_if_unset = bool(source.told_by) and parameter.kind.optional
     kind = replace(source.kind, optional=source.kind.optional or none_if_unset)
     reason = kinds.why_not(kind, parameter.kind)
-    if reason is not None:
+    held = source.kind.of[0] if source.kind.name == "list" else source.kind
+    unread = held.name == "message" and held.ref not in scope.files  # reported elsewhere
+    if reason is not None and not unread:
         raise SpecError(
             f"{given.path} cannot be the argument {given.argument} of {by}: {reason}",
             given.place,

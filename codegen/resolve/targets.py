@@ -116,6 +116,8 @@ def _copied_items(scope: Scope, entry: Entry, source: Source, target: Target) ->
     held, wanted = (k.of[0] if k.name == "list" else k for k in (source.kind, target.kind))
     if held.name != "message" or wanted.name == "message":
         return None
+    if held.ref not in scope.files:  # its file has a fault, or is missing
+        return Copied(entry, source, target, None)
     made = items.passed(scope.paths, scope.files, source.kind, target.kind)
     if made is None:
         raise SpecError(

@@ -38,6 +38,7 @@ from codegen import (
     protoc,
     render,
     rpc,
+    strays,
 )
 from codegen.emit import plans, types
 from codegen.errors import Problems, SpecError
@@ -99,6 +100,7 @@ def lay_out(case: Case, root: Path) -> None:
     ):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name, text in case.data.get(key, {}).items():
+            (root / folder / name).parent.mkdir(exist_ok=True)
             (root / folder / name).write_text(text)
 
 
@@ -114,6 +116,9 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         if (root / rpc.FILE).exists():
             rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems)) or Rpcs(())
         found = generate.translation(root, api, rpcs, problems)
+        strays.check(root, project.read(root), problems)
+        if found is not None:
+            generate.check_served(found.paths.sources, rpcs, machines, problems)
         if (root / decided.FILE).exists() and found is not None:
             generate.check_decided(root, found.files, problems)
         problems.stop_if_any()
@@ -170,7 +175,7 @@ def _same_for_all() -> dict[str, str]:
     """The generated files that no case changes: OCI types and containerd's container record."""
     record = (_ROOT / "spec/containerd/containers.proto").read_text()
     job = render.Job({}, {}, _SETTINGS.document.schema)
-    classes = types.text(document_schema.read(_ROOT))
+    classes = types.text(document_schema.read(_ROOT, Problems()))
     return protoc.python_modules(
         {"containerd/containers.proto": record}, grpc=[]
     ) | render.render_template(

@@ -12,6 +12,8 @@ from codegen import rules
 from tests.golden.case import Case, all_cases, answers, lay_out, outcome, without_header
 
 _CODEGEN = Path(__file__).parents[2] / "codegen"
+_WHOLE_PROJECT = Path(__file__).parents[1] / "unit/codegen/test_mistakes.py"
+"""Refusals of what no case has, such as the default specs."""
 _LAST_ARGUMENT = re.compile(r'"([a-z]+(?:-[a-z]+)+)",?\n *\)')
 """A rule id where SpecError takes it."""
 _RESULTS = ("oci", "record", "answer", "items", "passes", "plan", "told", "violations")
@@ -32,6 +34,7 @@ def test_case(case: Case, tmp_path: Path) -> None:
 
 def test_every_refusal_has_a_case() -> None:
     said = "".join(case.error or "" for case in all_cases())
+    said += _WHOLE_PROJECT.read_text()
     # these need an rpc.yaml: test_generated.py
     written = set(rules.RULES) - {"unreached-entry", "plan-needs-facts"}
     for path in _CODEGEN.rglob("*.py"):

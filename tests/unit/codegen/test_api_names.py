@@ -85,7 +85,7 @@ def _checked(root: Path) -> list[str]:
     (root / "spec/cri/1.0.proto").write_text(_OLD)
     (root / "spec/cri/1.1.proto").write_text(_NEW)
     problems = Problems()
-    api = proto_api.load(settings().api, proto_api.pinned(root), "1.1")
+    api = proto_api.load(settings().api, proto_api.pinned(root), "1.1", problems)
     api_names.check(root, api, problems)
     return [str(fault).replace("\n    hint:", " →") for fault in problems]
 

@@ -155,7 +155,7 @@ def _planned(rpcs: rpc.Rpcs) -> plan.Service:
     ("old", "new", "said"),
     [
         ("ListThings:\n", "ListThing:\n", "the CRI has no RPC ListThing"),
-        ("ListThings:\n", "ListThing:\n", "the RPC ListThings has no entry"),
+        ("ListThings:\n", "Others:\n", "the RPC ListThings has no entry"),
         ("field: id", "field: idd", "StopRequest has no field idd"),
         ("field: id", "field: words", "words is not an ID: it is list of str"),
         ("allowed: [READY]", "allowed: [READE]", "READE is not a state of a sandbox"),

@@ -19,6 +19,7 @@ import pytest
 
 from codegen import diff
 from codegen.__main__ import main
+from codegen.errors import Place
 from codegen.lifecycle import Event, Lifecycle, Machine, State, Transition
 from codegen.site import facts, lanes, requests, targets, write
 from codegen.site.excerpts import Files
@@ -222,7 +223,7 @@ def test_the_drawing_has_every_transition_in_its_place() -> None:
 
 
 def _machine(noun: str) -> Machine:
-    leave = Event("leave", "It goes.")
+    leave = Event("leave", "It goes.", Place("spec/lifecycle.yaml"))
     return Machine(
         noun=noun,
         enum="JobState",
@@ -231,6 +232,7 @@ def _machine(noun: str) -> Machine:
         transitions=(Transition("HERE", leave, None, None, None),),
         created="HERE",
         created_emits=(),
+        recovered=(),
     )
 
 
