@@ -95,7 +95,7 @@ class Network:
     default: Interface
     """The interface with the pod's addresses."""
     interfaces: tuple[Interface, ...]
-    """All interfaces, including the default one."""
+    """The other interfaces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,9 @@ def sandbox_spec() -> types.Spec:
                 "/proc/timer_list",
                 "/proc/timer_stats",
                 "/proc/sched_debug",
-                "/proc/scsi",
                 "/sys/firmware",
                 "/sys/devices/virtual/powercap",
+                "/proc/scsi",
             ],
             readonlyPaths=[
                 "/proc/bus",

@@ -33,9 +33,9 @@ from generated.statuses import create_container_response
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
-from runtime.containers import image_volumes, restore
+from runtime.containers import image_volumes
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
-from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
+from runtime.errors import CriError, FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.lookups import devices as device_nodes
 from runtime.lookups import mounts as mount_sources
 from runtime.lookups import security, selinux
@@ -51,6 +51,7 @@ from runtime.tasks import shared_shim
 from runtime.transforms import base_spec, facts, signals
 from runtime.transforms.containers import image_digest
 from runtime.transforms.id_maps import IdMaps, id_maps
+from runtime.transforms.resources import in_request
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -79,11 +80,7 @@ async def create(
     config = requested.container_config
     container_id = secrets.token_hex(32)
     known = plan_container(config)
-    checkpoint = await restore.requested(services, known.image)
-    if checkpoint is None:
-        image = await _image(services, known.image)
-    else:
-        image, config = await restore.based(services, sandbox, checkpoint, config)
+    image = await _image(services, known.image)
     plan = _plan(services, sandbox, config, image)
     name = plan.container_name
 
@@ -129,10 +126,6 @@ async def create(
         )
         try:
             spec, mounts = await _make(services, sandbox, metadata, plan, image, labels.mount)
-            if checkpoint is not None:
-                await restore.unpack(
-                    services, sandbox, checkpoint, container_id, mounts, plan.log_path
-                )
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {known.container}") from error
         if sandbox.state is not SandboxState.READY:
@@ -273,17 +266,20 @@ async def _described(
         extensions={CONTAINER_EXTENSION: container_extension(metadata)},
     )
     spec = base_spec.first_spec(handler.base, privileged=plan.privileged)
-    container_config.apply(
-        metadata.config,
-        spec,
-        container=container,
-        handler=handler,
-        host=host,
-        image=image,
-        record=record,
-        sandbox=sandbox.facts,
-        user=user,
-    )
+    try:
+        container_config.apply(
+            metadata.config,
+            spec,
+            container=container,
+            handler=handler,
+            host=host,
+            image=image,
+            record=record,
+            sandbox=sandbox.facts,
+            user=user,
+        )
+    except CriError as error:
+        raise in_request(error, "config.linux.resources") from error
     record.spec.CopyFrom(oci_any(spec))
     return spec, record
 

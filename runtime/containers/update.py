@@ -22,8 +22,9 @@ from generated.oci import types, update_container_resources_request
 from generated.statuses import container_resources
 from runtime.containerd.values import oci_any, resources_any
 from runtime.containers.specs import read_record
-from runtime.errors import from_rpc
+from runtime.errors import CriError, from_rpc
 from runtime.steps.background import to_the_end
+from runtime.transforms.resources import in_request
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -39,7 +40,10 @@ async def update(
         container.must_stay()
         record = await read_record(services.containerd, container.id)
         spec = types.Spec.from_json(record.spec.value)
-        update_container_resources_request.apply(request, spec, host=services.host)
+        try:
+            update_container_resources_request.apply(request, spec, host=services.host)
+        except CriError as error:
+            raise in_request(error, "linux") from error
         try:
             await _write_spec(services, record, oci_any(spec))
             await _update_task(services, container, spec, record)

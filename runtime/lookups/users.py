@@ -57,12 +57,14 @@ def needs_database(wanted: RequestedUser) -> bool:
 
 
 def resolve(wanted: RequestedUser, database: UserDatabase) -> User:
-    """The ids of ``wanted``; the additional groups always include the primary one.
+    """The ids of ``wanted``; if it names a user, the additional groups include the primary one.
 
     Raises InvalidArgument for a name that the image does not have and for a number out of range.
     """
     uid, gid = _user_and_group(wanted.user or f"{_ROOT}:{_ROOT}", database)
-    groups = {gid, *wanted.supplemental_groups, *_memberships(wanted.member, database)}
+    groups = {*wanted.supplemental_groups, *_memberships(wanted.member, database)}
+    if wanted.user:
+        groups.add(gid)
     name = wanted.user.partition(":")[0]
     return User(uid, gid, tuple(sorted(groups)), name if _id(name) is None else "")
 

@@ -38,7 +38,7 @@ def make(files: facts.SandboxFiles, plan: NewPodPlan, maps: IdMaps | None = None
     _write(files.resolv_conf, _read(_HOST_RESOLV_CONF) if own is None else own, owner)
     shm = Path(files.shm)
     if shm.is_relative_to(files.state_dir):
-        shm.mkdir(mode=0o1777)
+        shm.mkdir(mode=0o700)
         kernel.mount_tmpfs(str(shm), SHM_SIZE, owner or _ROOT)
 
 

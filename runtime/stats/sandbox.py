@@ -15,7 +15,7 @@ def network(interfaces: Sequence[Interface]) -> Network | None:
     if not interfaces:
         return None
     default = next((i for i in interfaces if i.name == _DEFAULT_INTERFACE), interfaces[0])
-    return Network(default, tuple(interfaces))
+    return Network(default, tuple(other for other in interfaces if other is not default))
 
 
 def parse_net_dev(text: str) -> list[Interface]:

@@ -31,12 +31,13 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
         )
     if problem := why_too_long(_directory(cgroup_parent), longest=_LONGEST):
         raise InvalidArgument(problem, field="config.linux.cgroup_parent")
+    root = cgroup_parent.strip("/") == "" != cgroup_parent
     cgroup_parent = cgroup_parent.rstrip("/")
     parent = posixpath.basename(cgroup_parent)
     if parent.endswith(".slice"):
         return f"{parent}:{_PREFIX}:{id}"
     if not systemd_cgroup:
-        return posixpath.join("/", cgroup_parent or "/k8s.io", id)
+        return posixpath.join("/", cgroup_parent or ("/" if root else "/k8s.io"), id)
     if cgroup_parent:
         raise InvalidArgument(
             f"must end in .slice, not {cgroup_parent!r}: this runtime handler has"

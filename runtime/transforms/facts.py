@@ -345,7 +345,7 @@ class RequestedUser:
     """A user as requested or set in the image, before the look-up. A value of a plan."""
 
     user: str
-    """``name|uid[:group|gid]``; "" is root."""
+    """``name|uid[:group|gid]``; "" is root, without a group besides ``supplemental_groups``."""
 
     member: str
     """The name or number whose groups are read from the group file; "" for none."""
@@ -364,7 +364,7 @@ class User:
 
     additional_gids: tuple[int, ...] = ()
     """All supplemental groups after applying ``supplemental_groups_policy``, including the primary
-    one; sorted, unique."""
+    one if a user was named; sorted, unique."""
 
     username: str = ""
     """The name given by the request or the image, if any."""

@@ -80,13 +80,13 @@ def env(
     device_env: Sequence[str],
     base_env: Sequence[str],
 ) -> list[str]:
-    """The environment, later sources over earlier ones: defaults, image, request, CDI devices.
+    """The environment, later sources over earlier ones: base spec, defaults, image, request, CDI.
 
     A pod on the node's network has no host name of its own, so it shows the node's.
     """
     return _merged(
-        DEFAULT_PATH,
         *base_env,
+        DEFAULT_PATH,
         *(["TERM=xterm"] if tty else []),
         f"HOSTNAME={hostname or node_hostname}",
         *image_env,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.errors import CriError, FailedPrecondition, InvalidArgument
 
 _PAGE_SIZE = re.compile(r"[1-9][0-9]*[KMG]B")
 
@@ -18,6 +18,18 @@ _NUMBERS = re.compile(rf"{_RANGE}(,{_RANGE})*")
 SANDBOX_OOM_SCORE_ADJ = -998
 """The pause process must be killed last: without it the pod's namespaces and all its containers
 end."""
+
+
+_FIELD = "linux.resources"
+
+
+def in_request(error: CriError, resources: str) -> CriError:
+    """The error with the path that the field has in a request whose resources are at
+    ``resources``; the same error if it is of another field."""
+    before, found, field = (error.field or "").partition(f"{_FIELD}.")
+    if before or not found:
+        return error
+    return type(error)(error.message, field=f"{resources}.{field}")
 
 
 def swap_limit(
@@ -35,7 +47,7 @@ def swap_limit(
         raise InvalidArgument(
             f"must be {memory_limit_in_bytes} (memory_limit_in_bytes) or more, not {limit}: it"
             " counts memory and swap together",
-            field="linux.resources.memory_swap_limit_in_bytes",
+            field=f"{_FIELD}.memory_swap_limit_in_bytes",
         )
     return limit or None
 
@@ -105,7 +117,7 @@ def hugepage_limits(
         if not _PAGE_SIZE.fullmatch(limit.pageSize):
             raise InvalidArgument(
                 f"must be a page size such as 2MB or 1GB, not {limit.pageSize!r}",
-                field="linux.resources.hugepage_limits.page_size",
+                field=f"{_FIELD}.hugepage_limits.page_size",
             )
     if disable_hugetlb_controller or not hugepage_limits:
         return None
@@ -115,7 +127,7 @@ def hugepage_limits(
         raise FailedPrecondition(
             "this node lacks the hugetlb cgroup controller; mount it, or set"
             " tolerate_missing_hugetlb_controller = true in the config",
-            field="linux.resources.hugepage_limits",
+            field=f"{_FIELD}.hugepage_limits",
         )
     return hugepage_limits
 
@@ -135,13 +147,13 @@ def unified(*, unified: Mapping[str, str], cgroup_unified: bool) -> dict[str, st
     if unified and not cgroup_unified:
         raise InvalidArgument(
             f"requires cgroup v2, but this node has v1; remove: {', '.join(sorted(unified))}",
-            field="linux.resources.unified",
+            field=f"{_FIELD}.unified",
         )
     for name in unified:
         if not name or "/" in name or name in (".", ".."):
             raise InvalidArgument(
                 f"must be the name of a file in the container's cgroup, not {name!r}",
-                field="linux.resources.unified",
+                field=f"{_FIELD}.unified",
             )
     return dict(unified) or None
 
@@ -156,6 +168,6 @@ def _numbers(text: str, field: str) -> str | None:
     if text and not _NUMBERS.fullmatch(text):
         raise InvalidArgument(
             f"must be numbers and ranges such as 0-3,8, not {text!r}",
-            field=f"linux.resources.{field}",
+            field=f"{_FIELD}.{field}",
         )
     return text or None

@@ -9,6 +9,7 @@ from runtime.errors import InvalidArgument
 from runtime.transforms.facts import RequestedUser
 
 _ROOT = "0"
+_ROOT_AND_GROUP = "0:0"
 
 
 def wanted_by_container(
@@ -33,7 +34,7 @@ def wanted_by_container(
             )
         user_and_group = f"{user}:{run_as_group}"
     else:
-        user_and_group = user or image_user
+        user_and_group = user or image_user or _ROOT_AND_GROUP
     member = user or image_user.partition(":")[0] or _ROOT
     strict = supplemental_groups_policy == api_pb2.SupplementalGroupsPolicy.Strict
     return RequestedUser(user_and_group, "" if strict else member, tuple(supplemental_groups))

@@ -109,6 +109,17 @@ def test_container_user(fields: dict[str, object], image_user: str, expected: Us
     assert resolve(wanted(image_user, **fields), DATABASE) == expected
 
 
+def test_a_pod_without_a_user_has_only_the_requested_groups() -> None:
+    assert resolve(wanted_by_pod(), DATABASE) == User(0, 0, ())
+    assert resolve(wanted_by_pod(supplemental_groups=[7]), DATABASE) == User(0, 0, (7,))
+
+
+def test_a_container_without_a_user_keeps_the_group_of_its_process() -> None:
+    strict = api_pb2.SupplementalGroupsPolicy.Strict
+    found = resolve(wanted("", supplemental_groups_policy=strict), DATABASE)
+    assert found == User(0, 0, (0,))
+
+
 @pytest.mark.parametrize(
     ("user", "says"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 from generated.cri import api_pb2
 from generated.oci import types
-from runtime.transforms import base_spec, facts
+from runtime.transforms import base_spec, facts, process
 from tests import oci_specs
 
 NOFILE = {"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 1024}
@@ -83,7 +83,7 @@ def test_requests_add_to_its_defaults() -> None:
     spec = built(capabilities=capability)
     assert spec.process.capabilities is not None
     assert spec.process.capabilities.bounding == ["CAP_KILL", "CAP_NET_RAW"]
-    assert spec.process.env == ["PATH=/bin", "BASE=1", "LANG=C", "HOSTNAME=node"]
+    assert spec.process.env == [process.DEFAULT_PATH, "BASE=1", "LANG=C", "HOSTNAME=node"]
     assert spec.process.cwd == "/base"
     places = [mount.destination for mount in spec.mounts]
     assert places[:3] == ["/proc", "/own", "/sys/fs/cgroup"] and "/run" not in places

@@ -132,3 +132,16 @@ def test_unified_needs_cgroup_v2() -> None:
         InvalidArgument, match=r"resources\.unified: requires cgroup v2.*memory\.high"
     ):
         resources.unified(unified=files, cgroup_unified=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("linux.resources.unified", "linux.unified"),
+        ("config.working_dir", "config.working_dir"),
+        (None, None),
+    ],
+)
+def test_an_error_names_the_field_of_the_request(field: str | None, expected: str | None) -> None:
+    error = resources.in_request(InvalidArgument("no", field=field), "linux")
+    assert isinstance(error, InvalidArgument) and error.field == expected

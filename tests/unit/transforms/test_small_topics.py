@@ -22,6 +22,7 @@ from runtime.transforms.facts import DeviceNode
         ("/kubepods/pod1", False, "/kubepods/pod1/id"),
         ("kubepods/pod1", False, "/kubepods/pod1/id"),
         ("", False, "/k8s.io/id"),
+        ("/", False, "/id"),
         ("/kubepods.slice/kubepods-pod1.slice", True, "kubepods-pod1.slice:cri-containerd:id"),
         ("kubepods-pod1.slice", False, "kubepods-pod1.slice:cri-containerd:id"),
         ("", True, "system.slice:cri-containerd:id"),
