@@ -91,6 +91,13 @@ def node(session: nox.Session) -> None:
 
 
 @nox.session
+def differential(session: nox.Session) -> None:
+    """The same requests to our server and to the built-in plugin: ``-- [--containerd
+    system|sid|DIR] [--cases N] [--seed N] [--only KIND]``."""
+    _run(session, "python", "-m", "tests.differential", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Pod cycles alternately on this server and on the built-in plugin; writes docs/benchmarks/."""
     _run(session, "python", "-m", "tests.bench", *session.posargs)

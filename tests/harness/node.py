@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from generated.oci.defaults import container_spec
-
 from . import cgroups, newer_containerd
 from .cri import Cri
 from .leaks import claim
@@ -35,6 +33,10 @@ _PROJECT = Path(__file__).parents[2]
 SERVER = Path(sys.executable).parent / "cri-containerd"
 KEEPER = "runtime.logs.keeper"  # in the command of every log keeper
 CNI_BIN_DIRS = ["/opt/cni/bin", "/usr/lib/cni"]
+_RUNC_SHIM = 'runtime_type = "io.containerd.runc.v2"\n'
+_PASSED_ANNOTATIONS = (
+    'pod_annotations = ["passed.example/*"]\ncontainer_annotations = ["passed.example/*"]\n'
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,12 +105,12 @@ def _without_repeats(candidates: list[Containerd]) -> list[Containerd]:
     """Of those with the same version, the first."""
     by_version: dict[str, Containerd] = {}
     for containerd in candidates:
-        by_version.setdefault(_version(containerd), containerd)
+        by_version.setdefault(version_of(containerd), containerd)
     return list(by_version.values())
 
 
 @functools.cache
-def _version(containerd: Containerd) -> str:
+def version_of(containerd: Containerd) -> str:
     """Such as ``2.1.9``; its name if it does not run."""
     try:
         done = subprocess.run(
@@ -151,7 +153,6 @@ class Node:
         pause_image: str | None = None,
         systemd_cgroup: bool | None = None,
         extra_config: str = "",
-        extra_keys: str = "",
         log_level: str = "debug",
         cgroup_parent: str = "",
         server: Path = SERVER,
@@ -176,7 +177,6 @@ class Node:
         self.subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
         self.pause_image = pause_image
         self.extra_config = extra_config
-        self.extra_keys = extra_keys
         self.log_level = log_level
         self.server = server
         for name in ("net.d", "certs.d", "pods"):
@@ -230,37 +230,48 @@ class Node:
         )
         return (
             f'log_level = "{self.log_level}"\ncdi_spec_dirs = ["{directory}/cdi"]\n'
-            f"{self.extra_keys}"
             "[containerd.runtimes.runc]\n"
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
-            f"{self._own_handlers()}"
+            f"{self._tables('containerd.runtimes')}"
             f'[cni]\nbin_dirs = {json.dumps([f"{directory}/plugins", *CNI_BIN_DIRS])}\n'
             f'conf_dir = "{directory}/net.d"\n'
             f'[images]\n{pause}registry.config_path = "{directory}/certs.d"\n'
             f"{self.extra_config}"
         )
 
-    def _own_handlers(self) -> str:
-        """Handlers besides runc: one with a base spec, that of untrusted pods, and crun's."""
+    def _base_spec(self) -> Path:
+        """The base_runtime_spec of the handler ``based``: containerd's own with changes."""
         base = self.directory / "base.json"
+        command = [self._binary("ctr"), "oci", "spec"]
+        spec = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         limits = [{"type": "RLIMIT_NOFILE", "hard": 4321, "soft": 1234}]
-        spec = container_spec().to_dict()
         spec["process"] |= {"rlimits": limits, "env": ["BASE=1"], "noNewPrivileges": True}
         base.write_text(json.dumps(spec))
-        runc = f'BinaryName = "{self.containerd.runc}"'
-        systemd = f"SystemdCgroup = {_toml(self.systemd_cgroup)}"
-        crun = shutil.which("crun")
+        return base
+
+    def _handlers(self) -> dict[str, tuple[str, str]]:
+        """Handlers besides runc: their keys as TOML, and the OCI runtime of their shim.
+
+        One has a base spec and passes annotations on, one is that of untrusted pods, one names its
+        shim by path, and one uses crun.
+        """
+        base = f'base_runtime_spec = "{self._base_spec()}"\n{_PASSED_ANNOTATIONS}'
+        runc, crun = self.containerd.runc, shutil.which("crun")
         path = self.containerd.environment()["PATH"]
         shim = shutil.which("containerd-shim-runc-v2", path=path)
-        return (
-            f'[containerd.runtimes.based]\nbase_runtime_spec = "{base}"\n'
-            f"options = {{ {runc}, {systemd} }}\n"
-            f'[containerd.runtimes.by-path]\nruntime_type = "{shim}"\n'
-            f"[containerd.runtimes.untrusted]\noptions = {{ {runc}, {systemd} }}\n"
-        ) + (
-            f'[containerd.runtimes.crun]\noptions = {{ BinaryName = "{crun}", {systemd} }}\n'
-            if crun
-            else ""
+        return {
+            "based": (f"{_RUNC_SHIM}{base}", runc),
+            "by-path": (f'runtime_type = "{shim}"\n', ""),
+            "untrusted": (_RUNC_SHIM, runc),
+        } | ({"crun": (_RUNC_SHIM, crun)} if crun else {})
+
+    def _tables(self, runtimes: str) -> str:
+        """The TOML tables of ``_handlers`` below the table ``runtimes``."""
+        systemd = f"SystemdCgroup = {_toml(self.systemd_cgroup)}"
+        return "".join(
+            f"[{runtimes}.{name}]\n{keys}"
+            + (f'options = {{ BinaryName = "{binary}", {systemd} }}\n' if binary else "")
+            for name, (keys, binary) in self._handlers().items()
         )
 
     def _builtin_config(self) -> str:
@@ -273,11 +284,15 @@ class Node:
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{directory}/opt"\n'
             f'[{cri}]\nrestrict_oom_score_adj = true\nsandbox_image = "{self.pause_image}"\n'
             f'stream_server_port = "0"\n'
+            # on by default since 2.0, and in this server
+            "enable_unprivileged_ports = true\nenable_unprivileged_icmp = true\n"
+            f'enable_cdi = true\ncdi_spec_dirs = ["{directory}/cdi"]\n'
             f'[{cri}.cni]\nbin_dir = "{bin_dir}"\nconf_dir = "{directory}/net.d"\n'
             f'[{cri}.registry]\nconfig_path = "{directory}/certs.d"\n'
             f'[{cri}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
             f'[{cri}.containerd.runtimes.runc.options]\nBinaryName = "{self.containerd.runc}"\n'
             f"SystemdCgroup = {_toml(self.systemd_cgroup)}\n"
+            f"{self._tables(f'{cri}.containerd.runtimes')}"
         )
 
     # Life cycle
@@ -320,7 +335,9 @@ class Node:
 
     @property
     def containerd_socket(self) -> Path:
-        """Where the node's private containerd listens."""
+        """Where the node's containerd listens; the built-in plugin shares its socket."""
+        if self.kind == "builtin":
+            return Path(self.socket)
         return self.directory / "state" / "containerd" / "containerd.sock"
 
     @property
