@@ -7,9 +7,11 @@ that disconnects does not end the command; its output must then be read and drop
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,52 +53,68 @@ class Streams:
 
 
 class Command:
-    """A started command. Created by `start`."""
+    """A command that containerd knows; it runs from `start` on. Created by `prepared`."""
 
-    def __init__(self, containerd: Containerd, container: Container, directory: Path) -> None:
-        self._containerd = containerd
+    def __init__(self, services: Services, container: Container) -> None:
+        self._services = services
+        self._containerd = services.containerd
         self._container = container
         self._id = secrets.token_hex(16)
-        self._directory = directory
+        self._directory = services.store.layout.container_state(container.id) / "exec"
         self._made: list[Path] = []
+        self._input = ""
         self._wait: asyncio.Task[int] | None = None
         self.stdin: PipeWriter | None = None
         self.stdout: PipeReader | None = None
         self.stderr: PipeReader | None = None
 
-    async def start(self, services: Services, cmd: list[str], streams: Streams) -> None:
-        """Run ``cmd``; if that fails, nothing is left of it. Raises CriError."""
-        try:
-            process = await services.specs.process(self._container.id, cmd, terminal=streams.tty)
-            stdin, stdout, stderr = self._make_fifos(streams)
+    async def prepare(self, cmd: list[str], streams: Streams) -> None:
+        """Create the FIFOs, and the process in the shim; if that fails, nothing is left of it.
+        Raises CriError."""
+        with self._none_left():
+            process = await self._services.specs.process(
+                self._container.id, cmd, terminal=streams.tty
+            )
+            self._input, stdout, stderr = self._make_fifos(streams)
             await self._containerd.tasks.Exec(
                 tasks_pb2.ExecProcessRequest(
                     container_id=self._container.id,
                     exec_id=self._id,
-                    stdin=stdin,
+                    stdin=self._input,
                     stdout=stdout,
                     stderr=stderr,
                     terminal=streams.tty,
                     spec=process,
                 )
             )
+
+    async def start(self) -> None:
+        """Run the command, when it is its pod's turn; if that fails, nothing is left of it. Raises
+        CriError."""
+        with self._none_left():
             self._wait = asyncio.create_task(self._ended(), name=f"exec {self._id}")
-            async with services.starting(self._container):
+            async with self._services.starting(self._container):
                 await self._containerd.tasks.Start(
                     tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
                 )
-            if stdin:
-                self.stdin = await self._opened_input(stdin)
+            if self._input:
+                self.stdin = await self._opened_input(self._input)
+        for reader in (self.stdout, self.stderr):
+            if reader is not None:
+                reader.writer_is_there()
+
+    @contextlib.contextmanager
+    def _none_left(self) -> Iterator[None]:
+        """Delete what exists of the command if the block fails."""
+        try:
+            yield
         except BaseException as error:
-            in_background(self._clean_up(kill=True))
+            in_background(self._clean_up(kill=self._wait is not None))
             if isinstance(error, aio.AioRpcError):
                 raise from_rpc(
                     error, f"run the command in container {self._container.id}"
                 ) from error
             raise
-        for reader in (self.stdout, self.stderr):
-            if reader is not None:
-                reader.writer_is_there()
 
     async def wait(self) -> int:
         """The exit code; `KILLED` if the container exited and containerd does not report it."""
@@ -229,13 +247,12 @@ class Command:
                 )
 
 
-async def start(
+async def prepared(
     services: Services, container: Container, cmd: list[str], streams: Streams
 ) -> Command:
-    """Run ``cmd`` in a container. Raises CriError."""
-    directory = services.store.layout.container_state(container.id) / "exec"
-    command = Command(services.containerd, container, directory)
-    await command.start(services, cmd, streams)
+    """A command in a container, ready to start. Raises CriError."""
+    command = Command(services, container)
+    await command.prepare(cmd, streams)
     return command
 
 

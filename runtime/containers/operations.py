@@ -70,7 +70,7 @@ class Containers:
         """Unmount the images that containers of a stopped pod had as volumes."""
         await image_volumes.release(self.services, sandbox)
 
-    async def run_command(
+    async def prepare_command(
         self,
         container: Container,
         cmd: list[str],
@@ -78,9 +78,9 @@ class Containers:
         stdin: bool,
         tty: bool,
     ) -> command.Command:
-        """Start a command for a streaming client. Raises CriError."""
+        """A command for a streaming client, ready to start. Raises CriError."""
         streams = command.Streams(stdin=stdin, tty=tty)
-        return await command.start(self.services, container, cmd, streams)
+        return await command.prepared(self.services, container, cmd, streams)
 
     def attachment(self, container: Container) -> Attachment:
         """The streams of the container, for an attached client."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from runtime.errors import CriError
@@ -14,7 +15,7 @@ from runtime.streaming.services import Command, Containers
 
 
 async def serve(
-    session: CommandSession,
+    opening: Awaitable[CommandSession],
     containers: Containers,
     container: Container,
     cmd: list[str],
@@ -23,11 +24,23 @@ async def serve(
 ) -> None:
     """Run ``cmd`` for the client; it continues to its end if the client disconnects.
 
+    The command is prepared while the client opens its streams, and runs when they are open. Raises
+    what ``opening`` raises; the command never runs then.
+
     ``output_limit``: for how many seconds after the command has exited its output may be held open
     by processes it left behind; 0 means as long as the client stays.
     """
+    preparing = asyncio.create_task(
+        containers.prepare_command(container, cmd, stdin=streams.stdin, tty=streams.tty)
+    )
     try:
-        command = await containers.run_command(container, cmd, stdin=streams.stdin, tty=streams.tty)
+        session = await opening
+    except BaseException:
+        _discard(preparing)
+        raise
+    try:
+        command = await preparing
+        await command.start()
     except CriError as error:
         await session.end(Failed(str(error)))
         return
@@ -44,6 +57,17 @@ async def serve(
         raise
     command.close()
     await session.end(outcome)
+
+
+def _discard(preparing: asyncio.Task[Command]) -> None:
+    """Delete a command that never starts, once it is ready."""
+
+    def delete(done: asyncio.Task[Command]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().close()
+
+    preparing.cancel()  # if it is not ready yet, it deletes itself
+    preparing.add_done_callback(delete)
 
 
 async def _joined(

@@ -26,7 +26,7 @@ class Output(Protocol):
 
 
 class Command(Protocol):
-    """A command that was started in a container."""
+    """A command in a container."""
 
     @property
     def stdin(self) -> Input | None: ...
@@ -36,6 +36,9 @@ class Command(Protocol):
 
     @property
     def stderr(self) -> Output | None: ...
+
+    async def start(self) -> None:
+        """Run it; if that fails, it is deleted. Raises CriError."""
 
     async def wait(self) -> int:
         """Wait for the command and return its exit code."""
@@ -75,7 +78,7 @@ class Attachment(Protocol):
 class Containers(Protocol):
     """`runtime.containers.operations.Containers`."""
 
-    async def run_command(
+    async def prepare_command(
         self,
         container: Container,
         cmd: list[str],
@@ -83,6 +86,6 @@ class Containers(Protocol):
         stdin: bool,
         tty: bool,
     ) -> Command:
-        """Raises CriError."""
+        """A command that is ready to start; `Command.close` deletes it. Raises CriError."""
 
     def attachment(self, container: Container) -> Attachment: ...

@@ -109,14 +109,14 @@ class Sessions:
             client.close()
 
     async def _command(self, pending: Exec | Attach, opening: Awaitable[CommandSession]) -> None:
-        session = await opening
         container = self._store.containers.get(pending.container_id)
         if container is None or container.state is not ContainerState.RUNNING:
             state = "gone" if container is None else container.state.name
+            session = await opening
             await session.end(Failed(f"container {pending.container_id} is {state}"))
         elif isinstance(pending, Exec):
             await exec.serve(
-                session,
+                opening,
                 self._containers,
                 container,
                 list(pending.cmd),
@@ -124,7 +124,9 @@ class Sessions:
                 self._config.drain_exec_sync_io_timeout,
             )
         else:
-            await attach.serve(session, self._containers.attachment(container), pending.streams)
+            await attach.serve(
+                await opening, self._containers.attachment(container), pending.streams
+            )
 
     async def _forward(self, pending: PortForward, session: PortSession) -> None:
         sandbox = self._store.sandboxes.get(pending.sandbox_id)

@@ -97,7 +97,12 @@ class World:
         self.directory = self.store.layout.container_state("c") / "exec"
 
     async def start(self, *, stdin: bool = True, tty: bool = False) -> Command:
-        return await module.start(self.services, self.container, ["cat"], Streams(stdin, tty))
+        command = await self.prepared(stdin=stdin, tty=tty)
+        await command.start()
+        return command
+
+    async def prepared(self, *, stdin: bool = True, tty: bool = False) -> Command:
+        return await module.prepared(self.services, self.container, ["cat"], Streams(stdin, tty))
 
     def fifos(self) -> list[str]:
         return sorted(path.name.partition("-")[2] for path in self.directory.iterdir())
@@ -174,6 +179,16 @@ async def test_a_command_that_cannot_run_leaves_nothing(world: World, step: str)
     with pytest.raises(NotFound, match="run the command in container c: no such thing"):
         await world.start()
     await until(lambda: world.fifos() == [] and "delete" in world.shim.calls)
+    assert descriptors() == before
+
+
+async def test_a_prepared_command_that_never_starts_leaves_nothing(world: World) -> None:
+    before = descriptors()
+    command = await world.prepared()
+    assert world.shim.calls == ["exec"]
+    command.close()
+    await until(lambda: world.fifos() == [] and "delete" in world.shim.calls)
+    assert world.shim.calls == ["exec", "delete"]
     assert descriptors() == before
 
 

@@ -70,6 +70,13 @@ class FakeCommand:
         self.stderr = None if tty else Pipe()
         self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.calls: list[str] = []
+        self.refuse_start = ""
+        self.started = False
+
+    async def start(self) -> None:
+        if self.refuse_start:
+            raise Unknown(self.refuse_start)
+        self.started = True
 
     @property
     def input(self) -> Pipe:
@@ -134,13 +141,18 @@ class FakeContainers:
         self.commands: list[FakeCommand] = []
         self.attached = FakeAttachment()
         self.refuse = ""
+        self.refuse_start = ""
+        self.preparing = asyncio.Event()
+        self.preparing.set()
 
-    async def run_command(
+    async def prepare_command(
         self, container: Container, cmd: list[str], *, stdin: bool, tty: bool
     ) -> FakeCommand:
+        await self.preparing.wait()
         if self.refuse:
             raise Unknown(self.refuse)
         command = FakeCommand(cmd, stdin, tty)
+        command.refuse_start = self.refuse_start
         self.commands.append(command)
         return command
 
@@ -193,7 +205,8 @@ class World:
         return str((await self.streaming.port_forward(self.pod, plan)).url)
 
     async def command(self) -> FakeCommand:
-        await until(lambda: self.containers.commands)
+        """The last command, once it was started."""
+        await until(lambda: self.containers.commands and self.containers.commands[-1].started)
         return self.containers.commands[-1]
 
 
@@ -241,8 +254,9 @@ async def test_a_client_and_a_command_are_connected(world: World, transport: str
 
 async def test_streams_may_come_in_any_order(world: World) -> None:
     async with connected(await world.exec(), names=("stdout", "stdin")) as streams:
+        await until(lambda: world.containers.commands)
         await asyncio.sleep(0.05)
-        assert not world.containers.commands
+        assert not world.containers.commands[0].started  # it is only prepared
         await streams.open("error")
         command = await world.command()
         command.exit(0)
@@ -312,8 +326,9 @@ async def test_input_that_nothing_reads_is_dropped(world: World, transport: str)
 
 
 @both
-async def test_a_command_that_cannot_start(world: World, transport: str) -> None:
-    world.containers.refuse = "no such file"
+@pytest.mark.parametrize("step", ["refuse", "refuse_start"])
+async def test_a_command_that_cannot_start(world: World, transport: str, step: str) -> None:
+    setattr(world.containers, step, "no such file")
     async with connected(await world.exec(), transport, names=NAMES) as streams:
         await streams.all_ended(("error",))
         assert streams.status["message"] == "Internal error occurred: no such file"
@@ -390,6 +405,19 @@ async def test_missing_streams_end_the_session(
     async with connected(await world.exec(), names=("error",)) as streams:
         await streams.gone(2)
     assert world.counts.faults == 1
+    (command,) = world.containers.commands
+    assert (command.started, command.calls) == (False, ["close"])
+
+
+async def test_a_command_is_not_prepared_to_the_end_for_a_client_without_streams(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spdy_link, "CREATION_LIMIT", 0.1)
+    world.containers.preparing.clear()
+    async with connected(await world.exec(), names=("error",)) as streams:
+        await streams.gone(2)
+    world.containers.preparing.set()
+    await asyncio.sleep(0.01)
     assert not world.containers.commands
 
 
