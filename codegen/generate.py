@@ -516,14 +516,18 @@ def _records(root: Path, settings: Settings) -> dict[str, Message]:
 
 def manifest(root: Path, api: Api, files: Mapping[str, str]) -> str:
     """MANIFEST.json: the generated files, their sources and the tool versions."""
-    inputs = [*(root / "spec").rglob("*"), *render.TEMPLATES.rglob("*.j2")]
+    files_read = [*(root / "spec").rglob("*"), *render.TEMPLATES.rglob("*.j2")]
+    inputs = {
+        _below(path, root): path
+        for path in files_read
+        if path.is_file() and path.suffix != ".md" and not path.name.startswith(".")
+    }
     data = {
         "api": api.version,
         "tools": {tool: version(tool) for tool in _TOOLS},
         "inputs": {
-            _below(path, root): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(inputs)
-            if path.is_file() and path.suffix != ".md" and not path.name.startswith(".")
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in sorted(inputs.items())
         },
         "outputs": {
             name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())

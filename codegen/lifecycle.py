@@ -137,7 +137,7 @@ class _Known:
     whole: bool
     """Whether no event was omitted because it violates the schema."""
     lost: set[str] = field(default_factory=set)
-    """Enums that the CRI lacks, each reported once."""
+    """Enums that the API lacks, each reported once."""
 
     def check(self, node: Node, known: Collection[str], what: str, rule: str) -> None:
         """Record a word that is not allowed."""

@@ -6,7 +6,7 @@ import itertools
 
 from jobqueue.transforms import facts
 from jobqueue_api.jobs import api_pb2
-from jobqueue_api.lifecycle import JOB_CREATED, JobEvent, fire_job
+from jobqueue_api.lifecycle import JOB_CREATED, JobEvent, JobState, fire_job
 from jobqueue_api.plans import QueuePlan
 from jobqueue_api.statuses import queue_response, status_response
 from jobqueue_api.ticket import defaults, job_config, types
@@ -24,9 +24,17 @@ class Jobs:
         """The job with this id."""
         return self._jobs.get(prefix)
 
-    def ticket(self, job: facts.Job) -> types.Ticket:
-        """What a worker is given."""
-        return self._tickets[job.id]
+    def take(self) -> tuple[facts.Job, types.Ticket] | None:
+        """The next job for a worker, and its ticket."""
+        for job in self._jobs.values():
+            if job.state is JobState.QUEUED:
+                _fire(job, JobEvent.TAKEN)
+                return job, self._tickets[job.id]
+        return None
+
+    def end(self, job: facts.Job) -> None:
+        """A worker is done with a job."""
+        _fire(job, JobEvent.ENDED)
 
     async def queue(self, plan: QueuePlan) -> api_pb2.QueueResponse:
         job = facts.Job(f"job-{next(self._numbers)}", plan.name, JOB_CREATED)
@@ -45,7 +53,11 @@ class Jobs:
     async def cancel(
         self, job: facts.Job, request: api_pb2.CancelRequest
     ) -> api_pb2.CancelResponse:
-        move = fire_job(job.state, JobEvent.CANCELLED)
-        assert move.to is not None
-        job.state = move.to
+        _fire(job, JobEvent.CANCELLED)
         return api_pb2.CancelResponse()
+
+
+def _fire(job: facts.Job, event: JobEvent) -> None:
+    move = fire_job(job.state, event)
+    assert move.to is not None, "no event removes a job"
+    job.state = move.to
