@@ -83,6 +83,19 @@ class ResultCache:
                     found.append(_pod_interface(cached))
         return sorted(found, key=lambda interface: (len(interface.name), interface.name))
 
+    def of_network(self, network: str) -> list[tuple[str, str]]:
+        """Return pod and interface name of every interface in a network, also of other runtimes.
+
+        Unreadable files are ignored.
+        """
+        found = []
+        for path in self._results.glob(f"{network}-*"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                cached = json.loads(path.read_bytes())
+                if cached["kind"] == KIND and cached["networkName"] == network:
+                    found.append((str(cached["containerId"]), str(cached["ifName"])))
+        return sorted(found)
+
     def _path(self, interface: PodInterface) -> Path:
         parts = (interface.network, interface.container_id, interface.name)
         return self._results / "-".join(parts)

@@ -55,6 +55,8 @@ class CniList:
     source: bytes
     """The list as stored in the result cache, from which DEL reads it."""
     path: str = ""
+    collects: bool = True
+    """Whether plugins may free what no attachment uses (``disableGC`` is not set)."""
 
     def speaks(self, version: str) -> bool:
         """Return whether the list's version is at least ``version``."""
@@ -121,7 +123,8 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
         plugin = _plugin(text, whole)
         listed = {"name": name, "cniVersion": version, "plugins": [whole]}
         source = json.dumps(listed, separators=(",", ":")).encode()
-        return CniList(name, version, (plugin,), source, path)
+        collects = not _switch(text, whole, "disableGC")
+        return CniList(name, version, (plugin,), source, path, collects)
     version = _version(text, whole)
     name = _network_name(text, whole)
     inlined = whole.get("plugins", [])
@@ -139,7 +142,8 @@ def parse(source: bytes, *, path: str = "", is_list: bool = True) -> CniList:
             source = json.dumps(inlined_all, separators=(",", ":")).encode()
     if not plugins:
         raise text.error(whole, "no plugins", "list at least one plugin", "plugins")
-    return CniList(name, version, tuple(plugins), source, path)
+    collects = not _switch(text, whole, "disableGC")
+    return CniList(name, version, tuple(plugins), source, path, collects)
 
 
 class _Text:

@@ -8,6 +8,9 @@ cache, so a changed or removed config file does not block the removal of a pod. 
 entry (ADD failed half-way, or the server was killed), DEL uses the current config; plugins must
 accept a DEL for something they never added.  The current config is also used if a plugin is no
 longer on the node.  What cannot be removed is logged, counted and abandoned.
+
+GC is called once, after recovery.  CHECK is never called, as in the built-in plugin: marking a pod
+as broken would not repair its network, and its probes notice.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -38,7 +41,7 @@ from runtime.steps.background import in_background
 
 log = structlog.get_logger(__name__)
 
-PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0}
+PLUGIN_SECONDS: Final = {"ADD": 180.0, "DEL": 90.0, "STATUS": 10.0, "GC": 10.0}
 """Time limit of one plugin, in seconds: less than the kubelet's deadlines for the waiting calls."""
 
 _PASSING: Final = frozenset({11, 50})
@@ -111,6 +114,8 @@ class Network:
         """Pods whose ADD started and did not succeed; the cache can lack some of their
         interfaces."""
         self._deletions: dict[str, asyncio.Task[None]] = {}
+        self._collection: asyncio.Task[None] | None = None
+        """The plugins' GC; ADD waits for it, because GC would free what ADD takes meanwhile."""
 
     async def start(self) -> None:
         """Read the config and watch it.  Without a usable config the network is not ready."""
@@ -119,6 +124,9 @@ class Network:
 
     async def stop(self) -> None:
         """Stop watching the config."""
+        if self._collection is not None:
+            self._collection.cancel()
+            await asyncio.gather(self._collection, return_exceptions=True)
         for directory in (self._directory, *self._of_handlers.values()):
             await directory.stop()
 
@@ -170,6 +178,39 @@ class Network:
             return str(error)
         return None
 
+    def collect(self, pods: Collection[str]) -> None:
+        """Let plugins free what no attachment uses, such as addresses (GC, 1.1.0), in the
+        background; called before the first ADD.
+
+        ``pods`` are the sandboxes that exist.  Every interface in the result cache counts as in
+        use, too: it can belong to a pod that could not be read, or to another runtime.
+        """
+        networks: dict[str, tuple[int, CniList]] = {}
+        for directory in (self._directory, *self._of_handlers.values()):
+            for number, network in enumerate(directory.networks):
+                if network.collects and network.speaks("1.1.0"):
+                    networks.setdefault(network.name, (number, network))
+        if networks:
+            self._collection = asyncio.create_task(self._collect(networks.values(), pods))
+
+    async def _collect(
+        self, networks: Iterable[tuple[int, CniList]], pods: Collection[str]
+    ) -> None:
+        for number, network in networks:
+            used = {(pod, f"eth{number}") for pod in pods} | set(
+                self._cache.of_network(network.name)
+            )
+            valid = [{"containerID": pod, "ifname": name} for pod, name in sorted(used)]
+            for plugin in network.plugins:
+                config = _plugin_config(network, plugin)
+                # the second name is for plugins that were written by an early draft
+                config |= {"cni.dev/valid-attachments": valid, "cni.dev/attachments": valid}
+                try:
+                    await self._call(plugin, "GC", config, {})
+                except PluginError as error:
+                    # many plugins do not know the command
+                    log.info("CNI GC failed", network=network.name, problem=str(error))
+
     async def add(
         self,
         sandbox_id: str,
@@ -199,6 +240,8 @@ class Network:
     async def _add(
         self, sandbox_id: str, netns_path: str, config: api_pb2.PodSandboxConfig, handler: str
     ) -> Attachment:
+        if self._collection is not None:
+            await asyncio.wait({self._collection})
         problem = self.problem(handler)
         if problem is not None:
             raise Unavailable(f"the pod network is not ready: {problem}")

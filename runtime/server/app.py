@@ -267,6 +267,7 @@ class App:
         if self.config.pause_image == OWN_PAUSE:
             await through_restarts(self.containerd, self._install_own_pause)
         await self.recovery.run()
+        self.network.collect([sandbox.id for sandbox in self.store.sandboxes])
         self.stats.sampler.start()
         self._background.start(self.containerd.watch(self.images.reconcile))
         self._closed = None

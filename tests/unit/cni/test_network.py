@@ -497,6 +497,49 @@ async def test_status_is_called_for_lists_that_support_it(lab: Lab) -> None:
     assert "CNI_CONTAINERID" not in lab.calls()[0]["env"]
 
 
+async def test_gc_names_every_attachment_in_use_and_add_waits_for_it(lab: Lab) -> None:
+    lab.write("net.conflist", {"type": "first"}, {"type": "second"}, cniVersion="1.1.0")
+    async with lab.network() as network:
+        await network.add("sb1", NETNS, POD)
+    (lab.state / "results/net-x-sb9-eth0").write_text("not a result")
+    other = (lab.state / "results/net-sb1-eth0").read_text().replace('"net"', '"net-x"')
+    (lab.state / "results/net-x-sb8-eth0").write_text(other)
+    lab.record.unlink()
+    async with lab.network() as network:
+        network.collect(["sb2"])
+        await network.add("sb3", NETNS, POD)
+    assert lab.order() == [("GC", "first"), ("GC", "second"), ("ADD", "first"), ("ADD", "second")]
+    call = lab.calls()[0]
+    assert call["stdin"]["cni.dev/valid-attachments"] == [
+        {"containerID": "sb1", "ifname": "eth0"},
+        {"containerID": "sb2", "ifname": "eth0"},
+    ]
+    assert call["stdin"]["cni.dev/attachments"] == call["stdin"]["cni.dev/valid-attachments"]
+    assert "CNI_CONTAINERID" not in call["env"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"cniVersion": "1.1.0", "disableGC": True}])
+async def test_gc_is_not_called_for_lists_without_it(lab: Lab, keys: dict[str, Any]) -> None:
+    lab.write("net.conflist", {"type": "first"}, **keys)
+    async with lab.network() as network:
+        network.collect(["sb1"])
+        await network.add("sb1", NETNS, POD)
+    assert lab.order() == [("ADD", "first")]
+
+
+async def test_a_gc_that_fails_or_hangs_does_not_block_pods(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cni.PLUGIN_SECONDS, "GC", 0.5)
+    failing = {"type": "first", "fail": {"GC": {"code": 4, "msg": "unknown CNI_COMMAND"}}}
+    hanging = {"type": "second", "hang": ["GC"]}
+    lab.write("net.conflist", failing, hanging, cniVersion="1.1.0")
+    async with lab.network() as network:
+        network.collect([])
+        await network.add("sb1", NETNS, POD)
+    assert lab.order()[-1] == ("ADD", "second")
+
+
 async def test_invalid_bandwidth_is_refused_by_add_and_ignored_by_delete(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first"})
     pod = api_pb2.PodSandboxConfig(annotations={"kubernetes.io/ingress-bandwidth": "lots"})
