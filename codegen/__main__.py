@@ -136,7 +136,7 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
         raise SpecError(
             "is shown on a page of the site", Place("--against"), "add --out with a folder"
         )
-    found, rpcs, machines = _read_all(root)
+    found, rpcs, machines = read_all(root)
     if arguments.out is None:
         print(show.review(found))
         return 0
@@ -156,11 +156,11 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
 
 def _read(root: Path) -> Translation:
     """The mapping, even if it has faults: explain and review must work while it is being fixed."""
-    return _read_all(root)[0]
+    return read_all(root)[0]
 
 
-def _read_all(root: Path) -> tuple[Translation, Rpcs | None, Lifecycle | None]:
-    """The mapping as ``_read``, and the RPCs and lifecycle, if they can be read."""
+def read_all(root: Path) -> tuple[Translation, Rpcs | None, Lifecycle | None]:
+    """The mapping, and the RPCs and the lifecycle if they can be read, even if it has faults."""
     from codegen import generate, lifecycle, rpc
 
     problems = Problems()

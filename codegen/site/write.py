@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ _NAVIGATION = (
     ("lifecycle", "Lifecycle"),
     ("changes", "Changes"),
 )
+_WHY = re.compile(
+    r"^(?P<key>  why: )(?:>\n(?P<folded>(?:    \S.*(?:\n|\Z))+)|(?P<plain>[^>|\"'].*)(?:\n|\Z))",
+    re.MULTILINE,
+)
+"""A reason in an entry, as a folded or as a plain text."""
 _NEEDLESS = re.compile(r"\n(?=</|<(?:dt|dd|p|dl|ul|pre|h2|h3|details)\b)")
 """Ends of lines before what begins a line of its own anyway."""
 _WHOLE = re.compile(r"(<pre.*?</pre>)", re.DOTALL)
@@ -111,6 +117,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "word": _word,
         "percent": _percent,
+        "reason": reason,
         "several": _several,
         "short": _short,
     }
@@ -124,6 +131,29 @@ def _word(fate: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.4g}" if whole else "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """An entry whose reason is told once: above the entry, in lines as they are written there."""
+
+    text: str
+    """The reason."""
+    entry: str
+    """The entry, with ``…`` in place of its reason; site.js fills it in."""
+
+
+def reason(why: str, entry: str) -> Reason:
+    """The reason ``why`` and the entry around it; the whole entry if it writes it otherwise."""
+    written = _WHY.search(entry)
+    if written is None:
+        return Reason(why, entry)
+    lines = [line.strip() for line in (written["folded"] or written["plain"]).splitlines()]
+    if " ".join(lines) != why.strip():
+        return Reason(why, entry)
+    mark = f"{written['key']}{'>' if written['folded'] else ''}…"
+    rest = entry[written.end() :]
+    return Reason("\n".join(lines), entry[: written.start()] + mark + ("\n" + rest if rest else ""))
 
 
 def _several(changes: Iterable[Named]) -> set[str]:

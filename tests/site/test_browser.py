@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -420,6 +421,22 @@ def test_a_field_shows_its_tests(tab: Tab, address: str) -> None:
     tests = "document.querySelector('#memory_swap_limit_in_bytes .tests')"
     tab.wait_for(f"{tests} !== null")
     assert "tests/unit/transforms/test_resources.py" in tab.value(f"{tests}.textContent")
+
+
+@pytest.mark.parametrize("page", ["message/ContainerConfig", "rpc/RunPodSandbox"])
+def test_entries_are_shown_as_they_are_written(tab: Tab, address: str, page: str) -> None:
+    tab.open(f"{address}/{page}.html")
+    entries = tab.value(
+        "[...document.querySelectorAll('pre.y')]"
+        ".map(code => [code.previousElementSibling.textContent, code.textContent])"
+    )
+    assert entries
+    for place, text in entries:
+        name, _, line = place.partition(":")
+        file = _ROOT / (name if "/" in name else f"spec/mapping/{name}")
+        first = int(line) - 1
+        lines = file.read_text().splitlines()[first : first + len(text.splitlines())]
+        assert text == textwrap.dedent("\n".join(lines))
 
 
 def test_the_fields_of_an_rpc_unfold(tab: Tab, address: str) -> None:

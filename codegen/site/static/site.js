@@ -236,6 +236,15 @@ function sections() {
   }
 }
 
+/** A reason is stored once, with the ends of its lines, and belongs into the entry below it too. */
+function reasons() {
+  for (const code of $$("pre.y")) {
+    const lines = code.closest("section[id], main").querySelector(".why").textContent.trim().split("\n");
+    code.textContent = code.textContent.replace(/^( *)why: (>?)…$/m, (_, margin, folded) =>
+      `${margin}why: ${folded ? [">", ...lines.map((line) => `${margin}  ${line}`)].join("\n") : lines[0]}`);
+  }
+}
+
 async function evidence() {
   if (kind !== "rpc" && kind !== "message") return;
   const { tests, requests, messages, rpcs } = await data("evidence.js", "EVIDENCE");
@@ -323,6 +332,7 @@ bar();
 search();
 keys();
 if (kind === "message") sections();
+reasons();
 colours();
 reveal();
 for (const made of [fields(), lists(), trees(), evidence()]) made.catch((error) => console.error(error));

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from posixpath import dirname, join, normpath
@@ -18,10 +18,10 @@ from urllib.parse import unquote
 import pytest
 
 from codegen import diff
-from codegen.__main__ import main
-from codegen.errors import Place
+from codegen.__main__ import main, read_all
+from codegen.errors import Place, SpecError
 from codegen.lifecycle import Event, Lifecycle, Machine, State, Transition
-from codegen.site import facts, lanes, requests, targets, write
+from codegen.site import facts, folder, lanes, requests, targets, write
 from codegen.site.excerpts import Files
 from codegen.site.facts import Row, Site
 from tests.unit.codegen.project import ROOT, copy_of_spec, project
@@ -70,9 +70,9 @@ def pages() -> dict[str, _Page]:
     return {path: _Page(text) for path, text in files().items() if path.endswith(".html")}
 
 
-def data(name: str) -> dict[str, Any]:
+def _data(files: Mapping[str, str], name: str) -> dict[str, Any]:
     """The content of a script that only assigns data."""
-    found: dict[str, Any] = json.loads(files()[name].partition("=")[2].strip().removesuffix(";"))
+    found: dict[str, Any] = json.loads(files[name].partition("=")[2].strip().removesuffix(";"))
     return found
 
 
@@ -85,11 +85,13 @@ def test_every_message_and_rpc_has_a_page_and_every_field_a_row() -> None:
             assert f"rpc/{method}.html" in pages()
 
 
-def test_every_link_leads_to_a_row() -> None:
-    made = {f"source:{name}" for name, *_ in data("index.js")["sources"]}
-    made |= {f"function:{name}" for name, *_ in data("index.js")["functions"]}
+def _broken_links(files: Mapping[str, str]) -> list[str]:
+    found = _data(files, "index.js")
+    made = {f"source:{name}" for name, *_ in found["sources"]}
+    made |= {f"function:{name}" for name, *_ in found["functions"]}
     broken = []
-    for path, page in pages().items():
+    pages = {path: _Page(text) for path, text in files.items() if path.endswith(".html")}
+    for path, page in pages.items():
         ids = set(page.ids)
         assert len(ids) == len(
             page.ids
@@ -97,13 +99,43 @@ def test_every_link_leads_to_a_row() -> None:
         for address in page.addresses:
             file, _, fragment = address.partition("#")
             to = normpath(join(dirname(path), unquote(file))) if file else path
-            if to not in files():
+            if to not in files:
                 broken.append(f"{path}: {address}")
             elif fragment and not fragment.startswith("?"):
-                known = set(pages()[to].ids) | (made if to == "targets.html" else set())
+                known = set(pages[to].ids) | (made if to == "targets.html" else set())
                 if unquote(fragment) not in known:
                     broken.append(f"{path}: {address}")
-    assert broken == []
+    return broken
+
+
+def test_every_link_leads_to_a_row() -> None:
+    assert _broken_links(files()) == []
+
+
+def test_another_specification_has_a_site_too() -> None:
+    root = ROOT / "examples/jobs"
+    made = write.files(facts.gather(root, *read_all(root)))
+    assert _broken_links(made) == []
+    page = _Page(made["message/JobConfig.html"])
+    assert page.tags.count("pre") > 5
+    assert "Overview · jobs" in _Page(made["index.html"]).text
+    assert "svg" in _Page(made["lifecycle.html"]).tags
+
+
+@pytest.mark.parametrize(
+    ("why", "entry", "told"),
+    [
+        ("One line.", "a:\n  why: One line.\n  like: b", "a:\n  why: …\n  like: b"),
+        ("Two lines.", "a:\n  why: >\n    Two\n    lines.", "a:\n  why: >…"),
+        ("Two lines.", "a:\n  why: >\n    Two\n    lines.\n  like: b", "a:\n  why: >…\n  like: b"),
+        ("A: b", 'a:\n  why: "A: b"', 'a:\n  why: "A: b"'),
+        ("x", "a: {why: x}", "a: {why: x}"),
+    ],
+)
+def test_a_reason_is_told_once(why: str, entry: str, told: str) -> None:
+    found = write.reason(why, entry)
+    assert found.entry == told
+    assert found.text.split() == why.split()
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
@@ -304,9 +336,8 @@ def test_the_command_shows_what_changed_since_a_revision_and_removes_old_pages(
 
 
 def test_a_folder_with_anything_else_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(facts, "gather", lambda *_: site())
     (tmp_path / "index.html").write_text("of somebody else")
     (tmp_path / "file").write_text("")
     for out, why in [
@@ -314,8 +345,9 @@ def test_a_folder_with_anything_else_is_refused(
         (tmp_path / "file", "is not a folder"),
         (tmp_path / "file/below", "cannot be written: Not a directory"),
     ]:
-        assert main(["--root", str(ROOT), "review", "--out", str(out)]) == 1
-        assert capsys.readouterr().err.startswith(f"{out}: {why}\n    hint: give --out ")
+        with pytest.raises(SpecError) as raised:
+            folder.put(out, files())
+        assert str(raised.value).startswith(f"{out}: {why}\n    hint: give --out ")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "index.html"]
     assert main(["--root", str(ROOT), "review", "--against", "HEAD"]) == 1
     assert "--out" in capsys.readouterr().err
