@@ -19,19 +19,28 @@ _EXAMPLE = ROOT / "examples/jobs"
 
 
 @pytest.fixture(scope="module")
-def module() -> Iterator[Any]:
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example with its generated package."""
+    folder = tmp_path_factory.mktemp("example") / "jobs"
+    shutil.copytree(_EXAMPLE, folder, ignore=shutil.ignore_patterns("jobqueue_api"))
+    assert main(["--root", str(folder), "generate"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module(jobs: Path) -> Iterator[Any]:
     """Imports a module of the example."""
-    sys.path.insert(0, str(_EXAMPLE))
+    sys.path.insert(0, str(jobs))
     try:
         yield importlib.import_module
     finally:
-        sys.path.remove(str(_EXAMPLE))
+        sys.path.remove(str(jobs))
         for name in [n for n in sys.modules if n.partition(".")[0] in ("jobqueue", "jobqueue_api")]:
             del sys.modules[name]
 
 
-def test_the_generated_package_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--root", str(_EXAMPLE), "check"]) == 0, capsys.readouterr().out
+def test_what_was_generated_is_up_to_date(jobs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", str(jobs), "check"]) == 0, capsys.readouterr().out
 
 
 def test_a_builder_writes_its_document(module: Any) -> None:
@@ -123,10 +132,10 @@ async def test_the_handlers_look_up_and_check_states_over_grpc(module: Any, tmp_
     ],
 )
 def test_the_other_commands_know_it(
-    tmp_path: Path, command: str, printed: str, capsys: pytest.CaptureFixture[str]
+    jobs: Path, tmp_path: Path, command: str, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(_EXAMPLE, tmp_path / "jobs")
-    proto = (_EXAMPLE / "spec/jobs/1.0.proto").read_text()
+    shutil.copytree(jobs, tmp_path / "jobs")
+    proto = (jobs / "spec/jobs/1.0.proto").read_text()
     newer = proto.replace("string name = 3;", "string name = 3;\n    int64 queued_seconds = 4;")
     (tmp_path / "jobs/spec/jobs/1.1.proto").write_text(newer)
     assert main(["--root", str(tmp_path / "jobs"), *command.split()]) == 0
@@ -154,6 +163,7 @@ def test_the_other_commands_know_it(
     ],
 )
 def test_its_mistakes_are_told_in_its_words(
+    jobs: Path,
     tmp_path: Path,
     file: str,
     old: str,
@@ -161,7 +171,7 @@ def test_its_mistakes_are_told_in_its_words(
     says: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(_EXAMPLE, tmp_path / "jobs")
+    shutil.copytree(jobs, tmp_path / "jobs")
     path = tmp_path / "jobs/spec" / file
     text = path.read_text()
     assert old in text

@@ -26,7 +26,9 @@ def test_the_first_line_leads_to_the_schema_that_the_file_follows(path: Path) ->
     text = path.read_text()
     match = _LINE.match(text)
     assert match is not None, "lacks the line, which stubs writes into new files"
-    schema = (path.parent / match[1]).resolve()
+    schema = load.LANGUAGE / Path(match[1]).name  # the copy is the same, as is tested below
+    if _root(path) == ROOT:
+        assert (path.parent / match[1]).is_file()
     name = path.relative_to(_root(path)).as_posix()
     kind = "mapping" if path.parent.name == Path(mapping_file.FOLDER).name else path.stem
     assert text.startswith(codegen.project.read(_root(path)).schema_line(name, kind))
@@ -39,9 +41,8 @@ def test_the_first_line_leads_to_the_schema_that_the_file_follows(path: Path) ->
     assert list(problems) == []
 
 
-@pytest.mark.parametrize("root", _PROJECTS, ids=lambda root: root.name)
-def test_the_schemas_are_those_that_the_generator_checks_by(root: Path) -> None:
-    output = root / codegen.project.read(root).output
+def test_the_schemas_are_those_that_the_generator_checks_by() -> None:
+    output = ROOT / codegen.project.read(ROOT).output
     assert {
         path.relative_to(output).as_posix(): path.read_text()
         for path in (output / codegen.project.SCHEMAS).iterdir()
