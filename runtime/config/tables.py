@@ -263,6 +263,8 @@ class Config(_Table, frozen=True):
     """Directories of CDI specs; a device of a later one replaces that of an earlier one."""
     enable_criu: bool = True
     """Without it, CheckpointContainer answers UNIMPLEMENTED."""
+    enable_experimental_restore_via_create: bool = False
+    """Create containers from checkpoints: the image of a request is an archive or made of one."""
     enable_unprivileged_ports: bool = True
     enable_unprivileged_icmp: bool = True
     ignore_deprecation_warnings: tuple[str, ...] = ()

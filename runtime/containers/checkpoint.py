@@ -119,6 +119,8 @@ class _Checkpoint:
         self._directory = services.store.layout.container_checkpoint(container.id)
         self._end = end
         """Monotonic time of the deadline."""
+        self._log_size = 0
+        """Bytes of the log that the checkpointed processes have written."""
 
     async def run(self, archive: Path) -> None:
         await threads.HOST_PATHS.run_at(
@@ -134,6 +136,7 @@ class _Checkpoint:
                 self._directory,
                 archive,
                 log_file=self._container.metadata.log_path,
+                log_size=self._log_size,
             )
         finally:
             await asyncio.shield(remove_tree(self._directory))
@@ -198,6 +201,11 @@ class _Checkpoint:
         try:
             await containerd.tasks.Pause(tasks_pb2.PauseTaskRequest(container_id=container_id))
             await self._run_criu()
+            log_file = self._container.metadata.log_path
+            if log_file:
+                self._log_size = await threads.HOST_PATHS.run_at(
+                    [log_file], checkpoint_archive.size, log_file
+                )
             above = await containerd.snapshots.Mounts(
                 snapshots_pb2.MountsRequest(
                     snapshotter=self._services.snapshotter(self._container), key=container_id

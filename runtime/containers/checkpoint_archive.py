@@ -19,7 +19,6 @@ Podman write; deleted files are also whiteouts in ``rootfs-diff.tar``.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -36,8 +35,9 @@ from runtime.transforms import facts
 IMAGES: Final = "checkpoint"
 CHANGED_FILES: Final = "rootfs-diff.tar"
 DUMP_LOG: Final = "dump.log"
+RESTORE_LOG: Final = "restore.log"
 _DELETED_FILES: Final = "deleted.files"
-_LOG: Final = "container.log"
+LOG: Final = "container.log"
 
 _PRIVATE: Final = 0o600
 """An archive contains the memory of the processes, and with it their secrets."""
@@ -46,6 +46,7 @@ _OPAQUE: Final = ".wh..wh."
 """Whiteouts that begin so stand for the content of a directory."""
 _NEVER: Final = "0001-01-01T00:00:00Z"
 """Go's zero time."""
+_PIECE: Final = 1 << 20
 _QUOTED: Final = 3
 """Lines of CRIU's log in an error."""
 
@@ -119,10 +120,21 @@ def _deleted(name: str) -> str | None:
     return os.path.join("/", folder, last.removeprefix(_WHITEOUT))
 
 
-def write(directory: Path, archive: Path, *, log_file: str) -> None:
-    """Write the archive, which appears only when it is complete; raises OSError."""
+def size(path: str) -> int:
+    """Bytes of a file; 0 if there is none."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_size
+    except OSError:
+        return 0
+
+
+def write(directory: Path, archive: Path, *, log_file: str, log_size: int) -> None:
+    """Write the archive, which appears only when it is complete; raises OSError.
+
+    Only the first ``log_size`` bytes of the log were written before the checkpoint.
+    """
     if log_file:
-        _copy_regular(log_file, directory / _LOG)
+        _copy_regular(log_file, directory / LOG, log_size)
     unfinished = archive.with_name(f".{archive.name}.new")
     unfinished.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -139,16 +151,19 @@ def write(directory: Path, archive: Path, *, log_file: str) -> None:
         raise
 
 
-def _copy_regular(source: str, target: Path) -> None:
+def _copy_regular(source: str, target: Path, limit: int) -> None:
     """Copy a regular file; without effect if it is none, because it may have been rotated away."""
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
-    with open(descriptor, "rb") as file:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            with target.open("xb") as copy:
-                shutil.copyfileobj(file, copy)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return
+    with open(descriptor, "rb") as file, target.open("xb") as copy:
+        while limit > 0 and (piece := file.read(min(limit, _PIECE))):
+            copy.write(piece)
+            limit -= len(piece)
 
 
 def errors_in(log: Path) -> list[str]:

@@ -33,7 +33,7 @@ from generated.statuses import create_container_response
 from runtime.containerd.deletions import is_not_found
 from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
-from runtime.containers import image_volumes
+from runtime.containers import image_volumes, restore
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from runtime.lookups import devices as device_nodes
@@ -80,7 +80,11 @@ async def create(
     config = requested.container_config
     container_id = secrets.token_hex(32)
     known = plan_container(config)
-    image = await _image(services, known.image)
+    checkpoint = await restore.requested(services, known.image)
+    if checkpoint is None:
+        image = await _image(services, known.image)
+    else:
+        image, config = await restore.based(services, sandbox, checkpoint, config)
     plan = _plan(services, sandbox, config, image)
     name = plan.container_name
 
@@ -126,6 +130,10 @@ async def create(
         )
         try:
             spec, mounts = await _make(services, sandbox, metadata, plan, image, labels.mount)
+            if checkpoint is not None:
+                await restore.unpack(
+                    services, sandbox, checkpoint, container_id, mounts, plan.log_path
+                )
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {known.container}") from error
         if sandbox.state is not SandboxState.READY:

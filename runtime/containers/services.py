@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from generated.containerd import types_pb2
 from runtime.config.tables import Config
-from runtime.containerd.client import Containerd
+from runtime.containerd.client import Containerd, Metadata
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition
 from runtime.logs.client import Fifos
@@ -35,6 +36,14 @@ class Images(Protocol):
     async def resolve(self, reference: str) -> facts.Image | None: ...
 
     async def unpacked(self, image: facts.Image, snapshotter: str) -> str: ...
+
+    async def ensure(self, reference: str) -> facts.Image: ...
+
+    async def annotations(self, image: facts.Image) -> Mapping[str, str]: ...
+
+    async def apply(
+        self, layer: Path, mounts: Sequence[types_pb2.Mount], lease: Metadata
+    ) -> None: ...
 
 
 class LogKeeper(Protocol):

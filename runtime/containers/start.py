@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
 from grpc import aio
 
-from generated.containerd import snapshots_pb2, task_types_pb2, tasks_pb2, types_pb2
+from generated.containerd import (
+    runc_options_pb2,
+    snapshots_pb2,
+    task_types_pb2,
+    tasks_pb2,
+    types_pb2,
+)
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
 from generated.plans import plan_container
-from runtime.containerd.values import with_options
+from runtime.containerd.runtime_options import stored_options
+from runtime.containerd.values import proto_any, with_options
+from runtime.containers import checkpoint_archive
 from runtime.containers.create import target_pid
+from runtime.containers.specs import read_record
 from runtime.errors import CriError, FailedPrecondition, from_rpc
+from runtime.linux.directories import remove_tree
 from runtime.logs.client import Fifos
 from runtime.steps.background import to_the_end
 from runtime.steps.parallel import all_finished
@@ -132,6 +144,9 @@ class _Attempt:
                 terminal=plan.terminal,
                 runtime_path=services.handler(sandbox).runtime_path,
             )
+            restored = services.store.layout.container_restore(container.id)
+            if restored.is_dir():
+                request.options.CopyFrom(await self._restoring(restored))
             undo.push("end the task", services.exits.end, container.id)
             # Not cancelled when the client disconnects: nothing would own a task that is created
             # later.
@@ -141,6 +156,22 @@ class _Attempt:
                 if container.state is not ContainerState.RUNNING:
                     raise
                 # the client disconnected too late: the container runs, as its status will show
+            except aio.AioRpcError as error:
+                said = checkpoint_archive.errors_in(restored / checkpoint_archive.RESTORE_LOG)
+                if not said:
+                    raise
+                failure = from_rpc(error, f"restore container {container.id}")
+                raise type(failure)("; ".join([str(failure), *said])) from error
+        if request.HasField("options"):
+            await remove_tree(restored)
+
+    async def _restoring(self, directory: Path) -> AnyMessage:
+        """Options that let runc's shim restore the processes from a checkpoint."""
+        record = await read_record(self._services.containerd, self._container.id)
+        options = stored_options(record.runtime) or runc_options_pb2.Options()
+        options.criu_image_path = str(directory / checkpoint_archive.IMAGES)
+        options.criu_work_path = str(directory)
+        return proto_any(options)
 
     async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
         container = self._container

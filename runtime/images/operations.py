@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+import msgspec
 import structlog
+from grpc import aio
 
+from generated.containerd import types_pb2
 from generated.cri import api_pb2
 from generated.plans import ImageStatusPlan, ListImagesPlan, PullImagePlan, RemoveImagePlan
 from generated.statuses import image as image_status
@@ -19,10 +23,11 @@ from generated.statuses import (
     pull_image_response,
 )
 from runtime.config.tables import Config
-from runtime.containerd.client import Containerd
+from runtime.containerd.client import Containerd, Metadata
 from runtime.documents import DocumentError, decode
-from runtime.errors import FailedPrecondition
+from runtime.errors import FailedPrecondition, from_rpc
 from runtime.images import content as image_content
+from runtime.images import layer_file as image_layer_file
 from runtime.images import reference as image_reference
 from runtime.images.intake import Intake
 from runtime.images.leases import PullLeases
@@ -158,6 +163,21 @@ class Images:
         """The chain ID of an image, whose snapshots exist when this returns."""
         return await self._intake.unpacked(image, snapshotter)
 
+    async def annotations(self, image: Image) -> Mapping[str, str]:
+        """The annotations of an image's manifest or index; none for an image without a digest."""
+        for reference in image.digests:
+            digest = reference.rpartition("@")[2]
+            data = await image_content.read(self._containerd, digest)
+            return await image_content.parsed(_annotations, data, "", digest)
+        return {}
+
+    async def apply(self, layer: Path, mounts: Sequence[types_pb2.Mount], lease: Metadata) -> None:
+        """Unpack a file, which is a layer in an uncompressed or a gzipped tar, into a snapshot."""
+        try:
+            await image_layer_file.apply(self._containerd, layer, mounts, lease)
+        except aio.AioRpcError as error:
+            raise from_rpc(error, f"unpack {layer.name}") from error
+
     async def install(self, reference: str, source: ImageSource) -> Image:
         """Import an image from a built-in source, such as the pause image of an embedded server."""
         name = image_reference.parse(reference)
@@ -202,6 +222,17 @@ class Images:
         data = await image_content.read(self._containerd, image.id)
         config = await image_content.parsed(_any_document, data, "", image.id)
         return {"info": json.dumps({"chainID": image.chain_id, "imageSpec": config})}
+
+
+class _Annotated(msgspec.Struct):
+    annotations: dict[str, str] | None = None
+
+
+def _annotations(data: bytes, _media_type: str, digest: str) -> Mapping[str, str]:
+    try:
+        return decode(data, _Annotated).annotations or {}
+    except DocumentError as error:
+        raise FailedPrecondition(f"{digest}: {error}") from error
 
 
 def _any_document(data: bytes, _media_type: str, digest: str) -> object:

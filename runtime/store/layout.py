@@ -50,6 +50,10 @@ class Layout:
         """The directory of a checkpoint that is being written; the built-in plugin's as well."""
         return self.container_root(container_id) / "ctrd-checkpoint"
 
+    def container_restore(self, container_id: str) -> Path:
+        """The checkpoint that a container starts from; the built-in plugin's directory as well."""
+        return self.container_root(container_id) / "ctrd-restore"
+
     def container_state(self, container_id: str) -> Path:
         """The directory of a container's FIFOs."""
         return self.state / "containers" / container_id

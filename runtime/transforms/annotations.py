@@ -46,6 +46,16 @@ def passed_to_container(
     return _matching(of_pod, pod_annotations) | _matching(annotations, container_annotations)
 
 
+def restored_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
+    """What a restored container keeps of the annotations in its checkpoint: none that gives it
+    devices or classes, which only the request can."""
+    return {
+        key: value
+        for key, value in annotations.items()
+        if not key.startswith("cdi.k8s.io") and "resources.beta.kubernetes.io" not in key
+    }
+
+
 def sandbox_resources(
     *,
     cpu_period: int | None,

@@ -15,10 +15,11 @@ import pytest
 
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
-from tests.harness.node import Node
+from tests.harness.node import Node, containerds
+from tests.harness.registry import Registry
 from tests.harness.waiting import wait_until
 
-from .conftest import BUSYBOX
+from .conftest import BUSYBOX, HOST
 
 COUNTER = (
     *("sh", "-c"),
@@ -57,6 +58,18 @@ def read(archive: Path, name: str) -> bytes:
         return file.read()
 
 
+@pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
+def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
+    """A node that restores checkpoints."""
+    with Node(
+        containerd=request.param,
+        registry_mirrors={HOST: registry.url},
+        extra_keys="enable_experimental_restore_via_create = true\n",
+    ) as node:
+        node.cri.pull(BUSYBOX)
+        yield node
+
+
 @pytest.fixture
 def counter(cri: Cri, node: Node) -> Iterator[str]:
     for file in node.logs.glob("*.log"):
@@ -88,6 +101,33 @@ def test_a_checkpoint_has_what_checkpointctl_reads(cri: Cri, node: Node, counter
     at = numbers(node, "0.log")[-1]
     wait_until(lambda: numbers(node, "0.log")[-1] > at)
     assert cri.exec_sync(counter, "cat", "/kept").stdout == b"kept\n"
+
+
+def test_a_container_continues_where_another_was_checkpointed(
+    cri: Cri, node: Node, counter: str
+) -> None:
+    if not criu_works(node):
+        pytest.skip("no CRIU that works on this kernel")
+    archive = node.directory / "checkpoint-3.tar"
+    checkpoint(cri, counter, archive)
+    cri.stop(counter)
+    config = pod_config("second", log_directory=str(node.logs))
+    pod = cri.run_pod(config)
+    container = cri.create(
+        pod, container_config(str(archive), "ignored", name="again", log_path="1.log"), config
+    )
+    before = len(numbers(node, "1.log"))
+    cri.start(container)
+    wait_until(lambda: len(numbers(node, "1.log")) > before + 2)
+    found = numbers(node, "1.log")
+    assert found == list(range(1, len(found) + 1))
+    assert cri.exec_sync(container, "cat", "/kept").stdout == b"kept\n"
+    assert cri.exec_sync(container, "ls", "/bin/vi").exit_code == 1
+    status = cri.status(container)
+    assert (status.image.image, status.metadata.name) == (BUSYBOX, "again")
+    assert status.annotations["restored"] == "true"
+    cri.stop(container)
+    assert cri.status(container).exit_code == 137
 
 
 def test_without_criu_the_error_names_the_remedy(cri: Cri, node: Node, counter: str) -> None:

@@ -153,6 +153,7 @@ class Node:
         pause_image: str | None = None,
         systemd_cgroup: bool | None = None,
         extra_config: str = "",
+        extra_keys: str = "",
         log_level: str = "debug",
         cgroup_parent: str = "",
         server: Path = SERVER,
@@ -177,6 +178,7 @@ class Node:
         self.subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
         self.pause_image = pause_image
         self.extra_config = extra_config
+        self.extra_keys = extra_keys
         self.log_level = log_level
         self.server = server
         for name in ("net.d", "certs.d", "pods"):
@@ -230,6 +232,7 @@ class Node:
         )
         return (
             f'log_level = "{self.log_level}"\ncdi_spec_dirs = ["{directory}/cdi"]\n'
+            f"{self.extra_keys}"
             "[containerd.runtimes.runc]\n"
             f'runtime_type = "io.containerd.runc.v2"\noptions = {{ {options} }}\n'
             f"{self._tables('containerd.runtimes')}"

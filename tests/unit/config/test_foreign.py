@@ -21,7 +21,8 @@ RUNTIME = """
     device_ownership_from_security_context ignore_image_defined_volumes
     netns_mounts_under_state_dir enable_unprivileged_ports enable_unprivileged_icmp enable_cdi
     cdi_spec_dirs drain_exec_sync_io_timeout ignore_deprecation_warnings stats_collect_period
-    stats_retention_period enable_criu containerd.default_runtime_name
+    stats_retention_period enable_criu enable_experimental_restore_via_create
+    containerd.default_runtime_name
     containerd.ignore_blockio_not_enabled_errors containerd.ignore_rdt_not_enabled_errors
     cni.bin_dir cni.bin_dirs cni.conf_dir cni.max_conf_num cni.setup_serially cni.conf_template
     cni.ip_pref cni.use_internal_loopback

@@ -277,7 +277,9 @@ def test_a_log_that_is_a_link_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to("secret")
     directory = tmp_path / "directory"
     checkpoint_archive.make(directory)
-    checkpoint_archive.write(directory, tmp_path / "a.tar", log_file=str(tmp_path / "log"))
+    checkpoint_archive.write(
+        directory, tmp_path / "a.tar", log_file=str(tmp_path / "log"), log_size=6
+    )
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames() == ["checkpoint"]
 

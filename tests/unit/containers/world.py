@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class Daemon(FakeContainerd):
         mount = types_pb2.Mount(type="bind", source=str(self.rootfs))
         return snapshots_pb2.PrepareSnapshotResponse(mounts=[mount])
 
+    def snapshots_view(self, request: snapshots_pb2.ViewSnapshotRequest) -> Any:
+        super().snapshots_view(request)
+        mount = types_pb2.Mount(type="bind", source=str(self.rootfs))
+        return snapshots_pb2.ViewSnapshotResponse(mounts=[mount])
+
     def containers_get(self, request: containers_pb2.GetContainerRequest) -> Any:
         if request.id not in self.records:
             raise rpc_error(grpc.StatusCode.NOT_FOUND)
@@ -133,8 +138,24 @@ class FakeImages:
     async def resolve(self, reference: str) -> facts.Image | None:
         return IMAGE if reference == IMAGE.reference else None
 
+    def __init__(self) -> None:
+        self.applied: list[tuple[bytes, list[types_pb2.Mount]]] = []
+        """The layers that were unpacked from files."""
+        self.about: dict[str, str] = {}
+        """The annotations of the image."""
+
     async def unpacked(self, image: facts.Image, snapshotter: str) -> str:
         return image.chain_id
+
+    async def ensure(self, reference: str) -> facts.Image:
+        assert reference == IMAGE.reference
+        return IMAGE
+
+    async def annotations(self, image: facts.Image) -> Mapping[str, str]:
+        return self.about
+
+    async def apply(self, layer: Path, mounts: Sequence[types_pb2.Mount], lease: object) -> None:
+        self.applied.append((layer.read_bytes(), list(mounts)))  # noqa: ASYNC240
 
 
 class World:
@@ -150,6 +171,7 @@ class World:
         rootfs.mkdir()
         self.daemon = Daemon(rootfs)
         self.log_keeper = FakeLogKeeper()
+        self.images = FakeImages()
         self.store = samples.store(directory)
         self.exits = Exits(
             containerd=self.daemon,  # type: ignore[arg-type]
@@ -161,7 +183,7 @@ class World:
                 containerd=self.daemon,  # type: ignore[arg-type]
                 store=self.store,
                 exits=self.exits,
-                images=FakeImages(),
+                images=self.images,
                 snapshots=OwnedSnapshots(self.daemon),  # type: ignore[arg-type]
                 log_keeper=self.log_keeper,
                 host=facts.Host(hostname="node", selinux=selinux),

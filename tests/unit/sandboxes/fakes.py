@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +336,12 @@ class FakeImages:
 
     async def unpacked(self, image: facts.Image, snapshotter: str) -> str:
         return image.chain_id
+
+    async def annotations(self, image: facts.Image) -> Mapping[str, str]:
+        return {}
+
+    async def apply(self, layer: Path, mounts: Sequence[types_pb2.Mount], lease: object) -> None:
+        raise AssertionError("no test restores a checkpoint here")
 
 
 class FakeLogKeeper:
