@@ -53,7 +53,7 @@ from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError, nearest
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
-from codegen.model import Api, Document, Entry, Kind, Mapped, MappingFile, Message, Plan
+from codegen.model import Api, Document, Kind, Mapped, MappingFile, Message, Plan
 from codegen.paths import Paths
 from codegen.project import Settings
 from codegen.python_source import Sources
@@ -240,22 +240,12 @@ def _judge(
     problems: Problems,
 ) -> None:
     """What only shows when all entries are seen together."""
-    called_from = found.paths.sources.called_from
-    pure = called_from(
-        by
-        for file in found.files.values()
-        for entry in [*file.entries.values(), *file.targets.values()]
-        for by in (entry.by, entry.back.by if entry.back is not None else None)
-        if by is not None
-    )
     everything = rules.Everything(
         found.api,
         found.files,
         found.mapped,
         broken,
         uses,
-        pure,
-        called_from,
         found.plans,
         found.payloads,
         rpcs,
@@ -423,8 +413,7 @@ def read_defaults(
 
 def counts(files: Iterable[MappingFile]) -> Counts:
     """The number of fields, by fate, and totals."""
-    by_message = {file.message: file for file in files}
-    entries = [entry for file in by_message.values() for entry in file.entries.values()]
+    entries = [entry for file in files for entry in file.entries.values()]
     fates = Counter(entry.fate_in_words for entry in entries)
     by_rpc = sum(entry.by_rpc for entry in entries)
     if by_rpc:
@@ -432,19 +421,8 @@ def counts(files: Iterable[MappingFile]) -> Counts:
         fates["handled by rpc.yaml"] = by_rpc
     ours = len(entries) - fates["unmapped: other-platform"]
     decided = sum(entry.fate in ("copy", "compute", "match") or entry.by_rpc for entry in entries)
-    whole = sum(_is_inside(entry, by_message) for entry in entries)
     by_hand = fates["handled by"]
-    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, whole, by_hand)
-
-
-def _is_inside(entry: Entry, files: Mapping[str, MappingFile]) -> bool:
-    """Whether an entry of another message takes the field inside a whole message, not by a path."""
-    if entry.partner is None or not entry.with_another:
-        return False
-    message, _, name = entry.partner.partition(".")
-    file = files[message]
-    partner = file.entries.get(name) or file.targets[name]
-    return not any(entry.name in given.path.split(".") for given in partner.inputs)
+    return Counts(len(entries), dict(sorted(fates.items())), ours, decided, by_hand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,8 +436,6 @@ class Counts:
     decided: int
     """Of these, those that generated code decides: copied, computed, compared, or looked up by
     rpc.yaml."""
-    whole: int
-    """Of the latter, those that a pure function reads out of a whole message."""
     handled: int
     """Of all, those that a hand-written function decides."""
 
@@ -467,7 +443,6 @@ class Counts:
         """The totals, in words."""
         yield f"{self.ours} of {self.total} fields are not of other platforms. Of these:"
         yield f"{self.decided} ({self._share(self.decided)}) are decided by generated code,"
-        yield f"{self.whole} of them by a pure function that is given a whole message;"
         yield f"{self.handled} ({self._share(self.handled)}) by a hand-written function."
 
     def _share(self, part: int) -> str:

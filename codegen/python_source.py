@@ -224,26 +224,6 @@ class Sources:
                 return (file, found) if found is not None else None
         return None
 
-    def called_from(self, transforms: Iterable[str]) -> frozenset[str]:
-        """The functions of transforms/ that these (``topic.name``) call, directly or not,
-        including themselves, as ``handled_by`` names functions."""
-        pending, reached = set(transforms), set()
-        imported: dict[str, Mapping[str, str]] = {}
-        while pending:
-            dotted = pending.pop()
-            if dotted in reached:
-                continue
-            reached.add(dotted)
-            topic, *path = dotted.split(".")
-            tree = self.tree(self.topic_file(topic))
-            part = _part(tree, path) if tree is not None else None
-            if tree is not None and part is not None:
-                if topic not in imported:
-                    imported[topic] = dict(_imports(tree))
-                home = self.settings.transforms
-                pending |= set(_named_in(part, topic, imported[topic], home))
-        return frozenset(f"transforms.{name}" for name in reached)
-
     def hint(self, dotted: str) -> str:
         """Suggestions for a name in ``handled_by`` that does not exist."""
         modules = self.modules()
@@ -301,34 +281,6 @@ def _function(tree: ast.Module, path: list[str]) -> Callable | None:
         body = found.body
     functions = (n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     return next((n for n in functions if n.name == path[-1]), None)
-
-
-def _part(tree: ast.Module, path: list[str]) -> ast.AST | None:
-    """A function, a method, a class or the value of a module-level name."""
-    for node in tree.body:
-        match node:
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) if name == path[0]:
-                return node if len(path) == 1 else _function(tree, path)
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-                if name == path[0]:
-                    return node
-    return None
-
-
-def _named_in(
-    part: ast.AST, topic: str, imported: Mapping[str, str], transforms: str
-) -> Iterator[str]:
-    """The names of the package ``transforms`` used in a part of its module ``topic``, which has
-    these imports."""
-    for node in ast.walk(part):
-        if isinstance(node, ast.Name):
-            home, _, name = imported.get(node.id, "").rpartition(".")
-            known = home.startswith(f"{transforms}.")
-            yield f"{home.rpartition('.')[2]}.{name}" if known else f"{topic}.{node.id}"
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            home = imported.get(node.value.id, "")
-            if home.startswith(f"{transforms}."):
-                yield f"{home.rpartition('.')[2]}.{node.attr}"
 
 
 def _callables(tree: ast.Module) -> Iterator[str]:

@@ -5,7 +5,7 @@ Each rule is an ID and a function that yields faults; ``check`` runs them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from codegen import undecided
@@ -37,10 +37,6 @@ class Everything:
     """Modules whose mapping file exists but could not be read."""
     uses: tuple[Use, ...]
     """Every use of a field in hand-written code."""
-    pure: frozenset[str]
-    """The transforms that entries call, directly or not."""
-    called_from: Callable[[Iterable[str]], frozenset[str]]
-    """The transforms that some of them call, directly or not."""
     plans: Mapping[str, Plan]
     payloads: tuple[Plan, ...]
     """What other programs receive, each made of one message."""
@@ -160,9 +156,9 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
                     f"write compute: {target}",
                 )
             if not _is_given(all_, mapped, owner, entry, partner):
-                given = "function is not given" if entry.with_another else "from: does not list"
                 yield (
-                    f"{entry.name} is said to be an input of {entry.partner}, whose {given} it",
+                    f"{entry.name} is said to be an input of {entry.partner}, whose from: does not"
+                    " list it",
                     place,
                     "list it there, or give it a fate of its own",
                 )
@@ -171,20 +167,14 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
 def _is_given(
     all_: Everything, mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry
 ) -> bool:
-    """Whether the function of ``partner`` gets the field of ``entry``: by a path of its own or, in
-    another message's entry, inside a whole message of which it reads the field."""
+    """Whether an input of ``partner`` leads to the field of ``entry``."""
     if owner is mapped:
         return any(entry.name in given.path.split(".") for given in partner.inputs)
     field = f"{mapped.message.name}.{entry.name}"
     calls = [w.call for w in owner.writes if isinstance(w, Computed) and w.entry is partner]
     if not calls:  # its own faults are reported elsewhere
         return True
-    sources = [argument.source for call in calls for argument in call.arguments]
-    if any(field in source.fields for source in sources):
-        return True
-    whole = any("message" in (s.kind.name, *(part.name for part in s.kind.of)) for s in sources)
-    reading = all_.called_from([partner.by or ""]) if whole else frozenset()
-    return any(f"{u.message}.{u.field}" == field and u.function in reading for u in all_.uses)
+    return any(field in argument.source.fields for call in calls for argument in call.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,11 +290,12 @@ def undeclared(all_: Everything) -> Iterator[Use]:
     """Every read of a received field by hand-written code that its entry does not name, also where
     it only leads to the fields below.
 
-    A transform that an entry calls, and what that calls, sees what the entry gives it.
+    Even a function that an entry calls must be given the field by a path, or the items that the
+    messages become: what it reads out of a whole message, no entry tells.
     """
     for use in all_.uses:
         file = all_.files.get(use.message)
-        if use.sets or file is None or not file.takes or use.function in all_.pure:
+        if use.sets or file is None or not file.takes:
             continue
         entry = file.entries.get(use.field)
         if entry is not None and (entry.fate != "handled_by" or entry.value != use.function):
