@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from codegen import load
+from codegen.errors import Place, Problems
 from codegen.load import Node
-from codegen.nodes import child, items, optional, text
+from codegen.nodes import child, items, mapping, optional, text
 
 FILE = "spec/project.yaml"
 SCHEMAS = "schemas"
@@ -183,6 +185,58 @@ def schemas() -> dict[str, str]:
     }
 
 
+_TAKEN = {
+    "filters", "handlers", "items", "lifecycle", "metrics", "plans", "provenance", "schemas",
+    "statuses", "validators",
+}  # fmt: skip
+"""What the output has in every project."""
+_ROOTS = {"item", "out", "plan", "record"}
+"""What targets may already begin with."""
+
+
+def _check(node: Node, settings: Settings) -> None:
+    """Raise SpecError with the names that cannot stand beside each other, or in Python."""
+    problems = Problems()
+    owners: dict[str, str] = dict.fromkeys(_TAKEN, "of what is always generated")
+    named = [("api", "protos", settings.api.folder)]
+    named.append(("document", "schema", settings.document.folder))
+    named += [("payloads", word, word) for word in settings.payloads]
+    if settings.clients is not None:
+        named.append(("clients", "protos", settings.clients.folder))
+    elif settings.record is not None:
+        named.append(("record", "proto", settings.record.folder))
+    for *path, name in named:
+        place, where = _place(node, path), ".".join(path)
+        if name in owners or (path[0] == "payloads" and name in _ROOTS):
+            problems.add(
+                f"{where} generates {name}, the name {owners.get(name, 'of other targets')}",
+                place,
+                "give its folder in spec/ another name" if path[0] != "payloads" else "rename it",
+            )
+        owners.setdefault(name, f"of {where}")
+    words = [*named, ("code", settings.code), ("output", settings.output)]
+    words += [("objects", name, name) for name in settings.objects]
+    words += [("defaults", name, name) for name in settings.defaults]
+    for *path, name in words:
+        if keyword.iskeyword(name):
+            problems.add(f"{name} is a keyword of Python", _place(node, path), "rename it")
+    if settings.code == settings.output or settings.output == "codegen":
+        problems.add(
+            f"output names the package {settings.output}, which is not generated",
+            _place(node, ["output"]),
+            "rename it",
+        )
+    problems.stop_if_any()
+
+
+def _place(node: Node, path: list[str]) -> Place:
+    """Where a key is written."""
+    *above, last = path
+    holder = mapping(load.at(node, above))
+    key = holder.key(last)
+    return key.place if key is not None else holder.place
+
+
 def read(root: Path) -> Settings:
     """The settings of the project in ``root``; raises SpecError if the file cannot be read or
     violates its schema."""
@@ -194,7 +248,7 @@ def _settings(given: str) -> Settings:
     node = load.checked_text(given, FILE, load.language_schema("project"))
     api, document = child(node, "api"), child(node, "document")
     record, clients = optional(node, "record"), optional(node, "clients")
-    return Settings(
+    settings = Settings(
         api=ServedApi(_word(api, "name"), _word(api, "package"), _word(api, "protos")),
         document=WrittenDocument(
             _word(document, "name"), _word(document, "schema"), _word(document, "root")
@@ -213,6 +267,8 @@ def _settings(given: str) -> Settings:
         code=_word(node, "code"),
         output=_word(node, "output"),
     )
+    _check(node, settings)
+    return settings
 
 
 def _clients(node: Node) -> Clients:
