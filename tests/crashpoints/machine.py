@@ -38,7 +38,7 @@ from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
 from runtime.frame import Frame
-from runtime.linux import directories, netns
+from runtime.linux import directories, kernel, netns
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
 from runtime.lookups.owned_snapshots import OwnedSnapshots
@@ -422,6 +422,7 @@ class Machine:
             mock.patch.object(image_volumes, "mount_read_only", mount),
             mock.patch.object(image_volumes, "is_mounted", lambda _, path: path in self.mounts),
             mock.patch.object(directories, "_unmount", unmount),
+            mock.patch.object(kernel, "mount_tmpfs", lambda *_: None),
             mock.patch.object(netns, "create", create),
             mock.patch.object(netns, "remove", remove),
             mock.patch.object(netns, "is_alive", lambda path: path in self.namespaces),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,13 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from generated import provenance
+from generated import cni, plans, provenance
 from generated.cri import api_pb2
-from generated.oci import linux_container_resources, types
+from generated.oci import (
+    linux_container_resources,
+    types,
+    update_container_resources_request,
+)
 from generated.statuses import linux_container_resources as shown_resources
 from generated.validators import container_config as container_validator
 from generated.validators import linux_container_resources as resources_validator
@@ -87,6 +92,35 @@ def test_an_update_is_visible_in_the_status(
     assert after.memory_swap_limit_in_bytes == (swap or before.memory_swap_limit_in_bytes)
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
+@given(
+    asked=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
+    earlier=messages.valid(api_pb2.LinuxContainerResources, resources_validator.check),
+)
+def test_an_update_gives_the_spec_that_a_creation_gives(
+    asked: api_pb2.LinuxContainerResources, earlier: api_pb2.LinuxContainerResources
+) -> None:
+    """That of a container created with what was requested last of each resource."""
+    last = api_pb2.LinuxContainerResources()
+    last.CopyFrom(earlier)
+    last.MergeFrom(asked)
+    last.oom_score_adj = asked.oom_score_adj  # 0 is a value
+    # without a limit for swap, that of memory limits both
+    for one in (earlier, asked):
+        swap = one.memory_swap_limit_in_bytes or one.memory_limit_in_bytes
+        last.memory_swap_limit_in_bytes = swap or last.memory_swap_limit_in_bytes
+    request = api_pb2.UpdateContainerResourcesRequest(linux=asked)
+    updated, created = types.Spec(), types.Spec()
+    try:
+        linux_container_resources.apply(earlier, updated, host=oci_specs.HOST)
+        update_container_resources_request.apply(request, updated, host=oci_specs.HOST)
+        linux_container_resources.apply(last, created, host=oci_specs.HOST)
+    except InvalidArgument as error:
+        assert error.field
+        return
+    assert updated.to_dict() == created.to_dict()
+
+
 def fields(message: type[Message], path: str = "") -> Iterator[str]:
     """Paths of the fields of entries: those of a message whose own entries write targets, else the
     field as a whole."""
@@ -146,10 +180,27 @@ def _meets(field: str, named: str) -> bool:
     return field == named or field.startswith(f"{named}.") or named.startswith(f"{field}.")
 
 
-def changed(before: oci_specs.Built, after: oci_specs.Built) -> set[str]:
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
     """Targets whose values differ."""
-    one, other = before.flat(), after.flat()
-    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    keys = before.keys() | after.keys()
+    return {key for key in keys if before.get(key) != after.get(key)}
+
+
+def planned(*made: Any) -> dict[str, Any]:
+    """The values of plans, by target."""
+    return {
+        f"plan.{one.name}": getattr(plan, one.name)
+        for plan in made
+        for one in dataclasses.fields(plan)
+    }
+
+
+def told(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
+    """What CNI plugins are told, by target."""
+    found = {f"cni.args.{name}": value for name, value in cni.arguments(config).items()}
+    for name, value in cni.runtime_config(config).items():
+        found[f"cni[{name}]" if "." in name else f"cni.{name}"] = value
+    return found
 
 
 def undeclared(found: set[str], targets: set[str]) -> set[str]:
@@ -253,6 +304,7 @@ CONTAINER_BASES = st.sampled_from(
                 ),
                 security_context=api_pb2.LinuxContainerSecurityContext(
                     capabilities=api_pb2.Capability(add_capabilities=["SYS_ADMIN"]),
+                    run_as_user=api_pb2.Int64Value(value=1),
                     readonly_rootfs=True,
                     masked_paths=["/proc/kcore"],
                     seccomp=api_pb2.SecurityProfile(),
@@ -273,8 +325,13 @@ HANDLER = replace(
 def test_a_container_field_changes_only_its_targets(
     path: str, data: st.DataObject, base: api_pb2.ContainerConfig
 ) -> None:
-    def build(config: api_pb2.ContainerConfig) -> oci_specs.Built:
-        return oci_specs.build_container(config, PRIVILEGED, handler=HANDLER)
+    def build(config: api_pb2.ContainerConfig) -> dict[str, Any]:
+        built = oci_specs.build_container(config, PRIVILEGED, handler=HANDLER)
+        sandbox = oci_specs.sandbox(PRIVILEGED)
+        new = plans.plan_new_container(
+            config, host=oci_specs.HOST, image=oci_specs.IMAGE, sandbox=sandbox
+        )
+        return built.flat() | planned(plans.plan_container(config), new)
 
     before = with_parents(base, path)
     after = with_value(before, path, data.draw(_values(api_pb2.ContainerConfig, path)))
@@ -289,16 +346,26 @@ def test_a_container_field_changes_only_its_targets(
 def test_a_pod_field_changes_only_its_targets(
     path: str, data: st.DataObject, base: api_pb2.PodSandboxConfig
 ) -> None:
-    """In the pause container's spec, and in those of the pod's containers."""
+    """In the pause container's spec and plans, in what CNI plugins are told, and in the specs and
+    plans of the pod's containers."""
 
-    def build_pod(config: api_pb2.PodSandboxConfig) -> oci_specs.Built:
-        return oci_specs.build_pod(config, handler=HANDLER)
+    def build_pod(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
+        built = oci_specs.build_pod(config, handler=HANDLER)
+        new = plans.plan_new_pod(config, host=oci_specs.HOST, image=oci_specs.PAUSE)
+        return built.flat() | planned(plans.plan_sandbox(config), new) | told(config)
 
-    def build_container(config: api_pb2.PodSandboxConfig) -> oci_specs.Built:
+    def build_container(config: api_pb2.PodSandboxConfig) -> dict[str, Any]:
         container = api_pb2.ContainerConfig()
         options = config.linux.security_context.namespace_options
         container.linux.security_context.namespace_options.CopyFrom(options)
-        return oci_specs.build_container(container, config, handler=HANDLER)
+        built = oci_specs.build_container(container, config, handler=HANDLER)
+        new = plans.plan_new_container(
+            container,
+            host=oci_specs.HOST,
+            image=oci_specs.IMAGE,
+            sandbox=oci_specs.sandbox(config),
+        )
+        return built.flat() | planned(plans.plan_container(container), new)
 
     before = with_parents(base, path)
     after = with_value(before, path, data.draw(_values(api_pb2.PodSandboxConfig, path)))
