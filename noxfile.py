@@ -65,6 +65,14 @@ def crashpoints(session: nox.Session) -> None:
 
 
 @nox.session
+def extremes(session: nox.Session) -> None:
+    """Every field of every request at its extremes, on a server in memory and on containerd."""
+    env = {"CRI_TEST_EXTREMES": "all"}
+    _run(session, "pytest", "tests/unit/server/test_extremes.py", env=env)
+    _run(session, "pytest", "tests/extremes", *session.posargs)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """critest on our server, if it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
     [--seed N] [--streaming [--websocket]] [critest flags]``."""

@@ -124,7 +124,7 @@ def _told(rpc: Rpc, service: Service, request: str = "request") -> str:
 
 def _of_subject(rpc: Rpc, subject: Subject, service: Service) -> Iterator[str]:
     kind, empty = subject.kind, f"return api_pb2.{rpc.method.response}()"
-    yield f"{kind} = self._find_{kind}(request.{subject.field})"
+    yield f'{kind} = self._find_{kind}(request.{subject.field}, "{subject.field}")'
     yield f"if {kind} is None:"
     if subject.absent_is_ok:
         yield f"    {empty}"

@@ -22,10 +22,10 @@ T_co = TypeVar("T_co", covariant=True)
 class Lookup(Protocol[T_co]):
     """All objects of one kind."""
 
-    def find(self, prefix: str) -> T_co | None:
+    def find(self, prefix: str, field: str = "") -> T_co | None:
         """The object whose id is ``prefix`` or alone begins with it; None when there is none.
 
-        Raises InvalidArgument when the prefix is empty or fits several.
+        Raises InvalidArgument, which names ``field``, when the prefix is empty or fits several.
         """
 
 

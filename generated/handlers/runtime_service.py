@@ -149,7 +149,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.StopPodSandboxRequest
     ) -> api_pb2.StopPodSandboxResponse:
         refuse_if_any(stop_pod_sandbox_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             return api_pb2.StopPodSandboxResponse()
         if sandbox.state not in _STOP_POD_SANDBOX_STATES:
@@ -161,7 +161,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.RemovePodSandboxRequest
     ) -> api_pb2.RemovePodSandboxResponse:
         refuse_if_any(remove_pod_sandbox_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             return api_pb2.RemovePodSandboxResponse()
         if sandbox.state not in _REMOVE_POD_SANDBOX_STATES:
@@ -176,7 +176,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.PodSandboxStatusRequest
     ) -> api_pb2.PodSandboxStatusResponse:
         refuse_if_any(pod_sandbox_status_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         return await self._sandboxes.status(sandbox, plan_sandbox_status(request))
@@ -210,7 +210,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.CreateContainerRequest
     ) -> api_pb2.CreateContainerResponse:
         refuse_if_any(create_container_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _CREATE_CONTAINER_STATES:
@@ -224,7 +224,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
         refuse_if_any(start_container_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _START_CONTAINER_STATES:
@@ -238,7 +238,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.StopContainerRequest
     ) -> api_pb2.StopContainerResponse:
         refuse_if_any(stop_container_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             return api_pb2.StopContainerResponse()
         if container.state not in _STOP_CONTAINER_STATES:
@@ -250,7 +250,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
         refuse_if_any(remove_container_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             return api_pb2.RemoveContainerResponse()
         if container.state not in _REMOVE_CONTAINER_STATES:
@@ -281,7 +281,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.ContainerStatusRequest
     ) -> api_pb2.ContainerStatusResponse:
         refuse_if_any(container_status_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         return await self._containers.status(container, plan_container_status(request))
@@ -291,7 +291,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.UpdateContainerResourcesRequest
     ) -> api_pb2.UpdateContainerResourcesResponse:
         refuse_if_any(update_container_resources_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _UPDATE_CONTAINER_RESOURCES_STATES:
@@ -306,7 +306,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.ReopenContainerLogRequest
     ) -> api_pb2.ReopenContainerLogResponse:
         refuse_if_any(reopen_container_log_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _REOPEN_CONTAINER_LOG_STATES:
@@ -319,7 +319,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     @unary(shown=("container_id", "timeout"))
     async def ExecSync(self, request: api_pb2.ExecSyncRequest) -> api_pb2.ExecSyncResponse:
         refuse_if_any(exec_sync_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _EXEC_SYNC_STATES:
@@ -331,7 +331,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     @unary(shown=("container_id", "tty"))
     async def Exec(self, request: api_pb2.ExecRequest) -> api_pb2.ExecResponse:
         refuse_if_any(exec_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _EXEC_STATES:
@@ -343,7 +343,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     @unary(shown=("container_id", "tty"))
     async def Attach(self, request: api_pb2.AttachRequest) -> api_pb2.AttachResponse:
         refuse_if_any(attach_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _ATTACH_STATES:
@@ -355,7 +355,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
     @unary(shown=("pod_sandbox_id",))
     async def PortForward(self, request: api_pb2.PortForwardRequest) -> api_pb2.PortForwardResponse:
         refuse_if_any(port_forward_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _PORT_FORWARD_STATES:
@@ -369,7 +369,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.ContainerStatsRequest
     ) -> api_pb2.ContainerStatsResponse:
         refuse_if_any(container_stats_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         return await self._stats.container(container, request)
@@ -397,7 +397,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.PodSandboxStatsRequest
     ) -> api_pb2.PodSandboxStatsResponse:
         refuse_if_any(pod_sandbox_stats_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _POD_SANDBOX_STATS_STATES:
@@ -440,7 +440,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.CheckpointContainerRequest
     ) -> api_pb2.CheckpointContainerResponse:
         refuse_if_any(checkpoint_container_request.check(request))
-        container = self._find_container(request.container_id)
+        container = self._find_container(request.container_id, "container_id")
         if container is None:
             raise NotFound(f"there is no container {request.container_id}")
         if container.state not in _CHECKPOINT_CONTAINER_STATES:
@@ -488,7 +488,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer, Generic[ContainerT, Sa
         self, request: api_pb2.UpdatePodSandboxResourcesRequest
     ) -> api_pb2.UpdatePodSandboxResourcesResponse:
         refuse_if_any(update_pod_sandbox_resources_request.check(request))
-        sandbox = self._find_sandbox(request.pod_sandbox_id)
+        sandbox = self._find_sandbox(request.pod_sandbox_id, "pod_sandbox_id")
         if sandbox is None:
             raise NotFound(f"there is no sandbox {request.pod_sandbox_id}")
         if sandbox.state not in _UPDATE_POD_SANDBOX_RESOURCES_STATES:

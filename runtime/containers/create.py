@@ -160,16 +160,14 @@ def target_pid(services: Services, sandbox: Sandbox, plan: ContainerPlan | NewCo
     """
     if not plan.joins_processes:
         return 0
-    target = services.store.containers.find(plan.processes_of)
+    field = "config.linux.security_context.namespace_options.target_id"
+    target = services.store.containers.find(plan.processes_of, field)
     if target is None or target.metadata.sandbox_id != sandbox.id:
-        raise NotFound(
-            f"pod {sandbox.id} has no container {plan.processes_of!r}",
-            field="config.linux.security_context.namespace_options.target_id",
-        )
+        raise NotFound(f"pod {sandbox.id} has no container {plan.processes_of!r}", field=field)
     if target.state is not ContainerState.RUNNING:
         raise FailedPrecondition(
             f"the target container {target.id} is {target.state.name}; it must be RUNNING",
-            field="config.linux.security_context.namespace_options.target_id",
+            field=field,
         )
     return target.status.pid
 

@@ -61,7 +61,7 @@ def resolve(wanted: RequestedUser, database: UserDatabase) -> User:
 
     Raises InvalidArgument for a name that the image does not have and for a number out of range.
     """
-    uid, gid = _user_and_group(wanted.user or f"{_ROOT}:{_ROOT}", database)
+    uid, gid = _user_and_group(wanted, database)
     groups = {*wanted.supplemental_groups, *_memberships(wanted.member, database)}
     if wanted.user:
         groups.add(gid)
@@ -109,14 +109,15 @@ class UserDatabases:
         return self._by_chain_id.get(chain_id)
 
 
-def _user_and_group(user: str, database: UserDatabase) -> tuple[int, int]:
-    name, _, group = user.partition(":")
-    uid = _wanted_id(name or _ROOT, "user")
+def _user_and_group(wanted: RequestedUser, database: UserDatabase) -> tuple[int, int]:
+    name, _, group = (wanted.user or f"{_ROOT}:{_ROOT}").partition(":")
+    uid = _wanted_id(name or _ROOT, "user", wanted.field)
     if uid is None:
         entry = next((u for u in database.users if u.name == name), None)
         if entry is None:
             raise InvalidArgument(
-                f"the image's /etc/passwd has no user {name!r}; name one, or use a number"
+                f"the image's /etc/passwd has no user {name!r}; name one, or use a number",
+                field=wanted.field,
             )
     else:
         entry = next((u for u in database.users if u.uid == uid), PasswdEntry("", uid, 0))
@@ -168,14 +169,16 @@ def _lines(content: bytes) -> Iterator[list[str]]:
             yield line.strip().split(":")
 
 
-def _wanted_id(text: str, kind: str) -> int | None:
+def _wanted_id(text: str, kind: str, field: str = "") -> int | None:
     """``text`` as the id of a user or group; None if it is a name.
 
     Raises InvalidArgument for a number that is out of range.
     """
     found = _id(text)
     if found is None and _is_number(text):
-        raise InvalidArgument(f"the {kind} {text[:40]} is out of range: 0 to {MAX_ID} are allowed")
+        raise InvalidArgument(
+            f"the {kind} {text[:40]} is out of range: 0 to {MAX_ID} are allowed", field=field
+        )
     return found
 
 

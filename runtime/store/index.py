@@ -36,21 +36,25 @@ class Index(Generic[T]):
         """The object with exactly this ID."""
         return self._by_id.get(exact_id)
 
-    def find(self, prefix: str) -> T | None:
+    def find(self, prefix: str, field: str = "") -> T | None:
         """The only object whose ID begins with ``prefix``; None if there is none.
 
-        Raises InvalidArgument for an empty prefix and for one that matches several.
+        Raises InvalidArgument for an empty prefix and for one that matches several; ``field`` is
+        the field of the request that has the prefix.
         """
         exact = self._by_id.get(prefix)
         if exact is not None:
             return exact
         if not prefix:
-            raise InvalidArgument(f"the {self._noun} id is empty; use an id or a prefix of one")
+            raise InvalidArgument(
+                f"the {self._noun} id is empty; use an id or a prefix of one", field=field
+            )
         at = bisect_left(self._ids, prefix)
         fitting = [name for name in self._ids[at : at + 2] if name.startswith(prefix)]
         if len(fitting) > 1:
             raise InvalidArgument(
-                f'more than one {self._noun} id begins with "{prefix}"; use a longer prefix'
+                f'more than one {self._noun} id begins with "{prefix}"; use a longer prefix',
+                field=field,
             )
         return self._by_id[fitting[0]] if fitting else None
 

@@ -353,6 +353,10 @@ class RequestedUser:
     supplemental_groups: tuple[int, ...] = ()
     """Groups besides those of the group file."""
 
+    field: str = ""
+    """The field of the request that names the user, for messages; "" if it is a number or the
+    image's."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:

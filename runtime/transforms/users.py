@@ -37,7 +37,9 @@ def wanted_by_container(
         user_and_group = user or image_user or _ROOT_AND_GROUP
     member = user or image_user.partition(":")[0] or _ROOT
     strict = supplemental_groups_policy == api_pb2.SupplementalGroupsPolicy.Strict
-    return RequestedUser(user_and_group, "" if strict else member, tuple(supplemental_groups))
+    groups = tuple(supplemental_groups)
+    field = "config.linux.security_context.run_as_username" if run_as_username else ""
+    return RequestedUser(user_and_group, "" if strict else member, groups, field)
 
 
 def wanted_by_sandbox(

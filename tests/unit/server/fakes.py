@@ -36,7 +36,7 @@ class Things:
 
     things: list[Thing] = field(default_factory=list)
 
-    def find(self, prefix: str) -> Thing | None:
+    def find(self, prefix: str, field: str = "") -> Thing | None:
         return next((thing for thing in self.things if thing.id == prefix), None)
 
 
