@@ -112,6 +112,22 @@ class KeptContainer:
         return cls(tuple(facts["open"]), facts["read"], facts["lost"], facts["problem"])
 
 
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What a keeper has read and written since it started, of all containers."""
+
+    input_entries: int = 0
+    """Lines, or beginnings of lines that never ended."""
+    input_bytes: int = 0
+    """Bytes read of outputs that have a log, line ends included."""
+    output_entries: int = 0
+    """Records that were written."""
+    output_bytes: int = 0
+    """Bytes of these records."""
+    split_entries: int = 0
+    """Further records of lines longer than the limit."""
+
+
 class LogKeeper:
     """The keeper of one state directory.  Every method retries if the keeper dies meanwhile."""
 
@@ -181,6 +197,10 @@ class LogKeeper:
         """Return every container of the keeper, including those of earlier servers."""
         facts = await self._call("list")
         return {name: KeptContainer.from_facts(of_one) for name, of_one in facts.items()}
+
+    async def counts(self) -> LogCounts:
+        """Return what was read and written since the keeper started."""
+        return LogCounts(**await self._call("counts"))
 
     @contextlib.asynccontextmanager
     async def attach(

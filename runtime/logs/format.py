@@ -56,12 +56,16 @@ class LineFormatter:
     record), or ``flush`` is called.  A carriage return before a line end is part of the line end.
     """
 
-    __slots__ = ("_limit", "_pending", "_stream")
+    __slots__ = ("_limit", "_pending", "_stream", "records", "splits")
 
     def __init__(self, stream: str, limit: int = DEFAULT_LINE_LIMIT) -> None:
         self._stream = stream.encode()
         self._limit = limit
         self._pending = bytearray()
+        self.records = 0
+        """Records made so far."""
+        self.splits = 0
+        """Those among them that end where the limit is, and not where a line does."""
 
     def feed(self, data: bytes, stamp: bytes) -> bytes:
         """Return the records that ``data`` completes; all have the time at which it was read."""
@@ -77,6 +81,7 @@ class LineFormatter:
         if text.endswith(b"\r"):
             text = text[:-1]
         lines = text.replace(b"\r\n", b"\n").split(b"\n")
+        self.records += len(lines)
         full = b"%b %b F " % (stamp, self._stream)
         if self._limit > 0 and max(map(len, lines)) > self._limit:
             records = b"".join(self._cut_line(line, full, stamp) for line in lines)
@@ -89,6 +94,7 @@ class LineFormatter:
         if not self._pending:
             return b""
         text, self._pending = bytes(self._pending), bytearray()
+        self.records += 1
         return self._partial(text, stamp)
 
     def _partial(self, text: bytes, stamp: bytes) -> bytes:
@@ -100,6 +106,7 @@ class LineFormatter:
         while len(line) > limit:
             records.append(self._partial(line[:limit], stamp))
             line = line[limit:]
+        self._count_splits(len(records))
         return b"".join(records) + full + line + b"\n"
 
     def _cut_pending(self, stamp: bytes) -> bytes:
@@ -111,4 +118,9 @@ class LineFormatter:
         while len(pending) - pending.endswith(b"\r") > limit:
             records.append(self._partial(bytes(pending[:limit]), stamp))
             del pending[:limit]
+        self._count_splits(len(records))
         return b"".join(records)
+
+    def _count_splits(self, number: int) -> None:
+        self.records += number
+        self.splits += number

@@ -7,6 +7,7 @@ and everything of an earlier run is recovered; and again whenever containerd goe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import Final
 
@@ -24,6 +25,7 @@ from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers
 from runtime.containers.services import Services as ContainerServices
 from runtime.containers.specs import Specs
+from runtime.errors import CriError
 from runtime.events.operations import Events
 from runtime.frame import Frame
 from runtime.images.operations import Images
@@ -60,6 +62,10 @@ _CRI_NAMESPACE_CLASH: Final = (
     "containerd's built-in CRI plugin runs in the same namespace and will manage the same pods;  "
     f"{BUILTIN_CRI_OFF}"
 )
+
+
+_LOG_COUNTS_PERIOD: Final = 5.0
+"""Seconds between two readings of the log keeper's counts."""
 
 
 async def serve(config: Config, server: aio.Server, daemon: Daemon | None) -> None:
@@ -269,9 +275,18 @@ class App:
         await self.recovery.run()
         self.network.collect([sandbox.id for sandbox in self.store.sandboxes])
         self.stats.sampler.start()
+        if self.metrics.served:
+            self._background.start(self._count_logs())
         self._background.start(self.containerd.watch(self.images.reconcile))
         self._closed = None
         log.info("serving", socket=str(self.config.socket))
+
+    async def _count_logs(self) -> None:
+        """Show the log keeper's counts in the metrics."""
+        while True:
+            with contextlib.suppress(CriError, OSError):  # a keeper that is being replaced
+                self.metrics.logs_counted(await self.log_keeper.counts())
+            await asyncio.sleep(_LOG_COUNTS_PERIOD)
 
     async def _install_own_pause(self) -> None:
         if await self.images.resolve(OWN_PAUSE) is None:

@@ -6,12 +6,15 @@ count successful operations only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from runtime.logs.client import LogCounts
+
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Metric
 
 _TIMERS: Final = {
     "ListPodSandbox": ("sandbox_list", "time to list sandboxes"),
@@ -46,6 +49,31 @@ _MIB_PER_SECOND: Final = (0.1, 1, 10, 25, 75, 150, 300, 500, 1000, 2000, 4000)
 _MIB: Final = 1 << 20
 
 
+_LOG_COUNTERS: Final = {
+    "input_entries": "Number of log entries received",
+    "input_bytes": "Size of logs received",
+    "output_entries": "Number of log entries successfully written to disk",
+    "output_bytes": "Size of logs successfully written to disk",
+    "split_entries": "Number of extra log entries created by splitting entries that exceed the"
+    " length limit",
+}
+"""By name between ``containerd_cri_`` and ``_total``."""
+
+
+class _Logs:
+    """A collector of the log keeper's counts, which start again with each keeper."""
+
+    def __init__(self) -> None:
+        self.counts = LogCounts()
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily
+
+        for name, help in _LOG_COUNTERS.items():
+            value = getattr(self.counts, name)
+            yield CounterMetricFamily(f"containerd_cri_{name}", help, value=value)
+
+
 class BuiltinMetrics:
     """All of these metrics; created only if metrics are served."""
 
@@ -77,6 +105,8 @@ class BuiltinMetrics:
         self._operation_seconds = timer(
             f"{operations}_duration_seconds", "time of network operations", "operation_type"
         )
+        self.logs = _Logs()
+        registry.register(self.logs)
         self.events_dropped = Counter(
             "containerd_cri_container_events_dropped_total",
             "Container events that no client of GetContainerEvents has read in time.",

@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from runtime.config.tables import ConfigError
+from runtime.logs.client import LogCounts
 from runtime.server.builtin_metrics import BuiltinMetrics
 
 _BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
@@ -49,6 +50,16 @@ class Metrics:
         """Container events were dropped, because nobody followed them or too slowly."""
         if self._served:
             self._served.builtin.events_dropped.inc(count)
+
+    @property
+    def served(self) -> bool:
+        """Whether anything can read them."""
+        return self._served is not None
+
+    def logs_counted(self, counts: LogCounts) -> None:
+        """Show what the log keeper has read and written since it started."""
+        if self._served:
+            self._served.builtin.logs.counts = counts
 
     def timed(self, operation: str, handler: str, shim: str, seconds: float) -> None:
         """Count a successful operation on a pod or container."""

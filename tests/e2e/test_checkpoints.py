@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,11 +62,15 @@ def read(archive: Path, name: str) -> bytes:
 
 @pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
 def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
-    """A node that restores checkpoints."""
+    """A node that restores checkpoints, and serves metrics."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     with Node(
         containerd=request.param,
         registry_mirrors={HOST: registry.url},
         extra_keys="enable_experimental_restore_via_create = true\n",
+        extra_config=f'[metrics]\naddress = "{address}"\n',
     ) as node:
         node.cri.pull(BUSYBOX)
         yield node
@@ -128,6 +134,18 @@ def test_a_container_continues_where_another_was_checkpointed(
     assert status.annotations["restored"] == "true"
     cri.stop(container)
     assert cri.status(container).exit_code == 137
+
+
+def test_logs_are_counted_in_the_metrics(cri: Cri, node: Node, counter: str) -> None:
+    url = "http://" + node.extra_config.split('"')[1]
+
+    def written() -> float:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        (line,) = (one for one in lines if one.startswith("containerd_cri_output_entries_total "))
+        return float(line.split()[1])
+
+    wait_until(lambda: written() > 0)
 
 
 def test_without_criu_the_error_names_the_remedy(cri: Cri, node: Node, counter: str) -> None:

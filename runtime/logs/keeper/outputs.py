@@ -32,6 +32,27 @@ _READS_PER_TURN = 4
 """Reads of one FIFO before the other FIFOs are read."""
 
 
+class Counts:
+    """What was read and written since the keeper started, of all containers."""
+
+    __slots__ = ("input_bytes", "input_entries", "output_bytes", "output_entries", "split_entries")
+
+    def __init__(self) -> None:
+        self.input_entries = 0
+        """Lines, or beginnings of lines that never ended."""
+        self.input_bytes = 0
+        """Bytes read of outputs that have a log, line ends included."""
+        self.output_entries = 0
+        """Records that were written."""
+        self.output_bytes = 0
+        """Bytes of these records."""
+        self.split_entries = 0
+        """Further records of lines longer than the limit."""
+
+    def facts(self) -> Facts:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 class Outputs:
     """The open FIFOs of all containers, registered with the loop's epoll."""
 
@@ -40,6 +61,7 @@ class Outputs:
         self._turn = turn
         self._clients = clients
         self._clock = Clock()
+        self.counts = Counts()
         self._fifos: dict[int, tuple[Container, str]] = {}
 
     def __bool__(self) -> bool:
@@ -111,9 +133,16 @@ class Outputs:
                 self._clients.feed(client, stream, data)
             if container.log is not None:
                 stamp = self._clock.stamp(time.time_ns())
-                records = container.formatters[stream].feed(data, stamp)
+                formatter = container.formatters[stream]
+                made, splits = formatter.records, formatter.splits
+                records = formatter.feed(data, stamp)
+                entries, split = formatter.records - made, formatter.splits - splits
+                counts = self.counts
+                counts.input_bytes += len(data)
+                counts.input_entries += entries - split
+                counts.split_entries += split
                 if records:
-                    self._write(container, container.log, records)
+                    self._write(container, container.log, records, entries)
             if len(data) < _READ_BYTES or self._fifos.get(fd) is not entry:
                 return
 
@@ -148,19 +177,24 @@ class Outputs:
         if container.log is not None:
             records = container.formatters[stream].flush(self._clock.stamp(time.time_ns()))
             if records:
-                self._write(container, container.log, records)
+                self.counts.input_entries += 1
+                self._write(container, container.log, records, 1)
 
-    def _write(self, container: Container, file: LogFile, records: bytes) -> None:
+    def _write(self, container: Container, file: LogFile, records: bytes, entries: int) -> None:
         if container.call_since:
             container.dropped += len(records)
         elif self._turn.anything_hangs and self._turn.hangs(file):
             container.call_since = time.monotonic()  # by now, and not only once the thread runs
-            self._turn.in_own_thread(self._write_now, container, file, records)
+            self._turn.in_own_thread(self._write_now, container, file, records, entries)
         else:
-            self._write_now(container, file, records)
+            self._write_now(container, file, records, entries)
 
-    def _write_now(self, container: Container, file: LogFile, records: bytes) -> None:
+    def _write_now(self, container: Container, file: LogFile, records: bytes, entries: int) -> None:
+        lost = file.lost
         self.call(container, lambda: file.write(records))
+        if file.lost == lost:
+            self.counts.output_entries += entries
+            self.counts.output_bytes += len(records)
         if container.problem != container.notified:
             self._notify(container)
 

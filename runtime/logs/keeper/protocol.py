@@ -11,6 +11,7 @@ reopen     writes a partial line to the old file, later text to a new one at the
 drained    replies once every stream of the container has ended; called after its task's exit
 close      drains what is left in the FIFOs, then removes the container; idempotent
 list       every container with its paths, open streams, bytes read and bytes lost
+counts     entries and bytes read and written since the start, of all containers
 attach     after the reply, this connection carries the container's live output as frames:
            one byte stream (1 stdout, 2 stderr, 0 the end), four bytes length, the bytes
 retire     flushes, releases everything and exits, so that a newer build can take over

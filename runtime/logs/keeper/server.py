@@ -239,6 +239,9 @@ class Keeper:
     def _list(self, client: Client, request: Request) -> Facts:
         return {name: container.facts() for name, container in self._containers.items()}
 
+    def _counts(self, client: Client, request: Request) -> Facts:
+        return self._outputs.counts.facts()
+
     def _attach(self, client: Client, request: Request) -> Facts | None:
         container = self._find(request)
         client.streams = tuple(stream for stream in STREAMS if request.flag(stream))
@@ -284,6 +287,7 @@ _OPERATIONS: dict[str, Callable[[Keeper, Client, Request], Facts | None]] = {
     "drained": Keeper._drained,
     "close": Keeper._close,
     "list": Keeper._list,
+    "counts": Keeper._counts,
     "attach": Keeper._attach,
     "retire": Keeper._retire,
 }

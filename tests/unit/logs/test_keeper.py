@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from runtime.errors import NotFound, Unavailable, Unknown
-from runtime.logs.client import Fifos, KeptContainer, LogKeeper
+from runtime.logs.client import Fifos, KeptContainer, LogCounts, LogKeeper
 from runtime.logs.keeper.protocol import RequestError, decode, encode
 from runtime.logs.keeper.server import Keeper
 
@@ -95,6 +95,38 @@ async def test_output_becomes_log_records(keeper: LogKeeper, tmp_path: Path) -> 
     assert stat.S_IMODE(log.parent.stat().st_mode) == 0o755
     await keeper.close("c")
     assert await keeper.list() == {}
+
+
+async def test_entries_and_bytes_are_counted(keeper: LogKeeper, tmp_path: Path) -> None:
+    fifos, log = fifos_in(tmp_path), tmp_path / "0.log"
+    await keeper.open("c", fifos, False, str(log), line_limit=4)
+    shim = Shim(fifos)
+    os.write(shim.out, b"one\ntwelve-bytes\npart")
+    shim.exit()
+    await asyncio.wait_for(keeper.drained("c"), 5)
+    assert texts(log) == [
+        *("stdout F one", "stdout P twel", "stdout P ve-b", "stdout F ytes", "stdout P part"),
+    ]
+    counts = await keeper.counts()
+    assert counts == LogCounts(
+        input_entries=3,
+        input_bytes=21,
+        output_entries=5,
+        output_bytes=log.stat().st_size,
+        split_entries=2,
+    )
+    await keeper.close("c")
+    assert await keeper.counts() == counts
+
+
+async def test_what_is_lost_is_no_output(keeper: LogKeeper, tmp_path: Path) -> None:
+    fifos = fifos_in(tmp_path)
+    await keeper.open("c", fifos, False, "/dev/full/0.log", tolerant=True)
+    shim = Shim(fifos)
+    os.write(shim.out, b"one\n")
+    shim.exit()
+    await asyncio.wait_for(keeper.drained("c"), 5)
+    assert await keeper.counts() == LogCounts(input_entries=1, input_bytes=4)
 
 
 async def test_no_writer_yet_is_not_the_end(keeper: LogKeeper, tmp_path: Path) -> None:
