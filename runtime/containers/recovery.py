@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -50,10 +51,13 @@ class Found:
     """Whether it is UNKNOWN because its task could not be queried; it is queried again later."""
 
 
-async def find(services: Services, record: containers_pb2.Container) -> Found | None:
+async def find(
+    services: Services, record: containers_pb2.Container, being_created: Collection[str]
+) -> Found | None:
     """Determine the state of a container; None for an interrupted creation, which is undone.
 
-    Raises RecordError if the record cannot be read.
+    ``being_created`` are the containers that an OCI runtime still creates. Raises RecordError if
+    the record cannot be read.
     """
     metadata = records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
     saved = _saved_status(services, metadata.id, record.created_at.ToNanoseconds())
@@ -69,7 +73,7 @@ async def find(services: Services, record: containers_pb2.Container) -> Found | 
             known = status = await _with_missed_oom(
                 services, judged(saved, process), saved, process
             )
-            await _tidy(services, record, saved, status, process)
+            await _tidy(services, record, saved, status, process, being_created)
     except RecordError as error:
         log.warning("container becomes unknown", container=metadata.id, error=str(error))
         status = replace(saved, state=ContainerState.UNKNOWN)
@@ -302,12 +306,15 @@ async def _tidy(
     saved: facts.ContainerStatus,
     status: facts.ContainerStatus,
     process: task_types_pb2.Process | None,
+    being_created: Collection[str],
 ) -> None:
     """Save the state found, then end what is left of a task that does not run."""
     if status != saved:
         await services.store.checkpoints.save(record.id, status)
     if process is None:
-        await dead_shim.clean_up_record(services.containerd.namespace, record)
+        await dead_shim.clean_up_record(
+            services.containerd.namespace, record, being_created=being_created
+        )
     elif process.status == task_types_pb2.STOPPED:
         await delete_task(services.containerd, record.id)
     elif process.status == task_types_pb2.CREATED:

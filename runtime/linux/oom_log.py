@@ -35,6 +35,7 @@ window, with both processes OOM-killed, is considered impossible in practice."""
 _CGROUP = re.compile(r"oom-kill:constraint=[^;]*?,task_memcg=([^,]*),")
 # "Memory cgroup out of memory: Killed process 7 (name) …": for every kill.
 _PROCESS = re.compile(r"(?:Memory cgroup out|Out) of memory: Killed process (\d+) ")
+_WORDS = (b"oom-kill:", b"Killed process ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,9 @@ class OomLog:
                 return
             if not record:
                 return
-            yield record.decode("utf-8", "replace")
+            # of the many records that a pod's network causes, none needs more than this
+            if any(words in record for words in _WORDS):
+                yield record.decode("utf-8", "replace")
 
 
 def parse(record: str, *, boot: int) -> Kill | None:

@@ -141,10 +141,12 @@ class Recovery:
     async def _judged(
         self, pods: list[containers_pb2.Container], others: list[containers_pb2.Container]
     ) -> _Found:
+        being_created = await shims.being_created() if others else ()
         judged, judged_containers = await asyncio.gather(
             _all_of((pod.id, sandboxes.find(self._services, pod)) for pod in pods),
             _all_of(
-                (other.id, containers.find(self._container_services, other)) for other in others
+                (other.id, containers.find(self._container_services, other, being_created))
+                for other in others
             ),
         )
         return _Found(judged, judged_containers)

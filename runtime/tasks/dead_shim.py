@@ -9,6 +9,7 @@ continues with ``runc create``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +54,21 @@ async def clean_up(containerd: Containerd, container_id: str) -> None:
     await clean_up_record(containerd.namespace, answer.container)
 
 
-async def clean_up_record(namespace: str, record: containers_pb2.Container) -> None:
-    """Like `clean_up`, for a container whose record is available."""
+async def clean_up_record(
+    namespace: str,
+    record: containers_pb2.Container,
+    *,
+    being_created: Collection[str] | None = None,
+) -> None:
+    """Like `clean_up`, for a container whose record is available.
+
+    ``being_created``, from `shims.being_created`, spares a scan of the process table for each of
+    many containers.
+    """
     if not is_runc(record.runtime.name):
         return
-    await shims.creation_ended(record.id, _CREATE_LIMIT)
+    if being_created is None or record.id in being_created:
+        await shims.creation_ended(record.id, _CREATE_LIMIT)
     options = stored_options(record.runtime) or runc_options_pb2.Options()
     root = Path(options.root or DEFAULT_ROOT) / namespace
     if not await threads.STATE_FILES.run((root / record.id).exists):

@@ -9,7 +9,7 @@ import pytest
 from generated.containerd import containers_pb2, runc_options_pb2
 from runtime.containerd.values import proto_any
 from runtime.errors import Unknown
-from runtime.tasks import dead_shim
+from runtime.tasks import dead_shim, shims
 from tests.unit.sandboxes.fakes import FakeContainerd
 
 
@@ -51,3 +51,23 @@ async def test_a_failure_has_the_words_of_runc(tmp_path: Path) -> None:
     containerd = containerd_with(tmp_path, "echo no such luck; exit 1")
     with pytest.raises(Unknown, match="container c1 of a dead shim: no such luck"):
         await dead_shim.clean_up(containerd, "c1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("being_created", "waits"), [(None, True), (frozenset({"c1"}), True), (frozenset(), False)]
+)
+async def test_only_a_creation_that_was_seen_is_waited_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    being_created: frozenset[str] | None,
+    waits: bool,
+) -> None:
+    waited: list[str] = []
+
+    async def creation_ended(container_id: str, limit: float) -> None:
+        waited.append(container_id)
+
+    monkeypatch.setattr(shims, "creation_ended", creation_ended)
+    record = containerd_with(tmp_path, "exit 1").records["c1"]
+    await dead_shim.clean_up_record("k8s.io", record, being_created=being_created)
+    assert waited == (["c1"] if waits else [])

@@ -95,6 +95,13 @@ async def test_a_creation_under_way_is_waited_for(start: Start) -> None:
     await asyncio.wait_for(waiting, 5)
 
 
+async def test_one_scan_finds_every_creation(start: Start) -> None:
+    start("runc", "--root", "/nowhere", "create", "--bundle", "/nowhere", POD)
+    start("runc", "--root", "/nowhere", "delete", OTHER)
+    found = await shims.being_created()
+    assert POD in found and OTHER not in found
+
+
 async def test_a_creation_that_does_not_end_is_killed(start: Start) -> None:
     runtime = start("runc", "create", "--bundle", "/nowhere", POD)
     await shims.creation_ended(POD, 0.05)
