@@ -79,19 +79,20 @@ function searched({ rows, rpcs, messages, targets, sources, functions }) {
     ({ kind, title, url, detail, why, low: title.toLowerCase(), rest: `${detail} ${why}`.toLowerCase() }));
 }
 
-/** The best items for the words of a query: in the title before the rest, at the start of a part before elsewhere. */
+/** The best items for the words of a query: in the title before the rest, at the start of a part
+    before elsewhere; what has a page or writers before sources and functions. */
 function best(items, query) {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return [];
   const scored = [];
   for (const item of items) {
-    let score = item.low === query.toLowerCase() ? 40 : 0;
+    let score = (item.low === query.toLowerCase() ? 40 : 0) + (/source|function/.test(item.kind) ? 0 : 4);
     for (const one of words) {
       const at = item.low.indexOf(one);
       if (at === 0) score += 12;
       else if (at > 0) score += /[^a-z0-9]/.test(item.low[at - 1]) ? 9 : 6;
       else if (item.rest.includes(one)) score += 2;
-      else { score = -1; break; }
+      else { score = 0; break; }
     }
     if (score > 0) scored.push([score - item.low.length / 100, item]);
   }
