@@ -100,11 +100,9 @@ def test_it_is_the_same_whatever_the_order_of_sets_and_takes_less_than_5_seconds
 def test_the_first_paint_comes_within_200_ms(tab: Tab, address: str, page: str) -> None:
     """The best of several loads, because other load on the machine only adds to it."""
     best = 10_000.0
-    for _ in range(25):
+    for _ in range(5):
         tab.open(f"{address}/{page}")
         best = min(best, tab.value("performance.getEntriesByName('first-paint')[0].startTime"))
-        if best < 200:
-            break
     print(f"{page}: first paint after {best:.0f} ms")
     assert best < 200
 
