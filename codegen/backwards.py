@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from codegen import plan
+from codegen import provenance
 from codegen.generate import Translation
 from codegen.model import (
     Computed,
@@ -64,7 +64,7 @@ def _covers(above: str, below: str) -> bool:
 
 
 def _targets(found: Translation) -> Iterator[Link]:
-    for target, origins in plan.origins(found.mapped).items():
+    for target, origins in provenance.origins(found.mapped).items():
         for origin in origins:
             yield Link(target, WRITTEN, origin.field, origin.entry)
 

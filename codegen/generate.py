@@ -29,6 +29,7 @@ from codegen import (
     project,
     proto_api,
     protoc,
+    provenance,
     render,
     resolve,
     rpc,
@@ -382,7 +383,7 @@ def shared(whole: Project) -> dict[str, Any]:
         "ignored": ignored(found.files),
         "messages": [found.mapped[name] for name in found.api.messages],
         "counts": counts(found.files.values()),
-        "origins": plan.origins(found.mapped),
+        "origins": provenance.origins(found.mapped),
         "defaults": _defaults(whole.defaults, settings, found.document),
     }
 

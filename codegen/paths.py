@@ -60,12 +60,7 @@ class Paths:
                 )
             known = self._members(found.kind)
             if step not in known:
-                raise SpecError(
-                    f"{found.path} ({found.kind}) has no {step}",
-                    place,
-                    nearest(step, known) or (one_of(known) if known else "it has no parts"),
-                    "unknown-source",
-                )
+                raise _no_step(found.path, found.kind, step, known, place)
             found = self._step(found, step)
         return found
 
@@ -89,12 +84,7 @@ class Paths:
         for step in path.split("."):
             known = self._members(found.kind)
             if step not in known:
-                raise SpecError(
-                    f"{found.path or name} ({found.kind}) has no {step}",
-                    place,
-                    nearest(step, known) or (one_of(known) if known else "it has no parts"),
-                    "unknown-source",
-                )
+                raise _no_step(found.path or name, found.kind, step, known, place)
             found = self._step(found, step)
         return found
 
@@ -268,3 +258,15 @@ class Paths:
             told_by=steps if presence else before.told_by,
             fields=(*before.fields, f"{before.kind.ref}.{step}") if received else before.fields,
         )
+
+
+def _no_step(
+    walked: str, kind: Kind, step: str, known: Mapping[str, Kind], place: Place
+) -> SpecError:
+    """The refusal of a source whose next step does not exist."""
+    return SpecError(
+        f"{walked} ({kind}) has no {step}",
+        place,
+        nearest(step, known) or (one_of(known) if known else "it has no parts"),
+        "unknown-source",
+    )

@@ -26,6 +26,7 @@ from runtime.transforms import (
     security,
     selinux,
     signals,
+    sysctls,
     users,
 )
 
@@ -773,8 +774,8 @@ def plan_sandbox(
             mode=(userns_options.mode if namespace_options.HasField("userns_options") else None),
             gids=id_mapping.items(userns_options.gids),
         ),
-        # plan.network_first, by sandboxes.names_interface
-        network_first=sandboxes.names_interface(sysctls=linux.sysctls),
+        # plan.network_first, by sysctls.names_interface
+        network_first=sysctls.names_interface(sysctls=linux.sysctls),
         # plan.shares_node_ipc, by sandboxes.shares_node
         shares_node_ipc=sandboxes.shares_node(mode=namespace_options.ipc),
         # plan.pod_cgroup <- linux.cgroup_parent

@@ -1350,7 +1350,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry(
             field="PodSandboxConfig.linux.sysctls",
             fate="compute",
-            by="namespaces.sysctls",
+            by="sysctls.of_pod",
             inputs=(
                 "sysctls",
                 "security_context.namespace_options.network",
@@ -2244,7 +2244,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry(
             field="PodSandboxConfig.linux",
             fate="compute",
-            by="sandboxes.names_interface",
+            by="sysctls.names_interface",
             inputs=("sysctls",),
             when="always",
             why="A sysctl of an interface can only be set when the interface exists. In that case CNI runs before the pause task instead of in parallel with it.",

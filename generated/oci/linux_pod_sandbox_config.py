@@ -8,7 +8,7 @@ from __future__ import annotations
 from generated.cri import api_pb2
 from generated.oci import linux_sandbox_security_context, types
 from runtime.transforms import annotations as annotations_transforms
-from runtime.transforms import cgroups, facts, namespaces
+from runtime.transforms import cgroups, facts, sysctls
 
 
 def apply(
@@ -34,7 +34,7 @@ def apply(
         src.security_context, out, handler=handler, host=host, sandbox=sandbox
     )
     # sysctls -> linux.sysctl
-    out.linux.sysctl = namespaces.sysctls(
+    out.linux.sysctl = sysctls.of_pod(
         sysctls=src.sysctls,
         network=namespace_options.network,
         userns_mode=(

@@ -1,8 +1,8 @@
-"""The namespaces that a container creates or joins, and the sysctls that belong to them."""
+"""The namespaces that a container creates or joins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from generated.cri import api_pb2
 from generated.oci import types
@@ -13,11 +13,6 @@ _USERNS_FIELD = f"{_OPTIONS_FIELD}.userns_options"
 
 _IDS = (1 << 32) - 1
 """How many ids the kernel has; the last number of 32 bits means no id."""
-
-_SYSCTLS_SINCE = (4, 11)
-"""The first kernel with both sysctls."""
-_ALL_PORTS = ("net.ipv4.ip_unprivileged_port_start", "0")
-_ALL_GROUPS_PING = ("net.ipv4.ping_group_range", "0 2147483647")
 
 
 def network_of_pod(
@@ -198,38 +193,6 @@ def joined_mapping(*, of_pod: Sequence[types.LinuxIDMapping]) -> str:
 def mapping_label(ranges: Sequence[types.LinuxIDMapping]) -> str:
     """``inside:outside:count`` for each range, the format of containerd's snapshot labels."""
     return ",".join(f"{one.containerID}:{one.hostID}:{one.size}" for one in ranges)
-
-
-def sysctls(
-    *,
-    sysctls: Mapping[str, str],
-    network: api_pb2.NamespaceMode,
-    userns_mode: api_pb2.NamespaceMode | None,
-    kernel: tuple[int, int],
-    unprivileged_ports: bool,
-    unprivileged_icmp: bool,
-    in_user_namespace: bool,
-) -> dict[str, str]:
-    """The requested sysctls, and two for pods with a network of their own, which replace a
-    capability: low ports and ping.
-
-    The kernel refuses a range with groups that do not exist in the user namespace of the pod or of
-    this server; then ping keeps the kernel's default.
-    """
-    for name, value in sysctls.items():
-        if not value or not name or ".." in name or name[0] in "./":
-            raise InvalidArgument(
-                "must be a kernel parameter, such as net.core.somaxconn, with a value, not"
-                f" {name!r}: {value!r}",
-                field="config.linux.sysctls",
-            )
-    found: dict[str, str] = {}
-    if network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
-        if unprivileged_ports:
-            found.update([_ALL_PORTS])
-        if unprivileged_icmp and not in_user_namespace and not is_own_userns(userns_mode):
-            found.update([_ALL_GROUPS_PING])
-    return {**found, **sysctls}
 
 
 def joins_container(*, mode: api_pb2.NamespaceMode) -> bool:

@@ -3,7 +3,6 @@ record says it otherwise."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -15,8 +14,6 @@ UNTRUSTED: Final = "untrusted"
 """The runtime handler of pods with the annotation for untrusted workloads."""
 
 _UNTRUSTED_ANNOTATION: Final = "io.kubernetes.cri.untrusted-workload"
-_INTERFACE_SYSCTL: Final = re.compile(r"net[./]\w+[./](conf|neigh)[./](?!(all|default|lo)[./])")
-"""Sysctls of one interface, which exists only after CNI ADD."""
 
 
 def cri_state(*, state: lifecycle.SandboxState) -> api_pb2.PodSandboxState:
@@ -69,11 +66,6 @@ def handler_name(requested: str, *, untrusted: bool) -> str:
             field="runtime_handler",
         )
     return UNTRUSTED
-
-
-def names_interface(*, sysctls: Mapping[str, str]) -> bool:
-    """Whether a sysctl belongs to one network interface, which must exist first."""
-    return any(_INTERFACE_SYSCTL.match(key) for key in sysctls)
 
 
 def etc_hostname(*, hostname: str, node_hostname: str) -> str:

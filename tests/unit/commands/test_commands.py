@@ -132,7 +132,7 @@ def test_plan_values_are_explained_too() -> None:
     assert found["plan.pod_name"].value == "web_shop__0"
     assert found["plan.network_first"].value is True
     (entry,) = found["plan.network_first"].entries
-    assert (entry.by, entry.inputs) == ("sandboxes.names_interface", ("sysctls",))
+    assert (entry.by, entry.inputs) == ("sysctls.names_interface", ("sysctls",))
     assert {e.field for e in found["plan.pod_name"].entries} == {
         f"PodSandboxConfig.metadata.{field}" for field in ("name", "namespace", "uid", "attempt")
     }

@@ -24,7 +24,7 @@ from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
 from runtime.store import records
-from runtime.transforms import facts, sandboxes
+from runtime.transforms import facts, sysctls
 
 from .fakes import World, run_request
 
@@ -152,7 +152,7 @@ async def test_an_interface_sysctl_waits_for_the_interface(world: World) -> None
     ],
 )
 def test_which_sysctls_name_an_interface(key: str, named: bool) -> None:
-    assert sandboxes.names_interface(sysctls={key: "1"}) is named
+    assert sysctls.names_interface(sysctls={key: "1"}) is named
 
 
 async def test_a_pod_on_the_nodes_network_needs_no_cni(world: World, namespaces: set[str]) -> None:

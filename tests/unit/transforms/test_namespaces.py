@@ -12,7 +12,7 @@ from generated.lifecycle import SandboxState
 from generated.oci import defaults, namespace_option, types
 from generated.validators import user_namespace as validators
 from runtime.errors import InvalidArgument
-from runtime.transforms import facts, namespaces
+from runtime.transforms import facts, namespaces, sysctls
 
 CONTAINER, NODE, POD, TARGET = api_pb2.CONTAINER, api_pb2.NODE, api_pb2.POD, api_pb2.TARGET
 
@@ -262,7 +262,7 @@ def test_sysctls(
     expected: dict[str, str],
 ) -> None:
     assert (
-        namespaces.sysctls(
+        sysctls.of_pod(
             sysctls=given,
             network=asked.network if asked else POD,
             userns_mode=mode_of(asked),
@@ -276,7 +276,7 @@ def test_sysctls(
 
 
 def test_ping_keeps_the_kernels_default_if_groups_are_missing() -> None:
-    found = namespaces.sysctls(
+    found = sysctls.of_pod(
         sysctls={},
         network=POD,
         userns_mode=None,
@@ -294,7 +294,7 @@ def test_ping_keeps_the_kernels_default_if_groups_are_missing() -> None:
 )
 def test_an_invalid_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must be a kernel param"):
-        namespaces.sysctls(
+        sysctls.of_pod(
             sysctls=asked,
             network=POD,
             userns_mode=None,
