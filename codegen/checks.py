@@ -115,7 +115,7 @@ def _check_values(field: Field, rule: Rule, kind: Kind) -> None:
 
 def wrapped(kind: Kind, api: Api) -> Kind | None:
     """The number inside a message that wraps it and nothing else."""
-    if kind.name != "message":
+    if kind.name != "message" or kind.ref not in api.messages:
         return None
     fields = api.messages[kind.ref].fields
     return fields["value"].kind if list(fields) == ["value"] else None

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from codegen.errors import Place
 
 
 def snake(name: str) -> str:
-    """The module name for a message: ``OrderLine`` -> ``order_line``."""
+    """The module name for a message: ``OrderLine`` -> ``order_line``, ``Order.Line`` too."""
     spaced = re.sub(
         r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", name.replace("UInt", "Uint")
     )
-    return spaced.lower()
+    return spaced.lower().replace("._", "_").replace(".", "_")
+
+
+def split_partner(partner: str, messages: Collection[str]) -> tuple[str, str]:
+    """The message in ``Message.field`` or ``Message.some.target``, which may be a nested one, and
+    the rest."""
+    parts = partner.split(".")
+    for size in range(len(parts) - 1, 0, -1):
+        if ".".join(parts[:size]) in messages:
+            return ".".join(parts[:size]), ".".join(parts[size:])
+    return parts[0], ".".join(parts[1:])
 
 
 # --- kinds of values ------------------------------------------------------------------------
@@ -149,6 +159,8 @@ class Method:
     response: str
     streams: bool
     """Whether the server answers with a stream."""
+    takes_stream: bool
+    """Whether the client sends a stream."""
     since: str
 
 

@@ -3,6 +3,7 @@ invalid step."""
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ class Paths:
         if head in roots and not (rest and own and self._only_in_field(own, head, rest[0], place)):
             start = Source(head, head, (), roots[head])
         elif own is not None and head in own.fields:
-            start = self._step(Source("", None, (), Kind("message", own.name)), head)
+            start = self._step(Source("", None, (), Kind("message", own.name)), head, place)
         else:
             raise SpecError(
                 f"{path} begins with {head}, which is neither "
@@ -61,7 +62,7 @@ class Paths:
             known = self._members(found.kind)
             if step not in known:
                 raise _no_step(found.path, found.kind, step, known, place)
-            found = self._step(found, step)
+            found = self._step(found, step, place)
         return found
 
     def _only_in_field(self, own: Message, head: str, step: str, place: Place) -> bool:
@@ -85,7 +86,7 @@ class Paths:
             known = self._members(found.kind)
             if step not in known:
                 raise _no_step(found.path or name, found.kind, step, known, place)
-            found = self._step(found, step)
+            found = self._step(found, step, place)
         return found
 
     def target(self, path: str, place: Place) -> Target:
@@ -236,6 +237,8 @@ class Paths:
             case "record":
                 return self.sources.records[kind.ref].fields
             case "message":
+                if kind.ref not in self.api.messages:
+                    return {}
                 return {n: f.kind for n, f in self.api.messages[kind.ref].fields.items()}
             case "object" | "json":
                 return {
@@ -244,7 +247,14 @@ class Paths:
                 }
         return {}
 
-    def _step(self, before: Source, step: str) -> Source:
+    def _step(self, before: Source, step: str, place: Place) -> Source:
+        if before.kind.name == "message" and keyword.iskeyword(step):
+            raise SpecError(
+                f"{before.kind.ref}.{step} is a word of Python, so generated code cannot read it",
+                place,
+                "give the message around it to the function",
+                "keyword-field",
+            )
         kind = self._members(before.kind)[step]
         steps = (*before.steps, step)
         received = before.kind.name == "message"

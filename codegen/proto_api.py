@@ -126,6 +126,7 @@ def api(
                     _local(m.input_type, file.package),
                     _local(m.output_type, file.package),
                     m.server_streaming,
+                    m.client_streaming,
                     born.get((service.name, m.name), version),
                 )
                 for m in service.method

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
@@ -17,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from codegen import load, project, proto_api, proto_text, protoc, stubs
+from codegen import load, project, proto_api, proto_options, proto_text, protoc, stubs
 from codegen.errors import Place, SpecError, one_of
 from codegen.project import ServedApi
 
@@ -146,7 +144,7 @@ def _read(source: Path) -> FileDescriptorSet:
     """The descriptors in ``source``, which is a descriptor set or ``.proto`` text."""
     try:
         if source.suffix == ".proto":
-            text = without_foreign_options(load.text_file(Path(), str(source)))
+            text = proto_options.without_foreign(load.text_file(Path(), str(source)))
             return protoc.descriptors({source.name: text}, {source.name: str(source)})
         return FileDescriptorSet.FromString(source.read_bytes())
     except OSError as error:
@@ -157,36 +155,6 @@ def _read(source: Path) -> FileDescriptorSet:
             Place(str(source)),
             "give the output of protoc --descriptor_set_out, or a file that ends with .proto",
         ) from error
-
-
-_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.S)
-_FOREIGN_IMPORT = re.compile(r'^\s*import\s+"[^"]*gogo\.proto"\s*;', re.M)
-_FILE_OPTION = re.compile(r"\boption\s+\([\w.]+\)[\w.]*\s*=\s*[^;]+;")
-_FIELD_OPTION = r"\(\s*[\w.]+\s*\)[\w.]*\s*=\s*(?:\"[^\"]*\"|[\w.+-]+)"
-_ONLY_OPTIONS = re.compile(rf"\[\s*{_FIELD_OPTION}(?:\s*,\s*{_FIELD_OPTION})*\s*\]")
-_LATER_OPTION = re.compile(rf",\s*{_FIELD_OPTION}")
-_FIRST_OPTION = re.compile(rf"\[\s*{_FIELD_OPTION}\s*,")
-
-
-def without_foreign_options(text: str) -> str:
-    """``text`` without comments and without extension options such as gogoproto's, which are
-    defined elsewhere and do not affect the wire format. Line numbers are kept."""
-    text = _COMMENT_OR_STRING.sub(
-        lambda m: m[0] if m[0].startswith('"') else "\n" * m[0].count("\n"), text
-    )
-    for pattern, replacement in (
-        (_FOREIGN_IMPORT, ""),
-        (_FILE_OPTION, ""),
-        (_ONLY_OPTIONS, ""),
-        (_LATER_OPTION, ""),
-        (_FIRST_OPTION, "["),
-    ):
-        text = pattern.sub(partial(_with_lines_kept, replacement), text)
-    return text
-
-
-def _with_lines_kept(replacement: str, match: re.Match[str]) -> str:
-    return replacement + "\n" * match[0].count("\n")
 
 
 def _merge(

@@ -319,7 +319,21 @@ class _Reader:
                 "undecided-rpc",
             )
         mutates = optional(entry, "mutates")
-        request = self.api.messages[method.request]
+        for name in {method.request, method.response} - self.api.messages.keys():
+            self.problems.add(
+                f"{method.name} is about {name}, which is not a message of {self.api.package}",
+                place,
+                "its handler could not be generated; codegen must first learn messages of others",
+                "foreign-message",
+            )
+        request = self.api.messages.get(method.request, Message(method.request, {}, method.since))
+        if method.takes_stream:
+            self.problems.add(
+                f"{method.name} takes a stream of {method.request}, which no handler can",
+                place,
+                "codegen must first learn to serve it, or to answer UNIMPLEMENTED",
+                "client-stream",
+            )
         if method.streams and subject is not None:
             self.problems.add(
                 f"{method.name} streams, so its handler can look up no object",
@@ -428,6 +442,8 @@ class _Reader:
         )
 
     def _only_list(self, message: str) -> Field | None:
+        if message not in self.api.messages:
+            return None
         fields = list(self.api.messages[message].fields.values())
         return fields[0] if len(fields) == 1 and fields[0].repeated else None
 
@@ -471,6 +487,14 @@ class _Reader:
                         path.place,
                         "only a message has fields",
                         "unknown-field",
+                    )
+                    return None
+                if found.message not in self.api.messages:
+                    self.problems.add(
+                        f"{found.message} is not a message of {self.api.package}",
+                        path.place,
+                        "name another field",
+                        "foreign-message",
                     )
                     return None
                 message = self.api.messages[found.message]

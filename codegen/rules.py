@@ -21,6 +21,7 @@ from codegen.model import (
     MappingFile,
     Plan,
     Target,
+    split_partner,
 )
 from codegen.plan import planned, plans_of_requests
 from codegen.rpc import Rpcs
@@ -80,6 +81,19 @@ def misnamed_file(all_: Everything) -> Iterator[Finding]:
             )
 
 
+def same_module(all_: Everything) -> Iterator[Finding]:
+    """Two messages do not share a mapping file and generated modules."""
+    first: dict[str, str] = {}
+    for message in all_.api.messages.values():
+        other = first.setdefault(message.module, message.name)
+        if other != message.name:
+            yield (
+                f"{other} and {message.name} would both be mapped in {message.module}.yaml",
+                Place(f"spec/mapping/{message.module}.yaml"),
+                "codegen/model.py must first learn to tell their modules apart",
+            )
+
+
 def field_without_fate(all_: Everything) -> Iterator[Finding]:
     """Every field of a message has an entry."""
     for file in all_.files.values():
@@ -127,7 +141,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
                 continue
             owner, name, place = mapped, entry.partner, entry.keys["with"]
             if entry.with_another:
-                message, _, name = entry.partner.partition(".")
+                message, name = split_partner(entry.partner, all_.mapped)
                 if message not in all_.mapped:
                     yield (
                         f"{entry.name} says with {entry.partner}, but no message is {message}",
@@ -473,6 +487,7 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "message-without-mapping": unmapped_message,
     "unknown-message": unknown_message,
     "misnamed-file": misnamed_file,
+    "same-module": same_module,
     "field-without-fate": field_without_fate,
     "undecided-field": undecided_field,
     "unknown-field": unknown_field,

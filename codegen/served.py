@@ -18,10 +18,20 @@ def check_operations(rpcs: Rpcs, sources: Sources, problems: Problems) -> None:
     for noun in rpcs.nouns:
         file = f"{sources.settings.code}/{noun.name}/operations.py"
         tree = sources.tree(file)
-        methods = set(_methods(tree, noun)) if tree is not None else None
+        methods = dict(_methods(tree, noun)) if tree is not None else None
         for rpc in noun.rpcs:
             operation = rpc.operation
-            if operation is None or (methods is not None and operation.method in methods):
+            if operation is None:
+                continue
+            if methods is not None and operation.method in methods:
+                if _is_stream(methods[operation.method]) not in (rpc.method.streams, None):
+                    wanted = "a stream" if rpc.method.streams else "one response"
+                    problems.add(
+                        f"{rpc.name} answers with {wanted}, which {operation} does not",
+                        operation.place,
+                        "write async def with yield for a stream, without for one response",
+                        "unknown-operation",
+                    )
                 continue
             known = sources.operations() if methods is None else methods
             word = noun.name if methods is None else operation.method
@@ -38,16 +48,33 @@ def check_operations(rpcs: Rpcs, sources: Sources, problems: Problems) -> None:
             )
 
 
-def _methods(tree: ast.Module, noun: Noun) -> Iterator[str]:
+_Method = ast.FunctionDef | ast.AsyncFunctionDef | None
+
+
+def _is_stream(method: _Method) -> bool | None:
+    """Whether a method gives a stream; None if that cannot be seen."""
+    if not isinstance(method, ast.AsyncFunctionDef):
+        return None
+    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    nested = {
+        id(n)
+        for d in ast.walk(method)
+        if isinstance(d, inner) and d is not method
+        for n in ast.walk(d)
+    }
+    return any(isinstance(n, ast.Yield) and id(n) not in nested for n in ast.walk(method))
+
+
+def _methods(tree: ast.Module, noun: Noun) -> Iterator[tuple[str, _Method]]:
     """The methods of the noun's class, which it may bind by assignment."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == noun.python_class:
             for part in statements(node.body):
                 match part:
                     case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                        yield name
+                        yield name, part
                     case ast.Assign(targets=targets):
-                        yield from (t.id for t in targets if isinstance(t, ast.Name))
+                        yield from ((t.id, None) for t in targets if isinstance(t, ast.Name))
 
 
 def check_events(lifecycle: Lifecycle, sources: Sources, problems: Problems) -> None:

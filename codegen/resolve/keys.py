@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 
 from codegen.errors import SpecError, one_of
@@ -20,7 +21,17 @@ _ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
 
 
 def check(scope: Scope, entry: Entry) -> None:
-    """Raise SpecError for the first key that is not allowed."""
+    """Raise SpecError for the first key that is not allowed, and for a field that generated code
+    could not name."""
+    named = not (entry.is_ignored or entry.with_another or scope.is_target(entry))
+    if named and keyword.iskeyword(entry.name):
+        raise SpecError(
+            f"{scope.message.name}.{entry.name} is a word of Python, so generated code cannot read"
+            " or set it",
+            entry.place,
+            "let a function of another entry take the message around it, and name that in with:",
+            "keyword-field",
+        )
     for key, place in entry.keys.items():
         if key == entry.fate or key in _ALWAYS or scope.is_target(entry):
             continue

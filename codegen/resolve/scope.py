@@ -46,6 +46,14 @@ class Scope:
                 "name the target instead of `fields`",
                 "fields-do-not-fit",
             )
+        if field.message not in self.paths.api.messages:
+            raise SpecError(
+                f"{entry.name} is {field.message}, which is not a message of"
+                f" {self.paths.api.package} and has no mapping",
+                entry.value_place,
+                "give the whole field to a function, or make it unmapped",
+                "foreign-message",
+            )
         return field.message
 
 
