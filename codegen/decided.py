@@ -100,8 +100,15 @@ def _check_enum(
         elif before[value] != definition:
             said.append(f"{value} = {before[value]} → {definition}")
     said += [f"{value} = {definition} is gone" for definition, value in gone.items()]
-    if said:
-        users = ", ".join(_fields_of(file, owner)) or "no field"
+    users = ", ".join(_fields_of(file, owner)) or "no field"
+    if said and not before:
+        problems.add(
+            f"not recorded as decided: {owner}",
+            recorded.place(owner),
+            f"used by {users}; look at them, then run: cri-codegen decide {owner}",
+            "not-recorded",
+        )
+    elif said:
         problems.add(
             f"{owner} has changed since it was decided: {'; '.join(said)}",
             recorded.place(owner),

@@ -122,6 +122,17 @@ async def test_the_handlers_look_up_and_check_states_over_grpc(module: Any, tmp_
     await server.stop(None)
 
 
+def test_what_was_never_decided_is_not_said_to_have_changed(
+    jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(jobs, tmp_path / "jobs")
+    (tmp_path / "jobs/spec/decided.yaml").unlink()
+    assert main(["--root", str(tmp_path / "jobs"), "check"]) == 1
+    told = capsys.readouterr().err
+    assert "not recorded as decided: JobState" in told
+    assert "has changed" not in told
+
+
 @pytest.mark.parametrize(
     ("command", "printed"),
     [
