@@ -118,7 +118,7 @@ def _environment() -> jinja2.Environment:
         "word": _word,
         "percent": _percent,
         "reason": reason,
-        "several": _several,
+        "anchors": anchors,
         "short": _short,
     }
     return environment
@@ -156,9 +156,21 @@ def reason(why: str, entry: str) -> Reason:
     return Reason("\n".join(lines), entry[: written.start()] + mark + ("\n" + rest if rest else ""))
 
 
-def _several(changes: Iterable[Named]) -> set[str]:
-    """The subjects of more than one change."""
-    return {name for name, count in Counter(c.subject for c in changes).items() if count > 1}
+def anchors(changes: Iterable[Named], prefix: str) -> dict[Named, str]:
+    """The fragment of each change: its subject; of several with one subject, also their kinds, and
+    of several with one kind their numbers."""
+    every = list(dict.fromkeys(changes))
+    subjects = Counter(change.subject for change in every)
+    kinds: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for change in every:
+        kinds[change.subject, change.kind] += 1
+        number = kinds[change.subject, change.kind]
+        parts = [prefix, change.subject]
+        parts += [change.kind] if subjects[change.subject] > 1 else []
+        parts += [str(number)] if number > 1 else []
+        found[change] = ":".join(parts)
+    return found
 
 
 def _short(place: str, site: Site) -> str:

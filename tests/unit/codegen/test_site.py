@@ -213,6 +213,21 @@ def test_history_says_when_a_field_came_and_what_happened_to_it() -> None:
     assert shown == len(changes)
 
 
+def test_every_change_has_an_address_of_its_own() -> None:
+    changes = [
+        diff.Named("rule-lost", "A.b", "range"),
+        diff.Named("rule-lost", "A.b", "required"),
+        diff.Named("fate-changed", "A.b"),
+        diff.Named("fate-changed", "A.c"),
+    ]
+    assert list(write.anchors(changes, "since").values()) == [
+        "since:A.b:rule-lost",
+        "since:A.b:rule-lost:2",
+        "since:A.b:fate-changed",
+        "since:A.c",
+    ]
+
+
 def test_the_tree_of_targets_answers_who_writes_one() -> None:
     tree = targets.tree(site().links_written)
     node = tree
