@@ -30,6 +30,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.containerd import containers_pb2
 from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.linux.files import replacing
 from runtime.transforms import facts
 
 IMAGES: Final = "checkpoint"
@@ -135,20 +136,13 @@ def write(directory: Path, archive: Path, *, log_file: str, log_size: int) -> No
     """
     if log_file:
         _copy_regular(log_file, directory / LOG, log_size)
-    unfinished = archive.with_name(f".{archive.name}.new")
-    unfinished.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with (
-            open(os.open(unfinished, flags, _PRIVATE), "wb") as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for path in sorted(directory.rglob("*")):
-                tar.add(path, path.relative_to(directory).as_posix(), recursive=False)
-        unfinished.rename(archive)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with (
+        replacing(archive, mode=_PRIVATE, durable=False) as descriptor,
+        open(descriptor, "wb", closefd=False) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(directory.rglob("*")):
+            tar.add(path, path.relative_to(directory).as_posix(), recursive=False)
 
 
 def _copy_regular(source: str, target: Path, limit: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -14,12 +16,22 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = T
     this process is safe. Raises OSError, e.g. if the disk is full; the old file is then unchanged.
     A file can have only one writer at a time.
     """
+    with replacing(path, mode=mode, durable=durable) as descriptor:
+        _write_all(descriptor, data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[int]:
+    """Like `write_whole`, for content that the block writes to the descriptor it is given.
+
+    If the block fails, the old file is unchanged.
+    """
     unfinished = path.with_name(f".{path.name}.new")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = _created(unfinished, mode)
     try:
         try:
             os.fchmod(descriptor, mode)
-            _write_all(descriptor, data)
+            yield descriptor
             if durable:
                 os.fdatasync(descriptor)
         finally:
@@ -28,6 +40,16 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = T
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _created(path: Path, mode: int) -> int:
+    """A new file, never one that others may have open or a link to another place."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:  # an earlier writer was killed
+        path.unlink()
+        return os.open(path, flags, mode)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
