@@ -37,6 +37,12 @@ def _generate(arguments: argparse.Namespace, root: Path) -> int:
 def _check(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import project, verify
 
+    if arguments.against is not None:
+        from codegen import diff
+
+        unreasoned = diff.unreasoned(root, arguments.against)
+        if unreasoned:
+            raise SpecError.of(unreasoned)
     output = project.read(root).output
     if verify.known_good(root):
         return 0
@@ -118,7 +124,8 @@ def _diff(arguments: argparse.Namespace, root: Path) -> int:
     else:
         after = diff.at_revision(root, new) if new else diff.in_folder(root)
         found = diff.of_specifications(diff.at_revision(root, old), after)
-    print(diff.markdown(old, new or "the working tree", found))
+    written = diff.as_json if arguments.json else diff.markdown
+    print(written(old, new or "the working tree", found))
     return 0
 
 
@@ -190,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     checked = commands.add_parser(
         "check", help="fail, with a diff, if generate would change a file"
     )
+    checked.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="a git revision: each change of the mapping since then that can break what runs must"
+        " have its reason in the entry, under `changed:`",
+    )
     checked.set_defaults(run=_check)
 
     taken = commands.add_parser("import", help="normalise a published API and pin it under spec/")
@@ -228,9 +241,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     decided.set_defaults(run=_decide)
 
-    compared = commands.add_parser("diff", help="named changes, as Markdown")
+    compared = commands.add_parser(
+        "diff", help="named changes and what each means, as Markdown or JSON"
+    )
     compared.add_argument("old", help="a pinned version, or a git revision")
     compared.add_argument("new", nargs="?", help="the same; default: the working tree's spec/")
+    compared.add_argument("--json", action="store_true", help="as JSON")
     compared.set_defaults(run=_diff)
 
     explained = commands.add_parser(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
     lifecycle,
     load,
+    mapping_diff,
     mapping_file,
     metrics,
     project,
@@ -24,10 +25,17 @@ from codegen import (
     rpc,
     stubs,
 )
-from codegen.errors import Place, Problems, SpecError
-from codegen.model import Entry, MappingFile, Rule
+from codegen.errors import Fault, Place, Problems, SpecError
+from codegen.model import MappingFile
 
-_Part = TypeVar("_Part")
+Value = str | tuple[str, ...]
+CLASSES: Mapping[str, str] = {
+    proto_diff.WIRE_BREAKING: proto_diff.CLASSES[proto_diff.WIRE_BREAKING],
+    mapping_diff.DANGEROUS: mapping_diff.CLASSES[mapping_diff.DANGEROUS],
+    **proto_diff.CLASSES,
+    **mapping_diff.CLASSES,
+}
+"""What a change means, the gravest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ class Named:
     subject: str
     detail: str = ""
     effect: str = ""
-    """The class of a change of the API, one of ``proto_diff.CLASSES``."""
+    """What the change means: one of `CLASSES`."""
 
     def markdown(self) -> str:
         return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
@@ -51,18 +59,7 @@ def of_protos(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]
 
 def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) -> list[Named]:
     """What changed from one mapping to another."""
-    found = list(_keys("message", old, new))
-    for name in _both(old, new):
-        found += _changed("flow-changed", name, old[name].flow, new[name].flow)
-        found += _changed("item-changed", name, _item(old[name]), _item(new[name]))
-        for before, after in (
-            (old[name].entries, new[name].entries),
-            (old[name].targets, new[name].targets),
-        ):
-            found += _keys("entry", before, after, f"{name}.", lambda entry: entry.in_words)
-            for entry in _both(before, after):
-                found += _entry(f"{name}.{entry}", before[entry], after[entry])
-    return found
+    return [Named(c.kind, c.subject, c.detail, c.effect) for c in mapping_diff.changes(old, new)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +68,19 @@ class Specification:
 
     proto: FileDescriptorProto
     mapping: Mapping[str, MappingFile]
-    tables: Mapping[str, str]
+    tables: Mapping[str, Value]
     """Every value of rpc.yaml, lifecycle.yaml and metrics.yaml, by its dotted path."""
+    defaults: Mapping[str, Value]
+    """Every value of the default documents, likewise."""
 
 
 def of_specifications(old: Specification, new: Specification) -> list[Named]:
     """What changed from one state of spec/ to another."""
     return [
-        *of_protos(old.proto, new.proto),
         *of_mappings(old.mapping, new.mapping),
-        *_keys("table", old.tables, new.tables, detail=str),
-        *(
-            change
-            for path in _both(old.tables, new.tables)
-            for change in _changed("table-changed", path, old.tables[path], new.tables[path])
-        ),
+        *_values("default", old.defaults, new.defaults, gained=mapping_diff.DANGEROUS),
+        *_values("table", old.tables, new.tables, gained=mapping_diff.SAFE),
+        *of_protos(old.proto, new.proto),
     ]
 
 
@@ -107,6 +102,13 @@ def at_revision(root: Path, revision: str) -> Specification:
         return in_folder(Path(folder))
 
 
+def unreasoned(root: Path, revision: str) -> list[Fault]:
+    """A fault for each change of the mapping since ``revision`` that can break what runs and has no
+    reason written in spec/."""
+    before, after = at_revision(root, revision), in_folder(root)
+    return mapping_diff.unreasoned(before.mapping, after.mapping, revision)
+
+
 def in_folder(root: Path) -> Specification:
     """The specification in a folder; raises SpecError if the mapping violates its schema."""
     problems = Problems()
@@ -121,10 +123,24 @@ def in_folder(root: Path) -> Specification:
         if (root / name).is_file()  # an older revision has no metrics
         for path, value in _flat(load.yaml_file(root, name).plain(), Path(name).stem)
     }
-    return Specification(proto, files, tables)
+    defaults = {
+        path: value
+        for name, default in project.read(root).defaults.items()
+        if (root / default.file).is_file()
+        for path, value in _default(root, name, default)
+    }
+    return Specification(proto, files, tables, defaults)
 
 
-def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
+def _default(root: Path, name: str, default: project.Default) -> Iterator[tuple[str, Value]]:
+    text = load.text_file(root, default.file)
+    if default.form == "text":
+        yield name, text
+    else:
+        yield from _flat(json.loads(text), name)
+
+
+def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, Value]]:
     """Every scalar below ``value``, and every list of scalars, with its dotted path."""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -133,15 +149,42 @@ def _flat(value: load.Plain, path: str) -> Iterator[tuple[str, str]]:
         for number, inner in enumerate(value):
             yield from _flat(inner, f"{path}.{number}")
     elif not path.endswith(".why"):
-        yield path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield path, tuple(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _values(
+    what: str, old: Mapping[str, Value], new: Mapping[str, Value], *, gained: str
+) -> Iterator[Named]:
+    for path, value in new.items():
+        if path not in old:
+            yield Named(f"{what}-gained", path, _text(value), gained)
+        elif old[path] != value:
+            yield Named(
+                f"{what}-changed", path, _difference(old[path], value), mapping_diff.DANGEROUS
+            )
+    for path, value in old.items():
+        if path not in new:
+            yield Named(f"{what}-lost", path, _text(value), mapping_diff.DANGEROUS)
+
+
+def _difference(old: Value, new: Value) -> str:
+    """Old → new; of lists with other members, only those."""
+    if isinstance(old, tuple) and isinstance(new, tuple) and set(old) != set(new):
+        members = [f"+{one}" for one in new if one not in old]
+        return ", ".join([*members, *(f"-{one}" for one in old if one not in new)])
+    return f"{_text(old)} → {_text(new)}"
+
+
+def _text(value: Value) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else value
+    return text if "\n" not in text else f"a text of {len(text.splitlines())} lines"
 
 
 def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
-    """The changes as a page: those of the mapping, then those of the API by class, each grouped by
-    kind in alphabetical order."""
+    """The changes as a page, by what they mean, the gravest first; in alphabetical order."""
     every = list(changes)
-    lines = sorted(change.markdown() for change in every if not change.effect)
-    for effect, meaning in proto_diff.CLASSES.items():
+    lines: list[str] = []
+    for effect, meaning in CLASSES.items():
         of_class = sorted(change.markdown() for change in every if change.effect == effect)
         if of_class:
             title = f"### {effect[:1].upper()}{effect[1:]} ({len(of_class)}): {meaning}"
@@ -149,66 +192,7 @@ def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
     return "\n".join([f"## {old} → {new}", "", *(lines or ["Nothing changed."])])
 
 
-def rule_text(rule: Rule) -> str:
-    """A rule in one line."""
-    return f"{rule.name} {', '.join(map(str, rule.values))}".strip()
-
-
-def _both(old: Mapping[str, _Part], new: Mapping[str, _Part]) -> list[str]:
-    return [name for name in new if name in old]
-
-
-def _keys(
-    what: str,
-    old: Mapping[str, _Part],
-    new: Mapping[str, _Part],
-    prefix: str = "",
-    detail: Callable[[_Part], str] = lambda _: "",
-) -> Iterator[Named]:
-    for name in new:
-        if name not in old:
-            yield Named(f"{what}-gained", prefix + name, detail(new[name]))
-    for name in old:
-        if name not in new:
-            yield Named(f"{what}-lost", prefix + name, detail(old[name]))
-
-
-def _changed(kind: str, subject: str, before: object, after: object) -> Iterator[Named]:
-    if before != after:
-        yield Named(kind, subject, f"{before or 'nothing'} → {after or 'nothing'}")
-
-
-def _entry(subject: str, old: Entry, new: Entry) -> Iterator[Named]:
-    if old.fate != new.fate:
-        yield Named("fate-changed", subject, f"{old.in_words} → {new.in_words}")
-        return
-    moved = {
-        "copy": "target-moved",
-        "compute": "target-moved",
-        "match": "comparison-changed",
-        "handled_by": "handler-moved",
-        "unmapped": "reason-changed",
-    }[new.fate]
-    yield from _changed(moved, subject, old.value, new.value)
-    yield from _changed("condition-changed", subject, old.when, new.when)
-    yield from _changed("transform-changed", subject, old.by, new.by)
-    yield from _changed("inputs-changed", subject, _inputs(old), _inputs(new))
-    yield from _changed("merge-changed", subject, old.merge, new.merge)
-    yield from _changed("partner-changed", subject, old.partner, new.partner)
-    yield from _changed("refusal-changed", subject, old.if_set, new.if_set)
-    yield from _changed("issue-changed", subject, old.issue, new.issue)
-    before, after = ({rule_text(rule): rule for rule in entry.rules} for entry in (old, new))
-    yield from _keys("rule", before, after, f"{subject}: ")
-    if old.why != new.why:
-        yield Named("reason-reworded", subject)
-
-
-def _item(file: MappingFile) -> str | None:
-    return file.items_in_words or None
-
-
-def _inputs(entry: Entry) -> str:
-    return ", ".join(
-        i.path if i.argument == i.path.rpartition(".")[2] else f"{i.path} as {i.argument}"
-        for i in entry.inputs
-    )
+def as_json(old: str, new: str, changes: Iterable[Named]) -> str:
+    """The changes as a JSON object, in the order in which they were found."""
+    named = [asdict(change) for change in changes]
+    return json.dumps({"old": old, "new": new, "changes": named}, indent=2, ensure_ascii=False)

@@ -76,6 +76,7 @@ def from_node(
         entries=_entries(child(node, "fields")),
         targets=_entries(optional(node, "targets")),
         faulty=faulty,
+        changed=_word(node, "changed"),
     )
 
 
@@ -129,6 +130,7 @@ def _entry(key: Key, node: Node) -> Entry:
         if_set=_word(node, "if_set") or "ignore",
         issue=_word(node, "issue"),
         like=_word(node, "like"),
+        changed=_word(node, "changed"),
     )
 
 

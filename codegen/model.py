@@ -323,6 +323,8 @@ class Entry:
     if_set: str = "ignore"
     issue: str | None = None
     like: str | None = None
+    changed: str | None = None
+    """Why the entry was changed, and what happens to what runs."""
 
     @property
     def by_fields(self) -> bool:
@@ -409,6 +411,8 @@ class MappingFile:
     targets: Mapping[str, Entry]
     faulty: frozenset[str] = frozenset()
     """Fields and targets whose entry violates the schema, which is reported."""
+    changed: str | None = None
+    """As of an entry, for what no entry is left to say it about."""
 
     @property
     def items_in_words(self) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 
 from codegen import backwards, plan, undecided
-from codegen.diff import rule_text
 from codegen.errors import Place, SpecError, nearest
 from codegen.generate import Translation, counts
+from codegen.mapping_diff import rule_text
 from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, written
 
 
@@ -135,6 +135,7 @@ def _explained(found: Translation, message: Message, field: Field) -> str:
         "read back": f"by {entry.back.by}" if entry.back else "",
         "why": entry.why,
         "like": entry.like or "",
+        "changed": entry.changed or "",
         "issue": entry.issue or "",
         "entry": f"{entry.place.file}:{entry.place.line}",
         "generated": ", ".join(_files(found, mapped)),

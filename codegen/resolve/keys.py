@@ -16,7 +16,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "handled_by": frozenset({"rules"}),
     "unmapped": frozenset({"if_set", "issue"}),
 }
-_ALWAYS = frozenset({"like", "why"})
+_ALWAYS = frozenset({"changed", "like", "why"})
 _ONLY_TAKING = frozenset({"merge", "rules", "with", "back"})
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from codegen import backwards, plan
 from codegen.backwards import Link
-from codegen.diff import Named, rule_text
+from codegen.diff import Named
 from codegen.errors import Place
 from codegen.generate import Counts, Translation, counts
 from codegen.lifecycle import Lifecycle
+from codegen.mapping_diff import rule_text
 from codegen.model import Entry, Field, Mapped, Message, Plan
 from codegen.project import Settings
 from codegen.rpc import Rpc, Rpcs

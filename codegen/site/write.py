@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codegen import mapping_file, proto_diff
+from codegen import diff, mapping_file
 from codegen.diff import Named
 from codegen.site import lanes, search, targets
 from codegen.site.facts import FATES, Site
@@ -59,7 +59,7 @@ def _pages(site: Site) -> Iterator[tuple[str, str]]:
     if site.lifecycle is not None:
         drawings = {m.noun: lanes.drawing(m) for m in site.lifecycle.machines}
         yield page("lifecycle.html", "lifecycle", drawings=drawings)
-    yield page("changes.html", "changes", classes=proto_diff.CLASSES)
+    yield page("changes.html", "changes", classes=diff.CLASSES)
     for name, part in site.parts.items():
         yield page(f"message/{name}.html", "message", part=part)
     for name, rpc in site.rpcs.items():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from codegen import diff, load, mapping_file, proto_api
+from codegen import diff, load, mapping_diff, mapping_file, proto_api
 from codegen.__main__ import main
-from codegen.errors import SpecError
-from codegen.model import MappingFile
+from codegen.errors import Place, SpecError
+from codegen.model import Back, Entry, Input, MappingFile, Rule
 from tests.unit.codegen.project import ROOT, copy_of_spec, settings
 
 _BEFORE = """\
@@ -66,44 +68,140 @@ def _mapping(text: str) -> dict[str, MappingFile]:
     ("old", "new", "told"),
     [
         ("{copy: a.b, why: w}", "{copy: a.b, why: w}", []),
-        ("{copy: a.b, why: w}", "{copy: a.c, why: w}", ["**target-moved** `Box.f`: a.b → a.c"]),
+        ("{copy: a.b, why: w}", "{copy: a.c, why: w}", ["!target-moved: a.b → a.c"]),
         (
             "{copy: a.b, when: nonzero, why: w}",
             "{copy: a.b, why: w}",
-            ["**condition-changed** `Box.f`: nonzero → always"],
+            ["!condition-loosened: nonzero → always"],
+        ),
+        (
+            "{copy: a.b, when: set, why: w}",
+            "{copy: a.b, when: nonempty, why: w}",
+            ["!condition-tightened: set → nonempty"],
+        ),
+        (
+            "{copy: a.b, when: nonzero, why: w}",
+            "{copy: a.b, when: nonempty, why: w}",
+            ["!condition-changed: nonzero → nonempty"],
         ),
         (
             "{copy: a.b, why: w}",
             "{handled_by: x.y, why: w}",
-            ["**fate-changed** `Box.f`: copy a.b → handled by x.y"],
+            ["!fate-changed: copy a.b → handled by x.y"],
         ),
+        ("{handled_by: x.y, why: w}", "{handled_by: x.z, why: w}", ["!reader-changed: x.y → x.z"]),
         (
-            "{compute: a, by: x.y, from: [f], why: w}",
-            "{compute: a, by: x.z, from: [f, g as h], why: w}",
+            "{compute: a, by: x.y, from: [f, image.user, k as l], why: w}",
+            "{compute: a, by: x.z, from: [f, g as h, n, m as l], why: w}",
             [
-                "**transform-changed** `Box.f`: x.y → x.z",
-                "**inputs-changed** `Box.f`: f → f, g as h",
+                "!transform-changed: x.y → x.z",
+                "!input-gained: g as h; n",
+                "!input-changed: l: k → m",
+                "!input-lost: image.user",
             ],
         ),
         (
             "{copy: a, rules: [nonnegative, {range: [0, 5]}], why: w}",
             "{copy: a, rules: [nonnegative, required], why: w}",
-            ["**rule-gained** `Box.f: required`", "**rule-lost** `Box.f: range 0, 5`"],
+            ["!rule-gained: required", " rule-dropped: range 0, 5"],
+        ),
+        (
+            "{copy: a, rules: [{range: [0, 5]}, {one_of: [a, b]}, {max_length: 5}], why: w}",
+            "{copy: a, rules: [{range: [1, 5]}, {one_of: [a]}, {max_length: 4}], why: w}",
+            [
+                "!range-narrowed: range 0, 5 → range 1, 5",
+                "!one-of-narrowed: one_of a, b → one_of a",
+                "!max-length-narrowed: max_length 5 → max_length 4",
+            ],
+        ),
+        (
+            "{copy: a, rules: [{range: [0, 5]}, {without: ab}, {requires: [a, b]}], why: w}",
+            "{copy: a, rules: [{range: [0, 9]}, {without: a}, {requires: [b]}], why: w}",
+            [
+                " range-widened: range 0, 5 → range 0, 9",
+                " without-widened: without ab → without a",
+                " requires-widened: requires a, b → requires b",
+            ],
+        ),
+        (
+            "{copy: a, rules: [{range: [0, 5]}, {one_of: [a, b]}], why: w}",
+            "{copy: a, rules: [{range: [1, 9]}, {one_of: [b, c]}], why: w}",
+            [
+                "!range-changed: range 0, 5 → range 1, 9",
+                "!one-of-changed: one_of a, b → one_of b, c",
+            ],
         ),
         (
             "{unmapped: informational, why: w}",
             "{unmapped: superseded, if_set: refuse, why: v}",
             [
-                "**reason-changed** `Box.f`: informational → superseded",
-                "**refusal-changed** `Box.f`: ignore → refuse",
-                "**reason-reworded** `Box.f`",
+                " reason-changed: informational → superseded",
+                "!refusal-changed: ignore → refuse",
+                " reason-reworded",
             ],
+        ),
+        (
+            "{unmapped: superseded, if_set: refuse, why: w}",
+            "{unmapped: superseded, why: w}",
+            [" refusal-changed: refuse → ignore"],
         ),
     ],
 )
 def test_changes_of_an_entry(old: str, new: str, told: list[str]) -> None:
-    found = diff.of_mappings(_mapping(f"  f: {old}"), _mapping(f"  f: {new}"))
-    assert [change.markdown() for change in found] == [f"- {line}" for line in told]
+    """Those that can break what runs are marked."""
+    found = list(mapping_diff.changes(_mapping(f"  f: {old}"), _mapping(f"  f: {new}")))
+    assert {change.subject for change in found} <= {"Box.f"}
+    assert [
+        ("!" if change.effect == mapping_diff.DANGEROUS else " ")
+        + ": ".join(filter(None, (change.kind, change.detail)))
+        for change in found
+    ] == sorted(told, key=lambda line: line[1:])
+
+
+_PLAIN = Entry("f", Place("x"), "compute", "a", Place("x"), {}, "w", by="x.y")
+_INPUT = Input("g", "g", Place("x"))
+
+
+@pytest.mark.parametrize("attribute", [field.name for field in dataclasses.fields(Entry)])
+def test_no_change_of_an_entry_goes_untold(attribute: str) -> None:
+    if attribute in ("name", "place", "value_place", "keys"):
+        return  # not what it says
+    values: dict[str, object] = {
+        "fate": "copy",
+        "inputs": (_INPUT,),
+        "of": _INPUT,
+        "rules": (Rule("required", (), Place("x")),),
+        "back": Back("x.y", (), Place("x")),
+    }
+    other = dataclasses.replace(_PLAIN, **{attribute: values.get(attribute, "set")})  # type: ignore[arg-type]
+    old, new = _mapping("  f: {copy: a, why: w}"), _mapping("  f: {copy: a, why: w}")
+    old["Box"] = dataclasses.replace(old["Box"], entries={"f": _PLAIN})
+    new["Box"] = dataclasses.replace(new["Box"], entries={"f": other})
+    assert list(mapping_diff.changes(old, new))
+    assert not list(mapping_diff.changes(old, old))
+
+
+def test_a_change_that_can_break_what_runs_needs_its_reason() -> None:
+    old = "  f: {copy: a.b, why: w}\n  g: {copy: a.c, why: w}\n"
+    new = "  f: {copy: a.d, why: w}\n  g: {copy: a.c, why: clearer}\n"
+    (fault,) = mapping_diff.unreasoned(_mapping(old), _mapping(new), "v1")
+    assert str(fault) == (
+        "box.yaml:4:3: target-moved Box.f since v1 (a.b → a.d); it can break what runs [no-reason]"
+        "\n    hint: say under `changed:` why, and what happens to what runs"
+    )
+    reasoned = "  f: {copy: a.d, why: w, changed: Tools read it there.}\n  g: {copy: a.c, why: w}\n"
+    assert mapping_diff.unreasoned(_mapping(old), _mapping(reasoned), "v1") == []
+    # the same words cannot be the reason of the next change
+    again = reasoned.replace("a.d", "a.e")
+    assert len(mapping_diff.unreasoned(_mapping(reasoned), _mapping(again), "v2")) == 1
+
+
+def test_an_entry_that_is_gone_is_explained_by_its_file() -> None:
+    old = _mapping("  f: {copy: a.b, why: w}\ntargets:\n  c: {copy: d, why: w}\n")
+    new = "  f: {copy: a.b, why: w}\n"
+    (fault,) = mapping_diff.unreasoned(old, _mapping(new), "v1")
+    assert fault.message.startswith("entry-lost Box.c since v1 (copy d)")
+    assert mapping_diff.unreasoned(old, _mapping(new + "changed: Nobody needs c.\n"), "v1") == []
 
 
 def test_a_revision_is_compared_with_the_working_tree(
@@ -113,22 +211,49 @@ def test_a_revision_is_compared_with_the_working_tree(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for words in (["init", "-q"], ["add", "spec"], ["commit", "-q", "-m", "spec"]):
         subprocess.run([*git, *words], check=True)
-    path = tmp_path / "spec/mapping/linux_container_resources.yaml"
-    path.write_text(path.read_text().replace("cpu.quota\n    when: nonzero", "cpu.quota"))
-    rpcs = tmp_path / "spec/rpc.yaml"
-    rpcs.write_text(rpcs.read_text().replace("served_by: node.version", "served_by: node.versions"))
-    metrics = tmp_path / "spec/metrics.yaml"
-    metrics.write_text(metrics.read_text().replace("key: file_mapped", "key: shmem"))
+    _replace(
+        tmp_path / "spec/mapping/linux_container_resources.yaml",
+        "cpu.quota\n    when: nonzero",
+        "cpu.quota",
+    )
+    _replace(tmp_path / "spec/rpc.yaml", "served_by: node.version", "served_by: node.versions")
+    _replace(tmp_path / "spec/metrics.yaml", "key: file_mapped", "key: shmem")
+    _replace(
+        tmp_path / "spec/oci/default_container.json",
+        '"CAP_MKNOD"',
+        '"CAP_BPF"',
+    )
     assert main(["--root", str(tmp_path), "diff", "HEAD"]) == 0
     assert capsys.readouterr().out == (
         "## HEAD → the working tree\n\n"
-        "- **condition-changed** `LinuxContainerResources.cpu_quota`: nonzero → always\n"
+        "### Can break what runs (4): a request that worked may be refused, or becomes something "
+        "else\n\n"
+        "- **condition-loosened** `LinuxContainerResources.cpu_quota`: nonzero → always\n"
+        "- **default-changed** `container_spec.process.capabilities.bounding`: "
+        "+CAP_BPF, -CAP_MKNOD\n"
         "- **table-changed** `metrics.metrics.container_memory_mapped_file.v2.key`: "
         "file_mapped → shmem\n"
         "- **table-changed** `rpc.Version.served_by`: node.version → node.versions\n"
     )
+    assert main(["--root", str(tmp_path), "diff", "HEAD", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["old"], told["new"]) == ("HEAD", "the working tree")
+    assert told["changes"][0] == {
+        "kind": "condition-loosened",
+        "subject": "LinuxContainerResources.cpu_quota",
+        "detail": "nonzero → always",
+        "effect": "can break what runs",
+    }
+    assert main(["--root", str(tmp_path), "check", "--against", "HEAD"]) == 1
+    assert "condition-loosened LinuxContainerResources.cpu_quota" in capsys.readouterr().err
     assert main(["--root", str(tmp_path), "diff", "no-such-revision"]) == 1
     assert "is not a revision with spec/" in capsys.readouterr().err
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
 
 
 def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
