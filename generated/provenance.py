@@ -2318,7 +2318,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "attempt",
             ),
             when="always",
-            why="Part of the reserved name, which only one sandbox can have. CNI plugins get it in CNI_ARGS, KEY=VALUE pairs separated by semicolons, so it must not contain either character.",
+            why="Part of the reserved name, which only one sandbox can have. CNI plugins get it in CNI_ARGS, KEY=VALUE pairs separated by semicolons, so it must not contain either character. With a longer name, the kernel would start no plugin (128 KiB for one variable), not even to undo the others.",
             file="spec/mapping/pod_sandbox_metadata.yaml",
         ),
         Entry(

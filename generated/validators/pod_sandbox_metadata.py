@@ -22,6 +22,9 @@ def check(message: api_pb2.PodSandboxMetadata, path: str = "") -> list[Violation
                 f"{path}name", "without", f"must not contain any of ; =, not {message.name!r}"
             )
         )
+    # name: max length 1024
+    if len(message.name) > 1024:
+        found.append(Violation(f"{path}name", "max_length", "must have at most 1024 characters"))
     # name: no NUL
     if "\0" in message.name:
         found.append(Violation(f"{path}name", "no_nul", "must not contain a NUL character"))
@@ -30,6 +33,9 @@ def check(message: api_pb2.PodSandboxMetadata, path: str = "") -> list[Violation
         found.append(
             Violation(f"{path}uid", "without", f"must not contain any of ; =, not {message.uid!r}")
         )
+    # uid: max length 1024
+    if len(message.uid) > 1024:
+        found.append(Violation(f"{path}uid", "max_length", "must have at most 1024 characters"))
     # uid: no NUL
     if "\0" in message.uid:
         found.append(Violation(f"{path}uid", "no_nul", "must not contain a NUL character"))
@@ -41,6 +47,11 @@ def check(message: api_pb2.PodSandboxMetadata, path: str = "") -> list[Violation
                 "without",
                 f"must not contain any of ; =, not {message.namespace!r}",
             )
+        )
+    # namespace: max length 1024
+    if len(message.namespace) > 1024:
+        found.append(
+            Violation(f"{path}namespace", "max_length", "must have at most 1024 characters")
         )
     # namespace: no NUL
     if "\0" in message.namespace:

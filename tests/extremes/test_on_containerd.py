@@ -82,14 +82,24 @@ def faults(served: Served, rpc: str) -> Iterator[str]:
         request = served.base(rpc)
         set_field(request, path, value)
         began = time.monotonic()
+        answer = None
         try:
-            served.clean(rpc, served.call(rpc, request))
+            answer = served.call(rpc, request)
         except grpc.RpcError as error:
             fault = unclear(error.code(), error.details() or "", (grpc.StatusCode.INTERNAL,))
             if fault or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 yield f"{name}: {fault or 'hangs'}"
         if time.monotonic() - began > SECONDS:
             yield f"{name}: takes {time.monotonic() - began:.0f} s"
+        if answer is not None:
+            try:
+                served.clean(rpc, answer)
+            except grpc.RpcError as error:
+                yield f"{name}: cannot be removed: {(error.details() or '')[:200]}"
+        pods = served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+        if rpc not in ENDING and len(pods) != 1:
+            yield f"{name}: leaves {[pod.id for pod in pods]}"
+            return
 
 
 _WAITING = ("GetContainerEvents", "ImageFsInfo", "RemoveImage")
