@@ -309,18 +309,27 @@ class RunPodSandboxPlan:
     """The config as received, which is saved with the pod. Its own plans say what is done."""
 
     runtime_handler: str
-    """The name of the handler; empty is the default one."""
+    """The name of the pod's handler; empty is the default one."""
 
 
 def plan_run_pod_sandbox(
     src: api_pb2.RunPodSandboxRequest,
 ) -> RunPodSandboxPlan:
     """What the message asks for."""
+    config = src.config
+    security_context = config.linux.security_context
+    namespace_options = security_context.namespace_options
     return RunPodSandboxPlan(
         # plan.pod_config <- config
         pod_config=src.config,
-        # plan.runtime_handler <- runtime_handler
-        runtime_handler=src.runtime_handler,
+        # plan.runtime_handler, by sandboxes.handler_name
+        runtime_handler=sandboxes.handler_name(
+            requested=src.runtime_handler,
+            annotations=config.annotations,
+            network=namespace_options.network,
+            pid=namespace_options.pid,
+            ipc=namespace_options.ipc,
+        ),
     )
 
 

@@ -2495,11 +2495,17 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "plan.runtime_handler": (
         Entry(
             field="RunPodSandboxRequest.runtime_handler",
-            fate="copy",
-            by=None,
-            inputs=(),
+            fate="compute",
+            by="sandboxes.handler_name",
+            inputs=(
+                "runtime_handler",
+                "config.annotations",
+                "config.linux.security_context.namespace_options.network",
+                "config.linux.security_context.namespace_options.pid",
+                "config.linux.security_context.namespace_options.ipc",
+            ),
             when="always",
-            why="The name of a runtime in the config; the empty name is the default handler. An unknown one is refused before anything is created.",
+            why="The name of a runtime in the config; the empty name is the default handler. An unknown one is refused before anything is created. An untrusted pod (plan.untrusted) has a handler of its own.",
             file="spec/mapping/run_pod_sandbox_request.yaml",
         ),
     ),

@@ -42,7 +42,7 @@ from runtime.sandboxes.unfinished import Part
 from runtime.steps.parallel import all_finished, both
 from runtime.steps.rollback import Rollback
 from runtime.store.records import config_json
-from runtime.transforms import facts, namespaces, sandboxes
+from runtime.transforms import facts, namespaces
 
 log = structlog.get_logger(__name__)
 
@@ -54,19 +54,18 @@ async def run(services: Services, requested: RunPodSandboxPlan) -> api_pb2.RunPo
     is not configured, and the error of the step that failed.
     """
     plan = plan_sandbox(requested.pod_config)
-    handler_name = sandboxes.handler_name(requested.runtime_handler, untrusted=plan.untrusted)
-    handler = services.handlers.named(handler_name, field="runtime_handler")
+    handler = services.handlers.named(requested.runtime_handler, field="runtime_handler")
     if plan.uid_mapping and not handler.user_namespaces:
         raise namespaces.unsupported(handler.user_namespaces_problem)
     if not plan.on_node_network:
-        _must_have_network(services, handler_name)
+        _must_have_network(services, requested.runtime_handler)
     sandbox_id = secrets.token_hex(32)
     labels = services.levels.reserve(sandbox_id, plan.selinux_options)
     metadata = facts.SandboxMetadata(
         id=sandbox_id,
         name=plan.pod_name,
         config=requested.pod_config,
-        runtime_handler=handler_name,
+        runtime_handler=requested.runtime_handler,
         netns_path="" if plan.on_node_network else netns.new_path(services.netns_directory),
         process_label=labels.process,
         config_json=config_json(requested.pod_config),

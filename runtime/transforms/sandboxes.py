@@ -52,12 +52,19 @@ def untrusted(
     return True
 
 
-def handler_name(requested: str, *, untrusted: bool) -> str:
+def handler_name(
+    *,
+    requested: str,
+    annotations: Mapping[str, str],
+    network: api_pb2.NamespaceMode,
+    pid: api_pb2.NamespaceMode,
+    ipc: api_pb2.NamespaceMode,
+) -> str:
     """The runtime handler of a pod: `UNTRUSTED` for an untrusted one, else the requested one.
 
-    Raises InvalidArgument for an untrusted pod that requests another handler.
+    Raises InvalidArgument for an untrusted pod that requests another handler, and as `untrusted`.
     """
-    if not untrusted:
+    if not untrusted(annotations=annotations, network=network, pid=pid, ipc=ipc):
         return requested
     if requested not in ("", UNTRUSTED):
         raise InvalidArgument(

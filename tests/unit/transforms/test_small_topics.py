@@ -302,15 +302,15 @@ UNTRUSTED = {"io.kubernetes.cri.untrusted-workload": "true"}
 def test_an_untrusted_pod_has_a_handler_of_its_own(
     annotations: dict[str, str], requested: str, expected: str
 ) -> None:
-    untrusted = sandboxes.untrusted(annotations=annotations, **OWN_NAMESPACES)
-    assert sandboxes.handler_name(requested, untrusted=untrusted) == expected
+    found = sandboxes.handler_name(requested=requested, annotations=annotations, **OWN_NAMESPACES)
+    assert found == expected
 
 
 def test_an_untrusted_pod_gets_no_other_handler_and_no_namespace_of_the_node() -> None:
     with pytest.raises(
         InvalidArgument, match=r'^runtime_handler: an untrusted pod runs in .* "kata"'
     ):
-        sandboxes.handler_name("kata", untrusted=True)
+        sandboxes.handler_name(requested="kata", annotations=UNTRUSTED, **OWN_NAMESPACES)
     for namespace in ("network", "pid", "ipc"):
         modes = OWN_NAMESPACES | {namespace: api_pb2.NODE}
         with pytest.raises(InvalidArgument, match="must not share a namespace of the node"):
