@@ -36,8 +36,8 @@ class Known:
     request: str = ""
     """A field, as ``CreateContainerRequest.config.tty``, that a step's request must set; with
     ``=PATTERN``, to a text that fits."""
-    containerd: str = ""
-    """Beginning of the versions that differ; "" for all."""
+    containerd: tuple[str, ...] = ("",)
+    """Beginnings of the versions that differ."""
 
     def explains(self, found: Difference, steps: Sequence[Message]) -> bool:
         return (
@@ -62,7 +62,8 @@ def load(path: Path = FILE) -> list[Known]:
         if not entry["reason"].strip():
             raise ValueError(f"{path.name}: {entry['paths']}: the reason is empty")
         example = tuple(parsed(text) for text in entry["example"])
-        entries.append(Known(**entry | {"paths": tuple(entry["paths"]), "example": example}))
+        lists = {name: tuple(entry[name]) for name in ("paths", "containerd") if name in entry}
+        entries.append(Known(**entry | lists | {"example": example}))
     return entries
 
 

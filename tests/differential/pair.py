@@ -149,7 +149,7 @@ class Side:
             for step in steps:
                 answers.append(self._step(step, made))
         finally:
-            codes = [self._remove(*one) for one in reversed(made)]
+            codes = {kind: self._remove(kind, id) for kind, id in reversed(made)}
             for name in ("pod:new", "container:new"):
                 self._hidden.pop(self.names.pop(name, ""), None)
         answers.append(Answer("OK", tree={"codes": codes}))
@@ -232,7 +232,7 @@ class Side:
                 call(id)
                 codes.append("OK")
             except grpc.RpcError as error:
-                codes.append(f"{error.code().name}: {text(error.details() or '', self._hidden)}")
+                codes.append(error.code().name)
         return ", ".join(codes)
 
     def _name(self, name: str, value: str) -> None:

@@ -17,7 +17,7 @@ REQUEST = known.parsed(
 )
 
 
-def entry(path: str = "a.b", **conditions: str) -> known.Known:
+def entry(path: str = "a.b", **conditions: Any) -> known.Known:
     return known.Known(paths=(path,), reason="why", example=(), **conditions)
 
 
@@ -43,8 +43,8 @@ def test_an_entry_explains_by_path_values_and_request(written: known.Known, expl
 
 
 def test_an_entry_can_be_of_some_versions() -> None:
-    assert entry(containerd="2.1").applies_to("2.1.9")
-    assert not entry(containerd="2.1").applies_to("1.6.20")
+    assert entry(containerd=("1.", "2.1")).applies_to("2.1.9")
+    assert not entry(containerd=("2.1",)).applies_to("1.6.20")
 
 
 @pytest.mark.parametrize(
