@@ -137,7 +137,7 @@ def _by_name(rules: list[dict[str, Any]]) -> dict[str, list[str]]:
         what = " ".join([rule["action"], str(rule.get("errnoRet", 0)), *conditions])
         for name in rule["names"]:
             found.setdefault(name, []).append(what)
-    return {name: sorted(found[name]) for name in sorted(found)}
+    return {name: sorted(set(found[name])) for name in sorted(found)}
 
 
 def _source(spec: dict[str, Any], destination: str) -> str:
