@@ -178,7 +178,9 @@ def process(log: str) -> dict[str, Any]:
 
 def _mount(line: str) -> dict[str, str]:
     """A line of mountinfo without the numbers of the mount and its device."""
-    before, _, after = line.partition(" - ")
+    before, separator, after = line.partition(" - ")
+    if not separator:
+        return {"destination": line}  # why the file could not be read
     _, _, _, root, destination, options, *propagation = before.split()
     kind, source, more = after.split(" ", 2)
     return {
