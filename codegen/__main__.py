@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codegen import write
 from codegen.errors import Place, Problems, SpecError
 
 if TYPE_CHECKING:  # each command imports what it needs: importing everything takes half a second
@@ -297,12 +298,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
-        return run(arguments, arguments.root or _root())
+        root = arguments.root or _root()
+        with write.alone(root, reading=run not in (_generate, _import, _stubs, _decide)):
+            return run(arguments, root)
     except SpecError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the command again to complete it", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of the output (head, less) has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # of temporary files: the disk is full
+        print(f"{error.filename or arguments.command}: {error.strerror}", file=sys.stderr)
         return 1
 
 

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from codegen import load, project, proto_api, proto_options, proto_text, protoc, stubs
 from codegen.errors import Place, SpecError, one_of
 from codegen.project import ServedApi
+from codegen.write import replace
 
 _WELL_KNOWN = "google/protobuf/"
 ORIGINS = "origins.json"
@@ -91,13 +92,9 @@ def write(root: Path, texts: Mapping[str, str]) -> Iterator[str]:
     """Write ``texts`` ({path below root: text}) and yield the path of each file that changed."""
     for name, text in texts.items():
         path = root / name
-        try:
-            if path.exists() and path.read_bytes() == text.encode():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        except OSError as error:
-            raise SpecError(f"cannot be written: {error.strerror}", Place(name)) from error
+        if path.is_file() and path.read_bytes() == text.encode():
+            continue
+        replace(path, text, name)
         yield name
 
 

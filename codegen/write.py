@@ -6,12 +6,16 @@ agree about what "up to date" means.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import fcntl
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from codegen.errors import Place, SpecError
 
 _NOT_OURS = ("__pycache__",)
 
@@ -59,15 +63,51 @@ def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
 
 
 def apply(folder: Path, recorded: Sequence[Change]) -> None:
-    """Write, replace and delete as recorded; each file is replaced atomically."""
+    """Write, replace and delete as recorded; each file is replaced atomically.
+
+    Raises SpecError if a file cannot be written. The next run completes what one left unfinished.
+    """
     for change in recorded:
         path = folder / change.path
-        if change.new is None:
-            path.unlink()
+        if change.new is not None:
+            replace(path, change.new, f"{folder.name}/{change.path}")
+            continue
+        try:
+            path.unlink(missing_ok=True)
             _remove_empty(path.parent, folder)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, change.new)
+        except OSError as error:
+            place = Place(f"{folder.name}/{change.path}")
+            raise SpecError(f"cannot be deleted: {error.strerror}", place) from error
+
+
+def replace(path: Path, text: str, shown_as: str) -> None:
+    """Replace the content of a file atomically; raises SpecError, naming the file as
+    ``shown_as``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a run that was killed
+            left.unlink(missing_ok=True)
+        _replace(path, text)
+    except OSError as error:
+        raise SpecError(
+            f"cannot be written: {error.strerror}",
+            Place(shown_as),
+            "nothing of it was changed; run the command again when it can be written",
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(root: Path, *, reading: bool) -> Iterator[None]:
+    """Wait until no other run writes in ``root``, or, unless ``reading``, reads there."""
+    try:
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", Place(str(root))) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH if reading else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _text(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from codegen import write
+from codegen.errors import SpecError
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -66,10 +67,10 @@ def test_a_failed_write_leaves_the_old_file(
     _lay_out(tmp_path, {"a.py": "old\n"})
 
     def fail(*_: object) -> None:
-        raise OSError("no space left")
+        raise OSError(28, "no space left")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SpecError, match=r"/a\.py: cannot be written: no space left"):
         write.apply(tmp_path, write.changes(tmp_path, {"a.py": "new\n"}))
     assert _files(tmp_path) == {"a.py": "old\n"}
 
