@@ -1,6 +1,6 @@
 """Which stored requests set which field.
 
-A request is an object in a JSON or YAML file of the tests. Its message is told by the key above it
+A request is an object in a JSON file of the tests. Its message is told by the key above it
 (the name of a message or of an RPC), or by its own keys, if only one received message has them all.
 """
 
@@ -10,14 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from codegen.model import Api, Field, MappingFile, Message
 from codegen.site.excerpts import Files
 
 _FOLDER = "tests"
-_CORPUS = "tests/corpus/"
-"""Where YAML is read too: elsewhere in the tests it is something else."""
 _FEWEST = 3
 """How many keys must tell a message."""
 
@@ -28,16 +24,16 @@ def read(
     """{(message, field): the files with a request that sets it}; an RPC is ("", its name)."""
     names = _Names(api, mapping)
     found: dict[tuple[str, str], set[str]] = {}
-    for name in [*files.below(_FOLDER, "*.json"), *files.below(_CORPUS, "*.yaml")]:
-        for key in names.of(_content("\n".join(files.lines(name)), name)):
+    for name in files.below(_FOLDER, "*.json"):
+        for key in names.of(_content("\n".join(files.lines(name)))):
             found.setdefault(key, set()).add(name)
     return {key: frozenset(names) for key, names in found.items()}
 
 
-def _content(text: str, name: str) -> Any:
+def _content(text: str) -> Any:
     try:
-        return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        return json.loads(text)
+    except ValueError:
         return None  # not a request; whoever reads the file says what is wrong with it
 
 

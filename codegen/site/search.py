@@ -10,8 +10,8 @@ from codegen.backwards import Link
 from codegen.site.facts import Row, RpcPart, Site
 from codegen.site.targets import tops
 
-_TESTS = 8
-"""How many tests of one row are listed."""
+_SHOWN = 8
+"""How many tests, and how many requests, of one row are listed."""
 
 
 def index(site: Site) -> str:
@@ -40,11 +40,11 @@ def index(site: Site) -> str:
 
 def evidence(site: Site) -> str:
     """The tests and requests of each row, as numbers in the lists of both; a negative number is how
-    many more tests there are."""
+    many more there are."""
     rows: list[Row | RpcPart] = [row for part in site.parts.values() for row in part.rows]
     rows += site.rpcs.values()
-    tests = sorted({t for one in rows for t in one.tests[:_TESTS]})
-    requests = sorted({r for one in rows for r in one.requests})
+    tests = sorted({t for one in rows for t in one.tests[:_SHOWN]})
+    requests = sorted({r for one in rows for r in one.requests[:_SHOWN]})
     files: dict[str, list[list[Any]]] = {}
     for test in tests:
         files.setdefault(test.file, []).append([test.line, test.name])
@@ -52,10 +52,13 @@ def evidence(site: Site) -> str:
     request_numbers = {request: number for number, request in enumerate(requests)}
 
     def numbers(one: Row | RpcPart) -> list[list[int]]:
-        listed = [test_numbers[test] for test in one.tests[:_TESTS]]
-        if len(one.tests) > _TESTS:
-            listed.append(_TESTS - len(one.tests))
-        found = [listed, [request_numbers[request] for request in one.requests]]
+        found = [
+            [test_numbers[test] for test in one.tests[:_SHOWN]],
+            [request_numbers[request] for request in one.requests[:_SHOWN]],
+        ]
+        for listed, every in zip(found, (one.tests, one.requests), strict=True):
+            if len(every) > _SHOWN:
+                listed.append(_SHOWN - len(every))
         return found if found[1] else found[:1]
 
     by_message = {

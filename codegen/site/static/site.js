@@ -261,8 +261,13 @@ async function evidence() {
       ...files.map((file) => make("li", {}, file, make("ul", {}, ...shown.filter((test) => test.file === file).map((test) =>
         make("li", {}, make("small", {}, String(test.line)), ` ${test.name}`))))),
       ...(more ? [make("li", {}, `and ${more} more`)] : []))) : make("p", {}, make("small", {}, "No test names it.")));
-    if (asked.length) made.push(make("details", { className: "tests" }, make("summary", {}, `${asked.length} ${asked.length === 1 ? "request" : "requests"}`),
-      make("ul", {}, ...asked.map((number) => make("li", {}, requests[number])))));
+    if (asked.length) {
+      const others = asked.at(-1) < 0 ? -asked.at(-1) : 0;
+      const files = asked.filter((number) => number >= 0).map((number) => requests[number]);
+      const all = files.length + others;
+      made.push(make("details", { className: "tests" }, make("summary", {}, `${all} ${all === 1 ? "request" : "requests"}`),
+        make("ul", {}, ...files.map((file) => make("li", {}, file)), ...(others ? [make("li", {}, `and ${others} more`)] : []))));
+    }
     return made;
   };
   if (kind === "rpc") $("main").append(...listed(rpcs[name]));

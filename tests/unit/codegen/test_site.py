@@ -374,16 +374,15 @@ def test_requests_are_found_by_the_name_or_the_keys_of_a_message(tmp_path: Path)
     called = {"calls": [{"StopContainer": {"timeout": 1}}]}
     told = {"x": {"metadata": {"name": "a"}, "hostname": "b", "log_directory": "c"}}
     (tmp_path / "tests/named.json").write_text(json.dumps(named))
-    (tmp_path / "tests/corpus/called.yaml").write_text(json.dumps(called))
+    (tmp_path / "tests/corpus/called.json").write_text(json.dumps(called))
     (tmp_path / "tests/corpus/told.json").write_text(json.dumps(told))
     (tmp_path / "tests/corpus/broken.json").write_text("{")
-    (tmp_path / "tests/corpus/broken.yaml").write_text("a: [")
     (tmp_path / "tests/other.yaml").write_text(json.dumps(called))
     found = requests.read(Files(tmp_path), project().translation.api, project().translation.files)
     assert {key: sorted(names) for key, names in found.items()} == {
-        ("", "StopContainer"): ["tests/corpus/called.yaml"],
+        ("", "StopContainer"): ["tests/corpus/called.json"],
         ("StopContainerRequest", "container_id"): ["tests/named.json"],
-        ("StopContainerRequest", "timeout"): ["tests/corpus/called.yaml", "tests/named.json"],
+        ("StopContainerRequest", "timeout"): ["tests/corpus/called.json", "tests/named.json"],
         ("PodSandboxConfig", "metadata"): ["tests/corpus/told.json"],
         ("PodSandboxMetadata", "name"): ["tests/corpus/told.json"],
         ("PodSandboxConfig", "hostname"): ["tests/corpus/told.json"],
