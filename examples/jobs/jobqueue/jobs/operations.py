@@ -20,8 +20,8 @@ class Jobs:
         self._tickets: dict[str, types.Ticket] = {}
         self._numbers = itertools.count(1)
 
-    def find(self, prefix: str) -> facts.Job | None:
-        """The job with this id."""
+    def find(self, prefix: str, field: str = "") -> facts.Job | None:
+        """The job with this id, which ``field`` of a request has."""
         return self._jobs.get(prefix)
 
     def take(self) -> tuple[facts.Job, types.Ticket] | None:
