@@ -260,7 +260,7 @@ class _Checkpoint:
     async def _copy(self, digest: str) -> None:
         """Copy the changed files out of containerd's content store."""
         request = content_pb2.ReadContentRequest(digest=digest)
-        read = self._services.containerd.content.Read(request, timeout=self._left())
+        read = self._services.containerd.content.Read(request)
         path = self._directory / checkpoint_archive.CHANGED_FILES
         with path.open("xb") as file:
             async for piece in read:
@@ -268,4 +268,5 @@ class _Checkpoint:
         await threads.STATE_FILES.run(checkpoint_archive.list_deleted, self._directory)
 
     def _left(self) -> float:
+        """Seconds for a call that is not cancelled with the checkpoint's."""
         return max(self._end - time.monotonic(), 0.001)

@@ -58,7 +58,7 @@ def test_explain_shows_what_other_messages_read_a_field_for() -> None:
     said = " ".join(show.explain(project().translation, "NamespaceOption.pid").split())
     assert "fate compute linux.namespaces by namespaces.pid_of_pod" in said
     assert "also for linux.namespaces (LinuxContainerSecurityContext)," in said
-    assert "plan.untrusted (PodSandboxConfig) merge" in said
+    assert "plan.untrusted (PodSandboxConfig)," in said
 
 
 def test_an_input_of_an_outer_message_counts_only_below_that_message() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,23 @@ def containerd_calls() -> Iterator[tuple[Path, ast.Call]]:
                         yield path, node
 
 
+REQUESTED = {
+    # CheckpointContainer has a time limit, and while the container is paused its calls are not
+    # cancelled
+    "checkpoint.py": 2,
+}
+"""Calls with a deadline from the request, by file."""
+
+
 def test_no_call_sets_a_deadline_of_its_own() -> None:
     calls = list(containerd_calls())
     assert len(calls) > 40
-    own = [
-        f"{path.name}:{call.lineno}"
+    own = Counter(
+        path.name
         for path, call in calls
         if any(keyword.arg == "timeout" for keyword in call.keywords)
-    ]
-    assert own == []
+    )
+    assert own == REQUESTED
 
 
 async def test_a_call_without_a_response_ends_at_its_deadline(
