@@ -87,6 +87,12 @@ def kubelet(session: nox.Session) -> None:
 
 
 @nox.session
+def corpus(session: nox.Session) -> None:
+    """What a change makes of real requests, by entry: ``-- [REVISION]`` (default: HEAD)."""
+    _run(session, "python", "-m", "tests.corpus", *session.posargs)
+
+
+@nox.session
 def site(session: nox.Session) -> None:
     """The review site in a headless Chromium, if one is on PATH: ``-- [pytest options]``."""
     _run(session, "pytest", "tests/site", "-rs", *session.posargs)

@@ -69,8 +69,8 @@ class Kubelet:
         self.root = node.directory / "kubelet"
         self.port = free_port()
         self._more = config
-        self._cgroup_root = f"kubelet_{secrets.token_hex(4)}"
-        self.marks = claim(self.root, cgroup_parent=self._cgroup_root)
+        self.cgroup_root = f"kubelet_{secrets.token_hex(4)}"
+        self.marks = claim(self.root, cgroup_parent=self.cgroup_root)
         self._made = [path for path in FIXED_DIRECTORIES if not path.exists()]
         self._tunables = {name: Path("/proc/sys", name).read_text() for name in TUNABLES}
         self._pods: list[Pod] = []
@@ -85,7 +85,7 @@ class Kubelet:
         # the kubelet makes its own certificate
         self.tls.check_hostname, self.tls.verify_mode = False, ssl.CERT_NONE
         self.tls.load_cert_chain(certificate, key)
-        cgroups.make_parent(self._cgroup_root, systemd=node.systemd_cgroup)
+        cgroups.make_parent(self.cgroup_root, systemd=node.systemd_cgroup)
         try:
             self.start()
         except BaseException:
@@ -111,7 +111,7 @@ class Kubelet:
             "podLogsDir": str(self.node.logs),
             "volumePluginDir": str(self.root / "volume-plugins"),
             "resolvConf": str(self.root / "resolv.conf"),
-            "cgroupRoot": f"/{self._cgroup_root}",
+            "cgroupRoot": f"/{self.cgroup_root}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
@@ -215,7 +215,7 @@ class Kubelet:
         for name, value in self._tunables.items():
             Path("/proc/sys", name).write_text(value)
         cgroups.remove_parent(
-            self._cgroup_root, systemd=self.node.systemd_cgroup, with_children=True
+            self.cgroup_root, systemd=self.node.systemd_cgroup, with_children=True
         )
 
     def __enter__(self) -> Self:
@@ -293,7 +293,7 @@ class Kubelet:
         named = f"*-pod{uid.replace('-', '_')}.slice" if systemd else f"pod{uid}"
         found = (f"*/{named}", f"*/*/{named}")
         return [
-            path for p in found for path in cgroups.below(self._cgroup_root, p, systemd=systemd)
+            path for p in found for path in cgroups.below(self.cgroup_root, p, systemd=systemd)
         ]
 
     # Pods
