@@ -73,6 +73,14 @@ def extremes(session: nox.Session) -> None:
 
 
 @nox.session
+def versions(session: nox.Session) -> None:
+    """The generated package of every pinned CRI version, imported and used; ``./dev test`` does
+    so for two."""
+    env = {"CRI_TEST_VERSIONS": "all"}
+    _run(session, "pytest", "tests/unit/codegen/test_at_version.py", *session.posargs, env=env)
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """critest on our server, if it is on PATH: ``-- [--containerd system|sid|DIR] [--parallel N]
     [--seed N] [--streaming [--websocket]] [critest flags]``."""

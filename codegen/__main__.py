@@ -22,6 +22,14 @@ if TYPE_CHECKING:  # each command imports what it needs: importing everything ta
 def _generate(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import project, verify, write
 
+    if arguments.out is not None:
+        return _generate_elsewhere(arguments, root)
+    if arguments.api is not None:
+        raise SpecError(
+            "is generated beside the current version, not in its place",
+            Place("--api"),
+            "add --out with a folder",
+        )
     output = project.read(root).output
     if verify.known_good(root):
         print(f"{output}/ is up to date")
@@ -32,6 +40,22 @@ def _generate(arguments: argparse.Namespace, root: Path) -> int:
         print(f"{change.verb:6} {output}/{change.path}")
     print(f"{len(recorded)} files written" if recorded else f"{output}/ is up to date")
     _must_load(root)
+    return 0
+
+
+def _generate_elsewhere(arguments: argparse.Namespace, root: Path) -> int:
+    from codegen import generate, project, write
+
+    folder, output = arguments.out, project.read(root).output
+    if (root / output).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise SpecError(f"is {output}/ itself, or in it", Place(str(folder)), "give another folder")
+    whole = generate.load_project(root)
+    if arguments.api is not None:
+        whole = generate.at(whole, arguments.api)
+    files = generate.outputs(whole)
+    write.put(folder, files, generate.MANIFEST, "a generated package")
+    api = whole.translation.api
+    print(f"{api.name} {api.version}: {len(files)} files in {folder}")
     return 0
 
 
@@ -193,7 +217,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     made = commands.add_parser("generate", help="bring the generated package in line with spec/")
-    made.set_defaults(run=_generate)
+    made.add_argument(
+        "--api",
+        metavar="VERSION",
+        help="a pinned version of the API, up to the current one: what newer ones added is left"
+        " out; the option may also be named after the API's folder in spec/",
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write the package there, and nothing else: a new folder, or one with such a package",
+    )
+    made.set_defaults(run=_generate, api=None)
 
     checked = commands.add_parser(
         "check", help="fail, with a diff, if generate would change a file"
@@ -293,12 +329,30 @@ def _root() -> Path:
     )
 
 
+def _take_version(arguments: argparse.Namespace, words: list[str], root: Path) -> list[str]:
+    """Take the version that is given by the name of the API's folder, as --api takes it; returns
+    the other words."""
+    from codegen import project
+
+    option = f"--{project.read(root).api.folder}"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="api", default=arguments.api)
+    known, others = parser.parse_known_args(words)
+    arguments.api = known.api
+    return others
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 on success, 1 if the specification has a fault."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
         root = arguments.root or _root()
+        if unknown and run is _generate:
+            unknown = _take_version(arguments, unknown, root)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         with write.alone(root, reading=run not in (_generate, _import, _stubs, _decide)):
             return run(arguments, root)
     except SpecError as error:

@@ -22,7 +22,8 @@ _FITS: Mapping[str, frozenset[str]] = {
     "without": frozenset({"str"}),
 }
 _OF_THE_WHOLE = frozenset({"max_length", "required"})
-_BETWEEN = frozenset({"exclusive_with", "requires"})
+BETWEEN = frozenset({"exclusive_with", "requires"})
+"""Rules whose values are other fields of the message."""
 
 
 def tests(message: Message, entry: Entry, api: Api) -> tuple[Test, ...]:
@@ -66,7 +67,7 @@ def descents(message: Message, files: Mapping[str, MappingFile]) -> Iterator[Des
 
 
 def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test]:
-    if rule.name in _BETWEEN:
+    if rule.name in BETWEEN:
         yield from _between(message, field, rule)
         return
     each = bool(field.kind.of) and rule.name not in _OF_THE_WHOLE

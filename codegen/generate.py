@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
     api_names,
+    at_version,
     decided,
     document_schema,
     lifecycle,
@@ -51,7 +52,7 @@ from codegen.emit import (
     validators,
 )
 from codegen.emit import metrics as metrics_text
-from codegen.errors import Place, Problems, SpecError, nearest
+from codegen.errors import Place, Problems, SpecError, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Kind, Mapped, MappingFile, Message, Plan
@@ -70,6 +71,8 @@ _SPEC_OF = {
     "lifecycle.py.j2": lifecycle.FILE,
 }
 """By template: the file or folder of spec/ that decides most of its output, if not rpc.yaml."""
+MANIFEST = "MANIFEST.json"
+"""The file of the output that says what it was made from."""
 _TOOLS = ("grpcio-tools", "jinja2", "protobuf", "ruff")
 
 
@@ -254,6 +257,51 @@ def _judge(
     rules.check(everything, problems)
 
 
+def at(whole: Project, version: str) -> Project:
+    """The project as it would be if ``version`` were the current one, not a newer one.
+
+    Raises SpecError if there is no such older version, or if it cannot be generated.
+    """
+    found, settings, problems = whole.translation, whole.settings, Problems()
+    current = found.api.version
+    known = [v for v in stubs.versions(whole.root) if stubs.order(v) <= stubs.order(current)]
+    if version not in known:
+        raise SpecError(
+            f"{version!r} is no pinned version of the {settings.api.name} up to {current}",
+            Place("--api"),
+            one_of(known),
+        )
+    if version == current:
+        return whole
+    api = proto_api.load(settings.api, proto_api.pinned(whole.root), version, problems)
+    files = at_version.files(found.files, api)
+    api = at_version.decided(api, found.api, files)
+    restricted = at_version.Restricted(api, found.api, files, problems)
+    mapped = {
+        name: one
+        for name, full in found.mapped.items()
+        if name in files and (one := problems.attempt(partial(restricted.mapped, full)))
+    }
+    machines = problems.attempt(lambda: at_version.machines(whole.lifecycle, api))
+    rpcs = problems.attempt(lambda: at_version.rpcs(whole.rpcs, api))
+    problems.stop_if_any()
+    assert machines and rpcs
+    return replace(
+        whole,
+        translation=replace(
+            found,
+            api=api,
+            files=files,
+            mapped=mapped,
+            plans=at_version.plans(found.plans, mapped),
+            payloads=tuple(at_version.plans({p.name: p for p in found.payloads}, mapped).values()),
+        ),
+        lifecycle=machines,
+        rpcs=rpcs,
+        older=at_version.former(whole.older, api),
+    )
+
+
 def words(settings: Settings) -> dict[str, str]:
     """The names of folders in the paths of templates."""
     found = {"api": settings.api.folder, "document": settings.document.folder}
@@ -273,7 +321,7 @@ def outputs(whole: Project) -> dict[str, str]:
         _SPEC_OF | {"%document/types.py.j2": settings.document.schema},
         words(settings),
     )
-    files["MANIFEST.json"] = manifest(root, api, files)
+    files[MANIFEST] = manifest(root, api, files)
     return files
 
 
@@ -381,7 +429,7 @@ def shared(whole: Project) -> dict[str, Any]:
         "plans_of_requests": plan.plans_of_requests(whole.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),
         "ignored": ignored(found.files),
-        "messages": [found.mapped[name] for name in found.api.messages],
+        "messages": [found.mapped[name] for name in found.api.messages if name in found.mapped],
         "counts": counts(found.files.values()),
         "origins": provenance.origins(found.mapped),
         "defaults": _defaults(whole.defaults, settings, found.document),

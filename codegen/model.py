@@ -462,6 +462,8 @@ class Source:
     """``Message.field`` of each field on the way."""
     told_root: str | None = None
     """From what ``told_by`` leads, where that is not ``root``."""
+    unset_as: str | None = None
+    """The expression for its value, if the generated version of the API lacks the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,8 +502,9 @@ class Argument:
     source: Source
     none_if_unset: bool
     """Whether it is None if the message does not set the field."""
-    collection: str | None
-    """The Python collection type of the parameter, if the source has another one."""
+    converted: str | None
+    """What makes it the type of the parameter, if the source has another one: a Python collection,
+    or a function."""
     items: ItemsOf | None = None
     """If the function takes the items that the source's messages become."""
 

@@ -62,6 +62,29 @@ def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
     return found
 
 
+def put(folder: Path, files: Mapping[str, str], mark: str, holds: str, *, stale: str = "") -> None:
+    """Make ``folder`` hold ``files``, and remove what an earlier version left: files that end with
+    ``stale``.
+
+    Raises SpecError if it cannot be written, and unless it is new, empty, or has the file ``mark``,
+    which only an earlier version of such files has. ``holds`` says what they are.
+    """
+
+    def refused(why: str) -> SpecError:
+        return SpecError(why, Place(str(folder)), f"give --out a new folder, or one with {holds}")
+
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise refused("is not a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+            raise refused(f"holds something other than {holds}")
+        folder.mkdir(parents=True, exist_ok=True)
+        found = changes(folder, files)
+        apply(folder, [c for c in found if c.new is not None or c.path.endswith(stale)])
+    except OSError as error:
+        raise refused(f"cannot be written: {error.strerror}") from error
+
+
 def apply(folder: Path, recorded: Sequence[Change]) -> None:
     """Write, replace and delete as recorded; each file is replaced atomically.
 

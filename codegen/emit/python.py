@@ -37,6 +37,8 @@ def attribute(name: str) -> str:
 
 def value(source: Source) -> str:
     """The expression that reads a source; a missing map key gives None."""
+    if source.unset_as is not None:
+        return source.unset_as
     text = ".".join([source.root or "src", *map(attribute, source.steps)])
     return f"{text}.get({quoted(source.key)})" if source.key is not None else text
 
@@ -68,8 +70,8 @@ def called(call: Call, names: Names, known: Mapping[str, str]) -> str:
             text = known.get(argument.source.path) or value_or_none(argument.source)
         elif argument.items is not None:
             text = built(argument.items, names, text)
-        elif argument.collection:
-            text = f"{argument.collection}({text})"
+        elif argument.converted:
+            text = f"{argument.converted}({text})"
         given.append(f"{argument.name}={text}")
     module = names.modules["transforms", call.topic]
     return f"{module}.{call.function}({', '.join(given)})"

@@ -14,7 +14,7 @@ from codegen import backwards, plan
 from codegen.backwards import Link
 from codegen.diff import Named
 from codegen.errors import Place
-from codegen.generate import Counts, Translation, counts
+from codegen.generate import MANIFEST, Counts, Translation, counts
 from codegen.lifecycle import Lifecycle
 from codegen.mapping_diff import rule_text
 from codegen.model import Entry, Field, Mapped, Message, Plan
@@ -317,7 +317,7 @@ def _name(root: Path) -> str:
 
 def _stale(root: Path, output: str) -> bool:
     """Whether a file of spec/ is not the one that the folder ``output`` was made from."""
-    path = root / output / "MANIFEST.json"
+    path = root / output / MANIFEST
     if not path.is_file():
         return True
     inputs: dict[str, str] = json.loads(path.read_text())["inputs"]

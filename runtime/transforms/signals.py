@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 from typing import cast
@@ -40,20 +41,20 @@ def number(name: str) -> int:
 def stop_signal_number(*, requested: api_pb2.Signal, from_image: str) -> int:
     """The number of the stop signal: the request's, else the image's, else SIGTERM."""
     if requested != api_pb2.RUNTIME_DEFAULT:
-        return _NUMBERS[requested]
+        return _numbers()[requested]
     return number(from_image) if from_image else int(signal.SIGTERM)
 
 
 def requested_number(*, requested: api_pb2.Signal) -> int:
     """The number of the stop signal of a request; 0 if it leaves that to the image."""
-    return _NUMBERS.get(requested, 0)
+    return _numbers().get(requested, 0)
 
 
 def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
     """The same signal as a CRI enum value."""
     if requested != api_pb2.RUNTIME_DEFAULT:
         return requested
-    return _CRI[stop_signal_number(requested=requested, from_image=from_image)]
+    return _cri()[stop_signal_number(requested=requested, from_image=from_image)]
 
 
 def _kernel_name(cri_name: str) -> str:
@@ -61,10 +62,18 @@ def _kernel_name(cri_name: str) -> str:
     return cri_name.replace("PLUS", "+").replace("MINUS", "-")
 
 
-_NUMBERS: dict[int, int] = {
-    value: number(_kernel_name(name))
-    for name, value in api_pb2.Signal.items()
-    if value != api_pb2.RUNTIME_DEFAULT
-}
-# reversed, because old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in the enum
-_CRI = {found: cast(api_pb2.Signal, value) for value, found in reversed(_NUMBERS.items())}
+@functools.cache  # and not at import: before 1.33, the CRI has no signals
+def _numbers() -> dict[int, int]:
+    """The number of each signal of the CRI's enum."""
+    return {
+        value: number(_kernel_name(name))
+        for name, value in api_pb2.Signal.items()
+        if value != api_pb2.RUNTIME_DEFAULT
+    }
+
+
+@functools.cache
+def _cri() -> dict[int, api_pb2.Signal]:
+    """The value of the CRI's enum for each number."""
+    # reversed, because old names for the same number (SIGCLD, SIGIOT, SIGPOLL) come second in it
+    return {found: cast(api_pb2.Signal, value) for value, found in reversed(_numbers().items())}
