@@ -223,17 +223,33 @@ def translation(
     uses = problems.attempt(lambda: sources.uses) if judged else ()
     if uses is None:
         return None
-    mapped = {
-        name: resolve.resolve(api.messages[name], file, files, paths, rpcs, problems)
-        for name, file in files.items()
-        if name in api.messages
-    }
+    mapped = _resolved(files, paths, rpcs, problems)
     found = Translation(
         root, settings, api, document, files, mapped, known_plans, known_payloads, paths
     )
     if judged:
         _judge(found, broken, uses, rpcs, problems)
     return found
+
+
+def with_files(whole: Project, files: Mapping[str, MappingFile]) -> Project:
+    """The project with these mapping files; raises SpecError with all their faults."""
+    before, problems = whole.translation, Problems()
+    mapped = _resolved(files, before.paths, whole.rpcs, problems)
+    found = replace(before, files=files, mapped=mapped)
+    _judge(found, frozenset(), before.paths.sources.uses, whole.rpcs, problems)
+    problems.stop_if_any()
+    return replace(whole, translation=found)
+
+
+def _resolved(
+    files: Mapping[str, MappingFile], paths: Paths, rpcs: Rpcs | None, problems: Problems
+) -> dict[str, Mapped]:
+    return {
+        name: resolve.resolve(paths.api.messages[name], file, files, paths, rpcs, problems)
+        for name, file in files.items()
+        if name in paths.api.messages
+    }
 
 
 def _judge(
@@ -313,16 +329,22 @@ def outputs(whole: Project) -> dict[str, str]:
     root, settings, api = whole.root, whole.settings, whole.translation.api
     proto = load.text_file(root, settings.api.proto(api.version))
     files = project.schemas() | stubs.render(settings, proto, stubs.client_protos(root))
-    files |= render.render(
+    files |= render.finished(unformatted(whole))
+    files[MANIFEST] = manifest(root, api, files)
+    return files
+
+
+def unformatted(whole: Project) -> dict[str, str]:
+    """{path under generated/: text} of the files that are made by templates, before they are
+    formatted."""
+    return render.unformatted(
         jobs(whole.translation)
         | {"handlers/%service.py.j2": _service_jobs(whole)}
         | optional_jobs(whole),
         shared(whole),
-        _SPEC_OF | {"%document/types.py.j2": settings.document.schema},
-        words(settings),
+        _SPEC_OF | {"%document/types.py.j2": whole.settings.document.schema},
+        words(whole.settings),
     )
-    files[MANIFEST] = manifest(root, api, files)
-    return files
 
 
 def jobs(found: Translation) -> dict[str, list[Job]]:

@@ -41,13 +41,13 @@ class Job:
     """The file or folder of spec/ that must be edited to change the output."""
 
 
-def render(
+def unformatted(
     jobs: Mapping[str, Iterable[Job]],
     shared: Mapping[str, Any],
     specs: Mapping[str, str],
     words: Mapping[str, str],
 ) -> dict[str, str]:
-    """Every output of every template whose ``%words`` are known.
+    """Every output of every template whose ``%words`` are known, not yet formatted.
 
     ``jobs`` has the input of each template that is rendered several times; the others are rendered
     once, and ``specs`` names their sources. ``shared`` is available to all, and ``words`` are the
@@ -60,14 +60,14 @@ def render(
         elif words.keys() >= set(_WORD.findall(name)):
             alone = Job({}, {}, specs.get(name, DEFAULT_SPEC))
             texts |= _texts(name, [alone], shared, words)
-    return _finished(texts)
+    return texts
 
 
 def render_template(
     name: str, jobs: Iterable[Job], shared: Mapping[str, Any], words: Mapping[str, str]
 ) -> dict[str, str]:
     """The outputs of one template."""
-    return _finished(_texts(name, jobs, shared, words))
+    return finished(_texts(name, jobs, shared, words))
 
 
 def _texts(
@@ -84,7 +84,7 @@ def _texts(
     return texts
 
 
-def _finished(texts: Mapping[str, str]) -> dict[str, str]:
+def finished(texts: Mapping[str, str]) -> dict[str, str]:
     """Python formatted, Markdown normalised."""
     python = {path: text for path, text in texts.items() if path.endswith(".py")}
     done = dict(zip(python, formatted(list(python.values())), strict=True))
