@@ -45,6 +45,7 @@ _VALUES: dict[str, Any] = {
     "Capability.add_ambient_capabilities": ["SYS_TIME"],
     "Capability.add_capabilities": ["SYS_ADMIN", "SYS_TIME"],
     "Capability.drop_capabilities": ["CHOWN"],
+    "ContainerMetadata.process_label": "system_u:system_r:container_t:s0:c1,c2",
     "ContainerStatus.state": ContainerState.CREATED,
     "Device.container_path": "/dev/in",
     "Device.host_path": "/dev/out",
@@ -75,6 +76,7 @@ _VALUES: dict[str, Any] = {
     "NetworkConfig.pod_cidr": "10.1.0.0/16",
     "PodSandboxConfig.log_directory": "/logs",
     "SELinuxOption.level": "s0:c1,c2",
+    "SandboxMetadata.process_label": "system_u:system_r:container_t:s0:c3,c4",
     "SandboxStatus.state": SandboxState.READY,
     "SecurityProfile.localhost_ref": "localhost/profile",
     "SecurityProfile.profile_type": api_pb2.SecurityProfile.Localhost,
@@ -118,6 +120,7 @@ _OWN_NETWORK = {
     "Host.kernel": (6, 1),
     "Host.in_user_namespace": False,
 }
+_DEFAULT = api_pb2.SecurityProfile(profile_type=api_pb2.SecurityProfile.RuntimeDefault)
 _NO_PROFILE = {
     f"{sc}.{name}": value
     for sc in (_SC, _POD_SC)
@@ -132,12 +135,22 @@ _RDT = {"io.kubernetes.cri.rdt-class": "gold"}
 _RDT_OF_POD = {"rdt.resources.beta.kubernetes.io/container.metadata.name": "of the pod"}
 _BLOCKIO = {"io.kubernetes.cri.blockio-class": "slow"}
 _BLOCKIO_OF_POD = {"blockio.resources.beta.kubernetes.io/container.metadata.name": "of the pod"}
+_DEFAULT_BY_MESSAGE: dict[str, Any] = {
+    **_PLAIN,
+    f"{_SC}.seccomp": _DEFAULT,
+    f"{_SC}.apparmor": _DEFAULT,
+    f"{_POD_SC}.seccomp": _DEFAULT,
+    "BaseSpec.capabilities": None,
+    "Host.architecture": "amd64",
+    "Host.kernel": (6, 1),
+}
 _CLASSES: dict[str, Any] = {
     "ContainerConfig.CDI_devices": [],
     "CdiEdits.intel_rdt": None,
     "Host.ignore_rdt_not_enabled_errors": False,
     "Host.ignore_blockio_not_enabled_errors": False,
 }
+_MAPPED = {"MountSource.is_mapped": False}
 _KVM = {
     "Handler.runtime_type": "io.containerd.kata.v2",
     "SelinuxPolicy.kvm_process": "system_u:system_r:container_kvm_t:s0",
@@ -158,17 +171,26 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Handler.privileged_without_host_devices_all_devices_allowed": False,
     },
     "not privileged": {**_PLAIN, "Handler.privileged_without_host_devices": False},
-    "default profiles": {
+    "default profiles that name a file": {
         **_PLAIN,
         "SecurityProfile.profile_type": api_pb2.SecurityProfile.RuntimeDefault,
     },
-    "default profiles, more capabilities": {
-        **_PLAIN,
-        "SecurityProfile.profile_type": api_pb2.SecurityProfile.RuntimeDefault,
+    "default profiles by message, with profiles by path": {
+        **_DEFAULT_BY_MESSAGE,
+        f"{_SC}.seccomp_profile_path": "localhost/old",
+        f"{_SC}.apparmor_profile": "localhost/old",
+    },
+    "the default filter for some capabilities": {
+        **_DEFAULT_BY_MESSAGE,
+        "Capability.add_capabilities": ["SYS_PTRACE", "SYS_TIME"],
+        "Capability.drop_capabilities": ["SYS_TIME"],
+        "Capability.add_ambient_capabilities": ["SYS_NICE"],
+    },
+    "the default filter for all capabilities of the node": {
+        **_DEFAULT_BY_MESSAGE,
         "Capability.add_capabilities": ["ALL"],
         "Capability.drop_capabilities": [],
         "Capability.add_ambient_capabilities": [],
-        "BaseSpec.capabilities": None,
     },
     "no profiles": {**_PLAIN, **_NO_PROFILE, "Host.unset_seccomp_profile": "localhost/unset"},
     "no profiles, privileged": {**_NO_PROFILE, f"{_SC}.privileged": True},
@@ -200,6 +222,12 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "BaseSpec.readonly_paths": None,
     },
     "paths in /proc, not of the request": {**_PLAIN, "Host.disable_proc_mount": True},
+    "the server's own paths in /proc": {
+        **_PLAIN,
+        "Host.disable_proc_mount": True,
+        "BaseSpec.masked_paths": None,
+        "BaseSpec.readonly_paths": None,
+    },
     "paths in /proc, privileged": {"Host.disable_proc_mount": False},
     "an RDT class": {**_CLASSES, "ContainerConfig.annotations": _RDT},
     "an RDT class of the pod": {**_CLASSES, "PodSandboxConfig.annotations": _RDT_OF_POD},
@@ -219,8 +247,16 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "ContainerConfig.CDI_devices": [],
         "ContainerConfig.annotations": {"cdi.k8s.io/a": "vendor.com/class=two"},
     },
+    "bind mounts of CDI devices": {
+        "CdiEdits.mounts": (types.Mount("/driver", type="bind", source="/usr/lib/driver"),)
+    },
     "a virtual machine": _KVM,
-    "a virtual machine, privileged": {**_KVM, f"{_SC}.privileged": True},
+    "a virtual machine, privileged": {
+        **_KVM,
+        f"{_SC}.privileged": True,
+        f"{_POD_SC}.privileged": True,
+    },
+    "a privileged container in a pod that is not": {**_PLAIN, f"{_SC}.privileged": True},
     "an untrusted pod": {
         **_PLAIN,
         **_OWN_NETWORK,
@@ -231,10 +267,19 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         **_HOST_NETWORK,
         "PodSandboxConfig.annotations": {"io.kubernetes.cri.untrusted-workload": "true"},
     },
+    "a sysctl of a network interface": {
+        "LinuxPodSandboxConfig.sysctls": {"net.ipv4.conf.eth0.rp_filter": "0"}
+    },
     "labels for snapshotters": {
         "PodSandboxConfig.annotations": {"containerd.io/snapshot/lazy": "yes"}
     },
     "a pod on the node's network": {**_HOST_NETWORK, "PodSandboxConfig.hostname": ""},
+    "a pod with user ids of its own on the node's network": {
+        f"{_POD_SC}.namespace_options": api_pb2.NamespaceOption(
+            network=api_pb2.NODE, userns_options=_POD.userns_options
+        ),
+        "BaseSpec.mounts": None,
+    },
     "ports without a capability": {
         **_OWN_NETWORK,
         "Host.unprivileged_ports": True,
@@ -246,7 +291,24 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Host.unprivileged_icmp": True,
     },
     "a server in a user namespace": {**_OWN_NETWORK, "Host.in_user_namespace": True},
-    "volumes that cannot be mapped": {"MountSource.idmap_problem": "the problem"},
+    "volumes that show mapped ids already": {"MountSource.idmap_problem": "the problem"},
+    "volumes that cannot be mapped": {**_MAPPED, "MountSource.idmap_problem": "of the volume"},
+    "volumes whose groups cannot be mapped": {
+        **_MAPPED,
+        "Mount.uidMappings": [],
+        "MountSource.idmap_problem": "of the volume",
+    },
+    "volumes that the handler cannot map": {
+        **_MAPPED,
+        "Handler.user_namespaces_problem": "of the handler",
+        "MountSource.idmap_problem": "of the volume",
+    },
+    "volumes whose groups the handler cannot map": {
+        **_MAPPED,
+        "Mount.uidMappings": [],
+        "Handler.user_namespaces_problem": "of the handler",
+        "MountSource.idmap_problem": "of the volume",
+    },
     "a handler without user namespaces": {"Handler.user_namespaces_problem": "the problem"},
     "a volume that is not shared": {
         "Mount.propagation": api_pb2.PROPAGATION_BIDIRECTIONAL,
@@ -269,6 +331,11 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Host.cgroup_unified": False,
         "BaseSpec.mounts": None,
         "Handler.cgroup_writable": False,
+        "LinuxContainerResources.unified": {},
+    },
+    "privileged, with cgroup v1": {
+        "Host.cgroup_unified": False,
+        "BaseSpec.mounts": None,
         "LinuxContainerResources.unified": {},
     },
     "cgroup v2": {
@@ -295,7 +362,11 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "a cgroup for systemd": {"LinuxPodSandboxConfig.cgroup_parent": "a.slice"},
     "no cgroup for systemd": {"LinuxPodSandboxConfig.cgroup_parent": ""},
-    "an identity token": {"AuthConfig.registry_token": "", "AuthConfig.auth": ""},
+    "a user and an identity token": {"AuthConfig.registry_token": "", "AuthConfig.auth": ""},
+    "an identity token and the auth of a user": {
+        "AuthConfig.registry_token": "",
+        "AuthConfig.username": "",
+    },
 }
 """What is different from ``full``."""
 _LEFT_OUT = frozenset({"ContainerConfig.windows", "PodSandboxConfig.windows"})
