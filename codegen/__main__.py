@@ -119,8 +119,11 @@ def _import(arguments: argparse.Namespace, root: Path) -> int:
 def _stubs(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import generate, proto_import, undecided
 
-    for name in proto_import.write(root, undecided.stubs(root, generate.read_api(root))):
+    written = list(proto_import.write(root, undecided.stubs(root, generate.read_api(root))))
+    for name in written:
         print(name)
+    if not written:
+        print("every field and RPC has an entry", file=sys.stderr)
     return 0
 
 
@@ -269,9 +272,16 @@ def _parser() -> argparse.ArgumentParser:
         "decide",
         help="record that a person decided about the parts of the API as they are now",
     )
-    decided.add_argument(
+    recorded = decided.add_mutually_exclusive_group(required=True)
+    recorded.add_argument(
+        "--all",
+        action="store_true",
+        help="everything, in a new project, which has no record yet",
+    )
+    recorded.add_argument(
         "names",
-        nargs="+",
+        nargs="*",
+        default=[],
         metavar="NAME",
         help="a field, as in Order.address, an RPC, as in Shop.Cancel, or all"
         " parts of a message, enum or service",

@@ -16,7 +16,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorProto
 
 from codegen import load, project, proto_api, proto_text
-from codegen.errors import Place, Problems, nearest
+from codegen.errors import Place, Problems, SpecError, nearest
 from codegen.load import MappingNode
 from codegen.model import MappingFile
 from codegen.nodes import items
@@ -65,6 +65,14 @@ def check(
     reported by other rules.
     """
     recorded = _Recorded.read(root)
+    if recorded.node is None:
+        problems.add(
+            "is missing, so nothing is recorded as decided",
+            Place(FILE),
+            "restore it; in a new project, look at each entry, then run: cri-codegen decide --all",
+            "not-recorded",
+        )
+        return
     now = parts(file)
     entries = _Entries.of(file, mapping, rpcs)
     for owner in sorted(now.keys() | recorded.parts.keys()):
@@ -256,13 +264,21 @@ def decide(
     """{path: text} that records ``names`` as ``file`` defines them now: fields, enum values and
     RPCs, or all parts of a message, enum or service. What ``file`` no longer has is removed.
 
-    Raises SpecError for a name that neither ``file`` nor the record has, and for what is undecided.
+    Without ``names``, everything is recorded. Raises SpecError for a name that neither ``file`` nor
+    the record has, for what is undecided, and if everything shall be recorded although there is a
+    record: it would hide what has changed since.
     """
+    if not names and (root / FILE).exists():
+        raise SpecError(
+            "exists, so each part that has changed since is named",
+            Place(FILE),
+            "run cri-codegen check, look at each entry, and name the parts instead of --all",
+        )
     recorded = {owner: dict(known) for owner, known in _Recorded.read(root).parts.items()}
     now = parts(file)
     entries = _Entries.of(file, mapping, rpcs)
     problems, api = Problems(), project.read(root).api.name
-    for name in names:
+    for name in names or now:
         owner, part = _split(name, {**recorded, **now})
         known = {**recorded.get(owner, {}), **now.get(owner, {})}
         if owner not in now and owner not in recorded:

@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pb2 import (
     MethodDescriptorProto,
 )
 
-from codegen import load, protoc
+from codegen import load, proto_api, protoc
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.nodes import child, items, optional, text
@@ -101,11 +101,19 @@ def differences(
 ) -> Iterator[tuple[str, str]]:
     """Each part of ``older`` that ``current`` lacks or has otherwise: its name, and what differs.
 
-    What only ``current`` has does not count: an older client neither sends it nor reads it.
+    What only ``current`` has does not count: an older client neither sends it nor reads it. Nor
+    does another name of an enum value: only its number is sent.
     """
     now = dict(_parts(current))
+    numbers = {
+        f"{owner} number {value.number}"
+        for owner, enum in proto_api.enums_of(current)
+        for value in enum.value
+    }
     for part, words in _parts(older):
         if part not in now:
+            if f"{part.rpartition('.')[0]} {words}" in numbers:
+                continue
             yield part, f"{part} ({words}) does not exist there"
         elif now[part] != words:
             yield part, f"{part} is {words} in one and {now[part]} in the other"

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from codegen import load, project, proto_api, proto_options, proto_text, protoc, stubs
+from codegen import load, project, proto_api, proto_options, proto_text, protoc, stubs, upstream
 from codegen.errors import Place, SpecError, one_of
 from codegen.project import ServedApi
 from codegen.write import replace
@@ -66,6 +66,8 @@ def pin(root: Path, source: Path, version: str, *, replace: bool) -> dict[str, s
             f"pin it under another version and compare the two with cri-codegen diff, "
             f"or replace {version} with --force",
         )
+    if source.suffix == ".proto":
+        upstream.keep(source, text)
     found = {name: text, origins: _with_origin(root, origins, source, version)}
     current = f"{served.protos}/current"
     return found if (root / current).exists() else {**found, current: f"{version}\n"}

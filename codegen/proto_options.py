@@ -31,14 +31,14 @@ class _Token:
     end: int
 
 
-def without_foreign(text: str) -> str:
-    """``text`` without these parts, and with all its lines."""
+def without_foreign(text: str, *, comments: bool = False) -> str:
+    """``text`` without these parts, and with all its lines; ``comments`` keeps the comments."""
     found = [_Token(m[0], m.start(), m.end()) for m in _TOKEN.finditer(text.lstrip("\ufeff"))]
     shift = len(text) - len(text.lstrip("\ufeff"))
-    comments = [t for t in found if t.text.startswith(("//", "/*"))]
+    removed = [] if comments else [t for t in found if t.text.startswith(("//", "/*"))]
     tokens = [t for t in found if not t.text.startswith(("//", "/*"))]
     chars = [*" " * shift, *text[shift:]]
-    for start, end in (*((t.start, t.end) for t in comments), *_removed(tokens)):
+    for start, end in (*((t.start, t.end) for t in removed), *_removed(tokens)):
         for at in range(start + shift, end + shift):
             if chars[at] != "\n":
                 chars[at] = " "

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from codegen import cache
 from codegen.errors import Fault, Place, SpecError
@@ -35,6 +35,13 @@ def descriptors(
     return FileDescriptorSet.FromString(_descriptors(protos, shown_as))
 
 
+def with_comments(name: str, text: str) -> FileDescriptorProto:
+    """The descriptor of one proto with ``source_code_info``, which has its comments; raises
+    SpecError as ``descriptors`` does."""
+    made = FileDescriptorSet.FromString(_described({name: text}, {}, "--include_source_info"))
+    return made.file[-1]
+
+
 def check(protos: Mapping[str, str], shown_as: Mapping[str, str]) -> None:
     """Raise SpecError if ``protos`` do not compile."""
     _descriptors(protos, shown_as)
@@ -50,12 +57,12 @@ def _parts(protos: Mapping[str, str], *more: str) -> tuple[bytes, ...]:
     return tuple(word.encode() for word in words)
 
 
-def _described(protos: Mapping[str, str], shown_as: Mapping[str, str]) -> bytes:
+def _described(protos: Mapping[str, str], shown_as: Mapping[str, str], *more: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _lay_out(root, protos)
         out = root / "set.binpb"
-        _run(root, [f"--descriptor_set_out={out}", "--include_imports"], protos, shown_as)
+        _run(root, [f"--descriptor_set_out={out}", "--include_imports", *more], protos, shown_as)
         return out.read_bytes()
 
 

@@ -1,7 +1,8 @@
 """``cri-codegen stubs``: entries for what a new version of the API adds, to be decided by a person.
 
 A field gets an entry ``unmapped: undecided`` in its message's file, a new message a file, and a new
-RPC an entry in rpc.yaml. ``check`` refuses each until it is decided.
+RPC an entry in rpc.yaml. ``check`` refuses each until it is decided. The comments of the published
+API stand there too, if it was imported on this machine.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from codegen import load, mapping_file, project, rpc
+from codegen import load, mapping_file, project, rpc, upstream
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.model import Api, Field, MappingFile, Message, Method
 from codegen.project import Settings
+from codegen.upstream import Comments
 
 WORD = "undecided"
 _EMPTY = re.compile(r"^fields: *\{ *\}", re.M)
@@ -31,6 +33,8 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
     node = problems.attempt(lambda: load.yaml_text(written, rpc.FILE)) if written else None
     problems.stop_if_any()
     settings = project.read(root)
+    proto = settings.api.proto(api.version)
+    said = upstream.kept(load.text_file(root, proto)) if (root / proto).is_file() else {}
     found = {f"{settings.output}/{name}": text for name, text in project.schemas().items()}
     received, sent = (_reached(api, names) for names in _roots(api))
     for message in api.messages.values():
@@ -39,19 +43,19 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
             decided = {*file.entries, *file.faulty}
             missing = [f for f in message.fields.values() if f.name not in decided]
             if missing:
-                found[file.file] = _with_entries(root, api, file, missing)
+                found[file.file] = _with_entries(root, api, file, missing, said)
         else:
             flow = "out" if message.name not in received else "in"
             flow = "both" if message.name in received & sent else flow
             found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(
-                settings, api, message, flow
+                settings, api, message, flow, said
             )
     named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
     every = {m.name: m for s in api.services.values() for m in s.methods.values()}
     methods = [method for name, method in every.items() if name not in named]
     if methods:
         text = written.rstrip("\n") or settings.schema_line(rpc.FILE, "rpc")
-        found[rpc.FILE] = text + "\n" + "".join(_rpc(api, method) for method in methods)
+        found[rpc.FILE] = text + "\n" + "".join(_rpc(api, method, said) for method in methods)
     return found
 
 
@@ -72,7 +76,9 @@ def _reached(api: Api, names: Iterable[str]) -> set[str]:
     return found
 
 
-def _with_entries(root: Path, api: Api, file: MappingFile, fields: Iterable[Field]) -> str:
+def _with_entries(
+    root: Path, api: Api, file: MappingFile, fields: Iterable[Field], said: Comments
+) -> str:
     """The file's text with entries at the end of its ``fields``."""
     lines = load.text_file(root, file.file).rstrip("\n").split("\n")
     end = len(lines)
@@ -88,13 +94,13 @@ def _with_entries(root: Path, api: Api, file: MappingFile, fields: Iterable[Fiel
     if not file.entries:
         at = fields_key.place.line - 1
         lines[at] = _EMPTY.sub("fields:", lines[at])
-    added = "".join(_entry(api, f) for f in fields).rstrip("\n").split("\n")
+    added = "".join(_entry(api, file.message, f, said) for f in fields).rstrip("\n").split("\n")
     if not file.entries:
         added = added[1:]  # no blank line below "fields:"
     return "\n".join([*lines[:end], *added, *lines[end:]]) + "\n"
 
 
-def _file(settings: Settings, api: Api, message: Message, flow: str) -> str:
+def _file(settings: Settings, api: Api, message: Message, flow: str, said: Comments) -> str:
     file = f"{mapping_file.FOLDER}/{message.module}.yaml"
     head = f"{settings.schema_line(file, 'mapping')}\nmessage: {api.package}.{message.name}\n"
     head += f"flow: {flow}\n"
@@ -103,14 +109,18 @@ def _file(settings: Settings, api: Api, message: Message, flow: str) -> str:
     return (
         head
         + "fields:\n"
-        + "".join(_entry(api, f) for f in message.fields.values()).removeprefix("\n")
+        + "".join(_entry(api, message.name, f, said) for f in message.fields.values()).removeprefix(
+            "\n"
+        )
     )
 
 
-def _entry(api: Api, field: Field) -> str:
+def _entry(api: Api, message: str, field: Field, said: Comments) -> str:
     old = ", deprecated" if field.deprecated else ""
     return (
-        f"\n  {_key(field.name)}:\n    unmapped: {WORD}\n"
+        f"\n  {_key(field.name)}:\n"
+        f"{upstream.as_yaml(said.get(f'{message}.{field.name}'), '    ')}"
+        f"    unmapped: {WORD}\n"
         f"    why: To be decided. {field.kind!s}, number {field.number},"
         f" since {api.name} {field.since}{old}.\n"
     )
@@ -120,9 +130,12 @@ def _key(name: str) -> str:
     return f'"{name}"' if name in ("true", "false", "null") else name
 
 
-def _rpc(api: Api, method: Method) -> str:
+def _rpc(api: Api, method: Method, said: Comments) -> str:
+    service = next(s.name for s in api.services.values() if s.methods.get(method.name) == method)
     return (
-        f"\n{method.name}:\n  unserved: {{issue: {WORD}}}\n"
+        f"\n{method.name}:\n"
+        f"{upstream.as_yaml(said.get(f'{service}.{method.name}'), '  ')}"
+        f"  unserved: {{issue: {WORD}}}\n"
         f"  why: To be decided. Takes {method.request} and gives"
         f" {'a stream of ' * method.streams}{method.response}, since {api.name} {method.since}.\n"
     )

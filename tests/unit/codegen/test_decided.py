@@ -193,16 +193,22 @@ def test_a_wrong_name_is_refused_and_nothing_is_recorded(
     assert (tmp_path / "spec/decided.yaml").read_bytes() == before
 
 
-def test_without_a_record_everything_is_to_be_decided_and_can_be_recorded(tmp_path: Path) -> None:
+def test_a_record_that_is_missing_is_one_fault_and_can_be_made(tmp_path: Path) -> None:
     copy_of_spec(tmp_path)
     path = tmp_path / "spec/decided.yaml"
     before = path.read_text()
     path.unlink()
+    [fault] = _faults(tmp_path)
+    assert fault.startswith("spec/decided.yaml: is missing, so nothing is recorded as decided")
+    assert main(["--root", str(tmp_path), "decide", "--all"]) == 0
+    assert path.read_text() == before
+    path.unlink()
     every = decided.parts(generate.current_proto(tmp_path))
-    owners = sorted(name for name, parts in every.items() if parts)
-    assert len(_faults(tmp_path)) == len(owners)
     assert main(["--root", str(tmp_path), "decide", *every]) == 0
     assert path.read_text() == before
+    path.write_text("{}\n")
+    owners = [name for name, parts in every.items() if parts]
+    assert len(_faults(tmp_path)) == len(owners), "an empty record is a record"
 
 
 def test_the_record_of_each_pinned_version_reads_back() -> None:

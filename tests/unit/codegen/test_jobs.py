@@ -122,15 +122,22 @@ async def test_the_handlers_look_up_and_check_states_over_grpc(module: Any, tmp_
     await server.stop(None)
 
 
-def test_what_was_never_decided_is_not_said_to_have_changed(
+def test_a_project_without_a_record_is_told_so_once_and_can_record_everything(
     jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(jobs, tmp_path / "jobs")
     (tmp_path / "jobs/spec/decided.yaml").unlink()
     assert main(["--root", str(tmp_path / "jobs"), "check"]) == 1
     told = capsys.readouterr().err
-    assert "not recorded as decided: JobState" in told
-    assert "has changed" not in told
+    assert told.startswith("spec/decided.yaml: is missing, so nothing is recorded as decided")
+    assert told.count("decided.yaml") == told.count("cri-codegen decide --all") == 1
+    root = ["--root", str(tmp_path / "jobs")]
+    assert main([*root, "decide", "--all"]) == 0
+    assert (tmp_path / "jobs/spec/decided.yaml").read_text() == (
+        jobs / "spec/decided.yaml"
+    ).read_text()
+    assert main([*root, "decide", "--all"]) == 1
+    assert "each part that has changed since is named" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

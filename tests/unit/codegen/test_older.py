@@ -32,6 +32,11 @@ def test_what_is_new_does_not_matter() -> None:
     assert differing(current.replace("B = 1;", "B = 1; C = 2;")) == {}
 
 
+def test_another_name_of_an_enum_value_does_not_matter() -> None:
+    assert differing(CURRENT.replace("B = 1;", "RENAMED = 1;")) == {}
+    assert list(differing(CURRENT.replace("B = 1;", "C = 2;"))) == ["Kind.B"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "part", "words"),
     [
