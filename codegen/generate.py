@@ -1,4 +1,7 @@
-"""The pipeline from ``spec/`` to the texts of ``generated/``: load, resolve, render."""
+"""The pipeline from ``spec/`` to the texts of ``generated/``: load, resolve, render.
+
+What only some commands need is imported where it is used: explain takes half a second in all.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from codegen import (
-    api_names,
-    at_version,
-    decided,
     document_schema,
     lifecycle,
     load,
     mapping_file,
     metrics,
-    older,
     payload_schema,
     plan,
     plan_schema,
@@ -36,22 +35,8 @@ from codegen import (
     rpc,
     rules,
     served,
-    strays,
     stubs,
 )
-from codegen.emit import (
-    builders,
-    filters,
-    items,
-    payloads,
-    plans,
-    python,
-    readers,
-    services,
-    types,
-    validators,
-)
-from codegen.emit import metrics as metrics_text
 from codegen.errors import Place, Problems, SpecError, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
@@ -61,6 +46,9 @@ from codegen.project import Settings
 from codegen.python_source import Sources
 from codegen.render import Job
 from codegen.rpc import Rpcs
+
+if TYPE_CHECKING:
+    from codegen.older import OlderService
 
 _SPEC_OF = {
     "%document/defaults.py.j2": project.FILE,
@@ -102,7 +90,7 @@ class Project:
     lifecycle: Lifecycle
     rpcs: Rpcs
     metrics: metrics.Metrics | None
-    older: tuple[older.OlderService, ...]
+    older: tuple[OlderService, ...]
     """Services of older packages that are served as well."""
     defaults: Mapping[str, Any]
     """Decoded JSON, or text, by name."""
@@ -113,6 +101,8 @@ def load_project(root: Path) -> Project:
 
     Checks skip references to what could not be read, so that each mistake is reported once.
     """
+    from codegen import api_names, older, strays
+
     settings = project.read(root)
     problems = Problems()
     api = problems.attempt(lambda: read_api(root, problems))
@@ -124,7 +114,7 @@ def load_project(root: Path) -> Project:
     measured = None
     if found is not None and (root / metrics.FILE).is_file():
         measured = problems.attempt(lambda: metrics.read(root, found.paths, problems))
-    former: tuple[older.OlderService, ...] | None = ()
+    former: tuple[OlderService, ...] | None = ()
     if (root / older.FILE).is_file():
         former = problems.attempt(lambda: older.read(root, current_proto(root), problems))
     for name in ("metrics", "older") if found is None else ():  # what else is wrong in them
@@ -193,6 +183,8 @@ def check_served(
 
 def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
     """Name what differs from the API as it was decided about; only for what could be read."""
+    from codegen import decided
+
     try:
         rpcs = load.yaml_file(root, rpc.FILE)
     except SpecError:  # reported with the rest of rpc.yaml
@@ -278,6 +270,8 @@ def at(whole: Project, version: str) -> Project:
 
     Raises SpecError if there is no such older version, or if it cannot be generated.
     """
+    from codegen import at_version
+
     found, settings, problems = whole.translation, whole.settings, Problems()
     current = found.api.version
     known = [v for v in stubs.versions(whole.root) if stubs.order(v) <= stubs.order(current)]
@@ -349,6 +343,7 @@ def unformatted(whole: Project) -> dict[str, str]:
 
 def jobs(found: Translation) -> dict[str, list[Job]]:
     """The input of the templates of builders, readers and validators."""
+    from codegen.emit import builders, filters, items, readers, validators
 
     def job(name: str, mapped: Mapped, text: object) -> Job:
         return Job({"message": mapped.module}, {name: text}, mapped.file.file)
@@ -377,6 +372,9 @@ def jobs(found: Translation) -> dict[str, list[Job]]:
 
 def optional_jobs(whole: Project) -> dict[str, list[Job]]:
     """The input of the templates that not every specification needs."""
+    from codegen import older
+    from codegen.emit import metrics as metrics_text
+
     found = whole.translation
     measured = []
     if whole.metrics is not None:
@@ -392,6 +390,8 @@ def optional_jobs(whole: Project) -> dict[str, list[Job]]:
 
 def payload_jobs(found: Translation) -> list[Job]:
     """One for each payload."""
+    from codegen.emit import payloads
+
     jobs = []
     for word, payload in found.settings.payloads.items():
         planned = [
@@ -411,6 +411,8 @@ def payload_jobs(found: Translation) -> list[Job]:
 
 
 def _service_jobs(whole: Project) -> list[Job]:
+    from codegen.emit import services
+
     found = whole.translation
     planned = plan.services(whole.rpcs, found.mapped, found.plans, whole.settings)
     return [
@@ -437,6 +439,8 @@ def ignored(files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
 
 def shared(whole: Project) -> dict[str, Any]:
     """Variables available to every template."""
+    from codegen.emit import plans, types
+
     found, settings = whole.translation, whole.settings
     planned = plan.plans(found.mapped, found.plans, settings)
     return {
@@ -531,6 +535,8 @@ class DefaultText:
 
 
 def _defaults(data: Mapping[str, Any], settings: Settings, document: Document) -> list[DefaultText]:
+    from codegen.emit import python
+
     whole = Kind("object", document.root)
     written: Mapping[str, Callable[[Any], str]] = {
         "document": lambda value: python.constructor(whole, value, document),

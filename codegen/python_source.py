@@ -7,6 +7,7 @@ dependency), so functions, annotations and dataclasses are looked up in the sour
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,8 +260,9 @@ class Sources:
         return sorted(".".join(path.parts) for path in found if path.name != "__init__")
 
 
+@functools.lru_cache(maxsize=512)  # hand-written code is read by several checks of one run
 def parsed(text: str, name: str) -> ast.Module:
-    """The syntax tree of ``text``; errors name the file as ``name``."""
+    """The syntax tree of ``text``, which must not be changed; errors name the file as ``name``."""
     try:
         return ast.parse(text)
     except SyntaxError as error:

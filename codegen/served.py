@@ -10,7 +10,7 @@ from codegen.errors import Problems, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.python_source import Sources
 from codegen.rpc import Noun, Rpcs
-from codegen.syntax import statements
+from codegen.syntax import nodes, statements
 
 
 def check_operations(rpcs: Rpcs, sources: Sources, problems: Problems) -> None:
@@ -83,7 +83,7 @@ def check_events(lifecycle: Lifecycle, sources: Sources, problems: Problems) -> 
     fired = {
         (node.value.id, node.attr)
         for tree in sources.naming(classes)
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
     for machine in lifecycle.machines:

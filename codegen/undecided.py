@@ -8,17 +8,20 @@ API stand there too, if it was imported on this machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from codegen import load, mapping_file, project, rpc, upstream
+from codegen import load, mapping_file, project, rpc
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.model import Api, Field, MappingFile, Message, Method
 from codegen.project import Settings
-from codegen.upstream import Comments
 
+Comments = Mapping[str, str]
+"""Of the published API, by field, as in ``Order.lines``, or RPC."""
 WORD = "undecided"
+_WIDTH = 98
 _EMPTY = re.compile(r"^fields: *\{ *\}", re.M)
 
 
@@ -27,6 +30,8 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
 
     Raises SpecError if the mapping or rpc.yaml cannot be read.
     """
+    from codegen import upstream  # slow to load, and only needed here
+
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
     written = load.text_file(root, rpc.FILE) if (root / rpc.FILE).exists() else ""
@@ -119,7 +124,7 @@ def _entry(api: Api, message: str, field: Field, said: Comments) -> str:
     old = ", deprecated" if field.deprecated else ""
     return (
         f"\n  {_key(field.name)}:\n"
-        f"{upstream.as_yaml(said.get(f'{message}.{field.name}'), '    ')}"
+        f"{_as_yaml(said.get(f'{message}.{field.name}'), '    ')}"
         f"    unmapped: {WORD}\n"
         f"    why: To be decided. {field.kind!s}, number {field.number},"
         f" since {api.name} {field.since}{old}.\n"
@@ -134,11 +139,20 @@ def _rpc(api: Api, method: Method, said: Comments) -> str:
     service = next(s.name for s in api.services.values() if s.methods.get(method.name) == method)
     return (
         f"\n{method.name}:\n"
-        f"{upstream.as_yaml(said.get(f'{service}.{method.name}'), '  ')}"
+        f"{_as_yaml(said.get(f'{service}.{method.name}'), '  ')}"
         f"  unserved: {{issue: {WORD}}}\n"
         f"  why: To be decided. Takes {method.request} and gives"
         f" {'a stream of ' * method.streams}{method.response}, since {api.name} {method.since}.\n"
     )
+
+
+def _as_yaml(comment: str | None, indent: str) -> str:
+    """A comment as lines of a YAML comment, whatever it contains; "" for none."""
+    lines: Sequence[str] = (comment or "").splitlines()
+    clean = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
+    width = _WIDTH - len(indent)
+    wrapped = (textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in clean)
+    return "".join(f"{indent}# {line}".rstrip() + "\n" for part in wrapped for line in part)
 
 
 def fields(api: Api, files: Mapping[str, MappingFile]) -> Iterator[tuple[Message, Field]]:

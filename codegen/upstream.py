@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
@@ -17,12 +16,9 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from codegen import cache, proto_options, protoc
 from codegen.errors import SpecError
 
-_WIDTH = 98
 _SERVICE, _METHOD = 6, 2
 _MESSAGE, _FIELD, _NESTED = 4, 2, 3
 """The numbers of fields of descriptors, of which the paths of comments consist."""
-Comments = Mapping[str, str]
-"""By field, as in ``Order.lines``, or RPC, as in ``Shop.Order``."""
 
 
 def keep(source: Path, pinned: str) -> None:
@@ -32,10 +28,11 @@ def keep(source: Path, pinned: str) -> None:
         cache.put(_key(pinned), json.dumps(found).encode())
 
 
-def kept(pinned: str) -> Comments:
+def kept(pinned: str) -> dict[str, str]:
     """The comments that were kept for a pinned text; nothing if it was imported elsewhere."""
     found = cache.get(_key(pinned))
-    return json.loads(found) if found is not None else {}
+    said: dict[str, str] = json.loads(found) if found is not None else {}
+    return said
 
 
 def _key(pinned: str) -> str:
@@ -80,12 +77,3 @@ def _names_in(
         yield (*path, _FIELD, number), f"{name}.{field.name}"
     for number, nested in enumerate(message.nested_type):
         yield from _names_in(nested, f"{name}.{nested.name}", (*path, _NESTED, number))
-
-
-def as_yaml(comment: str | None, indent: str) -> str:
-    """A comment as lines of a YAML comment, whatever it contains; "" for none."""
-    lines: Sequence[str] = (comment or "").splitlines()
-    clean = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
-    width = _WIDTH - len(indent)
-    wrapped = (textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in clean)
-    return "".join(f"{indent}# {line}".rstrip() + "\n" for part in wrapped for line in part)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen import load, upstream
+from codegen import load, undecided, upstream
 from codegen.__main__ import main
 from tests.unit.codegen.project import ROOT, api, copy_of_spec
 
@@ -100,7 +100,7 @@ def test_stubs_say_when_there_is_nothing_to_add(
 
 @pytest.mark.parametrize("comment", [None, "", "\n \n"])
 def test_no_comment_is_no_line(comment: str | None) -> None:
-    assert upstream.as_yaml(comment, "  ").strip("# \n") == ""
+    assert undecided._as_yaml(comment, "  ").strip("# \n") == ""
 
 
 def test_the_pinned_versions_have_no_comments_to_keep() -> None:
