@@ -21,8 +21,7 @@ def apply(
 ) -> None:
     """Every block is one field, in the order of the proto, then what no field decides."""
     # resources: by the entries of LinuxContainerResources
-    if src.HasField("resources"):
-        linux_container_resources.apply(src.resources, out, host=host)
+    linux_container_resources.apply(src.resources, out, host=host)
     # security_context: by the entries of LinuxContainerSecurityContext
     linux_container_security_context.apply(
         src.security_context, out, container=container, handler=handler, host=host, sandbox=sandbox
