@@ -39,6 +39,7 @@ _POD = api_pb2.NamespaceOption(
 _NODE = api_pb2.NamespaceOption(
     network=api_pb2.NODE, pid=api_pb2.TARGET, ipc=api_pb2.NODE, target_id="target"
 )
+_NODE_USERS = api_pb2.NamespaceOption(userns_options=api_pb2.UserNamespace(mode=api_pb2.NODE))
 _VALUES: dict[str, Any] = {
     "AuthConfig.auth": "dXNlcjpwYXNz",
     "CDIDevice.name": "vendor.com/class=one",
@@ -274,12 +275,39 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "PodSandboxConfig.annotations": {"containerd.io/snapshot/lazy": "yes"}
     },
     "a pod on the node's network": {**_HOST_NETWORK, "PodSandboxConfig.hostname": ""},
+    **{
+        f"an untrusted pod that shares only the node's {name} namespace": {
+            **_PLAIN,
+            **_OWN_NETWORK,
+            f"{_POD_SC}.namespace_options": shared,
+            "PodSandboxConfig.annotations": {"io.kubernetes.cri.untrusted-workload": "true"},
+        }
+        for name, shared in (
+            ("network", api_pb2.NamespaceOption(network=api_pb2.NODE)),
+            ("pid", api_pb2.NamespaceOption(pid=api_pb2.NODE)),
+            ("ipc", api_pb2.NamespaceOption(ipc=api_pb2.NODE)),
+        )
+    },
     "a pod with user ids of its own on the node's network": {
         f"{_POD_SC}.namespace_options": api_pb2.NamespaceOption(
             network=api_pb2.NODE, userns_options=_POD.userns_options
         ),
         "BaseSpec.mounts": None,
     },
+    "an ephemeral container whose target has exited": {
+        f"{_SC}.namespace_options": _NODE,
+        "Container.target_pid": 0,
+    },
+    "an OOM score below the server's": {
+        "LinuxContainerResources.oom_score_adj": -997,
+        "Host.oom_score_adj_floor": -100,
+    },
+    "a pod that names the node's user namespace": {
+        f"{_POD_SC}.namespace_options": _NODE_USERS,
+        f"{_SC}.namespace_options": _NODE_USERS,
+    },
+    "ports without a host port": {"PortMapping.host_port": 0},
+    "ports on all addresses": {"PortMapping.host_ip": ""},
     "ports without a capability": {
         **_OWN_NETWORK,
         "Host.unprivileged_ports": True,
