@@ -65,6 +65,13 @@ def crashpoints(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Alter each entry of the mapping; a fast test must fail: ``N mutants, N killed``; ``-- WORDS``
+    for those whose name has them."""
+    _run(session, "python", "-m", "tests.mutation", *session.posargs)
+
+
+@nox.session
 def extremes(session: nox.Session) -> None:
     """Every field of every request at its extremes, on a server in memory and on containerd."""
     env = {"CRI_TEST_EXTREMES": "all"}
