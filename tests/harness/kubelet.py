@@ -292,9 +292,7 @@ class Kubelet:
         systemd = self.node.systemd_cgroup
         named = f"*-pod{uid.replace('-', '_')}.slice" if systemd else f"pod{uid}"
         found = (f"*/{named}", f"*/*/{named}")
-        return [
-            path for p in found for path in cgroups.below(self.cgroup_root, p, systemd=systemd)
-        ]
+        return [path for p in found for path in cgroups.below(self.cgroup_root, p, systemd=systemd)]
 
     # Pods
 
