@@ -149,7 +149,8 @@ class MutationSession:
             if not changed.keys() - {"provenance.py"}:
                 return Outcome(mutant.name, "no code")
             lines = set()
-            for path, text in changed.items():
+            for path in sorted(changed, key=lambda path: path in plain):  # new modules first
+                text = changed[path]
                 patch.replace_code(path, compile(text, path, "exec") if text else None)
                 if path == "provenance.py":
                     continue
