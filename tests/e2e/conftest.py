@@ -25,8 +25,30 @@ BUSYBOX = f"{HOST}/busybox:1"
 PAUSE = f"{HOST}/recovery-pause:1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+newest_only = pytest.mark.newest_only
+"""Of a slow test about what no containerd has a part in, such as CNI plugins that hang."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "newest_only: runs on the newest containerd only")
+
+
+def _runs_on(item: pytest.Item, containerd: Containerd) -> bool:
+    given = getattr(item, "callspec", None)
+    used = [p for p in given.params.values() if isinstance(p, Containerd)] if given else []
+    return all(one.name == containerd.name for one in used)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    newest = containerds()[-1]
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("newest_only") and not _runs_on(item, newest)
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     if os.geteuid() == 0:
         return
     for item in items:

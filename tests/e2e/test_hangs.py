@@ -12,7 +12,7 @@ import pytest
 
 from generated.cri import api_pb2
 from runtime.steps import threads
-from tests.e2e.conftest import BUSYBOX
+from tests.e2e.conftest import BUSYBOX, newest_only
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.hung_mount import HungMount, needs_fuse
 from tests.harness.node import Node
@@ -31,6 +31,7 @@ def host_pod(name: str, logs: Path) -> api_pb2.PodSandboxConfig:
     return spec
 
 
+@newest_only
 @needs_fuse
 def test_a_hung_volume_blocks_neither_other_pods_nor_the_shutdown(
     cri: Cri, node: Node, tmp_path: Path, hung: HungMount
@@ -70,6 +71,7 @@ def test_a_hung_volume_blocks_neither_other_pods_nor_the_shutdown(
     hung.go_on()
 
 
+@newest_only
 @needs_fuse
 def test_a_hung_log_file_system_blocks_no_other_container(
     cri: Cri, tmp_path: Path, hung: HungMount

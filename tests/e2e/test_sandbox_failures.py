@@ -26,6 +26,8 @@ from tests.harness.leaks import Holdings
 from tests.harness.node import Containerd, Node, containerds
 from tests.harness.waiting import became_true, wait_until
 
+from .conftest import newest_only
+
 _RUNC = """#!/bin/sh
 # runc, except for what the file beside it names
 for word in "$@"; do
@@ -222,6 +224,7 @@ def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
     assert not list(leases)
 
 
+@newest_only
 def test_a_recovery_that_times_out_does_not_block_the_start(faulty: FaultyNode) -> None:
     faulty.tell_cni(hang=["ADD"])
     request = api_pb2.RunPodSandboxRequest(config=pod_config())
@@ -257,6 +260,7 @@ def test_a_stop_whose_network_fails_is_repeated(faulty: FaultyNode) -> None:
     faulty.assert_idle()
 
 
+@newest_only
 def test_a_second_stop_does_not_wait_for_a_hanging_one(faulty: FaultyNode) -> None:
     pod = faulty.cri.run_pod(pod_config())
     faulty.tell_cni(hang=["DEL"])

@@ -37,7 +37,7 @@ from tests.harness.streams import (
     upgraded,
 )
 
-from .conftest import BUSYBOX
+from .conftest import BUSYBOX, newest_only
 
 TRANSPORTS = ("spdy", "websocket")
 both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -387,6 +387,7 @@ async def test_attach_to_a_terminal(app: App, transport: str) -> None:
         await streams.until(lambda: b"22 99" in streams.received["stdout"])
 
 
+@newest_only
 async def test_attach_outlives_the_server_for_later_clients(app: App) -> None:
     container = app.run("sh", "-c", ECHO, name="echo", stdin=True)
     url = app.attach(container, stdin=True, stdout=True)
