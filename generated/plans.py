@@ -26,6 +26,7 @@ from runtime.transforms import (
     security,
     selinux,
     signals,
+    streams,
     sysctls,
     users,
 )
@@ -40,6 +41,9 @@ class ContainerPlan:
 
     image: str
     """Its image: a reference, an image id or a prefix of one."""
+
+    checkpoint_archive: str
+    """The path of the checkpoint's archive that it is restored from; empty if its image is no path."""
 
     stop_signal: int
     """The number of the signal that stops it; 0 leaves the choice to the image."""
@@ -67,6 +71,7 @@ def plan_container(
     src: api_pb2.ContainerConfig,
 ) -> ContainerPlan:
     """What the message asks for."""
+    image = src.image
     security_context = src.linux.security_context
     selinux_options = security_context.selinux_options
     namespace_options = security_context.namespace_options
@@ -74,7 +79,9 @@ def plan_container(
         # plan.container <- metadata.name
         container=src.metadata.name,
         # plan.image <- image.image
-        image=src.image.image,
+        image=image.image,
+        # plan.checkpoint_archive, by images.checkpoint_archive
+        checkpoint_archive=images.checkpoint_archive(image=image.image),
         # plan.stop_signal, by signals.requested_number
         stop_signal=signals.requested_number(requested=src.stop_signal),
         # plan.joins_processes, by namespaces.joins_container
@@ -376,8 +383,8 @@ class CheckpointContainerPlan:
     archive: str
     """The absolute path of the archive to write."""
 
-    timeout: int
-    """Seconds until the checkpoint is given up; 0 is the default of the CRI."""
+    time_limit: int
+    """Seconds until the checkpoint is given up."""
 
 
 def plan_checkpoint_container(
@@ -387,8 +394,8 @@ def plan_checkpoint_container(
     return CheckpointContainerPlan(
         # plan.archive <- location
         archive=src.location,
-        # plan.timeout <- timeout
-        timeout=src.timeout,
+        # plan.time_limit, by containers.checkpoint_limit
+        time_limit=containers.checkpoint_limit(timeout=src.timeout),
     )
 
 
@@ -399,8 +406,8 @@ class ExecSyncPlan:
     command: list[str] = field(repr=False)
     """The arguments of the process, the program first."""
 
-    timeout: int
-    """Seconds until the process is killed; 0 waits forever."""
+    timeout: int | None
+    """Seconds until the process is killed; null waits forever."""
 
 
 def plan_exec_sync(
@@ -410,8 +417,8 @@ def plan_exec_sync(
     return ExecSyncPlan(
         # plan.command <- cmd
         command=list(src.cmd),
-        # plan.timeout <- timeout
-        timeout=src.timeout,
+        # plan.timeout, by containers.command_limit
+        timeout=containers.command_limit(timeout=src.timeout),
     )
 
 
@@ -422,17 +429,8 @@ class ExecPlan:
     command: list[str] = field(repr=False)
     """The arguments of the process, the program first."""
 
-    tty: bool
-    """The process has a terminal, and the client a resize channel."""
-
-    stdin: bool
-    """The client sends input."""
-
-    stdout: bool
-    """The client gets stdout."""
-
-    stderr: bool
-    """The client gets stderr."""
+    streams: facts.Streams
+    """What the client and the process exchange."""
 
 
 def plan_exec(
@@ -442,14 +440,10 @@ def plan_exec(
     return ExecPlan(
         # plan.command <- cmd
         command=list(src.cmd),
-        # plan.tty <- tty
-        tty=src.tty,
-        # plan.stdin <- stdin
-        stdin=src.stdin,
-        # plan.stdout <- stdout
-        stdout=src.stdout,
-        # plan.stderr <- stderr
-        stderr=src.stderr,
+        # plan.streams, by streams.requested
+        streams=streams.requested(
+            stdin=src.stdin, stdout=src.stdout, stderr=src.stderr, tty=src.tty
+        ),
     )
 
 
@@ -457,17 +451,8 @@ def plan_exec(
 class AttachPlan:
     """What Attach asks for."""
 
-    tty: bool
-    """The client gets a resize channel."""
-
-    stdin: bool
-    """The client sends input."""
-
-    stdout: bool
-    """The client gets stdout."""
-
-    stderr: bool
-    """The client gets stderr."""
+    streams: facts.Streams
+    """What the client and the process exchange."""
 
 
 def plan_attach(
@@ -475,14 +460,10 @@ def plan_attach(
 ) -> AttachPlan:
     """What the message asks for."""
     return AttachPlan(
-        # plan.tty <- tty
-        tty=src.tty,
-        # plan.stdin <- stdin
-        stdin=src.stdin,
-        # plan.stdout <- stdout
-        stdout=src.stdout,
-        # plan.stderr <- stderr
-        stderr=src.stderr,
+        # plan.streams, by streams.requested
+        streams=streams.requested(
+            stdin=src.stdin, stdout=src.stdout, stderr=src.stderr, tty=src.tty
+        ),
     )
 
 

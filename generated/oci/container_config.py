@@ -126,6 +126,7 @@ def apply(
     # windows: unmapped, other-platform
     # CDI_devices -> plan.cdi_devices
     # stop_signal -> plan.stop_signal
+    # plan.checkpoint_archive
     # ociVersion <- handler.oci_version
     out.ociVersion = handler.oci_version
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id

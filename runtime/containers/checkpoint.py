@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_DEFAULT_LIMIT: Final = 120
-"""Seconds for a checkpoint without a timeout: the CRI's default for a call."""
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 
 _FIRST_PAUSE: Final = 0.1
@@ -77,21 +75,20 @@ async def checkpoint(
             f"container {container.id} runs under {name}; only runc and programs with its command"
             " line can write checkpoints"
         )
-    limit = plan.timeout or _DEFAULT_LIMIT
     lock = services.checkpoints.setdefault(container, asyncio.Lock())
     try:
-        async with asyncio.timeout(limit), lock:
+        async with asyncio.timeout(plan.time_limit), lock:
             if container.state is not ContainerState.RUNNING:
                 raise FailedPrecondition(
                     f"container {container.id} is {container.state.name}; only running containers"
                     " can be checkpointed"
                 )
-            writing = _Checkpoint(services, container, time.monotonic() + limit)
+            writing = _Checkpoint(services, container, time.monotonic() + plan.time_limit)
             await writing.run(Path(plan.archive))
     except TimeoutError:
         raise DeadlineExceeded(
-            f"the checkpoint of container {container.id} took longer than {limit} s and was given"
-            " up; the container keeps running"
+            f"the checkpoint of container {container.id} took longer than {plan.time_limit} s and"
+            " was given up; the container keeps running"
         ) from None
     except aio.AioRpcError as error:
         raise from_rpc(error, f"checkpoint container {container.id}") from error

@@ -80,7 +80,7 @@ async def create(
     config = requested.container_config
     container_id = secrets.token_hex(32)
     known = plan_container(config)
-    checkpoint = await restore.requested(services, known.image)
+    checkpoint = await restore.requested(services, known)
     if checkpoint is None:
         image = await _image(services, known.image)
     else:

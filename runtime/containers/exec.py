@@ -157,7 +157,7 @@ async def exec_sync(
     return exec_sync_response.read(outcome=outcome)
 
 
-def _new_id(timeout: int) -> str:
+def _new_id(timeout: int | None) -> str:
     """A new exec ID; with a timeout, it ends with the deadline.
 
     So the deadline outlives this server, at no cost (`runtime.containers.orphaned_commands`).
@@ -172,7 +172,7 @@ async def _run(services: Services, container: Container, command: _Exec, plan: E
     """The exit code, once all output was read. Nothing is left if this fails."""
     running = True
     try:
-        async with asyncio.timeout(plan.timeout or None):
+        async with asyncio.timeout(plan.timeout):
             process = await services.specs.process(command.container_id, plan.command)
             await command.create(process)
             exit_code = await command.run(services.starting(container))

@@ -27,6 +27,7 @@ from grpc import aio
 
 from generated.containerd import snapshots_pb2, types_pb2
 from generated.cri import api_pb2
+from generated.plans import ContainerPlan
 from runtime.containerd import leases
 from runtime.containers import checkpoint_archive
 from runtime.documents import DocumentError, decode
@@ -92,29 +93,29 @@ class Old:
     annotations: Mapping[str, str]
 
 
-async def requested(services: Services, image: str) -> Checkpoint | None:
+async def requested(services: Services, plan: ContainerPlan) -> Checkpoint | None:
     """The checkpoint that the image of a request is; None if it is an image to run.
 
     Raises FailedPrecondition for a path if restoring is disabled.
     """
     enabled = services.config.enable_experimental_restore_via_create
-    if image.startswith("/"):
+    if plan.checkpoint_archive:
         if not enabled:
             raise FailedPrecondition(
-                f"{image} is a path, and restoring checkpoints is disabled on this node: set"
-                " enable_experimental_restore_via_create = true",
+                f"{plan.checkpoint_archive} is a path, and restoring checkpoints is disabled on"
+                " this node: set enable_experimental_restore_via_create = true",
                 field=_FIELD,
             )
-        return Checkpoint(image, None)
+        return Checkpoint(plan.checkpoint_archive, None)
     if not enabled:
         return None
-    found = await services.images.resolve(image)
+    found = await services.images.resolve(plan.image)
     if found is None:
         return None
     annotations = await services.images.annotations(found)
     if not any(annotations.get(key) for key in CHECKPOINT_OF):
         return None
-    return Checkpoint(image, found)
+    return Checkpoint(plan.image, found)
 
 
 async def based(

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from runtime.errors import CriError
-from runtime.streaming.channels import CommandSession, Gone, Streams
+from runtime.streaming.channels import CommandSession, Gone
 from runtime.streaming.copying import cancelled, copy_input, follow_sizes
 from runtime.streaming.outcome import Exited, Failed, Outcome
 from runtime.streaming.services import Attachment, Input
+from runtime.transforms.facts import Streams
 
 
 async def serve(session: CommandSession, attachment: Attachment, streams: Streams) -> None:

@@ -164,16 +164,6 @@ class Channel:
             self._reader.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Which streams of a command a client requested."""
-
-    stdin: bool
-    stdout: bool
-    stderr: bool
-    tty: bool
-
-
 class CommandSession(Protocol):
     """One client of a command: the channels it opened, None for those it did not request."""
 

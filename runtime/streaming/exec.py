@@ -8,10 +8,11 @@ from typing import Any
 
 from runtime.errors import CriError
 from runtime.store.objects import Container
-from runtime.streaming.channels import CommandSession, Streams
+from runtime.streaming.channels import CommandSession
 from runtime.streaming.copying import cancelled, copy_input, copy_output, follow_sizes
 from runtime.streaming.outcome import Exited, Failed, Outcome
 from runtime.streaming.services import Command, Containers
+from runtime.transforms.facts import Streams
 
 
 async def serve(

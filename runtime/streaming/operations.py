@@ -14,9 +14,7 @@ from generated.plans import AttachPlan, ExecPlan, PortForwardPlan
 from generated.statuses import attach_response, exec_response, port_forward_response
 from runtime import readings
 from runtime.config.tables import Config
-from runtime.errors import InvalidArgument
 from runtime.store.objects import Container, Sandbox, Store
-from runtime.streaming.channels import Streams
 from runtime.streaming.listener import Listener
 from runtime.streaming.metrics import Metrics
 from runtime.streaming.requests import Attach, Exec, PortForward, StreamRequest
@@ -53,12 +51,12 @@ class Streaming:
 
     async def exec(self, container: Container, plan: ExecPlan) -> api_pb2.ExecResponse:
         """Exec."""
-        pending = Exec(container.id, tuple(plan.command), _streams(plan))
+        pending = Exec(container.id, tuple(plan.command), plan.streams)
         return exec_response.read(stream=self._stream(pending))
 
     async def attach(self, container: Container, plan: AttachPlan) -> api_pb2.AttachResponse:
         """Attach."""
-        return attach_response.read(stream=self._stream(Attach(container.id, _streams(plan))))
+        return attach_response.read(stream=self._stream(Attach(container.id, plan.streams)))
 
     async def port_forward(
         self, sandbox: Sandbox, plan: PortForwardPlan
@@ -85,10 +83,3 @@ class Streaming:
             tokens=self._tokens,
         )
         return sessions.decide(client, request)
-
-
-def _streams(plan: ExecPlan | AttachPlan) -> Streams:
-    """The channels of a client, of which there must be one. Raises InvalidArgument."""
-    if not (plan.stdin or plan.stdout or plan.stderr):
-        raise InvalidArgument("one of stdin, stdout and stderr must be set", field="stdin")
-    return Streams(plan.stdin, plan.stdout, plan.stderr, plan.tty)

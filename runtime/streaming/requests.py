@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
-from runtime.streaming.channels import Streams
+from runtime.transforms.facts import Streams
 
 Kind: TypeAlias = Literal["exec", "attach", "portforward"]
 """The first segment of the URL's path."""

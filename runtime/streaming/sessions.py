@@ -15,7 +15,7 @@ from generated.lifecycle import ContainerState, SandboxState
 from runtime.config.tables import Config
 from runtime.store.objects import Store
 from runtime.streaming import attach, exec, port_forward
-from runtime.streaming.channels import CommandSession, Gone, PortSession, Streams
+from runtime.streaming.channels import CommandSession, Gone, PortSession
 from runtime.streaming.client import Client, Session, StartedSession
 from runtime.streaming.http import TUNNEL, Refusal, Request, Upgrade, accepted
 from runtime.streaming.metrics import Metrics
@@ -30,6 +30,7 @@ from runtime.streaming.websocket_link import (
     WebSocketLink,
     WebSocketPorts,
 )
+from runtime.transforms.facts import Streams
 
 log = structlog.get_logger(__name__)
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runtime.streaming import spdy
-from runtime.streaming.channels import Channel, Connection, Gone, Streams
+from runtime.streaming.channels import Channel, Connection, Gone
 from runtime.streaming.outcome import Outcome, encoded
 from runtime.streaming.spdy_headers import Headers
 from runtime.streaming.wire import LINGER, Congestion, Wire, lose
+from runtime.transforms.facts import Streams
 
 CREATION_LIMIT: Final = 30.0
 """Seconds for a client to open all streams of a command, or both of a connection."""

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from wsproto.frame_protocol import CloseReason
 
 from runtime.streaming import websocket
-from runtime.streaming.channels import Channel, Connection, Gone, Streams
+from runtime.streaming.channels import Channel, Connection, Gone
 from runtime.streaming.outcome import Outcome, encoded
 from runtime.streaming.wire import LINGER, Congestion, Wire, lose
+from runtime.transforms.facts import Streams
 
 _NAMES = ("stdin", "stdout", "stderr", "error", "resize")
 _UNLIMITED = 1 << 30

@@ -8,6 +8,8 @@ from runtime.errors import InvalidArgument
 from runtime.transforms.facts import Image
 from runtime.transforms.paths import why_too_long
 
+_CALL_SECONDS = 120
+
 
 def reserved_name(
     *, name: str, attempt: int, pod_name: str, pod_namespace: str, pod_uid: str
@@ -52,6 +54,16 @@ def image_digest(image: Image) -> str:
     return next(
         (known.partition("@")[2] for known in image.digests if known.startswith(f"{named}@")), ""
     )
+
+
+def checkpoint_limit(*, timeout: int) -> int:
+    """Seconds that a checkpoint may take: as requested, else the CRI's default for a call."""
+    return timeout or _CALL_SECONDS
+
+
+def command_limit(*, timeout: int) -> int | None:
+    """Seconds that a command may take; None if it may run forever."""
+    return timeout or None
 
 
 def closes_input(*, stdin_once: bool, tty: bool) -> bool:

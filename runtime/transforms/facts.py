@@ -341,6 +341,17 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Streams:
+    """Which streams a client of a command or container requested. A value of a plan."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    tty: bool
+    """Whether stdout is a terminal, and the client has a resize channel."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestedUser:
     """A user as requested or set in the image, before the look-up. A value of a plan."""
 

@@ -15,6 +15,11 @@ def handler(*, runtime_handler: str, annotations: Mapping[str, str]) -> str:
     return runtime_handler or annotations.get(_HANDLER_ANNOTATION, "")
 
 
+def checkpoint_archive(*, image: str) -> str:
+    """The path of the archive that stands in place of an image; "" for a reference."""
+    return image if image.startswith("/") else ""
+
+
 def uid(*, user: str) -> api_pb2.Int64Value | None:
     """The numeric user of an image (``uid`` or ``uid:gid``); None if it has none or a name.
 

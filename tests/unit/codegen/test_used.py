@@ -12,6 +12,8 @@ import pytest
 
 from tests.unit.codegen.project import ROOT
 
+_PLANS = ("plan", "requested", "known")
+"""What hand-written code calls a plan."""
 _FOLDERS = ("cni", "filters", "items", "oci", "statuses", "validators")
 
 
@@ -98,3 +100,30 @@ def test_every_value_is_read(file: str) -> None:
     assert members
     read = _read_attributes()
     assert [name for name in members if name.rpartition(".")[2] not in read] == []
+
+
+def test_no_hand_written_code_chooses_the_default_of_a_plans_value() -> None:
+    """What a request gets that does not set a field is an entry's to say: ``plan.timeout or 10``
+    would be a decision that ``explain`` cannot tell."""
+    chosen = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in (ROOT / "runtime").rglob("*.py")
+        for node in _defaults(path)
+    ]
+    assert chosen == []
+
+
+def _defaults(path: Path) -> Iterator[ast.expr]:
+    """Every choice between a plan's value and something that no plan has, outside of conditions."""
+    tree = _tree(path)
+    asked = {id(node.test) for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)}
+    asked |= {id(n.operand) for n in ast.walk(tree) if isinstance(n, ast.UnaryOp)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or) and id(node) not in asked:
+            of_plans = [_is_of_a_plan(value) for value in node.values]
+            if any(of_plans) and not all(of_plans):
+                yield node
+
+
+def _is_of_a_plan(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2] in _PLANS

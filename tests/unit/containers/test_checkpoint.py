@@ -59,8 +59,8 @@ def task(world: World, container: Container) -> FakeTask:
     return world.daemon.running[container.id]
 
 
-async def write(world: World, container: Container, archive: Path, limit: int = 0) -> None:
-    plan = CheckpointContainerPlan(archive=str(archive), timeout=limit)
+async def write(world: World, container: Container, archive: Path, limit: int = 120) -> None:
+    plan = CheckpointContainerPlan(archive=str(archive), time_limit=limit)
     await world.containers.checkpoint(container, plan)
 
 

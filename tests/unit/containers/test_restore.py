@@ -16,6 +16,7 @@ import pytest
 from generated.containerd import runc_options_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
+from generated.plans import ContainerPlan, plan_container
 from runtime.config.tables import Config
 from runtime.containers import restore
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument
@@ -134,14 +135,18 @@ async def test_only_expected_files_are_unpacked(world: World, tmp_path: Path) ->
     assert not any("outside" in files for _, _, files in os.walk(tmp_path))
 
 
+def _named(image: str) -> ContainerPlan:
+    return plan_container(api_pb2.ContainerConfig(image=api_pb2.ImageSpec(image=image)))
+
+
 @pytest.mark.parametrize("key", restore.CHECKPOINT_OF)
 async def test_an_image_with_the_annotation_is_a_checkpoint(world: World, key: str) -> None:
-    requested = await restore.requested(world.containers.services, IMAGE.reference)
+    requested = await restore.requested(world.containers.services, _named(IMAGE.reference))
     assert requested is None
     world.images.about = {key: "app"}
-    requested = await restore.requested(world.containers.services, IMAGE.reference)
+    requested = await restore.requested(world.containers.services, _named(IMAGE.reference))
     assert requested == restore.Checkpoint(IMAGE.reference, IMAGE)
-    assert await restore.requested(world.containers.services, "other:1") is None
+    assert await restore.requested(world.containers.services, _named("other:1")) is None
 
 
 async def test_the_files_of_an_image_are_unpacked(world: World, tmp_path: Path) -> None:

@@ -419,6 +419,7 @@ _BEGUN = {
 _PLANS = sorted(
     name for name, _ in inspect.getmembers(plans, inspect.isfunction) if name.startswith("plan_")
 )
+_REFUSED = "refused"
 _BUILDERS = ("pod_sandbox_config", "container_config", "update_container_resources_request")
 
 
@@ -494,7 +495,7 @@ _FUNCTIONS: dict[str, Any] = {
 def test_a_request(name: str, variant: str) -> None:
     function = _FUNCTIONS[name]
     message, roots = _given(function, _made(variant))
-    expect("requests", f"{name}, {variant}", _plain(function(message, **roots)))
+    expect("requests", f"{name}, {variant}", _result(function, message, roots))
 
 
 @pytest.mark.parametrize("example", _EXAMPLES)
@@ -508,17 +509,24 @@ def test_an_example(example: str) -> None:
 def _difference(name: str, values: dict[str, Any]) -> Any:
     function = _FUNCTIONS[name]
     full, roots = _given(function, _made("full"))
-    before = _flat(_plain(function(full, **roots)))
+    before = _flat(_result(function, full, roots))
     made = Made("full", _VALUES | _VARIANTS["full"] | values, _LEFT_OUT)
     message, roots = _given(function, made)
+    return _changed(before, _flat(_result(function, message, roots)))
+
+
+def _result(function: Any, message: Any, roots: dict[str, Any]) -> Any:
+    """What the function answers; a refusal is the only value of its answer."""
     try:
-        return _changed(before, _flat(_plain(function(message, **roots))))
+        return _plain(function(message, **roots))
     except CriError as error:
-        return str(error)
+        return {_REFUSED: str(error)}
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> Any:
-    """{target: its new value}; of a list, what is new and what is gone."""
+    """{target: its new value}, or a refusal; of a list, what is new and what is gone."""
+    if _REFUSED in after:
+        return after[_REFUSED]
     return {
         target: _difference_of(before.get(target), after.get(target, "absent"))
         for target in {**before, **after}
@@ -539,7 +547,7 @@ def test_each_field_alone(name: str) -> None:
     """What differs from an empty request, by field."""
     function = _FUNCTIONS[name]
     empty, roots = _given(function, _made("unset"))
-    before = _flat(_plain(function(empty, **roots)))
+    before = _flat(_result(function, empty, roots))
     found: dict[str, Any] = {}
     for path, message in _made("full").alone(type(empty)):
         if "container" in roots:
@@ -550,10 +558,7 @@ def test_each_field_alone(name: str) -> None:
             )
             container = dataclasses.replace(roots["container"], mounts=sources, devices=nodes)
             roots["container"] = container
-        try:
-            found[path] = _changed(before, _flat(_plain(function(message, **roots))))
-        except CriError as error:
-            found[path] = str(error)
+        found[path] = _changed(before, _flat(_result(function, message, roots)))
     expect("alone", name, found)
 
 

@@ -190,7 +190,7 @@ async def test_a_checkpoint_gets_path_and_timeout(cri: World) -> None:
         api_pb2.CheckpointContainerRequest(container_id="running", location="/a", timeout=7)
     )
     (call,) = cri.operations.calls
-    assert call[-1] == CheckpointContainerPlan(archive="/a", timeout=7)
+    assert call[-1] == CheckpointContainerPlan(archive="/a", time_limit=7)
 
 
 async def test_every_rpc_is_overridden(cri: World) -> None:
