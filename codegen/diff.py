@@ -27,6 +27,7 @@ from codegen import (
 )
 from codegen.errors import Fault, Place, Problems, SpecError
 from codegen.model import MappingFile
+from codegen.named import Named
 
 Value = str | tuple[str, ...]
 CLASSES: Mapping[str, str] = {
@@ -36,30 +37,6 @@ CLASSES: Mapping[str, str] = {
     **mapping_diff.CLASSES,
 }
 """What a change means, the gravest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """One change: its kind as a word, its subject, and the old and new value."""
-
-    kind: str
-    subject: str
-    detail: str = ""
-    effect: str = ""
-    """What the change means: one of `CLASSES`."""
-
-    def markdown(self) -> str:
-        return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
-
-
-def of_protos(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
-    """What changed from one version to another."""
-    return [Named(c.kind, c.subject, c.detail, c.effect) for c in proto_diff.changes(old, new)]
-
-
-def of_mappings(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) -> list[Named]:
-    """What changed from one mapping to another."""
-    return [Named(c.kind, c.subject, c.detail, c.effect) for c in mapping_diff.changes(old, new)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +54,10 @@ class Specification:
 def of_specifications(old: Specification, new: Specification) -> list[Named]:
     """What changed from one state of spec/ to another."""
     return [
-        *of_mappings(old.mapping, new.mapping),
+        *mapping_diff.changes(old.mapping, new.mapping),
         *_values("default", old.defaults, new.defaults, gained=mapping_diff.DANGEROUS),
         *_values("table", old.tables, new.tables, gained=mapping_diff.SAFE),
-        *of_protos(old.proto, new.proto),
+        *proto_diff.changes(old.proto, new.proto),
     ]
 
 

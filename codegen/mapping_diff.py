@@ -9,12 +9,11 @@ left to say it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar
 
 from codegen.errors import Fault, Place
 from codegen.model import Back, Entry, Input, MappingFile, Rule
+from codegen.named import Named
 
 DANGEROUS = "can break what runs"
 SAFE = "safe for what runs"
@@ -25,32 +24,16 @@ CLASSES: Mapping[str, str] = {
     WORDS: "nothing but the text of the entry",
 }
 
-_Part = TypeVar("_Part")
 
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change: its kind as a word, its subject, the old and new value, and its class."""
-
-    kind: str
-    subject: str
-    detail: str
-    effect: str
-    message: str = ""
-    """The message of the mapping file."""
-    entry: str = ""
-    """The name of the entry; empty for a change of the file, or of an entry that is gone."""
-
-
-def changes(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) -> Iterator[Change]:
+def changes(old: Mapping[str, MappingFile], new: Mapping[str, MappingFile]) -> Iterator[Named]:
     """What changed from one mapping to another."""
     for name in (*new, *(gone for gone in old if gone not in new)):
         if name not in old:
-            yield Change("message-gained", name, "", SAFE, name)
+            yield Named("message-gained", name, "", SAFE)
         elif name not in new:
-            yield Change("message-lost", name, "", DANGEROUS, name)
+            yield Named("message-lost", name, "", DANGEROUS)
         else:
-            yield from _file(name, old[name], new[name])
+            yield from (change for _, change in _file(old[name], new[name]))
 
 
 def unreasoned(
@@ -61,20 +44,19 @@ def unreasoned(
     A reason that the old state had already is about an earlier change and does not count.
     """
     found: dict[Place, Fault] = {}
-    for change in changes(old, new):
-        if change.effect != DANGEROUS or change.message not in new:
-            continue
-        before, after = old[change.message], new[change.message]
-        place, reason, earlier = after.message_place, after.changed, before.changed
-        if change.entry:
-            entry = _entries(after)[change.entry]
-            place, reason = entry.place, entry.changed
-            earlier = _entries(before)[change.entry].changed
-        if not reason or reason == earlier:
-            text = f"{change.kind} {change.subject} since {revision}"
-            text += f" ({change.detail})" if change.detail else ""
-            hint = "say under `changed:` why, and what happens to what runs"
-            found.setdefault(place, Fault(place, f"{text}; it {DANGEROUS}", "no-reason", hint))
+    for name in (name for name in new if name in old):
+        before, after = old[name], new[name]
+        for entry, change in _file(before, after):
+            place, reason, earlier = after.message_place, after.changed, before.changed
+            if entry:
+                now = _entries(after)[entry]
+                place, reason = now.place, now.changed
+                earlier = _entries(before)[entry].changed if entry in _entries(before) else None
+            if change.effect == DANGEROUS and (not reason or reason == earlier):
+                text = f"{change.kind} {change.subject} since {revision}"
+                text += f" ({change.detail})" if change.detail else ""
+                hint = "say under `changed:` why, and what happens to what runs"
+                found.setdefault(place, Fault(place, f"{text}; it {DANGEROUS}", "no-reason", hint))
     return list(found.values())
 
 
@@ -87,7 +69,9 @@ def _entries(file: MappingFile) -> Mapping[str, Entry]:
     return {**file.entries, **file.targets}
 
 
-def _file(name: str, old: MappingFile, new: MappingFile) -> Iterator[Change]:
+def _file(old: MappingFile, new: MappingFile) -> Iterator[tuple[str, Named]]:
+    """Each change with the name of its entry; with "" if it is one of the file, or of an entry that
+    is gone."""
     for kind, before, after, effect in (
         ("flow-changed", old.flow, new.flow, DANGEROUS),
         ("compared-message-changed", old.of, new.of, DANGEROUS),
@@ -95,20 +79,20 @@ def _file(name: str, old: MappingFile, new: MappingFile) -> Iterator[Change]:
         ("change-explained", old.changed, new.changed, WORDS),
     ):
         if before != after:
-            yield Change(kind, name, _arrow(before, after), effect, name)
+            yield "", Named(kind, new.message, _arrow(before, after), effect)
     before_entries, after_entries = _entries(old), _entries(new)
     for entry, written in after_entries.items():
-        subject = f"{name}.{entry}"
+        subject = f"{new.message}.{entry}"
         if entry not in before_entries:
-            yield Change("entry-gained", subject, written.in_words, SAFE, name, entry)
+            yield entry, Named("entry-gained", subject, written.in_words, SAFE)
             continue
         told = sorted(_entry(before_entries[entry], written), key=_kind)
         for kind, same in groupby(told, key=_kind):
             details, effects = zip(*((detail, effect) for _, detail, effect in same), strict=True)
-            yield Change(kind, subject, "; ".join(details), effects[0], name, entry)
+            yield entry, Named(kind, subject, "; ".join(details), effects[0])
     for entry, written in before_entries.items():
         if entry not in after_entries:
-            yield Change("entry-lost", f"{name}.{entry}", written.in_words, DANGEROUS, name)
+            yield "", Named("entry-lost", f"{new.message}.{entry}", written.in_words, DANGEROUS)
 
 
 _Told = tuple[str, str, str]

@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import Message
 
+from codegen.named import Named
 from codegen.proto_api import messages_of
 
 WIRE_COMPATIBLE = "wire-compatible"
@@ -29,16 +30,6 @@ CLASSES: Mapping[str, str] = {
     SOURCE_BREAKING: "the same bytes; code that uses the name must change",
     WIRE_COMPATIBLE: "nothing to do",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change: its kind as a word, its subject, the old and new value, and its class."""
-
-    kind: str
-    subject: str
-    detail: str
-    effect: str
 
 
 @dataclass(slots=True)
@@ -85,7 +76,7 @@ _SAME_BYTES = (
 )
 
 
-def changes(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Change]:
+def changes(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
     """What changed from ``old`` to ``new``: what was renamed is told as such, once."""
     renamed = _renamed_types(old, new)
     before = _parts(old, _translated(renamed))
@@ -120,7 +111,7 @@ def changes(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Change]:
     return sorted(found, key=lambda change: (change.kind, change.subject))
 
 
-def _differences(old: _Part, new: _Part) -> Iterator[Change]:
+def _differences(old: _Part, new: _Part) -> Iterator[Named]:
     for word in sorted(old.facts.keys() | new.facts.keys()):
         was, now = old.facts.get(word, ""), new.facts.get(word, "")
         if was == now:
@@ -134,12 +125,12 @@ def _differences(old: _Part, new: _Part) -> Iterator[Change]:
             yield _change(kind, new.path, f"{was or 'nothing'} → {now or 'nothing'}", effect)
 
 
-def _change(kind: str, subject: str, detail: str, effect: str | None = None) -> Change:
+def _change(kind: str, subject: str, detail: str, effect: str | None = None) -> Named:
     if effect is None:
         ends = (e for suffix, e in _SUFFIX_EFFECTS.items() if kind.endswith(suffix))
         default = WIRE_BREAKING if kind.endswith("-retyped") else TO_DECIDE
         effect = _EFFECTS.get(kind) or next(ends, default)
-    return Change(kind, subject, detail, effect)
+    return Named(kind, subject, detail, effect)
 
 
 def _same_bytes(old: str, new: str) -> bool:

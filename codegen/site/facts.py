@@ -12,12 +12,12 @@ from pathlib import Path
 
 from codegen import backwards, plan
 from codegen.backwards import Link
-from codegen.diff import Named
 from codegen.errors import Place
 from codegen.generate import MANIFEST, Counts, Translation, counts
 from codegen.lifecycle import Lifecycle
 from codegen.mapping_diff import rule_text
 from codegen.model import Entry, Field, Mapped, Message, Plan
+from codegen.named import Named
 from codegen.project import Settings
 from codegen.rpc import Rpc, Rpcs
 from codegen.site import excerpts, history, mentions, requests

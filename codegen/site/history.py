@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from codegen import diff, proto_api
-from codegen.diff import Named
+from codegen import proto_api, proto_diff
+from codegen.named import Named
 from codegen.project import ServedApi
 
 
@@ -48,7 +48,7 @@ def read(root: Path, served: ServedApi, current: str) -> History:
     versions = tuple(pinned)[: list(pinned).index(current) + 1]
     protos = [proto_api.descriptor(served, version, pinned[version]) for version in versions]
     steps = tuple(
-        Step(old, new, tuple(diff.of_protos(before, after)))
+        Step(old, new, tuple(proto_diff.changes(before, after)))
         for (old, before), (new, after) in pairwise(zip(versions, protos, strict=True))
     )
     return History(versions, steps, _by_subject(steps))

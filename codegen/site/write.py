@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codegen import diff, mapping_file
-from codegen.diff import Named
+from codegen.named import Named
 from codegen.site import lanes, search, targets
 from codegen.site.facts import FATES, Site
 from codegen.site.urls import Urls

@@ -24,6 +24,8 @@ PROJECT = Path(__file__).parents[2]
 _SHOWN = 3
 """How many requests are shown for each entry."""
 _ABSENT = object()
+_KEY = re.compile(r"\[[^\]]*\]")
+_LAST = re.compile(r"(\.?[^.\[\]]+|\[[^\]]*\])$")
 
 Results = Mapping[str, Values]
 
@@ -63,16 +65,15 @@ def differences(before: Results, after: Results) -> Iterator[tuple[str, str, str
 
 
 def entries(target: str) -> str:
-    """The entries that write a target: those of the longest known path that contains it."""
-    plain = re.sub(r"\[[^\]]*\]", "[]", target)
-    known = {
-        re.sub(r"\[[^\]]*\]", "[]", path): written for path, written in provenance.TARGETS.items()
-    }
-    while plain and plain not in known:
-        shorter = plain.removesuffix("[]")
-        plain = shorter if shorter != plain else plain.rpartition(".")[0]
-    names = (f"{entry.field} ({entry.file})" for entry in known.get(plain, ()))
-    return ", ".join(names) or "no entry: a default, or hand-written code"
+    """The entries that write a target: its own, else those of the list or map that contains it."""
+    path = target
+    while path:
+        for known in (path, _KEY.sub("[]", path)):
+            if known in provenance.TARGETS:
+                written = provenance.TARGETS[known]
+                return ", ".join(f"{entry.field} ({entry.file})" for entry in written)
+        path = _LAST.sub("", path)
+    return "no entry: a default, or hand-written code"
 
 
 def report(before: Results, after: Results) -> str:

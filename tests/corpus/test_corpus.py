@@ -55,3 +55,4 @@ def test_a_key_of_a_list_or_map_has_the_entry_of_the_list_or_map() -> None:
     assert "mount.yaml" in entries("mounts[/var/run].source")
     assert "labels" in entries("Container.labels[io.kubernetes.container.name]")
     assert entries("mounts[/proc].type") == entries("mounts[/var/run].type")
+    assert entries("annotations[a.b/c]") != entries("annotations[io.kubernetes.cri.sandbox-id]")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from codegen import diff, load, mapping_diff, mapping_file, proto_api
+from codegen import diff, load, mapping_diff, mapping_file, proto_api, proto_diff
 from codegen.__main__ import main
 from codegen.errors import Place, SpecError
 from codegen.model import Back, Entry, Input, MappingFile, Rule
@@ -42,7 +42,7 @@ def _proto(text: str) -> FileDescriptorProto:
 
 
 def test_changes_of_an_api() -> None:
-    found = diff.of_protos(_proto(_BEFORE), _proto(_AFTER))
+    found = proto_diff.changes(_proto(_BEFORE), _proto(_AFTER))
     assert sorted(change.markdown() for change in found) == [
         "- **enum-value-gained** `Color.BLUE`: = 1",
         "- **field-deprecated** `Box.same`",
@@ -55,7 +55,7 @@ def test_changes_of_an_api() -> None:
         "- **rpc-changed** `Boxes.Open`: (Box) returns (Box) → (Box) returns (stream Box)",
         "- **rpc-renamed** `Boxes.Shut`: now Lock",
     ]
-    assert diff.of_protos(_proto(_BEFORE), _proto(_BEFORE)) == []
+    assert proto_diff.changes(_proto(_BEFORE), _proto(_BEFORE)) == []
 
 
 def _mapping(text: str) -> dict[str, MappingFile]:

@@ -17,10 +17,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from codegen import diff
 from codegen.__main__ import main, read_all
 from codegen.errors import Place, SpecError
 from codegen.lifecycle import Event, Lifecycle, Machine, State, Transition
+from codegen.named import Named
 from codegen.site import facts, folder, lanes, requests, targets, write
 from codegen.site.excerpts import Files
 from codegen.site.facts import Row, Site
@@ -215,14 +215,14 @@ def test_history_says_when_a_field_came_and_what_happened_to_it() -> None:
 
 def test_every_change_has_an_address_of_its_own() -> None:
     changes = [
-        diff.Named("rule-lost", "A.b", "range"),
-        diff.Named("rule-lost", "A.b", "required"),
-        diff.Named("fate-changed", "A.b"),
-        diff.Named("fate-changed", "A.c"),
+        Named("rule-dropped", "A.b", "range", ""),
+        Named("rule-dropped", "A.b", "required", ""),
+        Named("fate-changed", "A.b", "", ""),
+        Named("fate-changed", "A.c", "", ""),
     ]
     assert list(write.anchors(changes, "since").values()) == [
-        "since:A.b:rule-lost",
-        "since:A.b:rule-lost:2",
+        "since:A.b:rule-dropped",
+        "since:A.b:rule-dropped:2",
         "since:A.b:fate-changed",
         "since:A.c",
     ]
@@ -302,7 +302,7 @@ def _hostile() -> Iterator[tuple[str, str]]:
         one, name=_HOSTILE, entry=entry, excerpt=excerpt, targets=(_HOSTILE,), sources=(_HOSTILE,)
     )
     part = dataclasses.replace(site().parts["Mount"], rows=(changed,))
-    named = diff.Named(_HOSTILE, _HOSTILE, _HOSTILE, "")
+    named = Named(_HOSTILE, _HOSTILE, _HOSTILE, "")
     bad = dataclasses.replace(
         site(), name=_HOSTILE, parts={"Mount": part}, rpcs={}, services={}, links=(),
         against=(_HOSTILE, (named,)),

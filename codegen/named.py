@@ -1,0 +1,19 @@
+"""One change between two versions of the API or two states of ``spec/``, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One change: its kind as a word, its subject, the old and new value, and what it means."""
+
+    kind: str
+    subject: str
+    detail: str
+    effect: str
+    """One of the classes of ``proto_diff`` or ``mapping_diff``."""
+
+    def markdown(self) -> str:
+        return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
