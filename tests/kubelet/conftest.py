@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.harness import images
-from tests.harness.kubelet import Kubelet, missing
+from tests.harness.kubelet import Kubelet, Manifest, container, missing, pod
 from tests.harness.leaks import Holdings
 from tests.harness.node import Containerd, Node, containerds, find_containerd
 from tests.harness.registry import Registry, free_port
 
 HOST = "test.example"
 BUSYBOX = f"{HOST}/busybox:1"
+BUSY = "while :; do :; done"
 LOGS = Path("build/kubelet")
 UNREACHABLE = "down.example"  # a registry at whose address nothing listens
 
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason and here in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def busy() -> Manifest:
+    """A pod whose statistics are all above zero: it writes a file and uses its CPU limit."""
+    limits = {"cpu": "200m", "memory": "64Mi"}
+    script = f"head -c 1048576 /dev/zero > /file; {BUSY}"
+    app = container(BUSYBOX, script, resources={"limits": limits})
+    return pod(app, terminationGracePeriodSeconds=0)
 
 
 @pytest.fixture(scope="session")

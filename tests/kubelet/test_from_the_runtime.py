@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.kubelet import Kubelet, container, container_status, pod, wait_until
 
-from .conftest import BUSYBOX
+from .conftest import BUSY, BUSYBOX, busy
 
 GATES = {
     "EventedPLEG": True,
@@ -16,7 +16,6 @@ GATES = {
     "ContainerStopSignals": True,
     "CRIListStreaming": True,
 }
-BUSY = "while :; do :; done"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,16 +72,7 @@ def test_a_container_gets_its_own_stop_signal(kubelet: Kubelet) -> None:
 
 
 def test_the_summary_is_the_runtimes(kubelet: Kubelet) -> None:
-    app = kubelet.run(
-        pod(
-            container(
-                BUSYBOX,
-                f"head -c 1048576 /dev/zero > /file; {BUSY}",
-                resources={"limits": {"cpu": "200m", "memory": "64Mi"}},
-            ),
-            terminationGracePeriodSeconds=0,
-        )
-    )
+    app = kubelet.run(busy())
     app.ready()
     wait_until(lambda: lacking(kubelet.pod_stats(app)) == [])
 

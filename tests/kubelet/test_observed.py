@@ -8,9 +8,7 @@ import pytest
 
 from tests.harness.kubelet import Kubelet, Manifest, container, pod, wait_until
 
-from .conftest import BUSYBOX
-
-BUSY = "while :; do :; done"
+from .conftest import BUSY, BUSYBOX, busy
 
 
 def test_logs_by_lines_time_and_bytes(kubelet: Kubelet) -> None:
@@ -54,16 +52,7 @@ def test_a_long_log_is_rotated(kubelet: Kubelet) -> None:
 
 
 def test_the_summary_has_usage_of_pod_and_container(kubelet: Kubelet) -> None:
-    app = kubelet.run(
-        pod(
-            container(
-                BUSYBOX,
-                f"head -c 1048576 /dev/zero > /file; {BUSY}",
-                resources={"limits": {"cpu": "200m", "memory": "64Mi"}},
-            ),
-            terminationGracePeriodSeconds=0,
-        )
-    )
+    app = kubelet.run(busy())
     app.ready()
 
     def measured() -> bool:
