@@ -321,6 +321,13 @@ async def test_try_again_later_is_unavailable(lab: Lab) -> None:
             await network.add("sb1", NETNS, POD)
 
 
+async def go_on(plugin: int) -> None:
+    """Let a plugin that hangs continue: end the child that it waits for."""
+    while not (child := child_of(plugin)):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+
+
 async def test_a_hanging_plugin_is_killed_with_its_children(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,9 +349,7 @@ async def test_a_cancelled_add_ends_before_the_deletion(lab: Lab) -> None:
         adding.cancel()
         await asyncio.sleep(0.1)
         assert not adding.done()
-        while not (child := child_of(lab.calls()[0]["pid"])):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        os.kill(child, signal.SIGKILL)  # the plugin goes on
+        await go_on(lab.calls()[0]["pid"])
         with pytest.raises(asyncio.CancelledError):
             await adding
         assert lab.cached()
@@ -382,9 +387,7 @@ async def test_a_cancelled_delete_continues_and_the_next_one_waits_for_it(lab: L
         again = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
         await asyncio.sleep(0.1)
         assert not again.done()
-        while not (child := child_of(lab.calls()[1]["pid"])):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        os.kill(child, signal.SIGKILL)  # the plugin goes on
+        await go_on(lab.calls()[1]["pid"])
         await again
     assert lab.order() == [("ADD", "first"), ("DEL", "first")]
     assert lab.cached() == []
