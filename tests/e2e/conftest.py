@@ -29,10 +29,6 @@ newest_only = pytest.mark.newest_only
 """Of a slow test about what no containerd has a part in, such as CNI plugins that hang."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "newest_only: runs on the newest containerd only")
-
-
 def _runs_on(item: pytest.Item, containerd: Containerd) -> bool:
     given = getattr(item, "callspec", None)
     used = [p for p in given.params.values() if isinstance(p, Containerd)] if given else []
