@@ -577,7 +577,7 @@ def test_a_cdi_device_comes_with_its_node_mount_variable_and_hook(pod: Pod) -> N
 def test_a_handler_may_start_containers_from_a_spec_of_its_own(cri: Cri, node: Node) -> None:
     config = pod_config("based", log_directory=str(node.logs))
     pod = cri.run_pod(config, "based")
-    # The container's own process: in an exec of runc 1.1, Go's start may have raised the soft limit.
+    # Of the first process: in an exec of runc 1.1, Go's start may have raised the soft limit.
     script = "ulimit -Sn; ulimit -Hn; echo $BASE; grep NoNewPrivs /proc/self/status"
     container = cri.create(pod, container_config(BUSYBOX, "sh", "-c", script, name="based"), config)
     cri.start(container)
