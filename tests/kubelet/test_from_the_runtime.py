@@ -83,7 +83,7 @@ def lacking(stats: dict[str, object]) -> list[str]:
     expected = (
         *("cpu.usageNanoCores", "cpu.usageCoreNanoSeconds"),
         *("memory.workingSetBytes", "memory.usageBytes", "memory.rssBytes", "memory.pageFaults"),
-        *("network.rxBytes", "network.interfaces.0.txBytes", "process_stats.process_count"),
+        *("network.rxBytes", "network.txBytes", "process_stats.process_count"),
         *("containers.0.cpu.usageNanoCores", "containers.0.cpu.usageCoreNanoSeconds"),
         *("containers.0.memory.workingSetBytes", "containers.0.memory.availableBytes"),
         *("containers.0.rootfs.usedBytes", "containers.0.rootfs.inodesUsed"),
