@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 
 from generated.cri import api_pb2
 from tests.harness.cri import Cri, container_config, pod_config
@@ -17,6 +19,8 @@ from tests.harness.node import Node
 from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX
+
+EXAMPLES = Path(__file__).parents[2] / "examples/crictl"
 
 
 def started(cri: Cri, node: Node, *command: str, **fields: Any) -> tuple[str, str]:
@@ -45,6 +49,16 @@ def test_a_pod_gets_an_address_of_its_network(cri: Cri, node: Node) -> None:
     status = cri.pod_status(pod)
     assert status.state == api_pb2.SANDBOX_READY
     assert status.network.ip.startswith(node.subnet.rpartition(".")[0] + ".")
+
+
+def test_the_example_of_the_readme_runs(cri: Cri, node: Node) -> None:
+    pod, container = api_pb2.PodSandboxConfig(), api_pb2.ContainerConfig()
+    json_format.Parse((EXAMPLES / "pod.json").read_text(), pod)
+    json_format.Parse((EXAMPLES / "container.json").read_text(), container)
+    pod.log_directory, container.image.image = str(node.logs), BUSYBOX
+    cri.start(cri.create(cri.run_pod(pod), container, pod))
+    log = node.logs / container.log_path
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
 
 
 def test_output_reaches_the_log_in_cri_format(cri: Cri, node: Node) -> None:
