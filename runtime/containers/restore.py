@@ -36,20 +36,13 @@ from runtime.lookups import criu
 from runtime.lookups.snapshot import open_snapshot
 from runtime.steps import threads
 from runtime.transforms import facts
-from runtime.transforms.annotations import restored_annotations
+from runtime.transforms.annotations import about_restored, is_checkpoint, restored_annotations
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
     from runtime.store.objects import Sandbox
 
 log = structlog.get_logger(__name__)
-
-CHECKPOINT_OF: Final = (
-    "org.criu.checkpoint.container.name",
-    "io.kubernetes.cri-o.annotations.checkpoint.name",
-)
-"""Annotations of an image made of a checkpoint, by ``checkpointctl`` and by hand for CRI-O: the
-name of the container."""
 
 _FIELD: Final = "config.image.image"
 _DOCUMENT_LIMIT: Final = 1 << 22
@@ -112,8 +105,7 @@ async def requested(services: Services, plan: ContainerPlan) -> Checkpoint | Non
     found = await services.images.resolve(plan.image)
     if found is None:
         return None
-    annotations = await services.images.annotations(found)
-    if not any(annotations.get(key) for key in CHECKPOINT_OF):
+    if not is_checkpoint(await services.images.annotations(found)):
         return None
     return Checkpoint(plan.image, found)
 
@@ -131,13 +123,10 @@ async def based(
     image = await services.images.resolve(old.image_ref) if old.image_ref else None
     if image is None:
         image = await services.images.ensure(old.image_name)
-    restored = api_pb2.ContainerConfig(annotations=restored_annotations(old.annotations))
+    kept = restored_annotations(old.annotations)
+    about = about_restored(checkpoint=checkpoint.name, checkpointed_at=old.checkpointed_at)
+    restored = api_pb2.ContainerConfig(annotations=kept)
     restored.MergeFrom(config)
-    about = {
-        "restored": "true",
-        "checkpointedAt": old.checkpointed_at,
-        "checkpointImage": checkpoint.name,
-    }
     restored.MergeFrom(api_pb2.ContainerConfig(annotations=about))
     restored.image.image = old.image_name
     log.info("restoring a checkpoint", checkpoint=checkpoint.name, image=old.image_name)

@@ -10,6 +10,13 @@ _SANDBOX = "io.kubernetes.cri.sandbox"
 _SNAPSHOT_LABELS = "containerd.io/snapshot/"
 _SNAPSHOT_REFERENCE = "containerd.io/snapshot.ref"
 
+CHECKPOINT_OF = (
+    "org.criu.checkpoint.container.name",
+    "io.kubernetes.cri-o.annotations.checkpoint.name",
+)
+"""Annotations of an image made of a checkpoint, by ``checkpointctl`` and by hand for CRI-O: the
+name of the container."""
+
 OWN = frozenset(
     f"io.kubernetes.cri.{name}"
     for name in (
@@ -44,6 +51,20 @@ def passed_to_container(
 ) -> dict[str, str]:
     """The same for a container; its own annotations take precedence over the pod's."""
     return _matching(of_pod, pod_annotations) | _matching(annotations, container_annotations)
+
+
+def is_checkpoint(image_annotations: Mapping[str, str]) -> bool:
+    """Whether an image was made of a checkpoint, by its annotations."""
+    return any(image_annotations.get(key) for key in CHECKPOINT_OF)
+
+
+def about_restored(*, checkpoint: str, checkpointed_at: str) -> dict[str, str]:
+    """What the annotations of a restored container say of its checkpoint, as in CRI-O."""
+    return {
+        "restored": "true",
+        "checkpointedAt": checkpointed_at,
+        "checkpointImage": checkpoint,
+    }
 
 
 def restored_annotations(annotations: Mapping[str, str]) -> dict[str, str]:

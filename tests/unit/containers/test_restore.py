@@ -21,7 +21,7 @@ from runtime.config.tables import Config
 from runtime.containers import restore
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument
 from runtime.lookups import criu
-from runtime.transforms.annotations import restored_annotations
+from runtime.transforms.annotations import CHECKPOINT_OF, restored_annotations
 
 from .world import IMAGE, World
 
@@ -139,7 +139,7 @@ def _named(image: str) -> ContainerPlan:
     return plan_container(api_pb2.ContainerConfig(image=api_pb2.ImageSpec(image=image)))
 
 
-@pytest.mark.parametrize("key", restore.CHECKPOINT_OF)
+@pytest.mark.parametrize("key", CHECKPOINT_OF)
 async def test_an_image_with_the_annotation_is_a_checkpoint(world: World, key: str) -> None:
     requested = await restore.requested(world.containers.services, _named(IMAGE.reference))
     assert requested is None
@@ -154,7 +154,7 @@ async def test_the_files_of_an_image_are_unpacked(world: World, tmp_path: Path) 
         file = world.daemon.rootfs / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
-    world.images.about = {restore.CHECKPOINT_OF[0]: "app"}
+    world.images.about = {CHECKPOINT_OF[0]: "app"}
     container = await world.created()
     target = world.store.layout.container_restore(container.id)
     assert (target / "checkpoint" / "inventory.img").read_bytes() == b"memory"
@@ -205,7 +205,7 @@ async def test_a_checkpoint_of_cri_o_has_no_status(world: World, tmp_path: Path)
 
 async def test_a_path_is_refused_while_restoring_is_disabled(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.images.about = {restore.CHECKPOINT_OF[0]: "app"}
+    world.images.about = {CHECKPOINT_OF[0]: "app"}
     with pytest.raises(FailedPrecondition, match="enable_experimental_restore_via_create = true"):
         await world.created(archive(tmp_path, FILES))
     container = await world.created()  # an image to run, whatever it is made of
