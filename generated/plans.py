@@ -45,9 +45,6 @@ class ContainerPlan:
     checkpoint_archive: str
     """The path of the checkpoint's archive that it is restored from; empty if its image is no path."""
 
-    stop_signal: int
-    """The number of the signal that stops it; 0 leaves the choice to the image."""
-
     joins_processes: bool
     """It shares the processes of one container of its pod, which must run."""
 
@@ -82,8 +79,6 @@ def plan_container(
         image=image.image,
         # plan.checkpoint_archive, by images.checkpoint_archive
         checkpoint_archive=images.checkpoint_archive(image=image.image),
-        # plan.stop_signal, by signals.requested_number
-        stop_signal=signals.requested_number(requested=src.stop_signal),
         # plan.joins_processes, by namespaces.joins_container
         joins_processes=namespaces.joins_container(mode=namespace_options.pid),
         # plan.processes_of <- linux.security_context.namespace_options.target_id
@@ -100,6 +95,28 @@ def plan_container(
             role=selinux_options.role,
             type=selinux_options.type,
             level=selinux_options.level,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingContainerPlan:
+    """Values that depend on what was found out when the container was created."""
+
+    stop_signal: int
+    """The number of the signal that asks it to exit."""
+
+
+def plan_existing_container(
+    src: api_pb2.ContainerConfig,
+    *,
+    container: facts.Container,
+) -> ExistingContainerPlan:
+    """What the message asks for."""
+    return ExistingContainerPlan(
+        # plan.stop_signal, by signals.stop_signal_number
+        stop_signal=signals.stop_signal_number(
+            requested=src.stop_signal, from_image=container.metadata.stop_signal
         ),
     )
 

@@ -2644,10 +2644,13 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry(
             field="ContainerConfig.stop_signal",
             fate="compute",
-            by="signals.requested_number",
-            inputs=("stop_signal",),
+            by="signals.stop_signal_number",
+            inputs=(
+                "stop_signal",
+                "container.metadata.stop_signal",
+            ),
             when="always",
-            why="StopContainer sends it instead of the image's signal and SIGTERM; the status shows it.",
+            why="StopContainer sends it; without one, the image's, or SIGTERM if the image has none or one that is not a signal. The status shows it.",
             file="spec/mapping/container_config.yaml",
         ),
     ),

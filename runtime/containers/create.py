@@ -189,12 +189,12 @@ async def _image(services: Services, reference: str) -> facts.Image:
 
 
 def _stop_signal(image: facts.Image) -> str:
-    """The image's stop signal; an invalid one is ignored.
-
-    Otherwise the container could be neither stopped nor inspected.
-    """
+    """The image's stop signal as the record has it, without one that is not a signal: the built-in
+    plugin could not stop such a container."""
+    if not image.stop_signal:
+        return ""
     try:
-        signals.stop_signal_number(requested=api_pb2.RUNTIME_DEFAULT, from_image=image.stop_signal)
+        signals.number(image.stop_signal)
     except InvalidArgument as error:
         log.warning("stop signal of the image ignored", image=image.reference, error=str(error))
         return ""

@@ -16,12 +16,11 @@ from grpc import aio
 
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
-from generated.plans import StopContainerPlan, plan_container
+from generated.plans import StopContainerPlan, plan_existing_container
 from runtime.containerd.runtime_options import is_runc
-from runtime.errors import InvalidArgument, from_rpc
+from runtime.errors import from_rpc
 from runtime.linux import signals as process_signal
 from runtime.tasks.calls import kill_task
-from runtime.transforms import signals
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -47,18 +46,6 @@ async def stop(
         except aio.AioRpcError as error:
             raise from_rpc(error, f"stop container {container.id}") from error
     return api_pb2.StopContainerResponse()
-
-
-def stop_signal(container: Container) -> int:
-    """The number of the stop signal of this container."""
-    metadata = container.metadata
-    requested = plan_container(metadata.config).stop_signal
-    try:
-        return requested or signals.number(metadata.stop_signal or "SIGTERM")
-    except InvalidArgument as error:
-        # an error of the image; the container must be stoppable nevertheless
-        log.warning("unknown stop signal; sending SIGTERM", id=container.id, error=str(error))
-        return signal.SIGTERM
 
 
 async def _give_start_up(services: Services, container: Container) -> None:
@@ -96,7 +83,8 @@ async def _ask(services: Services, container: Container, grace: int) -> bool:
 
 async def _send(services: Services, container: Container) -> None:
     try:
-        await _signal(services, container, stop_signal(container))
+        plan = plan_existing_container(container.metadata.config, container=container.facts)
+        await _signal(services, container, plan.stop_signal)
     except BaseException:
         # it may not have arrived: let the next stop send it again
         container.stop_signal_sent = False

@@ -39,22 +39,24 @@ def number(name: str) -> int:
 
 
 def stop_signal_number(*, requested: api_pb2.Signal, from_image: str) -> int:
-    """The number of the stop signal: the request's, else the image's, else SIGTERM."""
+    """The number of the stop signal: the request's, else the image's, else SIGTERM.
+
+    An invalid signal of the image counts as none: every container must be stoppable.
+    """
     if requested != api_pb2.RUNTIME_DEFAULT:
         return _numbers()[requested]
-    return number(from_image) if from_image else int(signal.SIGTERM)
-
-
-def requested_number(*, requested: api_pb2.Signal) -> int:
-    """The number of the stop signal of a request; 0 if it leaves that to the image."""
-    return _numbers().get(requested, 0)
+    try:
+        return number(from_image) if from_image else int(signal.SIGTERM)
+    except InvalidArgument:
+        return int(signal.SIGTERM)
 
 
 def stop_signal(*, requested: api_pb2.Signal, from_image: str) -> api_pb2.Signal:
-    """The same signal as a CRI enum value."""
+    """The same signal as a CRI enum value; RUNTIME_DEFAULT if the enum lacks it."""
     if requested != api_pb2.RUNTIME_DEFAULT:
         return requested
-    return _cri()[stop_signal_number(requested=requested, from_image=from_image)]
+    found = stop_signal_number(requested=requested, from_image=from_image)
+    return _cri().get(found, api_pb2.RUNTIME_DEFAULT)
 
 
 def _kernel_name(cri_name: str) -> str:

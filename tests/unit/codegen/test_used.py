@@ -4,7 +4,8 @@ test_message_reads."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.unit.codegen.project import ROOT
 
 _PLANS = ("plan", "requested", "known")
 """What hand-written code calls a plan."""
+_DEFAULT, _COMPARISON = "a default", "a comparison"
+_LOOKS = ("startswith", "endswith", "removeprefix", "removesuffix")
 _FOLDERS = ("cni", "filters", "items", "oci", "statuses", "validators")
 
 
@@ -105,25 +108,122 @@ def test_every_value_is_read(file: str) -> None:
 def test_no_hand_written_code_chooses_the_default_of_a_plans_value() -> None:
     """What a request gets that does not set a field is an entry's to say: ``plan.timeout or 10``
     would be a decision that ``explain`` cannot tell."""
-    chosen = [
+    assert _found(_defaults) == []
+
+
+def test_no_hand_written_code_compares_a_plans_value_with_a_literal() -> None:
+    """What a text or a number means is an entry's to say: the plan has a value for the answer."""
+    assert _found(_comparisons) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "finds"),
+    [
+        ("plan.timeout or 10", _DEFAULT),
+        ("services.plan.timeout or limit", _DEFAULT),
+        ("plan_container(config).timeout or limit", _DEFAULT),
+        ("number = plan.timeout\n    use(number or 10)", _DEFAULT),
+        ("plan.timeout if plan.timeout else 10", _DEFAULT),
+        ("LIMIT if plan.timeout is None else plan.timeout", _DEFAULT),
+        ("plan.mode == 'private'", _COMPARISON),
+        ("mode = plan.mode\n    use(mode != 2)", _COMPARISON),
+        ("plan.path.startswith('/')", _COMPARISON),
+        ("plan.timeout > 0", _COMPARISON),
+        ("plan.mounts or plan.devices", None),
+        ("plan.path is None", None),
+        ("a if plan.terminal else b", None),
+        ("if plan.mounts or image.mounts: pass", None),
+    ],
+)
+def test_a_decision_about_a_plans_value_is_found(code: str, finds: str | None) -> None:
+    """The two tests above, of code that decides and of code that does not."""
+    tree = ast.parse(f"def work():\n    {code}")
+    found = {_DEFAULT: list(_defaults(tree)), _COMPARISON: list(_comparisons(tree))}
+    assert [kind for kind, every in found.items() if every] == ([finds] if finds else [])
+
+
+def _found(kind: Callable[[ast.AST], Iterable[ast.expr]]) -> list[str]:
+    return [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
         for path in (ROOT / "runtime").rglob("*.py")
-        for node in _defaults(path)
+        for node in kind(_tree(path))
     ]
-    assert chosen == []
 
 
-def _defaults(path: Path) -> Iterator[ast.expr]:
+def _functions(tree: ast.AST) -> Iterator[tuple[ast.AST, frozenset[str]]]:
+    """Every function, with the names in it that stand for values of plans."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+            names = {
+                target.id
+                for node in assigned
+                if _is_of_a_plan(node.value)
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
+            yield function, frozenset(names)
+
+
+def _defaults(tree: ast.AST) -> Iterator[ast.expr]:
     """Every choice between a plan's value and something that no plan has, outside of conditions."""
-    tree = _tree(path)
-    asked = {id(node.test) for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)}
-    asked |= {id(n.operand) for n in ast.walk(tree) if isinstance(n, ast.UnaryOp)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or) and id(node) not in asked:
-            of_plans = [_is_of_a_plan(value) for value in node.values]
-            if any(of_plans) and not all(of_plans):
+    for function, names in _functions(tree):
+        asked = {id(n.test) for n in ast.walk(function) if isinstance(n, ast.If | ast.IfExp)}
+        asked |= {id(n.operand) for n in ast.walk(function) if isinstance(n, ast.UnaryOp)}
+        for node in ast.walk(function):
+            if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+                of_plans = [_is_of_a_plan(value, names) for value in node.values]
+                if any(of_plans) and not all(of_plans) and id(node) not in asked:
+                    yield node
+            elif isinstance(node, ast.IfExp):
+                asks = {ast.unparse(part) for part in ast.walk(node.test)}
+                for one, other in ((node.body, node.orelse), (node.orelse, node.body)):
+                    chosen = _is_of_a_plan(one, names) and ast.unparse(one) in asks
+                    if chosen and isinstance(other, ast.Constant | ast.Name):
+                        yield node
+
+
+def _comparisons(tree: ast.AST) -> Iterator[ast.expr]:
+    """Every comparison of a plan's value with a text or a number, and every look at its beginning
+    or end."""
+    for function, names in _functions(tree):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Compare):
+                sides = [node.left, *node.comparators]
+                if any(_is_of_a_plan(side, names) for side in sides) and any(
+                    isinstance(side, ast.Constant) and side.value is not None for side in sides
+                ):
+                    yield node
+            elif (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in _LOOKS
+                and _is_of_a_plan(node.func.value, names)
+            ):
                 yield node
 
 
-def _is_of_a_plan(node: ast.expr) -> bool:
-    return isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2] in _PLANS
+def _is_of_a_plan(node: ast.expr, names: frozenset[str] = frozenset()) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in names
+    if not isinstance(node, ast.Attribute):
+        return False
+    of = node.value
+    if isinstance(of, ast.Call):
+        return isinstance(of.func, ast.Name) and of.func.id.startswith("plan_")
+    return ast.unparse(of).rpartition(".")[2] in _PLANS
+
+
+def test_names_of_kubernetes_annotations_are_in_transforms() -> None:
+    """What an annotation or label of Kubernetes means is decided by an entry, whose pure function
+    knows its name."""
+    named = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in (ROOT / "runtime").rglob("*.py")
+        if not path.is_relative_to(ROOT / "runtime/transforms")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"\S*(io\.kubernetes\.|\.kubernetes\.io/|cdi\.k8s\.io)\S*", node.value)
+    ]
+    assert named == []

@@ -233,6 +233,8 @@ def test_an_invalid_signal_is_refused(name: str) -> None:
         (api_pb2.RUNTIME_DEFAULT, "SIGQUIT", api_pb2.SIGQUIT, 3),
         (api_pb2.RUNTIME_DEFAULT, "17", api_pb2.SIGCHLD, 17),
         (api_pb2.RUNTIME_DEFAULT, "SIGRTMIN+3", api_pb2.SIGRTMINPLUS3, 37),
+        (api_pb2.RUNTIME_DEFAULT, "SIGNOPE", api_pb2.SIGTERM, 15),
+        (api_pb2.RUNTIME_DEFAULT, "33", api_pb2.RUNTIME_DEFAULT, 33),
         (api_pb2.SIGUSR1, "SIGQUIT", api_pb2.SIGUSR1, 10),
         (api_pb2.SIGRTMAXMINUS1, "", api_pb2.SIGRTMAXMINUS1, 63),
     ],
