@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -34,6 +35,7 @@ class PipeReader:
         self._writer = -1
         self._watched = False
         self._next: asyncio.Future[bytes] | None = None
+        self._take: Callable[[bytes], bytes] | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,8 +52,12 @@ class PipeReader:
             os.close(self._writer)
             self._writer = -1
 
-    async def read(self) -> bytes:
-        """The next bytes; b"" once every writer has closed, or after `close`."""
+    async def read(self, take: Callable[[bytes], bytes] | None = None) -> bytes:
+        """The next bytes; b"" once every writer has closed, or after `close`.
+
+        What arrives while this waits is first offered to ``take``, which returns the bytes that it
+        did not take; only those end the wait.
+        """
         while self._fd >= 0:
             if self._in_a_row >= _TURN:
                 self._in_a_row = 0
@@ -61,7 +67,7 @@ class PipeReader:
                 data = os.read(self._fd, CAPACITY)
             except BlockingIOError:
                 self._in_a_row = 0
-                return await self._when_readable()
+                return await self._when_readable(take)
             self._in_a_row += 1
             return data
         return b""
@@ -74,30 +80,36 @@ class PipeReader:
             os.close(self._fd)
             self._fd = -1
 
-    async def _when_readable(self) -> bytes:
+    async def _when_readable(self, take: Callable[[bytes], bytes] | None) -> bytes:
         """The next bytes, once there are any.
 
         The descriptor stays watched until it is readable while no `read` waits: what a user types
         arrives byte by byte, and watching anew for each byte would take a tenth of its echo time.
         """
         self._next = self._loop.create_future()
+        self._take = take
         if not self._watched:
             self._loop.add_reader(self._fd, self._readable)
             self._watched = True
         try:
             return await self._next
         finally:
-            self._next = None
+            self._next = self._take = None
 
     def _readable(self) -> None:
         if self._next is None or self._next.done():
             self._unwatch()
             return
         try:
-            self._next.set_result(os.read(self._fd, CAPACITY))
+            data = os.read(self._fd, CAPACITY)
+            if data and self._take is not None:
+                data = self._take(data)
+                if not data:
+                    return
+            self._next.set_result(data)
         except BlockingIOError:
             pass
-        except OSError as error:
+        except Exception as error:
             self._next.set_exception(error)
 
     def _unwatch(self) -> None:
@@ -143,6 +155,13 @@ class PipeWriter:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
                 await self._writable()
+
+    def write_now(self, data: bytes) -> bytes:
+        """Write what there is room for and return the rest; `write` raises what this fails with."""
+        try:
+            return data[os.write(self._fd, data) :]
+        except OSError:
+            return data
 
     def close(self) -> None:
         """End the stream. Idempotent; must not be called while `write` waits."""

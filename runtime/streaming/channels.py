@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -66,6 +66,7 @@ class Channel:
         "_gone",
         "_link",
         "_reader",
+        "_take",
         "name",
         "number",
         "unread",
@@ -79,6 +80,7 @@ class Channel:
         self._link = link
         self._chunks: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bytes] | None = None
         self._ended = False
         self._finished = False
         self._gone = False
@@ -86,16 +88,21 @@ class Channel:
 
     # Used by the command or port that the client is connected to
 
-    async def read(self) -> bytes:
-        """The next bytes; b"" once the client has closed its side or disconnected."""
+    async def read(self, take: Callable[[bytes], bytes] | None = None) -> bytes:
+        """The next bytes; b"" once the client has closed its side or disconnected.
+
+        What arrives while this waits is first offered to ``take``, which returns the bytes that it
+        did not take; only those end the wait.
+        """
         while not self._chunks:
             if self._ended or self._gone:
                 return b""
             self._reader = asyncio.get_running_loop().create_future()
+            self._take = take
             try:
                 await self._reader
             finally:
-                self._reader = None
+                self._reader = self._take = None
         chunk = self._chunks.popleft()
         self.unread -= len(chunk)
         self._link.consumed(self, len(chunk))
@@ -103,17 +110,20 @@ class Channel:
 
     async def write(self, data: bytes) -> None:
         """Send all bytes, waiting for room as needed. Raises Gone."""
-        at = 0
-        while at < len(data):
+        while data := self.write_now(data):
             if self._gone or self._finished:
                 raise Gone
+            await self._link.wait_for_room()
+
+    def write_now(self, data: bytes) -> bytes:
+        """Send what there is room for and return the rest; `write` raises what this fails with."""
+        while data and not (self._gone or self._finished):
             room = min(self._link.room(self.number), MAX_WRITE)
             if room <= 0:
-                await self._link.wait_for_room()
-                continue
-            whole = at == 0 and room >= len(data)
-            self._link.send(self.number, data if whole else data[at : at + room])
-            at += room
+                break
+            self._link.send(self.number, data[:room])
+            data = data[room:]
+        return data
 
     def end(self) -> None:
         """Send no more; the client may continue to send."""
@@ -140,7 +150,7 @@ class Channel:
         """The client sent bytes."""
         if self._discarding or self._gone:
             self._link.consumed(self, len(data))
-        elif data:
+        elif data := self._taken_at_once(data):
             if self._chunks and len(self._chunks[-1]) + len(data) <= _SMALL:
                 self._chunks[-1] += data
             else:
@@ -148,6 +158,14 @@ class Channel:
             self.unread += len(data)
             self._wake()
             self._link.fed(self)
+
+    def _taken_at_once(self, data: bytes) -> bytes:
+        """Offer bytes to a reader that waits for them; returns what it did not take."""
+        if self._take is None or self._reader is None or self._reader.done():
+            return data
+        rest = self._take(data)
+        self._link.consumed(self, len(data) - len(rest))
+        return rest
 
     def feed_end(self) -> None:
         """The client will send no more."""

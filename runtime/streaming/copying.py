@@ -1,4 +1,9 @@
-"""Copy between channels and the streams of a process."""
+"""Copy between channels and the streams of a process.
+
+While a copy waits for data, what arrives is passed to the other side by the callback that received
+it. So a byte typed on a terminal, and its echo, wake no task: a copy wakes up only for what the
+other side has no room for, and at the end.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from runtime.streaming.terminal_size import Sizes
 async def copy_output(source: Output, channel: Channel | None) -> None:
     """Copy until the source ends. Without a receiver the data is dropped, so the source never
     blocks."""
-    while data := await source.read():
+    while data := await source.read(channel.write_now if channel else None):
         if channel is not None:
             try:
                 await channel.write(data)
@@ -24,7 +29,7 @@ async def copy_output(source: Output, channel: Channel | None) -> None:
 async def copy_input(channel: Channel, target: Input) -> None:
     """Copy until the client closes its input or disconnects, or the target has no reader."""
     try:
-        while data := await channel.read():
+        while data := await channel.read(target.write_now):
             await target.write(data)
     except BrokenPipeError:
         channel.discard()

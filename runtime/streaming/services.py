@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -15,14 +15,17 @@ class Input(Protocol):
     async def write(self, data: bytes) -> None:
         """Raises BrokenPipeError if it has no reader any more."""
 
+    def write_now(self, data: bytes) -> bytes:
+        """Write what there is room for and return the rest."""
+
     def close(self) -> None: ...
 
 
 class Output(Protocol):
     """Where output is read from."""
 
-    async def read(self) -> bytes:
-        """b"" at the end."""
+    async def read(self, take: Callable[[bytes], bytes] | None = None) -> bytes:
+        """The next bytes that ``take`` does not take; b"" at the end."""
 
 
 class Command(Protocol):

@@ -114,6 +114,66 @@ async def test_the_loop_does_not_watch_a_pipe_that_is_not_read(
     os.close(writer)
 
 
+async def test_bytes_that_are_taken_as_they_come_do_not_end_the_wait(fifo: Path) -> None:
+    reader = PipeReader(fifo)
+    writer = os.open(fifo, os.O_WRONLY)
+    reader.writer_is_there()
+    offered: list[bytes] = []
+
+    def take(data: bytes) -> bytes:
+        """All but what follows a slash."""
+        offered.append(data)
+        return data.partition(b"/")[2]
+
+    reading = asyncio.create_task(reader.read(take))
+    for data in (b"a", b"b", b"c/rest"):
+        await asyncio.sleep(0.01)
+        os.write(writer, data)
+    assert await reading == b"rest"
+    assert offered == [b"a", b"b", b"c/rest"]
+    os.write(writer, b"present")
+    assert await reader.read(take) == b"present"  # it did not wait
+    reading = asyncio.create_task(reader.read(take))
+    await asyncio.sleep(0.01)
+    os.close(writer)
+    assert await reading == b""
+    assert offered == [b"a", b"b", b"c/rest"]  # the end is not offered
+    reader.close()
+
+
+async def test_a_fault_of_the_taker_is_the_reader_s(fifo: Path) -> None:
+    reader = PipeReader(fifo)
+    writer = os.open(fifo, os.O_WRONLY)
+
+    def take(data: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    reading = asyncio.create_task(reader.read(take))
+    await asyncio.sleep(0.01)
+    os.write(writer, b"a")
+    with pytest.raises(ZeroDivisionError):
+        await reading
+    reader.close()
+    os.close(writer)
+
+
+async def test_what_a_full_pipe_has_no_room_for_is_returned(fifo: Path) -> None:
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = await PipeWriter.opened(fifo)
+    data = os.urandom(3 << 20)
+    rest = writer.write_now(data)
+    assert writer.write_now(rest) == rest
+    found = os.read(fd, len(data))
+    assert found + rest == data
+    assert writer.write_now(b"x") == b""
+    os.close(fd)
+    assert writer.write_now(b"x") == b"x"
+    with pytest.raises(BrokenPipeError):
+        await writer.write(b"x")
+    writer.close()
+    assert writer.write_now(b"x") == b"x"
+
+
 async def test_a_pipe_is_read_to_its_end_while_it_is_watched(fifo: Path) -> None:
     reader = PipeReader(fifo)
     writer = await PipeWriter.opened(fifo)
