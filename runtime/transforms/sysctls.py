@@ -8,6 +8,7 @@ from typing import Final
 
 from generated.cri import api_pb2
 from runtime.errors import InvalidArgument
+from runtime.transforms import paths
 from runtime.transforms.namespaces import is_own_userns
 
 _SYSCTLS_SINCE = (4, 11)
@@ -41,6 +42,9 @@ def of_pod(
                 f" {name!r}: {value!r}",
                 field="config.linux.sysctls",
             )
+        # /proc/sys has no other parameters; runc would fail with an error that contains the name
+        if why := paths.why_too_long(f"/proc/sys/{name.replace('.', '/')}"):
+            raise InvalidArgument(f"has a parameter whose file {why}", field="config.linux.sysctls")
     found: dict[str, str] = {}
     if network != api_pb2.NODE and kernel >= _SYSCTLS_SINCE:
         if unprivileged_ports:

@@ -289,11 +289,21 @@ def test_ping_keeps_the_kernels_default_if_groups_are_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [{"": "1"}, {"kernel.shm_rmid_forced": ""}, {"net/../../etc": "1"}, {".x": "1"}, {"/x": "1"}],
+    ("asked", "why"),
+    [
+        *(
+            (invalid, "must be a kernel param")
+            for invalid in (
+                *({"": "1"}, {"kernel.shm_rmid_forced": ""}),
+                *({"net/../../etc": "1"}, {".x": "1"}, {"/x": "1"}),
+            )
+        ),
+        ({"net.core." + "x" * 256: "1"}, "names of at most 255 bytes"),
+        ({"net." * 1100 + "x": "1"}, "a path of at most 4095 bytes"),
+    ],
 )
-def test_an_invalid_kernel_parameter_is_refused(asked: dict[str, str]) -> None:
-    with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls: must be a kernel param"):
+def test_an_invalid_kernel_parameter_is_refused(asked: dict[str, str], why: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"config\.linux\.sysctls: .*{why}"):
         sysctls.of_pod(
             sysctls=asked,
             network=POD,
