@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from tests.harness.cri import Cri
 
 _METADATA = [("containerd-namespace", "k8s.io")]
 _LIMIT = 30.0  # seconds for a call
+_QUIET = 0.3  # seconds without an event, after which the last one has arrived
 
 
 def as_tree(message: Message) -> Any:
@@ -54,6 +59,7 @@ class Observer:
             **_answered(answer, record := self._record(id)),
             "listed": as_tree(listed),
             **record,
+            "log": _file(Path(answer.status.log_path)) if answer.status.log_path else "",
         }
 
     def pod(self, id: str) -> dict[str, Any]:
@@ -108,6 +114,56 @@ class Observer:
             },
             "snapshot": snapshot,
         }
+
+
+class Events:
+    """Follows the events of one node; one stream, because a new one can miss what came before."""
+
+    def __init__(self, cri: Cri) -> None:
+        self._told: list[api_pb2.ContainerEventResponse] = []
+        self.code = "OK"
+        """How the stream ended, if it did."""
+        self._call = cri.runtime.GetContainerEvents(api_pb2.GetEventsRequest())
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for event in self._call:
+                self._told.append(event)
+        except grpc.RpcError as error:
+            self.code = error.code().name
+
+    def wait_until_quiet(self) -> None:
+        count = -1
+        while count != len(self._told):
+            count = len(self._told)
+            time.sleep(_QUIET)
+
+    def of(self, ids: Collection[str]) -> dict[str, Any]:
+        """The events of these objects: their order, and what each says; a repeated one is
+        numbered."""
+        self.wait_until_quiet()
+        order: list[str] = []
+        told: dict[str, Any] = {}
+        counts: Counter[str] = Counter()
+        for event in list(self._told):
+            if event.container_id in ids:
+                kind = api_pb2.ContainerEventType.Name(event.container_event_type)
+                kind = kind.removeprefix("CONTAINER_").removesuffix("_EVENT")
+                order.append(one := f"{kind} {event.container_id}")
+                counts[one] += 1
+                repeated = f"_{counts[one]}" if counts[one] > 1 else ""
+                tree = as_tree(event)
+                if event.pod_sandbox_status.state == api_pb2.SANDBOX_NOTREADY:
+                    # the built-in plugin removes the network before or after it makes the event
+                    tree.get("pod_sandbox_status", {}).pop("network", None)
+                told.setdefault(event.container_id, {})[f"{kind}{repeated}"] = tree
+        return {"order": order, "told": told}
+
+    def close(self) -> None:
+        self._call.cancel()
+        self._thread.join(_LIMIT)
 
 
 def _answered(answer: Message, record: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -19,7 +20,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from generated.cri import api_pb2
-from tests.harness import images
+from tests.harness import cgroups, images
 from tests.harness.cri import container_config, pod_config
 from tests.harness.node import Containerd, Node
 from tests.harness.registry import Registry
@@ -106,6 +107,7 @@ class Side:
         )
         self.cri = self.node.cri
         self.observer = observe.Observer(self.cri, str(self.node.containerd_socket))
+        self.events = observe.Events(self.cri)
         folder = self.node.directory
         self.names = {
             "volumes": str(folder / "volumes"),
@@ -113,6 +115,8 @@ class Side:
             "cgroup": self.node.cgroup_parent,
         }
         self._configs: dict[str, api_pb2.PodSandboxConfig] = {}
+        self._made_cgroups: list[Path] = []
+        self._shared_logs: set[Path] = set()
         self._hidden = {str(folder): "<node>", self.node.cgroup_parent: "<cgroup>"}
         self._hidden |= {self.node.bridge: "<bridge>", self.node.network: "<network>"}
 
@@ -133,8 +137,10 @@ class Side:
             if name != "created":
                 self.cri.start(made)
         self.cri.wait_for_state(self.names["container:exited"], api_pb2.CONTAINER_EXITED)
+        self._shared_logs = set(Path(self.names["logs"]).rglob("*.*"))
 
     def close(self) -> None:
+        self.events.close()
         self.observer.close()
         subprocess.run(
             ["umount", "-R", f"{self.names['volumes']}/shared"], capture_output=True, check=False
@@ -150,16 +156,30 @@ class Side:
                 answers.append(self._step(step, made))
         finally:
             codes = {kind: self._remove(kind, id) for kind, id in reversed(made)}
-            for name in ("pod:new", "container:new"):
-                self._hidden.pop(self.names.pop(name, ""), None)
+            self._forget_files()
+        for step, answer in zip(steps, answers, strict=True):
+            if isinstance(step, api_pb2.GetEventsRequest) and answer.code == "OK":
+                answer.tree = normal(self.events.of([id for _, id in made]), self._hidden)
+        for name in ("pod:new", "container:new"):
+            self._hidden.pop(self.names.pop(name, ""), None)
         answers.append(Answer("OK", tree={"codes": codes}))
         return answers
+
+    def _forget_files(self) -> None:
+        """Remove the cgroups and logs of the pods and containers of a case."""
+        cgroups.remove(self._made_cgroups)
+        self._made_cgroups = []
+        for log in set(Path(self.names["logs"]).rglob("*.*")) - self._shared_logs:
+            log.unlink()
 
     def _step(self, step: Message, made: list[tuple[str, str]]) -> Answer:
         rpc = RPCS[type(step).__name__]
         request = self._resolved(step)
+        if isinstance(step, api_pb2.GetEventsRequest):
+            return Answer(self.events.code)  # those of the whole case are read at its end
         if isinstance(step, api_pb2.RunPodSandboxRequest):
             self._configs["<pod:new>"] = request.config
+            self._made_cgroups += cgroups.missing(request.config.linux.cgroup_parent)
         if isinstance(step, api_pb2.CreateContainerRequest):
             # the config that the kubelet repeats; without it, the built-in plugin crashes
             named = step.pod_sandbox_id.partition("|")[0].rstrip(">") + ">"
@@ -172,6 +192,8 @@ class Side:
                 options.network = modes.network
             if not step.config.linux.security_context.namespace_options.ipc:
                 options.ipc = modes.ipc
+        if isinstance(step, api_pb2.ReopenContainerLogRequest):
+            self._rotate(request.container_id)
         service = self.cri.runtime if rpc.service == "RuntimeService" else self.cri.images
         try:
             response = getattr(service, rpc.name)(request, timeout=_LIMIT)
@@ -192,6 +214,13 @@ class Side:
             kind, id = made[-1]
             tree[kind] = getattr(self.observer, kind)(id)
         return Answer("OK", tree=normal(tree, self._hidden))
+
+    def _rotate(self, id: str) -> None:
+        """Rename a new container's log, as the kubelet does before it asks for a new one."""
+        if id == self.names.get("container:new"):
+            with contextlib.suppress(grpc.RpcError, FileNotFoundError):
+                log = Path(self.cri.status(id).log_path)
+                log.replace(log.with_suffix(".rotated"))
 
     def _wait_until_not_ready(self, pod: str) -> None:
         """The built-in plugin responds before its lists show that the pod was stopped."""

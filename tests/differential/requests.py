@@ -337,6 +337,40 @@ def life_of_a_pod(draw: st.DrawFn) -> Steps:
     return (first, *order)
 
 
+@st.composite
+def events(draw: st.DrawFn) -> Steps:
+    """What GetContainerEvents says of a pod and its container, whose calls come in any order."""
+    config = _pod(draw(messages(api_pb2.PodSandboxConfig, most=2)))
+    if draw(st.booleans()):
+        config.linux.security_context.namespace_options.network = api_pb2.POD
+    pod: dict[str, Any] = {"pod_sandbox_id": "<pod:new>"}
+    made = _plain_container()
+    made.pod_sandbox_id = draw(st.sampled_from(["<pod:new>", "<pod:new>", "<pod:plain>"]))
+    made.config.MergeFrom(draw(messages(api_pb2.ContainerConfig, most=2)))
+    made.config.command[:] = draw(
+        st.sampled_from(
+            [["sleep", "2147483647"], ["sh", "-c", "sleep 0.3; exit 3"], ["/missing"], ["/data"]]
+        )
+    )
+    del made.config.args[:]
+    calls: list[Message] = [
+        api_pb2.StartContainerRequest(**_new()),
+        api_pb2.StartContainerRequest(**_new()),
+        # waits for the exit of a process that ends by itself
+        api_pb2.StopContainerRequest(timeout=2, **_new()),
+        api_pb2.StopContainerRequest(**_new()),
+        api_pb2.RemoveContainerRequest(**_new()),
+        api_pb2.StopPodSandboxRequest(**pod),
+        api_pb2.RemovePodSandboxRequest(**pod),
+        api_pb2.UpdateContainerResourcesRequest(
+            linux=api_pb2.LinuxContainerResources(cpu_shares=99), **_new()
+        ),
+    ]
+    order = draw(st.lists(st.sampled_from(calls), max_size=4))
+    run = api_pb2.RunPodSandboxRequest(config=config)
+    return (run, made, *order, api_pb2.GetEventsRequest())
+
+
 _SHARED = {
     "pod": ("plain", "own"),
     "container": ("running", "exited", "created"),
@@ -532,7 +566,8 @@ KINDS: dict[str, tuple[st.SearchStrategy[Steps], int]] = {
     "UpdateContainerResources": (update(), 10),
     "the life of a container": (life(), 5),
     "the life of a pod": (life_of_a_pod(), 2),
-    "ids": (by_id(), 8),
+    "events": (events(), 2),
+    "ids": (by_id(), 6),
     "ExecSync": (exec_sync(), 2),
     "filters": (lists(), 5),
     "image references": (image_references(), 6),

@@ -14,6 +14,7 @@ import pytest
 
 from generated.cri import api_pb2
 from tests.e2e.conftest import BUSYBOX
+from tests.harness import cgroups
 from tests.harness.cri import container_config, pod_config
 from tests.harness.leaks import Holdings
 from tests.harness.node import Node
@@ -81,6 +82,7 @@ def faults(served: Served, rpc: str) -> Iterator[str]:
     for name, path, value in cases(rpc):
         request = served.base(rpc)
         set_field(request, path, value)
+        made = cgroups.missing(request.config.linux.cgroup_parent) if rpc == "RunPodSandbox" else []
         began = time.monotonic()
         answer = None
         try:
@@ -96,6 +98,7 @@ def faults(served: Served, rpc: str) -> Iterator[str]:
                 served.clean(rpc, answer)
             except grpc.RpcError as error:
                 yield f"{name}: cannot be removed: {(error.details() or '')[:200]}"
+        cgroups.remove(made)
         pods = served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
         if rpc not in ENDING and len(pods) != 1:
             yield f"{name}: leaves {[pod.id for pod in pods]}"

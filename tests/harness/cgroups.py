@@ -6,8 +6,9 @@ runc creates a missing parent and does not remove it, so whoever requests one re
 from __future__ import annotations
 
 import contextlib
+import os.path
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -57,6 +58,36 @@ def remove_parent(name: str, *, systemd: bool, with_children: bool = False) -> N
         for path in (*found, root / name):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def missing(parent: str) -> list[Path]:
+    """The cgroups that a pod with this parent would make besides its own, the deepest first.
+
+    runc takes a relative path from the cgroup that containerd itself is in.
+    """
+    own = {line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    starts = {Path("/")} if parent.startswith("/") else {Path("/"), *map(Path, own)}
+    whole = os.path.normpath(f"/{parent}").lstrip("/")
+    candidates = {
+        place
+        for root in roots()
+        for start in starts
+        for below in (Path(whole), *Path(whole).parents)
+        if below != Path()
+        for place in [root / str(start).lstrip("/") / below]
+    }
+    return [
+        path
+        for path in sorted(candidates, key=lambda path: len(path.parts), reverse=True)
+        if not os.path.isdir(path)
+    ]
+
+
+def remove(made: Iterable[Path]) -> None:
+    """Remove these cgroups, the deepest first; one that is in use stays."""
+    for path in made:
+        with contextlib.suppress(OSError, ValueError):
+            path.rmdir()
 
 
 @contextlib.contextmanager
