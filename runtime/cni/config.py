@@ -32,6 +32,8 @@ VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"
 """Supported versions of the CNI specification, oldest first."""
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_NAME_LIMIT: Final = 180
+"""The name of a file in the result cache has at most 255 bytes: network, pod ID and interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class _Text:
             ) from None
         except RecursionError:
             raise CniConfigError("it is nested too deeply", "fix it", path=self._path) from None
+        except ValueError as error:  # an integer of more digits than Python converts
+            raise CniConfigError(f"not usable: {error}", "fix it", path=self._path) from None
         if not isinstance(whole, dict):
             raise CniConfigError("not a JSON object", "write {…}", path=self._path, line=1)
         return whole
@@ -209,6 +213,9 @@ def _network_name(text: _Text, whole: Json) -> str:
         problem = "the network has no name" if name is None else f"{name!r} is not a network name"
         remedy = "name: letters, digits, and after the first also _ . -"
         raise text.error(whole, problem, remedy, "name")
+    if len(name) > _NAME_LIMIT:
+        problem = f"the network's name has {len(name)} characters"
+        raise text.error(whole, problem, f"use at most {_NAME_LIMIT}", "name")
     return name
 
 
@@ -234,7 +241,13 @@ def _plugin(text: _Text, config: object) -> CniPlugin:
 def _plugins_of_directory(directory: Path) -> list[CniPlugin]:
     """Return the plugins in separate files, ``<conf_dir>/<network>/*.conf``."""
     plugins = []
-    for path in sorted(directory.glob("*.conf")):
+    try:
+        paths = sorted(directory.glob("*.conf"))
+    except OSError as error:
+        raise CniConfigError(
+            f"cannot read it: {error.strerror}", "fix or remove it", path=str(directory)
+        ) from None
+    for path in paths:
         text = _Text(str(path), _read(path).decode("utf-8", "replace"))
         plugins.append(_plugin(text, text.whole()))
     return plugins

@@ -22,6 +22,13 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _OUTPUT_BYTES: Final = 16 << 20
+_WHY_NOT_RUN: Final[Mapping[int, str]] = {
+    errno.EACCES: "it is not executable; chmod 755 it, and mount its file system without noexec",
+    errno.ENOENT: "its interpreter or dynamic loader is missing; install a plugin for this system",
+    errno.ENOEXEC: "it is no program for this processor, or incomplete; install it again",
+}
+"""What is wrong with a plugin's file, by the error of its start."""
+
 _BUSY_TRIES: Final = 25
 _BUSY_SECONDS: Final = 0.2
 
@@ -92,7 +99,8 @@ async def call(
     except TimeoutError:
         raise PluginError(kind, command, f"killed after {seconds:g} s") from None
     except OSError as error:
-        raise PluginError(kind, command, f"cannot run {executable}: {error.strerror}") from None
+        reason = _WHY_NOT_RUN.get(error.errno or 0, str(error.strerror))
+        raise PluginError(kind, command, f"cannot run {executable}: {reason}") from None
     except ValueError as error:  # a NUL in an argument, such as the pod's name
         raise PluginError(kind, command, f"cannot run {executable}: {error}") from None
     if code != 0:

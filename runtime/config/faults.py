@@ -11,7 +11,7 @@ import msgspec
 from runtime.config.tables import Config
 
 _AT: Final = re.compile(r" - at `\$(?P<path>.*)`$")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<key>.+?)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<key>.*?)`")
 _TYPE_WORDS: Final = {
     "str": "a string",
     "int": "an integer",
@@ -19,6 +19,7 @@ _TYPE_WORDS: Final = {
     "object": "a table",
     "array": "a list",
     "float": "a number",
+    "datetime": "a date",
 }
 
 

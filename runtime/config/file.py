@@ -6,6 +6,7 @@ the file, line and key, and what is allowed there.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,12 @@ _MAX_SOCKET_PATH: Final = 107
 """Maximum bytes in the path of a unix socket."""
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
+"""containerd's rule for identifiers, which have at most 76 characters."""
+_NAMESPACE_LIMIT: Final = 76
+_SECCOMP_NAME: Final = re.compile(r"|unconfined|(runtime|docker)/default|localhost/.+")
+_LARGEST_ID: Final = (1 << 32) - 1
 
 _SHIM: Final = re.compile(r"/.+|[a-z0-9_-]+(\.[A-Za-z0-9_-]+){2,}")
 _SHIM_OPTIONS: Final = frozenset({"TypeUrl", "ConfigPath", "ConfigBody"})
@@ -113,6 +120,8 @@ def _with_runc_options(config: Config, name: str, text: str) -> Config:
 def _runtime_faults(name: str, runtime: Runtime) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every key of a runtime handler that cannot be used."""
     table = ("containerd", "runtimes", name)
+    if not name:
+        yield table, "must have a name; requests without a handler get default_runtime_name"
     kind = runtime.runtime_type
     if kind in ("io.containerd.runc.v1", "io.containerd.runtime.v1.linux"):
         yield (*table, "runtime_type"), f'was removed from containerd; use "{RUNC_SHIM}"'
@@ -122,6 +131,9 @@ def _runtime_faults(name: str, runtime: Runtime) -> Iterator[tuple[tuple[str, ..
             f'must be a shim such as "{RUNC_SHIM}" or "io.containerd.runsc.v1", or an absolute'
             f' path, not "{kind}"',
         )
+    for key, number in (("IoUid", runtime.runc.IoUid), ("IoGid", runtime.runc.IoGid)):
+        if not 0 <= number <= _LARGEST_ID:
+            yield (*table, "options", key), f"must be 0 to {_LARGEST_ID}"
     if runtime.runc.CriuPath:
         yield (*table, "options", "CriuPath"), "must be empty: runc finds criu on its PATH"
     if not runtime.is_runc:
@@ -169,6 +181,25 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     ):
         if not path.startswith("/"):
             yield key, f'must be an absolute path, not "{path}"'
+    if os.path.realpath(config.root) == os.path.realpath(config.state):
+        yield (
+            ("state",),
+            "must not be the same directory as root: what must survive a reboot would be deleted "
+            "with what must not",
+        )
+    namespace = config.containerd.namespace
+    if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LIMIT:
+        yield (
+            ("containerd", "namespace"),
+            f"must be letters and digits, with single . _ - between them, at most "
+            f'{_NAMESPACE_LIMIT} characters, such as "k8s.io", not "{namespace}"',
+        )
+    if not _SECCOMP_NAME.fullmatch(config.unset_seccomp_profile):
+        yield (
+            ("unset_seccomp_profile",),
+            'must be "runtime/default", "unconfined", "localhost/" and the path of a profile, '
+            f'or "" for none, not "{config.unset_seccomp_profile}"',
+        )
     for directory in config.cdi_spec_dirs:
         if not directory.startswith("/"):
             yield ("cdi_spec_dirs",), f'must be absolute paths, not "{directory}"'
@@ -183,6 +214,15 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if not config.cni.bin_dirs:
         yield ("cni", "bin_dirs"), "must name at least one directory"
+    for directory in config.cni.bin_dirs:
+        if not directory.startswith("/"):
+            yield ("cni", "bin_dirs"), f'must be absolute paths, not "{directory}"'
+    for directory in filter(None, config.images.registry.config_path.split(":")):
+        if not directory.startswith("/"):
+            yield (
+                ("images", "registry", "config_path"),
+                f'must be absolute paths with ":" between them, not "{directory}"',
+            )
     if not config.images.pinned_images["sandbox"]:
         yield ("images", "pinned_images", "sandbox"), "must name the pause image"
     if config.stats_retention_period < 2 * config.stats_collect_period:
@@ -221,7 +261,8 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             "disable_tcp_service",
         ), "must be true: CRI is served on a unix socket only"
     address = config.metrics.address
-    if address and not re.fullmatch(r".+:\d{1,5}", address):
+    host, _, port = address.rpartition(":")
+    if address and not (host and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 1 << 16):
         yield ("metrics", "address"), f'must be "host:port", not "{address}"'
 
 

@@ -22,7 +22,7 @@ from generated.statuses import (
     list_images_response,
     pull_image_response,
 )
-from runtime.config.tables import Config
+from runtime.config.tables import Config, ConfigError
 from runtime.containerd.client import Containerd, Metadata
 from runtime.documents import DocumentError, decode
 from runtime.errors import FailedPrecondition, from_rpc
@@ -57,8 +57,17 @@ class Images:
         left_out: Callable[[str], None],
         metrics: Metrics,
     ) -> None:
-        """``left_out`` counts images that cannot be listed, by kind."""
+        """``left_out`` counts images that cannot be listed, by kind.
+
+        Raises ConfigError for a pause image that is no image reference.
+        """
         settings = config.images
+        reason = image_reference.why_invalid(config.pause_image)
+        if reason is not None:
+            raise ConfigError(
+                f"images.pinned_images.sandbox: {config.pause_image!r} is not an image reference: "
+                f"{reason}"
+            )
         platform = host_platform(host.architecture, os.uname().machine)
         self._containerd = containerd
         self._snapshotter = config.containerd.snapshotter

@@ -50,6 +50,7 @@ _RETIRE_SECONDS = 5.0
 """How long to wait for a keeper of another build to flush; it exits by itself before that."""
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_KEEPER_MODULE = b"runtime.logs.keeper.server"
 _PROGRAM = (
     "import sys; sys.path.append({root!r}); "
     "from runtime.logs.keeper.server import main; main(sys.argv[1:])"
@@ -273,7 +274,18 @@ class LogKeeper:
                 return connection
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
-        raise Unavailable(f"the log keeper does not answer; {self._hint}")
+        raise Unavailable(f"the log keeper{self._silent_keeper()}; {self._hint}")
+
+    def _silent_keeper(self) -> str:
+        """Name the process that does not answer, and the remedy."""
+        pids = _keepers(self._state_dir)
+        if not pids:
+            return " cannot be started"
+        kill = " ".join(["kill -9", *map(str, pids)])
+        return (
+            f" does not answer; if that does not change, end it with `{kill}`: containers keep "
+            "running, and a new keeper takes over their output"
+        )
 
     async def _greet(self) -> Connection | None:
         """Return a connection to a keeper of this build with everything open; None means retry."""
@@ -355,6 +367,17 @@ def _private(path: str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)  # an earlier version made it readable
     return descriptor
+
+
+def _keepers(state_dir: str) -> list[int]:
+    """Find the keepers of a state directory; the kernel names their starter as the lock's owner."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has exited
+            words = path.read_bytes().split(b"\0")
+            if _KEEPER_MODULE in b"\0".join(words) and os.fsencode(state_dir) in words:
+                found.append(int(path.parent.name))
+    return found
 
 
 def build_of_keeper() -> str:

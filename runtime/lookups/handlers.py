@@ -95,6 +95,17 @@ class Handlers(Mapping[str, Handler]):
             for handler in self._by_name.values()
         )
 
+    def must_have_snapshotters(self, containerd: Containerd) -> None:
+        """Raise ConfigError for a handler whose snapshotter containerd has not loaded."""
+        known = containerd.capabilities.snapshotters
+        for handler in self.values():
+            if handler.snapshotter not in known:
+                raise ConfigError(
+                    f"snapshotter {handler.snapshotter!r} of runtime handler {handler.name!r}: "
+                    f"containerd at {containerd.address} has not loaded it (`ctr plugins ls` says "
+                    f"why); loaded: {', '.join(sorted(known)) or 'none'}"
+                )
+
     async def learn_features(self, containerd: Containerd, host: Host) -> None:
         """Query the features of every handler's binary; none are assumed if the query fails."""
         names = sorted(filter(None, self._by_name))

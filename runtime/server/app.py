@@ -19,7 +19,7 @@ from generated.handlers import protocols
 from generated.handlers.image_service import ImageService
 from generated.handlers.runtime_service import RuntimeService
 from runtime.cni.network import Network
-from runtime.config.tables import Config
+from runtime.config.tables import Config, ConfigError
 from runtime.containerd.capabilities import BUILTIN_CRI_OFF
 from runtime.containerd.client import Containerd
 from runtime.containers.operations import Containers
@@ -193,12 +193,20 @@ class App:
         """
         node = host.probe(config)
         known = handlers.configured(config)
-        for directory in (config.root_dir, config.state_dir):
-            directories.make_private(directory)
+        for key, directory in (("root", config.root_dir), ("state", config.state_dir)):
+            try:
+                directories.make_private(directory)
+            except OSError as error:
+                raise ConfigError(
+                    f"{key}: {directory} cannot be created or made private: {error.strerror}"
+                ) from error
         containerd = await Containerd.connect(
             config.containerd.address, config.containerd.namespace
         )
-        keeper = await LogKeeper.start(str(config.state_dir))
+        try:
+            keeper = await LogKeeper.start(str(config.state_dir))
+        except (CriError, OSError) as error:
+            raise ConfigError(f"cannot start: {error}") from error
         return cls(config, containerd, keeper, node, known)
 
     async def run(self, server: aio.Server, daemon: Daemon | None) -> None:
@@ -263,6 +271,7 @@ class App:
         self._closed = f"waiting for containerd at {self.containerd.address}"
         await self.containerd.wait_ready()
         self._closed = "recovering the pods and containers of an earlier run"
+        self.handlers.must_have_snapshotters(self.containerd)
         self._say_what_is_odd()
         await asyncio.gather(
             self.handlers.learn_features(self.containerd, self.host),

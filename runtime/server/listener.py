@@ -35,7 +35,10 @@ def bound(path: Path) -> aio.Server:
     The socket's directory is created for its owner only, if it is missing.
     Raises ConfigError if another server listens there or the socket cannot be created.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: its directory cannot be created: {error.strerror}") from error
     if _answers(path):
         raise ConfigError(f"{path}: another server listens there; stop it or use another socket")
     server = aio.server(options=_OPTIONS)

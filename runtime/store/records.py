@@ -44,6 +44,9 @@ UNKNOWN_REASON = "Unknown"
 
 _VERSION = "v1"
 
+_INT32 = (1 << 31) - 1
+_INT64 = (1 << 63) - 1
+
 M = TypeVar("M", bound=Message)
 
 
@@ -170,9 +173,9 @@ def sandbox_metadata(data: bytes) -> facts.SandboxMetadata:
         config=from_go(api_pb2.PodSandboxConfig, found.get("Config") or {}, "Config"),
         netns_path=_text(found, "NetNSPath"),
         ip=_text(found, "IP"),
-        additional_ips=tuple(found.get("AdditionalIPs") or ()),
+        additional_ips=_texts(found, "AdditionalIPs"),
         runtime_handler=_text(found, "RuntimeHandler"),
-        cni_result=found.get("CNIResult"),
+        cni_result=_mapping(found, "CNIResult"),
         process_label=_text(found, "ProcessLabel"),
         resized=_pod_resources(found.get("UpdatedResources")),
     )
@@ -255,10 +258,17 @@ def _metadata(data: bytes) -> Mapping[str, Any]:
 
 
 def _object(data: bytes) -> Mapping[str, Any]:
-    """A record's JSON object; checks its version."""
+    """A record's JSON object; checks its version.
+
+    Bytes that are not UTF-8 are replaced, as Go's decoder does: a damaged text must not cost the
+    exit code beside it.
+    """
     try:
-        record = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+        try:
+            record = msgspec.json.decode(data)
+        except UnicodeDecodeError:
+            record = msgspec.json.decode(data.decode(errors="replace"))
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RecordError(f"the record is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise RecordError(f"the record is {type(record).__name__}, not an object")
@@ -273,6 +283,20 @@ def _text(found: Mapping[str, Any], key: str, *, required: bool = False) -> str:
         raise RecordError(f"{key}: expected a string, not {type(value).__name__}")
     if required and not value:
         raise RecordError(f"{key}: missing from the record")
+    return value
+
+
+def _texts(found: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = found.get(key) or ()
+    if not isinstance(values, list | tuple) or not all(isinstance(one, str) for one in values):
+        raise RecordError(f"{key}: expected a list of strings")
+    return tuple(values)
+
+
+def _mapping(found: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    value = found.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise RecordError(f"{key}: expected an object, not {type(value).__name__}")
     return value
 
 
@@ -309,15 +333,15 @@ def container_status(data: bytes) -> facts.ContainerStatus:
     record = _object(data)
     resources = record.get("Resources")
     created, started, finished = (
-        _number(record, key) for key in ("CreatedAt", "StartedAt", "FinishedAt")
+        _number(record, key, _INT64) for key in ("CreatedAt", "StartedAt", "FinishedAt")
     )
     return facts.ContainerStatus(
         state=_state(created=created, started=started, finished=finished),
-        pid=_number(record, "Pid"),
+        pid=_number(record, "Pid", _INT32),
         created_at=created,
         started_at=started,
         finished_at=finished,
-        exit_code=_number(record, "ExitCode"),
+        exit_code=_number(record, "ExitCode", _INT32),
         reason=_text(record, "Reason"),
         message=_text(record, "Message"),
         resources=(
@@ -336,8 +360,10 @@ def _state(*, created: int, started: int, finished: int) -> ContainerState:
     return ContainerState.CREATED if created else ContainerState.UNKNOWN
 
 
-def _number(record: Mapping[str, Any], key: str) -> int:
+def _number(record: Mapping[str, Any], key: str, largest: int) -> int:
     value = record.get(key) or 0
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise RecordError(f"{key}: expected a number, not {type(value).__name__}")
+    if abs(value) > largest:
+        raise RecordError(f"{key}: {value} is out of range")
     return value

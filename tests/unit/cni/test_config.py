@@ -116,6 +116,14 @@ def test_plugins_of_a_directory_follow_the_inlined(tmp_path: Path) -> None:
             '{"name": "a",\n "loadOnlyInlinedPlugins": 1, "plugins": [{"type": "x"}]}',
             "x.conflist:2: loadOnlyInlinedPlugins must be true or false; loadOnlyInlinedPlugins",
         ),
+        (
+            f'{{"plugins": [{{"type": "x"}}],\n "name": "{"n" * 181}"}}',
+            "x.conflist:2: the network's name has 181 characters; use at most 180",
+        ),
+        (
+            f'{{"name": "a", "plugins": [{{"type": "x", "mtu": {"9" * 5000}}}]}}',
+            "x.conflist: not usable: Exceeds the limit",
+        ),
     ],
 )
 def test_bad_lists_are_refused_with_place_and_remedy(text: str, error: str) -> None:

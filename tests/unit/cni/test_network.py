@@ -768,3 +768,23 @@ async def test_a_nul_in_a_pods_name_is_reported(lab: Lab) -> None:
     async with lab.network() as network:
         with pytest.raises(Unknown, match=r"cannot run .*first: embedded null byte"):
             await network.add("sb1", NETNS, pod)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        ("#!/bin/sh\n", 0o644, "it is not executable; chmod 755"),
+        ("#!/no/such/interpreter\n", 0o755, "its interpreter or dynamic loader is missing"),
+        ("", 0o755, "it is no program for this processor, or incomplete"),
+    ],
+)
+async def test_a_plugin_that_cannot_be_run_says_why(
+    lab: Lab, content: str, mode: int, says: str
+) -> None:
+    lab.write("net.conflist", {"type": "odd"})
+    odd = lab.bin / "odd"
+    odd.write_text(content)
+    odd.chmod(mode)
+    async with lab.network() as network:
+        with pytest.raises(Unknown, match=f"CNI plugin odd failed at ADD: cannot run .*: {says}"):
+            await network.add("sb1", NETNS, POD)

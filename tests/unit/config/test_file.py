@@ -178,6 +178,34 @@ def test_what_the_built_in_plugin_accepts_is_accepted(tmp_path: Path) -> None:
             ":2: images.image_verifier.per_verifier_timeout: must be above 0",
         ),
         ("a = [\n", ": invalid TOML:"),
+        (
+            'root = "/var/lib/x"\nstate = "/var/lib/y/../x"\n',
+            ":2: state: must not be the same directory as root",
+        ),
+        ('[containerd]\nnamespace = ""\n', ":2: containerd.namespace: must be letters and digits"),
+        ('[containerd]\nnamespace = "a..b"\n', ":2: containerd.namespace: must be letters"),
+        (f'[containerd]\nnamespace = "{"a" * 77}"\n', ":2: containerd.namespace: must be letters"),
+        (
+            "[containerd.runtimes.runc.options]\nIoUid = -1\n",
+            ":2: containerd.runtimes.runc.options.IoUid: must be 0 to 4294967295",
+        ),
+        (
+            "[containerd.runtimes.runc.options]\nIoGid = 4294967296\n",
+            ":2: containerd.runtimes.runc.options.IoGid: must be 0 to 4294967295",
+        ),
+        ('[containerd.runtimes.""]\n', ":1: containerd.runtimes.: must have a name"),
+        (
+            'unset_seccomp_profile = "default"\n',
+            ':1: unset_seccomp_profile: must be "runtime/default", "unconfined"',
+        ),
+        ('cni.bin_dirs = ["/opt/cni/bin", ""]\n', ":1: cni.bin_dirs: must be absolute paths"),
+        (
+            'images.registry.config_path = "/etc/a:certs.d"\n',
+            ':1: images.registry.config_path: must be absolute paths with ":" between them, '
+            'not "certs.d"',
+        ),
+        ('[metrics]\naddress = "x:65536"\n', ':2: metrics.address: must be "host:port"'),
+        ("[cni]\nconf_dir = 2026-01-01\n", ":2: cni.conf_dir: must be a string, not date"),
     ],
 )
 def test_an_unusable_value_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from runtime.errors import Unavailable, Unknown
+from runtime.logs import client
 from runtime.logs.client import KeptContainer, LogKeeper
 from runtime.logs.connection import Connection
 from runtime.logs.keeper.files import LogFile
@@ -365,3 +366,15 @@ def test_a_record_truncated_by_a_kill_is_terminated(tmp_path: Path) -> None:
     file.write(b"time stdout F next\n")
     file.close()
     assert texts(log) == ["stdout F cut sho", "stdout F next"]
+
+
+async def test_a_keeper_that_does_not_answer_is_named_with_the_remedy(
+    keeper: LogKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "START_SECONDS", 0.3)
+    os.kill(keeper.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable, match=f"does not answer; .*`kill -9 {keeper.pid}`"):
+            await LogKeeper.start(str(tmp_path / "state"))
+    finally:
+        os.kill(keeper.pid, signal.SIGCONT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from runtime.config.tables import (
     Runtime,
     RuntimePlatform,
 )
+from runtime.containerd.capabilities import Snapshotter
 from runtime.linux import mountinfo
 from runtime.lookups import host
 from runtime.lookups.handlers import configured
@@ -105,6 +107,18 @@ def test_a_handler_has_the_snapshotter_of_its_pulls() -> None:
     )
     found = {name: handler.snapshotter for name, handler in configured(config).items()}
     assert found == {"": "overlayfs", "runc": "overlayfs", "kata": "devmapper"}
+
+
+def test_a_snapshotter_that_containerd_has_not_loaded_is_named() -> None:
+    daemon = Mock(address="unix:///c.sock")
+    overlayfs = Snapshotter("overlayfs", "/var/lib/containerd", frozenset())
+    daemon.capabilities.snapshotters = {"overlayfs": overlayfs}
+    table = ContainerdTable(runtimes={"runc": Runtime(), "kata": Runtime(snapshotter="zfs")})
+    configured(
+        Config(containerd=ContainerdTable(runtimes={"runc": Runtime()}))
+    ).must_have_snapshotters(daemon)
+    with pytest.raises(ConfigError, match=r"'zfs' of runtime handler 'kata': .* loaded: overlayfs"):
+        configured(Config(containerd=table)).must_have_snapshotters(daemon)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,12 @@ async def test_a_second_server_is_refused_even_before_the_first_has_started(tmp_
     await server.stop(0)
 
 
+def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/cri\.sock: its directory cannot be created"):
+        listener.bound(tmp_path / "file" / "cri.sock")
+
+
 def test_a_server_starts_without_what_only_some_nodes_need() -> None:
     script = "import sys; from runtime.server import app; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

@@ -158,6 +158,61 @@ def test_a_broken_record_says_where(data: bytes, says: str) -> None:
         records.sandbox_metadata(data)
 
 
+_STATUS: dict[str, Any] = {
+    "Version": "v1",
+    "Pid": 5,
+    "CreatedAt": 1,
+    "StartedAt": 2,
+    "FinishedAt": 3,
+    "ExitCode": 7,
+    "Reason": "Error",
+    "Resources": {"linux": {"cpu_period": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"CreatedAt": 10**25}, f"CreatedAt: {10**25} is out of range"),
+        ({"ExitCode": 1 << 31}, "ExitCode: 2147483648 is out of range"),
+        ({"StartedAt": True}, "StartedAt: expected a number, not bool"),
+        ({"FinishedAt": "now"}, "FinishedAt: expected a number, not str"),
+        ({"Resources": {"linux": {"cpu_period": 1 << 70}}}, "Resources.linux.cpu_period"),
+    ],
+)
+def test_a_status_that_the_cri_cannot_represent_says_where(
+    damage: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(records.RecordError, match=says):
+        records.container_status(json.dumps(_STATUS | damage).encode())
+
+
+def test_damaged_text_does_not_cost_the_exit_code() -> None:
+    damaged = json.dumps(_STATUS).encode().replace(b"Error", b"E\xffror")
+    status = records.container_status(damaged)
+    assert (status.state, status.exit_code) == (ContainerState.EXITED, 7)
+    assert status.reason == "E\ufffdror"
+
+
+@given(st.data())
+def test_a_damaged_file_is_a_record_or_a_record_error(data: st.DataObject) -> None:
+    whole = bytearray(json.dumps(_STATUS).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        status = records.container_status(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    except records.RecordError:
+        return
+    api_pb2.ContainerStatus(
+        created_at=status.created_at,
+        started_at=status.started_at,
+        finished_at=status.finished_at,
+        exit_code=status.exit_code,
+        reason=status.reason,
+        message=status.message,
+    )
+
+
 @pytest.mark.parametrize(
     ("times", "state"),
     [
