@@ -140,15 +140,21 @@ class Channel:
     def discard(self) -> None:
         """Drop everything received so far and from now on."""
         self._discarding = True
-        while self._chunks:
-            self._link.consumed(self, len(self._chunks.popleft()))
-        self.unread = 0
+        self._chunks.clear()
+        dropped, self.unread = self.unread, 0
+        if dropped:
+            self._link.consumed(self, dropped)
 
     # Used by the link
 
+    @property
+    def closed(self) -> bool:
+        """Whether both sides have ended: nothing more will be sent or received."""
+        return self._finished and self._ended
+
     def feed(self, data: bytes) -> None:
         """The client sent bytes."""
-        if self._discarding or self._gone:
+        if self._discarding or self._gone or self._ended:
             self._link.consumed(self, len(data))
         elif data := self._taken_at_once(data):
             if self._chunks and len(self._chunks[-1]) + len(data) <= _SMALL:

@@ -34,7 +34,8 @@ _LOGGED_FAULTS: Final = 5
 _READ_BYTES: Final = 128 << 10
 
 HUNG_UP_LIMIT: Final = 20.0
-"""Seconds allowed for a slow reader to consume what a client sent before it disconnected."""
+"""Seconds allowed for a slow reader to consume what a client sent before it disconnected, and for a
+client to read some of what it is sent before its connection is closed."""
 
 _KEEPALIVE: Final = {
     socket.TCP_KEEPIDLE: 10,
@@ -97,6 +98,7 @@ class Client(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle
         self._liveness: asyncio.TimerHandle | None = None
+        self._departure: asyncio.TimerHandle | None = None
         self._active = 0.0
         self._faults = 0
         self._paused_for: set[str] = set()
@@ -136,7 +138,8 @@ class Client(asyncio.BufferedProtocol):
             self._receive_request(bytes(data))
 
     def eof_received(self) -> bool:
-        return False  # clients of these protocols never half-close their connection
+        self.close()  # clients of these protocols never half-close their connection
+        return False
 
     def pause_writing(self) -> None:
         self._room.clear()
@@ -153,8 +156,9 @@ class Client(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._ended.set()
         self.resume_writing()
-        if self._liveness is not None:
-            self._liveness.cancel()
+        for timer in (self._liveness, self._departure):
+            if timer is not None:
+                timer.cancel()
         if self._session is not None:
             self._session.lost()
         self._session = None
@@ -271,7 +275,21 @@ class Client(asyncio.BufferedProtocol):
         self._hung_up = self._loop.call_later(HUNG_UP_LIMIT, self._transport.abort)
 
     def close(self) -> None:
+        if self._departure is None and not self._ended.is_set():
+            self._await_departure()
         self._transport.close()
+
+    def _await_departure(self) -> None:
+        """Cut off a client that stops reading while its last bytes are being sent."""
+        unsent = self._transport.get_write_buffer_size()
+        self._departure = self._loop.call_later(HUNG_UP_LIMIT, self._check_departure, unsent)
+
+    def _check_departure(self, unsent: int) -> None:
+        if self._transport.get_write_buffer_size() < unsent:
+            self._await_departure()
+        else:
+            self.report(f"the client read nothing for {HUNG_UP_LIMIT:.0f} s while it was closed")
+            self._transport.abort()
 
     def abort(self) -> None:
         """Close without sending what is buffered."""

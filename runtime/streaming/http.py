@@ -8,6 +8,7 @@ which protocol the connection is upgraded to, or why not.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -18,10 +19,13 @@ from wsproto.utilities import generate_accept_token
 
 from runtime.streaming.requests import Kind
 
-MAX_HEAD_BYTES: Final = 16 << 10
-"""Request line and headers together."""
+MAX_HEAD_BYTES: Final = 64 << 10
+"""Request line and headers together. The kubelet passes on what a proxy of its users adds."""
 
 SPDY: Final = "spdy/3.1"
+
+_QUOTATION: Final = re.compile(r":? *(bytearray\()?b['\"].*", re.DOTALL)
+"""How h11 ends a message with the bytes that it refuses."""
 
 
 _CHANNELS: Final = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io")
@@ -100,6 +104,7 @@ class Http:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._wants_body = True
 
     def receive(self, data: bytes) -> Request | None:
         """The request once it is complete, until then None.
@@ -110,10 +115,11 @@ class Http:
             self._connection.receive_data(data)
             event = self._connection.next_event()
             if isinstance(event, h11.Request):
+                self._wants_body = event.method != b"HEAD"
                 return self._request(event)
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint or HTTPStatus.BAD_REQUEST)
-            raise Refusal(status, str(error)) from error
+            raise Refusal(status, _without_quotation(str(error))) from error
         return None
 
     def _request(self, event: h11.Request) -> Request:
@@ -124,14 +130,16 @@ class Http:
             raise Refusal(HTTPStatus.BAD_REQUEST, "an upgrade request must not have a body")
         return Request(
             method=event.method.decode(),
-            path=event.target.decode("latin-1").partition("?")[0],
+            path=_path(event.target.decode("latin-1")),
             headers=[(n.decode(), v.decode("latin-1")) for n, v in event.headers],
         )
 
     def switched(self, upgrade: Upgrade) -> tuple[bytes, bytes]:
         """The 101 response, and the bytes the client has already sent after its request."""
         response = h11.InformationalResponse(
-            status_code=HTTPStatus.SWITCHING_PROTOCOLS, headers=list(upgrade.headers)
+            status_code=HTTPStatus.SWITCHING_PROTOCOLS,
+            reason=HTTPStatus.SWITCHING_PROTOCOLS.phrase,
+            headers=list(upgrade.headers),
         )
         sent = self._connection.send(response) or b""
         return sent, self._connection.trailing_data[0]
@@ -145,9 +153,11 @@ class Http:
             ("Connection", "close"),
             *refusal.headers,
         ]
-        response = h11.Response(status_code=refusal.status, headers=headers)
+        response = h11.Response(
+            status_code=refusal.status, reason=refusal.status.phrase, headers=headers
+        )
+        parts = [response, h11.Data(data=body if self._wants_body else b""), h11.EndOfMessage()]
         try:
-            parts = (response, h11.Data(data=body), h11.EndOfMessage())
             return b"".join(self._connection.send(part) or b"" for part in parts)
         except h11.LocalProtocolError:
             return b""
@@ -215,6 +225,18 @@ def _websocket(request: Request, spoken: tuple[str, ...]) -> Upgrade:
         *((("Sec-WebSocket-Protocol", protocol),) if protocol else ()),
     )
     return Upgrade("websocket", protocol, headers)
+
+
+def _path(target: str) -> str:
+    """The path of a request target, which may be a whole URL (RFC 9112, section 3.2.2)."""
+    if not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    return target.partition("?")[0]
+
+
+def _without_quotation(message: str) -> str:
+    """What is wrong, without what the client sent: the request line may contain a valid token."""
+    return _QUOTATION.sub("", message)
 
 
 def _first_spoken(offered: list[str], spoken: tuple[str, ...]) -> str:

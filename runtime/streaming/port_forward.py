@@ -61,6 +61,7 @@ async def _forward(connection: Connection, netns_path: str) -> None:
         data.reset()
     finally:
         data.end()
+        data.discard()
         error.end()
 
 
@@ -112,10 +113,12 @@ async def _copy_both_ways(data: Channel, peer: socket.socket) -> None:
     receiving = asyncio.create_task(_receive(data, peer, moved.note))
     both = {sending, receiving}
     try:
-        done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        while waiting and not any(task.exception() for task in done):
+        # A server that refuses an upload may close before it has read all of it: what it answered
+        # is still to be received when sending fails.
+        _, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        while waiting and not (receiving.done() and receiving.exception()):
             before = moved.count
-            done, waiting = await asyncio.wait(waiting, timeout=GRACE)
+            _, waiting = await asyncio.wait(waiting, timeout=GRACE)
             if waiting and moved.count == before:
                 break
         for task in both - waiting:

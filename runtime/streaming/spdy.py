@@ -423,6 +423,8 @@ class Spdy:
     def _syn_reply(self, flags: int, payload: bytes) -> Iterator[Event]:
         stream = _WORD.unpack_from(payload)[0] & _STREAM_IDS
         headers = self._headers(payload[4:], stream)
+        if bool(stream & 1) != self._client:
+            raise StreamFault(stream, Status.PROTOCOL_ERROR)  # only its opener gets a reply
         state = self._streams.get(stream)
         if state is None:
             if not self._was_open(stream):

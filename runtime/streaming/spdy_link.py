@@ -18,7 +18,7 @@ from runtime.streaming import spdy
 from runtime.streaming.channels import Channel, Connection, Gone
 from runtime.streaming.outcome import Outcome, encoded
 from runtime.streaming.spdy_headers import Headers
-from runtime.streaming.wire import LINGER, Congestion, Wire, lose
+from runtime.streaming.wire import LINGER, Congestion, Wire, drop_input, lose
 from runtime.transforms.facts import Streams
 
 CREATION_LIMIT: Final = 30.0
@@ -67,6 +67,7 @@ class SpdyLink:
                     channel.feed(data)
                     if fin:
                         channel.feed_end()
+                        self._forget_if_closed(channel)
             case spdy.Opened(stream, headers, fin):
                 self._opened(stream, headers, fin)
             case spdy.Reset(stream, _):
@@ -117,7 +118,14 @@ class SpdyLink:
 
     def end(self, number: int) -> None:
         self._spdy.send(number, b"", fin=True)
+        if channel := self.channels.get(number):
+            self._forget_if_closed(channel)
         self._flush()
+
+    def _forget_if_closed(self, channel: Channel) -> None:
+        """A session of days may have a million connections."""
+        if channel.closed:
+            self.channels.pop(channel.number, None)
 
     def reset(self, number: int, status: spdy.Status = spdy.Status.CANCEL) -> None:
         self.channels.pop(number, None)
@@ -172,6 +180,8 @@ class SpdyCommand:
             missing.discard(name)
             channel = Channel(link, stream, name)
             setattr(session, name, channel)
+            if name not in _READ:
+                drop_input(channel)
             if not missing:
                 complete.set()
             return channel
@@ -185,10 +195,12 @@ class SpdyCommand:
             async with asyncio.timeout(CREATION_LIMIT):
                 await complete.wait()
         if missing:
-            raise StreamsMissing(
-                f"the client did not open its streams within {CREATION_LIMIT:.0f} s; "
-                f"missing: {', '.join(sorted(missing))}"
+            why = (
+                "disconnected before it opened its streams"
+                if self.gone.is_set()
+                else f"did not open its streams within {CREATION_LIMIT:.0f} s"
             )
+            raise StreamsMissing(f"the client {why}; missing: {', '.join(sorted(missing))}")
         if self.protocol in ("channel.k8s.io", "v1.channel.k8s.io") and self.stdin is not None:
             self.stdin.end()  # clients wait for this before they send data
         return self
@@ -196,6 +208,7 @@ class SpdyCommand:
     async def end(self, outcome: Outcome) -> None:
         error = self.error
         assert error is not None
+        drop_input(self.stdin, self.resize)
         for channel in (self.stdout, self.stderr):
             if channel is not None:
                 channel.end()
@@ -206,6 +219,10 @@ class SpdyCommand:
             if channel is not None:
                 channel.end()
         await self.link.close()
+
+
+_READ: Final = ("stdin", "resize")
+"""The streams on which a client sends data."""
 
 
 def _streams(protocol: str, streams: Streams) -> dict[str, bool]:

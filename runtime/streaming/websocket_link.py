@@ -17,7 +17,7 @@ from wsproto.frame_protocol import CloseReason
 from runtime.streaming import websocket
 from runtime.streaming.channels import Channel, Connection, Gone
 from runtime.streaming.outcome import Outcome, encoded
-from runtime.streaming.wire import LINGER, Congestion, Wire, lose
+from runtime.streaming.wire import LINGER, Congestion, Wire, drop_input, lose
 from runtime.transforms.facts import Streams
 
 _NAMES = ("stdin", "stdout", "stderr", "error", "resize")
@@ -114,6 +114,9 @@ class WebSocketCommand:
     link: WebSocketLink
     protocol: str
 
+    def __post_init__(self) -> None:
+        drop_input(self.stdout, self.stderr, self.link.channels[3])
+
     @property
     def gone(self) -> asyncio.Event:
         return self.link.gone
@@ -141,6 +144,7 @@ class WebSocketCommand:
         return [name if is_there else None for name, is_there in zip(_NAMES, there, strict=True)]
 
     async def end(self, outcome: Outcome) -> None:
+        drop_input(self.stdin, self.resize)
         with contextlib.suppress(Gone):
             await self.link.channels[3].write(encoded(outcome, self.protocol))
         await self.link.close()

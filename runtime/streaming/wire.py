@@ -65,6 +65,14 @@ LINGER: Final = 2.0
 """Seconds that a client has to close after our last message; most close at once."""
 
 
+def drop_input(*channels: Channel | None) -> None:
+    """Drop what the client sends on channels that nothing reads: unread data would stop the
+    reading of the whole connection."""
+    for channel in channels:
+        if channel is not None:
+            channel.discard()
+
+
 def lose(channels: Iterable[Channel]) -> None:
     """The client of these channels disconnected."""
     for channel in list(channels):

@@ -150,7 +150,7 @@ SMUGGLED: list[tuple[str, bytes, int]] = [
     ("a bare line", b"GET\r\n\r\n", 400),
     ("not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ("HTTP/1.0", b"GET /exec/t HTTP/1.0\r\nHost: h\r\n\r\n", 505),
-    ("endless headers", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, 431),
+    ("endless headers", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000, 431),
 ]
 
 
@@ -163,6 +163,60 @@ def test_a_malformed_request_is_refused(data: bytes, status: int) -> None:
         http.receive(data)
     assert refused.value.status == status
     assert http.refused(refused.value).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /exec/SECRET HTTP/1.1 more\r\n\r\n",
+        b'GET /exec/"SECRET HTTP/1.1 more\r\n\r\n',
+        b"GET /exec/t HTTP/1.1\r\nHost: h\r\nAuthorization : SECRET\r\n\r\n",
+        b"GET /exec/t HTTP/1.1\r\nHost: h\r\nAuthorization: SECRET\0\r\n\r\n",
+    ],
+)
+def test_a_refusal_does_not_repeat_what_the_client_sent(data: bytes) -> None:
+    http = Http()
+    with pytest.raises(Refusal) as refused:
+        http.receive(data)
+    assert refused.value.reason in ("illegal request line", "illegal header line")
+    assert b"SECRET" not in http.refused(refused.value)
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    http = Http()
+    found = http.receive(raw({}, "HEAD"))
+    assert found is not None
+    with pytest.raises(Refusal) as refused:
+        accepted(found, "exec")
+    assert http.refused(refused.value) == (
+        b"HTTP/1.1 405 Method Not Allowed\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 16\r\n"
+        b"Connection: close\r\nAllow: GET, POST\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/exec/t", "/exec/t"),
+        ("/exec/t?x=/y", "/exec/t"),
+        ("http://127.0.0.1:1234/exec/t?x=y", "/exec/t"),
+        ("/exec/http://h/t", "/exec/http://h/t"),
+        ("http://127.0.0.1:1234", "/"),
+        ("*", "/"),
+        ("h:80", "/"),
+    ],
+)
+def test_the_path_of_a_request_target(target: str, path: str) -> None:
+    found = Http().receive(raw(SPDY, "OPTIONS", target))
+    assert found is not None and found.path == path
+
+
+def test_headers_that_a_proxy_added_are_accepted() -> None:
+    whole = raw({**UPGRADE, "Cookie": "c" * 60_000}, "POST")
+    http = Http()
+    assert http.receive(whole[:-1]) is None
+    assert http.receive(whole[-1:]) is not None
 
 
 @given(cuts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -21,12 +22,14 @@ from runtime.errors import InvalidArgument, ResourceExhausted, Unknown
 from runtime.frame import refuse_if_any
 from runtime.store.objects import Container
 from runtime.streaming import client as client_module
-from runtime.streaming import spdy_link, tokens
+from runtime.streaming import port_forward, sessions, spdy_link, tokens
 from runtime.streaming.listener import default_address
 from runtime.streaming.operations import Streaming
+from runtime.streaming.wire import Wire
 from tests.harness.streams import (
     Refused,
     SpdyStreams,
+    WebSocketStreams,
     connected,
     forward,
     ports,
@@ -332,6 +335,94 @@ async def test_input_that_nothing_reads_is_dropped(world: World, transport: str)
 
 
 @both
+async def test_input_is_read_on_after_the_command_closed_its_input(
+    world: World, transport: str
+) -> None:
+    url = await world.exec(tty=True, stdin=True, stdout=True)
+    async with connected(url, transport, names=(*NAMES, "resize")) as streams:
+        command = await world.command()
+        command.input.takes.clear()
+        await streams.send("stdin", b"x" * 1_000_000)
+        await streams.send("resize", b'{"Width":5,"Height":6}')
+        await asyncio.sleep(0.1)
+        assert command.calls == []  # reading is paused
+        command.input.broken = True
+        command.input.takes.set()
+        await until(lambda: "resize 5x6" in command.calls)
+        command.exit(0)
+
+
+@both
+async def test_input_is_read_on_when_the_command_has_exited(
+    world: World, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_by_client = client_module.Client.closed_by_client
+    monkeypatch.setattr(
+        client_module.Client, "closed_by_client", lambda self, _: closed_by_client(self, 60)
+    )
+    async with connected(await world.exec(), transport, names=NAMES) as streams:
+        command = await world.command()
+        command.input.takes.clear()
+        await streams.send("stdin", b"x" * 1_000_000)
+        await asyncio.sleep(0.1)
+        command.stdout.parts.put_nowait(b"y" * 200_000)
+        command.exit(3)
+        await streams.until(lambda: streams.received["error"].endswith(b"}"))
+        assert (streams.exit_code, len(streams.received["stdout"])) == (3, 200_000)
+    await until(lambda: world.counts.sessions == 0)  # it has read that the client left
+
+
+@both
+@pytest.mark.parametrize("name", ["stdout", "error"])
+async def test_what_is_sent_on_an_output_is_dropped(
+    world: World, transport: str, name: str
+) -> None:
+    async with connected(await world.exec(), transport, names=NAMES) as streams:
+        command = await world.command()
+        await streams.send(name, b"x" * 1_000_000)
+        await streams.send("stdin", b"in")
+        await until(lambda: command.input.taken == b"in")
+        command.exit(0)
+
+
+async def test_what_is_sent_after_the_end_of_input_is_dropped(world: World) -> None:
+    url = await world.exec(tty=True, stdin=True, stdout=True)
+    async with connected(url, "websocket") as streams:
+        command = await world.command()
+        await streams.end("stdin")
+        await until(lambda: command.calls == ["end input"])
+        await streams.send("stdin", b"x" * 1_000_000)
+        await streams.send("resize", b'{"Width":5,"Height":6}')
+        await until(lambda: "resize 5x6" in command.calls)
+        command.exit(0)
+
+
+@both
+async def test_a_client_that_closes_without_reading_is_cut_off(
+    world: World, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "HUNG_UP_LIMIT", 0.2)
+    url = await world.exec(tty=True, stdin=True, stdout=True)
+    async with connected(url, transport, names=(*NAMES, "resize")) as streams:
+        command = await world.command()
+        streams.stop_reading()
+        for _ in range(1000):
+            command.stdout.parts.put_nowait(b"x" * 65536)
+        await asyncio.sleep(0.3)
+        assert not command.stdout.parts.empty()  # every buffer is full
+        descriptors = len(os.listdir("/proc/self/fd"))
+        if isinstance(streams, WebSocketStreams):
+            streams.socket.close()
+            streams.flush()
+        else:
+            streams.writer.write_eof()
+        await until(lambda: "hang up" in command.calls)
+        await until(lambda: len(os.listdir("/proc/self/fd")) < descriptors)
+        command.exit(0)
+    await until(lambda: "close" in command.calls)
+
+
+@both
 @pytest.mark.parametrize("step", ["refuse", "refuse_start"])
 async def test_a_command_that_cannot_start(world: World, transport: str, step: str) -> None:
     setattr(world.containers, step, "no such file")
@@ -608,6 +699,67 @@ async def test_a_silent_half_closed_connection_is_cut(world: World) -> None:
             with peer:
                 await streams.end(data)
                 await streams.all_ended((data, error), 3)
+
+
+async def test_what_a_server_answers_to_an_upload_that_it_does_not_read_is_received(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.shutdown(socket.SHUT_RD)  # what is sent to it fails, as with a connection that was reset
+
+    async def dial(port: int, netns_path: str) -> socket.socket:
+        return near
+
+    monkeypatch.setattr(port_forward, "_dial", dial)
+    async with ports(await world.forward()) as streams:
+        data, _ = await forward(streams, 80, 1)
+        await streams.send(data, b"upload")
+        await asyncio.sleep(0.1)
+        with far:
+            far.sendall(b"too large")
+        await streams.until(lambda: data in streams.resets | streams.ended)
+        assert streams.received[data] == b"too large"
+
+
+async def test_an_upload_that_a_port_does_not_read_does_not_stop_the_session(
+    world: World, echo: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with ports(await world.forward()) as streams:
+            data, _ = await forward(streams, listener.getsockname()[1], 1)
+            peer, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with peer:
+                peer.shutdown(socket.SHUT_WR)
+                uploading = asyncio.create_task(streams.send(data, b"x" * 16_000_000))
+                await streams.until(lambda: data in streams.ended)  # after a second of silence
+                await asyncio.wait_for(uploading, 20)
+            other, _ = await forward(streams, echo, 2)
+            await streams.send(other, b"goes on")
+            await streams.until(lambda: streams.received[other] == b"goes on")
+
+
+async def test_nothing_is_kept_of_connections_that_have_ended(
+    world: World, echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links: list[spdy_link.SpdyLink] = []
+
+    class Seen(spdy_link.SpdyLink):
+        def __init__(self, wire: Wire) -> None:
+            super().__init__(wire)
+            links.append(self)
+
+    monkeypatch.setattr(sessions, "SpdyLink", Seen)
+    async with ports(await world.forward()) as streams:
+        for request in range(20):
+            data, error = await forward(streams, echo, request)
+            await streams.end(error)
+            await streams.send(data, b"x")
+            await streams.end(data)
+            await streams.all_ended((data, error))
+        (link,) = links
+        assert link.channels == {}
 
 
 # The listener

@@ -59,6 +59,10 @@ def syn(stream: int, block: bytes, flags: int = 0) -> bytes:
     return control(FrameType.SYN_STREAM, struct.pack(">IIH", stream, 0, 0) + block, flags)
 
 
+def reply(stream: int, block: bytes, flags: int = 0) -> bytes:
+    return control(FrameType.SYN_REPLY, struct.pack(">I", stream) + block, flags)
+
+
 def joined(events: Iterable[Event]) -> list[Event]:
     """The events, with the parts of one frame's data joined."""
     result: list[Event] = []
@@ -247,6 +251,8 @@ STREAM_FAULTS: list[tuple[str, Callable[[Blocks], bytes], Status]] = [
     ("fewer than it says", lambda b: syn(5, b(("a", "1"), count=2)), Status.PROTOCOL_ERROR),
     ("more than it says", lambda b: syn(5, b(("a", "1"), count=0)), Status.PROTOCOL_ERROR),
     ("millions", lambda b: syn(5, b(count=1 << 31)), Status.PROTOCOL_ERROR),
+    ("a reply to the peer's own stream", lambda b: reply(1, b(), 1), Status.PROTOCOL_ERROR),
+    ("a reply to a stream of its own", lambda b: reply(5, b()), Status.PROTOCOL_ERROR),
     ("data of no stream", lambda b: data(5, b"x"), Status.INVALID_STREAM),
     (
         "a window beyond all",
