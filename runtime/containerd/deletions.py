@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from generated.containerd import containers_pb2, leases_pb2, snapshots_pb2
-from runtime.containerd.client import Containerd
+from runtime.containerd.client import Containerd, Metadata
 
 
 async def delete_container(containerd: Containerd, container_id: str) -> None:
@@ -23,13 +23,12 @@ async def delete_lease(containerd: Containerd, lease_id: str) -> None:
     await _delete_existing(containerd.leases.Delete(leases_pb2.DeleteRequest(id=lease_id)))
 
 
-async def remove_snapshot(containerd: Containerd, snapshotter: str, key: str) -> None:
-    """Remove a container's snapshot; it must not be mounted."""
-    await _delete_existing(
-        containerd.snapshots.Remove(
-            snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
-        )
-    )
+async def remove_snapshot(
+    containerd: Containerd, snapshotter: str, key: str, *, lease: Metadata | None = None
+) -> None:
+    """Remove a snapshot, which must not be mounted, and what the lease has of it."""
+    request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
+    await _delete_existing(containerd.snapshots.Remove(request, metadata=lease))
 
 
 def is_not_found(error: aio.AioRpcError) -> bool:

@@ -19,7 +19,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
-from runtime.containerd.deletions import is_not_found
+from runtime.containerd.deletions import is_not_found, remove_snapshot
 from runtime.errors import (
     CriError,
     FailedPrecondition,
@@ -75,8 +75,11 @@ async def release(services: Services, sandbox: Sandbox) -> None:
         if names is None:
             return
         await unmount(directory)
+        snapshotter = _snapshotter(services, sandbox)
+        lease = services.containerd.with_lease(sandbox.id)
+        keys = [str(directory / name) for name in names]
         await all_finished(
-            *(_remove_snapshot(services, sandbox, str(directory / name)) for name in names)
+            *(remove_snapshot(services.containerd, snapshotter, key, lease=lease) for key in keys)
         )
         await remove_tree(directory)
 
@@ -177,22 +180,8 @@ def _names(directory: Path) -> list[str] | None:
         return None
 
 
-async def _remove_snapshot(services: Services, sandbox: Sandbox, key: str) -> None:
-    request = snapshots_pb2.RemoveSnapshotRequest(
-        snapshotter=_snapshotter(services, sandbox), key=key
-    )
-    try:
-        await services.containerd.snapshots.Remove(
-            request, metadata=services.containerd.with_lease(sandbox.id)
-        )
-    except aio.AioRpcError as error:
-        if not is_not_found(error):
-            raise
-
-
 def _snapshotter(services: Services, sandbox: Sandbox) -> str:
-    """The snapshotter of the pod, even after a change of the configuration."""
-    return sandbox.snapshotter or services.handlers.snapshotter(sandbox.metadata.runtime_handler)
+    return services.handlers.snapshotter(sandbox.metadata.runtime_handler, sandbox.snapshotter)
 
 
 def _turn(services: Services, sandbox: Sandbox) -> asyncio.Lock:

@@ -38,32 +38,31 @@ class Containers:
         self, sandbox: Sandbox, plan: CreateContainerPlan
     ) -> api_pb2.CreateContainerResponse:
         """CreateContainer."""
-        with self._timed("container_create", sandbox):
+        with self._timed("container_create", sandbox.metadata.runtime_handler):
             return await container_create.create(self.services, sandbox, plan)
 
     async def start(
         self, container: Container, request: api_pb2.StartContainerRequest
     ) -> api_pb2.StartContainerResponse:
         """StartContainer."""
-        with self._timed("container_start", container.sandbox):
+        with self._timed("container_start", container.runtime_handler):
             return await container_start.start(self.services, container, request)
 
     async def stop(
         self, container: Container, plan: StopContainerPlan
     ) -> api_pb2.StopContainerResponse:
         """StopContainer."""
-        with self._timed("container_stop", container.sandbox):
+        with self._timed("container_stop", container.runtime_handler):
             return await container_stop.stop(self.services, container, plan)
 
     async def remove(
         self, container: Container, request: api_pb2.RemoveContainerRequest
     ) -> api_pb2.RemoveContainerResponse:
         """RemoveContainer."""
-        with self._timed("container_remove", container.sandbox):
+        with self._timed("container_remove", container.runtime_handler):
             return await container_remove.remove(self.services, container, request)
 
-    def _timed(self, operation: str, sandbox: Sandbox | None) -> AbstractContextManager[None]:
-        handler = sandbox.metadata.runtime_handler if sandbox else ""
+    def _timed(self, operation: str, handler: str) -> AbstractContextManager[None]:
         return timed(self.services.timer, operation, handler)
 
     async def release_images(self, sandbox: Sandbox) -> None:
@@ -122,7 +121,7 @@ class Containers:
         self, container: Container, plan: CheckpointContainerPlan
     ) -> api_pb2.CheckpointContainerResponse:
         """CheckpointContainer."""
-        with self._timed("container_checkpoint", container.sandbox):
+        with self._timed("container_checkpoint", container.runtime_handler):
             return await container_checkpoint.checkpoint(self.services, container, plan)
 
     async def exec_sync(self, container: Container, plan: ExecSyncPlan) -> api_pb2.ExecSyncResponse:

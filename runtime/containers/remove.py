@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final
 import grpc
 from grpc import aio
 
-from generated.containerd import snapshots_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent
 from generated.plans import StopContainerPlan
-from runtime.containerd.deletions import delete_container, is_not_found
+from runtime.containerd.deletions import delete_container, remove_snapshot
 from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree
@@ -117,17 +116,11 @@ async def remove_record_and_snapshot(
     """Delete the container's record and root file system; succeeds if they do not exist."""
     containerd = services.containerd
     # held by the pod's lease, which otherwise keeps the data of every container the pod ever had
-    metadata = containerd.with_lease(sandbox_id)
-
-    async def remove_snapshot() -> None:
-        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=container_id)
-        try:
-            await containerd.snapshots.Remove(request, metadata=metadata)
-        except aio.AioRpcError as error:
-            if not is_not_found(error):
-                raise
-
-    await all_finished(remove_snapshot(), delete_container(containerd, container_id))
+    lease = containerd.with_lease(sandbox_id)
+    await all_finished(
+        remove_snapshot(containerd, snapshotter, container_id, lease=lease),
+        delete_container(containerd, container_id),
+    )
 
 
 async def remove_directories(services: Services, container_id: str) -> None:

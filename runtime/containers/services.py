@@ -125,13 +125,8 @@ class Services:
         return handler
 
     def snapshotter(self, container: Container) -> str:
-        """A container's snapshotter: from its record, because the configuration may have changed.
-
-        If the record has none: that of the handler's current configuration, or the default.
-        """
-        sandbox = container.sandbox
-        name = sandbox.metadata.runtime_handler if sandbox else ""
-        return container.snapshotter or self.handlers.snapshotter(name)
+        """The snapshotter of a container's root file system."""
+        return self.handlers.snapshotter(container.runtime_handler, container.snapshotter)
 
     def handler_of(self, container: Container) -> facts.Handler | None:
         """The runtime handler of a container's pod; None if the pod or handler is unknown."""

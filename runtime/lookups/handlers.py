@@ -76,13 +76,14 @@ class Handlers(Mapping[str, Handler]):
             )
         return handler
 
-    def snapshotter(self, name: str) -> str:
-        """The snapshotter for pods of this handler.
+    def snapshotter(self, name: str, recorded: str) -> str:
+        """The snapshotter of a pod or container whose pod has this handler: the ``recorded`` one,
+        because the configuration may have changed.
 
-        For a handler that is no longer configured, this is the default snapshotter, which is only a
-        guess; prefer the record of the pod or container.
+        Without it, the one that the handler has now; the default one if the handler is no longer
+        configured.
         """
-        return self._by_name.get(name, self.default).snapshotter
+        return recorded or self._by_name.get(name, self.default).snapshotter
 
     @property
     def user_namespaces_on_node_network(self) -> bool:

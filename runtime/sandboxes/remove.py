@@ -77,8 +77,8 @@ async def _remove_container(services: Services, container: Container) -> None:
 
 async def _remove_record(services: Services, sandbox: Sandbox) -> None:
     containerd = services.containerd
-    snapshotter = sandbox.snapshotter or services.handlers.snapshotter(
-        sandbox.metadata.runtime_handler
+    snapshotter = services.handlers.snapshotter(
+        sandbox.metadata.runtime_handler, sandbox.snapshotter
     )
     # An unreferenced snapshot is garbage-collected, so these may be deleted in any order.
     await all_finished(

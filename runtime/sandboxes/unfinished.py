@@ -118,7 +118,7 @@ async def _delete_container(remains: Remains) -> None:
 
 async def _remove_snapshot(remains: Remains) -> None:
     services, metadata = remains.services, remains.metadata
-    snapshotter = remains.snapshotter or services.handlers.snapshotter(metadata.runtime_handler)
+    snapshotter = services.handlers.snapshotter(metadata.runtime_handler, remains.snapshotter)
     await remove_snapshot(services.containerd, snapshotter, metadata.id)
 
 

@@ -234,9 +234,7 @@ class Stats:
         return self._images.layer_usage(self._snapshotter(container), container.id)
 
     def _snapshotter(self, container: Container) -> str:
-        sandbox = container.sandbox
-        name = sandbox.metadata.runtime_handler if sandbox else ""
-        return container.snapshotter or self._handlers.snapshotter(name)
+        return self._handlers.snapshotter(container.runtime_handler, container.snapshotter)
 
     def _sandboxes(self, sandboxes: Iterable[Sandbox]) -> tuple[facts.MeasuredSandbox, ...]:
         return tuple(found for found in map(self._sandbox, sandboxes) if found is not None)

@@ -227,6 +227,13 @@ class Container:
         """Its pod; None only if the pod's record was lost."""
         return self._store.sandboxes.get(self.metadata.sandbox_id)
 
+    @property
+    def runtime_handler(self) -> str:
+        """The handler of its pod, as the pod's request named it; "" if the pod's record was
+        lost."""
+        sandbox = self.sandbox
+        return sandbox.metadata.runtime_handler if sandbox else ""
+
     async def start_ended(self, limit: float | None = None) -> bool:
         """Return True once no StartContainer is running for it, whatever its result.
 
