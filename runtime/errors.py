@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import grpc
+from grpc import aio
 
 from runtime import text
 
@@ -197,3 +198,11 @@ def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
     kind = _KIND_OF_CODE.get(error.code(), Unknown)
     details = error.details() or f"containerd returned {error.code().name} without a message"
     return kind(f"cannot {doing}: {details}")
+
+
+def in_words(error: BaseException) -> str:
+    """An error for a log line: code and message of containerd, the text of any other, or its kind
+    if it has none."""
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

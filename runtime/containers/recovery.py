@@ -21,7 +21,7 @@ from generated.plans import plan_container
 from runtime.containers import checkpoint
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
 from runtime.containers.services import Services
-from runtime.errors import CriError, Unavailable
+from runtime.errors import CriError, Unavailable, in_words
 from runtime.logs.client import Fifos
 from runtime.store import records
 from runtime.store.objects import Container
@@ -103,11 +103,7 @@ def _unasked(
     known: facts.ContainerStatus, error: BaseException, container_id: str
 ) -> tuple[facts.ContainerStatus, bool]:
     """The status of a container that could not be recovered: its exit, if known."""
-    reason = (
-        f"{error.code().name}: {error.details()}"
-        if isinstance(error, aio.AioRpcError)
-        else str(error) or type(error).__name__
-    )
+    reason = in_words(error)
     if known.state is ContainerState.EXITED:
         log.warning("leftovers of a container not removed", container=container_id, error=reason)
         return known, False

@@ -93,7 +93,7 @@ async def read_record(containerd: Containerd, container_id: str) -> containers_p
     except aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise NotFound(
-                f"containerd no longer has container {container_id};  remove the container"
+                f"containerd no longer has container {container_id}; remove the container"
             ) from error
         raise from_rpc(error, f"read container {container_id}") from error
     record: containers_pb2.Container = answer.container

@@ -14,7 +14,7 @@ from grpc import aio
 from generated.containerd import containers_pb2, task_types_pb2
 from generated.lifecycle import SandboxEvent, SandboxState
 from generated.plans import plan_sandbox
-from runtime.errors import CriError, InvalidArgument, Unavailable
+from runtime.errors import CriError, InvalidArgument, Unavailable, in_words
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
 from runtime.store import records
@@ -52,7 +52,7 @@ async def find(services: Services, record: containers_pb2.Container) -> Found:
         async with asyncio.timeout(_OBJECT_LIMIT):
             state, pid = await _state(services, metadata.id)
     except (aio.AioRpcError, CriError, TimeoutError) as error:
-        log.warning("sandbox becomes unknown", sandbox=metadata.id, error=_reason(error))
+        log.warning("sandbox becomes unknown", sandbox=metadata.id, error=in_words(error))
         state, pid, to_watch = SandboxState.UNKNOWN, 0, True
     status = facts.SandboxStatus(state, created_at=created_at, pid=pid)
     return Found(metadata, record.snapshotter, status, to_watch)
@@ -82,7 +82,7 @@ async def undone(
         log.error(
             "interrupted sandbox creation not undone; the sandbox stays unknown",
             sandbox=metadata.id,
-            error=_reason(error),
+            error=in_words(error),
         )
         status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=time.time_ns())
         return Found(metadata, snapshotter, status)
@@ -130,8 +130,8 @@ async def _state(services: Services, sandbox_id: str) -> tuple[SandboxState, int
         return SandboxState.NOTREADY, 0
     if process.status in ALIVE:
         return SandboxState.READY, process.pid
-    # The task of a pause container that ended stays until the pod is removed: to delete it ends the
-    # shim, which is refused while containers run in it, and not tried again.
+    # The task of an exited pause container is kept until the pod is removed: deleting it would stop
+    # the shim, which containerd refuses while containers run in it, and does not retry.
     if process.status != task_types_pb2.STOPPED:
         await _end(services, sandbox_id, process)
     return SandboxState.NOTREADY, 0
@@ -143,9 +143,3 @@ async def _end(services: Services, sandbox_id: str, process: task_types_pb2.Proc
         # UNKNOWN: the shim did not respond for 2 s, which says nothing about the pod's health
         raise Unavailable(f"the shim of pod {sandbox_id} does not respond to containerd")
     await services.exits.end(sandbox_id)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
-    return str(error) or type(error).__name__

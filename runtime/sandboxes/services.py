@@ -102,8 +102,9 @@ class Services:
     levels: SelinuxLevels
     timer: Timer = untimed
     users: UserDatabases = field(default_factory=UserDatabases)
-    updates: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
     """The user databases of pause images."""
+    updates: WeakKeyDictionary[Sandbox, asyncio.Lock] = field(default_factory=WeakKeyDictionary)
+    """Held while a pod's record changes: it is read, changed and written back."""
 
     @property
     def netns_directory(self) -> str:

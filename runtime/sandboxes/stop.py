@@ -92,7 +92,7 @@ async def _stop_container(services: Services, container: Container) -> None:
 async def _stop_pause(services: Services, sandbox: Sandbox) -> None:
     """End the pause task and wait until its exit is handled."""
     if sandbox.state is SandboxState.UNKNOWN and await task(services.containerd, sandbox.id):
-        # A task that did not answer at recovery is asked again, but its end is not waited for.
+        # Recovery only queries a task that did not answer; from here on its exit is handled.
         services.exits.follow_sandbox(sandbox)
     elif sandbox.state is not SandboxState.READY:
         return

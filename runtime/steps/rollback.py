@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 
 import structlog
 
+from runtime.errors import in_words
 from runtime.steps.background import in_background
 from runtime.steps.parallel import all_finished
 
@@ -102,7 +103,7 @@ class Rollback:
                         await result
                     self._steps.pop()
         except Exception as error:
-            reason = str(error) or type(error).__name__
+            reason = in_words(error)
             log.error("rollback is incomplete", step=what, error=reason, cause=repr(cause))
             if self.incomplete is not None:
                 self.incomplete(f"cannot {what}: {reason}")
