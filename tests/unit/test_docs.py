@@ -76,6 +76,13 @@ def test_sessions_and_commands_exist(page: Path) -> None:
         assert set(re.findall(command, code)) - {"NAME"} <= names
 
 
+def test_the_readme_lists_every_session() -> None:
+    table = (_ROOT / "README.md").read_text().partition("## Nox sessions")[2]
+    sessions = re.findall(r"^def ([a-z]\w*)\(session", (_ROOT / "noxfile.py").read_text(), re.M)
+    assert sessions
+    assert [name for name in sessions if f"`{name}`" not in table] == []
+
+
 @functools.cache
 def _commands(program: str) -> set[str]:
     """The commands that the program's help lists."""
