@@ -169,7 +169,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
                     place,
                     f"write compute: {target}",
                 )
-            if not _is_given(all_, mapped, owner, entry, partner):
+            if not _is_given(mapped, owner, entry, partner):
                 yield (
                     f"{entry.name} is said to be an input of {entry.partner}, whose from: does not"
                     " list it",
@@ -178,9 +178,7 @@ def with_without_input(all_: Everything) -> Iterator[Finding]:
                 )
 
 
-def _is_given(
-    all_: Everything, mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry
-) -> bool:
+def _is_given(mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry) -> bool:
     """Whether an input of ``partner`` leads to the field of ``entry``."""
     if owner is mapped:
         return any(entry.name in given.path.split(".") for given in partner.inputs)

@@ -410,11 +410,11 @@ class _Gathering:
     def part(self, message: Message) -> Part:
         mapped = self.found.mapped.get(message.name)
         rows = [
-            self._row(message, mapped, field.name, field, _entry_of(mapped, field.name))
+            self._row(message, field.name, field, _entry_of(mapped, field.name))
             for field in message.fields.values()
         ]
         targets = mapped.file.targets.values() if mapped is not None else ()
-        rows += [self._row(message, mapped, entry.name, None, entry) for entry in targets]
+        rows += [self._row(message, entry.name, None, entry) for entry in targets]
         return Part(
             message,
             mapped,
@@ -427,7 +427,6 @@ class _Gathering:
     def _row(
         self,
         message: Message,
-        mapped: Mapped | None,
         name: str,
         field: Field | None,
         entry: Entry | None,
