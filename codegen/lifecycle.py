@@ -9,7 +9,7 @@ from pathlib import Path
 from codegen import load, project
 from codegen.errors import Place, Problems, nearest, one_of
 from codegen.load import MappingNode, Node
-from codegen.nodes import child, items, mapping, optional, text, values
+from codegen.nodes import child, items, mapping, optional, text, values, word_or_number
 from codegen.project import Settings
 
 FILE = "spec/lifecycle.yaml"
@@ -51,6 +51,20 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a status says after something that nothing reports."""
+
+    name: str
+    values: tuple[tuple[str, str | int], ...]
+    why: str
+
+    @property
+    def constants(self) -> tuple[tuple[str, str], ...]:
+        """Name and Python literal of each generated constant, without the noun."""
+        return tuple((f"{self.name}_{key}".upper(), repr(value)) for key, value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """All states, events and transitions of one kind of object."""
 
@@ -64,6 +78,7 @@ class Machine:
     created_emits: tuple[str, ...]
     recovered: tuple[str, ...]
     """States in which an object may appear that was not just created."""
+    outcomes: tuple[Outcome, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -206,7 +221,14 @@ def _machine(noun: str, enum: str, node: Node, known: _Known) -> Machine:
         created=text(child(created, "state")),
         created_emits=tuple(text(value) for value in values(child(created, "emits"))),
         recovered=tuple(map(text, later)),
+        outcomes=tuple(_outcomes(optional(node, "outcomes"))),
     )
+
+
+def _outcomes(node: Node | None) -> Iterator[Outcome]:
+    for name, body in items(node) if node is not None else ():
+        values = tuple((key, word_or_number(value)) for key, value in items(child(body, "values")))
+        yield Outcome(name, values, text(child(body, "why")))
 
 
 def _transitions(

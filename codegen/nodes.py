@@ -51,3 +51,9 @@ def values(node: Node | None) -> tuple[Node, ...]:
 def text(node: Node) -> str:
     """The word itself."""
     return str(_must_be(node, ScalarNode, "a word").value)
+
+
+def word_or_number(node: Node) -> str | int:
+    """The word or whole number itself."""
+    value = _must_be(node, ScalarNode, "a word or a number").value
+    return value if isinstance(value, int) else str(value)

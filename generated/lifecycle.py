@@ -153,6 +153,20 @@ CRI_SANDBOX_STATE: Final[Mapping[SandboxState, api_pb2.PodSandboxState]] = {
 CONTAINER_CREATED: Final = ContainerState.CREATED
 CONTAINER_CREATED_EMITS: Final = ("CONTAINER_CREATED_EVENT",)
 
+CONTAINER_START_ERROR_EXIT_CODE: Final = 128
+CONTAINER_START_ERROR_REASON: Final = "StartError"
+"""The process never ran, so it has no exit code; code and reason are those of the built-in
+plugin."""
+
+CONTAINER_NOT_OBSERVED_EXIT_CODE: Final = 255
+CONTAINER_NOT_OBSERVED_REASON: Final = "Unknown"
+"""The task is gone, and with it its exit code. It must not look like a success; the kubelet
+restarts the container as after a failure."""
+
+CONTAINER_OOM_KILLED_REASON: Final = "OOMKilled"
+"""The out-of-memory killer ended a process of the container; the exit code is that of its
+first process."""
+
 CONTAINER_TRANSITIONS: Final[
     Mapping[tuple[ContainerState, ContainerEvent], Transition[ContainerState]]
 ] = {

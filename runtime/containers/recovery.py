@@ -16,7 +16,13 @@ import structlog
 from grpc import aio
 
 from generated.containerd import containers_pb2, task_types_pb2
-from generated.lifecycle import ContainerEvent, ContainerState
+from generated.lifecycle import (
+    CONTAINER_NOT_OBSERVED_EXIT_CODE,
+    CONTAINER_NOT_OBSERVED_REASON,
+    CONTAINER_OOM_KILLED_REASON,
+    ContainerEvent,
+    ContainerState,
+)
 from generated.plans import plan_container
 from runtime.containers import checkpoint
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
@@ -28,7 +34,6 @@ from runtime.store.objects import Container
 from runtime.store.records import RecordError
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import ALIVE, Exit, delete_task, task
-from runtime.tasks.oom import OOM_KILLED
 from runtime.transforms import facts
 
 log = structlog.get_logger(__name__)
@@ -96,7 +101,7 @@ async def _with_missed_oom(
         killed = await kills.in_running(process.id, process.pid)
     else:
         killed = await kills.in_exited(process.id, pid=saved.pid, since=saved.started_at)
-    return replace(status, reason=OOM_KILLED) if killed else status
+    return replace(status, reason=CONTAINER_OOM_KILLED_REASON) if killed else status
 
 
 def _unasked(
@@ -217,8 +222,8 @@ def _saved_status(services: Services, container_id: str, created_at: int) -> fac
         return facts.ContainerStatus(
             ContainerState.UNKNOWN,
             created_at=created_at,
-            exit_code=records.UNKNOWN_EXIT_CODE,
-            reason=records.UNKNOWN_REASON,
+            exit_code=CONTAINER_NOT_OBSERVED_EXIT_CODE,
+            reason=CONTAINER_NOT_OBSERVED_REASON,
         )
 
 
@@ -281,7 +286,7 @@ def judged(
 
 def _known_reason(saved: facts.ContainerStatus) -> str:
     """The saved reason, e.g. of an earlier OOM; not the placeholder for a lost file."""
-    return "" if saved.reason == records.UNKNOWN_REASON else saved.reason
+    return "" if saved.reason == CONTAINER_NOT_OBSERVED_REASON else saved.reason
 
 
 def _exited(saved: facts.ContainerStatus, exit: Exit) -> facts.ContainerStatus:

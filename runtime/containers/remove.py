@@ -14,14 +14,17 @@ import grpc
 from grpc import aio
 
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent
+from generated.lifecycle import (
+    CONTAINER_NOT_OBSERVED_EXIT_CODE,
+    CONTAINER_NOT_OBSERVED_REASON,
+    ContainerEvent,
+)
 from generated.plans import StopContainerPlan
 from runtime.containerd.deletions import delete_container, remove_snapshot
 from runtime.containers.stop import stop
 from runtime.errors import Unavailable, from_rpc
 from runtime.linux.directories import remove_tree
 from runtime.steps.parallel import all_finished
-from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import delete_task
 
@@ -63,8 +66,8 @@ async def _half_removed(container: Container) -> None:
     await container.fire(
         ContainerEvent.REMOVE_FAILED,
         finished_at=time.time_ns(),
-        exit_code=UNKNOWN_EXIT_CODE,
-        reason=UNKNOWN_REASON,
+        exit_code=CONTAINER_NOT_OBSERVED_EXIT_CODE,
+        reason=CONTAINER_NOT_OBSERVED_REASON,
         message="it never ran, and its removal failed",
     )
 

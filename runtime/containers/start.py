@@ -1,10 +1,10 @@
 """StartContainer: run the process of a created container.
 
-If anything fails after the container was claimed, it becomes EXITED with code 128 and reason
-StartError: a container starts only once, and the kubelet creates a new one. A start that cannot be
-undone, because containerd or the shim does not respond, makes it UNKNOWN instead, because its
-process may be running: the kubelet stops such a container before it creates a new one. Its task is
-queried until its state is known.
+If anything fails after the container was claimed, it becomes EXITED with the outcome start_error of
+spec/lifecycle.yaml: a container starts only once, and the kubelet creates a new one. A start that
+cannot be undone, because containerd or the shim does not respond, makes it UNKNOWN instead, because
+its process may be running: the kubelet stops such a container before it creates a new one. Its task
+is queried until its state is known.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerEvent, ContainerState, SandboxState
+from generated.lifecycle import (
+    CONTAINER_START_ERROR_EXIT_CODE,
+    CONTAINER_START_ERROR_REASON,
+    ContainerEvent,
+    ContainerState,
+    SandboxState,
+)
 from generated.plans import plan_container
 from runtime.containerd.runtime_options import stored_options
 from runtime.containerd.values import proto_any, with_options
@@ -49,9 +55,6 @@ if TYPE_CHECKING:
     from runtime.store.objects import Container, Sandbox
 
 log = structlog.get_logger(__name__)
-
-START_ERROR = "StartError"
-START_ERROR_CODE = 128
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
@@ -206,8 +209,8 @@ class _Attempt:
         elif container.state is ContainerState.STARTING:
             await container.fire(
                 ContainerEvent.START_FAILED,
-                exit_code=START_ERROR_CODE,
-                reason=START_ERROR,
+                exit_code=CONTAINER_START_ERROR_EXIT_CODE,
+                reason=CONTAINER_START_ERROR_REASON,
                 message=message,
                 finished_at=time.time_ns(),
             )
@@ -219,9 +222,13 @@ class _Attempt:
         """Show an UNKNOWN container whose task is gone and never ran as failed to start."""
         container = self._container
         if container.state is ContainerState.UNKNOWN:
-            await container.save_exit(
-                SavedExit(START_ERROR_CODE, time.time_ns(), START_ERROR, message)
+            failed = SavedExit(
+                CONTAINER_START_ERROR_EXIT_CODE,
+                time.time_ns(),
+                CONTAINER_START_ERROR_REASON,
+                message,
             )
+            await container.save_exit(failed)
             await container.fire(ContainerEvent.EXITED)
 
     async def _settle(self, message: str) -> None:

@@ -37,11 +37,6 @@ CONTAINER_EXTENSION = "io.cri-containerd.container.metadata"
 SANDBOX_METADATA_URL = "github.com/containerd/cri/pkg/store/sandbox/Metadata"
 CONTAINER_METADATA_URL = "github.com/containerd/cri/pkg/store/container/Metadata"
 
-UNKNOWN_EXIT_CODE = 255
-"""The exit code of a process whose exit was not observed."""
-UNKNOWN_REASON = "Unknown"
-"""The reason that belongs to it."""
-
 _VERSION = "v1"
 
 _INT32 = (1 << 31) - 1

@@ -12,8 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from generated.containerd import task_types_pb2, tasks_pb2
+from generated.lifecycle import (
+    CONTAINER_NOT_OBSERVED_EXIT_CODE,
+    CONTAINER_NOT_OBSERVED_REASON,
+)
 from runtime.containerd.client import Containerd
-from runtime.store.records import UNKNOWN_EXIT_CODE, UNKNOWN_REASON
 
 ALIVE: Final = frozenset({task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.PAUSING})
 """Task states in which the process is running."""
@@ -39,12 +42,16 @@ class Exit:
     at: int
     """Nanoseconds since the epoch."""
     reason: str = ""
-    """`UNKNOWN_REASON` if the exit was not observed."""
+    """`CONTAINER_NOT_OBSERVED_REASON` if the exit was not observed."""
 
     @classmethod
     def unseen(cls) -> Exit:
         """The exit of a task that containerd no longer knows."""
-        return cls(code=UNKNOWN_EXIT_CODE, at=time.time_ns(), reason=UNKNOWN_REASON)
+        return cls(
+            code=CONTAINER_NOT_OBSERVED_EXIT_CODE,
+            at=time.time_ns(),
+            reason=CONTAINER_NOT_OBSERVED_REASON,
+        )
 
     @classmethod
     def reported(cls, code: int, at: Timestamp) -> Exit:

@@ -9,7 +9,8 @@ missed, and its response is handled only after the start has been saved:
 
 A failed call never counts as an exit. If containerd goes away, the wait is sent again, and
 ``Tasks.Get`` shows what happened meanwhile. Only a responding daemon that knows no such task means
-an exit without a code: 255, reason Unknown.
+the outcome not_observed of
+spec/lifecycle.yaml.
 
 An exit is handled in this order: code and time saved to disk, task deleted (containerd forgets the
 code with it), output written to the log, state visible, event sent. If the server dies in between,
@@ -31,13 +32,19 @@ import structlog
 from grpc import aio
 
 from generated.containerd import task_types_pb2, tasks_pb2
-from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
+from generated.lifecycle import (
+    CONTAINER_OOM_KILLED_REASON,
+    ContainerEvent,
+    ContainerState,
+    SandboxEvent,
+    SandboxState,
+)
 from runtime.containerd.client import Containerd
 from runtime.errors import CriError, FailedPrecondition
 from runtime.store.objects import Container, Sandbox, SavedExit, Store
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import Exit, delete_task, kill_task, task
-from runtime.tasks.oom import OOM_KILLED, OomKills
+from runtime.tasks.oom import OomKills
 
 log = structlog.get_logger(__name__)
 
@@ -242,8 +249,10 @@ class Exits:
 
     async def _container_exited(self, container: Container, exit: Exit) -> None:
         reason = exit.reason
-        if container.status.reason == OOM_KILLED or await self._was_oom_killed(container, exit):
-            reason = OOM_KILLED
+        if container.status.reason == CONTAINER_OOM_KILLED_REASON or await self._was_oom_killed(
+            container, exit
+        ):
+            reason = CONTAINER_OOM_KILLED_REASON
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
         if container.state in _FOLLOWED:
             await container.save_exit(SavedExit(exit.code, exit.at, reason))
@@ -279,7 +288,7 @@ class Exits:
         if container is None:
             return
         with contextlib.suppress(FailedPrecondition):  # its removal has begun
-            await container.amend(reason=OOM_KILLED)
+            await container.amend(reason=CONTAINER_OOM_KILLED_REASON)
 
 
 async def _ended(containers: Iterable[Container]) -> None:

@@ -30,9 +30,6 @@ from runtime.steps.watched import ended, watched
 
 log = structlog.get_logger(__name__)
 
-OOM_KILLED: Final = "OOMKilled"
-"""The reason in the status of such a container."""
-
 _RECONNECT_PAUSE: Final = 0.2
 """Seconds before events are subscribed again."""
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from generated.containerd import task_types_pb2
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState
+from generated.lifecycle import CONTAINER_NOT_OBSERVED_EXIT_CODE, ContainerState
 from runtime.steps import background
-from runtime.store.records import UNKNOWN_EXIT_CODE
 from tests.unit.sandboxes.fakes import FakeImages
 
 from .machine import Machine, Refused, Server
@@ -115,7 +114,9 @@ class Kubelet:
             )
             if container.state is ContainerState.EXITED and status.reason != "StartError":
                 never_ran = f"it never ran, but exited with {status.exit_code}"
-                assert told is not None or status.exit_code == UNKNOWN_EXIT_CODE, never_ran
+                assert (
+                    told is not None or status.exit_code == CONTAINER_NOT_OBSERVED_EXIT_CODE
+                ), never_ran
             if container.state is ContainerState.EXITED and told is not None:
                 right = (told, "StartError")
                 seen = (status.exit_code, status.reason)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.unit.codegen.project import ROOT
 
@@ -103,6 +104,28 @@ def test_every_value_is_read(file: str) -> None:
     assert members
     read = _read_attributes()
     assert [name for name in members if name.rpartition(".")[2] not in read] == []
+
+
+def test_every_outcome_of_the_lifecycle_is_used_by_its_name() -> None:
+    """A status says "OOMKilled" only because spec/lifecycle.yaml does."""
+    written = yaml.safe_load((ROOT / "spec/lifecycle.yaml").read_text())
+    outcomes = [
+        (f"{noun}_{name}_{key}".upper(), value)
+        for noun, machine in written.items()
+        for name, outcome in machine.get("outcomes", {}).items()
+        for key, value in outcome["values"].items()
+    ]
+    assert len(outcomes) > 3
+    reached = _reached()
+    assert [n for n, _ in outcomes if f"generated.lifecycle.{n}" not in reached] == []
+    words = {value for _, value in outcomes if isinstance(value, str)}
+    repeated = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _modules("runtime").values()
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in words
+    ]
+    assert repeated == []
 
 
 def test_no_hand_written_code_chooses_the_default_of_a_plans_value() -> None:
