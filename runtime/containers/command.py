@@ -26,6 +26,7 @@ from runtime.containers.services import Services
 from runtime.errors import ResourceExhausted, Unavailable, Unknown, from_rpc
 from runtime.linux.pipes import PipeReader, PipeWriter
 from runtime.steps.background import in_background
+from runtime.tasks.command_calls import CommandCalls
 
 if TYPE_CHECKING:
     from runtime.containerd.client import Containerd
@@ -57,9 +58,9 @@ class Command:
 
     def __init__(self, services: Services, container: Container) -> None:
         self._services = services
-        self._containerd = services.containerd
         self._container = container
         self._id = secrets.token_hex(16)
+        self._calls = CommandCalls(services.containerd, container.id, self._id)
         self._directory = services.store.layout.container_state(container.id) / "exec"
         self._made: list[Path] = []
         self._input = ""
@@ -76,7 +77,7 @@ class Command:
                 self._container.id, cmd, terminal=streams.tty
             )
             self._input, stdout, stderr = self._make_fifos(streams)
-            await self._containerd.tasks.Exec(
+            await self._services.containerd.tasks.Exec(
                 tasks_pb2.ExecProcessRequest(
                     container_id=self._container.id,
                     exec_id=self._id,
@@ -92,11 +93,9 @@ class Command:
         """Run the command, when it is its pod's turn; if that fails, nothing is left of it. Raises
         CriError."""
         with self._none_left():
-            self._wait = asyncio.create_task(self._ended(), name=f"exec {self._id}")
+            self._wait = asyncio.create_task(self._calls.wait(), name=f"exec {self._id}")
             async with self._services.starting(self._container):
-                await self._containerd.tasks.Start(
-                    tasks_pb2.StartRequest(container_id=self._container.id, exec_id=self._id)
-                )
+                await self._calls.start()
             if self._input:
                 self.stdin = await self._opened_input(self._input)
         for reader in (self.stdout, self.stderr):
@@ -124,7 +123,7 @@ class Command:
             await asyncio.wait({self._wait, container}, return_when=asyncio.FIRST_COMPLETED)
             if not self._wait.done():
                 # a process in the PID namespace of the host or the pod outlives its container
-                await self._signal(signal.SIGKILL)
+                await self._kill()
                 await asyncio.wait({self._wait}, timeout=_AFTER_CONTAINER)
             return self._wait.result() if self._wait.done() else KILLED
         except aio.AioRpcError as error:
@@ -139,24 +138,19 @@ class Command:
         if self.stdin is None:
             return
         self.stdin.close()
-        # The shim holds a write end of its own.
-        request = tasks_pb2.CloseIORequest(
-            container_id=self._container.id, exec_id=self._id, stdin=True
-        )
         try:
-            await self._containerd.tasks.CloseIO(request)
+            await self._calls.close_input()
         except aio.AioRpcError as error:
             log.debug("input not closed", container=self._container.id, error=error.details())
 
     async def resize(self, width: int, height: int) -> None:
         """Resize the terminal, in columns and rows."""
-        await resize(self._containerd, self._container.id, width, height, exec_id=self._id)
+        await resize(self._services.containerd, self._container.id, width, height, exec_id=self._id)
 
     async def hang_up(self) -> None:
-        """Hang up, as a terminal does when its user leaves: SIGHUP, and SIGCONT for a stopped
-        process."""
-        await self._signal(signal.SIGHUP)
-        await self._signal(signal.SIGCONT)
+        """Hang up, as a terminal does when its user leaves; ignored if it has exited."""
+        with self._logged_only():
+            await self._calls.hang_up()
 
     def close(self) -> None:
         """Delete the process, killing it if it still runs, and remove the FIFOs."""
@@ -210,18 +204,14 @@ class Command:
         self._made.append(path)
         return str(path)
 
-    async def _ended(self) -> int:
-        answer = await self._containerd.tasks.Wait(
-            tasks_pb2.WaitRequest(container_id=self._container.id, exec_id=self._id)
-        )
-        return int(answer.exit_status)
+    async def _kill(self) -> None:
+        with self._logged_only():
+            await self._calls.send(signal.SIGKILL)
 
-    async def _signal(self, number: signal.Signals) -> None:
-        request = tasks_pb2.KillRequest(
-            container_id=self._container.id, exec_id=self._id, signal=number
-        )
+    @contextlib.contextmanager
+    def _logged_only(self) -> Iterator[None]:
         try:
-            await self._containerd.tasks.Kill(request)
+            yield
         except aio.AioRpcError as error:
             log.debug(
                 "could not signal a command", container=self._container.id, error=error.details()
@@ -229,22 +219,13 @@ class Command:
 
     async def _clean_up(self, kill: bool) -> None:
         if kill:
-            await self._signal(signal.SIGKILL)
+            await self._kill()
             if self._wait is not None:
                 await asyncio.wait({self._wait}, timeout=_AFTER_CONTAINER)
         self.leave()
         for path in self._made:
             path.unlink(missing_ok=True)
-        request = tasks_pb2.DeleteProcessRequest(container_id=self._container.id, exec_id=self._id)
-        try:
-            await self._containerd.tasks.DeleteProcess(request)
-        except aio.AioRpcError as error:
-            if not is_not_found(error):
-                log.warning(
-                    "could not delete a command; it may be left behind",
-                    container=self._container.id,
-                    error=error.details(),
-                )
+        await self._calls.delete_or_log()
 
 
 async def prepared(

@@ -25,16 +25,15 @@ from generated.containerd import tasks_pb2
 from generated.cri import api_pb2
 from generated.plans import ExecSyncPlan
 from generated.statuses import exec_sync_response
-from runtime.containerd.deletions import is_not_found
 from runtime.containerd.limits import MAX_MESSAGE
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
 from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc
 from runtime.readings import Outcome
 from runtime.steps.background import in_background, to_the_end
+from runtime.tasks.command_calls import CommandCalls
 
 if TYPE_CHECKING:
-    from runtime.containerd.client import Containerd
     from runtime.store.objects import Container
 
 log = structlog.get_logger(__name__)
@@ -56,9 +55,7 @@ _CLEANUP_LIMIT = 30.0
 class _Exec:
     """One command in progress."""
 
-    containerd: Containerd
-    container_id: str
-    exec_id: str
+    calls: CommandCalls
     stdout: OutputPipe
     stderr: OutputPipe
 
@@ -67,10 +64,10 @@ class _Exec:
         return asyncio.gather(self.stdout.ended, self.stderr.ended)
 
     async def create(self, process: AnyMessage) -> None:
-        await self.containerd.tasks.Exec(
+        await self.calls.containerd.tasks.Exec(
             tasks_pb2.ExecProcessRequest(
-                container_id=self.container_id,
-                exec_id=self.exec_id,
+                container_id=self.calls.container_id,
+                exec_id=self.calls.exec_id,
                 stdout=str(self.stdout.path),
                 stderr=str(self.stderr.path),
                 spec=process,
@@ -79,35 +76,25 @@ class _Exec:
 
     async def run(self, starting: asyncio.Semaphore) -> int:
         """Start the process, when it is its pod's turn, and return its exit code."""
-        wait = asyncio.create_task(self._wait())
+        wait = asyncio.create_task(self.calls.wait())
         try:
             async with starting:
-                await self.containerd.tasks.Start(
-                    tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
-                )
+                await self.calls.start()
             self.stdout.started()
             self.stderr.started()
             return await wait
         finally:
             wait.cancel()
 
-    async def _wait(self) -> int:
-        answer = await self.containerd.tasks.Wait(
-            tasks_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
-        )
-        return int(answer.exit_status)
-
     async def kill(self) -> None:
         """Return when the process has exited; it may have exited already, or never started."""
-        request = tasks_pb2.KillRequest(
-            container_id=self.container_id, exec_id=self.exec_id, signal=signal.SIGKILL
-        )
         try:
             async with asyncio.timeout(_CLEANUP_LIMIT):
-                await self.containerd.tasks.Kill(request)
-                await self._wait()
+                await self.calls.send(signal.SIGKILL)
+                await self.calls.wait()
         except (aio.AioRpcError, TimeoutError) as error:
-            log.debug("could not kill a command", container=self.container_id, error=str(error))
+            container = self.calls.container_id
+            log.debug("could not kill a command", container=container, error=str(error))
 
     async def forget(self) -> None:
         """Let the shim delete an exited process, and remove the FIFOs.
@@ -116,17 +103,7 @@ class _Exec:
         """
         self.stdout.close()
         self.stderr.close()
-        try:
-            await self.containerd.tasks.DeleteProcess(
-                tasks_pb2.DeleteProcessRequest(container_id=self.container_id, exec_id=self.exec_id)
-            )
-        except aio.AioRpcError as error:
-            if not is_not_found(error):
-                log.warning(
-                    "could not delete a command; it may be left behind",
-                    container=self.container_id,
-                    error=error.details(),
-                )
+        await self.calls.delete_or_log()
 
 
 async def exec_sync(
@@ -142,7 +119,8 @@ async def exec_sync(
     stdout, stderr = output_pipes(
         services.store.layout.container_state(container.id) / "exec", exec_id
     )
-    command = _Exec(services.containerd, container.id, exec_id, stdout, stderr)
+    calls = CommandCalls(services.containerd, container.id, exec_id)
+    command = _Exec(calls, stdout, stderr)
     try:
         exit_code = await _run(services, container, command, plan)
     except TimeoutError as error:
@@ -173,7 +151,7 @@ async def _run(services: Services, container: Container, command: _Exec, plan: E
     running = True
     try:
         async with asyncio.timeout(plan.timeout):
-            process = await services.specs.process(command.container_id, plan.command)
+            process = await services.specs.process(command.calls.container_id, plan.command)
             await command.create(process)
             exit_code = await command.run(services.starting(container))
             running = False
@@ -195,9 +173,9 @@ async def _drain(command: _Exec, limit: float) -> None:
     except TimeoutError as error:
         raise Unknown(
             # tools look for this beginning, which is the built-in plugin's
-            f"failed to drain exec process {command.exec_id!r} io because io is still held by "
-            f"other processes: the command exited, but {limit:g} s later a process that it left "
-            "behind still has its output open (drain_exec_sync_io_timeout)"
+            f"failed to drain exec process {command.calls.exec_id!r} io because io is still held"
+            f" by other processes: the command exited, but {limit:g} s later a process that it left"
+            " behind still has its output open (drain_exec_sync_io_timeout)"
         ) from error
 
 

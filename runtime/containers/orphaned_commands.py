@@ -28,6 +28,7 @@ from runtime.containers.services import Services
 from runtime.linux.pipes import PipeReader
 from runtime.store.objects import Container
 from runtime.tasks.calls import ALIVE
+from runtime.tasks.command_calls import CommandCalls
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +76,9 @@ async def drain_to_end(containerd: Containerd, container: Container, left: Left)
     for reader in readers:
         reader.writer_is_there()  # held by the shim if the command was started and still runs
     dropping = [asyncio.create_task(_drop(reader)) for reader in readers]
+    calls = CommandCalls(containerd, container.id, left.exec_id)
     try:
-        while not await _has_ended(containerd, container.id, left):  # noqa: ASYNC110  of a daemon
+        while not await _has_ended(calls, left):  # noqa: ASYNC110  of a daemon
             await asyncio.sleep(_PAUSE)
     finally:
         for task in dropping:
@@ -94,19 +96,18 @@ async def _drop(reader: PipeReader) -> None:
         pass
 
 
-async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> bool:
+async def _has_ended(calls: CommandCalls, left: Left) -> bool:
     """True once the shim has deleted the command; False to ask again later."""
     try:
-        request = tasks_pb2.GetRequest(container_id=container_id, exec_id=left.exec_id)
-        process = (await containerd.tasks.Get(request)).process
+        request = tasks_pb2.GetRequest(container_id=calls.container_id, exec_id=calls.exec_id)
+        process = (await calls.containerd.tasks.Get(request)).process
         if process.status in ALIVE:
-            await _as_if_left(containerd, container_id, left)
-            await _exited(containerd, container_id, left)
+            with _may_not_exist():
+                await _as_if_left(calls, left)
+            await _exited(calls, left)
         elif process.status == task_types_pb2.UNKNOWN:  # the shim did not respond
             return False
-        await containerd.tasks.DeleteProcess(
-            tasks_pb2.DeleteProcessRequest(container_id=container_id, exec_id=left.exec_id)
-        )
+        await calls.delete()
     except aio.AioRpcError as error:
         if is_not_found(error):
             return True
@@ -114,43 +115,30 @@ async def _has_ended(containerd: Containerd, container_id: str, left: Left) -> b
             return False
         log.warning(
             "could not delete a command; it may be left behind",
-            container=container_id,
+            container=calls.container_id,
             error=error.details(),
         )
     return True
 
 
-async def _exited(containerd: Containerd, container_id: str, left: Left) -> None:
+async def _exited(calls: CommandCalls, left: Left) -> None:
     """Return when the command has exited; it is killed after its timeout."""
-    request = tasks_pb2.WaitRequest(container_id=container_id, exec_id=left.exec_id)
     try:
         async with asyncio.timeout(left.seconds_left):
-            await containerd.tasks.Wait(request)
+            await calls.wait()
     except TimeoutError:
-        log.info("killing a command after its timeout", container=container_id)
-        await _kill(containerd, container_id, left, signal.SIGKILL)
-        await containerd.tasks.Wait(request)
-
-
-async def _as_if_left(containerd: Containerd, container_id: str, left: Left) -> None:
-    """Hang up or close the input of the command; it may have exited meanwhile."""
-    if "stderr" not in left.fifos:
-        await _kill(containerd, container_id, left, signal.SIGHUP)
-        await _kill(containerd, container_id, left, signal.SIGCONT)
-    elif "stdin" in left.fifos:
-        request = tasks_pb2.CloseIORequest(
-            container_id=container_id, exec_id=left.exec_id, stdin=True
-        )
+        log.info("killing a command after its timeout", container=calls.container_id)
         with _may_not_exist():
-            await containerd.tasks.CloseIO(request)
+            await calls.send(signal.SIGKILL)
+        await calls.wait()
 
 
-async def _kill(
-    containerd: Containerd, container_id: str, left: Left, number: signal.Signals
-) -> None:
-    request = tasks_pb2.KillRequest(container_id=container_id, exec_id=left.exec_id, signal=number)
-    with _may_not_exist():
-        await containerd.tasks.Kill(request)
+async def _as_if_left(calls: CommandCalls, left: Left) -> None:
+    """Hang up or close the input of the command."""
+    if "stderr" not in left.fifos:
+        await calls.hang_up()
+    elif "stdin" in left.fifos:
+        await calls.close_input()
 
 
 @contextlib.contextmanager
