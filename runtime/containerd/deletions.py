@@ -28,7 +28,8 @@ async def remove_snapshot(
 ) -> None:
     """Remove a snapshot, which must not be mounted, and what the lease has of it."""
     request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
-    await _delete_existing(containerd.snapshots.Remove(request, metadata=lease))
+    remove = containerd.snapshots.Remove
+    await _delete_existing(remove(request) if lease is None else remove(request, metadata=lease))
 
 
 def is_not_found(error: aio.AioRpcError) -> bool:

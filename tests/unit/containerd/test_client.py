@@ -18,6 +18,7 @@ from generated.containerd import (
     introspection_pb2_grpc,
     rpc_status_pb2,
     runc_options_pb2,
+    snapshots_pb2_grpc,
     version_pb2,
     version_pb2_grpc,
 )
@@ -25,6 +26,7 @@ from generated.oci import types
 from runtime.containerd import capabilities, values
 from runtime.containerd import client as containerd
 from runtime.containerd.client import Containerd
+from runtime.containerd.deletions import remove_snapshot
 from runtime.errors import Unknown
 
 
@@ -35,8 +37,10 @@ def plugin(kind: str, name: str, **fields: Any) -> introspection_pb2.Plugin:
 class Daemon(
     introspection_pb2_grpc.IntrospectionServicer,
     version_pb2_grpc.VersionServicer,
+    snapshots_pb2_grpc.SnapshotsServicer,
 ):
-    """Implements introspection and version, and records the metadata of every call."""
+    """Implements introspection, version and the removal of snapshots, and records the metadata of
+    every call."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -53,6 +57,7 @@ class Daemon(
         server = aio.server()
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(self, server)
         version_pb2_grpc.add_VersionServicer_to_server(self, server)
+        snapshots_pb2_grpc.add_SnapshotsServicer_to_server(self, server)
         server.add_insecure_port(self.address)
         await server.start()
         try:
@@ -71,6 +76,10 @@ class Daemon(
         known = grpc.StatusCode.NOT_FOUND
         await context.abort(known if self.tells_runtimes else grpc.StatusCode.UNIMPLEMENTED, "")
         raise AssertionError
+
+    async def Remove(self, request: Any, context: Any) -> Empty:
+        self._note(context)
+        return Empty()
 
     async def Version(self, request: Any, context: Any) -> version_pb2.VersionResponse:
         self._note(context)
@@ -102,6 +111,17 @@ async def test_every_call_carries_the_namespace(daemon: Daemon, client: Containe
     plain, leased = daemon.metadata
     assert plain["containerd-namespace"] == leased["containerd-namespace"] == "k8s.io"
     assert leased["containerd-lease"] == "l1"
+
+
+async def test_a_snapshot_is_removed_in_the_namespace_with_and_without_a_lease(
+    daemon: Daemon, client: Containerd
+) -> None:
+    async with daemon.running():
+        await remove_snapshot(client, "overlayfs", "key")
+        await remove_snapshot(client, "overlayfs", "key", lease=client.with_lease("l1"))
+    plain, leased = daemon.metadata
+    assert plain["containerd-namespace"] == leased["containerd-namespace"] == "k8s.io"
+    assert "containerd-lease" not in plain and leased["containerd-lease"] == "l1"
 
 
 async def test_capabilities_are_those_that_were_loaded(daemon: Daemon, client: Containerd) -> None:
