@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from runtime.errors import InvalidArgument
 
@@ -87,7 +88,7 @@ def why_invalid(text: str) -> str | None:
     if _BARE_HEX.fullmatch(text) or is_digest(text):
         return "it is an image ID, not a name"
     domain, path, tag, digest = _split(text)
-    if not _DOMAIN.fullmatch(domain):
+    if not _DOMAIN.fullmatch(domain) or not _is_address(domain):
         return f"{domain!r} is not a registry's host and port"
     if path != path.lower():
         return f"the repository {path!r} has upper-case letters"
@@ -100,6 +101,15 @@ def why_invalid(text: str) -> str | None:
     if digest is not None and not is_digest(digest):
         return f"{digest!r} is not a digest"
     return None
+
+
+def _is_address(domain: str) -> bool:
+    """Whether the port is one and the brackets contain an IPv6 address."""
+    try:
+        parts = urlsplit("//" + domain)
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
 
 
 def _split(text: str) -> tuple[str, str, str | None, str | None]:

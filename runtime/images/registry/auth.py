@@ -284,6 +284,20 @@ class Authorizer:
                     return True
             return False
 
+    def why_not(self, www_authenticate: str) -> str:
+        """Why a challenge was not answered, as the end of a sentence; "" if it was answered and
+        the credentials were refused."""
+        offered = challenges(www_authenticate)
+        if not offered:
+            schemes = [word for word, value in _parts(www_authenticate) if value is None]
+            return (
+                f"; it asks for authentication by {', '.join(schemes) or 'no known method'}, and "
+                "only Basic and Bearer are supported"
+            )
+        if not (self._who.username or self._who.secret or self._who.bearer):
+            return "; the pull has no credentials for it: add an image pull secret"
+        return ""
+
     async def _answer(self, challenge: Challenge) -> str:
         if self._who.bearer:
             return ""  # the client's own token was refused and cannot be renewed
@@ -291,6 +305,11 @@ class Authorizer:
             return basic(self._who) if self._who.username else ""
         if not challenge.realm:
             return ""
+        if not challenge.realm.lower().startswith(("http://", "https://")):
+            raise TokenError(
+                f"the challenge names the token server {challenge.realm!r}, which is not an http "
+                "or https URL"
+            )
         token = await fetch_token(challenge, self._scope, self._who, self._send)
         self._secrets.add(token)
         return f"Bearer {token}"

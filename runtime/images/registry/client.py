@@ -38,6 +38,7 @@ from runtime.images.registry.network import network_errors, why
 from runtime.images.registry.ranges import Ranges, in_parallel
 from runtime.images.registry.transport import HostError, WholeOnly, read_body
 from runtime.steps import threads
+from runtime.text import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -147,7 +148,14 @@ class Registry:
             try:
                 async with host.open("GET", f"manifests/{wanted}", patient=patient) as answer:
                     data = await self._document(answer)
-                    media_type = sniff(data, answer.headers.get("Content-Type", ""))
+                    served = answer.headers.get("Content-Type", "")
+                if not data.lstrip().startswith(b"{"):
+                    raise HostError(
+                        f"sent {len(data)} bytes of {one_line(served, 80) or 'an unknown type'} "
+                        "instead of a manifest; is it a login or error page?",
+                        Unknown,
+                    )
+                media_type = sniff(data, served)
                 digest = digest_of(data, wanted if by_digest else "")
                 if by_digest and digest != wanted:
                     raise HostError(f"sent {digest} instead of {wanted}", Unknown)

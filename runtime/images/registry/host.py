@@ -37,6 +37,7 @@ from runtime.images.registry.transport import (
     WholeOnly,
     answering,
     encodes_a_part,
+    is_another_part,
     range_header,
     read_blob,
     read_body,
@@ -61,6 +62,7 @@ _RETRY_DELAYS: Final = {
     504: (0.5, 1.0),
 }
 """Seconds before each retry at the same host, by status."""
+_NO_SUCH_RANGE: Final = 416
 _WORDS_LIMIT: Final = 400
 """Characters of a registry's error message in our error."""
 _DIAL_TIMEOUT: Final = 30.0
@@ -151,14 +153,21 @@ class HostClient:
         Raises WholeOnly if the host cannot return a part that ends before the blob does.
         """
         ranges = range_header(offset, end, size)
-        async with self.open("GET", path, ranges, patient=patient) as answer:
-            encoded = encodes_a_part(answer, end - offset)
-            if end < size and (encoded or answer.status != 206):
-                raise WholeOnly
-            if not encoded:
-                async for piece in read_blob(answer, offset, end, self._visit.activity):
-                    yield piece
-        if encoded:  # only the whole can be decoded
+        try:
+            async with self.open("GET", path, ranges, patient=patient) as answer:
+                unusable = encodes_a_part(answer, end - offset) or is_another_part(answer, offset)
+                if end < size and (unusable or answer.status != 206):
+                    raise WholeOnly
+                if not unusable:
+                    async for piece in read_blob(answer, offset, end, self._visit.activity):
+                        yield piece
+        except HostError as error:
+            if not ranges or error.status != _NO_SUCH_RANGE:
+                raise
+            if end < size:
+                raise WholeOnly from error
+            unusable = True
+        if unusable:  # ask for the whole, and skip what is there already
             async with self.open("GET", path, patient=patient) as answer:
                 async for piece in read_blob(answer, offset, size, self._visit.activity):
                     yield piece
@@ -179,6 +188,7 @@ class HostClient:
                 tries[401] += 1
                 if await self._renew(used, challenge):
                     continue
+                error.why += one_line(self._authorizer.why_not(challenge), _WORDS_LIMIT)
             delay = _delay(answer.status, tries.get(answer.status, 0), pause)
             if delay is None or not patient:
                 raise error
@@ -271,7 +281,8 @@ class HostClient:
         status = f"{answer.status} {answer.reason or ''}".rstrip()
         # hide secrets before truncating: the beginning of a secret is secret, too
         said = self._visit.secrets.hide(f"{status}: {words}" if words else status)
-        return HostError(one_line(said, _WORDS_LIMIT), kind_of_status(answer.status))
+        kind = kind_of_status(answer.status)
+        return HostError(one_line(said, _WORDS_LIMIT), kind, status=answer.status)
 
     async def _tls_context(self) -> ssl.SSLContext | bool:
         if self.host.scheme != "https":

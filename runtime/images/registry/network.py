@@ -104,6 +104,8 @@ def why(error: BaseException) -> str:
         return str(error.os_error) or "cannot connect"
     if isinstance(error, aiohttp.ClientResponseError):
         return error.message or f"answered {error.status}"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection ended in the middle of the response"
     if isinstance(error, aiohttp.InvalidURL):
         return "its address is not a URL"
     if isinstance(error, TimeoutError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -29,6 +30,7 @@ _REDIRECTS: Final = 10
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _TO_GET: Final = frozenset({301, 302, 303})
 """Statuses after which a POST continues as a GET without its form."""
+_CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+([0-9]{1,19})-", re.I)
 _DECODED: Final = 1 << 20
 """Maximum bytes decoded in one piece: a few encoded bytes can expand to gigabytes."""
 
@@ -38,10 +40,12 @@ Headers: TypeAlias = Sequence[tuple[str, str]]
 class HostError(Exception):
     """One host failed; caught by the loop over the hosts."""
 
-    def __init__(self, why: str, kind: type[CriError]) -> None:
+    def __init__(self, why: str, kind: type[CriError], *, status: int = 0) -> None:
         super().__init__(why)
         self.why = why
         self.kind = kind
+        self.status = status
+        """Of its HTTP response; 0 if there was none, or it is not the reason."""
 
 
 class WholeOnly(Exception):
@@ -164,6 +168,13 @@ def encodes_a_part(answer: aiohttp.ClientResponse, rest: int) -> bool:
     return answer.status == 206 and bool(_decoders_of_blob(answer, rest))
 
 
+def is_another_part(answer: aiohttp.ClientResponse, offset: int) -> bool:
+    """Whether the response to a ``Range`` begins elsewhere than at ``offset``, as it says."""
+    given = answer.headers.get("Content-Range", "")
+    begin = _CONTENT_RANGE.match(given)
+    return answer.status == 206 and begin is not None and int(begin[1]) != offset
+
+
 def range_header(offset: int, end: int, size: int) -> list[tuple[str, str]]:
     """The header that requests the bytes of a blob of ``size`` from ``offset`` to ``end``."""
     if end < size:
@@ -175,11 +186,19 @@ async def read_blob(
     answer: aiohttp.ClientResponse, offset: int, size: int, activity: Activity
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of a blob from ``offset`` to ``size``, from a response to that range or to the
-    whole; raises HostError if they end early."""
+    whole; raises HostError if they end early.
+
+    A response with another length than the blob is refused before its first byte: it is an error
+    page or another file, and the next host would continue after its bytes.
+    """
     skip = 0 if answer.status == 206 else offset
     rest = size - (offset - skip)
+    decoders = _decoders_of_blob(answer, rest)
+    offered = answer.headers.get("Content-Length", "")
+    if answer.status == 200 and not decoders and offered not in ("", str(rest)):
+        raise HostError(f"offers {offered} bytes instead of {rest}", Unknown)
     try:
-        async for piece in _decoded(answer, _decoders_of_blob(answer, rest), activity):
+        async for piece in _decoded(answer, decoders, activity):
             if skip:  # a server without Range support sends everything again
                 piece, skip = piece[skip:], max(0, skip - len(piece))
             if piece:
