@@ -2,8 +2,9 @@
 
 The name of an entry is the digest of all its inputs, including the tool's version, so an entry can
 be missing but never outdated; a damaged entry counts as missing. The folder belongs to the user
-($XDG_CACHE_HOME or ~/.cache) and is shared by all checkouts; if it cannot be written, everything is
-recomputed.
+($XDG_CACHE_HOME or ~/.cache) and is shared by all checkouts and by runs at the same time; if it
+cannot be written, everything is recomputed. The first entry that a run stores makes it delete the
+entries used longest ago, so the folder stays below a fixed number of entries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 _KEPT_SECONDS = 30 * 24 * 3600
+_MOST = 4000
+"""Entries kept: those of about twenty states of the specification, 40 MB."""
+_PARTIAL = "partial-"
+"""Begins the name of an entry that is being written."""
+_PARTIAL_SECONDS = 3600
+"""Age after which the run that wrote a partial entry was killed: writing takes milliseconds."""
 _DIGEST = 32
 
 
@@ -53,15 +60,19 @@ def get(key: str) -> bytes | None:
 
 
 def put(key: str, content: bytes) -> None:
-    """Store an entry; entries not used for a month are deleted."""
+    """Store an entry, if the folder can be written."""
     folder = _folder()
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _drop_old(folder)
-        handle, name = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(_seal(key, content) + content)
-        os.replace(name, folder / key)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_PARTIAL)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_seal(key, content) + content)
+            os.replace(name, folder / key)
+        except BaseException:
+            os.unlink(name)
+            raise
 
 
 def _seal(key: str, content: bytes) -> bytes:
@@ -75,7 +86,25 @@ def _folder() -> Path:
 
 @functools.cache
 def _drop_old(folder: Path) -> None:
-    before = time.time() - _KEPT_SECONDS
-    for path in folder.iterdir():
-        if path.stat().st_mtime < before:
-            path.unlink(missing_ok=True)
+    """Delete all but the `_MOST` entries used last, those not used for a month, and what killed
+    runs left.
+
+    Another run may do the same at the same time.
+    """
+    now, kept = time.time(), []
+    with os.scandir(folder) as found:
+        for entry in found:
+            with contextlib.suppress(FileNotFoundError):
+                age = now - entry.stat().st_mtime
+                partial = not _is_key(entry.name)
+                if age > (_PARTIAL_SECONDS if partial else _KEPT_SECONDS):
+                    os.unlink(entry.path)
+                elif not partial:
+                    kept.append((age, entry.path))
+    for _, path in sorted(kept)[_MOST:]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 2 * _DIGEST and not name.startswith(_PARTIAL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +119,49 @@ def test_a_damaged_cache_entry_is_recomputed(
     other = tmp_path / "cri-codegen" / cache.digest(b"kind", b"more")
     shutil.copy(entry, other)
     assert cache.get(other.name) is None, "an entry under another's name"
+
+
+def test_the_cache_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_MOST", 3)
+    folder = tmp_path / "cri-codegen"
+    folder.mkdir()
+    now = time.time()
+
+    def left(name: str, age: float) -> None:
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (now - age, now - age))
+
+    keys = [cache.digest(bytes([number])) for number in range(6)]
+    for number, key in enumerate(keys[:5]):
+        left(key, 60 * number)
+    left(keys[5], 31 * 24 * 3600)
+    left("tmpabc", 7200)  # by killed runs
+    left("partial-killed", 7200)
+    left("partial-running", 5)
+    cache.made_once("kind", (b"in",), lambda: b"out")
+    kept = {*keys[:3], "partial-running", cache.digest(b"kind", b"in")}
+    assert {path.name for path in folder.iterdir()} == kept
+
+
+def test_two_runs_may_prune_the_cache_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_MOST", 0)
+    folder = tmp_path / "cri-codegen"
+    folder.mkdir()
+    for number in range(4):
+        (folder / cache.digest(bytes([number]))).write_bytes(b"")
+    unlink = os.unlink
+
+    def after_another_run(path: str) -> None:
+        unlink(path)
+        unlink(path)  # raises FileNotFoundError, as if the first was the other run's
+
+    monkeypatch.setattr(os, "unlink", after_another_run)
+    assert cache.made_once("kind", (b"in",), lambda: b"out") == b"out"
+    assert [path.name for path in folder.iterdir()] == [cache.digest(b"kind", b"in")]
 
 
 def test_without_a_cache_everything_is_computed(
