@@ -1,7 +1,8 @@
 """How much processor time the commands may take, user and system, with all processes they start.
 
 The budgets are for an idle machine. A busy one is slower for the same work, so a loop of known
-length is timed too, and the budgets grow by as much as it takes longer.
+length is timed too, and the budgets grow by as much as it takes longer. A command that exceeds its
+budget is tried again: another process may have had the other half of the same core.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.unit.codegen.project import ROOT
 
 _LOOP = 0.03
 """Seconds for the loop on an idle machine of 2026."""
+_TRIES = 6
 _BUDGETS = {
     "cold": (3.0, ["check"]),
     "nothing changed": (1.0, ["check"]),
@@ -53,6 +55,10 @@ def _loop() -> float:
     return time.process_time() - start
 
 
+def _slowness() -> float:
+    return statistics.median(_loop() for _ in range(5)) / _LOOP
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that is filled, as is the bytecode of the generator."""
@@ -64,7 +70,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("what", _BUDGETS)
 def test_a_command_stays_within_its_budget(what: str, cache: Path, tmp_path: Path) -> None:
     budget, words = _BUDGETS[what]
-    folders = [tmp_path / "1", tmp_path / "2"] if what == "cold" else [cache, cache]
-    slowness = statistics.median(_loop() for _ in range(9)) / _LOOP
-    taken = min(_seconds(words, folder) for folder in folders)
-    assert taken <= budget * max(1.0, slowness), f"{taken:.2f} s, machine slower by {slowness:.2f}"
+    tries = []
+    for number in range(_TRIES):
+        before = _slowness()
+        taken = _seconds(words, tmp_path / str(number) if what == "cold" else cache)
+        slowness = max(1.0, before, _slowness())
+        if taken <= budget * slowness:
+            return
+        tries.append(f"{taken:.2f} s, machine slower by {slowness:.2f}")
+    pytest.fail("; ".join(tries))
