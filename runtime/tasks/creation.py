@@ -30,6 +30,16 @@ log = structlog.get_logger(__name__)
 _BUNDLE_EXISTS: Final = re.compile(r"mkdir (/\S+): file exists")
 """How containerd says that there is a bundle but no task; the error has no code of its own."""
 
+_BUNDLE_DELETED: Final = re.compile(
+    r"failed to start shim: .*\bgetwd: no such file or directory", re.DOTALL
+)
+"""How a shim says that its bundle, the directory it starts in, was deleted under it. containerd 1.6
+deletes the bundle of an earlier task twice: when the shim has deleted the task, and when the
+connection to the shim is closed. The second deletion can hit the bundle of the next task."""
+
+_TRIES: Final = 4
+"""Calls of Tasks.Create: a bundle to wait for and both deletions can make one fail."""
+
 _CLEAN_UP_LIMIT: Final = 12.0
 """Seconds for containerd's cleanup: it waits 5 s for the shim to delete the task and, if that
 failed, 5 s for the shim to shut down."""
@@ -43,16 +53,20 @@ async def create_task(containerd: Containerd, request: tasks_pb2.CreateTaskReque
     A bundle that containerd did not delete in time is removed. Raises AioRpcError, and Unknown if
     the bundle cannot be removed.
     """
-    try:
-        await containerd.tasks.Create(request)
-        return
-    except aio.AioRpcError as error:
-        bundle = _existing_bundle(error, request.container_id)
+    for _ in range(_TRIES - 1):
+        try:
+            await containerd.tasks.Create(request)
+            return
+        except aio.AioRpcError as error:
+            bundle = _existing_bundle(error, request.container_id)
+            if bundle is None and _BUNDLE_DELETED.search(error.details() or "") is None:
+                raise
         if bundle is None:
-            raise
-    log.info("waiting for containerd to delete an earlier bundle", path=str(bundle))
-    if not await _deleted(bundle):
-        await _remove(containerd, request.container_id, bundle)
+            log.info("containerd deleted the bundle of a new task", id=request.container_id)
+        else:
+            log.info("waiting for containerd to delete an earlier bundle", path=str(bundle))
+            if not await _deleted(bundle):
+                await _remove(containerd, request.container_id, bundle)
     await containerd.tasks.Create(request)
 
 

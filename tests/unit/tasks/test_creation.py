@@ -29,6 +29,19 @@ class Daemon(FakeContainerd):
         return super().tasks_create(request)
 
 
+class Late(Daemon):
+    """A daemon whose cleanup of an earlier task deletes the bundles of the next ones."""
+
+    failures = 0
+    tried = 0
+
+    def tasks_create(self, request: tasks_pb2.CreateTaskRequest) -> object:
+        self.tried += 1
+        if self.tried <= self.failures:
+            raise rpc_error(grpc.StatusCode.UNKNOWN, self.words)
+        return super().tasks_create(request)
+
+
 @pytest.fixture(
     params=["failed to start shim: mkdir {}: file exists: unknown", "mkdir {}: file exists"]
 )
@@ -87,9 +100,34 @@ async def test_a_bundle_that_cannot_be_deleted_is_named(
         await create(daemon)
 
 
+_DELETED = (
+    "failed to start shim: start failed: io.containerd.runc.v2: getwd: no such file or directory"
+)
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_a_task_whose_bundle_the_daemon_deletes_is_created_again(
+    tmp_path: Path, failures: int
+) -> None:
+    daemon = Late(tmp_path, _DELETED)
+    daemon.failures = failures
+    await create(daemon)
+    assert set(daemon.running) == {"c1"}
+    assert daemon.tried == failures + 1
+
+
+async def test_a_task_is_not_created_again_without_end(tmp_path: Path) -> None:
+    daemon = Late(tmp_path, _DELETED)
+    daemon.failures = 100
+    with pytest.raises(grpc.RpcError, match="getwd"):
+        await create(daemon)
+    assert daemon.tried == 4
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        "getwd: no such file or directory",
         "failed to create shim task: mkdir /sys/fs/cgroup/pod: file exists",
         "mkdir c1: file exists",
         "told to fail",
