@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import subprocess
 import time
@@ -11,12 +13,20 @@ from typing import Self
 import pytest
 
 from .leaks import claim
+from .waiting import PATIENCE
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that is in use by nobody.
+
+    It is below those that the kernel gives to clients, so that no connection takes it before the
+    caller's server listens.
+    """
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Registry:
@@ -41,7 +51,7 @@ class Registry:
         self._wait_until_it_answers()
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 pytest.fail(
@@ -51,11 +61,11 @@ class Registry:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.02)
-        pytest.fail("docker-registry did not listen within 15 s")
+        pytest.fail(f"docker-registry did not listen within {PATIENCE:.0f} s")
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
         self._log.close()
 
     def __enter__(self) -> Self:

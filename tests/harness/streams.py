@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 from runtime.streaming import spdy, websocket
 
+from .waiting import PATIENCE
+
 V5 = "v5.channel.k8s.io"
 V4 = "v4.channel.k8s.io"
 PORTS = "portforward.k8s.io"
@@ -104,7 +106,7 @@ class Streams:
         assert self._receiving is not None
         self._receiving.cancel()
 
-    async def until(self, condition: Any, seconds: float = 20) -> None:
+    async def until(self, condition: Any, seconds: float = PATIENCE) -> None:
         try:
             async with asyncio.timeout(seconds), self.changed:
                 await self.changed.wait_for(condition)
@@ -116,11 +118,11 @@ class Streams:
                 f"reset {self.resets}, {'closed' if self.closed else 'open'}"
             ) from None
 
-    async def gone(self, seconds: float = 20) -> None:
+    async def gone(self, seconds: float = PATIENCE) -> None:
         """Return when the server has closed the connection."""
         await self.until(lambda: self.closed, seconds)
 
-    async def all_ended(self, names: tuple[str, ...], seconds: float = 20) -> None:
+    async def all_ended(self, names: tuple[str, ...], seconds: float = PATIENCE) -> None:
         """Return when nothing more will arrive on these: each has ended, or the connection has."""
         await self.until(lambda: self.closed or self.ended.issuperset(names), seconds)
 

@@ -22,6 +22,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry, free_port
 from tests.harness.token_server import TokenServer, self_signed
+from tests.harness.waiting import PATIENCE
 from tests.images.conftest import MakeImages, pull, until, write_hosts
 
 # TLS
@@ -344,4 +345,4 @@ async def test_pull_without_progress_ends(
     async with Proxy(registry.url) as proxy:
         proxy.stall = True
         with pytest.raises(RegistryUnavailable, match="no data received for 1 s"):
-            await asyncio.wait_for(pull(images, f"{proxy.host}/large:1"), 10)
+            await asyncio.wait_for(pull(images, f"{proxy.host}/large:1"), PATIENCE)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from runtime.cni.config import CniConfigError, load, parse
 from runtime.cni.directory import CniDirectory
+from tests.harness.waiting import until
 
 PLUGIN = {"type": "bridge"}
 
@@ -28,13 +27,6 @@ def conf(name: str = "net", **keys: object) -> str:
 
 def names(directory: Path, max_conf_num: int = 0) -> list[str]:
     return [network.name for network in load(str(directory), max_conf_num)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true"
-        await asyncio.sleep(0.01)
 
 
 def test_files_are_used_in_the_order_of_their_names(tmp_path: Path) -> None:

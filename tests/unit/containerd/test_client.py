@@ -28,6 +28,7 @@ from runtime.containerd import client as containerd
 from runtime.containerd.client import Containerd
 from runtime.containerd.deletions import remove_snapshot
 from runtime.errors import Unknown
+from tests.harness.waiting import until
 
 
 def plugin(kind: str, name: str, **fields: Any) -> introspection_pb2.Plugin:
@@ -96,12 +97,6 @@ async def client(daemon: Daemon) -> AsyncIterator[Containerd]:
     made = await Containerd.connect(daemon.address)
     yield made
     await made.close()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 (no event tells of it)
-            await asyncio.sleep(0.01)
 
 
 async def test_every_call_carries_the_namespace(daemon: Daemon, client: Containerd) -> None:

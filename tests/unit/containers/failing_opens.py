@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -25,8 +25,13 @@ every_failure = pytest.mark.parametrize(
 
 
 def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return set(os.listdir("/proc/self/fd"))
+    """The open descriptors of this process and what they lead to. Those that earlier tests left to
+    the garbage collector may be closed at any time."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+    return found
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from runtime.errors import (
 from runtime.lookups import criu
 from runtime.store.objects import Container
 from runtime.transforms import facts
+from tests.harness.waiting import until
 from tests.unit.sandboxes.fakes import FakeTask
 
 from .world import World
@@ -67,12 +68,6 @@ async def write(world: World, container: Container, archive: Path, limit: int = 
 def nothing_is_left(world: World, container: Container) -> bool:
     directory = world.store.layout.container_checkpoint(container.id)
     return not directory.exists() and not world.daemon.held_leases
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def test_an_archive_is_complete_and_private_and_the_container_continues(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -19,6 +18,7 @@ from runtime.linux import netns
 from runtime.sandboxes import status as sandbox_status
 from runtime.store import events as store_events
 from runtime.transforms import facts
+from tests.harness.waiting import until
 from tests.unit.containers import samples
 from tests.unit.containers.world import World
 from tests.unit.server.fakes import world
@@ -197,9 +197,3 @@ async def test_a_stopping_server_ends_the_stream(
         code, details = await code_of(call.read())
         assert code is grpc.StatusCode.UNAVAILABLE
         assert details == "the server is stopping; follow the events of the next one"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-            await asyncio.sleep(0.001)

@@ -19,6 +19,7 @@ import pytest
 
 from runtime.images import pause
 from runtime.images.pause import PauseSource
+from tests.harness.waiting import PATIENCE
 
 QEMU_ARM64 = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 SIGTIMEDWAIT = 137 if platform.machine() == "aarch64" else 128
@@ -43,7 +44,7 @@ def paused(program: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def wait_until_it_waits(pid: int) -> None:
     """Return when the process is in its system call rt_sigtimedwait."""
-    for _ in range(500):
+    for _ in range(6000):
         if Path(f"/proc/{pid}/syscall").read_text().startswith(f"{SIGTIMEDWAIT} "):
             return
         time.sleep(0.01)
@@ -57,7 +58,7 @@ def test_it_exits_with_0_on_a_signal(
 ) -> None:
     wait_until_it_waits(paused.pid)
     paused.send_signal(number)
-    assert paused.wait(5) == 0
+    assert paused.wait(PATIENCE) == 0
 
 
 @needs_amd64
@@ -68,7 +69,7 @@ def test_as_pid_1_it_reaps_orphans_and_obeys_signals(program: Path) -> None:
     with subprocess.Popen(command) as outer:
         try:
             first = 0
-            for _ in range(500):
+            for _ in range(6000):
                 children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
                 if children and b"pause" in Path(f"/proc/{children[0]}/cmdline").read_bytes():
                     first = int(children[0])
@@ -77,13 +78,13 @@ def test_as_pid_1_it_reaps_orphans_and_obeys_signals(program: Path) -> None:
             assert first
             wait_until_it_waits(first)
             kids = Path(f"/proc/{first}/task/{first}/children")
-            for _ in range(500):
+            for _ in range(6000):
                 if not kids.read_text().split():
                     break
                 time.sleep(0.01)
             assert kids.read_text().split() == []
             os.kill(first, signal.SIGTERM)
-            assert outer.wait(5) == 0
+            assert outer.wait(PATIENCE) == 0
         finally:
             outer.kill()
 
@@ -115,7 +116,7 @@ def test_on_arm64_it_waits_collects_and_ends(tmp_path: Path) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 

@@ -19,10 +19,11 @@ from runtime.errors import Unavailable, Unknown
 from runtime.logs import client
 from runtime.logs.client import KeptContainer, LogKeeper
 from runtime.logs.connection import Connection
+from runtime.logs.keeper import turn
 from runtime.logs.keeper.files import LogFile
-from runtime.logs.keeper.turn import PATIENCE
 from tests.harness.hung_mount import HungMount, needs_fuse
-from tests.unit.logs.test_keeper import Shim, end_process, fifos_in, texts, until, until_read
+from tests.harness.waiting import PATIENCE, until
+from tests.unit.logs.test_keeper import Shim, end_process, fifos_in, texts, until_read
 
 
 @pytest_asyncio.fixture
@@ -65,24 +66,24 @@ async def test_a_hung_log_file_system_blocks_no_other_log(
     hung.hang()
     os.write(bad.out, b"late\n")
     os.write(good.out, b"one\n")
-    await until(lambda: texts(tmp_path / "good.log") == ["stdout F one"], 2)
+    await until(lambda: texts(tmp_path / "good.log") == ["stdout F one"])
     # everything else works meanwhile
     new = await opened(keeper, tmp_path, "new", tmp_path / "new.log")
     os.write(new.out, b"new\n")
-    await until(lambda: texts(tmp_path / "new.log") == ["stdout F new"], 2)
+    await until(lambda: texts(tmp_path / "new.log") == ["stdout F new"])
     (tmp_path / "good.log").rename(tmp_path / "good.log.1")
     await keeper.reopen("good")
     with pytest.raises(Unavailable, match=r"hung/0\.log does not respond"):
         await keeper.reopen("bad")
     os.write(good.out, b"two\n")
     good.exit()
-    await asyncio.wait_for(keeper.drained("good"), 2)
+    await asyncio.wait_for(keeper.drained("good"), PATIENCE)
     assert texts(tmp_path / "good.log") == ["stdout F two"]
     # and no output of the slow one is lost once the file system responds
     os.write(bad.out, b"later\n")
     hung.go_on()
     bad.exit()
-    await asyncio.wait_for(keeper.drained("bad"), 5)
+    await asyncio.wait_for(keeper.drained("bad"), PATIENCE)
     written = hung.content("0.log").decode().splitlines()
     assert [line.split(" ", 1)[1] for line in written] == [
         "stdout F before",
@@ -98,19 +99,26 @@ async def test_many_logs_on_a_hung_file_system_cause_one_delay(
 ) -> None:
     bad = [await opened(keeper, tmp_path, f"b{n}", tmp_path / f"hung/{n}.log") for n in range(20)]
     good = await opened(keeper, tmp_path, "good", tmp_path / "good.log")
-    hung.hang()
-    for shim in bad:
-        os.write(shim.out, b"x\n")
-    began = time.monotonic()
-    for number in range(5):
-        os.write(good.out, b"%d\n" % number)
-        await until(lambda n=number: len(texts(tmp_path / "good.log")) == n + 1, 2)  # type: ignore[misc]
-    # one delay for each log would take twice this, and a busy machine takes a part of it
-    assert time.monotonic() - began < len(bad) / 2 * PATIENCE
-    hung.go_on()
+    written = 0
+    for _ in range(3):  # a busy machine may take the time of one attempt
+        hung.hang()
+        for shim in bad:
+            os.write(shim.out, b"x\n")
+        began = time.monotonic()
+        for _ in range(5):
+            os.write(good.out, b"x\n")
+            written += 1
+            await until(lambda n=written: len(texts(tmp_path / "good.log")) == n)  # type: ignore[misc]
+        took = time.monotonic() - began
+        hung.go_on()
+        # one delay for each log would take twice this
+        if took < len(bad) / 2 * turn.PATIENCE:
+            break
+    else:
+        pytest.fail(f"the other log waited for {took:.1f} s")
     for number, shim in enumerate(bad):
         shim.exit()
-        await asyncio.wait_for(keeper.drained(f"b{number}"), 5)
+        await asyncio.wait_for(keeper.drained(f"b{number}"), PATIENCE)
         assert hung.content(f"{number}.log").endswith(b" stdout F x\n")
 
 
@@ -129,7 +137,7 @@ async def test_a_container_is_blocked_by_its_log_for_a_limited_time(
         for _ in range(2000):
             os.write(shim.out, chunk)
 
-    await asyncio.wait_for(asyncio.to_thread(fill), 10)
+    await asyncio.wait_for(asyncio.to_thread(fill), PATIENCE)
     assert time.monotonic() - began > 0.9, "it was not held up at all"
     await until_read(lambda: _of(keeper, "c"), 2_000_000)
     kept = await _of(keeper, "c")
@@ -138,8 +146,8 @@ async def test_a_container_is_blocked_by_its_log_for_a_limited_time(
     )
     assert 1_800_000 < kept.bytes_lost < 2_200_000
     shim.exit()
-    await asyncio.wait_for(keeper.drained("c"), 2)
-    await asyncio.wait_for(keeper.close("c"), 2)
+    await asyncio.wait_for(keeper.drained("c"), PATIENCE)
+    await asyncio.wait_for(keeper.close("c"), PATIENCE)
     hung.go_on()
     await keeper.aclose()
     end_process(keeper.pid)
@@ -155,14 +163,14 @@ async def test_a_log_that_cannot_be_opened_in_time_is_refused_and_can_be_closed(
 ) -> None:
     defaults = LogKeeper._call.__kwdefaults__
     assert defaults is not None
-    monkeypatch.setitem(defaults, "within", 1.0)
+    monkeypatch.setitem(defaults, "within", 3.0)
     hung.hang()
     log = str(tmp_path / "hung/0.log")
-    with pytest.raises(Unavailable, match="not answered open within 1 s; does the file system"):
+    with pytest.raises(Unavailable, match="not answered open within 3 s; does the file system"):
         await keeper.open("c", fifos_in(tmp_path), False, log)
     with pytest.raises(Unavailable, match=r"0\.log is being opened; its file system does not"):
         await keeper.open("c", fifos_in(tmp_path), False, log)
-    await asyncio.wait_for(keeper.close("c"), 1)
+    await asyncio.wait_for(keeper.close("c"), PATIENCE)
     other = await opened(keeper, tmp_path, "other", tmp_path / "other.log")
     hung.go_on()
     await asyncio.sleep(0.1)
@@ -181,14 +189,15 @@ async def test_another_build_takes_over_although_a_log_hangs(
     hung.hang()
     os.write(bad.out, b"x\n")
     os.write(good.out, b"hal")
-    await asyncio.sleep(0.6)
+    await until_read(lambda: _of(first, "good"), 3)
+    await until_read(lambda: _of(first, "bad"), 2)
     await first.aclose()
     monkeypatch.setattr("runtime.logs.client.build_of_keeper", lambda: "newer")
-    second = await asyncio.wait_for(LogKeeper.start(state), 9)
+    second = await asyncio.wait_for(LogKeeper.start(state), PATIENCE)
     assert second.pid != first.pid
     os.write(good.out, b"ves\n")
     good.exit()
-    await asyncio.wait_for(second.drained("good"), 5)
+    await asyncio.wait_for(second.drained("good"), PATIENCE)
     assert texts(tmp_path / "good.log") == ["stdout P hal", "stdout F ves"]
     hung.go_on()
     bad.exit()
@@ -248,7 +257,7 @@ async def test_a_fifo_is_not_accepted_as_a_log_file(
         await keeper.reopen("c")
     os.write(shim.out, b"two\n")
     shim.exit()
-    await asyncio.wait_for(keeper.drained("c"), 5)
+    await asyncio.wait_for(keeper.drained("c"), PATIENCE)
     assert texts(tmp_path / "0.log.1") == ["stdout F one", "stdout F two"]
     if held >= 0:
         os.close(held)
@@ -289,13 +298,13 @@ async def test_a_kill_loses_at_most_the_batch_in_hand(keeper: LogKeeper, tmp_pat
     writing = asyncio.create_task(asyncio.to_thread(write))
     for _ in range(kills):
         size = log.stat().st_size
-        await until(lambda s=size: log.stat().st_size > s + 100_000 or writing.done(), 20)  # type: ignore[misc]
+        await until(lambda s=size: log.stat().st_size > s + 100_000 or writing.done())  # type: ignore[misc]
         os.kill(keeper.pid, signal.SIGKILL)
         pid = keeper.pid
-        await until(lambda p=pid: keeper.pid != p, 10)  # type: ignore[misc]
+        await until(lambda p=pid: keeper.pid != p)  # type: ignore[misc]
     await writing
     shim.exit()
-    await asyncio.wait_for(keeper.drained("c"), 10)
+    await asyncio.wait_for(keeper.drained("c"), PATIENCE)
     found = [line.partition(" stdout F ")[2] for line in log.read_text().splitlines()]
     whole = [int(text) for text in found if re.fullmatch(r"\d{39}", text)]
     assert whole == sorted(set(whole)), "a line is doubled or out of order"

@@ -18,6 +18,7 @@ from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import CheckpointContainerPlan, ListImagesPlan, StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
+from tests.harness.waiting import until
 from tests.unit.server.fakes import Line, Thing, World, empty, world
 
 
@@ -325,7 +326,7 @@ async def test_a_cancelled_call_cancels_the_work(cri: World) -> None:
         await began.wait()
         call.cancel()
         await cancelled.wait()
-    await asyncio.sleep(0.01)  # one iteration of the loop is enough for the frame around it
+    await until(lambda: cri.observed)  # the frame around it needs one more iteration of the loop
     assert cri.observed == [("StopContainer", grpc.StatusCode.CANCELLED)]
     assert cri.log.lines[-1] == Line("info", "StopContainer", cri.log.lines[-1].fields)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,7 @@ from runtime.server.recovery import Recovery
 from runtime.store import records
 from runtime.store.objects import Container, Sandbox
 from runtime.transforms import facts, labels
+from tests.harness.waiting import until
 from tests.unit.sandboxes.fakes import FakeTask, World
 
 SANDBOX = "a" * 64
@@ -141,12 +142,6 @@ def app(world: World) -> Container:
     container = world.store.containers.get(CONTAINER)
     assert container is not None
     return container
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110  what is waited for tells nobody
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(

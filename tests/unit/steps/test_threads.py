@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from runtime.lookups.security import read_seccomp
 from runtime.steps import threads
 from runtime.steps.threads import Threads
 from tests.harness.hung_mount import HungMount, needs_fuse
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.codegen.project import ROOT
 
 
@@ -46,14 +48,19 @@ async def test_a_thread_is_used_again_and_others_are_made_when_it_is_busy() -> N
     alone = {await pool.run(threading.get_ident) for _ in range(20)}
     assert len(alone) == 1
     meet = threading.Barrier(8)
-    together = await asyncio.gather(*(pool.run(lambda: meet.wait(5)) for _ in range(8)))
+    together = await asyncio.gather(*(pool.run(lambda: meet.wait(PATIENCE)) for _ in range(8)))
     assert sorted(together) == list(range(8))
+
+
+async def until_hung(pool: Threads, count: int) -> None:
+    """Return when this many calls of the pool count as hung."""
+    await until(lambda: sum(job.hangs(time.monotonic()) for job in pool._running) == count)
 
 
 async def test_a_hung_place_is_refused_by_name(hung: threading.Event) -> None:
     pool = Threads("looks at host paths", size=8)
     looks = [asyncio.create_task(pool.run_at(["/mnt/x"], hung.wait)) for _ in range(2)]
-    await asyncio.sleep(0.15)
+    await until_hung(pool, 2)
     with pytest.raises(Unavailable, match=r"^2 looks at host paths hang on /mnt/x;"):
         await pool.run_at(["/etc/hosts", "/mnt/x"], hung.wait)
     assert await pool.run_at(["/mnt/y"], int) == 0, "another place is looked at as ever"
@@ -73,7 +80,7 @@ async def test_work_on_several_places_reports_the_current_one(
         hung.wait()
 
     look_at_both = asyncio.create_task(pool.run_at(["/etc/hosts", "/mnt/x"], look))
-    await asyncio.sleep(0.15)
+    await until_hung(pool, 1)
     assert await pool.run_at(["/etc/hosts"], int) == 0
     with pytest.raises(Unavailable, match=r"^1 of the looks at host paths hangs on /mnt/x;"):
         await pool.run_at(["/mnt/x"], int)
@@ -86,7 +93,8 @@ async def test_accesses_to_one_place_use_few_threads(hung: threading.Event) -> N
     looks = [asyncio.create_task(pool.run_at(["/mnt/x"], hung.wait)) for _ in range(20)]
     await asyncio.sleep(0)
     assert await pool.run_at(["/mnt/y"], int) == 0
-    done, running = await asyncio.wait(looks, timeout=1)
+    await until(lambda: sum(look.done() for look in looks) >= 16)
+    done, running = await asyncio.wait(looks, timeout=0.2)
     assert (len(done), len(running)) == (16, 4)
     for look in done:
         assert isinstance(look.exception(), Unavailable)
@@ -97,7 +105,7 @@ async def test_accesses_to_one_place_use_few_threads(hung: threading.Event) -> N
 async def test_a_class_that_hangs_altogether_refuses_and_recovers(hung: threading.Event) -> None:
     pool = Threads("looks", size=2)
     looks = [asyncio.create_task(pool.run_at([place], hung.wait)) for place in ("/a", "/b", "/c")]
-    await asyncio.sleep(0.15)
+    await until_hung(pool, 2)
     with pytest.raises(Unavailable, match=r"^2 looks hang on /a, /b;"):
         pool.run(int).send(None)  # its first step refuses: it does not wait
     with pytest.raises(Unavailable, match=r"^2 looks hang on /a, /b;"):
@@ -139,7 +147,7 @@ asyncio.run(main())
         ended = subprocess.run(
             [sys.executable, "-c", program, str(tmp_path / "hung/x")],
             cwd=ROOT,
-            timeout=20,
+            timeout=PATIENCE,
             capture_output=True,
             check=True,
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import time
-from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 
 from runtime.steps import watched as module
 from runtime.steps.watched import ended, watched
+from tests.harness.waiting import until
 from tests.unit.codegen.project import ROOT
 
 _STARTERS = ("create_task", "ensure_future")
@@ -23,13 +22,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Mock:
     log = Mock()
     monkeypatch.setattr(module, "log", log)
     return log
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true"
-        await asyncio.sleep(0.005)
 
 
 async def test_a_failure_is_logged_and_the_work_runs_again(log: Mock) -> None:

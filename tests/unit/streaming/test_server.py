@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.harness.streams import (
     ports,
     upgraded,
 )
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.containers import samples
 
 both = pytest.mark.parametrize("transport", ["spdy", "websocket"])
@@ -217,12 +219,6 @@ class World:
         """The last command, once it was started."""
         await until(lambda: self.containers.commands and self.containers.commands[-1].started)
         return self.containers.commands[-1]
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  it is another task's doing
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -468,7 +464,7 @@ async def test_a_client_that_reads_nothing_blocks_only_its_command(
             second = world.containers.commands
             await until(lambda: len(second) == 2)
             second[1].stdout.parts.put_nowait(b"quick")
-            await other.until(lambda: other.received["stdout"] == b"quick", 1)
+            await other.until(lambda: other.received["stdout"] == b"quick")
             second[1].exit(0)
             await other.all_ended(("error",))
         slow.vanish()
@@ -500,7 +496,7 @@ async def test_missing_streams_end_the_session(
 ) -> None:
     monkeypatch.setattr(spdy_link, "CREATION_LIMIT", 0.1)
     async with connected(await world.exec(), names=("error",)) as streams:
-        await streams.gone(2)
+        await streams.gone()
     assert world.counts.faults == 1
     (command,) = world.containers.commands
     assert (command.started, command.calls) == (False, ["close"])
@@ -512,7 +508,7 @@ async def test_a_command_is_not_prepared_to_the_end_for_a_client_without_streams
     monkeypatch.setattr(spdy_link, "CREATION_LIMIT", 0.1)
     world.containers.preparing.clear()
     async with connected(await world.exec(), names=("error",)) as streams:
-        await streams.gone(2)
+        await streams.gone()
     world.containers.preparing.set()
     await asyncio.sleep(0.01)
     assert not world.containers.commands
@@ -536,7 +532,7 @@ async def test_invalid_spdy_ends_only_its_connection(world: World, noise: bytes)
     async with connected(await world.exec(), names=NAMES) as streams:
         command = await world.command()
         streams.writer.write(noise * 3)
-        await streams.gone(2)
+        await streams.gone()
     await until(lambda: command.calls == ["end input"])
     command.exit(0)
     await until(lambda: "close" in command.calls)
@@ -547,7 +543,7 @@ async def test_an_invalid_websocket_message_is_explained(world: World) -> None:
     reader, writer = await upgraded(await world.exec(), "websocket", "v5.channel.k8s.io")
     command = await world.command()
     writer.write(b"\x82\x01\0")  # without a mask
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
     assert b"\x88" in answer and b"\x03\xea" in answer  # close, 1002
     writer.close()
     command.exit(0)
@@ -817,15 +813,22 @@ async def test_a_key_pair_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 async def test_an_idle_client_is_disconnected(tmp_path: Path) -> None:
-    async with serving(tmp_path, stream_idle_timeout=Duration(0.3)) as world:
-        async with connected(await world.exec(), names=NAMES) as streams:
-            command = await world.command()
-            for _ in range(4):
-                await asyncio.sleep(0.1)
-                await streams.send("stdin", b"x")
-            assert not streams.closed
-            await streams.gone(2)
-        command.exit(0)
+    limit = 0.3
+    async with serving(tmp_path, stream_idle_timeout=Duration(limit)) as world:
+        while True:
+            async with connected(await world.exec(), names=NAMES) as streams:
+                command = await world.command()
+                longest, last = 0.0, time.monotonic()
+                for _ in range(4):
+                    await asyncio.sleep(0.1)
+                    await streams.send("stdin", b"x")
+                    longest, last = max(longest, time.monotonic() - last), time.monotonic()
+                closed = streams.closed
+                await streams.gone()
+            command.exit(0)
+            if longest < limit / 2:  # else this machine was too slow to keep the client active
+                break
+        assert not closed
 
 
 async def test_a_client_that_sends_no_request(
@@ -836,7 +839,7 @@ async def test_a_client_that_sends_no_request(
     port = int(url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /exec/")
-    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 408 ")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 408 ")
     writer.close()
 
 
@@ -845,28 +848,39 @@ async def test_a_client_that_sends_no_request(
 async def test_a_shutdown_is_reported_and_leaves_the_command_running(
     tmp_path: Path, transport: str, tty: bool
 ) -> None:
-    async with serving(tmp_path) as world:
+    for grace in (0.2, 3.0, 30.0):  # seconds; a busy machine may need more than the first
+        if await goes_on_until_the_shutdown(tmp_path / str(grace), transport, tty, grace):
+            return
+    pytest.fail("the session ended before its time")
+
+
+async def goes_on_until_the_shutdown(
+    directory: Path, transport: str, tty: bool, grace: float
+) -> bool:
+    """Whether output was passed on between the begin and the end of the shutdown."""
+    async with serving(directory) as world:
         url = await world.exec(tty=tty, stdin=True, stdout=True)
         names = (*NAMES, "resize") if tty else NAMES
         async with connected(url, transport, names=names) as streams:
             command = await world.command()
-            stopping = asyncio.create_task(world.streaming.stop(0.2))
-            await asyncio.sleep(0.1)
+            stopping = asyncio.create_task(world.streaming.stop(grace))
+            await asyncio.sleep(grace / 4)
             command.stdout.parts.put_nowait(b"meanwhile")
-            await streams.until(lambda: streams.received["stdout"] == b"meanwhile")
             await streams.all_ended(("error",))
+            went_on = streams.received["stdout"] == b"meanwhile"
             assert "the server is shutting down" in streams.status["message"]
             await streams.close()
             await stopping
             assert command.calls == (["hang up", "leave"] if tty else ["leave"])
             with pytest.raises((Refused, OSError)):
                 await upgraded(url, transport, "v4.channel.k8s.io")
+            return went_on
 
 
 async def test_a_session_that_ends_in_time_is_not_cut(tmp_path: Path) -> None:
     async with serving(tmp_path) as world, connected(await world.exec(), names=NAMES) as streams:
         command = await world.command()
-        stopping = asyncio.create_task(world.streaming.stop(5))
+        stopping = asyncio.create_task(world.streaming.stop(PATIENCE))
         await asyncio.sleep(0.05)
         command.exit(0)
         await streams.all_ended(NAMES)

@@ -15,8 +15,9 @@ import pytest
 
 from runtime.streaming import client as client_module
 from tests.harness.streams import V4, SpdyStreams
+from tests.harness.waiting import until
 
-from .test_server import NAMES, serving, until
+from .test_server import NAMES, serving
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace")
 
@@ -104,7 +105,7 @@ async def test_a_vanished_client_is_detected(
                 if what != "idle":
                     for _ in range(200):
                         made_up.stdout.parts.put_nowait(b"x" * 65536)
-                await until(lambda: made_up.calls == ["end input"], 8)
+                await until(lambda: made_up.calls == ["end input"])
                 made_up.exit(0)
                 await until(lambda: "close" in made_up.calls)
                 await streams.close()
