@@ -189,6 +189,32 @@ def _is_given(mapped: Mapped, owner: Mapped, entry: Entry, partner: Entry) -> bo
     return any(field in argument.source.fields for call in calls for argument in call.arguments)
 
 
+def read_though_unmapped(all_: Everything) -> Iterator[Finding]:
+    """What an entry reads has an effect, so it is not unmapped."""
+    for mapped in all_.mapped.values():
+        for field, reader in _inputs(mapped):
+            message, _, name = field.partition(".")
+            file = all_.files.get(message)
+            entry = file.entries.get(name) if file is not None else None
+            if entry is not None and entry.fate == "unmapped":
+                yield (
+                    f"{field} is unmapped, but the entry {reader.name} of {mapped.message.name}"
+                    " reads it",
+                    entry.place,
+                    f"say with: {mapped.message.name}.{reader.name}, or do not read it",
+                )
+
+
+def _inputs(mapped: Mapped) -> Iterator[tuple[str, Entry]]:
+    """Every field that an entry reads by a path, as ``Message.field``, and the entry."""
+    for write in mapped.writes:
+        if isinstance(write, Copied):
+            yield from ((field, write.entry) for field in write.source.fields)
+        elif isinstance(write, Computed):
+            for argument in write.call.arguments:
+                yield from ((field, write.entry) for field in argument.source.fields)
+
+
 @dataclass(frozen=True, slots=True)
 class _Writer:
     path: str
@@ -490,6 +516,7 @@ RULES: Mapping[str, Callable[[Everything], Iterator[Finding]]] = {
     "undecided-field": undecided_field,
     "unknown-field": unknown_field,
     "with-without-input": with_without_input,
+    "read-though-unmapped": read_though_unmapped,
     "two-writers": two_writers,
     "each-without-merge": each_without_merge,
     "goes-in-circles": goes_in_circles,

@@ -124,6 +124,24 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             why="As the name. The kubelet sends a digest as the image, and the user's text separately.",
             file="spec/mapping/container_config.yaml",
         ),
+        Entry(
+            field="ContainerConfig.image.user_specified_image",
+            fate="compute",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The image as the user wrote it, before the kubelet completed it, for tools on the node. It does not decide which image is used.",
+            file="spec/mapping/image_spec.yaml",
+        ),
+        Entry(
+            field="ContainerConfig.mounts.image.user_specified_image",
+            fate="compute",
+            by=None,
+            inputs=(),
+            when="always",
+            why="The image as the user wrote it, before the kubelet completed it, for tools on the node. It does not decide which image is used.",
+            file="spec/mapping/image_spec.yaml",
+        ),
     ),
     "annotations[io.kubernetes.cri.podsandbox.image-name]": (
         Entry(

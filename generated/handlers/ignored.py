@@ -12,10 +12,7 @@ from typing import Final
 IGNORED: Final[Mapping[str, tuple[str, ...]]] = {
     "ContainerConfig": ("windows",),
     "CreateContainerRequest": ("sandbox_config",),
-    "ImageSpec": (
-        "user_specified_image",
-        "image_ref",
-    ),
+    "ImageSpec": ("image_ref",),
     "LinuxPodSandboxConfig": ("overhead",),
     "LinuxSandboxSecurityContext": (
         "readonly_rootfs",

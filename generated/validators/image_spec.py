@@ -15,6 +15,11 @@ def check(message: api_pb2.ImageSpec, path: str = "") -> list[Violation]:
     # image: no NUL
     if "\0" in message.image:
         found.append(Violation(f"{path}image", "no_nul", "must not contain a NUL character"))
+    # user_specified_image: no NUL
+    if "\0" in message.user_specified_image:
+        found.append(
+            Violation(f"{path}user_specified_image", "no_nul", "must not contain a NUL character")
+        )
     # runtime_handler: no NUL
     if "\0" in message.runtime_handler:
         found.append(
