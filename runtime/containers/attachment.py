@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 import structlog
 from grpc import aio
@@ -13,7 +14,7 @@ from grpc import aio
 from generated.containerd import tasks_pb2
 from generated.plans import plan_container
 from runtime.containers.command import resize
-from runtime.errors import FailedPrecondition, NotFound, from_rpc
+from runtime.errors import NotFound, from_rpc
 from runtime.linux.pipes import PipeWriter
 from runtime.tasks.calls import task
 
@@ -39,7 +40,8 @@ class Attachment:
         """Whether the container's input ends with this client's input (``stdin_once``)."""
 
     async def open_input(self) -> PipeWriter | None:
-        """Open the container's input; None if it was created without one. Raises CriError.
+        """Open the container's input; None if it was created without one, or if no process reads
+        it any more. Raises CriError.
 
         The path comes from the task, so that a container created by another runtime can be attached
         to as well.
@@ -56,12 +58,12 @@ class Attachment:
         if not process.stdin:
             return None
         try:
-            return await PipeWriter.opened(process.stdin, _INPUT_LIMIT)
+            opened = await PipeWriter.opened(process.stdin, _INPUT_LIMIT)
         except OSError as error:
-            raise FailedPrecondition(
-                f"no process reads the input of container {identity}: {error.strerror}; "
-                "it was closed, or the container has exited"
-            ) from error
+            log.info("input is not read any more", container=identity, error=error.strerror)
+            return None
+        self._services.inputs.setdefault(self._container, WeakSet()).add(opened)
+        return opened
 
     def output(
         self, *, stdout: bool, stderr: bool
@@ -70,7 +72,9 @@ class Attachment:
         return self._services.log_keeper.attach(self._container.id, stdout=stdout, stderr=stderr)
 
     async def end_input(self) -> None:
-        """Close the container's input as soon as no client holds it open any more."""
+        """Close the container's input, also for the other clients that have it open."""
+        for opened in self._services.inputs.pop(self._container, ()):
+            opened.close()
         request = tasks_pb2.CloseIORequest(container_id=self._container.id, stdin=True)
         with contextlib.suppress(aio.AioRpcError):
             await self._services.containerd.tasks.CloseIO(request)

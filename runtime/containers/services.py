@@ -8,13 +8,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from generated.containerd import types_pb2
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd, Metadata
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition
+from runtime.linux.pipes import PipeWriter
 from runtime.logs.client import Fifos
 from runtime.lookups.cdi import CdiDirectories
 from runtime.lookups.handlers import Handlers
@@ -99,6 +100,10 @@ class Services:
         default_factory=WeakKeyDictionary
     )
     """Held while the images of a pod's containers are mounted or unmounted."""
+    inputs: WeakKeyDictionary[Container, WeakSet[PipeWriter]] = field(
+        default_factory=WeakKeyDictionary
+    )
+    """The input of each container, as its attached clients have opened it."""
     command_starts: WeakKeyDictionary[Sandbox, asyncio.Semaphore] = field(
         default_factory=WeakKeyDictionary
     )

@@ -124,6 +124,7 @@ class PipeWriter:
     def __init__(self, fd: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd = fd
+        self._ready: asyncio.Future[None] | None = None
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CAPACITY)
 
@@ -164,19 +165,24 @@ class PipeWriter:
             return data
 
     def close(self) -> None:
-        """End the stream. Idempotent; must not be called while `write` waits."""
+        """End the stream. Idempotent; ends a `write` that waits."""
         if self._fd >= 0:
+            if self._ready is not None:
+                self._loop.remove_writer(self._fd)
+                _wake(self._ready)
             os.close(self._fd)
             self._fd = -1
 
     async def _writable(self) -> None:
-        """Return when there is room, or no reader left."""
-        ready: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_writer(self._fd, _wake, ready)
+        """Return when there is room, no reader left, or after `close`."""
+        self._ready = self._loop.create_future()
+        self._loop.add_writer(self._fd, _wake, self._ready)
         try:
-            await ready
+            await self._ready
         finally:
-            self._loop.remove_writer(self._fd)
+            self._ready = None
+            if self._fd >= 0:
+                self._loop.remove_writer(self._fd)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

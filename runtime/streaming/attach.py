@@ -30,15 +30,15 @@ async def serve(session: CommandSession, attachment: Attachment, streams: Stream
 
 
 async def _connect(session: CommandSession, attachment: Attachment, streams: Streams) -> Outcome:
-    target = await attachment.open_input() if session.stdin is not None else None
-    if session.stdin is not None and target is None:  # the container was created without stdin
-        session.stdin.discard()
-    try:
-        async with attachment.output(stdout=streams.stdout, stderr=streams.stderr) as output:
+    async with attachment.output(stdout=streams.stdout, stderr=streams.stderr) as output:
+        target = await attachment.open_input() if session.stdin is not None else None
+        if session.stdin is not None and target is None:
+            session.stdin.discard()
+        try:
             await _until_one_ends(session, attachment, target, output)
-    finally:
-        if target is not None:
-            target.close()
+        finally:
+            if target is not None:
+                target.close()
     return Exited(0)
 
 

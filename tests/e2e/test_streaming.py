@@ -365,6 +365,27 @@ async def test_stdin_once_ends_with_its_first_client(app: App, transport: str) -
     app.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
 
 
+async def test_stdin_once_ends_for_all_clients_and_later_ones_get_the_output(app: App) -> None:
+    container = app.run("sh", "-c", f"{ECHO}; sleep 1000", name="once", stdin=True, stdin_once=True)
+    wanted = {"stdin": True, "stdout": True}
+    names = ("error", "stdin", "stdout")
+    async with (
+        connected(app.attach(container, **wanted), "spdy", names=names) as one,
+        connected(app.attach(container, **wanted), "spdy", names=names) as two,
+    ):
+        for number, client in enumerate((one, two)):  # its answer shows that it has joined
+            await client.send("stdin", b"%d\n" % number)
+            await client.until(lambda client=client: client.received["stdout"].endswith(b"\n"))
+        await one.end("stdin")
+        await two.until(lambda: two.received["stdout"].endswith(b"ended\n"))
+        await two.send("stdin", b"2\n")
+        async with connected(app.attach(container, **wanted), "spdy", names=names) as three:
+            await three.send("stdin", b"3\n")
+            await asyncio.to_thread(app.cri.stop, container)
+            await asyncio.gather(*(client.gone() for client in (one, two, three)))
+            assert [client.exit_code for client in (one, two, three)] == [0, 0, 0]
+
+
 @both
 async def test_stdin_once_ends_with_a_client_that_vanishes(app: App, transport: str) -> None:
     container = app.run("sh", "-c", ECHO, name="once", stdin=True, stdin_once=True)

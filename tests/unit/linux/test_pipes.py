@@ -76,6 +76,23 @@ async def test_a_full_pipe_holds_up_its_writer_until_it_is_read(fifo: Path) -> N
         await writer.write(b"x")
 
 
+async def test_closing_ends_a_write_that_waits(fifo: Path) -> None:
+    reader = PipeReader(fifo)
+    writer = await PipeWriter.opened(fifo)
+    writing = asyncio.create_task(writer.write(b"x" * 1_000_000))
+    await asyncio.sleep(0.01)
+    assert not writing.done()
+    writer.close()
+    with pytest.raises(BrokenPipeError):
+        await asyncio.wait_for(writing, 5)
+    other = await PipeWriter.opened(fifo)  # with the same descriptor
+    writing = asyncio.create_task(other.write(b"y" * 1_000_000))
+    while not writing.done():
+        await reader.read()
+    other.close()
+    reader.close()
+
+
 async def test_bytes_that_come_one_by_one_need_one_registration(
     fifo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
