@@ -201,7 +201,7 @@ def read_all(root: Path) -> tuple[Translation, Rpcs | None, Lifecycle | None]:
     problems = Problems()
     api = generate.read_api(root)
     enums = {n: e.values for n, e in api.enums.items()}
-    machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+    machines = problems.attempt(lambda: lifecycle.read(root, enums, problems, api.former))
     rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
     found = generate.translation(root, api, rpcs, problems, judged=False)
     if found is None:

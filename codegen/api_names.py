@@ -221,11 +221,13 @@ def _hint(one: Spelled, api: Api, defined: _Defined, others: Iterable[Api]) -> s
             continue
         if (one.owner, one.name) in before.values:
             enum, number = before.values[one.owner, one.name]
+            enum = api.former.now(enum) or enum
             known = api.enums[enum].values if enum in api.enums else {}
             renamed = [name for name, value in known.items() if value == number]
             if renamed:
                 return f"renamed: the value {number} of {enum} is now {' or '.join(renamed)}"
-        return (
+        path = f"{one.owner}.{one.name}".partition(".")[2]
+        return api.former.hint(path) or (
             f"{api.name} {other.version} has it; see cri-codegen diff {other.version} {api.version}"
         )
     return (

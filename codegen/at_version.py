@@ -299,16 +299,16 @@ def rpcs(whole: Rpcs, api: Api) -> Rpcs:
 def _rpcs_of(one: ServiceRpcs, service: str, api: Api) -> Iterator[Rpc]:
     methods = api.services[service].methods
     for found in one.rpcs:
-        method = methods.get(found.name)
+        method = methods.get(found.method.name)
         if method is None:
             continue
         subject, batches = found.subject, found.batches
-        request = api.messages[method.request].fields
+        request = api.messages[method.request].fields if method.request in api.messages else {}
         if subject is not None and subject.field.partition(".")[0] not in request:
             raise SpecError(
                 f"{method.request} has no {subject.field} in the {_named(api)}",
                 found.place,
-                f"the handler of {method.name} finds its object by it; this version cannot be"
+                f"the handler of {found.name} finds its object by it; this version cannot be"
                 " generated",
             )
         if batches is not None:

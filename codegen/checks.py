@@ -68,7 +68,7 @@ def descents(message: Message, files: Mapping[str, MappingFile]) -> Iterator[Des
 
 def _rule(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test]:
     if rule.name in BETWEEN:
-        yield from _between(message, field, rule)
+        yield from _between(message, field, rule, api)
         return
     each = bool(field.kind.of) and rule.name not in _OF_THE_WHOLE
     kind = field.kind.of[-1] if each else field.kind
@@ -122,7 +122,7 @@ def wrapped(kind: Kind, api: Api) -> Kind | None:
     return fields["value"].kind if list(fields) == ["value"] else None
 
 
-def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
+def _between(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test]:
     """Rules between two fields."""
     for value in rule.values:
         other = message.fields.get(str(value))
@@ -130,7 +130,9 @@ def _between(message: Message, field: Field, rule: Rule) -> Iterator[Test]:
             raise SpecError(
                 f"{rule.name} names {value}, which is not another field of {message.name}",
                 rule.place,
-                nearest(str(value), message.fields) or one_of(message.fields),
+                api.former.hint(f"{message.name}.{value}")
+                or nearest(str(value), message.fields)
+                or one_of(message.fields),
                 "rule-does-not-fit",
             )
         yield Test(field, rule.name, field.kind, rule.values, other=other)

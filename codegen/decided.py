@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorPr
 
 from codegen import load, project, proto_api, proto_text
 from codegen.errors import Place, Problems, SpecError, nearest
+from codegen.former import Former
 from codegen.load import MappingNode
 from codegen.model import MappingFile
 from codegen.nodes import items
@@ -58,6 +59,7 @@ def check(
     mapping: Mapping[str, MappingFile],
     rpcs: load.Node | None,
     problems: Problems,
+    former: Former | None = None,
 ) -> None:
     """Record a fault for each part of ``file`` that is not as decided.
 
@@ -78,12 +80,20 @@ def check(
     for owner in sorted(now.keys() | recorded.parts.keys()):
         before, after = recorded.parts.get(owner, {}), now.get(owner, {})
         if owner not in now:
+            new_name = former.now(owner) if former is not None else None
             problems.add(
-                f"the {recorded.api} no longer has {owner}",
+                f"the {recorded.api} no longer has {owner}"
+                + (f"; it is now {new_name}" if new_name else ""),
                 recorded.place(owner),
-                f"remove what relies on it, then run: cri-codegen decide {owner}",
+                (
+                    f"change what relies on it, then run: cri-codegen decide {owner} {new_name}"
+                    if new_name
+                    else f"remove what relies on it, then run: cri-codegen decide {owner}"
+                ),
                 "decided-and-gone",
             )
+        elif not before and former is not None and former.was(owner) in recorded.parts:
+            continue  # told with its earlier name
         elif owner in entries.enums:
             _check_enum(owner, before, after, file, recorded, problems)
         else:
@@ -136,6 +146,18 @@ def _check_entries(
     """Each field and RPC is decided about in its own entry."""
     new = [part for part in after if part not in before and entries.is_decided(owner, part)]
     gone = [part for part in before if part not in after and not entries.place(owner, part)]
+    for part in list(gone):
+        now = next((one for one in new if after[one] == before[part]), None)
+        if now is None:
+            continue
+        gone.remove(part)
+        new.remove(now)
+        problems.add(
+            f"{owner}.{part} was renamed to {now} since it was decided",
+            entries.place(owner, now) or recorded.place(owner, part),
+            f"look at the entry, then run: cri-codegen decide {owner}.{part} {owner}.{now}",
+            "changed-since-decided",
+        )
     if new:
         problems.add(
             f"not recorded as decided: {', '.join(_names(owner, new))}",
@@ -213,6 +235,8 @@ class _Entries:
     mapping: Mapping[str, MappingFile]
     rpcs: load.Node | None
     """rpc.yaml; None if it could not be read."""
+    keys: Mapping[tuple[str, str], str]
+    """{(service, RPC): its key in rpc.yaml}."""
     services: frozenset[str]
     enums: frozenset[str]
 
@@ -227,6 +251,7 @@ class _Entries:
         return cls(
             mapping,
             rpcs,
+            proto_api.rpc_keys(file),
             frozenset(service.name for service in file.service),
             frozenset(name for name, _ in proto_api.enums_of(file)),
         )
@@ -237,7 +262,7 @@ class _Entries:
             entry = self.mapping[owner].entries.get(part)
             return entry.place if entry is not None else None
         if owner in self.services and isinstance(self.rpcs, MappingNode):
-            key = self.rpcs.key(part)
+            key = self.rpcs.key(self.keys.get((owner, part), part))
             return key.place if key is not None else None
         return None
 
@@ -251,7 +276,7 @@ class _Entries:
             field = self.mapping[owner].entries[part]
             return (field.fate, field.value) != ("unmapped", WORD)
         assert self.rpcs is not None
-        return load.at(self.rpcs, [part, "unserved", "issue"]).plain() != WORD
+        return load.at(self.rpcs, [self.keys[owner, part], "unserved", "issue"]).plain() != WORD
 
 
 def decide(

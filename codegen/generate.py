@@ -38,6 +38,7 @@ from codegen import (
     stubs,
 )
 from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.former import Former
 from codegen.lifecycle import Lifecycle
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Kind, Mapped, MappingFile, Message, Plan
@@ -108,7 +109,9 @@ def load_project(root: Path) -> Project:
     api = problems.attempt(lambda: read_api(root, problems))
     strays.check(root, settings, problems)
     enums = {n: e.values for n, e in api.enums.items()} if api is not None else None
-    machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+    machines = problems.attempt(
+        lambda: lifecycle.read(root, enums, problems, api.former if api else None)
+    )
     rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems))
     found = translation(root, api, rpcs, problems)
     measured = None
@@ -129,7 +132,7 @@ def load_project(root: Path) -> Project:
     stubs.check_clients(root, problems)
     if api is not None:
         api_names.check(root, api, problems)
-        check_decided(root, found.files if found is not None else {}, problems)
+        check_decided(root, found.files if found is not None else {}, problems, api.former)
     problems.stop_if_any()
     assert found and machines and rpcs and former is not None
     return Project(root, settings, found, machines, rpcs, measured, former, defaults)
@@ -177,11 +180,17 @@ def check_served(
     """Compare rpc.yaml and lifecycle.yaml with hand-written code."""
     if rpcs is not None:
         problems.attempt(partial(served.check_operations, rpcs, sources, problems))
+        problems.attempt(partial(served.check_services, rpcs, sources, problems))
     if machines is not None:
         problems.attempt(partial(served.check_events, machines, sources, problems))
 
 
-def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Problems) -> None:
+def check_decided(
+    root: Path,
+    files: Mapping[str, MappingFile],
+    problems: Problems,
+    former: Former | None = None,
+) -> None:
     """Name what differs from the API as it was decided about; only for what could be read."""
     from codegen import decided
 
@@ -189,7 +198,9 @@ def check_decided(root: Path, files: Mapping[str, MappingFile], problems: Proble
         rpcs = load.yaml_file(root, rpc.FILE)
     except SpecError:  # reported with the rest of rpc.yaml
         rpcs = None
-    problems.attempt(lambda: decided.check(root, current_proto(root), files, rpcs, problems))
+    proto = problems.attempt(lambda: current_proto(root))
+    if proto is not None:
+        problems.attempt(lambda: decided.check(root, proto, files, rpcs, problems, former))
 
 
 def translation(
@@ -440,6 +451,7 @@ def ignored(files: Mapping[str, MappingFile]) -> dict[str, list[str]]:
 def shared(whole: Project) -> dict[str, Any]:
     """Variables available to every template."""
     from codegen.emit import plans, types
+    from codegen.emit.python import imports
 
     found, settings = whole.translation, whole.settings
     planned = plan.plans(found.mapped, found.plans, settings)
@@ -451,6 +463,9 @@ def shared(whole: Project) -> dict[str, Any]:
         "classes": types.text(found.document),
         "lifecycle": whole.lifecycle,
         "rpcs": whole.rpcs,
+        "well_known_imports": imports(
+            plan.well_known_imports([rpc for noun in whole.rpcs.nouns for rpc in noun.rpcs])
+        ),
         "older": whole.older,
         "plans_of_requests": plan.plans_of_requests(whole.rpcs, found.plans),
         "secrets": secrets(found.api, found.files),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codegen import load, project
 from codegen.errors import Place, Problems, nearest, one_of
+from codegen.former import Former
 from codegen.load import MappingNode, Node
 from codegen.nodes import child, items, mapping, optional, text, values, word_or_number
 from codegen.project import Settings
@@ -112,7 +113,12 @@ class Lifecycle:
     machines: tuple[Machine, ...]
 
 
-def read(root: Path, enums: Mapping[str, Collection[str]] | None, problems: Problems) -> Lifecycle:
+def read(
+    root: Path,
+    enums: Mapping[str, Collection[str]] | None,
+    problems: Problems,
+    former: Former | None = None,
+) -> Lifecycle:
     """The lifecycle in ``root``; ``enums`` has the values of the API's enums by enum name,
     or is None if the API could not be read.
 
@@ -122,7 +128,7 @@ def read(root: Path, enums: Mapping[str, Collection[str]] | None, problems: Prob
     schema = load.language_schema("lifecycle")
     node, faulty = load.checked_parts(root, FILE, schema, [("*", "events", "*")], problems)
     settings = project.read(root)
-    known = _Known(settings, enums, problems, whole=not faulty)
+    known = _Known(settings, enums, former or Former(), problems, whole=not faulty)
     written = mapping(node)
     for key, _ in written.items():
         if key.value not in settings.objects:
@@ -148,17 +154,21 @@ class _Known:
 
     settings: Settings
     enums: Mapping[str, Collection[str]] | None
+    former: Former
     problems: Problems
     whole: bool
     """Whether no event was omitted because it violates the schema."""
     lost: set[str] = field(default_factory=set)
     """Enums that the API lacks, each reported once."""
 
-    def check(self, node: Node, known: Collection[str], what: str, rule: str) -> None:
-        """Record a word that is not allowed."""
+    def check(
+        self, node: Node, known: Collection[str], what: str, rule: str, enum: str = ""
+    ) -> None:
+        """Record a word that is not allowed; it may be an old name of a value of ``enum``."""
         word = text(node)
         if word not in known:
-            hint = nearest(word, known) or one_of(sorted(known))
+            old = self.former.hint(f"{enum}.{word}") if enum else None
+            hint = old or nearest(word, known) or one_of(sorted(known))
             self.problems.add(f"{word!r} is not a {what}", node.place, hint, rule)
 
     def check_shown(self, node: Node, enum: str) -> None:
@@ -179,7 +189,7 @@ class _Known:
         if self.enums is None:
             return
         if enum in self.enums:
-            self.check(node, self.enums[enum], f"{api} {what}", "unknown-enum-value")
+            self.check(node, self.enums[enum], f"{api} {what}", "unknown-enum-value", enum)
         elif enum not in self.lost:
             self.lost.add(enum)
             hint = nearest(enum, self.enums) or f"name another enum in {project.FILE}"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codegen.errors import Place
+from codegen.former import Former
 
 
 def snake(name: str) -> str:
@@ -111,6 +112,17 @@ class Field:
     """The first pinned version that has it."""
 
     @property
+    def kind_in_words(self) -> str:
+        """Its type, and whether it is optional."""
+        scalar = self.presence and self.kind.name != "message"
+        return f"{'optional ' * scalar}{self.kind}"
+
+    @property
+    def in_words(self) -> str:
+        """Its type, and the first version that has it."""
+        return f"{self.kind_in_words}, since {self.since}"
+
+    @property
     def message(self) -> str | None:
         """The name of the message it holds (singular, repeated or as map value), if any."""
         kind = self.kind.of[-1] if self.kind.of else self.kind
@@ -187,6 +199,24 @@ class Api:
     messages: Mapping[str, Message]
     enums: Mapping[str, Enum]
     services: Mapping[str, Service]
+    former: Former = field(default_factory=Former, compare=False, repr=False)
+    """What older versions call it."""
+
+    @property
+    def rpcs(self) -> dict[str, Method]:
+        """Every RPC by its key in rpc.yaml, in the order of the proto."""
+        return {
+            rpc_key(service.name, method.name, self.services): method
+            for service in self.services.values()
+            for method in service.methods.values()
+        }
+
+
+def rpc_key(service: str, method: str, services: Mapping[str, Service]) -> str:
+    """How rpc.yaml names an RPC: by its name alone, or as ``Service.Name`` if several services
+    have that name."""
+    several = sum(method in one.methods for one in services.values()) > 1
+    return f"{service}.{method}" if several else method
 
 
 # --- the document ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ exists there with the same name, number, type and label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pb2 import (
     MethodDescriptorProto,
 )
 
-from codegen import load, proto_api, protoc
+from codegen import load, proto_api, proto_diff, protoc
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.nodes import child, items, optional, text
@@ -102,39 +102,53 @@ def differences(
     """Each part of ``older`` that ``current`` lacks or has otherwise: its name, and what differs.
 
     What only ``current`` has does not count: an older client neither sends it nor reads it. Nor
-    does another name of an enum value: only its number is sent.
+    does another name, except of an RPC: the others are not sent.
     """
-    now = dict(_parts(current))
+    now, renamed = dict(_parts(current)), proto_diff.renamed(older, current)
+    translated = proto_diff.translated(renamed)
+    sent = {
+        f"{service.name}.{method.name}" for service in older.service for method in service.method
+    }
     numbers = {
         f"{owner} number {value.number}"
         for owner, enum in proto_api.enums_of(current)
         for value in enum.value
     }
-    for part, words in _parts(older):
+    for was, words in _parts(older, translated):
+        part = was if was in sent else translated(was)
         if part not in now:
             if f"{part.rpartition('.')[0]} {words}" in numbers:
                 continue
-            yield part, f"{part} ({words}) does not exist there"
+            yield was, f"{was} ({words}) does not exist there"
         elif now[part] != words:
-            yield part, f"{part} is {words} in one and {now[part]} in the other"
+            yield was, f"{was} is {words} in one and {now[part]} in the other"
 
 
-def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
+def _parts(
+    file: FileDescriptorProto, now: Callable[[str], str] = lambda name: name
+) -> Iterator[tuple[str, str]]:
+    """Each part of ``file`` and what is said of it; ``now`` gives today's name of a type."""
     prefix = f".{file.package}."
+
+    def local(type_name: str) -> str:
+        return now(type_name.removeprefix(prefix))
+
     for message in file.message_type:
-        yield from _message(message, message.name, prefix)
+        yield from _message(message, message.name, local)
     for enum in file.enum_type:
         yield from _enum(enum, enum.name)
     for service in file.service:
         for method in service.method:
-            yield f"{service.name}.{method.name}", _method(method, prefix)
+            yield f"{service.name}.{method.name}", _method(method, local)
 
 
-def _message(message: DescriptorProto, name: str, prefix: str) -> Iterator[tuple[str, str]]:
+def _message(
+    message: DescriptorProto, name: str, local: Callable[[str], str]
+) -> Iterator[tuple[str, str]]:
     for field in message.field:
-        yield f"{name}.{field.name}", _field(field, prefix)
+        yield f"{name}.{field.name}", _field(field, local)
     for nested in message.nested_type:
-        yield from _message(nested, f"{name}.{nested.name}", prefix)
+        yield from _message(nested, f"{name}.{nested.name}", local)
     for enum in message.enum_type:
         yield from _enum(enum, f"{name}.{enum.name}")
 
@@ -144,16 +158,16 @@ def _enum(enum: EnumDescriptorProto, name: str) -> Iterator[tuple[str, str]]:
         yield f"{name}.{value.name}", f"number {value.number}"
 
 
-def _field(field: FieldDescriptorProto, prefix: str) -> str:
+def _field(field: FieldDescriptorProto, local: Callable[[str], str]) -> str:
     kind = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
     label = FieldDescriptorProto.Label.Name(field.label).removeprefix("LABEL_").lower()
-    named = f" {field.type_name.removeprefix(prefix)}" if field.type_name else ""
+    named = f" {local(field.type_name)}" if field.type_name else ""
     return f"number {field.number}, {label} {kind}{named}"
 
 
-def _method(method: MethodDescriptorProto, prefix: str) -> str:
+def _method(method: MethodDescriptorProto, local: Callable[[str], str]) -> str:
     request, response = (
-        f"{'stream ' * streams}{name.removeprefix(prefix)}"
+        f"{'stream ' * streams}{local(name)}"
         for name, streams in (
             (method.input_type, method.client_streaming),
             (method.output_type, method.server_streaming),

@@ -47,7 +47,9 @@ class Paths:
                 + (f"a field of {own.name} nor " if own else "")
                 + "a context root",
                 place,
-                nearest(head, [*roots, *(own.fields if own else ())]) or one_of(sorted(roots)),
+                (self.api.former.hint(f"{own.name}.{head}") if own else None)
+                or nearest(head, [*roots, *(own.fields if own else ())])
+                or one_of(sorted(roots)),
                 "unknown-source",
             )
         found = start
@@ -61,7 +63,7 @@ class Paths:
                 )
             known = self._members(found.kind)
             if step not in known:
-                raise _no_step(found.path, found.kind, step, known, place)
+                raise self._no_step(found.path, found.kind, step, known, place)
             found = self._step(found, step, place)
         return found
 
@@ -85,9 +87,22 @@ class Paths:
         for step in path.split("."):
             known = self._members(found.kind)
             if step not in known:
-                raise _no_step(found.path or name, found.kind, step, known, place)
+                raise self._no_step(found.path or name, found.kind, step, known, place)
             found = self._step(found, step, place)
         return found
+
+    def _no_step(
+        self, walked: str, kind: Kind, step: str, known: Mapping[str, Kind], place: Place
+    ) -> SpecError:
+        """The refusal of a source whose next step does not exist."""
+        return SpecError(
+            f"{walked} ({kind}) has no {step}",
+            place,
+            (self.api.former.hint(f"{kind.ref}.{step}") if kind.name == "message" else None)
+            or nearest(step, known)
+            or (one_of(known) if known else "it has no parts"),
+            "unknown-source",
+        )
 
     def target(self, path: str, place: Place) -> Target:
         """The place at ``path`` in the document, in a record after its name, in a plan after
@@ -268,15 +283,3 @@ class Paths:
             told_by=steps if presence else before.told_by,
             fields=(*before.fields, f"{before.kind.ref}.{step}") if received else before.fields,
         )
-
-
-def _no_step(
-    walked: str, kind: Kind, step: str, known: Mapping[str, Kind], place: Place
-) -> SpecError:
-    """The refusal of a source whose next step does not exist."""
-    return SpecError(
-        f"{walked} ({kind}) has no {step}",
-        place,
-        nearest(step, known) or (one_of(known) if known else "it has no parts"),
-        "unknown-source",
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from codegen import well_known
 from codegen.model import (
     Call,
     Computed,
@@ -34,7 +35,7 @@ from codegen.model import (
     written,
 )
 from codegen.project import Settings
-from codegen.rpc import Noun, Rpcs, ServiceRpcs
+from codegen.rpc import Noun, Rpc, Rpcs, ServiceRpcs
 
 _ALWAYS_TAKEN = frozenset({"annotations", "api_pb2", "facts", "item", "out", "src", "types"})
 _DEEPEST = 16
@@ -572,6 +573,13 @@ def plans_of_requests(rpcs: Rpcs, known: Mapping[str, Plan]) -> dict[str, Plan]:
     return {plan.message: plan for plan in known.values() if plan.message in requests}
 
 
+def well_known_imports(rpcs: Iterable[Rpc]) -> set[Import]:
+    """The modules of protobuf's own messages that RPCs are about."""
+    about = (name for rpc in rpcs for name in (rpc.method.request, rpc.method.response))
+    found = {module for name in about if (module := well_known.module(name)) is not None}
+    return {Import(well_known.PACKAGE, module) for module in found}
+
+
 def _service(
     service: ServiceRpcs,
     rpcs: Rpcs,
@@ -590,8 +598,9 @@ def _service(
     if service.subjects:
         imports.add(Import("typing", "Generic"))
         protocols.add("Lookup")
-    if any(rpc.method.streams for rpc in service.rpcs):
+    if any(rpc.method.streams or rpc.method.takes_stream for rpc in service.rpcs):
         imports.add(Import("collections.abc", "AsyncIterator"))
+    imports |= well_known_imports(service.rpcs)
     if any(rpc.batches for rpc in service.rpcs):
         framed.add("batches")
     if checking:
@@ -609,4 +618,6 @@ def _service(
     batched = {r.batches.of.method.request for r in service.rpcs if r.batches is not None}
     own |= {name: by_request[name] for name in batched & by_request.keys()}
     imports |= {Import(f"{output}.plans", plan.function) for plan in own.values()}
+    streamed = {rpc.method.request for rpc in service.rpcs if rpc.method.takes_stream}
+    imports |= {Import(f"{output}.plans", own[name].python_class) for name in streamed & own.keys()}
     return Service(service, nouns, frozenset(imports), validated, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from google.protobuf.descriptor_pb2 import (
 
 from codegen import project, protoc, stubs
 from codegen.errors import Place, Problems, SpecError
+from codegen.former import Former
 from codegen.load import text_file
-from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer
+from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer, rpc_key
 from codegen.project import ServedApi
 
 _INT32, _INT64 = integer(32, signed=True), integer(64, signed=True)
@@ -75,7 +77,11 @@ def load(served: ServedApi, versions: Mapping[str, str], current: str, problems:
     for version, file in found.items():
         for key in _parts(file) if file is not None else ():
             since.setdefault(key, version)
-    return api(newest, current, since, served.name)
+    before = {v: file for v, file in found.items() if v != current and file is not None}
+    return replace(
+        api(newest, current, since, served.name),
+        former=Former(newest, current, served.name, before),
+    )
 
 
 def descriptor(
@@ -117,7 +123,23 @@ def api(
         name: Enum(name, {value.name: value.number for value in enum.value})
         for name, enum in enums_of(file)
     }
-    services = {
+    return Api(name, version, file.package, messages, enums, _services(file, born, version))
+
+
+def rpc_keys(file: FileDescriptorProto) -> dict[tuple[str, str], str]:
+    """{(service, RPC): its key in rpc.yaml}."""
+    services = _services(file, {}, "")
+    return {
+        (service, method): rpc_key(service, method, services)
+        for service, one in services.items()
+        for method in one.methods
+    }
+
+
+def _services(
+    file: FileDescriptorProto, born: Mapping[tuple[str, ...], str], version: str
+) -> dict[str, Service]:
+    return {
         service.name: Service(
             service.name,
             {
@@ -134,7 +156,6 @@ def api(
         )
         for service in file.service
     }
-    return Api(name, version, file.package, messages, enums, services)
 
 
 def messages_of(

@@ -79,7 +79,7 @@ _SAME_BYTES = (
 def changes(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
     """What changed from ``old`` to ``new``: what was renamed is told as such, once."""
     renamed = _renamed_types(old, new)
-    before = _parts(old, _translated(renamed))
+    before = _parts(old, translated(renamed))
     after = _parts(new, lambda name: name)
     found = [
         _change(f"{category}-renamed", name, f"now {renamed[name]}")
@@ -109,6 +109,25 @@ def changes(old: FileDescriptorProto, new: FileDescriptorProto) -> list[Named]:
             )
         found += _differences(one, other)
     return sorted(found, key=lambda change: (change.kind, change.subject))
+
+
+def renamed(old: FileDescriptorProto, new: FileDescriptorProto) -> dict[str, str]:
+    """{path in ``old``: path in ``new``} of every message, enum, field, value and RPC that has
+    another name now."""
+    types = _renamed_types(old, new)
+    before = _parts(old, translated(types))
+    after = _parts(new, lambda name: name)
+    were = {now: was for was, now in types.items()}
+    found = dict(types)
+    for (_, path), (_, now) in _renamed_members(before, after).items():
+        owner, _, last = path.rpartition(".")
+        found[f"{were.get(owner, owner)}.{last}"] = now
+    return found
+
+
+def names(file: FileDescriptorProto) -> frozenset[str]:
+    """The path of every declaration of ``file``."""
+    return frozenset(path for _, path in _parts(file, lambda name: name))
 
 
 def _differences(old: _Part, new: _Part) -> Iterator[Named]:
@@ -234,7 +253,8 @@ def _options(options: Message) -> dict[str, str]:
     for option, value in options.ListFields():
         if option.name != "map_entry":
             word = words.get(option.name, option.name.replace("_", "-"))
-            found[f"{word}-changed"] = f"{option.name} = {str(value).strip()}"
+            said = str(value).lower() if isinstance(value, bool) else str(value).strip()
+            found[f"{word}-changed"] = f"{option.name} = {said}"
     return found
 
 
@@ -285,8 +305,8 @@ def _enums(file: FileDescriptorProto) -> dict[str, EnumDescriptorProto]:
     return {enum.name: enum for enum in file.enum_type} | inner
 
 
-def _translated(renamed: Mapping[str, str]) -> Callable[[str], str]:
-    """Old names of types as new ones, also of types within a renamed one."""
+def translated(renamed: Mapping[str, str]) -> Callable[[str], str]:
+    """Old names of types as new ones, also of what is within a renamed one."""
 
     def translate(name: str) -> str:
         if name in renamed:
@@ -303,7 +323,7 @@ def _renamed_types(old: FileDescriptorProto, new: FileDescriptorProto) -> dict[s
     users_before, users_after = _users(old), _users(new)
     renamed: dict[str, str] = {}
     while True:  # the members of a renamed message are found under its new name
-        local = _translated(renamed)
+        local = translated(renamed)
         candidates: dict[str, set[str]] = {}
         for (owner, *rest), name in users_before.items():
             other = users_after.get((local(owner), *rest))

@@ -243,15 +243,15 @@ class Sources:
         folder = self.root / self.settings.code
         return sorted(path.parent.name for path in folder.glob("*/operations.py"))
 
-    def naming(self, words: Iterable[str]) -> Iterator[ast.Module]:
-        """The hand-written modules that contain one of ``words``."""
+    def naming(self, words: Iterable[str]) -> Iterator[tuple[str, ast.Module]]:
+        """The hand-written modules that contain one of ``words``, with their files."""
         sought, folder = list(words), self.root / self.settings.code
         for path in sorted(folder.rglob("*.py")):
             name = f"{self.settings.code}/{path.relative_to(folder).as_posix()}"
             if any(word in text_file(self.root, name) for word in sought):
                 tree = self.tree(name)
                 if tree is not None:
-                    yield tree
+                    yield name, tree
 
     def modules(self) -> list[str]:
         """The modules of hand-written code, packages by dotted names, for hints."""

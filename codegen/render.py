@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codegen import well_known
 from codegen.errors import Fault, Place, SpecError
 from codegen.model import Entry
 from codegen.rpc import Rpc
@@ -165,6 +166,7 @@ def _environment() -> jinja2.Environment:
         "doc": _doc,
         "literal": _literal,
         "place": place,
+        "python_class": well_known.python_class,
         "served": _served,
     }
     return environment

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codegen import load, project
+from codegen import load, project, well_known
 from codegen.errors import Place, Problems, misspelt, nearest, one_of
 from codegen.lifecycle import Lifecycle
 from codegen.load import MappingNode, Node
-from codegen.model import Api, Field, Message, Method, Service, snake
+from codegen.model import Api, Field, Message, Method, Service, rpc_key, snake
 from codegen.nodes import child, mapping, optional, text, values
 from codegen.project import Settings
+from codegen.well_known import python_class
 
 FILE = "spec/rpc.yaml"
 
@@ -80,6 +81,8 @@ class Batches:
 class Rpc:
     """One RPC and how it is answered; exactly one of the three ways is set."""
 
+    name: str
+    """Its key in rpc.yaml."""
     method: Method
     operation: Operation | None
     batches: Batches | None
@@ -94,10 +97,6 @@ class Rpc:
     """Where its entry begins."""
 
     @property
-    def name(self) -> str:
-        return self.method.name
-
-    @property
     def answered(self) -> bool:
         """Whether one of the three ways is set; if not, its entry has a fault."""
         return self.operation is not None or self.batches is not None or self.issue is not None
@@ -110,8 +109,12 @@ class Rpc:
     @property
     def answer(self) -> str:
         """The annotation of the result of its handler and its hand-written method."""
-        response = f"api_pb2.{self.method.response}"
+        response = python_class(self.method.response)
         return f"AsyncIterator[{response}]" if self.method.streams else response
+
+    def asked(self, request: str) -> str:
+        """The annotation of the parameter with the request, or with a stream of them."""
+        return f"AsyncIterator[{request}]" if self.method.takes_stream else request
 
     @property
     def validator(self) -> str:
@@ -146,6 +149,11 @@ class Noun:
     name: str
     singular: str
     rpcs: tuple[Rpc, ...]
+
+    @property
+    def operations(self) -> tuple[Rpc, ...]:
+        """The first RPC of each of its methods: one method can serve RPCs of several services."""
+        return tuple({str(rpc.operation): rpc for rpc in reversed(self.rpcs)}.values())[::-1]
 
     @property
     def protocol(self) -> str:
@@ -214,7 +222,7 @@ class Rpcs:
         return tuple(rpc for service in self.services for rpc in service.rpcs)
 
     def find(self, name: str) -> Rpc | None:
-        """The RPC of this name in any service."""
+        """The RPC with this key."""
         return next((rpc for rpc in self.all if rpc.name == name), None)
 
 
@@ -229,63 +237,67 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
     if api is None:
         return Rpcs(())
     entries = {key.value: (key.place, entry) for key, entry in mapping(node).items()}
-    methods = {name: m for service in api.services.values() for name, m in service.methods.items()}
-    _one_service_each(node, api, problems)
-    _same_names(node, api, methods, {name for [name] in faulty}, problems)
+    methods = api.rpcs
+    _same_names(node, api, {name for [name] in faulty}, problems)
     settings = project.read(root)
     without = methods.keys() - entries.keys()
     reader = _Reader(api, settings, lifecycle, without, problems)
     unary = {
-        name: reader.rpc(methods[name], place, entry, {})
+        name: reader.rpc(name, place, entry, {})
         for name, (place, entry) in entries.items()
         if name in methods and optional(entry, "batches_of") is None
     }
     rpcs = unary | {
-        name: reader.rpc(methods[name], place, entry, unary)
+        name: reader.rpc(name, place, entry, unary)
         for name, (place, entry) in entries.items()
         if name in methods and name not in unary
     }
     services = tuple(
-        ServiceRpcs(service, tuple(rpcs[name] for name in service.methods if name in rpcs))
+        ServiceRpcs(
+            service,
+            tuple(
+                rpcs[key]
+                for name in service.methods
+                if (key := rpc_key(service.name, name, api.services)) in rpcs
+            ),
+        )
         for service in api.services.values()
     )
     return Rpcs(services, settings.singular)
 
 
-def _one_service_each(node: Node, api: Api, problems: Problems) -> None:
-    """Refuse an RPC of two services: an entry could mean either."""
-    for name in sorted({name for service in api.services.values() for name in service.methods}):
-        owners = [s.name for s in api.services.values() if name in s.methods]
-        if len(owners) > 1:
-            entry = node.key(name) if isinstance(node, MappingNode) else None
-            problems.add(
-                f"the RPC {name} is of {' and of '.join(owners)}, and an entry could mean either",
-                entry.place if entry is not None else node.place,
-                "codegen/rpc.py must first learn to read entries by service",
-                "rpc-of-two-services",
-            )
-
-
-def _same_names(
-    node: Node,
-    api: Api,
-    methods: Collection[str],
-    faulty: Collection[str],
-    problems: Problems,
-) -> None:
+def _same_names(node: Node, api: Api, faulty: Collection[str], problems: Problems) -> None:
+    """Record each key that is no RPC, and each RPC without an entry; once if one is the other."""
     assert isinstance(node, MappingNode)
-    named = {key.value: key for key, _ in node.items()}
+    named, methods = {key.value: key for key, _ in node.items()}, api.rpcs
+    meant = misspelt(named, methods) | set(faulty)
     for name, key in named.items():
-        if name not in methods:
+        if name in methods:
+            continue
+        several = [one for one in methods if one.rpartition(".")[2] == name]
+        if several:
             problems.add(
-                f"the {api.name} has no RPC {name}",
+                f"the RPC {name} is of several services, and the entry could mean any",
                 key.place,
-                nearest(name, methods) or one_of(methods),
-                "unknown-rpc",
+                f"write {' and '.join(several)}",
+                "rpc-of-several-services",
             )
-    meant = misspelt(named, methods)
+            meant.update(several)
+            continue
+        was = [f"{service}.{name.rpartition('.')[2]}" for service in api.services]
+        now = next((path for one in was if (path := api.former.now(one)) is not None), None)
+        if now is not None:
+            service, _, renamed = now.rpartition(".")
+            meant.add(rpc_key(service, renamed, api.services))
+        said = (hint for one in was if (hint := api.former.hint(one)) is not None)
+        problems.add(
+            f"the {api.name} has no RPC {name}",
+            key.place,
+            next(said, None) or nearest(name.rpartition(".")[2], methods) or one_of(methods),
+            "unknown-rpc",
+        )
     for name in methods:
-        if name not in named and name not in faulty and name not in meant:
+        if name not in named and name not in meant:
             problems.add(
                 f"the RPC {name} has no entry",
                 node.place,
@@ -306,44 +318,49 @@ class _Reader:
     """RPCs without an entry that could be read, which is reported."""
     problems: Problems
 
-    def rpc(self, method: Method, place: Place, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
+    def rpc(self, name: str, place: Place, entry: Node, unary: Mapping[str, Rpc]) -> Rpc:
+        method = self.api.rpcs[name]
         subject = optional(entry, "object")
         states = optional(entry, "states")
         served_by = optional(entry, "served_by")
         unserved = optional(entry, "unserved")
         if unserved is not None and text(child(unserved, "issue")) == "undecided":
             self.problems.add(
-                f"the RPC {method.name} (since {method.since}) is undecided",
+                f"the RPC {name} (since {method.since}) is undecided",
                 unserved.place,
                 "say who serves it, or in which issue it will be served",
                 "undecided-rpc",
             )
         mutates = optional(entry, "mutates")
-        for name in {method.request, method.response} - self.api.messages.keys():
-            self.problems.add(
-                f"{method.name} is about {name}, which is not a message of {self.api.package}",
-                place,
-                "its handler could not be generated; codegen must first learn messages of others",
-                "foreign-message",
-            )
+        for message in {method.request, method.response} - self.api.messages.keys():
+            if well_known.module(message) is None:
+                self.problems.add(
+                    f"{name} is about {message}, which is not a message of {self.api.package}",
+                    place,
+                    f"teach codegen/well_known.py in which module of protobuf {message} is",
+                    "foreign-message",
+                )
         request = self.api.messages.get(method.request, Message(method.request, {}, method.since))
-        if method.takes_stream:
+        if (method.streams or method.takes_stream) and subject is not None:
+            verb = "takes a stream" if method.takes_stream else "streams"
             self.problems.add(
-                f"{method.name} takes a stream of {method.request}, which no handler can",
-                place,
-                "codegen must first learn to serve it, or to answer UNIMPLEMENTED",
-                "client-stream",
-            )
-        if method.streams and subject is not None:
-            self.problems.add(
-                f"{method.name} streams, so its handler can look up no object",
+                f"{name} {verb}, so its handler can look up no object",
                 subject.place,
                 "leave out object and states; the method that serves it can look it up",
                 "stream-with-object",
             )
+        log = optional(entry, "log")
+        if method.takes_stream and log is not None:
+            self.problems.add(
+                f"{name} takes a stream, so there is no single request to log fields of",
+                log.place,
+                "leave out log",
+                "stream-with-log",
+            )
         for path in values(optional(entry, "log")):
             self._loggable(request, path)
         return Rpc(
+            name=name,
             method=method,
             operation=_operation(served_by) if served_by else None,
             batches=self._batches(method, entry, unary),
@@ -422,16 +439,19 @@ class _Reader:
             return None
         source = self._only_list(of.method.response)
         target = self._only_list(method.response)
-        if source is None or target is None or source.kind != target.kind or not method.streams:
+        fits = method.streams and not method.takes_stream and not of.method.takes_stream
+        if source is None or target is None or source.kind != target.kind or not fits:
             self.problems.add(
                 f"{method.response} cannot carry parts of {of.method.response}",
                 node.place,
-                "both must hold one repeated field of the same type, and the RPC must stream",
+                "both must hold one repeated field of the same type, and only this RPC may have a"
+                " stream, its response",
                 "batches-do-not-fit",
             )
             return None
         ours, theirs = (
-            self.api.messages[name].fields for name in (method.request, of.method.request)
+            self.api.messages[name].fields if name in self.api.messages else {}
+            for name in (method.request, of.method.request)
         )
         shared = tuple(
             name for name, f in ours.items() if name in theirs and theirs[name].kind == f.kind

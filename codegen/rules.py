@@ -52,6 +52,8 @@ Finding = tuple[str, Place, str | None]
 def unmapped_message(all_: Everything) -> Iterator[Finding]:
     """Every message of the API has a mapping file."""
     for message in all_.api.messages.values():
+        if all_.api.former.was(message.name) in all_.files:
+            continue  # its file has the earlier name, which is reported
         if message.name not in all_.files and message.module not in all_.broken:
             file = f"spec/mapping/{message.module}.yaml"
             fields = ", ".join(message.fields) or "none, so `fields: {}`"
@@ -65,7 +67,7 @@ def unknown_message(all_: Everything) -> Iterator[Finding]:
             yield (
                 f"{all_.api.name} {all_.api.version} has no message {file.message}",
                 file.message_place,
-                nearest(file.message, all_.api.messages),
+                all_.api.former.hint(file.message) or nearest(file.message, all_.api.messages),
             )
 
 
@@ -100,10 +102,12 @@ def field_without_fate(all_: Everything) -> Iterator[Finding]:
         message = all_.api.messages.get(file.message)
         there = {*file.entries, *file.faulty}
         there |= misspelt(file.entries, message.fields) if message else set()
+        renamed = all_.api.former.renamed_in(file.message)
+        there |= {now for now, was in renamed.items() if was in there}
         for field in message.fields.values() if message else ():
             if field.name not in there:
                 yield (
-                    f"{file.message}.{field.name} ({field.kind}, since {field.since}) has no fate",
+                    f"{file.message}.{field.name} ({field.in_words}) has no fate",
                     Place(file.file, file.message_place.line, file.message_place.column),
                     "give it an entry: copy, compute, handled_by, unmapped (see cri-codegen stubs)",
                 )
@@ -114,7 +118,7 @@ def undecided_field(all_: Everything) -> Iterator[Finding]:
     for message, field in undecided.fields(all_.api, all_.files):
         if message.name in all_.files and field.name in all_.files[message.name].entries:
             yield (
-                f"{message.name}.{field.name} ({field.kind}, since {field.since}) is undecided",
+                f"{message.name}.{field.name} ({field.in_words}) is undecided",
                 all_.files[message.name].entries[field.name].place,
                 "decide its fate: copy, compute, handled_by, or another reason for unmapped",
             )
@@ -129,7 +133,9 @@ def unknown_field(all_: Everything) -> Iterator[Finding]:
                 yield (
                     f"{file.message} has no field {entry.name}",
                     entry.place,
-                    nearest(entry.name, message.fields) or one_of(message.fields),
+                    all_.api.former.hint(f"{file.message}.{entry.name}")
+                    or nearest(entry.name, message.fields)
+                    or one_of(message.fields),
                 )
 
 
@@ -379,10 +385,9 @@ def _unclear(all_: Everything) -> set[str]:
         if field.message is not None and not _is_clear(all_, name, field.name)
     ]
     known = {rpc.name for rpc in all_.rpcs.all} if all_.rpcs is not None else set()
-    for service in all_.api.services.values():
-        for method in service.methods.values():
-            if method.name not in known:
-                pending += [method.request, method.response]
+    for key, method in all_.api.rpcs.items():
+        if key not in known:
+            pending += [method.request, method.response]
     found: set[str] = set()
     while pending:
         name = pending.pop()

@@ -8,15 +8,20 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement of ``body`` and below it, including those of nested functions and classes."""
+
+def statements(body: Iterable[ast.stmt], *, inner_scopes: bool = True) -> Iterator[ast.stmt]:
+    """Every statement of ``body`` and below it; without ``inner_scopes``, not those of nested
+    functions and classes."""
     for node in body:
         yield node
+        if not inner_scopes and isinstance(node, _SCOPES):
+            continue
         for name in ("body", "orelse", "finalbody"):
-            yield from statements(getattr(node, name, ()))
+            yield from statements(getattr(node, name, ()), inner_scopes=inner_scopes)
         for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-            yield from statements(part.body)
+            yield from statements(part.body, inner_scopes=inner_scopes)
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:

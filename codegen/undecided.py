@@ -15,7 +15,7 @@ from pathlib import Path
 from codegen import load, mapping_file, project, rpc
 from codegen.errors import Problems
 from codegen.load import MappingNode
-from codegen.model import Api, Field, MappingFile, Message, Method
+from codegen.model import Api, Field, MappingFile, Message, Method, Service, rpc_key
 from codegen.project import Settings
 
 Comments = Mapping[str, str]
@@ -46,22 +46,39 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
         if message.name in files:
             file = files[message.name]
             decided = {*file.entries, *file.faulty}
+            renamed = api.former.renamed_in(message.name)
+            decided |= {now for now, was in renamed.items() if was in decided}
             missing = [f for f in message.fields.values() if f.name not in decided]
             if missing:
                 found[file.file] = _with_entries(root, api, file, missing, said)
-        else:
+        elif api.former.was(message.name) not in files:
             flow = "out" if message.name not in received else "in"
             flow = "both" if message.name in received & sent else flow
             found[f"{mapping_file.FOLDER}/{message.module}.yaml"] = _file(
                 settings, api, message, flow, said
             )
     named = {key.value for key, _ in node.items()} if isinstance(node, MappingNode) else set()
-    every = {m.name: m for s in api.services.values() for m in s.methods.values()}
-    methods = [method for name, method in every.items() if name not in named]
-    if methods:
+    missing_rpcs = [
+        (service.name, method)
+        for service in api.services.values()
+        for method in service.methods.values()
+        if named.isdisjoint(_keys(api, service, method))
+    ]
+    if missing_rpcs:
         text = written.rstrip("\n") or settings.schema_line(rpc.FILE, "rpc")
-        found[rpc.FILE] = text + "\n" + "".join(_rpc(api, method, said) for method in methods)
+        found[rpc.FILE] = text + "\n" + "".join(_rpc(api, s, m, said) for s, m in missing_rpcs)
     return found
+
+
+def _keys(api: Api, service: Service, method: Method) -> Iterator[str]:
+    """The keys of rpc.yaml that an RPC has, or had before it was renamed or another service got
+    one of its name: ``check`` asks to rename such an entry."""
+    yield rpc_key(service.name, method.name, api.services)
+    was = api.former.was(f"{service.name}.{method.name}")
+    if was is not None:
+        yield was.rpartition(".")[2]
+    if api.former.had(f"{service.name}.{method.name}"):
+        yield method.name
 
 
 def _roots(api: Api) -> tuple[set[str], set[str]]:
@@ -126,7 +143,7 @@ def _entry(api: Api, message: str, field: Field, said: Comments) -> str:
         f"\n  {_key(field.name)}:\n"
         f"{_as_yaml(said.get(f'{message}.{field.name}'), '    ')}"
         f"    unmapped: {WORD}\n"
-        f"    why: To be decided. {field.kind!s}, number {field.number},"
+        f"    why: To be decided. {field.kind_in_words}, number {field.number},"
         f" since {api.name} {field.since}{old}.\n"
     )
 
@@ -135,14 +152,14 @@ def _key(name: str) -> str:
     return f'"{name}"' if name in ("true", "false", "null") else name
 
 
-def _rpc(api: Api, method: Method, said: Comments) -> str:
-    service = next(s.name for s in api.services.values() if s.methods.get(method.name) == method)
+def _rpc(api: Api, service: str, method: Method, said: Comments) -> str:
     return (
-        f"\n{method.name}:\n"
+        f"\n{rpc_key(service, method.name, api.services)}:\n"
         f"{_as_yaml(said.get(f'{service}.{method.name}'), '  ')}"
         f"  unserved: {{issue: {WORD}}}\n"
-        f"  why: To be decided. Takes {method.request} and gives"
-        f" {'a stream of ' * method.streams}{method.response}, since {api.name} {method.since}.\n"
+        f"  why: To be decided. Takes {'a stream of ' * method.takes_stream}{method.request} and"
+        f" gives {'a stream of ' * method.streams}{method.response}, since {api.name}"
+        f" {method.since}.\n"
     )
 
 

@@ -22,7 +22,8 @@ from generated.handlers.redacted import REDACTED
 from runtime import ignored, text
 from runtime.errors import CriError, InvalidArgument, Unavailable, Violation, from_rpc
 
-Q = TypeVar("Q", bound=Message)
+Q = TypeVar("Q")
+"""A request, or the stream of requests of one call."""
 R = TypeVar("R", bound=Message)
 T = TypeVar("T")
 Context: TypeAlias = aio.ServicerContext[Any, Any]
@@ -76,29 +77,30 @@ class Frame:
         """Log and count a finished call."""
         seconds = time.perf_counter() - call.began
         self._observe(call.rpc, code, seconds)
-        if call.mutates and code is grpc.StatusCode.OK:
-            self._count_ignored(call)
+        request = call.request if isinstance(call.request, Message) else None
+        if request is not None and call.mutates and code is grpc.StatusCode.OK:
+            self._count_ignored(call.rpc, request)
         if not (call.mutates or self._debugging):
             return
         fields: dict[str, object] = {name: get(call.request) for name, get in call.shown}
         fields |= {"code": code.name, "ms": round(seconds * 1000, 1)}
         if error:
             fields["error"] = error
-        if self._debugging:
-            fields["request"] = described(call.request)
+        if request is not None and self._debugging:
+            fields["request"] = described(request)
         (self._log.info if call.mutates else self._log.debug)(call.rpc, **fields)
 
-    def _count_ignored(self, call: Call) -> None:
-        for field in ignored.set_but_ignored(call.request):
+    def _count_ignored(self, rpc: str, request: Message) -> None:
+        for field in ignored.set_but_ignored(request):
             self._set_but_ignored(field)
-        for message, number in ignored.unknown(call.request):
+        for message, number in ignored.unknown(request):
             self._unknown(message)
             if message not in self._unknown_logged:
                 self._unknown_logged.add(message)
                 self._log.info(
                     "a field of a newer CRI is ignored; other fields of this message are only"
                     " counted",
-                    rpc=call.rpc,
+                    rpc=rpc,
                     message=message,
                     number=number,
                 )
@@ -124,7 +126,7 @@ class Call:
 
     __slots__ = ("began", "mutates", "request", "rpc", "shown")
 
-    def __init__(self, rpc: str, request: Message, mutates: bool, shown: Shown) -> None:
+    def __init__(self, rpc: str, request: object, mutates: bool, shown: Shown) -> None:
         self.rpc = rpc
         self.request = request
         self.mutates = mutates

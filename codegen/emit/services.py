@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from codegen.emit.python import imports, quoted, tuple_of
 from codegen.plan import Service
 from codegen.rpc import Allowed, Rpc, Subject
+from codegen.well_known import python_class
 
 _LONG = 76
 """Longer messages are split into two literals."""
@@ -82,9 +83,9 @@ def _handler(rpc: Rpc, service: Service) -> HandlerText:
         *([f"shown={tuple_of(map(quoted, rpc.shown))}"] if rpc.shown else []),
     ]
     return HandlerText(
-        rpc.name,
+        rpc.method.name,
         f"{rpc.frame}({', '.join(given)})",
-        f"api_pb2.{rpc.method.request}",
+        rpc.asked(python_class(rpc.method.request)),
         rpc.answer,
         list(_body(rpc, service)),
     )
@@ -97,23 +98,50 @@ def _body(rpc: Rpc, service: Service) -> Iterator[str]:
         if rpc.method.streams:
             yield "yield  # never reached; makes this a stream"
         return
+    if rpc.method.takes_stream:
+        yield from _of_stream(rpc, service)
+        return
     if rpc.validator in service.validated:
         yield f"refuse_if_any({rpc.validator}.check(request))"
     if rpc.batches is not None:
         of = rpc.batches.of
         shared = ", ".join(f"{name}=request.{name}" for name in rpc.batches.shared)
-        told = _told(of, service, f"api_pb2.{of.method.request}({shared})")
+        told = _told(of, service, f"{python_class(of.method.request)}({shared})")
         yield f"whole = await self._{of.operation}({told})"
         size = f", {rpc.batches.size}" if rpc.batches.size else ""
         yield f"for part in batches(whole.{rpc.batches.source}{size}):"
         yield f"    yield api_pb2.{rpc.method.response}({rpc.batches.target}=part)"
     elif rpc.subject is not None:
         yield from _of_subject(rpc, rpc.subject, service)
-    elif rpc.method.streams:
-        yield f"async for response in self._{rpc.operation}({_told(rpc, service)}):"
+    else:
+        yield from _answer(rpc, _told(rpc, service))
+
+
+def _answer(rpc: Rpc, given: str) -> Iterator[str]:
+    """Call the hand-written method and pass its answer on."""
+    if rpc.method.streams:
+        yield f"async for response in self._{rpc.operation}({given}):"
         yield "    yield response"
     else:
-        yield f"return await self._{rpc.operation}({_told(rpc, service)})"
+        yield f"return await self._{rpc.operation}({given})"
+
+
+def _of_stream(rpc: Rpc, service: Service) -> Iterator[str]:
+    """Each message of the request's stream is validated when the hand-written method takes it."""
+    checks = rpc.validator in service.validated
+    given = _told(rpc, service, "one")
+    if not checks and given == "one":
+        yield from _answer(rpc, "request")
+        return
+    plan = service.plans.get(rpc.method.request)
+    each = plan.python_class if plan is not None else python_class(rpc.method.request)
+    yield f"async def requests() -> AsyncIterator[{each}]:"
+    yield "    async for one in request:"
+    if checks:
+        yield f"        refuse_if_any({rpc.validator}.check(one))"
+    yield f"        yield {given}"
+    yield ""
+    yield from _answer(rpc, "requests()")
 
 
 def _told(rpc: Rpc, service: Service, request: str = "request") -> str:
@@ -123,7 +151,7 @@ def _told(rpc: Rpc, service: Service, request: str = "request") -> str:
 
 
 def _of_subject(rpc: Rpc, subject: Subject, service: Service) -> Iterator[str]:
-    kind, empty = subject.kind, f"return api_pb2.{rpc.method.response}()"
+    kind, empty = subject.kind, f"return {python_class(rpc.method.response)}()"
     yield f'{kind} = self._find_{kind}(request.{subject.field}, "{subject.field}")'
     yield f"if {kind} is None:"
     if subject.absent_is_ok:

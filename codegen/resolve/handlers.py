@@ -51,7 +51,7 @@ def _check_rpc(scope: Scope, entry: Entry) -> None:
         return
     name = entry.value.removeprefix("rpc.")
     rpc = scope.rpcs.find(name)
-    methods = {name for s in scope.paths.api.services.values() for name in s.methods}
+    methods = scope.paths.api.rpcs
     if (rpc is None and name in methods) or (rpc is not None and not rpc.answered):
         return  # its own entry has a fault
     if rpc is None:

@@ -498,12 +498,12 @@ class _Gathering:
             service,
             self.files.yaml_entry(rpc.place),
             self.files.method(
-                f"{self.found.settings.output}/handlers/{module}.py", service, rpc.name
+                f"{self.found.settings.output}/handlers/{module}.py", service, rpc.method.name
             ),
             self._method(rpc),
-            tuple(sorted(self.mentions.of_word(rpc.name), key=lambda t: (t.file, t.line))),
+            tuple(sorted(self.mentions.of_word(rpc.method.name), key=lambda t: (t.file, t.line))),
             tuple(sorted(self.requests.get(("", rpc.name), ()))),
-            tuple(self.history.of(f"{service}.{rpc.name}")),
+            tuple(self.history.of(f"{service}.{rpc.method.name}")),
         )
 
     def _method(self, rpc: Rpc) -> Function | None:

@@ -46,7 +46,7 @@ class _Names:
         self._received = [
             name for name, file in mapping.items() if file.takes and name in self._fields
         ]
-        self._rpcs = {m.name: m.request for s in api.services.values() for m in s.methods.values()}
+        self._rpcs = {key: method.request for key, method in api.rpcs.items()}
 
     def of(self, value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         """The fields that are set, and the RPCs that are called, anywhere in a document."""

@@ -4,6 +4,7 @@ A case file has the keys
 
 ``why``         why the case exists, in a sentence;
 ``proto``       messages of the CRI (services and enums too), without the head of the file;
+``older``       the same in the version before, optional;
 ``mapping``     {file name: text} below spec/mapping;
 ``transforms``  {file name: text} below runtime/transforms, optional;
 ``runtime``     {file name: text} below runtime, optional;
@@ -87,6 +88,8 @@ def lay_out(case: Case, root: Path) -> None:
     (spec / "cri").mkdir(parents=True)
     (spec / "cri/current").write_text("1.0\n")
     (spec / "cri/1.0.proto").write_text(_HEAD + case.data["proto"])
+    if "older" in case.data:
+        (spec / "cri/0.9.proto").write_text(_HEAD + case.data["older"])
     for name in ("cni", "oci", "containerd", "project.yaml"):
         if name not in case.data:
             (spec / name).symlink_to(_ROOT / "spec" / name)
@@ -112,7 +115,7 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         enums = {name: enum.values for name, enum in api.enums.items()}
         machines, rpcs = None, Rpcs(())
         if (root / lifecycle.FILE).exists():
-            machines = problems.attempt(lambda: lifecycle.read(root, enums, problems))
+            machines = problems.attempt(lambda: lifecycle.read(root, enums, problems, api.former))
         if (root / rpc.FILE).exists():
             rpcs = problems.attempt(lambda: rpc.read(root, api, machines, problems)) or Rpcs(())
         found = generate.translation(root, api, rpcs, problems)
@@ -120,7 +123,7 @@ def outcome(root: Path) -> tuple[dict[str, str], str | None]:
         if found is not None:
             generate.check_served(found.paths.sources, rpcs, machines, problems)
         if (root / decided.FILE).exists() and found is not None:
-            generate.check_decided(root, found.files, problems)
+            generate.check_decided(root, found.files, problems, api.former)
         problems.stop_if_any()
         assert found is not None
     except SpecError as errors:

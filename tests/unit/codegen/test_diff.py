@@ -48,7 +48,7 @@ def test_changes_of_an_api() -> None:
         "- **field-deprecated** `Box.same`",
         "- **field-gained** `Box.names`: repeated string = 6",
         "- **field-lost** `Box.gone`: int64 = 2",
-        "- **field-redaction-changed** `Box.secret`: nothing → debug_redact = True",
+        "- **field-redaction-changed** `Box.secret`: nothing → debug_redact = true",
         "- **field-renumbered** `Box.moved`: 3 → 13",
         "- **field-retyped** `Box.typed`: int64 → string",
         "- **message-lost** `Gone`",

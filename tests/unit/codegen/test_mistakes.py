@@ -29,7 +29,7 @@ _MISTAKES = (
      "ExecRequest has no field cmdd [unknown-field]", "did you mean cmd?"),
     ("spec/rpc.yaml", "served_by: node.version", "served_by: node.versio",
      "Version is served by node.versio, but the class Node of runtime/node/operations.py has no"
-     " method versio [unknown-operation]", "did you mean version or versions?"),
+     " method versio [unknown-operation]", "did you mean version?"),
     ("spec/rpc.yaml", "served_by: node.status", "served_by: nod.status",
      "Status is served by nod.status, but runtime/nod/operations.py does not exist"
      " [unknown-operation]", "did you mean node?"),

@@ -37,6 +37,12 @@ def test_another_name_of_an_enum_value_does_not_matter() -> None:
     assert list(differing(CURRENT.replace("B = 1;", "C = 2;"))) == ["Kind.B"]
 
 
+def test_another_name_of_a_message_a_field_or_an_enum_does_not_matter() -> None:
+    assert differing(CURRENT.replace("Kind", "Sort").replace("Ask", "Question")) == {}
+    assert differing(CURRENT.replace("string id = 1", "string key = 1")) == {}
+    assert list(differing(CURRENT.replace("Get(", "Fetch("))) == ["S.Get"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "part", "words"),
     [

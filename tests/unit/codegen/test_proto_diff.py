@@ -88,7 +88,7 @@ _CASES: list[tuple[str, str, list[tuple[str, str, str, str]]]] = [
     (
         "numbers = 2;",
         "numbers = 2 [packed = false];",
-        [("field-packed-changed", "Box.numbers", "nothing → packed = False", _FINE)],
+        [("field-packed-changed", "Box.numbers", "nothing → packed = false", _FINE)],
     ),
     (
         "string right = 6; }",
@@ -102,7 +102,7 @@ _CASES: list[tuple[str, str, list[tuple[str, str, str, str]]]] = [
             (
                 "field-gained",
                 "Box.more",
-                "optional int32 = 10 [debug_redact = True]",
+                "optional int32 = 10 [debug_redact = true]",
                 _DECIDE,
             )
         ],

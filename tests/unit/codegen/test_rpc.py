@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,96 @@ def test_a_served_stream_is_answered_by_its_method(tmp_path: Path, api: Api) -> 
         "    yield response",
     ]
     assert handler.answer == "AsyncIterator[api_pb2.StreamResponse]"
+
+
+_STREAMS = """
+service Streams {
+    rpc Stop(google.protobuf.Empty) returns (StopResponse) {}
+    rpc Send(stream StopRequest) returns (google.protobuf.Empty) {}
+    rpc Talk(stream StopRequest) returns (stream StopResponse) {}
+    rpc Later(stream StopRequest) returns (stream StopResponse) {}
+}
+"""
+_SERVED_STREAMS = RPC.replace("\nStop:", "\nRuntimeService.Stop:") + """
+Streams.Stop:
+  served_by: streams.stop
+  why: w
+Send:
+  served_by: streams.send
+  mutates: true
+  why: w
+Talk:
+  served_by: streams.talk
+  why: w
+Later:
+  unserved: {issue: Later}
+  why: w
+"""
+
+
+@pytest.fixture(scope="module")
+def with_streams() -> Api:
+    proto = PROTO.replace(
+        "package runtime.v1;", 'package runtime.v1;\nimport "google/protobuf/empty.proto";'
+    )
+    descriptor = proto_api.descriptor(settings().api, "9.9", proto + _STREAMS)
+    return proto_api.api(descriptor, "9.9", name="CRI")
+
+
+def test_streams_of_clients_and_messages_of_protobuf_are_served(
+    tmp_path: Path, with_streams: Api
+) -> None:
+    rpcs = read(tmp_path, with_streams, rpc_text=_SERVED_STREAMS)
+    _, planned = plan.services(rpcs, {}, {}, settings())
+    checked = replace(planned, validated=frozenset({"stop_request"}))
+    stop, send, talk, later = services.text(checked).handlers
+    assert (stop.name, stop.request) == ("Stop", "empty_pb2.Empty")
+    assert stop.lines == ["return await self._streams.stop(request)"]
+    each = "AsyncIterator[api_pb2.StopRequest]"
+    assert (send.decorator, send.request, send.answer) == (
+        "unary(mutates=True)", each, "empty_pb2.Empty",
+    )  # fmt: skip
+    checks = [
+        f"async def requests() -> {each}:",
+        "    async for one in request:",
+        "        refuse_if_any(stop_request.check(one))",
+        "        yield one",
+        "",
+    ]
+    assert send.lines == [*checks, "return await self._streams.send(requests())"]
+    assert talk.lines == [
+        *checks,
+        "async for response in self._streams.talk(requests()):",
+        "    yield response",
+    ]
+    assert (talk.decorator, talk.answer) == ("stream()", "AsyncIterator[api_pb2.StopResponse]")
+    assert later.lines[0].startswith("raise Unimplemented(")
+    unchecked = services.text(planned).handlers[1]
+    assert unchecked.lines == ["return await self._streams.send(request)"]
+    assert "from google.protobuf import empty_pb2" in services.text(planned).imports
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("\nRuntimeService.Stop:", "\nStop:", "the RPC Stop is of several services"),
+        ("streams.send\n", "streams.send\n  log: [id]\n", "no single request to log fields of"),
+        (
+            "streams.send\n",
+            "streams.send\n  object: {kind: sandbox, field: id, absent: ok}\n",
+            "Send takes a stream, so its handler can look up no object",
+        ),
+        ("served_by: streams.talk", "batches_of: ListThings", "cannot carry parts of ListResponse"),
+    ],
+)
+def test_what_no_stream_of_a_client_can_have_is_refused(
+    tmp_path: Path, with_streams: Api, old: str, new: str, said: str
+) -> None:
+    assert old in _SERVED_STREAMS
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, with_streams, rpc_text=_SERVED_STREAMS.replace(old, new))
+    assert len(caught.value.faults) == 1, str(caught.value)
+    assert said in str(caught.value)
 
 
 def _planned(rpcs: rpc.Rpcs) -> plan.Service:

@@ -128,14 +128,19 @@ def test_review_and_explain_know_what_is_undecided(
     assert "Seed.leaf" in capsys.readouterr().out
 
 
-def test_an_rpc_of_two_services_is_refused(bumped: Path) -> None:
+def test_an_rpc_of_a_second_service_gets_an_entry_by_its_service(bumped: Path) -> None:
     path = bumped / "spec/cri/9.99.proto"
-    other = "service Garden { rpc Plant(SeedRequest) returns (SeedResponse) {} }\n"
+    other = "service Garden { rpc Version(SeedRequest) returns (SeedResponse) {} }\n"
     path.write_text(path.read_text() + other)
-    both = "the RPC Plant is of RuntimeService and of Garden, and an entry could mean either"
-    assert both in _faults(bumped)
     assert main(["--root", str(bumped), "stubs"]) == 0
-    assert _faults(bumped) == sorted([*_UNDECIDED, both])
+    both = "the RPC Version is of several services, and the entry could mean any"
+    undecided = "the RPC Garden.Version (since 9.99) is undecided"
+    assert _faults(bumped) == sorted([*_UNDECIDED, both, undecided])
+    rpcs = bumped / "spec/rpc.yaml"
+    text = rpcs.read_text()
+    assert "\nRuntimeService.Version:" not in text
+    rpcs.write_text(re.sub(r"^Version:", "RuntimeService.Version:", text, flags=re.M))
+    assert _faults(bumped) == sorted([*_UNDECIDED, undecided])
 
 
 def test_a_project_without_gaps_gets_no_stub(
