@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 512
+_HANDSHAKE_LIMIT: Final = 10.0
+"""Seconds that a client has for its TLS handshake, before those for its request."""
 _CLOSING: Final = 2.0
 """Seconds for the final messages to clients when the grace period is over."""
 
@@ -54,6 +56,7 @@ class Listener:
                 host,
                 config.stream_server_port,
                 ssl=context,
+                ssl_handshake_timeout=_HANDSHAKE_LIMIT if context else None,
                 backlog=_BACKLOG,
                 reuse_address=True,
             )

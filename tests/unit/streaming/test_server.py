@@ -23,6 +23,7 @@ from runtime.errors import InvalidArgument, ResourceExhausted, Unknown
 from runtime.frame import refuse_if_any
 from runtime.store.objects import Container
 from runtime.streaming import client as client_module
+from runtime.streaming import listener as listener_module
 from runtime.streaming import port_forward, sessions, spdy_link, tokens
 from runtime.streaming.listener import default_address
 from runtime.streaming.operations import Streaming
@@ -802,6 +803,17 @@ async def test_tls_with_a_key_pair_made_at_the_start(tmp_path: Path, transport: 
         port = int(url.split(":")[2].split("/")[0])
         certificate = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
         assert "BEGIN CERTIFICATE" in certificate
+
+
+async def test_a_client_that_does_not_finish_its_handshake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "_HANDSHAKE_LIMIT", 0.1)
+    async with serving(tmp_path, enable_tls_streaming=True) as world:
+        port = int((await world.exec()).split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
 
 
 async def test_a_key_pair_that_cannot_be_used(tmp_path: Path) -> None:
