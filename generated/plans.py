@@ -715,6 +715,31 @@ def plan_update_pod_sandbox_resources(
 
 
 @dataclass(frozen=True, slots=True)
+class RestoredContainerPlan:
+    """Applied before the container's OCI spec is built."""
+
+    restored_annotations: dict[str, str]
+    """All annotations of the restored container."""
+
+
+def plan_restored_container(
+    src: api_pb2.ContainerConfig,
+    *,
+    checkpoint: facts.Checkpoint,
+) -> RestoredContainerPlan:
+    """What the message asks for."""
+    return RestoredContainerPlan(
+        # plan.restored_annotations, by annotations.of_restored
+        restored_annotations=annotations_transforms.of_restored(
+            annotations=src.annotations,
+            of_checkpoint=checkpoint.annotations,
+            name=checkpoint.name,
+            checkpointed_at=checkpoint.checkpointed_at,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxPlan:
     """Values that hand-written code gets from a pod's config."""
 

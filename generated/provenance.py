@@ -70,7 +70,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
                 "handler.pod_annotations",
             ),
             when="always",
-            why="Annotations of the container and its pod that the handler's config allows, except keys that this server writes itself. A container that is restored from a checkpoint keeps those of the old one below its own (annotations.restored_annotations).",
+            why="Annotations of the container and its pod that the handler's config allows, except keys that this server writes itself.",
             file="spec/mapping/container_config.yaml",
         ),
         Entry(
@@ -2519,6 +2519,22 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             when="always",
             why="Without dns_config, the node's file is copied; an empty dns_config gives an empty file.",
             file="spec/mapping/pod_sandbox_config.yaml",
+        ),
+    ),
+    "plan.restored_annotations": (
+        Entry(
+            field="ContainerConfig",
+            fate="compute",
+            by="annotations.of_restored",
+            inputs=(
+                "annotations",
+                "checkpoint.annotations",
+                "checkpoint.name",
+                "checkpoint.checkpointed_at",
+            ),
+            when="always",
+            why="A container that is restored from a checkpoint keeps the annotations of the old one below its own, except those that give it devices or classes, which only the request can. As in CRI-O, three say that it was restored, from what and from when.",
+            file="spec/mapping/container_config.yaml",
         ),
     ),
     "plan.runtime_handler": (

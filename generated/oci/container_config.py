@@ -127,6 +127,7 @@ def apply(
     # CDI_devices -> plan.cdi_devices
     # stop_signal -> plan.stop_signal
     # plan.checkpoint_archive
+    # plan.restored_annotations
     # ociVersion <- handler.oci_version
     out.ociVersion = handler.oci_version
     # annotations[io.kubernetes.cri.sandbox-id] <- sandbox.metadata.id

@@ -27,7 +27,7 @@ from grpc import aio
 
 from generated.containerd import snapshots_pb2, types_pb2
 from generated.cri import api_pb2
-from generated.plans import ContainerPlan
+from generated.plans import ContainerPlan, plan_restored_container
 from runtime.containerd import leases
 from runtime.containers import checkpoint_archive
 from runtime.documents import DocumentError, decode
@@ -36,7 +36,7 @@ from runtime.lookups import criu
 from runtime.lookups.snapshot import open_snapshot
 from runtime.steps import threads
 from runtime.transforms import facts
-from runtime.transforms.annotations import about_restored, is_checkpoint, restored_annotations
+from runtime.transforms.annotations import is_checkpoint
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -76,16 +76,6 @@ class _StatusDump(msgspec.Struct):
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
-    """The container that the checkpoint was made of."""
-
-    image_ref: str
-    image_name: str
-    checkpointed_at: str
-    annotations: Mapping[str, str]
-
-
 async def requested(services: Services, plan: ContainerPlan) -> Checkpoint | None:
     """The checkpoint that the image of a request is; None if it is an image to run.
 
@@ -123,17 +113,16 @@ async def based(
     image = await services.images.resolve(old.image_ref) if old.image_ref else None
     if image is None:
         image = await services.images.ensure(old.image_name)
-    kept = restored_annotations(old.annotations)
-    about = about_restored(checkpoint=checkpoint.name, checkpointed_at=old.checkpointed_at)
-    restored = api_pb2.ContainerConfig(annotations=kept)
-    restored.MergeFrom(config)
-    restored.MergeFrom(api_pb2.ContainerConfig(annotations=about))
+    plan = plan_restored_container(config, checkpoint=old)
+    restored = api_pb2.ContainerConfig()
+    restored.CopyFrom(config)
+    restored.MergeFrom(api_pb2.ContainerConfig(annotations=plan.restored_annotations))
     restored.image.image = old.image_name
     log.info("restoring a checkpoint", checkpoint=checkpoint.name, image=old.image_name)
     return image, restored
 
 
-def described(documents: Mapping[str, bytes], name: str) -> Old:
+def described(documents: Mapping[str, bytes], name: str) -> facts.Checkpoint:
     """The old container, by the documents of its checkpoint; raises InvalidArgument if they are not
     such documents. ``status.dump`` is missing in those of CRI-O."""
     config = _document(documents, "config.dump", _ConfigDump, name)
@@ -146,11 +135,12 @@ def described(documents: Mapping[str, bytes], name: str) -> Old:
         if "status.dump" in documents
         else _StatusDump()
     )
-    return Old(
-        config.rootfsImageRef,
-        config.rootfsImageName,
-        config.checkpointedTime,
-        status.annotations or {},
+    return facts.Checkpoint(
+        name,
+        image_ref=config.rootfsImageRef,
+        image_name=config.rootfsImageName,
+        checkpointed_at=config.checkpointedTime,
+        annotations=status.annotations or {},
     )
 
 

@@ -173,12 +173,16 @@ class Images:
         return await self._intake.unpacked(image, snapshotter)
 
     async def annotations(self, image: Image) -> Mapping[str, str]:
-        """The annotations of an image's manifest or index; none for an image without a digest."""
-        for reference in image.digests:
-            digest = reference.rpartition("@")[2]
+        """The annotations of an image's index, if it has one, and over them those of its manifest
+        for this platform."""
+        digests = [reference.rpartition("@")[2] for reference in image.digests[:1]]
+        if content := self._cache.content(image):
+            digests.append(content.manifest.digest)
+        found: dict[str, str] = {}
+        for digest in dict.fromkeys(digests):
             data = await image_content.read(self._containerd, digest)
-            return await image_content.parsed(_annotations, data, "", digest)
-        return {}
+            found.update(await image_content.parsed(_annotations, data, "", digest))
+        return found
 
     async def apply(self, layer: Path, mounts: Sequence[types_pb2.Mount], lease: Metadata) -> None:
         """Unpack a file, which is a layer in an uncompressed or a gzipped tar, into a snapshot."""

@@ -58,23 +58,22 @@ def is_checkpoint(image_annotations: Mapping[str, str]) -> bool:
     return any(image_annotations.get(key) for key in CHECKPOINT_OF)
 
 
-def about_restored(*, checkpoint: str, checkpointed_at: str) -> dict[str, str]:
-    """What the annotations of a restored container say of its checkpoint, as in CRI-O."""
-    return {
-        "restored": "true",
-        "checkpointedAt": checkpointed_at,
-        "checkpointImage": checkpoint,
-    }
-
-
-def restored_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
-    """What a restored container keeps of the annotations in its checkpoint: none that gives it
-    devices or classes, which only the request can."""
-    return {
+def of_restored(
+    *,
+    annotations: Mapping[str, str],
+    of_checkpoint: Mapping[str, str],
+    name: str,
+    checkpointed_at: str,
+) -> dict[str, str]:
+    """The annotations of a restored container: those in its checkpoint, except what gives it
+    devices or classes; over them those of the request, and what says that it was restored."""
+    kept = {
         key: value
-        for key, value in annotations.items()
+        for key, value in of_checkpoint.items()
         if not key.startswith("cdi.k8s.io") and "resources.beta.kubernetes.io" not in key
     }
+    about = {"restored": "true", "checkpointedAt": checkpointed_at, "checkpointImage": name}
+    return {**kept, **annotations, **about}
 
 
 def sandbox_resources(

@@ -513,6 +513,26 @@ class Sandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The container that a checkpoint was made of. The root ``checkpoint`` of mapping entries."""
+
+    name: str
+    """The path of the archive, or the reference of the image made of it."""
+
+    image_ref: str = ""
+    """The ID of the image that the container was created from; "" if the archive has none."""
+
+    image_name: str = ""
+    """The reference of that image."""
+
+    checkpointed_at: str = ""
+    """When the checkpoint was made, as the archive says it."""
+
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Those of its status."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestedMount:
     """What is looked up for one entry of ``ContainerConfig.mounts``. A value of a plan."""
 

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
 from generated.cri import api_pb2
+from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node, containerds
 from tests.harness.registry import Registry
@@ -23,6 +24,7 @@ from tests.harness.waiting import wait_until
 
 from .conftest import BUSYBOX, HOST
 
+CHECKPOINT = f"{HOST}/checkpoint:1"
 COUNTER = (
     *("sh", "-c"),
     "rm /bin/vi; echo kept > /kept; i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done",
@@ -109,18 +111,38 @@ def test_a_checkpoint_has_what_checkpointctl_reads(cri: Cri, node: Node, counter
     assert cri.exec_sync(counter, "cat", "/kept").stdout == b"kept\n"
 
 
+def of_archive(archive: Path, registry: Registry) -> str:
+    return str(archive)
+
+
+def of_image(archive: Path, registry: Registry) -> str:
+    """An image as buildah makes one of an archive: its files are the only layer."""
+    annotations = {"io.kubernetes.cri-o.annotations.checkpoint.name": "counter"}
+    made = images.image([archive.read_bytes()], annotations=annotations)
+    images.push(registry.url, "checkpoint:1", {"amd64": made})
+    return CHECKPOINT
+
+
+@pytest.mark.parametrize("named", [of_archive, of_image])
 def test_a_container_continues_where_another_was_checkpointed(
-    cri: Cri, node: Node, counter: str
+    cri: Cri,
+    node: Node,
+    registry: Registry,
+    counter: str,
+    named: Callable[[Path, Registry], str],
 ) -> None:
     if not criu_works(node):
         pytest.skip("no CRIU that works on this kernel")
-    archive = node.directory / "checkpoint-3.tar"
+    archive = node.directory / f"checkpoint-{named.__name__}.tar"
     checkpoint(cri, counter, archive)
     cri.stop(counter)
+    name = named(archive, registry)
+    if name == CHECKPOINT:
+        cri.pull(name)
     config = pod_config("second", log_directory=str(node.logs))
     pod = cri.run_pod(config)
     container = cri.create(
-        pod, container_config(str(archive), "ignored", name="again", log_path="1.log"), config
+        pod, container_config(name, "ignored", name="again", log_path="1.log"), config
     )
     before = len(numbers(node, "1.log"))
     cri.start(container)
@@ -132,6 +154,7 @@ def test_a_container_continues_where_another_was_checkpointed(
     status = cri.status(container)
     assert (status.image.image, status.metadata.name) == (BUSYBOX, "again")
     assert status.annotations["restored"] == "true"
+    assert status.annotations["checkpointImage"] == name
     cri.stop(container)
     assert cri.status(container).exit_code == 137
 

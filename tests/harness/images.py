@@ -111,8 +111,10 @@ def image(
     *,
     compression: str = "gzip",
     architecture: str = "amd64",
+    annotations: Mapping[str, str] | None = None,
 ) -> Image:
-    """An image of these layers; ``config`` is the OCI image config's ``config`` object."""
+    """An image of these layers; ``config`` is the OCI image config's ``config`` object, and the
+    annotations are those of its manifest."""
     layers = tuple(compressed(tar, compression) for tar in tars)
     diff_ids = ["sha256:" + hashlib.sha256(tar).hexdigest() for tar in tars]
     description = {
@@ -129,6 +131,8 @@ def image(
         "config": config_blob.descriptor,
         "layers": [layer.descriptor for layer in layers],
     }
+    if annotations:
+        manifest["annotations"] = dict(annotations)
     return Image(Blob(_canonical(manifest), OCI_MANIFEST), config_blob, layers)
 
 

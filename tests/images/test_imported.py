@@ -11,6 +11,7 @@ from runtime.images.operations import Images
 from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.node import all_containerds
+from tests.harness.registry import Registry
 from tests.images.conftest import MakeImages, status, until
 
 
@@ -51,3 +52,22 @@ async def test_image_that_was_there_before_the_server(
     assert MANAGED in daemon.ctr("images", "list", f"name=={NAME}")
     assert (await status(images, NAME)).id == image.config.digest
     assert daemon.process.poll() is None
+
+
+async def test_annotations_are_those_of_the_manifest_for_this_platform(
+    images: Images, daemon: Daemon, tmp_path: Path, registry: Registry
+) -> None:
+    """As buildah writes them; an image of several platforms has them below its index."""
+    layer = build.layer_tar({"a": b"1"})
+    made = build.image([layer], annotations={"org.example/made-of": "counter"})
+    file = tmp_path / "image.tar"
+    file.write_bytes(build.archive(made, NAME))
+    daemon.ctr("images", "import", str(file))
+    await until(lambda: MANAGED in daemon.ctr("images", "list", f"name=={NAME}"))
+    build.push(registry.url, "annotated:1", {"amd64": made, "arm64": build.image([layer])})
+    pulled = registry.url.removeprefix("http://") + "/annotated:1"
+    await images.ensure(pulled)
+    for name in (NAME, pulled):
+        found = await images.resolve(name)
+        assert found is not None
+        assert await images.annotations(found) == {"org.example/made-of": "counter"}

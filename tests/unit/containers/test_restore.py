@@ -16,12 +16,13 @@ import pytest
 from generated.containerd import runc_options_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerState
-from generated.plans import ContainerPlan, plan_container
+from generated.plans import ContainerPlan, plan_container, plan_restored_container
 from runtime.config.tables import Config
 from runtime.containers import restore
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument
 from runtime.lookups import criu
-from runtime.transforms.annotations import CHECKPOINT_OF, restored_annotations
+from runtime.transforms import facts
+from runtime.transforms.annotations import CHECKPOINT_OF
 
 from .world import IMAGE, World
 
@@ -213,11 +214,32 @@ async def test_a_path_is_refused_while_restoring_is_disabled(tmp_path: Path) -> 
 
 
 def test_devices_and_classes_are_not_taken_from_a_checkpoint() -> None:
-    assert restored_annotations(
-        {
+    old = facts.Checkpoint(
+        "/c.tar",
+        annotations={
             "a": "1",
             "cdi.k8s.io/x": "v.com/a=b",
             "rdt.resources.beta.kubernetes.io/pod": "gold",
             "blockio.resources.beta.kubernetes.io/pod": "gold",
-        }
-    ) == {"a": "1"}
+        },
+    )
+    plan = plan_restored_container(api_pb2.ContainerConfig(), checkpoint=old)
+    about = {"restored": "true", "checkpointedAt": "", "checkpointImage": "/c.tar"}
+    assert plan.restored_annotations == {"a": "1", **about}
+
+
+def test_a_restored_container_has_the_annotations_of_the_request_over_the_old_ones() -> None:
+    config = api_pb2.ContainerConfig(annotations={"a": "new", "cdi.k8s.io/x": "v.com/a=b"})
+    old = facts.Checkpoint(
+        "reg.example/c:1",
+        checkpointed_at="2026-01-02T03:04:05Z",
+        annotations={"a": "old", "b": "old", "checkpointImage": "an older one"},
+    )
+    assert plan_restored_container(config, checkpoint=old).restored_annotations == {
+        "a": "new",
+        "b": "old",
+        "cdi.k8s.io/x": "v.com/a=b",
+        "restored": "true",
+        "checkpointedAt": "2026-01-02T03:04:05Z",
+        "checkpointImage": "reg.example/c:1",
+    }
