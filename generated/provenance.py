@@ -2736,7 +2736,7 @@ TARGETS: Final[Mapping[str, tuple[Entry, ...]]] = {
             by=None,
             inputs=(),
             when="always",
-            why="The process gets a terminal with stdout as its only output, and the client gets a resize channel. TERM is set to xterm.",
+            why="The process gets a terminal with stdout as its only output, and the client gets a resize channel. TERM is set to xterm (process.command_env).",
             file="spec/mapping/exec_request.yaml",
         ),
         Entry(

@@ -19,7 +19,8 @@ from runtime.errors import Unknown
 Json: TypeAlias = dict[str, Any]
 
 DEFAULT_INTERFACE: Final = "eth0"
-"""The interface whose addresses are the pod's."""
+"""The first interface that plugins configure, by the kubelet's convention; its addresses are the
+pod's."""
 
 LARGEST: Final = 1 << 20
 """Maximum bytes of one result, which is stored in the cache and in the pod's record."""

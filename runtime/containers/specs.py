@@ -19,7 +19,7 @@ from generated.containerd import containers_pb2
 from generated.oci import types
 from runtime.containerd.values import process_any
 from runtime.errors import NotFound, from_rpc
-from runtime.transforms.process import program
+from runtime.transforms.process import command_env, program
 
 if TYPE_CHECKING:
     from runtime.containerd.client import Containerd
@@ -61,17 +61,14 @@ class Specs:
     ) -> AnyMessage:
         """The OCI process that runs ``command`` like the container's first process.
 
-        On a terminal, TERM is "xterm" whatever the container's own is. Raises InvalidArgument for a
-        program name that is too long for any path.
+        Raises InvalidArgument for a program name that is too long for any path.
         """
         args = program(command, field="cmd[0]")
         kept = await self._get(container_id)
         process: dict[str, Any] = msgspec.json.decode(kept.process)
         process["args"] = args
         process["terminal"] = terminal
-        if terminal:
-            others = [name for name in process.get("env", ()) if not name.startswith("TERM=")]
-            process["env"] = [*others, "TERM=xterm"]
+        process["env"] = command_env(process.get("env", ()), tty=terminal)
         process.pop("consoleSize", None)
         return process_any(process)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runtime.cni.result import DEFAULT_INTERFACE
 from runtime.readings import Interface, Network
-
-_DEFAULT_INTERFACE = "eth0"
-"""The first interface that CNI configures, by the kubelet's convention."""
 
 
 def network(interfaces: Sequence[Interface]) -> Network | None:
     """Network traffic of a pod; None for a host-network pod."""
     if not interfaces:
         return None
-    default = next((i for i in interfaces if i.name == _DEFAULT_INTERFACE), interfaces[0])
+    default = next((i for i in interfaces if i.name == DEFAULT_INTERFACE), interfaces[0])
     return Network(default, tuple(other for other in interfaces if other is not default))
 
 

@@ -8,6 +8,7 @@ from generated.oci import types
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.transforms.paths import LONGEST
 
+_TERMINAL = "TERM=xterm"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -87,12 +88,20 @@ def env(
     return _merged(
         *base_env,
         DEFAULT_PATH,
-        *(["TERM=xterm"] if tty else []),
+        *([_TERMINAL] if tty else []),
         f"HOSTNAME={hostname or node_hostname}",
         *image_env,
         *envs,
         *device_env,
     )
+
+
+def command_env(env: Sequence[str], *, tty: bool) -> list[str]:
+    """The environment of a command in a container: the container's own, but on a terminal that of
+    the terminal, whatever the container's TERM is."""
+    if not tty:
+        return list(env)
+    return [*(entry for entry in env if not entry.startswith("TERM=")), _TERMINAL]
 
 
 def variable(*, key: str, value: bytes) -> str:

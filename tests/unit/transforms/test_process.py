@@ -110,3 +110,17 @@ def test_a_pod_on_the_nodes_network_shows_the_nodes_name() -> None:
         base_env=(),
     )
     assert "HOSTNAME=node" in found
+
+
+@pytest.mark.parametrize(
+    ("env", "tty", "expected"),
+    [
+        (["A=1", "TERM=dumb"], False, ["A=1", "TERM=dumb"]),
+        (["A=1", "TERM=dumb", "B=2"], True, ["A=1", "B=2", "TERM=xterm"]),
+        (["TERMINFO=/t"], True, ["TERMINFO=/t", "TERM=xterm"]),
+    ],
+)
+def test_a_command_on_a_terminal_has_the_terminals_term(
+    env: list[str], tty: bool, expected: list[str]
+) -> None:
+    assert process.command_env(env, tty=tty) == expected
