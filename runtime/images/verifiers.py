@@ -23,6 +23,7 @@ from runtime.config.tables import ImageVerifierTable
 from runtime.errors import SignatureValidationFailed
 from runtime.images.manifest import Descriptor
 from runtime.steps import threads
+from runtime.steps.parallel import all_finished
 
 log = structlog.get_logger(__name__)
 
@@ -105,14 +106,25 @@ def _entries(directory: Path) -> list[Path]:
 
 async def _output(program: str, arguments: tuple[str, ...], given: bytes) -> tuple[int, str, str]:
     """Exit code, stdout and stderr; a cancellation kills the program and its children."""
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            program,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
     )
+    # Not cancelled: asyncio would kill the program alone, and wait for the children that hold its
+    # output open.
+    try:
+        await all_finished(starting)
+    except asyncio.CancelledError:
+        if starting.exception() is None:
+            await _kill(starting.result())
+        raise
+    process = starting.result()
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -122,10 +134,15 @@ async def _output(program: str, arguments: tuple[str, ...], given: bytes) -> tup
         )
         return await process.wait(), out, err
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
+        await _kill(process)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the program and its children, unless it has exited, and reap it."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.shield(process.wait())
 
 
 async def _feed(stdin: asyncio.StreamWriter, given: bytes) -> None:

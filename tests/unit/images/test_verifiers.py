@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -135,6 +137,26 @@ async def test_children_of_a_verifier_that_is_too_slow_are_killed(
             await verify(tmp_path, limit=limit)
         if pids.exists():
             break
+    pid = pids.read_text().strip()
+    await until(lambda: not _runs(pid))
+
+
+async def test_a_verifier_whose_time_is_over_before_its_start_has_ended_is_killed(
+    tmp_path: Path, program: WriteProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's own cleanup would kill the program alone and wait for its child."""
+    pids = tmp_path.parent / f"{tmp_path.name}-pid"
+    program("slow", f"sleep 600 & echo $! > {pids}; wait")
+    start = asyncio.create_subprocess_exec
+
+    async def slow_start(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*command, **options)
+        await until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow_start)
+    with pytest.raises(SignatureValidationFailed, match="did not finish"):
+        await verify(tmp_path, limit=0.001)
     pid = pids.read_text().strip()
     await until(lambda: not _runs(pid))
 
