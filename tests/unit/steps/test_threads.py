@@ -104,7 +104,9 @@ async def test_accesses_to_one_place_use_few_threads(hung: threading.Event) -> N
 
 async def test_a_class_that_hangs_altogether_refuses_and_recovers(hung: threading.Event) -> None:
     pool = Threads("looks", size=2)
-    looks = [asyncio.create_task(pool.run_at([place], hung.wait)) for place in ("/a", "/b", "/c")]
+    looks = [asyncio.create_task(pool.run_at([place], hung.wait)) for place in ("/a", "/b")]
+    await until(lambda: sum(job.since > 0 for job in pool._running) == 2)
+    looks.append(asyncio.create_task(pool.run_at(["/c"], hung.wait)))
     await until_hung(pool, 2)
     with pytest.raises(Unavailable, match=r"^2 looks hang on /a, /b;"):
         pool.run(int).send(None)  # its first step refuses: it does not wait
