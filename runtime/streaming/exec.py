@@ -115,7 +115,7 @@ async def _watch(session: CommandSession, command: Command, tty: bool) -> None:
 async def _drain(session: CommandSession, outputs: list[asyncio.Task[None]], limit: float) -> None:
     """Wait for the end of the output; a process left behind may hold it open."""
     gone = asyncio.create_task(session.gone.wait())
-    all_read = asyncio.ensure_future(asyncio.gather(*outputs))
+    all_read = asyncio.create_task(asyncio.wait(outputs))
     both: set[asyncio.Future[Any]] = {gone, all_read}
     try:
         await asyncio.wait(both, timeout=limit or None, return_when=asyncio.FIRST_COMPLETED)

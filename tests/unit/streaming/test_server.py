@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -318,6 +319,23 @@ async def test_without_a_terminal_it_runs_to_its_end(world: World, transport: st
     assert command.calls == ["end input"]
     command.exit(0)
     await until(lambda: "close" in command.calls)
+
+
+@both
+async def test_a_client_that_leaves_output_that_is_held_open_causes_no_error(
+    world: World, transport: str
+) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    async with connected(await world.exec(), transport, names=NAMES) as streams:
+        command = await world.command()
+        command.code.set_result(0)
+        await asyncio.sleep(0.05)
+        assert command.calls == []
+        streams.vanish()
+    await until(lambda: "close" in command.calls)
+    gc.collect()  # reports exceptions that nothing has read
+    assert faults == []
 
 
 @both
