@@ -63,6 +63,12 @@ def of_specifications(old: Specification, new: Specification) -> list[Named]:
 
 def at_revision(root: Path, revision: str) -> Specification:
     """The specification in a git revision; raises SpecError if it has none."""
+    if not revision or revision.startswith("-"):  # git would take it as an option
+        raise SpecError(
+            f"{revision!r} is no revision of git",
+            Place("REVISION"),
+            "give a pinned version, or a git revision",
+        )
     asked = ["git", "-C", str(root), "archive", revision, "spec"]
     made = subprocess.run(asked, capture_output=True, check=False)
     if made.returncode:

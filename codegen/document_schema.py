@@ -67,6 +67,15 @@ def classes(
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
     if root not in objects:
         problems.add(f"$defs has no object {root}, the root of the document", Place(file))
+    for name, body in objects.items():
+        for key, part in body["properties"].items():
+            if not isinstance(part, dict):
+                problems.add(
+                    f"{name}.{key} is no schema but {json.dumps(part)}",
+                    load.at(node, ["$defs", name, "properties", key]).place,
+                    'write an object with its type, as in {"type": "string"}',
+                )
+    problems.stop_if_any()
     alone = {root} | {
         _target(part["$ref"])
         for body in objects.values()

@@ -100,6 +100,8 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 
 def text_file(root: Path, name: str) -> str:
     """The text of ``root/name``; errors name the file as ``name``."""
+    if (root / name).is_fifo():
+        raise SpecError("cannot be read: it is a pipe", Place(name), "write a file")
     try:
         data = (root / name).read_bytes()
     except OSError as error:
@@ -153,6 +155,8 @@ def json_file(root: Path, name: str) -> dict[str, Any]:
         raise SpecError(
             f"is not JSON: {error.msg}", Place(name, error.lineno, error.colno)
         ) from error
+    except ValueError as error:
+        raise SpecError("is not JSON: a number has too many digits", Place(name)) from error
     except RecursionError as error:
         raise SpecError("is nested too deeply", Place(name)) from error
     if not isinstance(data, dict):
@@ -348,7 +352,7 @@ def _refuse_surprises(text: str, name: str) -> None:
             raise SpecError("is nested too deeply", place)
 
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,99})\Z")  # longer ones are words: no rule needs them
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+\Z")
 _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None, "": None}
 

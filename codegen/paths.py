@@ -191,7 +191,9 @@ class Paths:
         if kind.scalar:
             return {}
         if kind.name == "record":
-            record = self.sources.records[kind.ref]
+            record = self.sources.records.get(kind.ref)
+            if record is None:  # reported where the plan names it
+                return {}
             return {
                 name: Property(name, record.fields[name], required, "")
                 for name, required in record.arguments.items()

@@ -92,6 +92,11 @@ def descriptor(
     name = f"{served.folder}/{version}.proto"
     shown = shown_as or served.proto(version)
     found = protoc.descriptors({name: text}, {name: shown}).file[-1]
+    if found.syntax != "proto3":
+        raise SpecError(
+            f"is written in {found.syntax or 'proto2'}; a {served.name} definition is proto3",
+            Place(shown, 1, 1) if shown_as is None else Place(shown),
+        )
     if found.package != served.package:
         raise SpecError(
             f"is of package {found.package or '(none)'}, not {served.package}",

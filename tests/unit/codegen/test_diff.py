@@ -264,3 +264,10 @@ def test_a_missing_repository_is_an_error(tmp_path: Path) -> None:
 def test_pinned_versions_are_compared_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", str(ROOT), "diff", "1.35", "1.36"]) == 0
     assert "- **field-gained** `ImageSpec.image_ref`: string = 20\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("revision", ["--output=stolen", "-x", ""])
+def test_no_revision_reaches_git_as_an_option(tmp_path: Path, revision: str) -> None:
+    with pytest.raises(SpecError, match="is no revision of git"):
+        diff.at_revision(tmp_path, revision)
+    assert not any(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -175,3 +176,33 @@ def test_the_command_ends_with_1_and_no_traceback(
     assert main(["--root", str(tmp_path), "check"]) == 1
     assert capsys.readouterr().err.startswith(f"{name}")
     main(["--root", str(tmp_path), "review"])
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("spec/oci/runtime.schema.json", '"hostname": {', '"x": true, "hostname": {',
+         "Spec.x is no schema but true"),
+        ("spec/oci/default_sandbox.json", "{", '{"y": ' + "9" * 5000 + ",",
+         "is not JSON: a number has too many digits"),
+        ("spec/mapping/port_mapping.yaml", "range: [0, 65535]", "range: [0, " + "9" * 5000 + "]",
+         "fields.container_port.rules.0 must be required, "),
+        (_PROTO, 'syntax = "proto3"', 'edition = "2023"',
+         "is written in editions; a CRI definition is proto3"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_reader_expects_is_named(
+    tmp_path: Path, name: str, old: str, new: str, said: str
+) -> None:
+    copy_of_spec(tmp_path)
+    _change(tmp_path, name, old, new)
+    assert [f for f in _faults(tmp_path) if f.place.file == name and f.message.startswith(said)]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    (tmp_path / "spec/rpc.yaml").unlink()
+    os.mkfifo(tmp_path / "spec/rpc.yaml")
+    assert any(
+        str(f).startswith("spec/rpc.yaml: cannot be read: it is a pipe") for f in _faults(tmp_path)
+    )
