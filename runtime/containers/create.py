@@ -35,7 +35,14 @@ from runtime.containerd.runtime_options import container_runtime
 from runtime.containerd.values import oci_any
 from runtime.containers import image_volumes, restore
 from runtime.containers.remove import remove_directories, remove_record_and_snapshot
-from runtime.errors import CriError, FailedPrecondition, InvalidArgument, NotFound, from_rpc
+from runtime.errors import (
+    CriError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    from_rpc,
+)
 from runtime.lookups import devices as device_nodes
 from runtime.lookups import mounts as mount_sources
 from runtime.lookups import security, selinux
@@ -136,6 +143,13 @@ async def create(
                 )
         except aio.AioRpcError as error:
             raise from_rpc(error, f"create container {known.container}") from error
+        except OSError as error:  # usually a full disk
+            if error.errno is None:  # a TimeoutError of asyncio
+                raise
+            raise Unavailable(
+                f"cannot create container {known.container}, whose files are below "
+                f"{services.store.layout.root} and {services.store.layout.state}: {error.strerror}"
+            ) from error
         if sandbox.state is not SandboxState.READY:
             # the removal of the pod did not see this container, so nothing else would remove it
             raise FailedPrecondition(

@@ -22,6 +22,9 @@ from runtime.transforms.id_maps import IdMaps
 
 log = structlog.get_logger(__name__)
 
+_NAME_LIMIT = 255
+"""Bytes of the longest name of a file."""
+
 _NOT_COPIED = ("security.selinux", "trusted.overlay.", "user.overlay.")
 """Attributes that must not be copied: SELinux labels, and overlayfs' own attributes."""
 
@@ -49,9 +52,14 @@ def fill(volumes: Sequence[Volume], root: Layers, maps: IdMaps | None = None) ->
 
     In a pod with a user namespace, ``maps`` gives its ids: the copies belong to those of the node.
     Blocks, because files can be large. Raises FailedPrecondition for a volume that is a file in the
-    image.
+    image, or has an impossible name.
     """
     for volume in volumes:
+        if any(len(os.fsencode(name)) > _NAME_LIMIT for name in volume.container_path.split("/")):
+            raise FailedPrecondition(
+                f"VOLUME {volume.container_path[:80]}… of the image has a name of more than"
+                f" {_NAME_LIMIT} bytes, which no file can have; fix the image"
+            )
         if root.is_other(volume.container_path):
             raise FailedPrecondition(
                 f"VOLUME {volume.container_path} of the image is not a directory there; mount a"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent
 from generated.oci import types
 from generated.plans import ContainerStatusPlan, StopContainerPlan
 from runtime.containerd.values import proto_any
-from runtime.containers import remove, start, stop
+from runtime.containers import create, remove, start, stop
 from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, Unknown
 from runtime.steps import rollback
 from runtime.store.objects import Container
@@ -93,6 +95,19 @@ async def test_a_cancelled_creation_leaves_nothing(world: World, call: str) -> N
     assert world.daemon.holdings == set()
     assert files(world) == []
     await world.created()
+
+
+async def test_a_full_disk_is_named_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(create, "_described", full)
+    with pytest.raises(Unavailable, match=r"cannot create .* below .*: No space left on device"):
+        await world.created()
+    assert world.daemon.held_snapshots == set()
+    assert files(world) == []
 
 
 async def test_a_missing_image_is_not_found(world: World) -> None:

@@ -64,6 +64,12 @@ def test_a_volume_that_is_a_file_in_the_image_is_refused(tmp_path: Path, path: s
     assert not (tmp_path / "volumes").exists()
 
 
+def test_a_volume_with_an_impossible_name_is_refused(tmp_path: Path) -> None:
+    volume = Volume("/" + "x" * 256, str(tmp_path / "volumes/v"))
+    with pytest.raises(FailedPrecondition, match="has a name of more than 255 bytes"):
+        fill([volume], Layers((str(tmp_path),)))
+
+
 def test_a_linked_volume_stays_inside_the_image(tmp_path: Path) -> None:
     image, target = tmp_path / "image", tmp_path / "volumes/v"
     image.mkdir()
