@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from runtime.linux import kernel, mountinfo, netns
+from tests.harness.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -47,7 +48,7 @@ async def test_no_thread_stays_in_a_namespace(tmp_path: Path) -> None:
     assert await netns.inside(path, namespace_of_thread) == os.stat(path).st_ino != before
     assert namespace_of_thread() == before
     assert await asyncio.to_thread(namespace_of_thread) == before
-    assert not [thread for thread in threading.enumerate() if thread.name == "netns"]
+    await until(lambda: not [one for one in threading.enumerate() if one.name == "netns"])
     await netns.remove(path)
 
 
