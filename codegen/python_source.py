@@ -18,7 +18,7 @@ from codegen.load import text_file
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Kind, Plan, snake
 from codegen.project import Settings
-from codegen.syntax import statements
+from codegen.syntax import nodes, statements
 
 _LISTS = {
     "list", "tuple", "Sequence", "Iterable", "Collection", "set", "frozenset", "MutableSequence"
@@ -50,6 +50,8 @@ class Transform:
     unannotated: tuple[str, ...]
     """What has no annotation: arguments, and the result."""
     place: Place
+    unusable: str | None = None
+    """Why generated code cannot call it, if it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Sources:
         file = self.topic_file(topic)
         tree = self.tree(file)
         found = _function(tree, [name]) if tree else None
-        if tree is None or not isinstance(found, ast.FunctionDef):
+        if tree is None or found is None:
             return None
         read = self._annotations(file, tree)
         arguments = found.args
@@ -115,6 +117,7 @@ class Sources:
                 *([] if found.returns else ["its result"]),
             ),
             Place(file, found.lineno, found.col_offset + 1),
+            _why_not_callable(found),
         )
 
     def topic_file(self, topic: str) -> str:
@@ -283,6 +286,17 @@ def _function(tree: ast.Module, path: list[str]) -> Callable | None:
         body = found.body
     functions = (n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     return next((n for n in functions if n.name == path[-1]), None)
+
+
+def _why_not_callable(function: Callable) -> str | None:
+    """Why generated code, which gives arguments by name and takes one result, cannot call it."""
+    if isinstance(function, ast.AsyncFunctionDef):
+        return "is asynchronous, and a transform is not"
+    if function.args.posonlyargs:
+        return "takes arguments by position only, and they are given by name"
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes(function)):
+        return "yields values instead of returning one"
+    return None
 
 
 def _callables(tree: ast.Module) -> Iterator[str]:

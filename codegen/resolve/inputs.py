@@ -21,6 +21,8 @@ def call(
     """The call of the transform ``by``; the inputs' paths may start with fields of ``own``."""
     paths = scope.paths
     transform = _transform(paths, by, place)
+    if transform.unusable is not None:
+        raise SpecError(f"{by} {transform.unusable}", transform.place, rule="transform-arguments")
     if transform.unannotated:
         raise SpecError(
             f"{by} has no annotation for {', '.join(transform.unannotated)}",
