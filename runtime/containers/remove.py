@@ -85,7 +85,8 @@ async def _start_over(container: Container) -> None:
 
 
 async def _remove(services: Services, container: Container) -> None:
-    await all_finished(_end_task(services, container), services.log_keeper.close(container.id))
+    if not container.cleaned_up:
+        await all_finished(_end_task(services, container), services.log_keeper.close(container.id))
     await all_finished(
         remove_record_and_snapshot(
             services,
@@ -98,7 +99,7 @@ async def _remove(services: Services, container: Container) -> None:
 
 
 async def _end_task(services: Services, container: Container) -> None:
-    """Delete what is left of a task, even a running one; usually there is none."""
+    """Delete what is left of a task, even a running one."""
     containerd = services.containerd
     try:
         deleted = await delete_task(containerd, container.id)

@@ -57,7 +57,7 @@ async def unmount(target: str | Path) -> None:
 
 
 def _unmount(target: str) -> None:
-    for point in mountinfo.below(target, mountinfo.read()):
+    for point in mountinfo.now_below(target):
         try:
             kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
         except OSError as error:

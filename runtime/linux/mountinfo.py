@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
 
 _MOUNTINFO: Final = "/proc/self/mountinfo"
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_ESCAPED: Final = re.compile(r"[ \t\n\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,18 @@ class Mount:
 
 def read() -> tuple[Mount, ...]:
     """The mounts of this process, in mount order."""
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+    with _opened() as file:
         return parse(file.read())
+
+
+def _opened() -> TextIO:
+    # only "\n" ends a line: the kernel escapes no other line end in a path
+    return open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def parse(text: str) -> tuple[Mount, ...]:
     """The mounts in ``text``, the content of a mountinfo file."""
-    return tuple(map(_mount, text.splitlines()))
+    return tuple(_mount(line) for line in text.split("\n") if line)
 
 
 def _mount(line: str) -> Mount:
@@ -73,6 +79,23 @@ def below(directory: str, mounts: Sequence[Mount]) -> list[str]:
     prefix = directory.rstrip("/") + "/"
     points = [m.path for m in mounts if m.path == directory or m.path.startswith(prefix)]
     return sorted(reversed(points), key=lambda point: -point.count("/"))
+
+
+def now_below(directory: str) -> list[str]:
+    """As `below`, for the mounts of this process.
+
+    Only the lines that mention the directory are parsed: a node has a dozen mounts for each pod.
+    """
+    directory = os.path.realpath(directory)
+    mention = _escape(directory)
+    with _opened() as file:
+        lines = [line for line in file if mention in line]
+    return below(directory, parse("".join(lines)))
+
+
+def _escape(path: str) -> str:
+    """A path as in the file."""
+    return _ESCAPED.sub(lambda match: f"\\{ord(match[0]):03o}", path)
 
 
 def _unescape(path: str) -> str:

@@ -131,11 +131,11 @@ def mount_writable(mounts: Sequence[types_pb2.Mount], target: str) -> None:
 
 def is_mounted(mounts: Sequence[types_pb2.Mount], target: str) -> bool:
     """Whether each of ``mounts`` is on ``target``; not if a call was cut short between two."""
-    return len(mountinfo.below(target, mountinfo.read())) == len(mounts)
+    return len(mountinfo.now_below(target)) == len(mounts)
 
 
 def _unmount(target: str) -> None:
-    for point in mountinfo.below(target, mountinfo.read()):
+    for point in mountinfo.now_below(target):
         kernel.umount2(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
 
 

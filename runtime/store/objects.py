@@ -193,6 +193,9 @@ class Container:
         """The path of its root file system, from its record; "" if unknown."""
         self.exited = asyncio.Event()
         """Set once the exit was handled: status saved, task deleted, output drained."""
+        self.cleaned_up = False
+        """Whether containerd confirmed that it deleted the exited task, and the log keeper closed
+        the output: then RemoveContainer repeats neither. Not saved: after a restart it does."""
         self.start_is_over = asyncio.Event()
         """Clear while StartContainer is running, which may last longer than the state STARTING."""
         self.start_is_over.set()

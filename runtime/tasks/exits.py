@@ -256,17 +256,19 @@ class Exits:
         log.info("container exited", container=container.id, code=exit.code, reason=reason)
         if container.state in _FOLLOWED:
             await container.save_exit(SavedExit(exit.code, exit.at, reason))
-        if await delete_task(self._containerd, container.id) is None:
+        deleted = await delete_task(self._containerd, container.id)
+        if deleted is None:
             await dead_shim.clean_up(self._containerd, container.id)
-        await self._drain(container.id)
+        closed = await self._drain(container.id)
+        container.cleaned_up = deleted is not None and closed
         if container.state in _FOLLOWED:
             await container.fire(ContainerEvent.EXITED)
 
-    async def _drain(self, container_id: str) -> None:
+    async def _drain(self, container_id: str) -> bool:
         """Write all output to the log before the exit is visible, but do not wait for ever.
 
         A process that outlives the container's first one may hold the output open; it is drained
-        until the container is removed.
+        until the container is removed. Returns whether the output was closed.
         """
         try:
             async with asyncio.timeout(_DRAIN_LIMIT):
@@ -274,6 +276,8 @@ class Exits:
                 await self._log_keeper.close(container_id)
         except (TimeoutError, CriError) as error:
             log.warning("output not drained", container=container_id, error=str(error))
+            return False
+        return True
 
     async def _was_oom_killed(self, container: Container, exit: Exit) -> bool:
         """Whether the out-of-memory killer ended the container; the event can arrive later."""

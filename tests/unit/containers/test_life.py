@@ -450,6 +450,45 @@ async def test_a_removal_leaves_nothing(world: World) -> None:
     assert world.store.names.holder(container.metadata.name) is None
 
 
+async def test_the_removal_of_a_container_that_exited_takes_two_calls(world: World) -> None:
+    container = await world.running()
+    await world.containers.stop(container, StopContainerPlan(grace=0))
+    world.daemon.calls.clear()
+    world.log_keeper.calls.clear()
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert sorted(world.daemon.calls) == ["containers.Delete", "snapshots.Remove"]
+    assert world.log_keeper.calls == []
+    assert world.daemon.holdings == set()
+
+
+async def test_a_removal_closes_an_output_that_was_still_held_open(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "_DRAIN_LIMIT", 0.01)
+
+    async def held(container_id: str) -> None:
+        await asyncio.Event().wait()
+
+    container = await world.running()
+    monkeypatch.setattr(world.log_keeper, "drained", held)
+    await world.containers.stop(container, StopContainerPlan(grace=0))
+    world.daemon.calls.clear()
+    world.log_keeper.calls.clear()
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert world.daemon.calls[0] == "tasks.Delete"
+    assert world.log_keeper.calls == [f"close {container.id}"]
+
+
+async def test_a_removal_looks_for_a_task_whose_deletion_was_not_seen(world: World) -> None:
+    container = await world.running()
+    world.daemon.fail["tasks.Delete"] = grpc.StatusCode.NOT_FOUND
+    await world.containers.stop(container, StopContainerPlan(grace=0))
+    assert world.daemon.holdings  # the daemon had lost sight of the task
+    del world.daemon.fail["tasks.Delete"]
+    await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert world.daemon.holdings == set()
+
+
 @pytest.mark.parametrize("call", ["tasks.Delete", "snapshots.Remove", "containers.Delete"])
 async def test_a_removal_that_failed_is_repeated(world: World, call: str) -> None:
     container = await world.created()

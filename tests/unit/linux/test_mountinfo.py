@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from runtime.linux import mountinfo
 
 MOUNTINFO = (
@@ -32,3 +36,29 @@ def test_mounts_below_come_deepest_and_newest_first() -> None:
     mounts = mountinfo.parse(MOUNTINFO)
     assert mountinfo.below("/var", mounts) == ["/var/lib/with space", "/var", "/var"]
     assert mountinfo.below("/va", mounts) == []
+
+
+@pytest.mark.parametrize(
+    ("directory", "below"),
+    [
+        ("/run/pods", ["/run/pods/b c/shm", "/run/pods/b c"]),
+        ("/run/pods/b c", ["/run/pods/b c/shm", "/run/pods/b c"]),
+        ("/run/po", []),
+        ("/run/odd", ["/run/odd/\rname\u2028", "/run/odd/\\040"]),
+        ("/elsewhere", []),
+    ],
+)
+def test_the_mounts_below_a_directory_now(
+    directory: str, below: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "30 1 0:9 / /run/pods/b\\040c rw - tmpfs tmpfs rw",
+        "31 30 0:9 / /run/pods/b\\040c/shm rw - tmpfs tmpfs rw",
+        "32 1 0:9 / /run/odd/\\134040 rw - tmpfs tmpfs rw",
+        "33 1 0:9 / /run/odd/\rname\u2028 rw - tmpfs tmpfs rw",
+    ]
+    (tmp_path / "mountinfo").write_text(MOUNTINFO + "\n".join(lines) + "\n", newline="\n")
+    monkeypatch.setattr(mountinfo, "_MOUNTINFO", tmp_path / "mountinfo")
+    found = mountinfo.now_below(directory)
+    assert found == mountinfo.below(directory, mountinfo.read())
+    assert found == below
