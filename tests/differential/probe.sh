@@ -19,7 +19,7 @@ do
 done
 echo "cwd: $(pwd)"
 echo "umask: $(umask)"
-echo "namespaces of the node: $(ls /proc | grep -c '^[0-9]' | sed 's/^[1-9]$/few/')"
+echo "processes: $(ls /proc 2>/dev/null | grep -c '^[0-9]' | sed 's/^[1-9]$/its own/; t; s/.*/those of the node/')"
 section devices_allowed; sort /sys/fs/cgroup/devices/devices.list 2>&1
 section mountinfo; cat /proc/self/mountinfo
 section dev; ls -lnR /dev 2>&1 | sed -E 's/ +[A-Z][a-z]{2} +[0-9]+ +[0-9:]+ / /; /^total/d; /^d/d; / console$/s/^.*$/console/'
