@@ -37,6 +37,7 @@ Samples = defaultdict[
 ]  # name of a measure → values, in milliseconds unless it says otherwise
 
 _STARTS = 3  # starts of the server in a round
+_PULLS = 10  # images pulled in a round, each with a layer of its own
 
 # measure → (what is compared, the upper limit)
 GOALS = {
@@ -175,8 +176,10 @@ def one_round(
     with node:
         cri = node.cri
         cri.pull(PAUSE)
-        with timed(samples, "PullImage"):
-            cri.pull(IMAGE)
+        cri.pull(IMAGE)
+        for number in range(_PULLS):
+            with timed(samples, "PullImage"):
+                cri.pull(_pulled(number))
         sequential(node, defaultdict(list), 1)  # the first pod of a node also creates the bridge
         sequential(node, samples, args.cycles)
         streaming.measure(node, samples, IMAGE, args.execs)
@@ -192,6 +195,10 @@ def one_round(
             node.stop()
             samples["start of the server"].append(node.start() * 1000)
     return samples
+
+
+def _pulled(number: int) -> str:
+    return f"bench.example/pulled:{number}"
 
 
 def version_of(containerd: Containerd, program: str) -> str:
@@ -264,6 +271,10 @@ def main() -> int:
         pause = {"Entrypoint": ["sleep", "2147483647"], "Cmd": []}
         push = {"amd64": images.image([images.layer_tar(files)], pause)}
         images.push(registry.url, PAUSE.partition("/")[2], push)
+        for number in range(_PULLS):
+            layer = images.layer_tar({**files, "number": str(number).encode()})
+            push = {"amd64": images.image([layer])}
+            images.push(registry.url, _pulled(number).partition("/")[2], push)
         for number in range(args.rounds):
             for kind in ("builtin", "ours"):
                 print(f"round {number + 1}: {kind}", flush=True)
