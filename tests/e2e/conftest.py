@@ -19,6 +19,7 @@ from tests.harness.leaks import Holdings
 from tests.harness.machine import Machine
 from tests.harness.node import Containerd, Node, containerds
 from tests.harness.registry import Registry
+from tests.harness.waiting import became_true
 
 HOST = "test.example"
 BUSYBOX = f"{HOST}/busybox:1"
@@ -58,7 +59,7 @@ def nothing_is_left() -> Iterator[None]:
     before = Holdings.now()
     with cgroups.without_new_default_parent():
         yield
-        assert Holdings.now().since(before) == {}
+        assert became_true(lambda: not Holdings.now().since(before)), Holdings.now().since(before)
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,9 @@ def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
 @pytest.fixture
 def cri(node: Node) -> Iterator[Cri]:
     """The node's CRI; all pods of the test are removed after it, even if it failed."""
+    node.ensure_running()
     yield node.cri
+    node.ensure_running()
     node.remove_pods()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
 import urllib.request
@@ -19,8 +18,8 @@ from generated.cri import api_pb2
 from tests.harness import images
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node, containerds
-from tests.harness.registry import Registry
-from tests.harness.waiting import wait_until
+from tests.harness.registry import Registry, free_port
+from tests.harness.waiting import PATIENCE, wait_until
 
 from .conftest import BUSYBOX, HOST
 
@@ -44,7 +43,8 @@ def criu_works(node: Node) -> bool:
 def numbers(node: Node, name: str) -> list[int]:
     """What the counter has printed so far."""
     log = node.logs / name
-    lines = log.read_text().splitlines() if log.exists() else []
+    text = log.read_text() if log.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # without one that is being written
     return [int(line.rpartition(" ")[2]) for line in lines]
 
 
@@ -65,9 +65,7 @@ def read(archive: Path, name: str) -> bytes:
 @pytest.fixture(scope="module", params=containerds(), ids=lambda containerd: containerd.name)
 def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
     """A node that restores checkpoints, and serves metrics."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with Node(
         containerd=request.param,
         registry_mirrors={HOST: registry.url},
@@ -163,7 +161,7 @@ def test_logs_are_counted_in_the_metrics(cri: Cri, node: Node, counter: str) -> 
     url = "http://" + node.extra_config.split('"')[1]
 
     def written() -> float:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             lines = answer.read().decode().splitlines()
         (line,) = (one for one in lines if one.startswith("containerd_cri_output_entries_total "))
         return float(line.split()[1])

@@ -27,8 +27,13 @@ def test_everything_that_a_pod_holds_is_found_until_it_is_removed(cri: Cri, node
     pod = cri.run_pod(config)
     container = cri.create(pod, container_config(BUSYBOX, "sleep", "1000"), config)
     cri.start(container)
+
+    def processes() -> list[str]:
+        return Holdings.of([node.marks]).since(idle)["processes"]
+
+    # runc has started it when the call returns, but it may not have executed its command yet
+    wait_until(lambda: any(line.endswith(" sleep 1000") for line in processes()))
     held = Holdings.of([node.marks]).since(idle)
-    assert any(line.endswith(" sleep 1000") for line in held["processes"])
     assert any("containerd-shim-runc-v2" in line for line in held["processes"])
     assert any(where.endswith("/rootfs") for where in held["mounts"])
     assert len(held["network_namespaces"]) == 1

@@ -22,6 +22,7 @@ from runtime.cni.network import Network
 from runtime.errors import Unknown
 from runtime.linux import kernel, netns
 from tests.harness import cni_recorder
+from tests.harness.waiting import PATIENCE, until
 
 PLUGINS = "/usr/lib/cni"
 
@@ -81,7 +82,7 @@ class Node:
 
         thread = threading.Thread(target=live)
         thread.start()
-        thread.join(60)
+        thread.join(2 * PATIENCE)
         assert not thread.is_alive(), "the scenario hangs"
         if failures:
             raise failures[0]
@@ -126,7 +127,7 @@ async def serve_once(path: str, port: int, answer: bytes) -> asyncio.Task[None]:
 
     def listen() -> socket.socket:
         listener = socket.create_server(("0.0.0.0", port))
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE)
         return listener
 
     listener = await netns.inside(path, listen)
@@ -139,7 +140,7 @@ async def serve_once(path: str, port: int, answer: bytes) -> asyncio.Task[None]:
 
 
 async def hear(address: str, port: int) -> bytes:
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), 10)
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(address, port), PATIENCE)
     heard = await reader.read()
     writer.close()
     return heard
@@ -247,12 +248,8 @@ def test_a_pod_without_its_namespace_releases_its_address(tmp_path: Path) -> Non
         await network.add("pod-gone", path, config)
         await netns.remove(path)
         await network.delete("pod-gone", path, config, had_result=True)
-        for _ in range(100):  # the kernel removes the veth with the namespace, after a moment
-            left = [what for what in node.left() if what not in of_bridge(node.left())]
-            if not left:
-                return
-            await asyncio.sleep(0.05)
-        assert left == []
+        # the kernel removes the veth with the namespace, after a moment
+        await until(lambda: set(node.left()) == set(of_bridge(node.left())))
 
     def of_bridge(left: list[str]) -> list[str]:
         """Masquerading, which this plugin undoes only while it can access the namespace."""

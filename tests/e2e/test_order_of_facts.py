@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -14,16 +15,18 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
+from runtime.tasks import exits
 from tests.harness.cri import container_config, pod_config
-from tests.harness.machine import Machine, log_text, processes, started
-from tests.harness.waiting import wait_until
+from tests.harness.machine import SLOW, Machine, log_text, processes, started
+from tests.harness.waiting import PATIENCE, wait_until
 
 from .conftest import BUSYBOX
 from .test_recovery_faults import assert_nothing_is_left, begun, silent
 
 TRAPS = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"
 
-MARK = "31415"
+MARK = str(10_000_000 + os.getpid())
+"""The seconds that these tests' containers sleep, by which their processes are found."""
 
 
 def created(machine: Machine, *command: str) -> tuple[str, str]:
@@ -58,16 +61,17 @@ def sleepers() -> list[int]:
 def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
     served: Machine, how: signal.Signals
 ) -> None:
+    container = traps(served, "app")
     said = served.log().count("container exited")
-    _, container = started(served.cri, served, "sleep 1; exit 7")
     with silent(log_keeper(served)):
+        os.kill(served.first_process(container), signal.SIGTERM)
         wait_until(lambda: served.log().count("container exited") > said)
         time.sleep(0.3)  # meanwhile the task is deleted; only the output is still awaited
         assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
         served.end("server", how)
     served.start_server()
     status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
-    assert (status.exit_code, status.reason) == (7, "Error")
+    assert (status.exit_code, status.reason) == (9, "Error")
 
 
 def test_a_shutdown_waits_for_a_running_start(served: Machine) -> None:
@@ -80,7 +84,7 @@ def test_a_shutdown_waits_for_a_running_start(served: Machine) -> None:
     served.slow_runc(False)
     served.start_server()
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
-    assert len(sleepers()) == 1
+    wait_until(lambda: len(sleepers()) == 1)
 
 
 @pytest.mark.parametrize("command", ["create", "start"])
@@ -93,17 +97,17 @@ def test_a_daemon_restarted_during_start_makes_nothing_run_twice(
     call = begun(lambda: served.cri.start(container))
     wait_until(served.create_began)
     served.end("containerd", signal.SIGKILL)
-    call.join(30)
+    call.join(PATIENCE)
     assert not call.is_alive()
     served.slow_runc(False)
-    time.sleep(4)  # the shim continues with the call
+    wait_until(lambda: not served.runc_commands())  # the shim continues with the call
     served.start_containerd()
     served.cri.wait_until_ready()
     # the kubelet creates no other container while the state of this one is unknown
     wait_until(lambda: served.cri.status(container).state != api_pb2.CONTAINER_UNKNOWN)
     state = served.cri.status(container).state
     assert state in (api_pb2.CONTAINER_RUNNING, api_pb2.CONTAINER_EXITED)
-    assert len(sleepers()) == (state == api_pb2.CONTAINER_RUNNING)
+    wait_until(lambda: len(sleepers()) == (state == api_pb2.CONTAINER_RUNNING))
     served.cri.stop_pod(pod)
     served.cri.remove_pod(pod)
     assert sleepers() == []
@@ -120,7 +124,7 @@ def test_a_pod_whose_container_does_not_get_started_is_stopped_and_removed(
     wait_until(served.create_began)
     began = time.monotonic()
     served.cri.stop_pod(pod)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SLOW + exits._KILL_LIMIT
     assert served.cri.status(container).state == api_pb2.CONTAINER_EXITED
     served.cri.remove_pod(pod)
     call.join()
@@ -155,8 +159,8 @@ def test_a_full_disk_blocks_no_stop_and_loses_no_exit_code(idle: Machine) -> Non
         container = traps(idle, "full")
         fill(disk / "full")
         began = time.monotonic()
-        idle.cri.stop(container, 20)
-        assert time.monotonic() - began < 15
+        idle.cri.stop(container, int(PATIENCE))
+        assert time.monotonic() - began < PATIENCE / 2
         assert idle.cri.status(container).exit_code == 9
         assert "status not saved" in idle.log()
         # a server that starts on the full disk knows the exit as well
@@ -179,7 +183,7 @@ def test_a_status_is_saved_once_there_is_room(idle: Machine) -> None:
         idle.cri.pull(BUSYBOX)
         container = traps(idle, "room")
         fill(disk / "full")
-        idle.cri.stop(container, 20)
+        idle.cri.stop(container, int(PATIENCE))
         (disk / "full").unlink()
         file = disk / "containers" / container / "status"
         wait_until(lambda: json.loads(file.read_bytes())["ExitCode"] == 9)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -24,6 +25,11 @@ from .conftest import BUSYBOX
 
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 WAIT_FOR_FILE = "while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 7"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process has not ended; its shim reaps it."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def test_a_daemon_restart_is_not_an_exit(served: Machine) -> None:
@@ -55,23 +61,26 @@ def test_an_exit_while_the_daemon_is_away_is_not_missed(served: Machine) -> None
 
 def test_an_exit_while_the_server_is_away_has_its_code_and_log(served: Machine) -> None:
     _, container = started(served.cri, served, "sleep 1; echo last words; exit 9")
+    pid = served.first_process(container)
     served.end("server", signal.SIGKILL)
-    time.sleep(1.5)
+    wait_until(lambda: not is_alive(pid))
+    ended = time.time_ns()
     served.start_server()
     status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
     assert (status.exit_code, status.reason) == (9, "Error")
     assert "last words" in log_text(served, "app")
-    assert status.started_at < status.finished_at < time.time_ns() - 10**8
+    assert status.started_at < status.finished_at < ended
 
 
 def test_out_of_memory_kills_while_the_server_is_down_are_recognised(served: Machine) -> None:
     limit = api_pb2.LinuxContainerResources(memory_limit_in_bytes=16 << 20)
     linux = api_pb2.LinuxContainerConfig(resources=limit)
-    _, killed = started(served.cri, served, "sleep 1; exec tail /dev/zero", "main", linux=linux)
-    child = "sleep 1; sh -c 'tail /dev/zero; true'; exec sleep 60"
+    _, killed = started(served.cri, served, "sleep 2; exec tail /dev/zero", "main", linux=linux)
+    child = "sleep 1; sh -c 'tail /dev/zero; true'; echo over; exec sleep 1000"
     _, running = started(served.cri, served, child, "child", linux=linux)
+    pid = served.first_process(killed)
     served.end("server", signal.SIGKILL)
-    time.sleep(2)
+    wait_until(lambda: not is_alive(pid) and "over" in log_text(served, "child"))
     served.start_server()
     status = served.cri.wait_for_state(killed, api_pb2.CONTAINER_EXITED)
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
@@ -98,7 +107,8 @@ def test_a_command_that_a_killed_server_left_runs_to_its_end(served: Machine) ->
     served.start_server()
     wait_until(lambda: served.cri.exec_sync(container, "test", "-e", "/tmp/done").exit_code == 0)
     assert served.cri.exec_sync(container, "cat", "/tmp/read").stdout == b"typed"
-    wait_until(lambda: not list(served.directory.glob(f"**/containers/{container}/exec/*")))
+    fifos = served.directory / "state/io.containerd.grpc.v1.cri/containers" / container / "exec"
+    wait_until(lambda: not list(fifos.glob("*")))
 
 
 async def _kill_the_server_under(served: Machine, container: str, command: str) -> None:

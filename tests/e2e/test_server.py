@@ -7,7 +7,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,15 @@ def running(cri: Cri, *command: str) -> str:
 def test_the_server_waits_for_running_calls(cri: Cri, node: Node) -> None:
     container = running(cri, "sleep", "1000")
     answers: list[api_pb2.ExecSyncResponse] = []
+    script = "touch /tmp/begun; sleep 1; echo done"
     call = threading.Thread(
-        target=lambda: answers.append(cri.exec_sync(container, "sh", "-c", "sleep 1; echo done"))
+        target=lambda: answers.append(cri.exec_sync(container, "sh", "-c", script))
     )
     call.start()
-    time.sleep(0.3)  # the call is in progress
+    wait_until(lambda: cri.exec_sync(container, "test", "-e", "/tmp/begun").exit_code == 0)
     try:
         assert node.stop() == 0
-        call.join(10)
+        call.join(PATIENCE)
         assert [answer.stdout for answer in answers] == [b"done\n"]
     finally:
         node.start()
@@ -60,24 +60,28 @@ def test_a_second_server_on_the_same_state_is_refused(cri: Cri, node: Node) -> N
         *(SERVER, "serve", "--root", node.directory / "root", "--state", node.directory / "state"),
         *("--listen", f"unix://{node.directory}/second.sock"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert "another process uses this state directory: process" in done.stderr
 
 
 def test_a_dead_daemon_is_restarted_and_pods_keep_running(cri: Cri, node: Node) -> None:
     container = running(cri, "sleep", "1000")
-    daemon = int((node.directory / "state/containerd/containerd.pid").read_text())
-    os.kill(daemon, signal.SIGKILL)
     codes: set[grpc.StatusCode] = set()
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+
+    def served_again() -> bool:
         try:
-            if cri.exec_sync(container, "true").exit_code == 0 and codes:
-                break
+            return cri.exec_sync(container, "true").exit_code == 0
         except grpc.RpcError as error:
             codes.add(error.code())
-        time.sleep(0.05)
+            return False
+
+    pid = node.directory / "state/containerd/containerd.pid"
+    for _ in range(5):  # the daemon may be back before this process has sent a call
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        wait_until(served_again)
+        if codes:
+            break
     # Meanwhile calls were refused, and the daemon's end was not taken for the container's.
     assert codes == {grpc.StatusCode.UNAVAILABLE}
     assert cri.status(container).state == api_pb2.CONTAINER_RUNNING
@@ -98,20 +102,22 @@ def test_a_missing_containerd_is_waited_for(short_path: Path) -> None:
         *("--listen", f"unix://{socket}"),
         *("--root", short_path / "root", "--state", short_path / "state"),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    log = short_path / "server.log"
+    with log.open("w") as written, subprocess.Popen(command, stderr=written) as process:
         wait_until(socket.exists)
         cri = Cri(str(socket))
         try:
             with pytest.raises(grpc.RpcError) as caught:
-                cri.runtime.Version(api_pb2.VersionRequest(), timeout=5)
+                cri.runtime.Version(api_pb2.VersionRequest(), timeout=PATIENCE)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "waiting for containerd at unix://" in str(caught.value.details())
-            time.sleep(1.2)  # it says so when it has waited for more than a moment
+            # it says so when it has waited for more than a moment
+            wait_until(lambda: 'event="waiting for containerd"' in log.read_text())
         finally:
             cri.close()
             process.terminate()
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 0
+        assert process.wait(PATIENCE) == 0
+    said = log.read_text()
     assert said.count('event="waiting for containerd"') == 1
     assert "start containerd, or set its socket with --containerd" in said
 

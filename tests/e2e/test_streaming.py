@@ -26,6 +26,7 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
+from runtime.tasks import exits
 from tests.harness.cri import Cri, container_config, pod_config
 from tests.harness.node import Node
 from tests.harness.streams import (
@@ -36,6 +37,7 @@ from tests.harness.streams import (
     ports,
     upgraded,
 )
+from tests.harness.waiting import PATIENCE, until
 
 from .conftest import BUSYBOX, newest_only
 
@@ -88,17 +90,12 @@ def app(cri: Cri, node: Node) -> Iterator[App]:
 
 def fifos(node: Node) -> list[Path]:
     """The existing FIFOs of commands."""
-    return list((node.directory / "state").rglob("exec/*-std*"))
+    containers = node.directory / "state/io.containerd.grpc.v1.cri/containers"
+    return list(containers.glob("*/exec/*-std*"))
 
 
 def descriptors(node: Node) -> int:
     return len(os.listdir(f"/proc/{node.process.pid}/fd"))
-
-
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  it is the server's doing
-            await asyncio.sleep(0.02)
 
 
 async def run(
@@ -110,7 +107,7 @@ async def run(
         if stdin is not None:
             await streams.send("stdin", stdin)
             await streams.end("stdin")
-        await streams.all_ended(("error", *names), 60)
+        await streams.all_ended(("error", *names), 3 * PATIENCE)  # it may be one of a hundred
         return streams
 
 
@@ -264,9 +261,7 @@ async def test_a_client_that_reads_nothing_blocks_only_itself(app: App, transpor
         await streams.until(lambda: streams.received["stdout"])
         streams.stop_reading()
         await asyncio.sleep(1)
-        began = time.monotonic()
-        assert await run_true(app, transport) == 0
-        assert time.monotonic() - began < 5
+        assert await run_true(app, transport) == 0  # or it waits for ever
         assert resident() - before < 16 << 10  # KiB
     await asyncio.to_thread(app.cri.stop, app.container)
     await until(lambda: not fifos(app.node))
@@ -291,10 +286,14 @@ async def test_the_command_runs_with_the_containers_settings(app: App) -> None:
     log = app.node.logs / "limited.log"
     await until(lambda: log.exists() and log.read_text().endswith("that is all\n"))
     own = [line.split(" ", 3)[3] for line in log.read_text().splitlines()]
-    url = app.exec("sh", "-c", shown, container=container)
-    streams = await run(url, "spdy", "stdout", "stderr")
-    assert streams.received["stdout"].decode().splitlines() == own
     assert "groups=77,88" in own[0] and "COLOUR=green" in own
+    for _ in range(3):  # in runc 1.1, Go's start can change the limit, but rarely
+        url = app.exec("sh", "-c", shown, container=container)
+        streams = await run(url, "spdy", "stdout", "stderr")
+        seen = streams.received["stdout"].decode().splitlines()
+        if seen == own:
+            break
+    assert seen == own
 
 
 # The end of sessions
@@ -302,19 +301,20 @@ async def test_the_command_runs_with_the_containers_settings(app: App) -> None:
 
 @both
 async def test_a_stopped_container_ends_its_sessions_at_once(app: App, transport: str) -> None:
-    container = app.run("sleep", "1000", name="short", stdin=True)
-    exec_url = app.exec("sleep", "1000", container=container, stdout=True)
+    container = app.run("sh", "-c", ECHO, name="short", stdin=True)
+    exec_url = app.exec("sh", "-c", "echo begun; sleep 1000", container=container, stdout=True)
     attach_url = app.attach(container, stdout=True, stdin=True)
     async with (
         connected(exec_url, transport, names=("error", "stdout")) as command,
         connected(attach_url, transport, names=("error", "stdin", "stdout")) as attached,
     ):
-        await until(lambda: fifos(app.node))
-        await asyncio.sleep(0.2)
+        await command.until(lambda: command.received["stdout"] == b"begun\n")
+        await attached.send("stdin", b"x\n")
+        await attached.until(lambda: attached.received["stdout"] == b"got-x\n")
         began = time.monotonic()
         await asyncio.to_thread(app.cri.remove, container)
-        await asyncio.gather(command.gone(5), attached.gone(5))
-        assert time.monotonic() - began < 4
+        await asyncio.gather(command.gone(), attached.gone())
+        assert time.monotonic() - began < exits._DRAIN_LIMIT
         assert command.exit_code == 137
         assert attached.exit_code == 0
 
@@ -322,7 +322,7 @@ async def test_a_stopped_container_ends_its_sessions_at_once(app: App, transport
 async def test_a_stopped_pod_ends_its_port_forwards(app: App) -> None:
     async with ports(app.forward()) as streams:
         await asyncio.to_thread(app.cri.stop_pod, app.pod)
-        await streams.gone(5)
+        await streams.gone()
 
 
 # Attach
@@ -391,7 +391,8 @@ async def test_stdin_once_ends_with_a_client_that_vanishes(app: App, transport: 
     container = app.run("sh", "-c", ECHO, name="once", stdin=True, stdin_once=True)
     url = app.attach(container, stdin=True, stdout=True)
     async with connected(url, transport, names=("error", "stdin", "stdout")) as streams:
-        await asyncio.sleep(0.3)
+        await streams.send("stdin", b"x\n")
+        await streams.until(lambda: streams.received["stdout"] == b"got-x\n")
         streams.vanish()
     await asyncio.to_thread(app.cri.wait_for_state, container, api_pb2.CONTAINER_EXITED)
 
@@ -403,8 +404,11 @@ async def test_attach_to_a_terminal(app: App, transport: str) -> None:
     names = ("error", "stdin", "stdout", "resize")
     async with connected(url, transport, names=names) as streams:
         await streams.send("resize", b'{"Width":99,"Height":22}')
-        await asyncio.sleep(0.5)
-        await streams.send("stdin", b"stty size\n")
+        for _ in range(100):  # the size arrives in parallel with the input
+            await streams.send("stdin", b"stty size\n")
+            await asyncio.sleep(0.1)
+            if b"22 99" in streams.received["stdout"]:
+                break
         await streams.until(lambda: b"22 99" in streams.received["stdout"])
 
 
@@ -474,7 +478,7 @@ async def test_the_pod_s_end_of_a_connection_ends_the_client_s(app: App) -> None
     await until(lambda: listens(app, 8087))
     async with ports(app.forward()) as streams:
         data, error = await forward(streams, 8087, 1)
-        await streams.until(lambda: {data, error} <= streams.ended, 5)
+        await streams.until(lambda: {data, error} <= streams.ended)
         assert streams.received[data] == b"bye\n"
 
 

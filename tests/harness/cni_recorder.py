@@ -39,8 +39,9 @@ def install(directory: Path, names: Iterable[str]) -> None:
 
 
 def calls(record: Path) -> list[dict[str, Any]]:
-    """Return the recorded calls, in order."""
-    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    """Return the recorded calls, in order, without one that is being written."""
+    text = record.read_text() if record.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def main() -> int:
@@ -54,8 +55,8 @@ def main() -> int:
         "stdin": config,
         "pid": os.getpid(),
     }
-    with open(config["record"], "a") as record:
-        record.write(json.dumps(call) + "\n")
+    with open(config["record"], "ab", buffering=0) as record:
+        record.write(json.dumps(call).encode() + b"\n")  # at once: plugins can run in parallel
     if command in config.get("hang", ()):
         os.spawnlp(os.P_WAIT, "sleep", "sleep", "600")
     if command in config.get("fail", {}):

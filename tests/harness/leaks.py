@@ -21,6 +21,9 @@ from typing import Self
 from . import cgroups
 from .waiting import PATIENCE
 
+OWN_PROGRAMS = ("cri-containerd serve", "runtime.logs.keeper", "bin/containerd --config")
+"""Parts of the command lines of a node's server, its log keeper and its containerd."""
+
 _LINKS = Path("/sys/class/net")
 _NETWORK_NAMESPACES = Path("/run/netns")
 _CNI = Path("/var/lib/cni")

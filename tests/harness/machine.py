@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,9 @@ from .node import CNI_BIN_DIRS, SERVER, Containerd, compile_server, systemd_is_i
 from .waiting import PATIENCE, wait_until
 
 SLICE = "test.slice"
+
+_RUNC_ROOT = "/run/containerd/runc/k8s.io"
+"""Where runc keeps its state: in every command that the shim gives it."""
 
 _DISABLED = (
     '"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"'
@@ -55,10 +59,12 @@ class Machine:
         self._bridge = f"crr{os.getpid() % 100000}"
         self.marks = claim(self.directory, bridge=self._bridge, network=self._bridge)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._with_cri = False
         self._write_config(host, registry, pause)
 
     def start_containerd(self, *, with_cri: bool = False) -> None:
         """Start the daemon; ``with_cri`` leaves its own CRI plugin on."""
+        self._with_cri = with_cri
         disabled = "" if with_cri else f"disabled_plugins = [{_DISABLED}]\n"
         config = self.directory / "containerd.toml"
         config.write_text(disabled + self._containerd_toml)
@@ -85,9 +91,23 @@ class Machine:
             process.wait()
 
     def clear(self) -> None:
-        """Remove every pod through the running server, and stop both."""
-        remove_pods(self.cri if "server" in self._running else self.builtin)
-        self._end_all()
+        """Remove every pod through the running server, and stop both.
+
+        What a failed test has stopped, or slowed down, works again for that.
+        """
+        self.slow_runc(False)
+        try:
+            if not self.is_running("containerd"):
+                self.start_containerd()
+            if self._with_cri and not self.is_running("server"):
+                remove_pods(self.builtin)
+                return
+            if not self.is_running("server"):
+                self.start_server()
+            self.cri.wait_until_ready()
+            remove_pods(self.cri)
+        finally:
+            self._end_all()
 
     def begin_server(self) -> None:
         """Start our server without waiting for it."""
@@ -127,6 +147,11 @@ class Machine:
         )
         return pid
 
+    def first_process(self, container: str) -> int:
+        """The first process of a running container, by its PID on the node."""
+        request = api_pb2.ContainerStatusRequest(container_id=container, verbose=True)
+        return int(json.loads(self.cri.runtime.ContainerStatus(request).info["info"])["pid"])
+
     def bundle(self, container: str) -> Path:
         """The directory in which containerd keeps the container's task."""
         return self.directory / "state/io.containerd.runtime.v2.task/k8s.io" / container
@@ -135,9 +160,13 @@ class Machine:
         """What the machine holds on the node: processes, mounts, namespaces, cgroups."""
         return Holdings.of([self.marks])
 
+    def runc_commands(self) -> list[str]:
+        """The running commands of runc, slow or not."""
+        return [command for _, command in processes(str(self.directory)) if _RUNC_ROOT in command]
+
     def runc_states(self) -> set[str]:
         """The containers of this machine that runc has state of."""
-        states = {path.name for path in Path("/run/containerd/runc/k8s.io").glob("*")}
+        states = {path.name for path in Path(_RUNC_ROOT).glob("*")}
         return states & self.marks.names()
 
     def _runc(self) -> Path:

@@ -125,6 +125,18 @@ def version_of(containerd: Containerd) -> str:
     return re.split(r"[~+]", done.stdout.split()[2])[0]
 
 
+_subnets: set[str] = set()
+
+
+def _unused_subnet() -> str:
+    """A subnet that no other node of this run has: their bridges are on one machine."""
+    while True:
+        subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
+        if subnet not in _subnets:
+            _subnets.add(subnet)
+            return subnet
+
+
 def systemd_is_init() -> bool:
     return Path("/run/systemd/system").is_dir()
 
@@ -175,7 +187,7 @@ class Node:
             network=self.network,
             cgroup_parent=cgroup_parent,
         )
-        self.subnet = f"10.{secrets.randbelow(50) + 150}.{secrets.randbelow(256)}.0/24"
+        self.subnet = _unused_subnet()
         self.pause_image = pause_image
         self.extra_config = extra_config
         self.extra_keys = extra_keys
@@ -336,6 +348,11 @@ class Node:
         self.process.send_signal(how)
         return self.process.wait(PATIENCE)
 
+    def ensure_running(self) -> None:
+        """Start the server if a failed test has stopped it."""
+        if self.process.poll() is not None:
+            self.start()
+
     @property
     def containerd_socket(self) -> Path:
         """Where the node's containerd listens; the built-in plugin shares its socket."""
@@ -350,6 +367,16 @@ class Node:
 
     def log(self) -> str:
         return (self.directory / "server.log").read_text(errors="replace")
+
+    def log_size(self) -> int:
+        """Where the log ends now, in bytes."""
+        return (self.directory / "server.log").stat().st_size
+
+    def log_since(self, size: int) -> str:
+        """What was logged after `log_size` was this."""
+        with (self.directory / "server.log").open("rb") as file:
+            file.seek(size)
+            return file.read().decode(errors="replace")
 
     def processes(self) -> dict[int, str]:
         """Pid → command of all processes of this node: server, keeper, containerd, shims."""
