@@ -141,14 +141,14 @@ def _decide(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import diff, project, proto_api, proto_diff
+    from codegen import diff, project, proto_api, proto_diff, upstream
 
     old, new = arguments.old, arguments.new
     pinned = proto_api.pinned(root)
     if old in pinned and new in pinned:
         served = project.read(root).api
         protos = (proto_api.descriptor(served, v, pinned[v]) for v in (old, new))
-        found = proto_diff.changes(*protos)
+        found = upstream.with_comments(proto_diff.changes(*protos), upstream.kept(pinned[new]))
     else:
         after = diff.at_revision(root, new) if new else diff.in_folder(root)
         found = diff.of_specifications(diff.at_revision(root, old), after)

@@ -176,6 +176,10 @@ def markdown(old: str, new: str, changes: Iterable[Named]) -> str:
 
 
 def as_json(old: str, new: str, changes: Iterable[Named]) -> str:
-    """The changes as a JSON object, in the order in which they were found."""
-    named = [asdict(change) for change in changes]
+    """The changes as a JSON object, in the order in which they were found; ``comment`` only of a
+    change that has one."""
+    named = [
+        {key: said for key, said in asdict(change).items() if said or key != "comment"}
+        for change in changes
+    ]
     return json.dumps({"old": old, "new": new, "changes": named}, indent=2, ensure_ascii=False)

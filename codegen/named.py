@@ -15,5 +15,9 @@ class Named:
     effect: str
     """One of the classes of ``proto_diff`` or ``mapping_diff``."""
 
+    comment: str = ""
+    """What the published API says about something new; "" if that is not known."""
+
     def markdown(self) -> str:
-        return f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
+        said = f"- **{self.kind}** `{self.subject}`" + (f": {self.detail}" if self.detail else "")
+        return "\n".join([said, *(f"  > {line}".rstrip() for line in self.comment.splitlines())])

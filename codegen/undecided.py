@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from codegen import load, mapping_file, project, rpc
+from codegen import load, mapping_file, project, rpc, upstream
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.model import Api, Field, MappingFile, Message, Method, Service, rpc_key
@@ -30,8 +30,6 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
 
     Raises SpecError if the mapping or rpc.yaml cannot be read.
     """
-    from codegen import upstream  # slow to load, and only needed here
-
     problems = Problems()
     files, _ = mapping_file.read_all(root, problems)
     written = load.text_file(root, rpc.FILE) if (root / rpc.FILE).exists() else ""
@@ -165,9 +163,8 @@ def _rpc(api: Api, service: str, method: Method, said: Comments) -> str:
 
 def _as_yaml(comment: str | None, indent: str) -> str:
     """A comment as lines of a YAML comment, whatever it contains; "" for none."""
-    lines: Sequence[str] = (comment or "").splitlines()
-    clean = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
     width = _WIDTH - len(indent)
+    clean = upstream.lines(comment or "")
     wrapped = (textwrap.wrap(line, width, break_on_hyphens=False) or [""] for line in clean)
     return "".join(f"{indent}# {line}".rstrip() + "\n" for part in wrapped for line in part)
 

@@ -71,6 +71,26 @@ def test_stubs_have_the_comments_of_the_published_file(published: Path) -> None:
         load.yaml_file(published, name)
 
 
+def test_diff_shows_the_comments_of_what_is_new(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _bump(published)
+    capsys.readouterr()
+    asked = ["--root", str(published), "diff", api().version, "9.99"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    odd = _ODD.replace(" \x07\u2028 ", "\n  > ")
+    assert (
+        "- **field-gained** `ContainerConfig.oom_policy`: string = 98\n"
+        f"  > The OOM policy; {odd}\n  >\n  > A second paragraph.\n  > Behind it.\n"
+        "- **field-gained** `ContainerConfig.silent`: repeated string = 99\n"
+    ) in said
+    assert main([*asked, "--json"]) == 0
+    changes = {one["subject"]: one for one in json.loads(capsys.readouterr().out)["changes"]}
+    assert changes["RuntimeService.Freeze"]["comment"] == "Freezes\na pod."
+    assert "comment" not in changes["ContainerConfig.silent"]
+
+
 def test_the_pinned_file_and_its_origin_are_without_comments(published: Path) -> None:
     _bump(published)
     assert "//" not in (published / "spec/cri/9.99.proto").read_text()
