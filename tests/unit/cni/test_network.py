@@ -24,7 +24,7 @@ from runtime.cni.network import Network, Operated
 from runtime.cni.result import select_pod_ip, summarise
 from runtime.errors import InvalidArgument, Unavailable, Unknown
 from tests.harness import cni_recorder
-from tests.harness.waiting import PATIENCE
+from tests.harness.waiting import PATIENCE, until
 
 NETNS = "/proc/self/ns/net"
 """A namespace that exists as long as this process: the recorder does nothing in it."""
@@ -348,8 +348,7 @@ async def test_a_cancelled_add_ends_before_the_deletion(lab: Lab) -> None:
     lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
     async with lab.network() as network:
         adding = asyncio.create_task(network.add("sb1", NETNS, POD))
-        while not lab.calls():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lab.calls)
         adding.cancel()
         await asyncio.sleep(0.1)
         assert not adding.done()
@@ -369,25 +368,28 @@ async def test_a_cancelled_add_that_hangs_is_killed(
     lab.write("net.conflist", {"type": "first", "hang": ["ADD"]})
     async with lab.network() as network:
         adding = asyncio.create_task(network.add("sb1", NETNS, POD))
-        while not lab.calls():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lab.calls)
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await adding
     await gone(lab.calls()[0]["pid"])
 
 
+async def cancelled_deletion(lab: Lab, network: Network) -> None:
+    """Add a pod, and cancel its deletion while the plugin hangs in it."""
+    await network.add("sb1", NETNS, POD)
+    deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
+    await until(lambda: len(lab.calls()) == 2)
+    deleting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await deleting
+
+
 async def test_a_cancelled_delete_continues_and_the_next_one_waits_for_it(lab: Lab) -> None:
     """A plugin that is killed half-way can leave what a second DEL no longer finds."""
     lab.write("net.conflist", {"type": "first", "hang": ["DEL"]})
     async with lab.network() as network:
-        await network.add("sb1", NETNS, POD)
-        deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
-        while len(lab.calls()) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        deleting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await deleting
+        await cancelled_deletion(lab, network)
         again = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
         await asyncio.sleep(0.1)
         assert not again.done()
@@ -403,16 +405,9 @@ async def test_a_deletion_that_hangs_without_a_caller_is_killed_and_started_agai
     monkeypatch.setattr(cni, "GRACE", 0.2)
     lab.write("net.conflist", {"type": "first", "hang": ["DEL"]})
     async with lab.network() as network:
-        await network.add("sb1", NETNS, POD)
-        deleting = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
-        while len(lab.calls()) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        deleting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await deleting
+        await cancelled_deletion(lab, network)
         again = asyncio.create_task(network.delete("sb1", NETNS, POD, had_result=True))
-        while len(lab.calls()) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until(lambda: len(lab.calls()) == 3)
         await gone(lab.calls()[1]["pid"])
         again.cancel()
         with pytest.raises(asyncio.CancelledError):
