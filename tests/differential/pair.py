@@ -224,13 +224,12 @@ class Side:
 
     def _wait_until_not_ready(self, pod: str) -> None:
         """The built-in plugin responds before its lists show that the pod was stopped."""
-        for _ in range(50):
-            try:
-                if self.cri.pod_status(pod).state == api_pb2.SANDBOX_NOTREADY:
+        deadline = time.monotonic() + _LIMIT
+        with contextlib.suppress(grpc.RpcError):
+            while self.cri.pod_status(pod).state != api_pb2.SANDBOX_NOTREADY:
+                if time.monotonic() > deadline:
                     return
-            except grpc.RpcError:
-                return
-            time.sleep(0.02)
+                time.sleep(0.02)
 
     def _process(self, id: str) -> dict[str, Any]:
         """What the probe printed, if the container is one."""
@@ -269,11 +268,14 @@ class Side:
         self._hidden[value] = f"<{name}>"
 
     def _resolved(self, message: Message) -> Any:
-        """A copy in which names are replaced; ``<name|4>`` is the first four characters."""
+        """A copy in which names are replaced; ``<name|8>`` is the first eight characters."""
 
         def value(found: re.Match[str]) -> str:
             length = int(found["length"]) if found["length"] else None
-            return self.names.get(found["name"], found[0])[:length]
+            part = self.names.get(found["name"], found[0])[:length]
+            if length:
+                self._hidden[part] = found[0]
+            return part
 
         written = text_format.MessageToString(message)
         return text_format.Parse(_NAME.sub(value, written), type(message)())
