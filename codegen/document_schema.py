@@ -167,23 +167,30 @@ class ObjectReader:
             )
         return name
 
-    def _kind(self, part: Mapping[str, Any], name: str) -> Kind:
+    def _kind(self, part: Mapping[str, Any], name: str, above: tuple[str, ...] = ()) -> Kind:
         if "$ref" in part:
             target = _target(part["$ref"])
+            if target not in self.definitions or target in above:
+                raise SpecError(
+                    f"{self.name}.{name} refers to {part['$ref']}, which "
+                    + ("contains itself" if above else "is no type that it can have"),
+                    load.at(self.node, ["properties", name]).place,
+                    nearest(target, self.definitions) or "write the type itself",
+                )
             if _is_object(self.definitions[target]):
                 return Kind(self.kind, target)
-            return self._kind(self.definitions[target], name)
+            return self._kind(self.definitions[target], name, (*above, target))
         if "x-record" in part:
             return Kind("record", part["x-record"])
         if "x-message" in part:
             return Kind("message", part["x-message"])
         match part.get("type"):
             case [str() as given, "null"]:
-                return replace(self._kind({**part, "type": given}, name), optional=True)
+                return replace(self._kind({**part, "type": given}, name, above), optional=True)
             case "array" if "items" in part:
-                return Kind("list", of=(self._kind(part["items"], name),))
+                return Kind("list", of=(self._kind(part["items"], name, above),))
             case "object" if isinstance(part.get("additionalProperties"), dict):
-                value = self._kind(part["additionalProperties"], name)
+                value = self._kind(part["additionalProperties"], name, above)
                 return Kind("map", of=(Kind("str"), value))
             case "integer":
                 return Kind("int", low=part.get("minimum"), high=part.get("maximum"))

@@ -120,4 +120,4 @@ def misspelt(words: Iterable[str], known: Iterable[str]) -> set[str]:
 
 def one_of(known: Iterable[str]) -> str:
     """A hint that lists every allowed word."""
-    return f"allowed here: {', '.join(known)}"
+    return f"allowed here: {', '.join(known) or 'nothing'}"

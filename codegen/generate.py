@@ -105,6 +105,7 @@ def load_project(root: Path) -> Project:
     from codegen import api_names, older, strays
 
     settings = project.read(root)
+    project.check_packages(root)
     problems = Problems()
     api = problems.attempt(lambda: read_api(root, problems))
     strays.check(root, settings, problems)
@@ -219,14 +220,18 @@ def translation(
     if api is None or document is None or objects is None or records is None:
         return None
     sources = Sources(root, settings, api, document)
-    known_plans = plan_schema.read_all(root, api, sources.records, problems)
+    faults_of_plans = Problems()
+    known_plans = plan_schema.read_all(root, api, sources.records, faults_of_plans)
+    problems.extend(faults_of_plans)
     sources.plans = known_plans
     known_payloads = tuple(payload_schema.payloads(root, api, objects))
     paths = Paths(api, document, sources, records, known_plans, objects, known_payloads)
     uses = problems.attempt(lambda: sources.uses) if judged else ()
     if uses is None:
         return None
-    mapped = _resolved(files, paths, rpcs, problems)
+    faults = Problems()
+    mapped = _resolved(files, paths, rpcs, faults)
+    problems.extend(f for f in faults if not (faults_of_plans and f.rule == "unknown-plan"))
     found = Translation(
         root, settings, api, document, files, mapped, known_plans, known_payloads, paths
     )

@@ -99,7 +99,8 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 
 
 def text_file(root: Path, name: str) -> str:
-    """The text of ``root/name``; errors name the file as ``name``."""
+    """The text of ``root/name``, without the byte order mark that some editors write; errors name
+    the file as ``name``."""
     if (root / name).is_fifo():
         raise SpecError("cannot be read: it is a pipe", Place(name), "write a file")
     try:
@@ -107,7 +108,7 @@ def text_file(root: Path, name: str) -> str:
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", Place(name)) from error
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode(errors="replace")
         raise SpecError(
@@ -448,6 +449,8 @@ def _report(error: ValidationError, document: Node, problems: Problems) -> None:
             nearest(str(error.instance), map(str, wanted)) or one_of(map(str, wanted)),
         )
     elif error.validator == "type":
-        problems.add(f"{where} must be of type {wanted}", node.place)
+        scalar = wanted == "string" and isinstance(error.instance, bool | int | float)
+        hint = f'write it in quotes: "{json.dumps(error.instance)}"' if scalar else None
+        problems.add(f"{where} must be of type {wanted}", node.place, hint)
     else:
         problems.add(f"{where}: {_short(error.message)}", node.place)

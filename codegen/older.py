@@ -121,7 +121,8 @@ def differences(
                 continue
             yield was, f"{was} ({words}) does not exist there"
         elif now[part] != words:
-            yield was, f"{was} is {words} in one and {now[part]} in the other"
+            in_both = f"{words} in {older.package} and {now[part]} in {current.package}"
+            yield was, f"{was} is {in_both}"
 
 
 def _parts(
@@ -160,9 +161,9 @@ def _enum(enum: EnumDescriptorProto, name: str) -> Iterator[tuple[str, str]]:
 
 def _field(field: FieldDescriptorProto, local: Callable[[str], str]) -> str:
     kind = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
-    label = FieldDescriptorProto.Label.Name(field.label).removeprefix("LABEL_").lower()
+    label = "repeated " * (field.label == FieldDescriptorProto.LABEL_REPEATED)
     named = f" {local(field.type_name)}" if field.type_name else ""
-    return f"number {field.number}, {label} {kind}{named}"
+    return f"number {field.number}, {label}{kind}{named}"
 
 
 def _method(method: MethodDescriptorProto, local: Callable[[str], str]) -> str:

@@ -43,9 +43,9 @@ class Paths:
             start = self._step(Source("", None, (), Kind("message", own.name)), head, place)
         else:
             raise SpecError(
-                f"{path} begins with {head}, which is neither "
-                + (f"a field of {own.name} nor " if own else "")
-                + "a context root",
+                (f"{path} is " if path == head else f"{path} begins with {head}, which is ")
+                + (f"neither a field of {own.name} nor " if own else "no ")
+                + ("a context root" if own else "context root"),
                 place,
                 (self.api.former.hint(f"{own.name}.{head}") if own else None)
                 or nearest(head, [*roots, *(own.fields if own else ())])
@@ -210,8 +210,10 @@ class Paths:
             raise SpecError(
                 f"no plan of {PLANS} has {name}",
                 place,
-                nearest(name, known) or (one_of(known) if known else None),
-                "unknown-target",
+                nearest(name, known)
+                or nearest(name.partition(".")[0], known)
+                or f"describe it in {PLANS}, in a plan whose x-message leads to the field",
+                "unknown-plan",
             )
         return Target(path, "plan", (name,), known[name])
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import keyword
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from codegen import load
-from codegen.errors import Place, Problems
+from codegen.errors import Place, Problems, SpecError
 from codegen.load import Node
 from codegen.nodes import child, items, mapping, optional, text
 
@@ -235,6 +236,31 @@ def _place(node: Node, path: list[str]) -> Place:
     holder = mapping(load.at(node, above))
     key = holder.key(last)
     return key.place if key is not None else holder.place
+
+
+def check_packages(root: Path) -> None:
+    """Raise SpecError if the hand-written code is not where spec/project.yaml says, or imports the
+    stubs from another package than the output: everything else would only follow from that."""
+    settings = read(root)
+    if not (root / settings.code).is_dir():
+        raise SpecError(
+            f"code names the package {settings.code}, which does not exist",
+            _place(load.yaml_file(root, FILE), ["code"]),
+            "name the folder with the hand-written code",
+        )
+    if (root / settings.output).exists():
+        return
+    imported = re.compile(rf"^from (\w+)\.{settings.api.folder} import ", re.M)
+    for path in sorted((root / settings.code).rglob("*.py")):
+        file = path.relative_to(root).as_posix()
+        found = imported.search(load.text_file(root, file))
+        if found is not None and found[1] not in (settings.output, settings.code):
+            raise SpecError(
+                f"output names the package {settings.output}, but {file} imports the stubs from"
+                f" {found[1]}",
+                _place(load.yaml_file(root, FILE), ["output"]),
+                f"write {found[1]}, or change the imports",
+            )
 
 
 def read(root: Path) -> Settings:

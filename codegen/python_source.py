@@ -7,6 +7,7 @@ dependency), so functions, annotations and dataclasses are looked up in the sour
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -117,7 +118,7 @@ class Sources:
                 *([] if found.returns else ["its result"]),
             ),
             Place(file, found.lineno, found.col_offset + 1),
-            _why_not_callable(found),
+            _why_not_callable(found) or read.why_unclear(found),
         )
 
     def topic_file(self, topic: str) -> str:
@@ -231,7 +232,15 @@ class Sources:
     def hint(self, dotted: str) -> str:
         """Suggestions for a name in ``handled_by`` that does not exist."""
         modules = self.modules()
-        *parts, _ = dotted.split(".")
+        *parts, method = dotted.split(".")
+        if len(parts) == 1 and parts[0] in self.operations():  # as served_by names it
+            parts.append("operations")
+            tree = self.tree(f"{self.settings.code}/{'/'.join(parts)}.py")
+            classes = tree.body if tree is not None else ()
+            for node in classes:
+                if isinstance(node, ast.ClassDef) and _function_of(node, method):
+                    return f"write {'.'.join(parts)}.{node.name}.{method}"
+            dotted = ".".join([*parts, method])
         names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
         known = next((name for name in names if name in modules), None)
         if known is None:
@@ -288,10 +297,29 @@ def _function(tree: ast.Module, path: list[str]) -> Callable | None:
     return next((n for n in functions if n.name == path[-1]), None)
 
 
+_CACHES = ("cache", "lru_cache")
+"""Decorators of functools that leave a function's arguments and result as they are."""
+
+
+def _function_of(node: ast.ClassDef, name: str) -> bool:
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return any(isinstance(part, functions) and part.name == name for part in node.body)
+
+
 def _why_not_callable(function: Callable) -> str | None:
     """Why generated code, which gives arguments by name and takes one result, cannot call it."""
     if isinstance(function, ast.AsyncFunctionDef):
         return "is asynchronous, and a transform is not"
+    for decorator in function.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if _dotted(called).rpartition(".")[2] not in _CACHES:
+            return (
+                f"is decorated with {_dotted(decorator)}, so its annotations do not say what it"
+                f" returns; only {' and '.join(_CACHES)} may decorate a transform"
+            )
+    for star, several in (("*", function.args.vararg), ("**", function.args.kwarg)):
+        if several is not None:
+            return f"takes {star}{several.arg}, so what it is given cannot be checked"
     if function.args.posonlyargs:
         return "takes arguments by position only, and they are given by name"
     if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes(function)):
@@ -350,6 +378,23 @@ class _Annotations:
         self._imported = dict(_imports(tree))
         self._aliases = dict(_aliases(tree))
         self._own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        stored = (n.id for n in nodes(tree) if isinstance(n, ast.Name) and _is_stored(n))
+        self._known = {*self._imported, *self._own, *stored, *dir(builtins)}
+
+    def why_unclear(self, function: Callable) -> str | None:
+        """Why the annotations of a function mean nothing; None if they do not."""
+        arguments = function.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        written = [a.annotation for a in every if a.annotation is not None]
+        written += [function.returns] if function.returns is not None else []
+        for annotation in written:
+            for node in nodes(annotation):
+                if isinstance(node, ast.Name) and node.id not in self._known:
+                    return (
+                        f"has the annotation {ast.unparse(annotation)}, but its module neither"
+                        f" defines nor imports {node.id}"
+                    )
+        return None
 
     def kind(self, node: ast.expr | None) -> Kind:
         """The kind of an annotation; ``any`` if there is none."""
@@ -418,6 +463,10 @@ class _Annotations:
         if module in self._homes and name in self._records:
             return Kind("record", name)
         return Kind("class", full)
+
+
+def _is_stored(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def _dotted(node: ast.expr) -> str:

@@ -350,6 +350,8 @@ def undeclared_reader(all_: Everything) -> Iterator[Finding]:
     """Only the function that a field's entry names may read the field."""
     for use in undeclared(all_):
         entry = all_.files[use.message].entries[use.field]
+        if entry.fate == "handled_by" and not _is_clear(all_, use.message, use.field):
+            continue  # its handler is at fault, which is reported
         yield (
             f"{use.function} reads {use.message}.{use.field}, which its entry does not say",
             Place(use.file, use.line, use.column),

@@ -30,7 +30,14 @@ def check(root: Path, settings: Settings, problems: Problems) -> None:
     named = _older(root)
     for path in _visible(root / settings.api.protos):
         version = path.suffix == ".proto" and stubs.is_version(path.stem)
-        known = version or path.name in _CURRENT or f"{settings.api.protos}/{path.name}" in named
+        known = (
+            version
+            or path.name in _CURRENT
+            or named is None
+            or f"{settings.api.protos}/{path.name}" in named
+        )
+        if path.name in _CURRENT and path.is_dir():
+            continue  # reported by who cannot read it
         if not known or path.is_dir() or path.is_symlink():
             hint = "pin it with cri-codegen import, name it in older.yaml, or remove it"
             _report(path, settings.api.protos, hint, problems)
@@ -39,12 +46,13 @@ def check(root: Path, settings: Settings, problems: Problems) -> None:
             _report(path, "spec", f"call it {path.stem}.yaml, or remove it", problems)
 
 
-def _older(root: Path) -> str:
-    """The text of older.yaml, which names protos."""
+def _older(root: Path) -> str | None:
+    """The text of older.yaml, which names protos; None if it cannot be read, which is reported with
+    the rest of it."""
     try:
-        return load.text_file(root, older.FILE)
-    except SpecError:  # there is none, or its fault is reported with the rest of it
-        return ""
+        return load.text_file(root, older.FILE) if (root / older.FILE).exists() else ""
+    except SpecError:
+        return None
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -54,6 +62,8 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _report(path: Path, folder: str, hint: str, problems: Problems) -> None:
+    if path.suffix in (".yaml", ".proto") and path.is_symlink() and not path.exists():
+        return  # reported by who cannot read it
     if path.is_symlink():
         message, hint = "is a link, which a review does not show", "copy the file"
     elif path.is_dir():

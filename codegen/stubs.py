@@ -17,7 +17,7 @@ def current_version(root: Path) -> str:
     """The version of the API that is generated, as the file ``current`` names it."""
     served = project.read(root).api
     current = f"{served.protos}/current"
-    if not (root / current).is_file():
+    if not (root / current).exists():
         raise SpecError(
             f"names the {served.name} version to build and is missing",
             Place(current),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from codegen import load, mapping_file, project, rpc, upstream
@@ -39,7 +39,9 @@ def stubs(root: Path, api: Api) -> dict[str, str]:
     proto = settings.api.proto(api.version)
     said = upstream.kept(load.text_file(root, proto)) if (root / proto).is_file() else {}
     found = {f"{settings.output}/{name}": text for name, text in project.schemas().items()}
-    received, sent = (_reached(api, names) for names in _roots(api))
+    requests, responses = _roots(api)
+    received = _reached(api, requests, {n for n, f in files.items() if not f.takes})
+    sent = _reached(api, responses, {n for n, f in files.items() if not f.gives})
     for message in api.messages.values():
         if message.name in files:
             file = files[message.name]
@@ -84,13 +86,14 @@ def _roots(api: Api) -> tuple[set[str], set[str]]:
     return {m.request for m in methods}, {m.response for m in methods}
 
 
-def _reached(api: Api, names: Iterable[str]) -> set[str]:
-    """The messages that ``names`` hold, directly or not, and ``names`` themselves."""
+def _reached(api: Api, names: Iterable[str], closed: Collection[str]) -> set[str]:
+    """The messages that ``names`` hold, directly or not, and ``names`` themselves; what messages in
+    ``closed`` hold does not count."""
     found: set[str] = set()
     pending = list(names)
     while pending:
         name = pending.pop()
-        if name not in found and name in api.messages:
+        if name not in found and name in api.messages and name not in closed:
             found.add(name)
             pending += [f.message for f in api.messages[name].fields.values() if f.message]
     return found

@@ -51,7 +51,8 @@ def changes(folder: Path, wanted: Mapping[str, str]) -> list[Change]:
     present = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
-        if path.is_file() and not any(part in _NOT_OURS for part in path.parts)
+        if (path.is_file() or path.is_symlink())
+        and not any(part in _NOT_OURS for part in path.parts)
     }
     found = []
     for name in sorted(present.keys() | wanted.keys()):
@@ -134,6 +135,8 @@ def alone(root: Path, *, reading: bool) -> Iterator[None]:
 
 
 def _text(path: Path) -> str:
+    if path.is_symlink():
+        return f"link to {os.readlink(path)}\n"
     return path.read_bytes().decode(errors="replace")
 
 

@@ -72,6 +72,7 @@ def _check_rpc(scope: Scope, entry: Entry) -> None:
             f"the handler of {name} does not look at {entry.name} of {scope.message.name}",
             entry.value_place,
             "it looks at "
-            + (", ".join(sorted(f"{m}.{f}" for m, f in looks_at)) or "no field by itself"),
+            + (", ".join(sorted(f"{m}.{f}" for m, f in looks_at)) or "no field by itself")
+            + "; name the method that reads the field, or the object in rpc.yaml",
             "field-not-read",
         )

@@ -206,3 +206,71 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert any(
         str(f).startswith("spec/rpc.yaml: cannot be read: it is a pipe") for f in _faults(tmp_path)
     )
+
+
+_ALONE = {
+    "spec/project.yaml: code names the package runtimes": (
+        "spec/project.yaml", "code: runtime", "code: runtimes"
+    ),
+    "spec/project.yaml: output names the package made": (
+        "spec/project.yaml", "output: generated", "output: made"
+    ),
+    "spec/plan/requests.schema.json: is not JSON": (
+        "spec/plan/requests.schema.json", '"type": "integer"', '"type" "integer"'
+    ),
+    "spec/plan/requests.schema.json: stop_container.grace refers to #/$defs/stop_container": (
+        "spec/plan/requests.schema.json", '"type": "integer"', '"$ref": "#/$defs/stop_container"'
+    ),
+    "spec/older.yaml: ": ("spec/older.yaml", "runtime.v1alpha2:", "\truntime.v1alpha2:"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", _ALONE)
+def test_what_follows_from_a_mistake_is_not_reported(tmp_path: Path, said: str) -> None:
+    copy_of_spec(tmp_path)
+    _change(tmp_path, *_ALONE[said])
+    (fault,) = _faults(tmp_path)
+    assert f"{fault.place.file}: {fault.message}".startswith(said)
+    assert fault.place.line
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["spec/cri/current", "spec/mapping/mount.yaml", "spec/plan/requests.schema.json", _PROTO],
+)
+def test_a_byte_order_mark_means_nothing(tmp_path: Path, name: str) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    generate.load_project(tmp_path)
+
+
+_TRANSFORM = "def container_state(*, state: lifecycle.ContainerState)"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (f"@property\n{_TRANSFORM}", "is decorated with property"),
+        (_TRANSFORM.replace("*", "*several: int"), "takes *several"),
+        (_TRANSFORM.replace(")", ", **named: int)"), "takes **named"),
+        (_TRANSFORM.replace("lifecycle.", ""), "neither defines nor imports ContainerState"),
+    ],
+)
+def test_a_transform_that_cannot_be_called_is_named(
+    tmp_path: Path, written: str, said: str
+) -> None:
+    copy_of_spec(tmp_path)
+    code = (tmp_path / "runtime").resolve()
+    (tmp_path / "runtime").unlink()
+    shutil.copytree(code, tmp_path / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    _change(tmp_path, "runtime/transforms/status.py", _TRANSFORM, written)
+    (fault,) = _faults(tmp_path)
+    assert said in fault.message
+    assert fault.place.file == "runtime/transforms/status.py"
+
+
+def test_a_handler_that_is_named_as_in_rpc_yaml_is_told_its_own_name(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    hint = generate.load_project(tmp_path).translation.paths.sources.hint("sandboxes.stop")
+    assert hint == "write sandboxes.operations.Sandboxes.stop"

@@ -80,7 +80,7 @@ def test_every_schema_violation_is_reported() -> None:
     assert not load.check_schema(node, load.Schema(schema), problems)
     assert sorted(str(problem) for problem in problems) == [
         "f.yaml:1:1: the file lacks the key 'b'",
-        "f.yaml:1:4: a must be of type string",
+        'f.yaml:1:4: a must be of type string\n    hint: write it in quotes: "1"',
         "f.yaml:2:4: c wants x",
         "f.yaml:3:1: unknown key 'd' in the file\n    hint: allowed here: a, b, c",
     ]

@@ -46,14 +46,14 @@ def test_another_name_of_a_message_a_field_or_an_enum_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "part", "words"),
     [
-        ("string id = 1", "bytes id = 1", "Ask.id", "optional string in one"),
-        ("string id = 1", "string id = 3", "Ask.id", "number 1, optional string in one"),
-        ("repeated Ask asked", "Ask asked", "Told.asked", "repeated message Ask in one"),
+        ("string id = 1", "bytes id = 1", "Ask.id", "number 1, string in runtime.old"),
+        ("string id = 1", "string id = 3", "Ask.id", "and number 3, string in runtime.v1"),
+        ("repeated Ask asked", "Ask asked", "Told.asked", "repeated message Ask in runtime.old"),
         ("string id = 1; ", "", "Ask.id", "does not exist there"),
-        ("B = 1", "B = 2", "Kind.B", "number 1 in one and number 2 in the other"),
-        ("returns (Told)", "returns (Ask)", "S.Get", "Ask -> Told in one"),
-        ("returns (Told)", "returns (stream Told)", "S.Get", "Ask -> stream Told in the other"),
-        ("<string, string>", "<string, bytes>", "Told.LabelsEntry.value", "string in one"),
+        ("B = 1", "B = 2", "Kind.B", "number 1 in runtime.old and number 2 in runtime.v1"),
+        ("returns (Told)", "returns (Ask)", "S.Get", "Ask -> Told in runtime.old"),
+        ("returns (Told)", "returns (stream Told)", "S.Get", "Ask -> stream Told in runtime.v1"),
+        ("<string, string>", "<string, bytes>", "Told.LabelsEntry.value", "string in runtime.old"),
     ],
 )
 def test_every_difference_is_named(before: str, after: str, part: str, words: str) -> None:

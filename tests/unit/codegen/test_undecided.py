@@ -179,3 +179,13 @@ def test_a_message_without_fields_gets_its_first(tmp_path: Path) -> None:
         "\nfields:\n  a:\n    unmapped: undecided\n"
         f"    why: To be decided. bool, number 1, since CRI {api().version}.\n"
     )
+
+
+def test_a_new_message_below_one_that_is_only_received_is_received(tmp_path: Path) -> None:
+    _copy(tmp_path)
+    text = (tmp_path / f"spec/cri/{api().version}.proto").read_text()
+    text = text.replace("message Mount {", "message Mount {\n    Leaf leaf = 99;", 1)
+    (tmp_path / "spec/cri/9.99.proto").write_text(text + "\nmessage Leaf { string id = 1; }\n")
+    (tmp_path / "spec/cri/current").write_text("9.99\n")
+    assert main(["--root", str(tmp_path), "stubs"]) == 0
+    assert "\nflow: in\n" in (tmp_path / "spec/mapping/leaf.yaml").read_text()

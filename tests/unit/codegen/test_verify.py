@@ -82,7 +82,7 @@ def test_what_cannot_be_imported_is_named_once_with_its_line(checkout: Path) -> 
         Fault(
             Place("runtime/transforms/devices.py", line, 1),
             "cannot be imported: ImportError: cannot import name 'oli' from 'generated' "
-            f"({checkout}/generated/__init__.py)",
+            "(generated/__init__.py)",
         )
     ]
     assert main(["--root", str(checkout), "check"]) == 1
@@ -172,3 +172,37 @@ def test_without_a_cache_everything_is_computed(
     assert render.formatted(["x  =  1\n"]) == ["x = 1\n"]
     assert cache.made_once("kind", (b"in",), lambda: b"out") == b"out"
     assert cache.made_once("kind", (b"in",), lambda: b"other") == b"other"
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+        ("raise KeyboardInterrupt", "cannot be imported: KeyboardInterrupt"),
+        ("import os; os._exit(0)", "ends the process when it is imported"),
+    ],
+)
+def test_a_module_that_ends_the_process_is_named(checkout: Path, added: str, said: str) -> None:
+    path = checkout / "runtime/errors.py"
+    path.write_text(f"{path.read_text()}\n{added}\n")
+    (fault,) = verify.import_faults(checkout)
+    assert fault.message == said
+    assert not fault.place.file.startswith("/")
+
+
+def test_what_a_module_prints_is_no_fault(checkout: Path) -> None:
+    path = checkout / "runtime/errors.py"
+    path.write_text(path.read_text() + "\nprint('[1]')\n")
+    assert verify.import_faults(checkout) == []
+
+
+def test_links_that_lead_upwards_are_not_followed(checkout: Path) -> None:
+    for folder in ("spec/mapping", "runtime", "generated"):
+        (checkout / folder / "up").symlink_to("..")
+    assert not verify.known_good(checkout)
+    assert verify.import_faults(checkout) == []
+
+
+def test_a_file_that_cannot_be_read_is_not_good(checkout: Path) -> None:
+    (checkout / "spec/mapping/loop.yaml").symlink_to("loop.yaml")
+    assert not verify.known_good(checkout)
