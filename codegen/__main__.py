@@ -141,12 +141,20 @@ def _decide(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _diff(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import diff, project, proto_api, proto_diff, upstream
+    from codegen import diff, project, proto_api, proto_diff, stubs, upstream
 
     old, new = arguments.old, arguments.new
-    pinned = proto_api.pinned(root)
-    if old in pinned and new in pinned:
-        served = project.read(root).api
+    pinned, served = proto_api.pinned(root), project.read(root).api
+    if old in pinned and new is None:
+        new = stubs.current_version(root)
+    others = [word for word in (old, new) if word not in pinned]
+    if len(others) == 1:
+        raise SpecError(
+            f"is no pinned version of the {served.name}, and {new if old in others else old} is",
+            Place(f"REVISION {others[0]!r}"),
+            f"give two git revisions, or two of {', '.join(pinned)}",
+        )
+    if not others:
         protos = (proto_api.descriptor(served, v, pinned[v]) for v in (old, new))
         found = upstream.with_comments(proto_diff.changes(*protos), upstream.kept(pinned[new]))
     else:
@@ -292,7 +300,11 @@ def _parser() -> argparse.ArgumentParser:
         "diff", help="named changes and what each means, as Markdown or JSON"
     )
     compared.add_argument("old", help="a pinned version, or a git revision")
-    compared.add_argument("new", nargs="?", help="the same; default: the working tree's spec/")
+    compared.add_argument(
+        "new",
+        nargs="?",
+        help="the same; default: the current version, or the working tree's spec/",
+    )
     compared.add_argument("--json", action="store_true", help="as JSON")
     compared.set_defaults(run=_diff)
 
@@ -345,7 +357,7 @@ def _take_version(arguments: argparse.Namespace, words: list[str], root: Path) -
     from codegen import project
 
     option = f"--{project.read(root).api.folder}"
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser("cri-codegen generate", add_help=False, allow_abbrev=False)
     parser.add_argument(option, dest="api", default=arguments.api)
     known, others = parser.parse_known_args(words)
     arguments.api = known.api

@@ -75,7 +75,11 @@ def at_revision(root: Path, revision: str) -> Specification:
         raise SpecError(
             f"is not a revision with spec/: {made.stderr.decode().strip()}",
             Place(revision),
-            "give two pinned versions, or git revisions",
+            (
+                f"pinned versions: {', '.join(stubs.versions(root))}"
+                if stubs.is_version(revision)
+                else "give a git revision, such as HEAD"
+            ),
         )
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:

@@ -74,8 +74,9 @@ def _key(root: Path) -> str:
         *_files(root, settings.output, ""),
     ]
     whole = [word.encode() for word in parts]
-    for _, folders, _ in os.walk(root / "spec"):
-        whole += [name.encode() for name in sorted(folders)]  # also of empty ones, and of links
+    for part in ("spec", settings.output):
+        for _, folders, _ in os.walk(root / part):  # also empty ones, and links
+            whole += [name.encode() for name in sorted(folders) if name != "__pycache__"]
     for name, path in files:
         whole += [name.encode(), path.read_bytes()]
     return cache.digest(*whole)

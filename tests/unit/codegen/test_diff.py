@@ -271,3 +271,35 @@ def test_no_revision_reaches_git_as_an_option(tmp_path: Path, revision: str) -> 
     with pytest.raises(SpecError, match="is no revision of git"):
         diff.at_revision(tmp_path, revision)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_pinned_version_alone_is_compared_with_the_current_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--root", str(ROOT), "diff", "1.35"]) == 0
+    assert capsys.readouterr().out.startswith("## 1.35 → 1.36\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["1.99", "1.36"], "REVISION '1.99': is no pinned version of the CRI, and 1.36 is\n"),
+        (["1.36", "1.99"], "REVISION '1.99': is no pinned version of the CRI, and 1.36 is\n"),
+        (["1.36", "HEAD"], "REVISION 'HEAD': is no pinned version of the CRI, and 1.36 is\n"),
+    ],
+)
+def test_of_two_words_the_wrong_one_is_named(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(ROOT), "diff", *given]) == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(("word", "hint"), [("1.99", "pinned versions: 1.25, "), ("no", "HEAD")])
+def test_a_word_that_is_no_revision_gets_what_it_can_be(
+    tmp_path: Path, word: str, hint: str
+) -> None:
+    copy_of_spec(tmp_path)
+    with pytest.raises(SpecError) as raised:
+        diff.at_revision(tmp_path, word)
+    assert hint in raised.value.faults[0].hint

@@ -274,3 +274,22 @@ def test_a_handler_that_is_named_as_in_rpc_yaml_is_told_its_own_name(tmp_path: P
     copy_of_spec(tmp_path)
     hint = generate.load_project(tmp_path).translation.paths.sources.hint("sandboxes.stop")
     assert hint == "write sandboxes.operations.Sandboxes.stop"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("spec/cri/current", "Is a directory"),
+        ("spec/mapping/loop.yaml", "Too many levels of symbolic links"),
+        ("spec/cri/9.99.proto", "Too many levels of symbolic links"),
+    ],
+)
+def test_what_is_no_file_is_named_once(tmp_path: Path, name: str, said: str) -> None:
+    copy_of_spec(tmp_path)
+    path = tmp_path / name
+    if path.exists():
+        _a_folder(path)
+    else:
+        path.symlink_to(path.name)
+    (fault,) = _faults(tmp_path)
+    assert (fault.place.file, fault.message) == (name, f"cannot be read: {said}")

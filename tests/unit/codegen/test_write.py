@@ -79,3 +79,24 @@ def test_a_diff_names_the_missing_side() -> None:
     assert write.Change("a.py", None, "1\n").diff().startswith("--- /dev/null\n+++ b/a.py\n")
     assert write.Change("a.py", "1\n", None).diff().startswith("--- a/a.py\n+++ /dev/null\n")
     assert "-1\n+2\n" in write.Change("a.py", "1\n", "2\n").diff()
+
+
+def test_links_are_replaced_and_never_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    _lay_out(tmp_path, {"made/kept.py": "1\n", "other.py": "2\n", "above/x.py": "3\n"})
+    (folder / "a.py").symlink_to("../other.py")
+    (folder / "loop.py").symlink_to("loop.py")
+    (folder / "up").symlink_to("..")
+    found = write.changes(folder, {"kept.py": "1\n", "a.py": "4\n"})
+    assert [(c.path, c.verb) for c in found] == [
+        ("a.py", "change"),
+        ("loop.py", "delete"),
+        ("up", "delete"),
+    ]
+    write.apply(folder, found)
+    assert _files(tmp_path) == {
+        "made/kept.py": "1\n",
+        "made/a.py": "4\n",
+        "other.py": "2\n",
+        "above/x.py": "3\n",
+    }
