@@ -131,13 +131,7 @@ class _Attempt:
         fifos = fifos_of(services, container)
         async with Rollback(self._not_undone) as undo:
             undo.push("close the output", services.log_keeper.close, container.id)
-            await services.log_keeper.open(
-                container.id,
-                fifos,
-                plan.terminal,
-                container.metadata.log_path or None,
-                line_limit=services.config.max_container_log_line_size,
-            )
+            await self._open_output()
             request = tasks_pb2.CreateTaskRequest(
                 container_id=container.id,
                 rootfs=await _root_file_system(services, container),
@@ -168,6 +162,20 @@ class _Attempt:
         if request.HasField("options"):
             await remove_tree(restored)
 
+    async def _open_output(self) -> None:
+        services, container = self._services, self._container
+        await services.log_keeper.open(
+            container.id,
+            fifos_of(services, container),
+            plan_container(container.metadata.config).terminal,
+            container.metadata.log_path or None,
+            line_limit=services.config.max_container_log_line_size,
+        )
+
+    async def _open_output_again(self) -> None:
+        await self._services.log_keeper.close(self._container.id)
+        await self._open_output()
+
     async def _restoring(self, directory: Path) -> AnyMessage:
         """Options that let runc's shim restore the processes from a checkpoint."""
         record = await read_record(self._services.containerd, self._container.id)
@@ -178,7 +186,7 @@ class _Attempt:
 
     async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
         container = self._container
-        await create_task(self._services.containerd, request)
+        await create_task(self._services.containerd, request, self._open_output_again)
         if container.state is not ContainerState.STARTING:
             raise FailedPrecondition(f"container {container.id} was stopped while it was starting")
         self._services.exits.wait(container.id)
