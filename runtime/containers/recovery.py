@@ -201,10 +201,10 @@ async def keep_logs(
 
 
 async def forget_logs(services: Services, container: Container) -> None:
-    """Let a surviving log keeper close what an interrupted start had opened.
-
-    It has seen the end of that start's output and would not read the output of the next start.
-    """
+    """Let a surviving log keeper close what an interrupted start had opened, unless the container
+    was started meanwhile: then what the keeper has open is that start's."""
+    if container.state not in (ContainerState.CREATED, ContainerState.UNKNOWN):
+        return
     try:
         await services.log_keeper.close(container.id)
     except (CriError, OSError) as error:

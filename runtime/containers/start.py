@@ -10,6 +10,7 @@ is queried until its state is known.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from generated.lifecycle import (
     ContainerState,
     SandboxState,
 )
-from generated.plans import plan_container
+from generated.plans import ContainerPlan, plan_container
 from runtime.containerd.runtime_options import stored_options
 from runtime.containerd.values import proto_any, with_options
 from runtime.containers import checkpoint_archive
@@ -87,10 +88,13 @@ async def start(
     return api_pb2.StartContainerResponse()
 
 
-def fifos_of(services: Services, container: Container) -> Fifos:
-    """The FIFOs between the shim and the log keeper."""
-    directory = services.store.layout.container_state(container.id) / "io"
-    plan = plan_container(container.metadata.config)
+def _new_fifos(services: Services, container: Container, plan: ContainerPlan) -> Fifos:
+    """The FIFOs between the shim and the log keeper, of this start alone.
+
+    The shim of a start that was cut short may open those of its own start, and end the output by
+    closing them, at any time.
+    """
+    directory = services.store.layout.container_state(container.id) / "io" / secrets.token_hex(4)
     path = f"{directory}/{container.id}"
     return Fifos(
         stdin=f"{path}-stdin" if plan.open_stdin else None,
@@ -128,10 +132,16 @@ class _Attempt:
         plan = plan_container(container.metadata.config)
         # the process found at creation may have exited, and its PID may have been reused
         target_pid(services, sandbox, plan)
-        fifos = fifos_of(services, container)
+        fifos = _new_fifos(services, container, plan)
         async with Rollback(self._not_undone) as undo:
             undo.push("close the output", services.log_keeper.close, container.id)
-            await self._open_output()
+            await services.log_keeper.open(
+                container.id,
+                fifos,
+                plan.terminal,
+                container.metadata.log_path or None,
+                line_limit=services.config.max_container_log_line_size,
+            )
             request = tasks_pb2.CreateTaskRequest(
                 container_id=container.id,
                 rootfs=await _root_file_system(services, container),
@@ -162,20 +172,6 @@ class _Attempt:
         if request.HasField("options"):
             await remove_tree(restored)
 
-    async def _open_output(self) -> None:
-        services, container = self._services, self._container
-        await services.log_keeper.open(
-            container.id,
-            fifos_of(services, container),
-            plan_container(container.metadata.config).terminal,
-            container.metadata.log_path or None,
-            line_limit=services.config.max_container_log_line_size,
-        )
-
-    async def _open_output_again(self) -> None:
-        await self._services.log_keeper.close(self._container.id)
-        await self._open_output()
-
     async def _restoring(self, directory: Path) -> AnyMessage:
         """Options that let runc's shim restore the processes from a checkpoint."""
         record = await read_record(self._services.containerd, self._container.id)
@@ -186,7 +182,7 @@ class _Attempt:
 
     async def _run_task(self, request: tasks_pb2.CreateTaskRequest) -> None:
         container = self._container
-        await create_task(self._services.containerd, request, self._open_output_again)
+        await create_task(self._services.containerd, request)
         if container.state is not ContainerState.STARTING:
             raise FailedPrecondition(f"container {container.id} was stopped while it was starting")
         self._services.exits.wait(container.id)

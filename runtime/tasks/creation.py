@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -48,17 +47,11 @@ _PAUSE: Final = 0.02
 """Seconds between two looks at the bundle."""
 
 
-async def create_task(
-    containerd: Containerd,
-    request: tasks_pb2.CreateTaskRequest,
-    open_output_again: Callable[[], Awaitable[None]],
-) -> None:
+async def create_task(containerd: Containerd, request: tasks_pb2.CreateTaskRequest) -> None:
     """Create the task, if necessary after containerd's cleanup of an earlier one.
 
-    A bundle that containerd did not delete in time is removed. ``open_output_again`` is called
-    before each further try: the earlier shim may have opened the FIFOs of the output and closed
-    them again, and then they are read no more. Raises AioRpcError, and Unknown if the bundle cannot
-    be removed.
+    A bundle that containerd did not delete in time is removed. Raises AioRpcError, and Unknown if
+    the bundle cannot be removed.
     """
     for _ in range(_TRIES - 1):
         try:
@@ -74,7 +67,6 @@ async def create_task(
             log.info("waiting for containerd to delete an earlier bundle", path=str(bundle))
             if not await _deleted(bundle):
                 await _remove(containerd, request.container_id, bundle)
-        await open_output_again()
     await containerd.tasks.Create(request)
 
 

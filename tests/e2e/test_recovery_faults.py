@@ -105,7 +105,11 @@ def test_a_kill_during_a_container_start_leaves_nothing(served: Machine, again: 
     served.start_server()
     assert served.cri.status(container).state == api_pb2.CONTAINER_CREATED
     if again:
+        (output,) = served.directory.glob(f"**/{container}-stdout")
+        shim = begun(lambda: output.open("wb").close())  # as that of the interrupted start may
         served.cri.start(container)
+        os.close(os.open(output, os.O_RDONLY | os.O_NONBLOCK))  # it may still wait for a reader
+        shim.join()
         assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     served.cri.stop_pod(pod)
     served.cri.remove_pod(pod)

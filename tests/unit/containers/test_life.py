@@ -191,6 +191,19 @@ async def test_a_start_cancelled_before_the_process_runs_is_undone(world: World)
     assert world.daemon.running == {}
 
 
+async def test_each_start_has_fifos_of_its_own(world: World) -> None:
+    """The shim of an interrupted start may open and close its own at any time."""
+    folders = set()
+    for _ in range(2):
+        container = await world.created()
+        await world.containers.start(container, api_pb2.StartContainerRequest())
+        request = world.daemon.task_requests[container.id]
+        assert Path(request.stdout).parent == Path(request.stderr).parent
+        folders.add(Path(request.stdout).parent.name)
+        await world.containers.remove(container, api_pb2.RemoveContainerRequest())
+    assert len(folders) == 2
+
+
 async def test_a_start_that_succeeded_is_not_undone(world: World) -> None:
     container = await world.created()
     world.daemon.hold["tasks.Start"] = asyncio.Event()

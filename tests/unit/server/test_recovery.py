@@ -22,7 +22,7 @@ from generated.containerd import (
     types_pb2,
 )
 from generated.cri import api_pb2
-from generated.lifecycle import ContainerState, SandboxEvent, SandboxState
+from generated.lifecycle import ContainerEvent, ContainerState, SandboxEvent, SandboxState
 from runtime.containerd.values import proto_any
 from runtime.containers import recovery as container_recovery
 from runtime.linux import netns
@@ -391,6 +391,17 @@ async def test_the_output_of_an_interrupted_start_is_closed(world: World) -> Non
     await leave_pod_and_app(world, None, "created")
     await recovered(world)
     assert f"close {CONTAINER}" in world.log_keeper.calls
+
+
+async def test_the_output_of_a_start_after_an_interrupted_one_is_not_closed(world: World) -> None:
+    await leave_pod_and_app(world, None, "created")
+    await recovered(world)
+    container = world.store.containers.get(CONTAINER)
+    assert container is not None
+    world.log_keeper.calls.clear()
+    await container.fire(ContainerEvent.START)
+    await container_recovery.forget_logs(world.container_services, container)
+    assert world.log_keeper.calls == []
 
 
 async def test_an_interrupted_container_creation_is_undone(world: World) -> None:
