@@ -7,8 +7,10 @@ of the call. Any other exception is a bug and becomes INTERNAL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import grpc
@@ -198,6 +200,25 @@ def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
     kind = _KIND_OF_CODE.get(error.code(), Unknown)
     details = error.details() or f"containerd returned {error.code().name} without a message"
     return kind(f"cannot {doing}: {details}")
+
+
+@contextlib.contextmanager
+def named_failures(doing: str, root: Path | str, state: Path | str) -> Iterator[None]:
+    """Raise what containerd or a file system of the node fails with as a CriError.
+
+    The message begins with ``doing``, as in ``create container app``. An error of a file system,
+    usually a full disk, names the directories of the files in question, ``root`` and ``state``.
+    """
+    try:
+        yield
+    except aio.AioRpcError as error:
+        raise from_rpc(error, doing) from error
+    except OSError as error:
+        if error.errno is None:  # a TimeoutError of asyncio
+            raise
+        raise Unavailable(
+            f"cannot {doing}, whose files are below {root} and {state}: {error.strerror}"
+        ) from error
 
 
 def in_words(error: BaseException) -> str:

@@ -40,8 +40,7 @@ from runtime.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    Unavailable,
-    from_rpc,
+    named_failures,
 )
 from runtime.lookups import devices as device_nodes
 from runtime.lookups import mounts as mount_sources
@@ -135,21 +134,13 @@ async def create(
             sandbox.id,
             snapshotter,
         )
-        try:
+        layout = services.store.layout
+        with named_failures(f"create container {known.container}", layout.root, layout.state):
             spec, mounts = await _make(services, sandbox, metadata, plan, image, labels.mount)
             if checkpoint is not None:
                 await restore.unpack(
                     services, sandbox, checkpoint, container_id, mounts, plan.log_path
                 )
-        except aio.AioRpcError as error:
-            raise from_rpc(error, f"create container {known.container}") from error
-        except OSError as error:  # usually a full disk
-            if error.errno is None:  # a TimeoutError of asyncio
-                raise
-            raise Unavailable(
-                f"cannot create container {known.container}, whose files are below "
-                f"{services.store.layout.root} and {services.store.layout.state}: {error.strerror}"
-            ) from error
         if sandbox.state is not SandboxState.READY:
             # the removal of the pod did not see this container, so nothing else would remove it
             raise FailedPrecondition(

@@ -26,14 +26,13 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
-from grpc import aio
 
 from generated.containerd import containers_pb2, leases_pb2
 from generated.cri import api_pb2
 from generated.lifecycle import SandboxState
 from generated.plans import RunPodSandboxPlan, plan_sandbox
 from generated.statuses import run_pod_sandbox_response
-from runtime.errors import Unavailable, from_rpc
+from runtime.errors import Unavailable, named_failures
 from runtime.linux import netns, userns
 from runtime.sandboxes import pause, unfinished
 from runtime.sandboxes.pause import NewPod
@@ -83,17 +82,9 @@ async def run(services: Services, requested: RunPodSandboxPlan) -> api_pb2.RunPo
         undo.push("free the SELinux level", services.levels.release, metadata.id)
         names.reserve(metadata.name, metadata.id)
         undo.push("free the name", names.release, metadata.name, metadata.id)
-        try:
+        files = pod.files
+        with named_failures(f"run sandbox {metadata.name}", files.root_dir, files.state_dir):
             pod, status = await _make(pod, undo)
-        except aio.AioRpcError as error:
-            raise from_rpc(error, f"run sandbox {metadata.name}") from error
-        except OSError as error:  # usually a full disk
-            if error.errno is None:  # a TimeoutError of asyncio
-                raise
-            raise Unavailable(
-                f"cannot run sandbox {metadata.name}, whose files are below {pod.files.root_dir} "
-                f"and {pod.files.state_dir}: {error.strerror}"
-            ) from error
     sandbox = services.store.sandboxes.add(
         pod.metadata, status, snapshotter=pod.handler.snapshotter
     )
