@@ -61,15 +61,14 @@ def test_an_exit_while_the_daemon_is_away_is_not_missed(served: Machine) -> None
 
 def test_an_exit_while_the_server_is_away_has_its_code_and_log(served: Machine) -> None:
     _, container = started(served.cri, served, "sleep 1; echo last words; exit 9")
-    pid = served.first_process(container)
     served.end("server", signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid))
-    ended = time.time_ns()
+    wait_until(lambda: served.task_has_ended(container))
+    known = time.time_ns()
     served.start_server()
     status = served.cri.wait_for_state(container, api_pb2.CONTAINER_EXITED)
     assert (status.exit_code, status.reason) == (9, "Error")
     assert "last words" in log_text(served, "app")
-    assert status.started_at < status.finished_at < ended
+    assert status.started_at < status.finished_at < known
 
 
 def test_out_of_memory_kills_while_the_server_is_down_are_recognised(served: Machine) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from generated.containerd import task_types_pb2, tasks_pb2, tasks_pb2_grpc
 from generated.cri import api_pb2
 
 from .cri import Cri, container_config, pod_config
@@ -151,6 +152,16 @@ class Machine:
         """The first process of a running container, by its PID on the node."""
         request = api_pb2.ContainerStatusRequest(container_id=container, verbose=True)
         return int(json.loads(self.cri.runtime.ContainerStatus(request).info["info"])["pid"])
+
+    def task_has_ended(self, container: str) -> bool:
+        """Whether containerd says that the container's process has exited, with code and time."""
+        socket = self.directory / "containerd.sock"
+        with grpc.insecure_channel(f"unix://{socket}") as channel:
+            answer = tasks_pb2_grpc.TasksStub(channel).Get(
+                tasks_pb2.GetRequest(container_id=container),
+                metadata=[("containerd-namespace", "k8s.io")],
+            )
+        return bool(answer.process.status == task_types_pb2.STOPPED)
 
     def bundle(self, container: str) -> Path:
         """The directory in which containerd keeps the container's task."""
