@@ -2,7 +2,8 @@
 
 Each kind has its gRPC code; the message names the object or CRI field, and the remedy if there is
 one. Hand-written code and transforms raise these; the generated handlers turn them into the status
-of the call. Any other exception is a bug and becomes INTERNAL.
+of the call. What the operating system says that the node lacks, e.g. space on a disk, becomes
+UNAVAILABLE; any other exception is a bug and becomes INTERNAL.
 """
 
 from __future__ import annotations

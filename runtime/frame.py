@@ -6,6 +6,7 @@ The generated handlers contain none of this; ``unary`` and ``stream`` wrap each 
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import itertools
 import operator
@@ -30,6 +31,20 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 
 BATCH: Final = 5000
 """Objects in one message of a streaming list."""
+_OF_THE_NODE: Final = frozenset(
+    (
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EROFS,
+        errno.ESTALE,
+    )
+)
+"""Errors of the operating system that say what the node lacks, not that the server has a bug: a
+full or failed disk, no open files or memory left."""
 
 
 class Log(Protocol):
@@ -109,6 +124,10 @@ class Frame:
         """End a call with the status for ``error``."""
         if isinstance(error, aio.AioRpcError):
             error = from_rpc(error, f"serve {call.rpc}")
+        if isinstance(error, OSError) and error.errno in _OF_THE_NODE:
+            self._log.error("the node failed a call", rpc=call.rpc, exc_info=error)
+            place = f"{error.filename}: " if error.filename else ""
+            error = Unavailable(f"cannot serve {call.rpc}: {place}{error.strerror}")
         if isinstance(error, CriError):
             code, details = error.code, str(error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,6 +163,27 @@ async def test_a_long_error_is_truncated(cri: World, letter: str) -> None:
     assert code is grpc.StatusCode.NOT_FOUND
     assert details.startswith(letter * 600)
     assert details.endswith(" […]")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EIO])
+async def test_what_the_node_lacks_is_unavailable_with_its_place(cri: World, number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/var/lib/some/file")
+
+    cri.operations.answers["list"] = fail
+    code, details = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert details == f"cannot serve ListImages: /var/lib/some/file: {os.strerror(number)}"
+    assert [line.level for line in cri.log.lines] == ["error"]
+
+
+async def test_another_error_of_the_operating_system_is_a_bug(cri: World) -> None:
+    def fail(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/some/file")
+
+    cri.operations.answers["list"] = fail
+    code, _ = await code_of(cri.images.ListImages(api_pb2.ListImagesRequest()))
+    assert code is grpc.StatusCode.INTERNAL
 
 
 async def test_a_bug_is_internal_and_its_traceback_in_the_log(cri: World) -> None:
