@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from runtime import regular_files
 from runtime.linux.files import write_whole
 
 KIND: Final = "cniCacheV1"
 DIRECTORY: Final = "/var/lib/cni"
+_LARGEST: Final = 64 << 20
+"""Maximum bytes of a file; the result of a plugin alone may have 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class ResultCache:
         found = []
         for path in self._results.glob(f"*-{container_id}-*"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, binascii.Error):
-                cached = json.loads(path.read_bytes())
+                cached = json.loads(regular_files.read(path, largest=_LARGEST))
                 if cached["kind"] == KIND and cached["containerId"] == container_id:
                     found.append(_pod_interface(cached))
         return sorted(found, key=lambda interface: (len(interface.name), interface.name))
@@ -91,7 +94,7 @@ class ResultCache:
         found = []
         for path in self._results.glob(f"{network}-*"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                cached = json.loads(path.read_bytes())
+                cached = json.loads(regular_files.read(path, largest=_LARGEST))
                 if cached["kind"] == KIND and cached["networkName"] == network:
                     found.append((str(cached["containerId"]), str(cached["ifName"])))
         return sorted(found)

@@ -23,11 +23,15 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from runtime import regular_files
+
 log = structlog.get_logger(__name__)
 
 Json: TypeAlias = dict[str, Any]
 
 SUFFIXES: Final = (".conf", ".conflist", ".json")
+_LARGEST: Final = 4 << 20
+"""Maximum bytes of a file."""
 VERSIONS: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """Supported versions of the CNI specification, oldest first."""
 
@@ -106,7 +110,7 @@ def load_file(path: Path) -> CniList:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return regular_files.read(path, largest=_LARGEST)
     except OSError as error:
         raise CniConfigError(
             f"cannot read it: {error.strerror}", "fix or remove the file", path=str(path)

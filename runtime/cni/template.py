@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from runtime import regular_files
 from runtime.linux.files import sync_directory, write_whole
 
 FILE_NAME: Final = "10-containerd-net.conflist"
@@ -37,7 +38,7 @@ def write(template: str, conf_dir: str, pod_cidrs: Sequence[str]) -> Path:
 
     Raises OSError, and ValueError for a CIDR or a template that cannot be understood.
     """
-    text = filled(Path(template).read_text(), pod_cidrs)
+    text = filled(regular_files.read(template).decode(), pod_cidrs)
     target = Path(conf_dir, FILE_NAME)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, text.encode(), mode=0o644)

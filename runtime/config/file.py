@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from runtime import regular_files
 from runtime.config import faults, foreign, old_registry
 from runtime.config.tables import (
     DEFAULT_PAUSE,
@@ -76,12 +77,14 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return regular_files.read(path).decode()
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: file not found; create it, or omit --config to use the defaults"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 

@@ -22,6 +22,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from generated.containerd import containers_pb2
+from runtime import regular_files
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux.files import replacing
 from runtime.transforms import facts
@@ -147,14 +149,12 @@ def write(directory: Path, archive: Path, *, log_file: str, log_size: int) -> No
 
 def _copy_regular(source: str, target: Path, limit: int) -> None:
     """Copy a regular file; without effect if it is none, because it may have been rotated away."""
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return
-    with open(descriptor, "rb") as file, target.open("xb") as copy:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(regular_files.opened(source, largest=None, follow=False))
+        except OSError:
+            return
+        copy = stack.enter_context(target.open("xb"))
         while limit > 0 and (piece := file.read(min(limit, _PIECE))):
             copy.write(piece)
             limit -= len(piece)

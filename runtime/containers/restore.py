@@ -16,7 +16,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
@@ -28,6 +28,7 @@ from grpc import aio
 from generated.containerd import snapshots_pb2, types_pb2
 from generated.cri import api_pb2
 from generated.plans import ContainerPlan, plan_restored_container
+from runtime import regular_files
 from runtime.containerd import leases
 from runtime.containers import checkpoint_archive
 from runtime.documents import DocumentError, decode
@@ -238,14 +239,11 @@ def _work_on(
 @contextmanager
 def _archive(path: str) -> Iterator[_Files]:
     """The regular files of a tar, compressed or not."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidArgument(f"cannot open {path}: {error.strerror}", field=_FIELD) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InvalidArgument(f"{path} is not a regular file", field=_FIELD)
-    with open(descriptor, "rb") as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(regular_files.opened(path, largest=None))
+        except OSError as error:
+            raise InvalidArgument(f"cannot open {path}: {error.strerror}", field=_FIELD) from error
         try:
             with tarfile.open(fileobj=file) as tar:
                 yield _members(tar)

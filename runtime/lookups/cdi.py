@@ -11,11 +11,10 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from generated.oci import types
-from runtime import text
+from runtime import regular_files, text
 from runtime.documents import DocumentError, convert
 from runtime.errors import FailedPrecondition
 from runtime.steps import threads
@@ -116,10 +115,7 @@ def _file(path: str, priority: int) -> cdi.File:
 
 def _document(path: str) -> Any:
     """The decoded file; raises OSError and DocumentError."""
-    with Path(path).open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise DocumentError(f"it is larger than {_LARGEST >> 20} MiB")
+    content = regular_files.read(path, largest=_LARGEST)
     if not path.endswith(".json"):
         from runtime.lookups import cdi_yaml  # a fiftieth of the server's start, on few nodes used
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +16,7 @@ from grpc import aio
 
 from generated.containerd import introspection_pb2, types_pb2
 from generated.oci import types
-from runtime import text
+from runtime import regular_files, text
 from runtime.config.tables import Config, ConfigError, RuncOptions, Runtime
 from runtime.containerd.capabilities import Snapshotter
 from runtime.containerd.client import Containerd
@@ -147,7 +146,7 @@ def _base(name: str, path: str) -> BaseSpec:
         return BaseSpec()
     key = f"containerd.runtimes.{name}.base_runtime_spec"
     try:
-        document = json.loads(Path(path).read_bytes())
+        document = json.loads(regular_files.read(path))
         convert(document, types.Spec)  # are the types right
         spec = types.Spec.from_json(document)
     except OSError as error:

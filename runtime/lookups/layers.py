@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime import regular_files
 from runtime.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -55,17 +56,10 @@ class Layers:
         entry = self._resolve(path)
         if entry is None:
             return None
-        if not stat.S_ISREG(entry.mode):
-            raise FailedPrecondition(f"{path} of the image is not a regular file")
-        # O_NONBLOCK, so that the open does not block if it is now a FIFO
-        descriptor = os.open(entry.paths[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FailedPrecondition(f"{path} of the image is not a regular file")
-            content = file.read(limit + 1)
-        if len(content) > limit:
-            raise FailedPrecondition(f"{path} of the image is larger than {limit} bytes")
-        return content
+        try:
+            return regular_files.read(entry.paths[0], largest=limit, follow=False)
+        except regular_files.UnusableFile as error:
+            raise FailedPrecondition(f"{path} of the image: {error.strerror}") from error
 
     def directory(self, path: str) -> str | None:
         """Where the directory ``path`` is on the host, in the topmost layer that has it, without

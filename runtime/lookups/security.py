@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import stat
 from pathlib import Path
 
 import msgspec
 
 from generated.oci import defaults, types
+from runtime import regular_files
 from runtime.documents import without_nulls
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.lookups.host import apparmor_parser
@@ -21,8 +20,6 @@ from runtime.transforms.facts import Security
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _APPARMOR_FILES = Path("/etc/apparmor.d")
 _OWN_PROFILE = Path("/proc/self/attr/current")
-_LARGEST_PROFILE = 1 << 20
-"""Maximum bytes; the default profile as JSON has some ten thousand."""
 
 
 async def look_up(
@@ -55,7 +52,7 @@ def read_seccomp(path: str) -> types.LinuxSeccomp:
     """
     field = "config.linux.security_context.seccomp.localhost_ref"
     try:
-        content = json.loads(_content(path))
+        content = json.loads(regular_files.read(path))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
         msgspec.convert(without_nulls(content), types.LinuxSeccomp)  # are the types right
@@ -71,24 +68,6 @@ def read_seccomp(path: str) -> types.LinuxSeccomp:
             f"{path} is not a seccomp profile of the OCI runtime spec: {error}", field=field
         ) from error
     return profile
-
-
-def _content(path: str) -> bytes:
-    """The content of a profile's file; raises OSError and ValueError.
-
-    Clients choose the path, so it can be a FIFO, which would block, or a device without an end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is not a regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(_LARGEST_PROFILE + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > _LARGEST_PROFILE:
-        raise ValueError(f"it is larger than {_LARGEST_PROFILE >> 20} MiB")
-    return content
 
 
 def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from runtime import regular_files
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.steps import threads
@@ -56,7 +57,7 @@ def probe(
         return None
     for path in _contexts_files(Path(root)):
         with contextlib.suppress(OSError):
-            return selinux.policy(path.read_text(errors="replace"))
+            return selinux.policy(_text(path))
     log.warning("SELinux is enabled, and its policy has no contexts for containers: no labels")
     return SelinuxPolicy()
 
@@ -65,7 +66,7 @@ def _contexts_files(root: Path) -> list[Path]:
     """Files with the labels of containers; the first that exists is used."""
     kind = "targeted"
     with contextlib.suppress(OSError):
-        for line in (root / "etc/selinux/config").read_text(errors="replace").splitlines():
+        for line in _text(root / "etc/selinux/config").splitlines():
             key, _, value = line.partition("=")
             if key.strip() == "SELINUXTYPE" and value.strip():
                 kind = value.strip().strip('"')
@@ -73,6 +74,10 @@ def _contexts_files(root: Path) -> list[Path]:
         root / "usr/share/containers/selinux/contexts",
         root / "etc/selinux" / kind / "contexts/lxc_contexts",
     ]
+
+
+def _text(path: Path) -> str:
+    return regular_files.read(path).decode(errors="replace")
 
 
 def relabel_mounts(

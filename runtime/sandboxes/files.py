@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from generated.plans import NewPodPlan
+from runtime import regular_files
 from runtime.linux import kernel
 from runtime.transforms import facts
 from runtime.transforms.id_maps import IdMaps
@@ -16,6 +17,8 @@ SHM_SIZE: Final = 64 << 20
 
 _HOST_HOSTS: Final = Path("/etc/hosts")
 _HOST_RESOLV_CONF: Final = Path("/etc/resolv.conf")
+_LARGEST_OF_HOST: Final = 16 << 20
+"""Maximum bytes; a hosts file that blocks advertisers has some millions."""
 _DIRECTORY_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
 _ROOT: Final = (0, 0)
@@ -45,9 +48,10 @@ def make(files: facts.SandboxFiles, plan: NewPodPlan, maps: IdMaps | None = None
 def _read(path: Path) -> str:
     """The host's file; empty if the host has none."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        content = regular_files.read(path, largest=_LARGEST_OF_HOST)
     except FileNotFoundError:
         return ""
+    return content.decode(errors="surrogateescape")
 
 
 def _write(path: str, content: str, owner: tuple[int, int] | None) -> None:

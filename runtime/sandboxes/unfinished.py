@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from generated.containerd import containers_pb2
+from runtime import regular_files
 from runtime.containerd.deletions import delete_container, delete_lease, remove_snapshot
 from runtime.linux import netns
 from runtime.linux.directories import remove_tree
@@ -52,7 +53,9 @@ def found(layout: Layout) -> list[facts.SandboxMetadata]:
     notes = []
     for note in sorted(layout.root.glob(f"sandboxes/*/{NAME}")):
         try:
-            notes.append(records.sandbox_metadata(note.read_bytes()))
+            notes.append(
+                records.sandbox_metadata(regular_files.read(note, largest=records.LARGEST))
+            )
         except (OSError, RecordError) as error:
             log.warning("unreadable note of a sandbox", path=str(note), error=str(error))
     return notes

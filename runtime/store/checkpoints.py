@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from runtime import regular_files
 from runtime.errors import Unavailable
 from runtime.linux.files import sync_directory, write_whole
 from runtime.steps.threads import STATE_FILES, Threads
@@ -92,8 +93,9 @@ class Checkpoints:
         """Read the status; raises OSError and `runtime.store.records.RecordError`."""
         copy = self._layout.container_status_copy(container_id)
         with contextlib.suppress(OSError, records.RecordError):
-            return records.container_status(copy.read_bytes())
-        return records.container_status(self._layout.container_status(container_id).read_bytes())
+            return records.container_status(regular_files.read(copy, largest=records.LARGEST))
+        path = self._layout.container_status(container_id)
+        return records.container_status(regular_files.read(path, largest=records.LARGEST))
 
     async def close(self) -> None:
         """Try to write every unsaved status."""

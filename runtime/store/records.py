@@ -39,6 +39,9 @@ CONTAINER_METADATA_URL = "github.com/containerd/cri/pkg/store/container/Metadata
 
 _VERSION = "v1"
 
+LARGEST = 64 << 20
+"""Maximum bytes of a record in a file; the config in it comes from a message of at most 16 MiB."""
+
 _INT32 = (1 << 31) - 1
 _INT64 = (1 << 63) - 1
 

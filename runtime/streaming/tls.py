@@ -9,6 +9,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
+from runtime import certificates
 from runtime.config.tables import ConfigError, StreamingTable
 
 _DAYS = "3650"
@@ -22,7 +23,7 @@ async def context(config: StreamingTable, host: str) -> ssl.SSLContext:
     made.set_alpn_protocols(["http/1.1"])
     if pair.tls_cert_file:
         try:
-            made.load_cert_chain(pair.tls_cert_file, pair.tls_key_file)
+            certificates.load_chain(made, pair.tls_cert_file, pair.tls_key_file)
         except OSError as error:
             raise ConfigError(
                 f"streaming.x509_key_pair_streaming: cannot use {pair.tls_cert_file} with "
@@ -50,7 +51,10 @@ async def _self_signed(directory: Path, host: str) -> tuple[Path, Path]:
     ]
     try:
         openssl = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
         _, said = await openssl.communicate()
     except FileNotFoundError as error:

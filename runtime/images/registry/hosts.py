@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from runtime import regular_files
 from runtime.config.tables import Duration
 from runtime.errors import FailedPrecondition
 from runtime.images.reference import DEFAULT_DOMAIN
@@ -110,10 +111,12 @@ def _directory_for(domain: str, config_path: str) -> Path | None:
 def _read_directory(directory: Path, domain: str) -> list[RegistryHost]:
     file = directory / "hosts.toml"
     try:
-        text = file.read_text()
+        text = regular_files.read(file).decode()
     except FileNotFoundError:
         text = ""
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FailedPrecondition(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise FailedPrecondition(f"cannot read {file}: {error}") from error
     if not text.strip():
         return [_with_certificate_files(_default_host(domain), directory)]

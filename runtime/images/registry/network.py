@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from runtime import certificates
 from runtime.documents import DocumentError, decode
 from runtime.images.registry.hosts import RegistryHost, is_localhost
 
@@ -23,9 +24,9 @@ def tls_context(host: RegistryHost) -> ssl.SSLContext:
     else:
         context = ssl.create_default_context()
         for file in host.ca:
-            context.load_verify_locations(cafile=file)
+            certificates.trust(context, file)
     for certificate, key in host.client:
-        context.load_cert_chain(certificate, key)
+        certificates.load_chain(context, certificate, key)
     return context
 
 

@@ -34,8 +34,8 @@ _ALLOWED = {
 
 _NOUNS = {"sandboxes", "containers", "images", "stats", "streaming", "node", "events"}
 _HOUSE = (
-    {"text"},
-    {"errors", "documents", "readings", "ignored"},
+    {"text", "regular_files"},
+    {"errors", "documents", "certificates", "readings", "ignored"},
     {"steps", "config", "frame"},
     {"linux"},
     {"transforms", "cni", "logs"},
