@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import time
@@ -55,9 +56,20 @@ def missing() -> str:
         return "no kubelet on PATH"
     if os.geteuid() != 0:
         return "a kubelet needs root"
-    if (FIXED_DIRECTORIES[0] / "kubelet.sock").exists():
-        return f"another kubelet runs on this machine: it owns {FIXED_DIRECTORIES[0]}/kubelet.sock"
+    plugins = FIXED_DIRECTORIES[0] / "kubelet.sock"
+    if _listens(plugins):
+        return f"another kubelet runs on this machine: it serves {plugins}"
     return ""
+
+
+def _listens(path: Path) -> bool:
+    """Whether a process serves the socket; a kubelet that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 class Kubelet:
@@ -72,6 +84,7 @@ class Kubelet:
         self.cgroup_root = f"kubelet_{secrets.token_hex(4)}"
         self.marks = claim(self.root, cgroup_parent=self.cgroup_root)
         self._made = [path for path in FIXED_DIRECTORIES if not path.exists()]
+        self._plugins = set(FIXED_DIRECTORIES[0].glob("*"))
         self._tunables = {name: Path("/proc/sys", name).read_text() for name in TUNABLES}
         self._pods: list[Pod] = []
         # not where the leak check looks for names: cAdvisor names the cgroups of the whole machine
@@ -208,6 +221,8 @@ class Kubelet:
         for link in Path("/var/log/containers").glob("*.log"):
             if link.is_symlink() and str(link.readlink()).startswith(str(self.node.directory)):
                 link.unlink()
+        for path in set(FIXED_DIRECTORIES[0].glob("*")) - self._plugins:
+            path.unlink()
         for path in self._made:
             shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):
