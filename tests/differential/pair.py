@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ PROBE = "/bin/probe"
 _HERE = Path(__file__).parent
 _RPCS = yaml.safe_load((_HERE.parents[1] / "spec" / "rpc.yaml").read_text())
 _LIMIT = 30.0  # seconds for a call
+_LOGS = Path("build/differential")
 _NAME = re.compile(r"<(?P<name>[a-z]+(?::[a-z-]+)?)(?:\|(?P<length>\d+))?>")
 _FIELD = re.compile(r"(?:^|; )([a-z]\w*(?:(?:\.\w+)|\[[^\]]*\])*): ")
 
@@ -123,6 +125,7 @@ class Side:
     def prepare(self) -> None:
         """Files, images, pods and containers that cases use."""
         self._make_volumes(Path(self.names["volumes"]))
+        (self.node.directory / "a").mkdir()  # what the relative path "a" of a request names
         for reference in (PAUSE, PLAIN, CONFIGURED):
             name = reference.split("/")[1].partition(":")[0]
             self._name(f"image:{name}", self.cri.pull(reference))
@@ -145,10 +148,15 @@ class Side:
         subprocess.run(
             ["umount", "-R", f"{self.names['volumes']}/shared"], capture_output=True, check=False
         )
+        _LOGS.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.node.directory / "server.log", _LOGS / f"{self.kind}.log")
         self.node.close()
 
     def perform(self, steps: Sequence[Message]) -> list[Answer]:
-        """Perform the steps, stopping at the first that fails to make an object."""
+        """Perform the steps, stopping at the first that fails to make an object.
+
+        Raises RuntimeError if the server of this side has ended: nothing can be compared then.
+        """
         made: list[tuple[str, str]] = []
         answers = []
         try:
@@ -157,6 +165,8 @@ class Side:
         finally:
             codes = {kind: self._remove(kind, id) for kind, id in reversed(made)}
             self._forget_files()
+        if (ended := self.node.process.poll()) is not None:
+            raise RuntimeError(f"the server of {self.kind} ended with {ended}; see {_LOGS}")
         for step, answer in zip(steps, answers, strict=True):
             if isinstance(step, api_pb2.GetEventsRequest) and answer.code == "OK":
                 answer.tree = normal(self.events.of([id for _, id in made]), self._hidden)

@@ -330,7 +330,11 @@ class Node:
         started = time.monotonic()
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=self.containerd.environment(), stdout=log, stderr=log
+                command,
+                cwd=self.directory,  # the built-in plugin makes relative paths of requests below it
+                env=self.containerd.environment(),
+                stdout=log,
+                stderr=log,
             )
         try:
             self.cri.wait_until_ready()
