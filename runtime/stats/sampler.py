@@ -1,7 +1,6 @@
 """CPU counters read in the background, so that the first response already has rates.
 
-Only the counters of running containers and their pods are read: one small file each. On a node
-without a running container nothing is read.
+Only the counters of running containers and ready pods are read: one small file each.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from generated.lifecycle import ContainerState
+from generated.lifecycle import ContainerState, SandboxState
 from runtime.linux.cgroups import Cgroups
 from runtime.stats.rates import CpuRates
 from runtime.steps import threads
@@ -58,9 +57,9 @@ class Sampler:
     async def sample(self) -> None:
         """Read each counter once."""
         running = [c for c in self._store.containers if c.state is ContainerState.RUNNING]
-        if running:
-            pods = {pod.id: pod for c in running if (pod := c.sandbox) is not None}
-            await threads.CGROUPS.run(self._read, [*running, *pods.values()])
+        ready = [pod for pod in self._store.sandboxes if pod.state is SandboxState.READY]
+        if running or ready:
+            await threads.CGROUPS.run(self._read, [*running, *ready])
 
     def _read(self, objects: Sequence[Container | Sandbox]) -> None:
         for item in objects:

@@ -111,10 +111,11 @@ def test_readings_of_removed_cgroups_are_dropped() -> None:
 
 
 async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
-    """The counters of running containers and of their pods are read beforehand, nothing else."""
+    """The counters of running containers and ready pods are read beforehand, nothing else."""
     store = samples.store(tmp_path)
     samples.sandbox(store, "pod", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/pod"))
-    samples.sandbox(store, "idle", linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/idle"))
+    stopped = api_pb2.LinuxPodSandboxConfig(cgroup_parent="/stopped")
+    samples.sandbox(store, "stopped", state=SandboxState.NOTREADY, linux=stopped)
     samples.container(store, "waits", state=ContainerState.CREATED)
     cgroups = FakeCgroups(None, {}, usage(5, 1000))
     stats = Stats(
@@ -127,7 +128,8 @@ async def test_the_first_answer_has_rates(tmp_path: Path) -> None:
         cgroups=cgroups,
     )
     await stats.sampler.sample()
-    assert cgroups.read == [], "no container runs"
+    assert cgroups.read == ["/pod"], "a pod whose containers wait to be restarted has a rate too"
+    cgroups.read.clear()
     container = samples.container(store, "runs", pid=os.getpid())
     await stats.sampler.sample()
     await asyncio.sleep(0.002)
