@@ -24,7 +24,8 @@ from runtime.containerd.values import oci_any, resources_any
 from runtime.containers.specs import read_record
 from runtime.errors import CriError, from_rpc
 from runtime.steps.background import to_the_end
-from runtime.transforms.resources import in_request
+from runtime.transforms import facts
+from runtime.transforms.resources import check_swap_limit, in_request
 
 if TYPE_CHECKING:
     from runtime.containers.services import Services
@@ -40,10 +41,7 @@ async def update(
         container.must_stay()
         record = await read_record(services.containerd, container.id)
         spec = types.Spec.from_json(record.spec.value)
-        try:
-            update_container_resources_request.apply(request, spec, host=services.host)
-        except CriError as error:
-            raise in_request(error, "linux") from error
+        apply(request, spec, host=services.host)
         try:
             await _write_spec(services, record, oci_any(spec))
             await _update_task(services, container, spec, record)
@@ -53,6 +51,22 @@ async def update(
         await container.amend(resources=container_resources.read(spec=spec))
         services.specs.remember(container.id, spec)
     return api_pb2.UpdateContainerResourcesResponse()
+
+
+def apply(
+    request: api_pb2.UpdateContainerResourcesRequest, spec: types.Spec, *, host: facts.Host
+) -> None:
+    """Change a container's spec into that of one created with the new limits.
+
+    Raises CriError, with the field of the request, for limits that CreateContainer refuses as well;
+    the spec must then not be used.
+    """
+    try:
+        update_container_resources_request.apply(request, spec, host=host)
+        memory = spec.linux.resources.memory
+        check_swap_limit(memory.swap, memory=memory.limit)
+    except CriError as error:
+        raise in_request(error, "linux") from error
 
 
 async def _update_task(

@@ -43,13 +43,19 @@ def swap_limit(
     if not swap_controller:
         return None
     limit = memory_swap_limit_in_bytes or memory_limit_in_bytes
-    if 0 < limit < memory_limit_in_bytes:
+    check_swap_limit(limit, memory=memory_limit_in_bytes)
+    return limit or None
+
+
+def check_swap_limit(limit: int | None, *, memory: int | None) -> None:
+    """Raise InvalidArgument if the limit of memory and swap together is below that of memory: the
+    kernel refuses it. An update of only one of them can make it so."""
+    if 0 < (limit or 0) < (memory or 0):
         raise InvalidArgument(
-            f"must be {memory_limit_in_bytes} (memory_limit_in_bytes) or more, not {limit}: it"
-            " counts memory and swap together",
+            f"must be {memory} (memory_limit_in_bytes) or more, not {limit}: it counts memory and"
+            " swap together",
             field=f"{_FIELD}.memory_swap_limit_in_bytes",
         )
-    return limit or None
 
 
 def swap_limit_of(*, swap: int | None) -> int:

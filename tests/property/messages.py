@@ -33,8 +33,9 @@ _ID_RANGE = st.builds(
     length=st.sampled_from([0, 1, 65536]),
 )
 
-# values that random data would never hit
+# values that random data would never hit; of a map, its keys
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "CDIDevice.name": st.sampled_from(["vendor.example/class=one", "vendor.example/class=two"]),
     "Capability.add_ambient_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME"]),
     "Capability.add_capabilities": st.sampled_from(["ALL", "kill", "CAP_SYS_TIME", "CHOWN"]),
     "Capability.drop_capabilities": st.sampled_from(["ALL", "KILL", "CHOWN"]),
@@ -45,9 +46,10 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "LinuxContainerResources.cpu_shares": st.integers(0, 262144),
     "LinuxContainerResources.cpuset_cpus": st.sampled_from(["", "0", "0-3,8"]),
     "LinuxContainerResources.cpuset_mems": st.sampled_from(["", "0", "0-1"]),
-    "LinuxContainerResources.memory_limit_in_bytes": st.sampled_from([0, -1, 4096]),
+    "LinuxContainerResources.memory_limit_in_bytes": st.sampled_from([0, -1, 4096, 8192]),
     "LinuxContainerResources.memory_swap_limit_in_bytes": st.sampled_from([0, -1, 4096, 8192]),
     "LinuxContainerResources.oom_score_adj": st.integers(-1000, 1000),
+    "LinuxContainerResources.unified": st.sampled_from(["memory.high", "memory.min", "cpu.idle"]),
     "LinuxContainerSecurityContext.apparmor_profile": st.sampled_from(
         ["", "runtime/default", "unconfined", "localhost/x"]
     ),
@@ -68,19 +70,14 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "PodSandboxConfig.log_directory": st.one_of(st.just(""), _PATHS),
     "PortMapping.container_port": st.integers(0, 65535),
     "PortMapping.host_port": st.integers(0, 65535),
+    "SELinuxOption.level": st.sampled_from(["s0", "s0:c1,c2", "s0-s1:c0.c3"]),
     "UserNamespace.gids": _ID_RANGE,
     "UserNamespace.mode": st.sampled_from([api_pb2.POD, api_pb2.NODE]),
     "UserNamespace.uids": _ID_RANGE,
 }
 
-# of another platform, or refused: never set in a valid message
-LEFT_OUT = {
-    "ContainerConfig.CDI_devices",
-    "ContainerConfig.windows",
-    "Mount.image",
-    "Mount.image_sub_path",
-    "PodSandboxConfig.windows",
-}
+# of another platform
+LEFT_OUT = {"ContainerConfig.windows", "PodSandboxConfig.windows"}
 
 Check = Callable[[Any], list[Violation]]
 
@@ -117,10 +114,10 @@ def messages(message: type[Message]) -> st.SearchStrategy[Any]:
 
 def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """Values of one field, as its message's constructor takes them."""
+    name = field.full_name.removeprefix("runtime.v1.")
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         value = field.message_type.fields_by_name["value"]
-        return st.dictionaries(_WORDS, _one(value), max_size=2)
-    name = field.full_name.removeprefix("runtime.v1.")
+        return st.dictionaries(_FIELDS.get(name, _WORDS), _one(value), max_size=2)
     one = _FIELDS[name] if name in _FIELDS else _one(field)
     return st.lists(one, max_size=2) if field.is_repeated else one
 
