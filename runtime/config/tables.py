@@ -179,8 +179,8 @@ class ImagesTable(_Table, frozen=True):
     """Layers downloaded at once, over all pulls of the node; 0: no limit."""
     concurrent_layer_fetch_buffer: int = 0
     """Bytes of the ranges in which a layer is downloaded in parallel; up to 512: in one piece."""
-    max_concurrent_unpacks: int = 0
-    """Layers unpacked at the same time, over all pulls of the node; 0: one of each image."""
+    max_concurrent_unpacks: int = 1
+    """Layers unpacked at the same time, over all pulls of the node; up to 1: one of each image."""
     disable_snapshot_annotations: bool = True
     """Without it, snapshotters are told the image of each layer, and layers that they provide by
     themselves are not downloaded."""

@@ -36,6 +36,7 @@ from runtime.images.manifest import (
 from runtime.images.platforms import Platform
 from runtime.images.registry.ranges import Ranges
 from runtime.images.unpack import Unpacker, keep_in_lease
+from runtime.steps.parallel import cancel_all
 from runtime.steps.shared_tasks import SharedTasks
 
 _NO_LIMIT: Final = nullcontext()
@@ -86,7 +87,7 @@ class Puller:
             containerd,
             annotations=not settings.disable_snapshot_annotations,
             sync=settings.image_pull_with_sync_fs,
-            slots=_slots(settings.max_concurrent_unpacks),
+            concurrent=settings.max_concurrent_unpacks,
         )
         self.writes = SharedTasks()
 
@@ -171,7 +172,7 @@ class _Pull:
             await asyncio.gather(*self._writes)
             return Pulled(target, content_of(top, manifest, config, self._sizes))
         finally:
-            await _end(self._writes)
+            await cancel_all(self._writes)
 
     async def _document(self, entry: Descriptor) -> Index | Manifest:
         descriptor, data = await self._source.manifest(entry.digest)
@@ -232,7 +233,7 @@ class _Pull:
                 fetched=fetched,
             )
         finally:
-            await _end(downloads.values())
+            await cancel_all(downloads.values())
 
     async def _download(self, layer: Descriptor) -> None:
         source = partial(self._source.blob, layer)
@@ -293,13 +294,6 @@ def snapshot_label(snapshotter: str, config: Config) -> dict[str, str]:
     """The label that lets the config's blob protect the snapshots as long as the image exists."""
     chain = chain_ids(config.diff_ids)
     return {f"containerd.io/gc.ref.snapshot.{snapshotter}": chain[-1]} if chain else {}
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel running tasks, and wait for them."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _unless_one_fails(task: asyncio.Task[None], all_: Iterable[asyncio.Task[None]]) -> None:

@@ -2,6 +2,10 @@
 
 A snapshot is named by its chain ID, so images share common layers, and layers unpacked by others
 (the built-in plugin, ``ctr``, a concurrent pull) are reused.
+
+A snapshotter with the capability ``rebase`` (overlayfs since containerd 2.2) takes the parent of a
+snapshot at Commit. Then several layers of an image are applied at the same time, each prepared
+without a parent, and only the commits follow the order of the layers.
 """
 
 from __future__ import annotations
@@ -10,11 +14,11 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc import aio
@@ -25,16 +29,21 @@ from runtime.errors import FailedPrecondition, Unknown, from_rpc
 from runtime.images import snapshot_labels
 from runtime.images.content import set_labels
 from runtime.images.manifest import Descriptor, Manifest, chain_ids
+from runtime.steps.background import to_the_end
+from runtime.steps.parallel import all_succeeded, cancel_all
 from runtime.steps.shared_tasks import SharedTasks
 
 _PREPARE_TRIES: Final = 3
+_OVERLAYFS: Final = "overlayfs"
+_REBASE: Final = "rebase"
+"""The capability of a snapshotter whose Commit takes the snapshot's parent."""
 _DOCKER_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 _OCI_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
 
-Fetched = Callable[[Descriptor], Awaitable[None]]
+Fetched = Callable[[Descriptor], Coroutine[Any, Any, None]]
 """Returns when the layer's blob is in the content store."""
 _Ready = Callable[[], Awaitable[None]]
-"""The same for one layer."""
+"""Returns when what a layer waits for is there: its blob, or the snapshot below it."""
 
 
 async def snapshot_exists(containerd: Containerd, snapshotter: str, name: str) -> bool:
@@ -66,11 +75,14 @@ class _Step:
     layer: Descriptor
     diff_id: str
     parent: str
+    """The chain ID of the layer below; "" for the lowest."""
     chain_id: str
     snapshotter: str
     lease: Metadata
     about: Mapping[str, str]
     """Labels that say what the layer is part of."""
+    rebased: bool
+    """Whether the snapshot gets its parent when it is committed, not when it is prepared."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -93,16 +105,20 @@ class Unpacker:
         *,
         annotations: bool = False,
         sync: bool = False,
-        slots: AbstractAsyncContextManager[object] | None = None,
+        concurrent: int = 1,
     ) -> None:
         """With ``annotations``, snapshotters are told of the image, and a layer is fetched only if
         its snapshotter cannot provide it. With ``sync``, a layer is on the disk before it counts,
-        which needs containerd 2.0. ``slots`` limits the layers applied at the same time.
+        which needs containerd 2.0. If ``concurrent`` is more than 1, so many layers are applied at
+        the same time, over all images; otherwise those of an image one after the other.
         """
         self._containerd = containerd
         self._annotations = annotations
         self._sync = sync
-        self._slots = slots or nullcontext()
+        self._concurrent = concurrent
+        self._slots: AbstractAsyncContextManager[object] = (
+            asyncio.Semaphore(concurrent) if concurrent > 1 else nullcontext()
+        )
         self._steps = SharedTasks()
 
     async def unpack(
@@ -133,8 +149,9 @@ class Unpacker:
         chain = chain_ids(diff_ids)
         about = snapshot_labels.of_layers(image, manifest, annotations=self._annotations)
         first = await self._held(lease, snapshotter, chain)
-        for i in range(first, len(chain)):
-            step = _Step(
+        rebases = self._rebases(snapshotter)
+        steps = [
+            _Step(
                 f"layer {i + 1} of {len(chain)} ({layers[i].digest}) of {image}",
                 layers[i],
                 diff_ids[i],
@@ -143,29 +160,56 @@ class Unpacker:
                 snapshotter,
                 lease,
                 about[i],
+                rebased=rebases and i > first,
             )
-            await self._take(step, partial(fetched, layers[i]))
+            for i in range(first, len(chain))
+        ]
+        if rebases and len(steps) > 1:
+            await self._side_by_side(steps, fetched)
+        else:
+            for step in steps:
+                await self._take(step, partial(fetched, step.layer), _at_once)
         return chain[-1] if chain else ""
 
-    async def _take(self, step: _Step, fetched: _Ready) -> None:
+    def _rebases(self, snapshotter: str) -> bool:
+        """Whether layers of one image are unpacked at the same time.
+
+        With ``annotations`` they are not: a layer that the snapshotter provides by itself is
+        committed during Prepare, which must therefore name its parent.
+        """
+        if self._concurrent <= 1 or self._annotations:
+            return False
+        known = self._containerd.capabilities.snapshotters.get(snapshotter)
+        return known is not None and _REBASE in known.capabilities
+
+    async def _side_by_side(self, steps: Sequence[_Step], fetched: Fetched) -> None:
+        """Have all of these snapshots; if a layer fails, the others are cancelled."""
+        taken: list[asyncio.Task[None]] = []
+        below: _Ready = _at_once
+        for step in steps:
+            take = self._take(step, partial(fetched, step.layer), below)
+            taken.append(asyncio.ensure_future(take))
+            below = partial(_done, taken[-1])
+        await all_succeeded(taken)
+
+    async def _take(self, step: _Step, fetched: _Ready, below: _Ready) -> None:
         """Have the layer's snapshot, under our lease.
 
         The layer is fetched while its snapshot is prepared, unless the snapshotter may provide it.
         """
         if self._annotations:
-            await self._unpacked(step, fetched)
+            await self._unpacked(step, fetched, below)
             return
         fetching = asyncio.ensure_future(fetched())
         try:
-            await self._unpacked(step, lambda: fetching)
+            await self._unpacked(step, lambda: fetching, below)
             # another pull may have unpacked it: its lease protects the blob, and ours must as well
             await fetching
         finally:
-            fetching.cancel()
-            await asyncio.gather(fetching, return_exceptions=True)
+            await cancel_all([fetching])
 
-    async def _unpacked(self, step: _Step, fetched: _Ready) -> None:
-        work = partial(self._apply, step, fetched)
+    async def _unpacked(self, step: _Step, fetched: _Ready, below: _Ready) -> None:
+        work = partial(self._apply, step, fetched, below)
         if not await self._steps.run((step.snapshotter, step.chain_id), work):
             await self._keep(step.lease, step.snapshotter, step.chain_id)
 
@@ -193,14 +237,15 @@ class Unpacker:
     async def _keep(self, lease: Metadata, snapshotter: str, name: str) -> None:
         await keep_in_lease(self._containerd, lease, f"snapshots/{snapshotter}", name)
 
-    async def _apply(self, step: _Step, fetched: _Ready) -> None:
+    async def _apply(self, step: _Step, fetched: _Ready, below: _Ready) -> None:
         try:
-            await self._apply_one(step, fetched)
+            await self._apply_one(step, fetched, below)
         except aio.AioRpcError as error:
             raise from_rpc(error, f"unpack {step.place}") from error
 
-    async def _apply_one(self, step: _Step, fetched: _Ready) -> None:
-        """Create the snapshot of a layer once it is ``fetched``."""
+    async def _apply_one(self, step: _Step, fetched: _Ready, below: _Ready) -> None:
+        """Create the snapshot of a layer: apply it once it is ``fetched``, and commit it once the
+        snapshot ``below`` is there."""
         prepared = await self._prepare(step)
         if prepared is None:
             return
@@ -210,7 +255,9 @@ class Unpacker:
             async with self._slots:
                 applied = await self._containerd.diff.Apply(
                     diff_pb2.ApplyRequest(
-                        diff=_descriptor(step.layer), mounts=mounts, sync_fs=self._sync
+                        diff=_descriptor(step.layer),
+                        mounts=_mounts_to_apply(step, mounts),
+                        sync_fs=self._sync,
                     ),
                     metadata=step.lease,
                 )
@@ -219,6 +266,7 @@ class Unpacker:
                     f"{step.place} unpacks to {applied.applied.digest}, "
                     f"but its image says {step.diff_id}"
                 )
+            await below()
             label = {"containerd.io/uncompressed": step.diff_id}
             await asyncio.gather(
                 self._commit(step, key),
@@ -233,17 +281,22 @@ class Unpacker:
         the snapshotter provides it by itself."""
         for _ in range(_PREPARE_TRIES):
             key = _extraction_key(step.chain_id)
-            try:
-                answer = await self._containerd.snapshots.Prepare(
+            preparing = asyncio.ensure_future(
+                self._containerd.snapshots.Prepare(
                     snapshots_pb2.PrepareSnapshotRequest(
                         snapshotter=step.snapshotter,
                         key=key,
-                        parent=step.parent,
+                        parent="" if step.rebased else step.parent,
                         labels=step.labels,
                     ),
                     metadata=step.lease,
                 )
-                return key, answer.mounts
+            )
+            try:
+                return key, (await asyncio.shield(preparing)).mounts
+            except asyncio.CancelledError:  # containerd may create it nevertheless
+                await to_the_end(self._discard_prepared(preparing, step.snapshotter, key))
+                raise
             except aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
                     raise
@@ -257,7 +310,11 @@ class Unpacker:
         try:
             await self._containerd.snapshots.Commit(
                 snapshots_pb2.CommitSnapshotRequest(
-                    snapshotter=step.snapshotter, name=step.chain_id, key=key, labels=step.labels
+                    snapshotter=step.snapshotter,
+                    name=step.chain_id,
+                    key=key,
+                    labels=step.labels,
+                    parent=step.parent if step.rebased else "",
                 ),
                 metadata=step.lease,
             )
@@ -266,11 +323,43 @@ class Unpacker:
                 raise
             await self._discard(step.snapshotter, key)  # another client was faster
 
+    async def _discard_prepared(
+        self, preparing: asyncio.Future[Any], snapshotter: str, key: str
+    ) -> None:
+        with suppress(aio.AioRpcError):
+            await preparing
+            await self._discard(snapshotter, key)
+
     async def _discard(self, snapshotter: str, key: str) -> None:
         with suppress(aio.AioRpcError):  # the garbage collector removes what is left
             await self._containerd.snapshots.Remove(
                 snapshots_pb2.RemoveSnapshotRequest(snapshotter=snapshotter, key=key)
             )
+
+
+async def _at_once() -> None:
+    """There is nothing to wait for."""
+
+
+async def _done(task: asyncio.Task[None]) -> None:
+    """Wait for a task, which is not cancelled with us, and raise its error."""
+    await asyncio.wait({task})
+    task.result()
+
+
+def _mounts_to_apply(step: _Step, mounts: Sequence[types_pb2.Mount]) -> Sequence[types_pb2.Mount]:
+    """The mounts with which containerd applies a layer.
+
+    Without a parent, overlayfs gives a bind mount. On that, containerd would carry out the layer's
+    whiteouts, which then hide nothing in the layers below; on the upper directory of an overlay it
+    writes them as overlayfs reads them.
+    """
+    if not step.rebased or step.snapshotter != _OVERLAYFS or [m.type for m in mounts] != ["bind"]:
+        return mounts
+    (bind,) = mounts
+    options = [option for option in bind.options if option != "rbind"]
+    options.append(f"upperdir={bind.source}")
+    return [types_pb2.Mount(type="overlay", source="overlay", options=options)]
 
 
 def _descriptor(layer: Descriptor) -> types_pb2.Descriptor:

@@ -8,7 +8,7 @@ cancellation is raised.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 S = TypeVar("S")
@@ -47,6 +47,28 @@ async def both(
     _retrieve_failures([finished, stopped])
     result = finished.result()
     return stopped.result(), result
+
+
+async def all_succeeded(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when every task has succeeded.
+
+    If one fails or the caller is cancelled, the others are cancelled and waited for, and the first
+    failure is raised; of several at the same time, that of the first in ``tasks``.
+    """
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task in done:
+                task.result()
+    finally:
+        await cancel_all(tasks)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks that are still running, and wait for them."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _stop_after_failure(failed: asyncio.Future[F], other: asyncio.Future[S]) -> None:

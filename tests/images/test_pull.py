@@ -105,6 +105,30 @@ async def test_layers_of_every_kind_are_unpacked(
     assert image.chain_id in daemon.ctr("snapshots", "list")
 
 
+async def test_layers_unpacked_at_the_same_time_hide_what_is_below_them(
+    make_images: MakeImages, daemon: Daemon, registry: Registry, tmp_path: Path
+) -> None:
+    """Where the snapshotter can, since containerd 2.2; elsewhere in order, to the same files."""
+    layers: list[dict[str, bytes | str | None]] = [
+        {"old": b"1", "kept": b"1", "dir": None, "dir/old": b"1"},
+        {".wh.old": b"", "dir": None, "dir/.wh..wh..opq": b"", "dir/new": b"2"},
+        {"kept": b"3"},
+        {"dir": None, "dir/.wh.new": b"", "dir/newer": b"4"},
+    ]
+    made = build.image([build.layer_tar(files) for files in layers])
+    build.push(registry.url, "hiding:1", {"amd64": made})
+    name, root = f"{registry.host}/hiding:1", tmp_path / "root"
+    await pull(await make_images(max_concurrent_unpacks=4), name)
+    root.mkdir()
+    daemon.ctr("images", "mount", name, str(root))
+    try:
+        files = {str(path.relative_to(root)) for path in root.rglob("*")}
+        assert files == {"kept", "dir", "dir/newer"}
+        assert (root / "kept").read_bytes() == b"3"
+    finally:
+        daemon.ctr("images", "unmount", "--rm", str(root))
+
+
 async def test_labels_are_those_of_other_clients(
     images: Images, daemon: Daemon, registry: Registry, pushed: str, image: build.Image
 ) -> None:

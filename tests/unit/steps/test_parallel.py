@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from runtime.steps.parallel import all_finished, both
+from runtime.steps.parallel import all_finished, all_succeeded, both
 
 
 async def step(log: list[str], name: str, seconds: float, fail: bool = False) -> None:
@@ -101,3 +101,28 @@ async def test_no_failure_is_reported_as_never_retrieved(cancel: bool) -> None:
         del call
     gc.collect()
     assert reported == []
+
+
+async def test_after_a_failure_the_others_are_cancelled_and_waited_for() -> None:
+    log: list[str] = []
+    work = [step(log, "a", 60), step(log, "b", 0, fail=True), step(log, "c", 60)]
+    with pytest.raises(ValueError, match="b"):
+        await all_succeeded([asyncio.ensure_future(each) for each in work])
+    assert log == ["a cancelled", "c cancelled"]
+
+
+async def test_a_cancelled_caller_cancels_all_of_them() -> None:
+    log: list[str] = []
+    work = [asyncio.ensure_future(step(log, name, 60)) for name in "ab"]
+    task = asyncio.create_task(all_succeeded(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["a cancelled", "b cancelled"]
+
+
+async def test_all_of_them_succeed() -> None:
+    log: list[str] = []
+    await all_succeeded([asyncio.ensure_future(step(log, name, 0)) for name in "ab"])
+    assert log == ["a", "b"]
