@@ -15,9 +15,8 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
-from runtime.tasks import exits
 from tests.harness.cri import container_config, pod_config
-from tests.harness.machine import SLOW, Machine, log_text, processes, started
+from tests.harness.machine import Machine, log_text, processes, started
 from tests.harness.waiting import PATIENCE, wait_until
 
 from .conftest import BUSYBOX
@@ -66,7 +65,8 @@ def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
     with silent(log_keeper(served)):
         os.kill(served.first_process(container), signal.SIGTERM)
         wait_until(lambda: served.log().count("container exited") > said)
-        time.sleep(0.3)  # meanwhile the task is deleted; only the output is still awaited
+        wait_until(lambda: not served.bundle(container).exists())
+        # the task is deleted; only the output is still awaited
         assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
         served.end("server", how)
     served.start_server()
@@ -76,12 +76,14 @@ def test_an_exit_code_outlives_a_server_that_ends_while_the_output_drains(
 
 def test_a_shutdown_waits_for_a_running_start(served: Machine) -> None:
     _, container = created(served, "sleep", MARK)
-    served.slow_runc(True)
-    call = begun(lambda: served.cri.start(container))
-    wait_until(served.create_began)
-    served.end("server", signal.SIGTERM)
+    shutdowns = served.log().count("shutting down")
+    with served.held_runc() as waits:
+        call = begun(lambda: served.cri.start(container))
+        wait_until(waits)
+        served.begin_to_end("server", signal.SIGTERM)
+        wait_until(lambda: served.log().count("shutting down") > shutdowns)
+    assert served.server_ended() == 0
     call.join()
-    served.slow_runc(False)
     served.start_server()
     assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
     wait_until(lambda: len(sleepers()) == 1)
@@ -93,13 +95,12 @@ def test_a_daemon_restarted_during_start_makes_nothing_run_twice(
 ) -> None:
     idle = served.holdings()
     pod, container = created(served, "sleep", MARK)
-    served.slow_runc(True, command)
-    call = begun(lambda: served.cri.start(container))
-    wait_until(served.create_began)
-    served.end("containerd", signal.SIGKILL)
-    call.join(PATIENCE)
-    assert not call.is_alive()
-    served.slow_runc(False)
+    with served.held_runc(command) as waits:
+        call = begun(lambda: served.cri.start(container))
+        wait_until(waits)
+        served.end("containerd", signal.SIGKILL)
+        call.join(PATIENCE)
+        assert not call.is_alive()
     wait_until(lambda: not served.runc_commands())  # the shim continues with the call
     served.start_containerd()
     served.cri.wait_until_ready()
@@ -119,16 +120,17 @@ def test_a_pod_whose_container_does_not_get_started_is_stopped_and_removed(
 ) -> None:
     idle = served.holdings()
     pod, container = created(served, "sleep", MARK)
-    served.slow_runc(True)
-    call = begun(lambda: served.cri.start(container))
-    wait_until(served.create_began)
-    began = time.monotonic()
-    served.cri.stop_pod(pod)
-    assert time.monotonic() - began < SLOW + exits._KILL_LIMIT
+    with served.held_runc() as waits:
+        call = begun(lambda: served.cri.start(container))
+        wait_until(waits)
+        kills = served.log().count("killing the container")
+        stop = begun(lambda: served.cri.stop_pod(pod))
+        wait_until(lambda: served.log().count("killing the container") > kills)
+    stop.join()  # the kill waits in the shim until runc has created the container
+    assert served.cri.pod_status(pod).state == api_pb2.SANDBOX_NOTREADY
     assert served.cri.status(container).state == api_pb2.CONTAINER_EXITED
     served.cri.remove_pod(pod)
     call.join()
-    served.slow_runc(False)
     assert sleepers() == []
     assert_nothing_is_left(served, idle)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,16 @@ _DISABLED = (
 )
 
 _RUNC = """#!/bin/sh
-# runc, whose command that the file beside it names takes its time
-command=$(cat {slow} 2>/dev/null)
+# runc, whose command that the file beside it names waits until that file is deleted
+command=$(cat {held} 2>/dev/null)
 for word in "$@"; do
-  if [ "$word" = "$command" ]; then touch {begun}; sleep {seconds}; fi
+  if [ "$word" = "$command" ]; then
+    touch {arrived}
+    while [ -e {held} ]; do sleep 0.02; done
+  fi
 done
 exec {runc} "$@"
 """
-
-SLOW = 3.0
-"""Seconds that a slow command of runc takes."""
 
 
 class Machine:
@@ -83,20 +84,23 @@ class Machine:
 
     def end(self, what: str, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop ``containerd`` or ``server``; pods keep running."""
+        self.begin_to_end(what, how)
         process = self._running.pop(what)
-        process.send_signal(how)
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
+    def begin_to_end(self, what: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Send ``containerd`` or ``server`` a signal without waiting for its end."""
+        self._running[what].send_signal(how)
+
     def clear(self) -> None:
         """Remove every pod through the running server, and stop both.
 
-        What a failed test has stopped, or slowed down, works again for that.
+        What a failed test has stopped works again for that.
         """
-        self.slow_runc(False)
         try:
             if not self.is_running("containerd"):
                 self.start_containerd()
@@ -127,17 +131,18 @@ class Machine:
         """The log of our servers."""
         return (self.directory / "server.log").read_text(errors="replace")
 
-    def slow_runc(self, slow: bool, command: str = "create") -> None:
-        """Let ``runc create``, or another command, take `SLOW` seconds."""
-        self._began.unlink(missing_ok=True)
-        if slow:
-            self._slow.write_text(command)
-        else:
-            self._slow.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def held_runc(self, command: str = "create") -> Iterator[Callable[[], bool]]:
+        """Let ``runc create``, or another command, wait until the end of the block.
 
-    def create_began(self) -> bool:
-        """Whether the slow command was called."""
-        return self._began.exists()
+        The block gets a function that says whether such a command waits.
+        """
+        self._arrived.unlink(missing_ok=True)
+        self._held.write_text(command)
+        try:
+            yield self._arrived.exists
+        finally:
+            self._held.unlink()
 
     def shim(self, pod: str) -> int:
         """The process of the pod's shim."""
@@ -172,7 +177,7 @@ class Machine:
         return Holdings.of([self.marks])
 
     def runc_commands(self) -> list[str]:
-        """The running commands of runc, slow or not."""
+        """The running commands of runc, those that are held included."""
         return [command for _, command in processes(str(self.directory)) if _RUNC_ROOT in command]
 
     def runc_states(self) -> set[str]:
@@ -182,15 +187,10 @@ class Machine:
 
     def _runc(self) -> Path:
         wrapper = self.directory / "runc"
-        self._slow = self.directory / "runc.slow"
-        self._began = self.directory / "runc.began"
+        self._held = self.directory / "runc.held"
+        self._arrived = self.directory / "runc.arrived"
         wrapper.write_text(
-            _RUNC.format(
-                slow=self._slow,
-                begun=self._began,
-                seconds=SLOW,
-                runc=self.containerd.runc,
-            )
+            _RUNC.format(held=self._held, arrived=self._arrived, runc=self.containerd.runc)
         )
         wrapper.chmod(0o755)
         return wrapper

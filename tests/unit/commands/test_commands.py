@@ -80,6 +80,7 @@ def test_a_key_that_is_unsafe_on_this_node_stops_the_start_before_anything_runs(
     # a socket's path is too short for pytest's directory
     with tempfile.TemporaryDirectory(dir="/tmp") as state:
         places = ["--root", str(tmp_path / "root"), "--state", state]
+        places += ["--listen", f"unix://{state}/cri.sock"]
         assert main(["serve", "--config", str(file), *places]) == 1
         said = capsys.readouterr().err
         assert "containerd.runtimes.runc.cgroup_writable: needs cgroup v2" in said
