@@ -42,12 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace, config: Config) -> int:
+    from runtime.linux import children
     from runtime.server import embedded, log, state_lock
 
     if os.geteuid():
         raise ConfigError("serve needs root: it creates namespaces, mounts and cgroups")
     log.configure(config.log_level)
     with state_lock.alone_in(config.state_dir):
+        children.end_left(config.state_dir)
+        children.mark(config.state_dir)
         # The daemon starts while the server's larger modules are loaded.
         daemon = embedded.started(config) if arguments.embedded else None
         try:

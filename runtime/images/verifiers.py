@@ -113,7 +113,7 @@ async def _output(program: str, arguments: tuple[str, ...], given: bytes) -> tup
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
+            process_group=0,
         )
     )
     # Not cancelled: asyncio would kill the program alone, and wait for the children that hold its

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from runtime.config.tables import DEFAULT_PAUSE, Config, ConfigError
+from runtime.linux import children
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +116,8 @@ class Daemon:
         if self._pid:
             log.info("taking over the containerd of an earlier server", pid=self._pid)
             return
-        environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{_SBIN}"}
+        environment = children.unmarked()
+        environment["PATH"] = f"{environment.get('PATH', '')}:{_SBIN}"
         binary = shutil.which("containerd", path=environment["PATH"])
         if binary is None:
             raise ConfigError(

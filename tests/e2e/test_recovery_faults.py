@@ -14,12 +14,13 @@ import grpc
 import pytest
 
 from generated.cri import api_pb2
+from tests.harness import cni_recorder
 from tests.harness.cri import container_config, pod_config
 from tests.harness.leaks import OWN_PROGRAMS, Holdings
-from tests.harness.machine import Machine, log_text, started
+from tests.harness.machine import Machine, log_text, processes, started
 from tests.harness.waiting import PATIENCE, became_true, wait_until
 
-from .conftest import BUSYBOX
+from .conftest import BUSYBOX, newest_only
 
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
 
@@ -127,6 +128,25 @@ def test_a_kill_during_a_pod_creation_leaves_nothing(served: Machine) -> None:
     served.cri.wait_until_ready()
     assert not served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
     assert_nothing_is_left(served, idle)
+
+
+@newest_only
+def test_a_plugin_that_hangs_when_the_server_is_killed_ends_with_it(served: Machine) -> None:
+    served.end("server")
+    with served.recorded_network(hang=["ADD"]) as record:
+        served.start_server()
+        call = begun(lambda: served.cri.run_pod(pod_config()))
+        wait_until(lambda: bool(cni_recorder.calls(record)))
+        served.end("server", signal.SIGKILL)
+        call.join()
+        plugins = str(served.directory / "bin")
+        assert list(processes(plugins))
+        served.start_server()
+        assert not list(processes(plugins))
+        assert not served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+    # what was added half is deleted after the plugin has ended, not beside it
+    assert [call["command"] for call in cni_recorder.calls(record)] == ["ADD", "DEL"]
+    served.end("server")
 
 
 def test_a_server_stopped_during_recovery_exits_and_loses_nothing(served: Machine) -> None:

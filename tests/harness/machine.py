@@ -18,6 +18,7 @@ import grpc
 from generated.containerd import task_types_pb2, tasks_pb2, tasks_pb2_grpc
 from generated.cri import api_pb2
 
+from . import cni_recorder
 from .cri import Cri, container_config, pod_config
 from .leaks import Holdings, claim
 from .node import CNI_BIN_DIRS, SERVER, Containerd, compile_server, systemd_is_init
@@ -144,6 +145,23 @@ class Machine:
         finally:
             self._held.unlink()
 
+    @contextlib.contextmanager
+    def recorded_network(self, **config: Any) -> Iterator[Path]:
+        """Let pods have the network of a recorder (`tests.harness.cni_recorder`) with this config,
+        from the next start of the server on; gives the file of its records."""
+        record = self.directory / "cni-calls"
+        plugin = {"type": "recorder", "record": str(record), **config}
+        networks = self.directory / "net.d"
+        cni_recorder.install(self.directory / "bin", ["recorder"])
+        file = networks / "00-recorder.conflist"
+        file.write_text(
+            json.dumps({"cniVersion": "1.0.0", "name": "recorded", "plugins": [plugin]})
+        )
+        try:
+            yield record
+        finally:
+            file.unlink()
+
     def shim(self, pod: str) -> int:
         """The process of the pod's shim."""
         (pid,) = (
@@ -251,7 +269,7 @@ class Machine:
             f'listen = "unix://{at}/cri.sock"\nroot = "{at}/root"\nstate = "{at}/state"\n'
             f'[containerd]\naddress = "unix://{at}/containerd.sock"\n'
             f"[containerd.runtimes.runc.options]\n{options}"
-            f'[cni]\nbin_dirs = ["{bin_dir}"]\nconf_dir = "{at}/net.d"\n'
+            f'[cni]\nbin_dirs = ["{bin_dir}", "{at}/bin"]\nconf_dir = "{at}/net.d"\n'
             f'[images]\npinned_images.sandbox = "{pause}"\n'
             f'registry.config_path = "{at}/certs.d"\n'
         )

@@ -153,6 +153,7 @@ _READ_OTHERWISE = {
     "containers/image_volumes.py": _KERNEL,
     "containers/restore.py": _IMAGE,
     "images/layer_file.py": _OWN,
+    "linux/children.py": _KERNEL,
     "linux/mountinfo.py": _KERNEL,
     "linux/netns.py": _KERNEL,
     "linux/signals.py": _KERNEL,
