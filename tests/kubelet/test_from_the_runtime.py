@@ -128,7 +128,7 @@ def test_cadvisor_metrics_are_the_runtimes(kubelet: Kubelet) -> None:
 
 
 def test_a_kubelet_whose_server_restarted_lists_again(kubelet: Kubelet) -> None:
-    """It gives events up, as its five attempts to subscribe again take no time."""
+    """It gives events up, as its five attempts to subscribe again take a few milliseconds."""
     wait_until(lambda: connections(kubelet) >= 1)
     kubelet.node.stop()
     wait_until(lambda: "Fall back to Generic PLEG" in kubelet.log())

@@ -59,6 +59,36 @@ def test_a_restart_of_the_server_leaves_pods_alone(kubelet: Kubelet, how: signal
     untouched(app, identity)
 
 
+def test_a_restarted_server_restarts_and_ends_the_containers_of_running_pods(
+    kubelet: Kubelet,
+) -> None:
+    """In the namespaces of the pod, and with the grace period that its container needs."""
+    links = "for kind in net ipc uts pid; do readlink /proc/self/ns/$kind; done"
+    script = f"trap 'sleep 1; exit 3' TERM; {links}; sleep 1000 & wait"
+    other = container(BUSYBOX, "sleep 1000", "other")
+    app = kubelet.run(
+        pod(
+            container(BUSYBOX, script),
+            other,
+            shareProcessNamespace=True,
+            terminationGracePeriodSeconds=20,
+        )
+    )
+    app.ready()
+    wait_until(lambda: len(app.logs().splitlines()) == 4)
+    before, identity = app.logs(), app.container_id()
+    kubelet.node.stop()
+    kubelet.node.start()
+    kubelet.node.cri.stop(identity, 20)
+    app.wait(lambda s: container_status(s).get("restartCount") == 1)
+    assert kubelet.node.cri.status(identity).exit_code == 3
+    wait_until(lambda: app.logs() == before)
+    again = app.container_id()
+    app.remove()
+    app.stopped()
+    assert kubelet.node.cri.status(again).exit_code == 3
+
+
 def test_what_ended_while_the_kubelet_was_away_is_seen(kubelet: Kubelet) -> None:
     app = kubelet.run(pod(container(BUSYBOX, "sleep 2; exit 7"), restartPolicy="Never"))
     app.ready()

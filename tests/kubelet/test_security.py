@@ -223,3 +223,46 @@ def test_a_user_namespace(kubelet: Kubelet, unmasked: bool) -> None:
     assert outside % 65536 == 0 and outside > 0
     assert (file, volume) == ("0", "0")
     assert (int(masks) == 0) is unmasked
+
+
+def test_volumes_in_a_user_namespace_keep_their_owners(kubelet: Kubelet) -> None:
+    if not kubelet.supports("user_namespaces"):
+        pytest.skip("the runtime handler has no user namespaces here")
+    (kubelet.share / "owned").touch()
+    os.chown(kubelet.share / "owned", 1001, 1002)
+    manifest = once(
+        "stat -c %u:%g /host/owned /image/etc/passwd; touch /host/written /memory/x; id -G;"
+        " stat -c %u:%g /memory/x",
+        hostUsers=False,
+        securityContext={"fsGroup": 4004},
+        volumes=[
+            {"name": "host", "hostPath": {"path": str(kubelet.share)}},
+            {"name": "image", "image": {"reference": BUSYBOX, "pullPolicy": "IfNotPresent"}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        ],
+    )
+    names = ("host", "image", "memory")
+    manifest["spec"]["containers"][0]["volumeMounts"] = [
+        {"name": name, "mountPath": f"/{name}"} for name in names
+    ]
+    owned, of_image, groups, made = kubelet.run(manifest).output().splitlines()
+    assert (owned, of_image, made) == ("1001:1002", "0:0", "0:4004")
+    assert "4004" in groups.split()
+    written = (kubelet.share / "written").stat()
+    assert (written.st_uid, written.st_gid) == (0, 0)
+
+
+def test_containers_restart_in_their_user_namespace(kubelet: Kubelet) -> None:
+    if not kubelet.supports("user_namespaces"):
+        pytest.skip("the runtime handler has no user namespaces here")
+    script = "trap 'exit 3' TERM; cat /proc/self/uid_map; sleep 1000 & wait"
+    app = kubelet.run(pod(container(BUSYBOX, script), hostUsers=False))
+    app.ready()
+    wait_until(lambda: app.logs())
+    first = app.logs()
+    assert app.run("id", "-u") == "0\n"
+    kubelet.node.cri.stop(app.container_id(), 20)
+    status = app.wait(lambda s: container_status(s)["restartCount"] == 1)
+    assert container_status(status)["lastState"]["terminated"]["exitCode"] == 3
+    wait_until(lambda: app.logs())
+    assert app.logs() == first

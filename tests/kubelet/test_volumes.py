@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def test_a_file_of_the_host(kubelet: Kubelet) -> None:
     assert app.output() == "a file\n"
 
 
+@pytest.mark.parametrize(
+    ("kind", "script"),
+    [
+        ("DirectoryOrCreate", "echo made > /volume/file"),
+        ("FileOrCreate", "[ ! -s /volume ] && echo made > /volume"),
+        ("CharDevice", "[ -c /volume ] && echo lost > /volume && cat /volume"),
+        ("Socket", "[ -S /volume ]"),
+    ],
+)
+def test_other_kinds_of_host_paths(kubelet: Kubelet, kind: str, script: str) -> None:
+    path = Path("/dev/null") if kind == "CharDevice" else kubelet.share / kind
+    with socket.socket(socket.AF_UNIX) as listening:
+        if kind == "Socket":
+            listening.bind(str(path))
+        assert kubelet.run(one_volume(script, host(path, kind))).output() == ""
+    if kind.endswith("OrCreate"):
+        assert (path if path.is_file() else path / "file").read_text() == "made\n"
+
+
 def test_a_read_only_volume_cannot_be_written(kubelet: Kubelet) -> None:
     script = "touch /volume/x 2>&1; true"
     app = kubelet.run(one_volume(script, host(kubelet.share), readOnly=True))
@@ -157,6 +177,19 @@ def test_a_sub_path_is_only_that_part(kubelet: Kubelet) -> None:
     (kubelet.share / "part" / "inside").touch()
     app = kubelet.run(one_volume("ls /volume", host(kubelet.share), subPath="part"))
     assert app.output() == "inside\n"
+
+
+def test_a_sub_path_that_is_a_file(kubelet: Kubelet) -> None:
+    (kubelet.share / "settings").write_text("from a file\n")
+    app = kubelet.run(one_volume("cat /volume", host(kubelet.share), subPath="settings"))
+    assert app.output() == "from a file\n"
+
+
+def test_a_sub_path_survives_its_container(kubelet: Kubelet) -> None:
+    script = "cat /volume/before && exit 0; echo kept > /volume/before; exit 1"
+    manifest = one_volume(script, {"emptyDir": {}}, subPath="made/by/the/kubelet")
+    manifest["spec"]["restartPolicy"] = "OnFailure"
+    assert kubelet.run(manifest).output() == "kept\n"
 
 
 def test_a_sub_path_with_a_variable_of_the_environment(kubelet: Kubelet) -> None:
