@@ -35,6 +35,9 @@ def check(message: api_pb2.PortMapping, path: str = "") -> list[Violation]:
         found.append(
             Violation(f"{path}host_port", "range", f"must be 0 to 65535, not {message.host_port!r}")
         )
+    # host_port: requires container_port
+    if message.host_port and not message.container_port:
+        found.append(Violation(f"{path}host_port", "requires", "needs container_port to be set"))
     # host_ip: no NUL
     if "\0" in message.host_ip:
         found.append(Violation(f"{path}host_ip", "no_nul", "must not contain a NUL character"))
