@@ -250,6 +250,50 @@ def test_the_status_of_a_pod_shows_its_request(
     assert list(_differing(listed_pod.read(sandbox=sandbox), trip)) == []
 
 
+TIMES = st.integers(1, 2**63 - 1)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=QUIET)
+@given(
+    times=st.lists(TIMES, min_size=1, max_size=3),
+    pid=st.integers(0, 2**31 - 1),
+    exit_code=st.integers(0, 2**31 - 1),
+    texts=st.tuples(st.text(max_size=20), st.text(max_size=20)),
+    resources=st.none() | RESOURCES,
+)
+def test_the_status_of_a_container_shows_what_happened_before_a_restart(
+    times: list[int],
+    pid: int,
+    exit_code: int,
+    texts: tuple[str, str],
+    resources: api_pb2.LinuxContainerResources | None,
+) -> None:
+    states = (ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED)
+    limits = None if resources is None else api_pb2.ContainerResources(linux=resources)
+    before = facts.ContainerStatus(
+        states[len(times) - 1],
+        pid=pid,
+        exit_code=exit_code,
+        reason=texts[0],
+        message=texts[1],
+        resources=limits,
+        **dict(zip(("created_at", "started_at", "finished_at"), times, strict=False)),
+    )
+    after = records.container_status(records.container_status_json(before))
+    assert after == before
+    metadata = facts.ContainerMetadata(
+        id="c", name="reserved", sandbox_id="s", config=api_pb2.ContainerConfig()
+    )
+    shown = container_status.read(
+        container=facts.Container(metadata, after), image=facts.Image(), spec=types.Spec()
+    )
+    happened = (shown.created_at, shown.started_at, shown.finished_at)
+    assert happened == (*times, 0, 0)[:3]
+    assert (shown.state, shown.exit_code, shown.message) == (len(times) - 1, exit_code, texts[1])
+    if texts[0]:
+        assert shown.reason == texts[0]
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
