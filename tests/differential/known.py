@@ -91,7 +91,8 @@ def unexplained(
 def _path_pattern(path: str) -> re.Pattern[str]:
     parts = {"**": ".*", r"[*]": r"\[[^\]]*\]", "*": r"[^.\[\]]*"}
     split = re.split(r"(\*\*|\[\*\]|\*)", path)
-    return re.compile("".join(parts.get(part, re.escape(part)) for part in split))
+    # a key of a request can have a line break
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in split), re.DOTALL)
 
 
 def _fits(pattern: str, value: Any) -> bool:

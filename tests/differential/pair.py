@@ -119,12 +119,14 @@ class Side:
         self._configs: dict[str, api_pb2.PodSandboxConfig] = {}
         self._made_cgroups: list[Path] = []
         self._shared_logs: set[Path] = set()
+        self._shared_files: set[Path] = set()
         self._hidden = {str(folder): "<node>", self.node.cgroup_parent: "<cgroup>"}
         self._hidden |= {self.node.bridge: "<bridge>", self.node.network: "<network>"}
 
     def prepare(self) -> None:
         """Files, images, pods and containers that cases use."""
-        self._make_volumes(Path(self.names["volumes"]))
+        self._make_volumes(volumes := Path(self.names["volumes"]))
+        self._shared_files = set(volumes.rglob("*"))
         (self.node.directory / "a").mkdir()  # what the relative path "a" of a request names
         for reference in (PAUSE, PLAIN, CONFIGURED):
             name = reference.split("/")[1].partition(":")[0]
@@ -164,6 +166,7 @@ class Side:
                 answers.append(self._step(step, made))
         finally:
             codes = {kind: self._remove(kind, id) for kind, id in reversed(made)}
+            left = self._remove_left()
             self._forget_files()
         if (ended := self.node.process.poll()) is not None:
             raise RuntimeError(f"the server of {self.kind} ended with {ended}; see {_LOGS}")
@@ -172,15 +175,22 @@ class Side:
                 answer.tree = normal(self.events.of([id for _, id in made]), self._hidden)
         for name in ("pod:new", "container:new"):
             self._hidden.pop(self.names.pop(name, ""), None)
-        answers.append(Answer("OK", tree={"codes": codes}))
+        answers.append(Answer("OK", tree={"codes": codes, "left": left}))
         return answers
 
     def _forget_files(self) -> None:
-        """Remove the cgroups and logs of the pods and containers of a case."""
+        """Remove the cgroups, logs and files in volumes of the pods and containers of a case."""
         cgroups.remove(self._made_cgroups)
         self._made_cgroups = []
         for log in set(Path(self.names["logs"]).rglob("*.*")) - self._shared_logs:
             log.unlink()
+        volumes = Path(self.names["volumes"])
+        for path in sorted(set(volumes.rglob("*")) - self._shared_files, reverse=True):
+            # the mount point of a volume, or a device that was made in one
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
 
     def _step(self, step: Message, made: list[tuple[str, str]]) -> Answer:
         rpc = RPCS[type(step).__name__]
@@ -272,6 +282,24 @@ class Side:
             except grpc.RpcError as error:
                 codes.append(error.code().name)
         return ", ".join(codes)
+
+    def _remove_left(self) -> list[str]:
+        """Remove what is listed besides the shared objects: a call made it and failed, or its
+        removal failed. Returns its names and states."""
+        shared = {id for name, id in self.names.items() if not name.endswith(":new")}
+        left = []
+        with contextlib.suppress(grpc.RpcError):
+            containers = self.cri.runtime.ListContainers(api_pb2.ListContainersRequest())
+            for container in containers.containers:
+                if container.id not in shared:
+                    state = api_pb2.ContainerState.Name(container.state)
+                    left.append(f"{container.metadata.name} {state}")
+                    self._remove("container", container.id)
+            for pod in self.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
+                if pod.id not in shared:
+                    left.append(f"{pod.metadata.name} {api_pb2.PodSandboxState.Name(pod.state)}")
+                    self._remove("pod", pod.id)
+        return sorted(left)
 
     def _name(self, name: str, value: str) -> None:
         self.names[name] = value

@@ -42,6 +42,12 @@ def test_an_entry_explains_by_path_values_and_request(written: known.Known, expl
     assert written.explains(found, (REQUEST,)) is explains
 
 
+def test_a_key_of_a_path_can_have_a_line_break() -> None:
+    found = Difference("Create.unified[a\nb]", ABSENT, "1")
+    assert entry("**.unified[*]").explains(found, ()) and entry("**").explains(found, ())
+    assert not entry("**.unified").explains(found, ())
+
+
 def test_an_entry_can_be_of_some_versions() -> None:
     assert entry(containerd=("1.", "2.1")).applies_to("2.1.9")
     assert not entry(containerd=("2.1",)).applies_to("1.6.20")
