@@ -6,18 +6,18 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from runtime.config.tables import Config
+from runtime.config.tables import Config, RuncOptions
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [
-    *(_ROOT / name for name in ("README.md", "CHANGELOG.md", "spec/README.md")),
+    *(_ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "spec/README.md")),
     *sorted((_ROOT / "docs").rglob("*.md")),
 ]
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -99,25 +99,58 @@ def _commands(program: str) -> set[str]:
     return set(listed[1].split(","))
 
 
-def test_configuration_keys_exist_with_these_defaults() -> None:
+def test_every_configuration_key_is_documented_with_its_default() -> None:
     rows = re.findall(
-        r"^\| (`[^|]*`) \| ([^|]*) \|",
-        (_ROOT / "docs/operations.md").read_text().partition("## Configuration")[2],
-        re.M,
+        r"^\| (`[^|]*`) \| ([^|]*) \|", (_ROOT / "docs/configuration.md").read_text(), re.M
     )
-    assert len(rows) > 10
     known = msgspec.to_builtins(Config(), enc_hook=float)
+    documented = set()
     for names, default in rows:
         table = ""
         values = []
         for name in _CODE.findall(names):
             path = table + name if name.startswith(".") else name
             table = path.rpartition(".")[0]
+            documented.add(path)
             values.append(_value(known, path.replace("NAME", "runc")))
         for value in values:
             if isinstance(value, str | int) and value != "":
                 shown = str(value).lower() if isinstance(value, bool) else str(value)
                 assert shown in default, f"{names}: the default is {shown}"
+    text = (_ROOT / "docs/configuration.md").read_text()
+    refused = {f"images.registry.{key}" for key in ("mirrors", "configs", "auths")}
+    keys = {path.replace(".runc.", ".NAME.") for path in _paths_of_keys(known)}
+    assert keys - documented - refused == set()
+    assert [key for key in RuncOptions.__struct_fields__ if f"`{key}`" not in text] == []
+
+
+def _paths_of_keys(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The paths of all keys; a table that has a row of its own counts as one key."""
+    for key, value in table.items():
+        path = before + key
+        if isinstance(value, dict) and value and not path.endswith("x509_key_pair_streaming"):
+            yield from _paths_of_keys(value, f"{path}.")
+        else:
+            yield path
+
+
+def test_symptoms_are_texts_of_the_code() -> None:
+    """What an operator searches the page for is what the server says."""
+    page = (_ROOT / "docs/operations.md").read_text()
+    table = page.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    symptoms = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("| ")]
+    phrases = {
+        part.strip()
+        for symptom in symptoms
+        for quoted in re.findall(r'"([^"]+)"', symptom)
+        for part in quoted.split("…")
+        if len(part.strip()) > 6
+    }
+    assert len(phrases) > 20
+    # texts continue on the next line of the code
+    code = "\n".join(path.read_text() for path in (_ROOT / "runtime").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    assert [phrase for phrase in sorted(phrases) if phrase not in code] == []
 
 
 def _value(table: Any, path: str) -> Any:
