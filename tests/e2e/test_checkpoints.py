@@ -78,8 +78,6 @@ def node(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Node]:
 
 @pytest.fixture
 def counter(cri: Cri, node: Node) -> Iterator[str]:
-    for file in node.logs.glob("*.log"):
-        file.unlink()
     config = pod_config(log_directory=str(node.logs))
     pod = cri.run_pod(config)
     container = cri.create(pod, container_config(BUSYBOX, *COUNTER, log_path="0.log"), config)

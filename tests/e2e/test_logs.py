@@ -33,9 +33,7 @@ meanwhile, with its exit code. So a container that must outlive both exits only 
 @pytest.fixture
 def logs(node: Node) -> Path:
     directory = node.logs / "drained"
-    directory.mkdir(exist_ok=True)
-    for file in directory.iterdir():
-        file.unlink()
+    directory.mkdir()
     return directory
 
 

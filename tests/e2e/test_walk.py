@@ -40,12 +40,6 @@ def log_lines(node: Node, name: str = "app.log") -> list[tuple[str, str, str]]:
     return [tuple(line.split(" ", 3)[1:4]) for line in lines]  # type: ignore[misc]
 
 
-@pytest.fixture(autouse=True)
-def fresh_logs(node: Node) -> None:
-    for file in node.logs.glob("*.log"):
-        file.unlink()
-
-
 def test_a_pod_gets_an_address_of_its_network(cri: Cri, node: Node) -> None:
     pod = cri.run_pod(pod_config())
     status = cri.pod_status(pod)

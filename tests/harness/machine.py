@@ -98,7 +98,7 @@ class Machine:
         self._running[what].send_signal(how)
 
     def clear(self) -> None:
-        """Remove every pod through the running server, and stop both.
+        """Remove every pod with its logs through the running server, and stop both.
 
         What a failed test has stopped works again for that.
         """
@@ -114,6 +114,8 @@ class Machine:
             remove_pods(self.cri)
         finally:
             self._end_all()
+            for log in self.logs.iterdir():
+                log.unlink()
 
     def begin_server(self) -> None:
         """Start our server without waiting for it."""

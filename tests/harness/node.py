@@ -397,12 +397,14 @@ class Node:
         return found
 
     def remove_pods(self) -> None:
-        """Stop and remove every pod, as a drained node would."""
+        """Stop and remove every pod with its logs, as a drained node would."""
         from generated.cri import api_pb2
 
         for pod in self.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items:
             self.cri.stop_pod(pod.id)
             self.cri.remove_pod(pod.id)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir()
 
     def close(self) -> None:
         """Remove all pods, stop the server, and delete the folder and the bridge."""
