@@ -21,6 +21,7 @@ from codegen.former import Former
 from codegen.load import MappingNode
 from codegen.model import MappingFile
 from codegen.nodes import items
+from codegen.proto_walk import enums_of, messages_of
 from codegen.undecided import WORD
 
 FILE = "spec/decided.yaml"
@@ -35,9 +36,9 @@ Parts = Mapping[str, Mapping[str, str]]
 def parts(file: FileDescriptorProto) -> dict[str, dict[str, str]]:
     """Every field, enum value and RPC of ``file``, as the normalised proto defines it."""
     found: dict[str, dict[str, str]] = {}
-    for name, message in proto_api.messages_of(file.message_type):
+    for name, message in messages_of(file.message_type):
         found[name] = proto_text.definitions(message, file.package)
-    for name, enum in proto_api.enums_of(file):
+    for name, enum in enums_of(file):
         found[name] = _values(enum)
     for service in file.service:
         found[service.name] = {
@@ -187,7 +188,7 @@ def _check_entries(
 
 def _fields_of(file: FileDescriptorProto, enum: str) -> Iterator[str]:
     """The fields of a type."""
-    for name, message in proto_api.messages_of(file.message_type):
+    for name, message in messages_of(file.message_type):
         for field in message.field:
             if field.type_name == f".{file.package}.{enum}":
                 yield f"{name}.{field.name}"
@@ -253,7 +254,7 @@ class _Entries:
             rpcs,
             proto_api.rpc_keys(file),
             frozenset(service.name for service in file.service),
-            frozenset(name for name, _ in proto_api.enums_of(file)),
+            frozenset(name for name, _ in enums_of(file)),
         )
 
     def place(self, owner: str, part: str) -> Place | None:

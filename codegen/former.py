@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from codegen import proto_diff
+
 
 class Former:
     """Names of older versions; the comparison is made when the first name is looked for, because
@@ -71,15 +73,11 @@ class Former:
 
     def _names(self, version: str) -> frozenset[str]:
         if version not in self._known:
-            from codegen import proto_diff
-
             self._known[version] = proto_diff.names(self._older[version])
         return self._known[version]
 
     def _renamed(self, version: str) -> Mapping[str, str]:
         if version not in self._names_now:
-            from codegen import proto_diff
-
             assert self._current is not None
             self._names_now[version] = proto_diff.renamed(self._older[version], self._current)
         return self._names_now[version]

@@ -20,10 +20,11 @@ from google.protobuf.descriptor_pb2 import (
     MethodDescriptorProto,
 )
 
-from codegen import load, proto_api, proto_diff, protoc
+from codegen import load, proto_diff, protoc
 from codegen.errors import Problems
 from codegen.load import MappingNode
 from codegen.nodes import child, items, optional, text
+from codegen.proto_walk import enums_of
 
 FILE = "spec/older.yaml"
 
@@ -111,7 +112,7 @@ def differences(
     }
     numbers = {
         f"{owner} number {value.number}"
-        for owner, enum in proto_api.enums_of(current)
+        for owner, enum in enums_of(current)
         for value in enum.value
     }
     for was, words in _parts(older, translated):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
-    EnumDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
 )
@@ -20,6 +19,7 @@ from codegen.former import Former
 from codegen.load import text_file
 from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer, rpc_key
 from codegen.project import ServedApi
+from codegen.proto_walk import enums_of, messages_of
 
 _INT32, _INT64 = integer(32, signed=True), integer(64, signed=True)
 _UINT32, _UINT64 = integer(32, signed=False), integer(64, signed=False)
@@ -161,25 +161,6 @@ def _services(
         )
         for service in file.service
     }
-
-
-def messages_of(
-    messages: Iterable[DescriptorProto], scope: str = ""
-) -> Iterator[tuple[str, DescriptorProto]]:
-    """Every message with its name in the package, except map entries."""
-    for message in messages:
-        if not message.options.map_entry:
-            yield scope + message.name, message
-            yield from messages_of(message.nested_type, f"{scope}{message.name}.")
-
-
-def enums_of(file: FileDescriptorProto) -> Iterator[tuple[str, EnumDescriptorProto]]:
-    """Every enum with its name in the package."""
-    for enum in file.enum_type:
-        yield enum.name, enum
-    for name, message in messages_of(file.message_type):
-        for enum in message.enum_type:
-            yield f"{name}.{enum.name}", enum
 
 
 def _parts(file: FileDescriptorProto) -> Iterator[tuple[str, ...]]:

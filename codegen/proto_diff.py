@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.message import Message
 
 from codegen.named import Named
-from codegen.proto_api import messages_of
+from codegen.proto_walk import messages_of
 
 WIRE_COMPATIBLE = "wire-compatible"
 SOURCE_BREAKING = "source-breaking"
