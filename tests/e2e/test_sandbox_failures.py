@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,18 +218,23 @@ def test_a_client_that_disconnects_leaves_nothing(faulty: FaultyNode) -> None:
     faulty.assert_idle()
 
 
-def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
+def kill_the_server_during_an_add(faulty: FaultyNode) -> None:
+    """While a plugin of the pod hangs, and the shim of its pause task runs already."""
     faulty.tell_cni(hang=["ADD"])
     request = api_pb2.RunPodSandboxRequest(config=pod_config())
     call = threading.Thread(
-        target=lambda: refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=30))
+        target=lambda: refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=PATIENCE))
     )
     call.start()
     wait_until(lambda: faulty.called("ADD"))
-    time.sleep(0.5)  # the pause task is started in parallel
+    wait_until(lambda: any("containerd-shim" in c for c in faulty.node.processes().values()))
     faulty.node.stop(signal.SIGKILL)
     call.join()
     kill_hanging_plugins(faulty.node)
+
+
+def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
+    kill_the_server_during_an_add(faulty)
     faulty.tell_cni()
     faulty.node.start()
     faulty.assert_idle()
@@ -241,17 +245,7 @@ def test_a_killed_server_leaves_no_partial_pod(faulty: FaultyNode) -> None:
 
 @newest_only
 def test_a_recovery_that_times_out_does_not_block_the_start(faulty: FaultyNode) -> None:
-    faulty.tell_cni(hang=["ADD"])
-    request = api_pb2.RunPodSandboxRequest(config=pod_config())
-    call = threading.Thread(
-        target=lambda: refused(lambda: faulty.cri.runtime.RunPodSandbox(request, timeout=30))
-    )
-    call.start()
-    wait_until(lambda: faulty.called("ADD"))
-    time.sleep(0.5)  # the pause task is started in parallel
-    faulty.node.stop(signal.SIGKILL)
-    call.join()
-    kill_hanging_plugins(faulty.node)
+    kill_the_server_during_an_add(faulty)
     faulty.tell_cni(hang=["DEL"])
     assert faulty.node.start() < PATIENCE / 2
     (kept,) = faulty.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items

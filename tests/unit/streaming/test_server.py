@@ -32,6 +32,7 @@ from runtime.streaming.wire import Wire
 from tests.harness.streams import (
     Refused,
     SpdyStreams,
+    Streams,
     WebSocketStreams,
     connected,
     forward,
@@ -349,6 +350,13 @@ async def test_input_that_nothing_reads_is_dropped(world: World, transport: str)
         assert streams.exit_code == 0
 
 
+async def fill_input(streams: Streams, command: FakeCommand, size: int) -> None:
+    """Send input that the command does not take, and let the server pause its reading."""
+    command.input.takes.clear()
+    await streams.send("stdin", b"x" * size)
+    await asyncio.sleep(0.1)
+
+
 @both
 async def test_input_is_read_on_after_the_command_closed_its_input(
     world: World, transport: str
@@ -356,11 +364,10 @@ async def test_input_is_read_on_after_the_command_closed_its_input(
     url = await world.exec(tty=True, stdin=True, stdout=True)
     async with connected(url, transport, names=(*NAMES, "resize")) as streams:
         command = await world.command()
-        command.input.takes.clear()
-        await streams.send("stdin", b"x" * 1_000_000)
+        await fill_input(streams, command, 1_000_000)
         await streams.send("resize", b'{"Width":5,"Height":6}')
         await asyncio.sleep(0.1)
-        assert command.calls == []  # reading is paused
+        assert command.calls == []  # the resize was not read
         command.input.broken = True
         command.input.takes.set()
         await until(lambda: "resize 5x6" in command.calls)
@@ -377,9 +384,7 @@ async def test_input_is_read_on_when_the_command_has_exited(
     )
     async with connected(await world.exec(), transport, names=NAMES) as streams:
         command = await world.command()
-        command.input.takes.clear()
-        await streams.send("stdin", b"x" * 1_000_000)
-        await asyncio.sleep(0.1)
+        await fill_input(streams, command, 1_000_000)
         command.stdout.parts.put_nowait(b"y" * 200_000)
         command.exit(3)
         await streams.until(lambda: streams.received["error"].endswith(b"}"))
@@ -455,11 +460,8 @@ async def test_a_client_that_disconnects_while_paused_is_detected(
     url = await world.exec(tty=True, stdin=True, stdout=True)
     async with connected(url, transport, names=(*NAMES, "resize")) as streams:
         command = await world.command()
-        command.input.takes.clear()
-        await streams.send(
-            "stdin", b"x" * 300_000
-        )  # more than we buffer, less than the kernel does
-        await asyncio.sleep(0.1)
+        # more than we buffer, less than the kernel does
+        await fill_input(streams, command, 300_000)
         assert command.calls == []
         streams.vanish()
     await until(lambda: "hang up" in command.calls)
