@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import secrets
-import signal
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from generated.statuses import exec_sync_response
 from runtime.containerd.limits import MAX_MESSAGE
 from runtime.containers.exec_output import OutputPipe
 from runtime.containers.services import Services
-from runtime.errors import DeadlineExceeded, ResourceExhausted, Unknown, from_rpc
+from runtime.errors import DeadlineExceeded, ResourceExhausted, Unavailable, Unknown, from_rpc
 from runtime.readings import Outcome
 from runtime.steps.background import in_background, to_the_end
 from runtime.tasks.command_calls import CommandCalls
@@ -51,13 +50,17 @@ _CLEANUP_LIMIT = 30.0
 """Seconds for killing and deleting a process."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Exec:
     """One command in progress."""
 
     calls: CommandCalls
     stdout: OutputPipe
     stderr: OutputPipe
+    on_node: bool
+    """Whether the PID that the shim reports is one of this node's, not of a virtual machine's."""
+    pid: int = 0
+    """Of the process on this node; 0 if it has none, or was not started."""
 
     @property
     def drained(self) -> Awaitable[Any]:
@@ -79,7 +82,8 @@ class _Exec:
         wait = asyncio.create_task(self.calls.wait())
         try:
             async with starting:
-                await self.calls.start()
+                pid = await self.calls.start()
+            self.pid = pid if self.on_node else 0
             self.stdout.started()
             self.stderr.started()
             return await wait
@@ -90,9 +94,9 @@ class _Exec:
         """Return when the process has exited; it may have exited already, or never started."""
         try:
             async with asyncio.timeout(_CLEANUP_LIMIT):
-                await self.calls.send(signal.SIGKILL)
+                await self.calls.kill(self.pid)
                 await self.calls.wait()
-        except (aio.AioRpcError, TimeoutError) as error:
+        except (aio.AioRpcError, Unavailable, TimeoutError) as error:
             container = self.calls.container_id
             log.debug("could not kill a command", container=container, error=str(error))
 
@@ -111,16 +115,18 @@ async def exec_sync(
 ) -> api_pb2.ExecSyncResponse:
     """Run ``plan.command`` to its end.
 
-    Raises DeadlineExceeded if it runs longer than ``plan.timeout`` seconds, Unknown if a process
-    that the command left behind holds its output open for longer than the configuration allows,
-    and ResourceExhausted if the server is out of file descriptors or its state directory is full.
+    Raises DeadlineExceeded if it runs longer than ``plan.timeout`` seconds; it is then killed with
+    all that descends from it, so that failed probes leave no processes behind. Raises Unknown if a
+    process that the command left behind holds its output open for longer than the configuration
+    allows, and ResourceExhausted if the server is out of file descriptors or its state directory is
+    full.
     """
     exec_id = _new_id(plan.timeout)
     stdout, stderr = output_pipes(
         services.store.layout.container_state(container.id) / "exec", exec_id
     )
     calls = CommandCalls(services.containerd, container.id, exec_id)
-    command = _Exec(calls, stdout, stderr)
+    command = _Exec(calls, stdout, stderr, services.runs_on_node(container))
     try:
         exit_code = await _run(services, container, command, plan)
     except TimeoutError as error:

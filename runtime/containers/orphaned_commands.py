@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +43,8 @@ class Left:
     exec_id: str
     fifos: dict[str, Path]
     """By stream; a terminal has no stderr."""
+    on_node: bool = False
+    """Whether its PID is one of this node's (`Services.runs_on_node`)."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -64,7 +65,8 @@ def found(services: Services, container: Container) -> list[Left]:
     for path in directory.iterdir() if directory.is_dir() else ():
         exec_id, _, stream = path.name.partition("-")
         by_id.setdefault(exec_id, {})[stream] = path
-    return [Left(exec_id, fifos) for exec_id, fifos in by_id.items()]
+    on_node = services.runs_on_node(container) if by_id else False
+    return [Left(exec_id, fifos, on_node) for exec_id, fifos in by_id.items()]
 
 
 async def drain_to_end(containerd: Containerd, container: Container, left: Left) -> None:
@@ -104,7 +106,7 @@ async def _has_ended(calls: CommandCalls, left: Left) -> bool:
         if process.status in ALIVE:
             with _may_not_exist():
                 await _as_if_left(calls, left)
-            await _exited(calls, left)
+            await _exited(calls, left, process.pid if left.on_node else 0)
         elif process.status == task_types_pb2.UNKNOWN:  # the shim did not respond
             return False
         await calls.delete()
@@ -121,15 +123,15 @@ async def _has_ended(calls: CommandCalls, left: Left) -> bool:
     return True
 
 
-async def _exited(calls: CommandCalls, left: Left) -> None:
-    """Return when the command has exited; it is killed after its timeout."""
+async def _exited(calls: CommandCalls, left: Left, pid: int) -> None:
+    """Return when the command has exited; after its timeout it is killed, with its descendants."""
     try:
         async with asyncio.timeout(left.seconds_left):
             await calls.wait()
     except TimeoutError:
         log.info("killing a command after its timeout", container=calls.container_id)
         with _may_not_exist():
-            await calls.send(signal.SIGKILL)
+            await calls.kill(pid)
         await calls.wait()
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from generated.containerd import types_pb2
 from runtime.config.tables import Config
 from runtime.containerd.client import Containerd, Metadata
+from runtime.containerd.runtime_options import is_runc
 from runtime.containers.specs import Specs
 from runtime.errors import FailedPrecondition
 from runtime.linux.pipes import PipeWriter
@@ -137,3 +138,9 @@ class Services:
         """The runtime handler of a container's pod; None if the pod or handler is unknown."""
         sandbox = container.sandbox
         return None if sandbox is None else self.handlers.get(sandbox.metadata.runtime_handler)
+
+    def runs_on_node(self, container: Container) -> bool:
+        """Whether the container's processes are known to be processes of this node: those of
+        another shim than runc's can be in a virtual machine."""
+        handler = self.handler_of(container)
+        return handler is not None and is_runc(handler.runtime_type)

@@ -17,7 +17,6 @@ from grpc import aio
 from generated.cri import api_pb2
 from generated.lifecycle import ContainerEvent, ContainerState
 from generated.plans import StopContainerPlan, plan_existing_container
-from runtime.containerd.runtime_options import is_runc
 from runtime.errors import from_rpc
 from runtime.linux import signals as process_signal
 from runtime.tasks.calls import kill_task
@@ -92,8 +91,6 @@ async def _send(services: Services, container: Container) -> None:
 
 
 async def _signal(services: Services, container: Container, number: int) -> None:
-    handler = services.handler_of(container)
-    # the process of another shim's task can be a virtual machine
-    direct = handler is not None and is_runc(handler.runtime_type)
+    direct = services.runs_on_node(container)
     if not (direct and process_signal.send(container.status.pid, container.id, number)):
         await kill_task(services.containerd, container.id, number)

@@ -11,6 +11,8 @@ from grpc import aio
 from generated.containerd import tasks_pb2
 from runtime.containerd.client import Containerd
 from runtime.containerd.deletions import is_not_found
+from runtime.linux import signals
+from runtime.steps import threads
 
 log = structlog.get_logger(__name__)
 
@@ -23,11 +25,12 @@ class CommandCalls:
     container_id: str
     exec_id: str
 
-    async def start(self) -> None:
-        """Run the process that Exec has created."""
-        await self.containerd.tasks.Start(
+    async def start(self) -> int:
+        """Run the process that Exec has created; returns its PID, as the shim reports it."""
+        answer = await self.containerd.tasks.Start(
             tasks_pb2.StartRequest(container_id=self.container_id, exec_id=self.exec_id)
         )
+        return int(answer.pid)
 
     async def wait(self) -> int:
         """Return the exit code when the process has exited."""
@@ -43,6 +46,11 @@ class CommandCalls:
                 container_id=self.container_id, exec_id=self.exec_id, signal=number
             )
         )
+
+    async def kill(self, pid: int) -> None:
+        """Kill the process, and what descends from it if ``pid`` is its PID on this node."""
+        if not await threads.CGROUPS.run(signals.kill_tree, pid, self.container_id):
+            await self.send(signal.SIGKILL)
 
     async def hang_up(self) -> None:
         """Hang up, as a terminal does when its user leaves: SIGHUP, and SIGCONT for a stopped

@@ -345,11 +345,11 @@ def test_output_beyond_the_limit_is_read_and_dropped(pod: Pod) -> None:
     assert answer.exit_code == 4
 
 
-def test_a_command_that_exceeds_its_timeout_is_killed(pod: Pod) -> None:
+def test_a_command_that_exceeds_its_timeout_is_killed_with_its_children(pod: Pod) -> None:
     container = pod.running("sleep", "1000")
     refused(
         grpc.StatusCode.DEADLINE_EXCEEDED,
-        lambda: pod.cri.exec_sync(container, "sleep", "4321", timeout=1),
+        lambda: pod.cri.exec_sync(container, "sh", "-c", "sleep 4321 & sleep 4321; :", timeout=1),
     )
     assert b"4321" not in pod.cri.exec_sync(container, "ps", "-o", "args").stdout
     assert_no_exec_is_left(pod, container)

@@ -46,11 +46,12 @@ class Shim:
         self.asked = request
         self.note("exec")
 
-    async def Start(self, request: tasks_pb2.StartRequest) -> None:
+    async def Start(self, request: tasks_pb2.StartRequest) -> tasks_pb2.StartResponse:
         self.note("start")
         self.output = os.open(self.asked.stdout, os.O_WRONLY | os.O_NONBLOCK)
         if self.asked.stdin:
             self.opening = asyncio.create_task(self._open_input())
+        return tasks_pb2.StartResponse()
 
     async def _open_input(self) -> None:
         await asyncio.sleep(0.05)

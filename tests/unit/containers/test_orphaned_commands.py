@@ -15,6 +15,7 @@ import pytest
 
 from generated.containerd import task_types_pb2, tasks_pb2
 from runtime.containers import exec, orphaned_commands
+from runtime.linux import signals
 from tests.unit.containers import samples
 from tests.unit.containers.failing_opens import descriptors
 from tests.unit.sandboxes.fakes import rpc_error
@@ -43,7 +44,8 @@ class Shim:
             raise rpc_error(grpc.StatusCode.UNAVAILABLE, "restarting")
         if self.status is None:
             raise rpc_error(grpc.StatusCode.NOT_FOUND, "no such process")
-        return tasks_pb2.GetResponse(process=task_types_pb2.Process(status=self.status))
+        process = task_types_pb2.Process(status=self.status, pid=4321)
+        return tasks_pb2.GetResponse(process=process)
 
     async def Wait(self, request: tasks_pb2.WaitRequest) -> tasks_pb2.WaitResponse:
         await self.exit.wait()
@@ -74,7 +76,7 @@ class World:
             os.mkfifo(self.directory / f"{exec_id}-{stream}")
         self.shim = Shim(list(self.directory.iterdir()))
         self.containerd: Any = SimpleNamespace(tasks=self.shim)
-        services: Any = SimpleNamespace(store=store)
+        services: Any = SimpleNamespace(store=store, runs_on_node=lambda _: True)
         self.found = orphaned_commands.found(services, self.container)
 
     def drain_to_end(self) -> asyncio.Task[None]:
@@ -102,7 +104,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_container_without_commands_has_none_left(tmp_path: Path) -> None:
     store = samples.store(tmp_path)
     samples.sandbox(store, "pod")
-    services: Any = SimpleNamespace(store=store)
+    services: Any = SimpleNamespace(store=store, runs_on_node=lambda _: True)
     assert orphaned_commands.found(services, samples.container(store, "c")) == []
 
 
@@ -171,12 +173,20 @@ async def test_a_server_that_stops_leaves_it_to_the_next(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("seconds", [-5, 1])
 async def test_a_command_with_a_timeout_is_killed_when_its_time_is_over(
-    tmp_path: Path, seconds: int
+    tmp_path: Path, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trees: list[tuple[int, str]] = []
+
+    def not_of_this_node(pid: int, container_id: str) -> bool:
+        trees.append((pid, container_id))
+        return False
+
+    monkeypatch.setattr(signals, "kill_tree", not_of_this_node)
     exec_id = exec._new_id(seconds)
     world = World(tmp_path, "stdout", "stderr", exec_id=exec_id)
     began = time.monotonic()
     await asyncio.wait_for(world.drain_to_end(), 10)
+    assert trees == [(4321, "c")]
     assert world.shim.calls == ["SIGKILL", "delete"]
     assert time.monotonic() - began >= seconds - 1
     assert not list(world.directory.iterdir())
