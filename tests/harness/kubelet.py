@@ -253,6 +253,11 @@ class Kubelet:
     def post(self, path: str, **query: Any) -> bytes:
         return self._answer(urllib.request.Request(self.url(path, **query), method="POST"))
 
+    def opened(self, path: str, **query: Any) -> contextlib.closing[Any]:
+        """The answer to GET while it is being written."""
+        request = self.url(path, **query)
+        return contextlib.closing(urllib.request.urlopen(request, timeout=60, context=self.tls))
+
     def _answer(self, request: urllib.request.Request) -> bytes:
         try:
             with urllib.request.urlopen(request, timeout=60, context=self.tls) as answer:
@@ -388,8 +393,10 @@ class Pod:
         return identity.removeprefix("containerd://")
 
     def logs(self, container: str = "app", **query: Any) -> str:
-        path = f"/containerLogs/{NAMESPACE}/{self.name}/{container}"
-        return self.kubelet.get(path, **query).decode()
+        return self.kubelet.get(self.logs_path(container), **query).decode()
+
+    def logs_path(self, container: str = "app") -> str:
+        return f"/containerLogs/{NAMESPACE}/{self.name}/{container}"
 
     def output(self) -> str:
         """What the container wrote; its pod must succeed."""

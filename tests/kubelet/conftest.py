@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def until(path: str) -> str:
+    """A script that goes on once the test has made a file: what it looks at before lasts as long as
+    it needs."""
+    return f"until [ -e {path} ]; do sleep 0.1; done"
+
+
 def busy() -> Manifest:
     """A pod whose statistics are all above zero: it writes a file and uses its CPU limit."""
     limits = {"cpu": "200m", "memory": "64Mi"}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from generated.cri import api_pb2
 from tests.harness.kubelet import Kubelet, container, container_status, pod, wait_until
 
-from .conftest import BUSY, BUSYBOX, busy
+from .conftest import BUSY, BUSYBOX, busy, until
 
 GATES = {
     "EventedPLEG": True,
     "PodAndContainerStatsFromCRI": True,
     "ContainerStopSignals": True,
     "CRIListStreaming": True,
+    "UserNamespacesHostNetworkSupport": True,
+    "NodeDeclaredFeatures": True,  # which it depends on
 }
 
 
@@ -35,12 +39,13 @@ def test_pods_change_by_events(kubelet: Kubelet) -> None:
     listed = kubelet.metric("kubelet_pleg_relist_duration_seconds_count")
     app = kubelet.run(
         pod(
-            container(BUSYBOX, "sleep 2; exit 3", "ends"),
+            container(BUSYBOX, f"{until('/go')}; exit 3", "ends"),
             container(BUSYBOX, "sleep 1000", "stays"),
             restartPolicy="Never",
         )
     )
     app.ready()
+    app.run("touch", "/go", container="ends")
     status = app.wait(lambda s: container_status(s, "ends")["state"].get("terminated", {}))
     assert container_status(status, "ends")["state"]["terminated"]["exitCode"] == 3
     app.remove()
@@ -125,6 +130,21 @@ def test_cadvisor_metrics_are_the_runtimes(kubelet: Kubelet) -> None:
     # all that the runtime described could be served
     assert "Error getting CRI prometheus metric" not in kubelet.log()
     assert "Failed to get pod metrics" not in kubelet.log()
+
+
+def test_a_user_namespace_on_the_hosts_network(kubelet: Kubelet) -> None:
+    if not kubelet.node.cri.runtime.Status(
+        api_pb2.StatusRequest()
+    ).features.user_namespaces_host_network:
+        pytest.skip("the runtime has no user namespaces on the node's network here")
+    script = "readlink /proc/self/ns/net; cat /proc/self/uid_map"
+    app = kubelet.run(
+        pod(container(BUSYBOX, script), restartPolicy="Never", hostNetwork=True, hostUsers=False)
+    )
+    network, uid_map = app.output().splitlines()
+    inside, outside, length = map(int, uid_map.split())
+    assert network == os.readlink("/proc/self/ns/net")
+    assert (inside, length) == (0, 65536) and outside > 0
 
 
 def test_a_kubelet_whose_server_restarted_lists_again(kubelet: Kubelet) -> None:

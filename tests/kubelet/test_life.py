@@ -17,7 +17,7 @@ from tests.harness.kubelet import (
     waiting,
 )
 
-from .conftest import BUSYBOX, UNREACHABLE
+from .conftest import BUSYBOX, UNREACHABLE, until
 
 SLEEP = "sleep 1000"
 QUICK = {"periodSeconds": 1, "failureThreshold": 1}
@@ -82,10 +82,10 @@ def test_a_changed_manifest_replaces_the_pod(kubelet: Kubelet) -> None:
     ids=lambda probe: next(iter(probe)),
 )
 def test_readiness_follows_the_probe(kubelet: Kubelet, probe: Manifest) -> None:
-    # the file appears and the server listens after a second
-    script = f"sleep 1; {WEB}"
+    script = f"{until('/go')}; {WEB}"
     app = kubelet.run(pod(container(BUSYBOX, script, readinessProbe={**probe, **QUICK})))
     assert condition(app.wait(lambda s: s.get("phase") == "Running"), "Ready") == "False"
+    app.run("touch", "/go")
     app.ready()
 
 
@@ -193,7 +193,7 @@ def test_a_sidecar_starts_first_restarts_and_ends_last(kubelet: Kubelet) -> None
         pod(
             container(
                 BUSYBOX,
-                "echo app >> /shared/order; sleep 3; echo app ends >> /shared/order",
+                f"echo app >> /shared/order; {until('/shared/go')}; echo app ends >> /shared/order",
                 **share,
             ),
             initContainers=[
@@ -217,6 +217,7 @@ def test_a_sidecar_starts_first_restarts_and_ends_last(kubelet: Kubelet) -> None
     order = app.directory / "volumes" / "kubernetes.io~empty-dir" / "shared" / "order"
     status = app.wait(lambda s: condition(s, "Ready") == "True" and restarts(s, "sidecar") == 1)
     assert last_end(status, "sidecar")["exitCode"] == 5
+    (order.parent / "go").touch()
     status = app.ended()
     assert status["phase"] == "Succeeded"
     lines = order.read_text().splitlines()

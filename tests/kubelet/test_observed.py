@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness.kubelet import Kubelet, Manifest, container, pod, wait_until
 
-from .conftest import BUSY, BUSYBOX, busy
+from .conftest import BUSY, BUSYBOX, busy, until
 
 
 def test_logs_by_lines_time_and_bytes(kubelet: Kubelet) -> None:
@@ -34,11 +34,13 @@ def test_the_log_of_the_previous_run(kubelet: Kubelet) -> None:
 
 
 def test_a_log_is_followed(kubelet: Kubelet) -> None:
-    app = kubelet.run(
-        pod(container(BUSYBOX, "echo first; sleep 2; echo last"), restartPolicy="Never")
-    )
-    app.wait(lambda status: status.get("phase") == "Running")
-    assert app.logs(follow="true") == "first\nlast\n"
+    script = f"echo first; {until('/go')}; echo last"
+    app = kubelet.run(pod(container(BUSYBOX, script), restartPolicy="Never"))
+    app.ready()
+    with kubelet.opened(app.logs_path(), follow="true") as log:
+        assert log.readline() == b"first\n"
+        app.run("touch", "/go")
+        assert log.read() == b"last\n"
 
 
 def test_a_long_log_is_rotated(kubelet: Kubelet) -> None:

@@ -16,7 +16,7 @@ from tests.harness.kubelet import (
     wait_until,
 )
 
-from .conftest import BUSYBOX
+from .conftest import BUSYBOX, until
 
 TICK = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done"
 
@@ -90,10 +90,19 @@ def test_a_restarted_server_restarts_and_ends_the_containers_of_running_pods(
 
 
 def test_what_ended_while_the_kubelet_was_away_is_seen(kubelet: Kubelet) -> None:
-    app = kubelet.run(pod(container(BUSYBOX, "sleep 2; exit 7"), restartPolicy="Never"))
+    share = [{"name": "share", "mountPath": "/share"}]
+    script = f"{until('/share/away')}; exit 7"
+    app = kubelet.run(
+        pod(
+            container(BUSYBOX, script, volumeMounts=share),
+            volumes=[{"name": "share", "hostPath": {"path": str(kubelet.share)}}],
+            restartPolicy="Never",
+        )
+    )
     app.ready()
     identity = app.container_id()
     kubelet.stop()
+    (kubelet.share / "away").touch()
     wait_until(lambda: kubelet.node.cri.status(identity).finished_at)
     kubelet.start()
     status = app.ended()

@@ -24,7 +24,7 @@ def test_the_kubelet_removes_what_ended(kubelet: Kubelet) -> None:
         return len(kubelet.node.cri.runtime.ListContainers(request).containers)
 
     # the last run of a container stays for its log
-    wait_until(lambda: not kubelet.sandbox_ids(removed.uid), 75)
+    wait_until(lambda: not kubelet.sandbox_ids(removed.uid))
     wait_until(lambda: containers(restarting.uid) <= 3)
     assert containers(removed.uid) == 0
 
