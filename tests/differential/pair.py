@@ -152,7 +152,10 @@ class Side:
         )
         _LOGS.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.node.directory / "server.log", _LOGS / f"{self.kind}.log")
-        self.node.close()
+        try:
+            self.node.ensure_running()  # nothing else can remove its pods
+        finally:
+            self.node.close()
 
     def perform(self, steps: Sequence[Message]) -> list[Answer]:
         """Perform the steps, stopping at the first that fails to make an object.
@@ -382,9 +385,10 @@ class Pair:
             raise
 
     def close(self) -> None:
-        for side in self.sides:
-            side.close()
-        self._threads.shutdown()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._threads.shutdown)
+            for side in self.sides:
+                closing.callback(side.close)
 
     def __enter__(self) -> Self:
         return self
