@@ -28,8 +28,9 @@ _T = TypeVar("_T")
 _QUICK: Final = 1 << 16
 """Documents up to this many bytes are parsed on the event loop: it takes less than a
 millisecond."""
-_PIECE: Final = 1 << 18
-"""Bytes of one write message: large enough to need few calls, small enough for memory."""
+_PIECE: Final = 1 << 19
+"""Bytes of one write message: with half as many, large images take a seventh longer. At most so
+many received bytes of a layer are lost when a pull is interrupted."""
 _LABEL_LIMIT: Final = 4096
 """Maximum characters of a label's key and value together (containerd's rule)."""
 _SOURCE_LABEL: Final = "containerd.io/distribution.source."
@@ -37,6 +38,7 @@ _LOCKED_DELAYS: Final = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Seconds between checks of a blob that another client is writing; the last one repeats."""
 
 _WRITE: Final = content_pb2.WriteAction.WRITE
+_COMMIT: Final = content_pb2.WriteAction.COMMIT
 _UNANSWERED: Final = 1
 """Write messages that may be unconfirmed while the next one is sent."""
 
@@ -168,15 +170,7 @@ async def _try_write(
             return False
         raise
     try:
-        offset = await _copy(stream, source, offset)
-        await _send(
-            stream,
-            action=content_pb2.WriteAction.COMMIT,
-            total=descriptor.size,
-            expected=descriptor.digest,
-            offset=offset,
-            labels=dict(labels),
-        )
+        await _write_all(stream, descriptor, source, offset, labels)
     except aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.ALREADY_EXISTS:
             return True
@@ -192,29 +186,44 @@ async def _try_write(
     return True
 
 
-async def _copy(stream: _WriteStream, source: Source, offset: int) -> int:
-    """Write everything that the source returns; returns the offset after it.
+async def _write_all(
+    stream: _WriteStream,
+    descriptor: Descriptor,
+    source: Source,
+    offset: int,
+    labels: Mapping[str, str],
+) -> None:
+    """Write everything that the source returns from ``offset`` on, and commit the blob.
 
     The next piece is sent before the previous one is confirmed: waiting for each takes twice the
-    time.
+    time. The last one is sent with the commit.
     """
-    pending = bytearray()
-    unanswered = 0
+    waiting: list[bytes] = []
+    length = unanswered = 0
     async with aclosing(source(offset)) as pieces:
         async for piece in pieces:
-            pending += piece
-            if len(pending) < _PIECE:
+            waiting.append(piece)
+            length += len(piece)
+            if length < _PIECE:
                 continue
-            await _ask(stream, action=_WRITE, offset=offset, data=bytes(pending))
-            offset += len(pending)
+            await _ask(stream, action=_WRITE, offset=offset, data=b"".join(waiting))
+            offset += length
+            waiting, length = [], 0
             unanswered += 1
-            pending.clear()
             if unanswered > _UNANSWERED:
                 await _answer(stream)
                 unanswered -= 1
-    for _ in range(unanswered):
+    await _ask(
+        stream,
+        action=_COMMIT,
+        total=descriptor.size,
+        expected=descriptor.digest,
+        offset=offset,
+        data=b"".join(waiting),
+        labels=dict(labels),
+    )
+    for _ in range(unanswered + 1):
         await _answer(stream)
-    return await _send(stream, action=_WRITE, offset=offset, data=bytes(pending))
 
 
 async def _send(stream: _WriteStream, **fields: object) -> int:
