@@ -166,9 +166,12 @@ def _diff(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _explain(arguments: argparse.Namespace, root: Path) -> int:
-    from codegen import show
+    from codegen import show, show_rpc
 
-    print(show.explain(_read(root), arguments.field))
+    found, rpcs, _ = read_all(root)
+    told = show_rpc.explained(root, found.settings, rpcs, arguments.name) if rpcs else None
+    names = [rpc.name for rpc in rpcs.all] if rpcs else []
+    print(told or show.explain(found, arguments.name, names))
     return 0
 
 
@@ -197,13 +200,9 @@ def _review(arguments: argparse.Namespace, root: Path) -> int:
     return 0
 
 
-def _read(root: Path) -> Translation:
-    """The mapping, even if it has faults: explain and review must work while it is being fixed."""
-    return read_all(root)[0]
-
-
 def read_all(root: Path) -> tuple[Translation, Rpcs | None, Lifecycle | None]:
-    """The mapping, and the RPCs and the lifecycle if they can be read, even if it has faults."""
+    """The mapping, and the RPCs and the lifecycle if they can be read, even if it has faults:
+    explain and review must work while it is being fixed."""
     from codegen import generate, lifecycle, rpc
 
     problems = Problems()
@@ -309,12 +308,12 @@ def _parser() -> argparse.ArgumentParser:
     compared.set_defaults(run=_diff)
 
     explained = commands.add_parser(
-        "explain", help="show what is decided about a field or target, and where"
+        "explain", help="show what is decided about an RPC, a field or a target, and where"
     )
     explained.add_argument(
-        "field",
+        "name",
         metavar="NAME",
-        help="a field, as in Order.address; or a target, source or function",
+        help="an RPC; a field, as in Order.address; or a target, source or function",
     )
     explained.set_defaults(run=_explain)
 

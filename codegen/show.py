@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 
 from codegen import backwards, plan, undecided
@@ -13,13 +13,16 @@ from codegen.mapping_diff import rule_text
 from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, written
 
 
-def explain(found: Translation, path: str) -> str:
+def explain(found: Translation, path: str, others: Iterable[str] = ()) -> str:
     """Everything about one field: ``Order.lines.amount``, ``OrderLine.amount``, or a
-    bare field name (all fields with that name).
+    bare field name (all fields with that name); or every field of a message, a line each.
 
     If it is not a field, the reverse: every field that decides a target (``plan.grace``,
     ``linux.resources``), that is read from a source (``usage.memory``), or that a function reads.
+    ``others`` are names that may have been meant.
     """
+    if path in found.mapped:
+        return "\n".join(_message(found.mapped[path]))
     fields = list(_find(found.api, path))
     links = backwards.links(found, path) if not fields else []
     if not fields and not links:
@@ -28,7 +31,7 @@ def explain(found: Translation, path: str) -> str:
             f"the {found.api.name} has no field {path}, and the mapping no target, source or"
             " function",
             Place("explain"),
-            nearest(path, [*every, *backwards.names(found)])
+            nearest(path, [*others, *every, *backwards.names(found)])
             or f"write Message.field, as in {every[0]}, or a target",
         )
     told = [_explained(found, message, field) for message, field in fields]
@@ -84,11 +87,18 @@ def review(found: Translation) -> str:
             f"  {m.name}.{f.name}: {f.kind}, since {found.api.name} {f.since}" for m, f in open_
         ]
     for mapped in found.mapped.values():
-        item = f", item of {mapped.file.items_in_words}" if mapped.file.items else ""
-        lines += ["", f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"]
-        lines += [_line(entry) for entry in mapped.file.entries.values()]
-        lines += [f"  → {entry.name}: {entry.in_words}" for entry in mapped.file.targets.values()]
+        lines += ["", *_message(mapped)]
     return "\n".join(lines)
+
+
+def _message(mapped: Mapped) -> Iterator[str]:
+    """A line for each field of a message, and for each target without one."""
+    item = f", item of {mapped.file.items_in_words}" if mapped.file.items else ""
+    yield f"{mapped.message.name} ({mapped.file.flow}{item}, {mapped.file.file})"
+    for entry in mapped.file.entries.values():
+        yield _line(entry)
+    for entry in mapped.file.targets.values():
+        yield f"  → {entry.name}: {entry.in_words}"
 
 
 def _line(entry: Entry) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from codegen import show
+from codegen import show, show_rpc
 from codegen.errors import SpecError
-from tests.unit.codegen.project import api, project
+from tests.unit.codegen.project import ROOT, api, project
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,38 @@ def test_explain_knows_the_nearest_target() -> None:
         show.explain(project().translation, "linux.resources.cpu.quotta")
     hint = raised.value.faults[0].hint or ""
     assert hint.startswith("did you mean linux.resources.cpu.quota ")
+
+
+def test_explain_lists_the_fields_of_a_message() -> None:
+    lines = show.explain(project().translation, "StopContainerRequest").splitlines()
+    assert lines[0] == "StopContainerRequest (in, spec/mapping/stop_container_request.yaml)"
+    assert [line.partition(":")[0].strip() for line in lines[1:]] == ["container_id", "timeout"]
+
+
+def test_explain_leads_from_an_rpc_to_its_code() -> None:
+    found = project()
+    told = show_rpc.explained(ROOT, found.translation.settings, found.rpcs, "StopContainer")
+    assert told is not None
+    for part in (
+        "RuntimeService, StopContainerRequest → StopContainerResponse, since 1.25",
+        "served by  containers.stop\n",
+        "runtime/containers/stop.py",
+        "container, by container_id; an empty response if it does not exist",
+        "RUNNING, UNKNOWN; ok in others",
+        "spec/rpc.yaml:",
+    ):
+        assert part in told
+
+
+def test_explain_leads_from_every_rpc_to_existing_files() -> None:
+    found = project()
+    for rpc in found.rpcs.all:
+        told = show_rpc.explained(ROOT, found.translation.settings, found.rpcs, rpc.name) or ""
+        files = re.findall(r"runtime/[\w/]+\.py", told)
+        assert files or rpc.operation is None, rpc.name
+        assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_explain_knows_no_other_rpcs() -> None:
+    found = project()
+    assert show_rpc.explained(ROOT, found.translation.settings, found.rpcs, "Nothing") is None
