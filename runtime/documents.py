@@ -51,7 +51,7 @@ def convert(document: Any, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise DocumentError(_located(error)) from error
     except RecursionError as error:
-        raise DocumentError("it is nested too deep") from error
+        raise DocumentError("it is nested too deeply") from error
 
 
 def without_nulls(value: Any) -> Any:

@@ -125,7 +125,9 @@ class Frame:
         if isinstance(error, aio.AioRpcError):
             error = from_rpc(error, f"serve {call.rpc}")
         if isinstance(error, OSError) and error.errno in _OF_THE_NODE:
-            self._log.error("the node failed a call", rpc=call.rpc, exc_info=error)
+            self._log.error(
+                "a call failed because of an I/O or resource error", rpc=call.rpc, exc_info=error
+            )
             place = f"{error.filename}: " if error.filename else ""
             error = Unavailable(f"cannot serve {call.rpc}: {place}{error.strerror}")
         if isinstance(error, CriError):

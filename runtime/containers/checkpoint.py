@@ -88,7 +88,7 @@ async def checkpoint(
     except TimeoutError:
         raise DeadlineExceeded(
             f"the checkpoint of container {container.id} took longer than {plan.time_limit} s and"
-            " was given up; the container keeps running"
+            " was aborted; the container keeps running"
         ) from None
     except aio.AioRpcError as error:
         raise from_rpc(error, f"checkpoint container {container.id}") from error

@@ -57,7 +57,9 @@ def found(layout: Layout) -> list[facts.SandboxMetadata]:
                 records.sandbox_metadata(regular_files.read(note, largest=records.LARGEST))
             )
         except (OSError, RecordError) as error:
-            log.warning("unreadable note of a sandbox", path=str(note), error=str(error))
+            log.warning(
+                "unreadable record of an unfinished sandbox", path=str(note), error=str(error)
+            )
     return notes
 
 

@@ -121,7 +121,7 @@ class Daemon:
         binary = shutil.which("containerd", path=environment["PATH"])
         if binary is None:
             raise ConfigError(
-                "--embedded needs containerd, which is not on PATH;  install it (on Debian: "
+                "--embedded needs containerd, which is not on PATH; install it (on Debian: "
                 "apt-get install containerd runc), or omit --embedded"
             )
         for directory in (at.root, at.state):

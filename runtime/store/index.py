@@ -47,13 +47,13 @@ class Index(Generic[T]):
             return exact
         if not prefix:
             raise InvalidArgument(
-                f"the {self._noun} id is empty; use an id or a prefix of one", field=field
+                f"the {self._noun} ID is empty; use an ID or a prefix of one", field=field
             )
         at = bisect_left(self._ids, prefix)
         fitting = [name for name in self._ids[at : at + 2] if name.startswith(prefix)]
         if len(fitting) > 1:
             raise InvalidArgument(
-                f'more than one {self._noun} id begins with "{prefix}"; use a longer prefix',
+                f'more than one {self._noun} ID begins with "{prefix}"; use a longer prefix',
                 field=field,
             )
         return self._by_id[fitting[0]] if fitting else None

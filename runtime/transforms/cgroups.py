@@ -26,7 +26,7 @@ def cgroups_path(*, cgroup_parent: str, id: str, systemd_cgroup: bool) -> str:
     """
     if ".." in cgroup_parent.split("/"):
         raise InvalidArgument(
-            f'must not climb with "..", but is {cgroup_parent!r}',
+            f'must not contain "..", but is {cgroup_parent!r}',
             field="config.linux.cgroup_parent",
         )
     if problem := why_too_long(_directory(cgroup_parent), longest=_LONGEST):

@@ -84,7 +84,7 @@ def _existing(kind: str, inside: int, ids: IdMap) -> int:
     if found is None:
         raise InvalidArgument(
             f"{kind} {inside} of the request or the image does not exist in the pod's user"
-            f" namespace, which has ids 0 to {ids.size - 1}",
+            f" namespace, which has IDs 0 to {ids.size - 1}",
             field=_USER_FIELD,
         )
     return found

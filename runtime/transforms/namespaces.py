@@ -141,7 +141,7 @@ def _range(
         )
     if ranges[0].hostID + ranges[0].size > _IDS:
         raise InvalidArgument(
-            f"must end at id {_IDS - 1} of the node, the last one, or before", field=field
+            f"must end at ID {_IDS - 1} of the node, the last one, or before", field=field
         )
     return list(ranges)
 

@@ -109,7 +109,7 @@ PODS = {
         metadata=api_pb2.PodSandboxMetadata(namespace="a;K8S_POD_UID=b")
     ),
     "config.log_directory: must be an absolute path": _pod(log_directory="rel/ative"),
-    "config.linux.cgroup_parent: must not climb": _pod(
+    "config.linux.cgroup_parent: must not contain": _pod(
         linux=api_pb2.LinuxPodSandboxConfig(cgroup_parent="/a/../../x")
     ),
     "config.linux.sysctls: must be a kernel parameter": _pod(

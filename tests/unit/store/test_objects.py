@@ -109,7 +109,7 @@ def test_an_id_is_found_by_a_unique_prefix(store: Store) -> None:
     assert store.sandboxes.find("x") is None
     with pytest.raises(InvalidArgument, match="empty"):
         store.sandboxes.find("")
-    with pytest.raises(InvalidArgument, match='more than one sandbox id begins with "ab"'):
+    with pytest.raises(InvalidArgument, match='more than one sandbox ID begins with "ab"'):
         store.sandboxes.find("ab")
     one.fire(SandboxEvent.STOPPED)
     one.fire(SandboxEvent.REMOVE)

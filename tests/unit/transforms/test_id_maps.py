@@ -29,8 +29,8 @@ def test_the_owner_of_a_process_is_a_user_of_the_node() -> None:
 @pytest.mark.parametrize(
     ("user", "message"),
     [
-        (User(uid=1000), "user 1000 .* which has ids 0 to 999"),
-        (User(gid=500), "group 500 .* which has ids 0 to 499"),
+        (User(uid=1000), "user 1000 .* which has IDs 0 to 999"),
+        (User(gid=500), "group 500 .* which has IDs 0 to 499"),
         (User(additional_gids=(0, 65534)), "group 65534 "),
     ],
 )

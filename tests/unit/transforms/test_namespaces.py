@@ -115,7 +115,7 @@ def test_a_handler_without_user_namespaces_is_refused() -> None:
         (userns(POD, 1, 1), "uids: must be one range"),
         (userns(POD, 0), "uids: must be one range"),
         (userns(POD, 10, first=1), "starts at container_id 0"),
-        (userns(POD, 2**32 - 65536), "uids: must end at id 4294967294 of the node"),
+        (userns(POD, 2**32 - 65536), "uids: must end at ID 4294967294 of the node"),
         (userns(NODE, 10), "must be empty with mode NODE"),
     ],
 )
