@@ -1,9 +1,9 @@
 """A pull: from a reference to content, snapshots and image records in containerd.
 
 Steps: resolve the reference, choose the manifest for this host's platform, fetch layers in parallel
-while the lowest fetched one is unpacked, then write the image records. One lease protects all new
-data from garbage collection until the records do. Blobs and layers needed by two pulls at once are
-fetched and unpacked only once.
+while others are unpacked, from the lowest on, then write the image records. One lease protects all
+new data from garbage collection until the records do. Blobs and layers needed by two pulls at once
+are fetched and unpacked only once.
 """
 
 from __future__ import annotations
