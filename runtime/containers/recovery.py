@@ -29,7 +29,7 @@ from runtime.containers.remove import remove_directories, remove_record_and_snap
 from runtime.containers.services import Services
 from runtime.errors import CriError, Unavailable, in_words
 from runtime.logs.client import Fifos
-from runtime.store import records
+from runtime.store import records, salvage
 from runtime.store.objects import Container
 from runtime.store.records import RecordError
 from runtime.tasks import dead_shim
@@ -62,9 +62,9 @@ async def find(
     """Determine the state of a container; None for an interrupted creation, which is undone.
 
     ``being_created`` are the containers that an OCI runtime still creates. Raises RecordError if
-    the record cannot be read.
+    the record cannot be read, and the rest of containerd's record does not help.
     """
-    metadata = records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
+    metadata = _metadata(record)
     saved = _saved_status(services, metadata.id, record.created_at.ToNanoseconds())
     process = None
     known = saved
@@ -85,6 +85,15 @@ async def find(
     except (aio.AioRpcError, CriError, OSError, TimeoutError) as error:
         status, to_watch = _unasked(known, error, metadata.id)
     return Found(metadata, record.snapshotter, saved, status, process, to_watch)
+
+
+def _metadata(record: containers_pb2.Container) -> facts.ContainerMetadata:
+    try:
+        return records.container_metadata(record.extensions[records.CONTAINER_EXTENSION].value)
+    except RecordError as damage:
+        found = salvage.container(record, damage)
+        log.error("the record of a container is damaged", container=record.id, error=str(damage))
+        return found
 
 
 async def _with_missed_oom(

@@ -17,8 +17,9 @@ from generated.plans import plan_sandbox
 from runtime.errors import CriError, InvalidArgument, Unavailable, in_words
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
-from runtime.store import records
+from runtime.store import records, salvage
 from runtime.store.objects import Sandbox
+from runtime.store.records import RecordError
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import ALIVE, task
 from runtime.transforms import facts, sandboxes
@@ -42,10 +43,15 @@ class Found:
 
 
 async def find(services: Services, record: containers_pb2.Container) -> Found:
-    """Determine the state of a pod from its record; raises RecordError if that cannot be read."""
-    metadata = _with_handler(
-        records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
-    )
+    """Determine the state of a pod from its record.
+
+    Raises RecordError if that cannot be read, and the rest of containerd's record does not help.
+    """
+    try:
+        metadata = records.sandbox_metadata(record.extensions[records.SANDBOX_EXTENSION].value)
+    except RecordError as damage:
+        return _damaged(record, damage)
+    metadata = _with_handler(metadata)
     created_at = record.created_at.ToNanoseconds()
     to_watch = False
     try:
@@ -56,6 +62,15 @@ async def find(services: Services, record: containers_pb2.Container) -> Found:
         state, pid, to_watch = SandboxState.UNKNOWN, 0, True
     status = facts.SandboxStatus(state, created_at=created_at, pid=pid)
     return Found(metadata, record.snapshotter, status, to_watch)
+
+
+def _damaged(record: containers_pb2.Container, damage: RecordError) -> Found:
+    """A pod whose config is lost: UNKNOWN even if it runs, so that no container is added to it."""
+    metadata = salvage.sandbox(record, damage)
+    log.error("the record of a sandbox is damaged", sandbox=record.id, error=str(damage))
+    created_at = record.created_at.ToNanoseconds()
+    status = facts.SandboxStatus(SandboxState.UNKNOWN, created_at=created_at)
+    return Found(metadata, record.snapshotter, status)
 
 
 def _with_handler(metadata: facts.SandboxMetadata) -> facts.SandboxMetadata:

@@ -7,6 +7,12 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 _SANDBOX = "io.kubernetes.cri.sandbox"
+SANDBOX_ID = f"{_SANDBOX}-id"
+SANDBOX_NAME = f"{_SANDBOX}-name"
+SANDBOX_NAMESPACE = f"{_SANDBOX}-namespace"
+SANDBOX_UID = f"{_SANDBOX}-uid"
+CONTAINER_NAME = "io.kubernetes.cri.container-name"
+
 _SNAPSHOT_LABELS = "containerd.io/snapshot/"
 _SNAPSHOT_REFERENCE = "containerd.io/snapshot.ref"
 

@@ -130,6 +130,21 @@ def test_a_kill_during_a_pod_creation_leaves_nothing(served: Machine) -> None:
     assert_nothing_is_left(served, idle)
 
 
+def test_a_pod_whose_records_are_damaged_can_be_removed(served: Machine) -> None:
+    idle = served.holdings()
+    pod, container = started(served.cri, served, TICK)
+    for record in (pod, container):
+        served.damage_record(record)
+    served.end("server")
+    served.start_server()
+    status = served.cri.pod_status(pod)
+    assert (status.metadata.name, status.state) == ("pod-app", api_pb2.SANDBOX_NOTREADY)
+    assert served.cri.status(container).state == api_pb2.CONTAINER_RUNNING
+    served.cri.stop_pod(pod)
+    served.cri.remove_pod(pod)
+    assert_nothing_is_left(served, idle)
+
+
 @newest_only
 def test_a_plugin_that_hangs_when_the_server_is_killed_ends_with_it(served: Machine) -> None:
     served.end("server")

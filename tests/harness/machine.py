@@ -15,7 +15,13 @@ from typing import Any
 
 import grpc
 
-from generated.containerd import task_types_pb2, tasks_pb2, tasks_pb2_grpc
+from generated.containerd import (
+    containers_pb2,
+    containers_pb2_grpc,
+    task_types_pb2,
+    tasks_pb2,
+    tasks_pb2_grpc,
+)
 from generated.cri import api_pb2
 
 from . import cni_recorder
@@ -187,6 +193,19 @@ class Machine:
                 metadata=[("containerd-namespace", "k8s.io")],
             )
         return bool(answer.process.status == task_types_pb2.STOPPED)
+
+    def damage_record(self, object_id: str) -> None:
+        """Replace what this server wrote into containerd's record of a pod or container."""
+        socket = self.directory / "containerd.sock"
+        namespace = [("containerd-namespace", "k8s.io")]
+        with grpc.insecure_channel(f"unix://{socket}") as channel:
+            stub = containers_pb2_grpc.ContainersStub(channel)
+            record = stub.Get(
+                containers_pb2.GetContainerRequest(id=object_id), metadata=namespace
+            ).container
+            for extension in record.extensions.values():
+                extension.value = b"{"
+            stub.Update(containers_pb2.UpdateContainerRequest(container=record), metadata=namespace)
 
     def bundle(self, container: str) -> Path:
         """The directory in which containerd keeps the container's task."""

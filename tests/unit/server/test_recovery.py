@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -471,6 +472,41 @@ async def test_one_broken_record_does_not_affect_the_others(world: World) -> Non
     await recovered(world)
     assert [sandbox.id for sandbox in world.store.sandboxes] == [SANDBOX]
     assert files.is_dir()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"Version": "v9", "Metadata": {}}'])
+async def test_a_pod_and_its_container_with_damaged_records_are_listed(
+    world: World, damage: bytes
+) -> None:
+    spec = {"annotations": {"io.kubernetes.cri.sandbox-id": SANDBOX}}
+    netns_path = {"namespaces": [{"type": "network", "path": "/run/netns/cni-1"}]}
+    names = {"io.kubernetes.cri.sandbox-name": "web", "io.kubernetes.cri.sandbox-namespace": "ns"}
+    extension = any_pb2.Any(value=damage)
+    leave_record(world, SANDBOX, "sandbox", {records.SANDBOX_EXTENSION: extension}, 2)
+    leave_record(world, CONTAINER, "container", {records.CONTAINER_EXTENSION: extension}, None)
+    pause, record = (world.containerd.records[id] for id in (SANDBOX, CONTAINER))
+    annotations = {"annotations": spec["annotations"] | names}
+    pause.spec.value = json.dumps(annotations | {"linux": netns_path}).encode()
+    record.spec.value = json.dumps(spec).encode()
+    pause.labels["io.kubernetes.pod.name"] = record.labels["io.kubernetes.pod.name"] = "web"
+    await recovered(world)
+    listed, (container,) = pod(world).listed(), pod(world).containers
+    assert pod(world).state is SandboxState.UNKNOWN  # a kubelet replaces it
+    assert (listed.metadata.name, listed.metadata.namespace) == ("web", "ns")
+    assert listed.labels == container.listed().labels == {"io.kubernetes.pod.name": "web"}
+    assert pod(world).metadata.netns_path == "/run/netns/cni-1"
+    assert container.state is ContainerState.UNKNOWN
+
+
+async def test_a_record_that_names_no_pod_is_left_alone(world: World) -> None:
+    leave_sandbox(world, None)
+    leave_record(world, CONTAINER, "container", {}, None)
+    leave_record(world, "b" * 64, "sandbox", {}, None)
+    for record, text in ((CONTAINER, b"{}"), ("b" * 64, b'{"annotations": {"a": "b"}}')):
+        world.containerd.records[record].spec.value = text
+    await recovered(world)
+    assert [sandbox.id for sandbox in world.store.sandboxes] == [SANDBOX]
+    assert len(world.store.containers) == 0
 
 
 async def test_an_interrupted_pod_creation_is_undone(world: World) -> None:
