@@ -208,7 +208,8 @@ def named_failures(doing: str, root: Path | str, state: Path | str) -> Iterator[
     """Raise what containerd or a file system of the node fails with as a CriError.
 
     The message begins with ``doing``, as in ``create container app``. An error of a file system,
-    usually a full disk, names the directories of the files in question, ``root`` and ``state``.
+    usually a full disk, names the directories of the files in question, ``root`` and ``state``, and
+    the file if it is known: it can be one of the node, such as /etc/resolv.conf.
     """
     try:
         yield
@@ -217,8 +218,9 @@ def named_failures(doing: str, root: Path | str, state: Path | str) -> Iterator[
     except OSError as error:
         if error.errno is None:  # a TimeoutError of asyncio
             raise
+        problem = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         raise Unavailable(
-            f"cannot {doing}, whose files are below {root} and {state}: {error.strerror}"
+            f"cannot {doing}, whose files are below {root} and {state}: {problem}"
         ) from error
 
 

@@ -20,6 +20,7 @@ from runtime.containerd.runtime_options import stored_options
 from runtime.errors import CriError, FailedPrecondition, InvalidArgument, Unavailable
 from runtime.linux import kernel, netns, userns
 from runtime.lookups.handlers import Handlers
+from runtime.sandboxes import files as sandbox_files
 from runtime.sandboxes import run as sandbox_run
 from runtime.sandboxes import unfinished
 from runtime.sandboxes.services import Services
@@ -194,6 +195,18 @@ async def test_a_full_disk_is_named_and_undoes_everything(
 
     monkeypatch.setattr(unfinished, "write", write)
     with pytest.raises(Unavailable, match=r"files are below .*: No space left on device"):
+        await sandbox_run.run(world.services, run_request())
+    assert not world.directories
+    assert namespaces == NOTHING
+
+
+async def test_a_hosts_file_of_the_node_that_is_no_file_is_named(
+    world: World, namespaces: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fifo = tmp_path / "hosts"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(sandbox_files, "_HOST_HOSTS", fifo)
+    with pytest.raises(Unavailable, match=rf"{fifo}: it is not a regular file"):
         await sandbox_run.run(world.services, run_request())
     assert not world.directories
     assert namespaces == NOTHING
