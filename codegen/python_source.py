@@ -82,6 +82,7 @@ class Sources:
     _roots: dict[bool, Mapping[str, Kind]] = field(default_factory=dict)
     _uses: tuple[Use, ...] | None = None
     _read: dict[str, _Annotations] = field(default_factory=dict)
+    _transforms: dict[tuple[str, str], Transform | None] = field(default_factory=dict)
 
     def tree(self, name: str) -> ast.Module | None:
         """The syntax tree of ``root/name``; None if there is no such file."""
@@ -94,6 +95,11 @@ class Sources:
 
     def transform(self, topic: str, name: str) -> Transform | None:
         """``topic.name`` of transforms/; None if it does not exist."""
+        if (topic, name) not in self._transforms:
+            self._transforms[topic, name] = self._transform(topic, name)
+        return self._transforms[topic, name]
+
+    def _transform(self, topic: str, name: str) -> Transform | None:
         file = self.topic_file(topic)
         tree = self.tree(file)
         found = _function(tree, [name]) if tree else None

@@ -77,7 +77,7 @@ def summary(outcomes: Sequence[Outcome], excused: Mapping[str, str]) -> str:
 
 
 def _line(one: Outcome) -> str:
-    return f"{one.verdict}\t{one.seconds:.1f}\t{one.mutant}\t{one.by}\n"
+    return f"{one.verdict}\t{one.seconds:.1f}\t{one.mutant}\t{one.by}\t{one.said!r}\n"
 
 
 if __name__ == "__main__":

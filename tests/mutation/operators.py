@@ -6,78 +6,16 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from codegen.model import Computed, ComputedBack, Copied, Entry, Kind, Mapped
-from tests.mutation.specification import Constant, Document, Mutant, Specification
+from codegen.model import Compared, Computed, ComputedBack, Descended, Kind
+from tests.mutation.place import Place
+from tests.mutation.resolved import RESOLVED
+from tests.mutation.specification import Document, Mutant, Specification
 
 _DROPPED = {"unmapped": "informational", "why": "Dropped."}
 _INT64 = (-(2**63), 2**63 - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One entry, as written and as resolved."""
-
-    specification: Specification
-    message: str
-    section: str
-    """``fields`` or ``targets``."""
-    name: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.message}.{self.name}"
-
-    @property
-    def document(self) -> Document:
-        return self.specification.documents[self.message]
-
-    @property
-    def body(self) -> Document:
-        body: Document = self.document[self.section][self.name]
-        return body
-
-    @property
-    def mapped(self) -> Mapped:
-        return self.specification.project.translation.mapped[self.message]
-
-    @property
-    def entry(self) -> Entry:
-        file = self.mapped.file
-        return (file.entries if self.section == "fields" else file.targets)[self.name]
-
-    @property
-    def kind(self) -> Kind | None:
-        """The kind of the value: of the field, or of the source of a target."""
-        if self.section == "fields":
-            return self.mapped.message.fields[self.name].kind
-        for write in self.mapped.writes:
-            if isinstance(write, Copied) and write.entry is self.entry:
-                return write.source.kind
-        return None
-
-    @property
-    def target(self) -> Kind | None:
-        """The kind of what it writes."""
-        for write in self.mapped.writes:
-            if isinstance(write, Copied | Computed) and write.entry is self.entry:
-                return write.target.kind
-        return None
-
-    def altered(self, change: str, body: Document) -> Mutant:
-        """The mutant in which the entry has another body."""
-        document = copy.deepcopy(self.document)
-        document[self.section][self.name] = body
-        return Mutant(self.full_name, change, {self.message: document})
-
-    def without(self, change: str, key: str) -> Mutant:
-        return self.altered(change, {k: v for k, v in self.body.items() if k != key})
-
-    def with_key(self, change: str, key: str, value: Any) -> Mutant:
-        return self.altered(change, {**self.body, key: value})
 
 
 def drop(place: Place) -> Iterator[Mutant]:
@@ -139,24 +77,27 @@ def drop_rule(place: Place) -> Iterator[Mutant]:
         yield place.with_key(change, "rules", others) if others else place.without(change, "rules")
 
 
-def weaken_rule(place: Place) -> Iterator[Mutant]:
-    """A rule that allows a little more or, for a list of words, a little less."""
+def move_rule(place: Place) -> Iterator[Mutant]:
+    """A rule that allows a little more, or a little less."""
     rules = place.body.get("rules", [])
     for number, rule in enumerate(rules):
-        for changed in _weaker(place, rule):
+        for changed in _moved(place, rule):
             others = [*rules[:number], changed, *rules[number + 1 :]]
             yield place.with_key(f"{_in_words(rule)} becomes {_in_words(changed)}", "rules", others)
 
 
-def _weaker(place: Place, rule: Any) -> Iterator[Any]:
+def _moved(place: Place, rule: Any) -> Iterator[Any]:
     match rule:
         case {"range": [low, high]}:
             if low > _INT64[0]:
                 yield {"range": [low - 1, high]}
             if high < _INT64[1]:
                 yield {"range": [low, high + 1]}
+            yield {"range": [low + 1, high]}
+            yield {"range": [low, high - 1]}
         case {"max_length": most}:
             yield {"max_length": most + 1}
+            yield {"max_length": most - 1}
         case {"without": characters} if len(characters) > 1:
             for one in characters:
                 yield {"without": characters.replace(one, "")}
@@ -208,38 +149,6 @@ def change_merge(place: Place) -> Iterator[Mutant]:
         yield place.with_key(f"merge {other}", "merge", other)
     if "merge" in place.body:
         yield place.without("drop merge", "merge")
-
-
-def constant_input(place: Place) -> Iterator[Mutant]:
-    """The function gets a constant instead of one of its inputs."""
-    for back in (False, True):
-        steps = place.mapped.reads if back else place.mapped.writes
-        for step in steps:
-            if not isinstance(step, Computed | ComputedBack) or step.entry is not place.entry:
-                continue
-            for argument in step.call.arguments:
-                kind = argument.source.kind
-                for text in _constants(kind, argument.none_if_unset):
-                    constant = Constant(place.message, place.name, argument.name, text, back)
-                    change = f"{argument.name} is {text}" + (" when read back" if back else "")
-                    yield Mutant(place.full_name, change, {}, constant)
-
-
-def _constants(kind: Kind, none_if_unset: bool) -> list[str]:
-    if none_if_unset or kind.optional:
-        return ["None"]
-    if kind.name == "message":
-        return [f"api_pb2.{kind.ref}()"]
-    return {
-        "str": ["''"],
-        "bytes": ["b''"],
-        "bool": ["False", "True"],
-        "int": ["0"],
-        "enum": ["0"],
-        "float": ["0.0"],
-        "list": ["()"],
-        "map": ["{}"],
-    }.get(kind.name, [])
 
 
 def swap_inputs(place: Place) -> Iterator[Mutant]:
@@ -309,18 +218,62 @@ def swap_targets(place: Place) -> Iterator[Mutant]:
         return
 
 
+def swap_objects(place: Place) -> Iterator[Mutant]:
+    """The fields of its message and of the next one are read from each other's object."""
+    yield from _swapped(
+        place,
+        "of",
+        "objects",
+        {
+            step.entry.name: step.of.kind
+            for step in place.mapped.reads
+            if isinstance(step, Descended) and step.of is not None
+        },
+    )
+
+
+def swap_compared(place: Place) -> Iterator[Mutant]:
+    """It and the next entry are compared with each other's field of the item."""
+    yield from _swapped(
+        place,
+        "with",
+        "fields compared",
+        {
+            step.entry.name: step.against.kind
+            for step in place.mapped.matches
+            if isinstance(step, Compared)
+        },
+    )
+
+
+def _swapped(place: Place, key: str, words: str, kinds: dict[str, Kind]) -> Iterator[Mutant]:
+    """The mutant that swaps ``key`` with the next entry whose kind is the same."""
+    names = list(kinds)
+    if place.section != "fields" or place.name not in kinds:
+        return
+    for name in names[names.index(place.name) + 1 :]:
+        if kinds[name] == kinds[place.name]:
+            document = copy.deepcopy(place.document)
+            one, other = document["fields"][place.name], document["fields"][name]
+            one[key], other[key] = other[key], one[key]
+            yield Mutant(place.full_name, f"swap {words} with {name}", {place.message: document})
+            return
+
+
 OPERATORS: tuple[Callable[[Place], Iterator[Mutant]], ...] = (
     drop,
     change_condition,
     drop_rule,
-    weaken_rule,
+    move_rule,
     change_refusal,
     change_match,
     change_merge,
-    constant_input,
     swap_inputs,
     other_function,
     swap_targets,
+    swap_objects,
+    swap_compared,
+    *RESOLVED,
 )
 
 

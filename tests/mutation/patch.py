@@ -101,11 +101,11 @@ def _observe_in(names: Mapping[str, Any], body: types.CodeType) -> None:
 
 def replace_code(path: str, code: types.CodeType | None) -> None:
     """Let the module of ``path`` do what ``code`` does, for everybody who has imported its
-    functions; without code, whoever calls it fails."""
+    functions; without code, what a file without entries does."""
     name = module_name(path)
     if code is None:
         for function in _functions(vars(sys.modules[name]), name):
-            function.__code__ = _gone.__code__
+            _leave_out(function)
         return
     if name not in sys.modules:
         module = types.ModuleType(name)
@@ -117,6 +117,9 @@ def replace_code(path: str, code: types.CodeType | None) -> None:
     old = vars(sys.modules[name])
     new: dict[str, Any] = {"__name__": name}
     exec(code, new)  # noqa: S102 - the code of a mutant
+    for function in list(_functions(old, name)):
+        if function.__name__ not in new:
+            _leave_out(function)
     for key, value in new.items():
         _replace(old, key, value, name)
 
@@ -129,8 +132,14 @@ def _replace(old: dict[str, Any], key: str, value: Any, module: str) -> None:
     elif isinstance(value, type) and own and isinstance(known, type):
         for name, part in vars(value).items():
             whole = vars(known).get(name)
-            if isinstance(part, types.FunctionType) and isinstance(whole, types.FunctionType):
+            if not isinstance(part, types.FunctionType) or not isinstance(
+                whole, types.FunctionType
+            ):
+                continue
+            if part.__code__.co_freevars == whole.__code__.co_freevars:
                 _take_over(whole, part)
+            else:  # such as that of a plan that has lost its only value
+                setattr(known, name, part)
     elif isinstance(known, dict) and isinstance(value, dict) and not key.startswith("__"):
         known.clear()
         known.update(value)
@@ -143,6 +152,8 @@ def _take_over(old: types.FunctionType, new: types.FunctionType) -> None:
         old.__code__ = new.__code__
         old.__kwdefaults__ = new.__kwdefaults__
         old.__defaults__ = new.__defaults__
+        old.__annotations__.clear()  # the tables make what a function asks for
+        old.__annotations__.update(new.__annotations__)
 
 
 def _functions(names: Mapping[str, Any], module: str) -> Iterator[types.FunctionType]:
@@ -151,8 +162,25 @@ def _functions(names: Mapping[str, Any], module: str) -> Iterator[types.Function
             yield value
 
 
-def _gone(*_: Any, **__: Any) -> Any:
-    raise ImportError("the alteration leaves this module without code")
+_WITHOUT = {
+    "apply": "def apply(*_, **__): pass",
+    "check": "def check(*_, **__): return []",
+    "fill": "def fill(*_, **__): pass",
+    "read": "def read(**_): from generated.cri import api_pb2; return {returns}()",
+    "selected": "def selected(src, items): return items",
+    "selects_all": "def selects_all(src): return True",
+}
+"""What the functions of a file are that has no entries."""
+_GONE = "def gone(*_, **__): raise ImportError('the alteration leaves this out')"
+
+
+def _leave_out(function: types.FunctionType) -> None:
+    text = _WITHOUT.get(function.__name__, _GONE)
+    made: dict[str, Any] = {}
+    returns = function.__annotations__.get("return")
+    exec(text.format(returns=returns), made)  # noqa: S102 - one of the above
+    [code] = [one.__code__ for one in made.values() if isinstance(one, types.FunctionType)]
+    function.__code__, function.__kwdefaults__ = code, None
 
 
 def module_name(path: str) -> str:

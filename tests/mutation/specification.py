@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,10 @@ from codegen import generate, load, mapping_file
 from codegen.errors import Place, Problems, SpecError
 from codegen.generate import Project
 from codegen.load import Key, ListNode, MappingNode, Node, ScalarNode
-from codegen.model import Call, Computed, ComputedBack, Mapped, MappingFile
+from codegen.model import Mapped, MappingFile
 
 Document = dict[str, Any]
 """A mapping file as plain dicts and lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """One input of one entry's function, replaced by an expression."""
-
-    message: str
-    entry: str
-    argument: str
-    expression: str
-    back: bool
-    """Whether it is the function that reads the field back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +27,10 @@ class Mutant:
     """What is different, in words."""
     documents: Mapping[str, Document] = field(default_factory=dict)
     """By message: the files that are different."""
-    constant: Constant | None = None
+    message: str = ""
+    altered: Callable[[Mapped], Mapped] | None = None
+    """What is different in the resolved mapping of ``message``, where no file can say it, or where
+    the generator would refuse it before a test could notice."""
 
     @property
     def name(self) -> str:
@@ -68,10 +59,10 @@ class Specification:
             for message, document in mutant.documents.items():
                 files[message] = self._file(files[message].file, document)
             whole = generate.with_files(whole, files)
-        if mutant is not None and mutant.constant is not None:
-            message, found = mutant.constant.message, whole.translation
-            altered = _with_constant(found.mapped[message], mutant.constant)
-            found = replace(found, mapped={**found.mapped, message: altered})
+        if mutant is not None and mutant.altered is not None:
+            found = whole.translation
+            altered = mutant.altered(found.mapped[mutant.message])
+            found = replace(found, mapped={**found.mapped, mutant.message: altered})
             whole = replace(whole, translation=found)
         texts = generate.unformatted(whole)
         return {path: text for path, text in texts.items() if path.endswith(".py")}
@@ -93,43 +84,4 @@ def _node(plain: Any, place: Place) -> Node:
     return ScalarNode(plain, place)
 
 
-def _with_constant(mapped: Mapped, constant: Constant) -> Mapped:
-    def altered(call: Call) -> Call:
-        arguments = tuple(
-            (
-                replace(
-                    one,
-                    source=replace(one.source, unset_as=constant.expression),
-                    none_if_unset=False,
-                    converted=None,
-                    items=None,
-                )
-                if one.name == constant.argument
-                else one
-            )
-            for one in call.arguments
-        )
-        return replace(call, arguments=arguments)
-
-    if constant.back:
-        reads = tuple(
-            (
-                replace(read, call=altered(read.call))
-                if isinstance(read, ComputedBack) and read.entry.name == constant.entry
-                else read
-            )
-            for read in mapped.reads
-        )
-        return replace(mapped, reads=reads)
-    writes = tuple(
-        (
-            replace(write, call=altered(write.call))
-            if isinstance(write, Computed) and write.entry.name == constant.entry
-            else write
-        )
-        for write in mapped.writes
-    )
-    return replace(mapped, writes=writes)
-
-
-__all__ = ["Constant", "Document", "Mutant", "SpecError", "Specification"]
+__all__ = ["Document", "Mutant", "SpecError", "Specification"]

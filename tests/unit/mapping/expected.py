@@ -39,6 +39,12 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
+def read_all() -> None:
+    """Read every table now, and not when the first test asks for it."""
+    for path in _FOLDER.glob("*.yaml"):
+        _table(path.stem)
+
+
 def names(table: str) -> set[str]:
     """What the table has."""
     return set(_table(table))

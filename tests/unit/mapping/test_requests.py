@@ -152,6 +152,16 @@ _CLASSES: dict[str, Any] = {
     "Host.ignore_blockio_not_enabled_errors": False,
 }
 _MAPPED = {"MountSource.is_mapped": False}
+_OWNED: dict[str, Any] = {
+    f"{_SC}.namespace_options": _NODE_USERS,
+    f"{_POD_SC}.namespace_options": _NODE_USERS,
+    "Host.device_ownership_from_security_context": True,
+}
+_SHARED = {
+    "Mount.propagation": api_pb2.PROPAGATION_BIDIRECTIONAL,
+    "Mount.recursive_read_only": False,
+}
+_RECEIVING = {**_SHARED, "Mount.propagation": api_pb2.PROPAGATION_HOST_TO_CONTAINER}
 _KVM = {
     "Handler.runtime_type": "io.containerd.kata.v2",
     "SelinuxPolicy.kvm_process": "system_u:system_r:container_kvm_t:s0",
@@ -318,6 +328,28 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Host.unprivileged_ports": False,
         "Host.unprivileged_icmp": True,
     },
+    "a pod with user ids and a network of its own": {
+        **_OWN_NETWORK,
+        f"{_POD_SC}.namespace_options": api_pb2.NamespaceOption(userns_options=_POD.userns_options),
+    },
+    **{
+        f"a pod with user ids of its own that shares the node's {name} namespace": {
+            f"{_POD_SC}.namespace_options": api_pb2.NamespaceOption(
+                pid=pid, ipc=ipc, userns_options=_POD.userns_options
+            )
+        }
+        for name, pid, ipc in (
+            ("pid", api_pb2.NODE, api_pb2.POD),
+            ("ipc", api_pb2.POD, api_pb2.NODE),
+        )
+    },
+    "a pod whose traffic is limited": {
+        "PodSandboxConfig.annotations": {
+            "kubernetes.io/ingress-bandwidth": "1M",
+            "kubernetes.io/egress-bandwidth": "2M",
+        }
+    },
+    "volumes of the node": {"Mount.image": None, "Mount.image_sub_path": ""},
     "a server in a user namespace": {**_OWN_NETWORK, "Host.in_user_namespace": True},
     "volumes that show mapped ids already": {"MountSource.idmap_problem": "the problem"},
     "volumes that cannot be mapped": {**_MAPPED, "MountSource.idmap_problem": "of the volume"},
@@ -373,6 +405,49 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Handler.cgroup_writable": False,
         "Host.cgroup_mount_options": ("nsdelegate",),
     },
+    "the image's command": {"ContainerConfig.command": [], "ContainerConfig.args": []},
+    "a command for the image's program": {"ContainerConfig.command": []},
+    "variables of all sources": {
+        "BaseSpec.env": ("OF_BASE=1", "OF_IMAGE=of base", "OF_DEVICE=of base"),
+        "Image.env": ("OF_IMAGE=1", "OF_REQUEST=of image"),
+        "ContainerConfig.envs": [
+            api_pb2.KeyValue(key="OF_REQUEST", value=b"1"),
+            api_pb2.KeyValue(key="OF_DEVICE", value=b"of request"),
+        ],
+        "CdiEdits.env": ("OF_DEVICE=1",),
+    },
+    "devices of the container's user": _OWNED,
+    "devices of a user without a group": {**_OWNED, f"{_SC}.run_as_group": None},
+    "devices with an owner of their own": {
+        **_OWNED,
+        "Host.device_ownership_from_security_context": False,
+    },
+    "the image's stop signal": {
+        "ContainerConfig.stop_signal": api_pb2.RUNTIME_DEFAULT,
+        "ContainerMetadata.stop_signal": "SIGUSR1",
+    },
+    "the archive of a checkpoint": {"ImageSpec.image": "/archive.tar"},
+    "volumes that are shared": {**_SHARED, "MountSource.shared": True, "MountSource.slave": False},
+    "volumes that get the node's mounts": {**_RECEIVING, "MountSource.shared": False},
+    "volumes that cannot get the node's mounts": {
+        **_RECEIVING,
+        "MountSource.shared": False,
+        "MountSource.slave": False,
+    },
+    "volumes with writable mounts below": {"Mount.recursive_read_only": False},
+    "writable volumes that are to be recursively read-only": {"Mount.readonly": False},
+    "volumes that the handler cannot make recursively read-only": {
+        "Handler.recursive_read_only": False
+    },
+    "a memory limit without a swap limit": {
+        "LinuxContainerResources.memory_swap_limit_in_bytes": 0
+    },
+    "a privileged container without profiles": {
+        **_NO_PROFILE,
+        f"{_SC}.privileged": True,
+        "Host.apparmor": True,
+        "Host.unset_seccomp_profile": "localhost/unset",
+    },
     "the image's working directory": {"ContainerConfig.working_dir": ""},
     "no working directory": {"ContainerConfig.working_dir": "", "Image.working_dir": ""},
     "the image's user": {
@@ -398,7 +473,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 }
 """What is different from ``full``."""
 _LEFT_OUT = frozenset({"ContainerConfig.windows", "PodSandboxConfig.windows"})
-_BEGUN = {
+_BEGUN: dict[str, Any] = {
     "hooks": {
         name: [{"path": "/first"}]
         for name in (
@@ -412,7 +487,7 @@ _BEGUN = {
     },
     "linux": {
         "netDevices": {"first": {"name": "first"}},
-        "resources": {"unified": {"first": "1"}},
+        "resources": {"unified": {"first": "1"}, "devices": [{"allow": False}]},
     },
 }
 """What a spec has before: lists and maps are added to."""
@@ -508,19 +583,30 @@ def test_an_example(example: str) -> None:
 
 def _difference(name: str, values: dict[str, Any]) -> Any:
     function = _FUNCTIONS[name]
-    full, roots = _given(function, _made("full"))
-    before = _flat(_result(function, full, roots))
     made = Made("full", _VALUES | _VARIANTS["full"] | values, _LEFT_OUT)
     message, roots = _given(function, made)
-    return _changed(before, _flat(_result(function, message, roots)))
+    return _changed(_full(name), _flat(_result(function, message, roots, received=False)))
 
 
-def _result(function: Any, message: Any, roots: dict[str, Any]) -> Any:
-    """What the function answers; a refusal is the only value of its answer."""
+@functools.cache
+def _full(name: str) -> dict[str, Any]:
+    """What becomes of the full request, by target."""
+    function = _FUNCTIONS[name]
+    message, roots = _given(function, _made("full"))
+    return _flat(_result(function, message, roots, received=False))
+
+
+def _result(function: Any, message: Any, roots: dict[str, Any], *, received: bool = True) -> Any:
+    """What the function answers; a refusal is the only value of its answer. Unless messages are
+    shown as ``received``, those that a plan keeps are left out."""
     try:
-        return _plain(function(message, **roots))
+        found = function(message, **roots)
     except CriError as error:
         return {_REFUSED: str(error)}
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) and not received else ()
+    left_out = {one.name for one in fields if isinstance(getattr(found, one.name), Message)}
+    plain = _plain(found)
+    return {name: one for name, one in plain.items() if name not in left_out}
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> Any:

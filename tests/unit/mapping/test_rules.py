@@ -63,7 +63,8 @@ def _values(field: FieldDescriptor) -> Iterator[tuple[str, Any]]:
 
 
 def _wrong(kind: Any) -> Any:
-    """A message with a NUL in each of its own texts, and numbers that no enum has."""
+    """A message with a NUL in each of its own texts, and numbers that no enum has; in the messages
+    that it holds, if it has nothing else."""
     made = kind()
     for field in made.DESCRIPTOR.fields:
         if field.message_type is not None:
@@ -79,6 +80,12 @@ def _wrong(kind: Any) -> Any:
             getattr(made, field.name).append(value)
         else:
             setattr(made, field.name, value)
+    for field in made.DESCRIPTOR.fields if not made.ByteSize() else ():
+        inside = _wrong(getattr(api_pb2, field.message_type.name))
+        if field.is_repeated:
+            getattr(made, field.name).append(inside)
+        else:
+            getattr(made, field.name).CopyFrom(inside)
     return made
 
 
