@@ -5,7 +5,6 @@ Root is required, because snapshots are mounts.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -146,11 +145,3 @@ def write_hosts(tmp_path: Path, host: str, text: str) -> None:
     directory = tmp_path / "certs.d" / host
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "hosts.toml").write_text(text)
-
-
-async def until(true: Callable[[], object], limit: float = 10) -> None:
-    """Return once the condition is true; fail after ``limit`` seconds."""
-    deadline = asyncio.get_running_loop().time() + limit
-    while not true():
-        assert asyncio.get_running_loop().time() < deadline, "it did not come true"
-        await asyncio.sleep(0.01)

@@ -12,7 +12,8 @@ from tests.harness import images as build
 from tests.harness.daemon import Daemon
 from tests.harness.node import all_containerds
 from tests.harness.registry import Registry
-from tests.images.conftest import MakeImages, status, until
+from tests.harness.waiting import until
+from tests.images.conftest import MakeImages, status
 
 
 @pytest.fixture(scope="module", params=all_containerds(), ids=lambda containerd: containerd.name)

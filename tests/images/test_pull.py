@@ -27,7 +27,8 @@ from tests.harness.daemon import Daemon
 from tests.harness.lazy_snapshotter import LazySnapshotter
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry
-from tests.images.conftest import MakeImages, Pulls, images_on, pull, removal, status, until
+from tests.harness.waiting import PATIENCE, until
+from tests.images.conftest import MakeImages, Pulls, images_on, pull, removal, status
 
 
 @pytest.fixture
@@ -272,7 +273,7 @@ async def test_verbose_status_shows_the_config(images: Images, pushed: str) -> N
 
 async def measured(images: Images, snapshot: str) -> LayerUsage:
     """The usage of a snapshot, once it was measured."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             usage = images.layer_usage("overlayfs", snapshot)
             if usage is not None:

@@ -22,8 +22,8 @@ from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry, free_port
 from tests.harness.token_server import TokenServer, self_signed
-from tests.harness.waiting import PATIENCE
-from tests.images.conftest import MakeImages, pull, until, write_hosts
+from tests.harness.waiting import PATIENCE, until
+from tests.images.conftest import MakeImages, pull, write_hosts
 
 # TLS
 

@@ -28,7 +28,7 @@ from runtime.containerd import client as containerd
 from runtime.containerd.client import Containerd
 from runtime.containerd.deletions import remove_snapshot
 from runtime.errors import Unknown
-from tests.harness.waiting import until
+from tests.harness.waiting import PATIENCE, until
 
 
 def plugin(kind: str, name: str, **fields: Any) -> introspection_pb2.Plugin:
@@ -185,7 +185,7 @@ async def test_a_missing_daemon_is_waited_for(daemon: Daemon, client: Containerd
     await asyncio.sleep(0.1)
     assert not client.connected
     assert not waiting.done()
-    async with daemon.running(), asyncio.timeout(10):
+    async with daemon.running(), asyncio.timeout(PATIENCE):
         await waiting
     assert client.connected
 

@@ -31,6 +31,7 @@ from generated.containerd import (
 from runtime.containerd import client, deadlines
 from runtime.containerd.client import Containerd, Service
 from runtime.containerd.deadlines import DEADLINES
+from tests.harness.waiting import PATIENCE
 
 STUBS: Mapping[str, Callable[[aio.Channel], object]] = {
     "containers": containers_pb2_grpc.ContainersStub,
@@ -112,7 +113,7 @@ async def test_a_call_without_a_response_ends_at_its_deadline(
     daemon = await Containerd.connect(address)
     try:
         with pytest.raises(aio.AioRpcError) as failure:
-            await asyncio.wait_for(daemon.version.Version(Empty()), 10)
+            await asyncio.wait_for(daemon.version.Version(Empty()), PATIENCE)
         assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     finally:
         await daemon.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.containers.exec_output import OutputPipe
+from tests.harness.waiting import PATIENCE
 from tests.unit.containers.failing_opens import descriptors
 
 
@@ -30,7 +31,7 @@ async def test_an_output_that_has_not_begun_has_not_ended(tmp_path: Path) -> Non
     # the shim of the next process of the same container may still open it
     assert not pipe.ended.done()
     pipe.started()
-    await asyncio.wait_for(pipe.ended, 5)
+    await asyncio.wait_for(pipe.ended, PATIENCE)
     assert pipe.content == b"out"
     pipe.close()
 
@@ -38,7 +39,7 @@ async def test_an_output_that_has_not_begun_has_not_ended(tmp_path: Path) -> Non
 async def test_a_process_without_output_ends_it_at_once(tmp_path: Path) -> None:
     pipe = OutputPipe(tmp_path / "fifo", limit=100)
     pipe.started()
-    await asyncio.wait_for(pipe.ended, 5)
+    await asyncio.wait_for(pipe.ended, PATIENCE)
     assert pipe.content == b""
     pipe.close()
 
@@ -46,9 +47,9 @@ async def test_a_process_without_output_ends_it_at_once(tmp_path: Path) -> None:
 async def test_output_beyond_the_limit_is_dropped(tmp_path: Path) -> None:
     pipe = OutputPipe(tmp_path / "fifo", limit=10)
     # far more than a pipe holds: the writer would block without a reader
-    await asyncio.wait_for(written(pipe, b"0123456789" * 100_000), 10)
+    await asyncio.wait_for(written(pipe, b"0123456789" * 100_000), PATIENCE)
     pipe.started()
-    await asyncio.wait_for(pipe.ended, 5)
+    await asyncio.wait_for(pipe.ended, PATIENCE)
     assert pipe.content == b"0123456789"
     pipe.close()
 

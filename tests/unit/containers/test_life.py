@@ -26,6 +26,7 @@ from runtime.errors import CriError, FailedPrecondition, NotFound, Unavailable, 
 from runtime.steps import rollback
 from runtime.store.objects import Container
 from runtime.tasks import exits
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.sandboxes.fakes import rpc_error
 
 from .world import World
@@ -139,7 +140,7 @@ async def test_a_creation_that_cannot_be_undone_frees_its_name_later(
     with pytest.raises(CriError):
         await world.created()
     world.daemon.fail.clear()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while world.daemon.holdings or files(world):  # noqa: ASYNC110  it goes on by itself
             await asyncio.sleep(0.01)
         while True:
@@ -251,12 +252,9 @@ def goes_away(world: World, call: str) -> None:
     setattr(world.daemon, call, gone)
 
 
-async def until(container: Container, state: ContainerState) -> None:
-    for _ in range(5000):
-        if container.state is state:
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError(f"the container is {container.state.name}, not {state.name}")
+async def becomes(container: Container, state: ContainerState) -> None:
+    """Return when the container is in this state."""
+    await until(lambda: container.state is state)
 
 
 async def test_a_daemon_restarted_during_start_does_not_make_a_container_run_twice(
@@ -269,12 +267,12 @@ async def test_a_daemon_restarted_during_start_does_not_make_a_container_run_twi
     # not EXITED, for which the kubelet would start another one at the same time
     assert container.state is ContainerState.UNKNOWN
     world.daemon.away.clear()
-    await until(container, ContainerState.RUNNING)
+    await becomes(container, ContainerState.RUNNING)
     assert container.status.pid == 7 and container.status.started_at
     assert world.store.checkpoints.load(container.id) == container.status
     # its exit is handled like any other
     world.daemon.running[container.id].end(3)
-    await until(container, ContainerState.EXITED)
+    await becomes(container, ContainerState.EXITED)
     assert container.status.exit_code == 3
 
 
@@ -306,7 +304,7 @@ async def test_a_daemon_restarted_before_the_process_ran_is_a_start_error(
     if not took_effect:
         del world.daemon.running[container.id]
     world.daemon.away.clear()
-    await until(container, ContainerState.EXITED)
+    await becomes(container, ContainerState.EXITED)
     assert (container.status.exit_code, container.status.reason) == (128, "StartError")
     assert "connection lost" in container.status.message
     assert world.daemon.running == {}

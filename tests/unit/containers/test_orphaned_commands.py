@@ -16,6 +16,7 @@ import pytest
 from generated.containerd import task_types_pb2, tasks_pb2
 from runtime.containers import exec, orphaned_commands
 from runtime.linux import signals
+from tests.harness.waiting import PATIENCE
 from tests.unit.containers import samples
 from tests.unit.containers.failing_opens import descriptors
 from tests.unit.sandboxes.fakes import rpc_error
@@ -112,7 +113,7 @@ async def test_its_output_is_dropped_and_its_input_ended(tmp_path: Path) -> None
     world = World(tmp_path, "stdin", "stdout", "stderr")
     world.shim.away = 2
     work = world.drain_to_end()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.gather(world.write("stdout"), world.write("stderr"))
         assert not work.done()
         world.shim.exit.set()
@@ -126,7 +127,7 @@ async def test_a_command_that_exits_meanwhile_is_deleted_too(tmp_path: Path) -> 
     world = World(tmp_path, "stdin", "stdout", "stderr")
     world.shim.input_gone = True
     world.shim.exit.set()
-    await asyncio.wait_for(world.drain_to_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), PATIENCE)
     assert world.shim.calls == ["close input", "delete"]
     world.shim.close()
 
@@ -134,7 +135,7 @@ async def test_a_command_that_exits_meanwhile_is_deleted_too(tmp_path: Path) -> 
 async def test_a_terminal_is_hung_up(tmp_path: Path) -> None:
     world = World(tmp_path, "stdin", "stdout")
     world.shim.exit.set()
-    await asyncio.wait_for(world.drain_to_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), PATIENCE)
     assert world.shim.calls == ["SIGHUP", "SIGCONT", "delete"]
     world.shim.close()
 
@@ -153,7 +154,7 @@ async def test_a_command_that_does_not_run_is_deleted(
     world = World(tmp_path, "stdout", "stderr")
     world.shim.status = status
     world.shim.close()
-    await asyncio.wait_for(world.drain_to_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), PATIENCE)
     assert world.shim.calls == calls
     assert not list(world.directory.iterdir())
 
@@ -185,7 +186,7 @@ async def test_a_command_with_a_timeout_is_killed_when_its_time_is_over(
     exec_id = exec._new_id(seconds)
     world = World(tmp_path, "stdout", "stderr", exec_id=exec_id)
     began = time.monotonic()
-    await asyncio.wait_for(world.drain_to_end(), 10)
+    await asyncio.wait_for(world.drain_to_end(), PATIENCE)
     assert trees == [(4321, "c")]
     assert world.shim.calls == ["SIGKILL", "delete"]
     assert time.monotonic() - began >= seconds - 1

@@ -18,7 +18,7 @@ from runtime.linux import netns
 from runtime.sandboxes import status as sandbox_status
 from runtime.store import events as store_events
 from runtime.transforms import facts
-from tests.harness.waiting import until
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.containers import samples
 from tests.unit.containers.world import World
 from tests.unit.server.fakes import world
@@ -48,7 +48,7 @@ def events(node: World) -> Events:
 async def some(events: Events, count: int) -> list[api_pb2.ContainerEventResponse]:
     """The next events."""
     stream = events.follow(api_pb2.GetEventsRequest())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found = [await anext(stream) for _ in range(count)]
     await stream.aclose()  # type: ignore[attr-defined]
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from generated.containerd import content_pb2, snapshots_pb2, types_pb2
 from runtime.errors import FailedPrecondition, NotFound
 from runtime.images.manifest import Descriptor, Manifest, chain_ids
 from runtime.images.unpack import Unpacker
-from tests.harness.waiting import PATIENCE
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.sandboxes.fakes import rpc_error
 
 LEASE = (("containerd-lease", "pull"),)
@@ -146,15 +145,6 @@ async def unpacked(
             lease=LEASE,
             fetched=daemon.fetched,
         )
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Let the other tasks run until the condition is true."""
-    for _ in range(1000):
-        if true():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it did not come true")
 
 
 async def test_layers_are_applied_at_the_same_time_and_committed_from_the_lowest_on() -> None:

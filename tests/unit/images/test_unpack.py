@@ -14,6 +14,7 @@ from generated.containerd import content_pb2, snapshots_pb2
 from runtime.errors import FailedPrecondition, NotFound
 from runtime.images.manifest import Descriptor, Manifest, chain_ids
 from runtime.images.unpack import Unpacker
+from tests.harness.waiting import PATIENCE
 from tests.unit.sandboxes.fakes import rpc_error
 
 DIFF_IDS = ["sha256:" + letter * 64 for letter in "abc"]
@@ -181,7 +182,7 @@ async def test_the_snapshot_is_prepared_while_the_layer_is_fetched() -> None:
     provider.snapshots.Prepare = waits_for_the_fetch
     provider.fetched = fetch  # type: ignore[method-assign]
     unpacker = Unpacker(provider)  # type: ignore[arg-type]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await unpacked(provider, image("a"), unpacker)
     assert provider.asked == ["fetch begins", "prepare ?", "apply a"]
 
@@ -227,6 +228,6 @@ async def test_a_pull_that_is_given_up_leaves_its_layer_to_the_one_beside_it() -
     second = asyncio.create_task(unpacked(provider, image("a"), unpacker))
     await asyncio.sleep(0.01)
     first.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await second
     assert provider.asked == ["prepare ?", "remove", "prepare ?", "apply a"]

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from runtime.linux.pipes import PipeReader, PipeWriter
+from tests.harness.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def test_a_writer_waits_for_its_reader(fifo: Path) -> None:
     await asyncio.sleep(0.02)
     assert not opening.done()
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    writer = await asyncio.wait_for(opening, 2)
+    writer = await asyncio.wait_for(opening, PATIENCE)
     await writer.write(b"in")
     writer.close()
     assert os.read(reader, 10) == b"in"  # what was written outlives the writer
@@ -84,7 +85,7 @@ async def test_closing_ends_a_write_that_waits(fifo: Path) -> None:
     assert not writing.done()
     writer.close()
     with pytest.raises(BrokenPipeError):
-        await asyncio.wait_for(writing, 5)
+        await asyncio.wait_for(writing, PATIENCE)
     other = await PipeWriter.opened(fifo)  # with the same descriptor
     writing = asyncio.create_task(other.write(b"y" * 1_000_000))
     while not writing.done():

@@ -19,7 +19,7 @@ from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import CheckpointContainerPlan, ListImagesPlan, StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
-from tests.harness.waiting import until
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.server.fakes import Line, Thing, World, empty, world
 
 
@@ -344,7 +344,7 @@ async def test_a_cancelled_call_cancels_the_work(cri: World) -> None:
 
     cri.operations.answers["stop"] = hang
     call = cri.runtime.StopContainer(stop("running"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await began.wait()
         call.cancel()
         await cancelled.wait()

@@ -8,6 +8,7 @@ import pytest
 
 from runtime.steps.background import Tasks, finished, in_background, to_the_end
 from runtime.steps.rollback import Rollback
+from tests.harness.waiting import PATIENCE
 
 
 async def test_a_shutdown_waits_for_running_rollbacks() -> None:
@@ -55,7 +56,7 @@ async def test_work_goes_on_when_its_caller_is_cancelled() -> None:
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), PATIENCE)
 
 
 async def test_tasks_report_their_failures_and_end_with_their_owner() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from runtime.steps.parallel import all_finished, all_succeeded, both
+from tests.harness.waiting import PATIENCE
 
 
 async def step(log: list[str], name: str, seconds: float, fail: bool = False) -> None:
@@ -66,7 +67,7 @@ async def test_a_cancelled_creation_waits_for_the_task() -> None:
     call = asyncio.create_task(both(cancellable=step(log, "cni", 60), uninterrupted=task()))
     await asyncio.sleep(0.01)
     call.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not log:  # noqa: ASYNC110  nothing else tells of it
             await asyncio.sleep(0)
     assert not call.done()

@@ -20,6 +20,7 @@ from runtime.store.events import Events
 from runtime.store.layout import Layout
 from runtime.store.objects import Container, SavedExit, Store
 from runtime.transforms import facts
+from tests.harness.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -86,10 +87,7 @@ async def test_an_unwritable_disk_does_not_block_a_stop(
     assert store.checkpoints.load("c1") == container.status
     # …and the file itself once the disk can be written
     disk.error = None
-    for _ in range(500):
-        if not store.checkpoints.unsaved:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: not store.checkpoints.unsaved)
     assert store.checkpoints.unsaved == 0
     assert not store.layout.container_status_copy("c1").exists()
     assert store.checkpoints.load("c1") == container.status
@@ -112,14 +110,11 @@ async def test_a_hung_disk_blocks_for_a_limited_time(
     container = await running(store)
     monkeypatch.setattr(checkpoints, "_SAVE_LIMIT", 0.05)
     disk.hold = threading.Event()
-    await asyncio.wait_for(container.save_exit(SavedExit(code=9, finished_at=5)), 5)
+    await asyncio.wait_for(container.save_exit(SavedExit(code=9, finished_at=5)), PATIENCE)
     assert store.checkpoints.unsaved == 1
     disk.hold.set()
     disk.hold = None
-    for _ in range(500):
-        if not store.checkpoints.unsaved:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: not store.checkpoints.unsaved)
     assert store.checkpoints.load("c1").exit_code == 9
     await store.close()
 

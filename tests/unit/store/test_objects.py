@@ -17,6 +17,7 @@ from runtime.store.layout import Layout
 from runtime.store.names import Names
 from runtime.store.objects import Container, Sandbox, SavedExit, Store
 from runtime.transforms import facts
+from tests.harness.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ async def test_a_start_under_way_can_be_waited_for(store: Store) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     await container.fire(ContainerEvent.STARTED, pid=1, started_at=2)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_waiting_for_a_start_has_a_limit(store: Store) -> None:

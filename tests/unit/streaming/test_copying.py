@@ -17,6 +17,7 @@ import pytest
 from runtime.linux.pipes import PipeReader, PipeWriter
 from runtime.streaming.channels import Channel
 from runtime.streaming.copying import cancelled, copy_input, copy_output
+from tests.harness.waiting import until
 
 
 class FakeLink:
@@ -109,12 +110,6 @@ async def output_copied(fifo: Path) -> AsyncIterator[Copy]:
 def fifo(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "fifo")
     return tmp_path / "fifo"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  it is the copy's doing
-            await asyncio.sleep(0.001)
 
 
 async def test_a_typed_byte_reaches_the_process_without_waking_a_task(fifo: Path) -> None:

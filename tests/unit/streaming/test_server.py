@@ -751,7 +751,7 @@ async def test_an_upload_that_a_port_does_not_read_does_not_stop_the_session(
                 peer.shutdown(socket.SHUT_WR)
                 uploading = asyncio.create_task(streams.send(data, b"x" * 16_000_000))
                 await streams.until(lambda: data in streams.ended)  # after a second of silence
-                await asyncio.wait_for(uploading, 20)
+                await asyncio.wait_for(uploading, PATIENCE)
             other, _ = await forward(streams, echo, 2)
             await streams.send(other, b"goes on")
             await streams.until(lambda: streams.received[other] == b"goes on")
@@ -832,7 +832,7 @@ async def test_a_client_that_does_not_finish_its_handshake(
     async with serving(tmp_path, enable_tls_streaming=True) as world:
         port = int((await world.exec()).split(":")[2].split("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
 
 

@@ -23,6 +23,7 @@ from runtime.tasks import exits
 from runtime.tasks.calls import delete_task
 from runtime.tasks.oom import oom_kills
 from runtime.transforms import facts
+from tests.harness.waiting import PATIENCE, until
 from tests.unit.sandboxes.fakes import FakeTask, World, rpc_error
 
 
@@ -49,7 +50,7 @@ def running(world: World) -> tuple[Container, FakeTask]:
 
 
 async def ended(container: Container) -> facts.ContainerStatus:
-    await asyncio.wait_for(container.exited.wait(), 5)
+    await asyncio.wait_for(container.exited.wait(), PATIENCE)
     return container.status
 
 
@@ -120,10 +121,10 @@ async def test_a_pod_has_ended_even_if_its_task_cannot_be_deleted(world: World) 
     sandbox, pause = ready(world)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.DEADLINE_EXCEEDED
     pause.end(137)
-    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    await asyncio.wait_for(sandbox.exited.wait(), PATIENCE)
     assert sandbox.state is SandboxState.NOTREADY
     del world.containerd.fail["tasks.Delete"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while world.containerd.running:  # noqa: ASYNC110  the exit is handled again
             await asyncio.sleep(0.01)
 
@@ -132,10 +133,7 @@ async def test_handling_an_exit_is_retried(world: World) -> None:
     container, task = running(world)
     world.containerd.fail["tasks.Delete"] = grpc.StatusCode.UNAVAILABLE
     task.end(6)
-    for _ in range(500):
-        if world.containerd.calls.count("tasks.Delete") > 2:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: world.containerd.calls.count("tasks.Delete") > 2)
     assert container.state is ContainerState.RUNNING
     del world.containerd.fail["tasks.Delete"]
     assert (await ended(container)).exit_code == 6
@@ -258,7 +256,7 @@ async def test_the_pause_task_is_deleted_after_those_of_the_containers(world: Wo
     pause.end(137)
     await asyncio.sleep(0.02)
     task.end(137)
-    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    await asyncio.wait_for(sandbox.exited.wait(), PATIENCE)
     assert deleted == ["c1", "s1"]
     assert (await ended(container)).exit_code == 137
 
@@ -270,7 +268,7 @@ async def test_a_pod_whose_pause_container_died_alone_is_not_ready(
     container, task = running(world)
     sandbox, pause = ready(world)
     pause.end(137)
-    await asyncio.wait_for(sandbox.exited.wait(), 5)
+    await asyncio.wait_for(sandbox.exited.wait(), PATIENCE)
     assert sandbox.state is SandboxState.NOTREADY
     assert container.state is ContainerState.RUNNING
     assert "s1" in world.containerd.running

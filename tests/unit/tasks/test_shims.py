@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.tasks import shims
+from tests.harness.waiting import PATIENCE
 from tests.unit.sandboxes.fakes import FakeContainerd
 
 POD = os.urandom(32).hex()
@@ -92,7 +93,7 @@ async def test_a_creation_under_way_is_waited_for(start: Start) -> None:
     assert not waiting.done()
     runtime.terminate()
     runtime.wait()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_one_scan_finds_every_creation(start: Start) -> None:
