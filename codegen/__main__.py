@@ -27,7 +27,7 @@ def _generate(arguments: argparse.Namespace, root: Path) -> int:
     if arguments.api is not None:
         raise SpecError(
             "is generated beside the current version, not in its place",
-            Place("--api"),
+            Place(arguments.option),
             "add --out with a folder",
         )
     output = project.read(root).output
@@ -51,7 +51,7 @@ def _generate_elsewhere(arguments: argparse.Namespace, root: Path) -> int:
         raise SpecError(f"is {output}/ itself, or in it", Place(str(folder)), "give another folder")
     whole = generate.load_project(root)
     if arguments.api is not None:
-        whole = generate.at(whole, arguments.api)
+        whole = generate.at(whole, arguments.api, arguments.option)
     files = generate.outputs(whole)
     write.put(folder, files, generate.MANIFEST, "a generated package")
     api = whole.translation.api
@@ -106,7 +106,7 @@ def _changes(root: Path) -> list[Change]:
 def _import(arguments: argparse.Namespace, root: Path) -> int:
     from codegen import proto_import
 
-    source = Path(arguments.file)
+    source = arguments.file
     if arguments.clients:
         texts = proto_import.clients(root, source)
     else:
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cri-codegen", description=__doc__)
     parser.add_argument(
         "--root",
-        type=Path,
+        type=_path,
         help="the project's root (default: the nearest folder above with spec/project.yaml)",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -235,11 +235,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="write the package there, and nothing else: a new folder, or one with such a package",
     )
-    made.set_defaults(run=_generate, api=None)
+    made.set_defaults(run=_generate, option="--api")
 
     checked = commands.add_parser(
         "check", help="fail, with a diff, if generate would change a file"
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     checked.set_defaults(run=_check)
 
     taken = commands.add_parser("import", help="normalise a published API and pin it under spec/")
-    taken.add_argument("file", help="a descriptor set (.binpb) or a published .proto")
+    taken.add_argument("file", type=_path, help="a descriptor set (.binpb) or a published .proto")
     target = taken.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--as", dest="version", metavar="VERSION", help="pin it as this version of the API"
@@ -324,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reviewed.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="the folder of the site, new or with an earlier site",
     )
@@ -337,8 +337,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _root() -> Path:
-    """The nearest folder, from the current one upwards, that has a specification."""
+def _path(word: str) -> Path:
+    """A path of the command line. An empty one is a variable of a script that is not set, and not
+    the current folder."""
+    if not word:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return Path(word)
+
+
+def _root(given: Path | None) -> Path:
+    """The folder ``given``, or the nearest one, from the current one upwards, that has a
+    specification."""
+    if given is not None:
+        if not (given / "spec/project.yaml").is_file():
+            raise SpecError(
+                "has no spec/project.yaml",
+                Place(f"--root {given}"),
+                "give the folder in which spec/ is, or leave --root out",
+            )
+        return given
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "spec/project.yaml").is_file():
@@ -357,9 +374,12 @@ def _take_version(arguments: argparse.Namespace, words: list[str], root: Path) -
 
     option = f"--{project.read(root).api.folder}"
     parser = argparse.ArgumentParser("cri-codegen generate", add_help=False, allow_abbrev=False)
-    parser.add_argument(option, dest="api", default=arguments.api)
+    parser.add_argument(option, dest="api", metavar="VERSION")
     known, others = parser.parse_known_args(words)
-    arguments.api = known.api
+    if known.api is not None and arguments.api is not None:
+        parser.error(f"--api and {option} mean the same; give one of them")
+    if known.api is not None:
+        arguments.api, arguments.option = known.api, option
     return others
 
 
@@ -369,7 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     run: Callable[[argparse.Namespace, Path], int] = arguments.run
     try:
-        root = arguments.root or _root()
+        root = _root(arguments.root)
         if unknown and run is _generate:
             unknown = _take_version(arguments, unknown, root)
         if unknown:
@@ -391,4 +411,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from codegen import script
+
+    sys.exit(script.main())

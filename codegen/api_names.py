@@ -28,6 +28,7 @@ from codegen.syntax import nodes, statements
 
 _OF_ENUMS = frozenset(dir(EnumTypeWrapper)) | {"ValueType"}
 _OF_MESSAGES = frozenset(dir(AnyMessage)) | {"FromString", "Extensions"}
+_READ_NAMES = frozenset({"DESCRIPTOR", "Name", "Value", "items", "keys"})
 _CHAIN = re.compile(r"\b(api_pb2(?:_grpc)?)((?:\s*\.\s*\w+)*)")
 _OTHER_FORMS = re.compile(
     r"""api_pb2\w*\s+(?:as|import)\b   # from … import Order
@@ -67,6 +68,19 @@ def check(root: Path, api: Api, problems: Problems) -> None:
             Place(one.file, one.line, one.column),
             _hint(one, api, defined, others),
         )
+
+
+def names_read(root: Path, enum: str) -> list[str]:
+    """The places of hand-written code that read the names of an enum's values: what relies on a
+    name there does not spell it, so nothing else finds it."""
+    code = project.read(root).code
+    return [
+        f"{one.file}:{one.line}"
+        for one in spelled(root, Problems())
+        if one.owner == f"api_pb2.{enum}"
+        and one.name in _READ_NAMES
+        and one.file.startswith(f"{code}/")
+    ]
 
 
 def spelled(

@@ -124,15 +124,16 @@ def wrapped(kind: Kind, api: Api) -> Kind | None:
 
 def _between(message: Message, field: Field, rule: Rule, api: Api) -> Iterator[Test]:
     """Rules between two fields."""
+    others = [name for name in message.fields if name != field.name]
     for value in rule.values:
         other = message.fields.get(str(value))
         if other is None or other is field:
             raise SpecError(
                 f"{rule.name} names {value}, which is not another field of {message.name}",
                 rule.place,
-                api.former.hint(f"{message.name}.{value}")
-                or nearest(str(value), message.fields)
-                or one_of(message.fields),
+                (api.former.hint(f"{message.name}.{value}") if other is None else None)
+                or nearest(str(value), others)
+                or one_of(others),
                 "rule-does-not-fit",
             )
         yield Test(field, rule.name, field.kind, rule.values, other=other)

@@ -9,14 +9,14 @@ the new one, only for what it is told by name, after a person has looked at the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorProto
 
 from codegen import load, project, proto_api, proto_text
-from codegen.errors import Place, Problems, SpecError, nearest
+from codegen.errors import Place, Problems, SpecError, nearest, shown
 from codegen.former import Former
 from codegen.load import MappingNode
 from codegen.model import MappingFile
@@ -29,6 +29,10 @@ _HEAD = """\
 # What the API said about each part when a person last decided about it. `cri-codegen decide NAME…`
 # writes this file; `check` names every part that differs from its current version.
 """
+_MOST = 5
+"""Changed values of an enum that are told; all of them are in the output of diff."""
+NamesRead = Callable[[str], Collection[str]]
+"""The places of hand-written code that read the names of an enum's values, as text."""
 Parts = Mapping[str, Mapping[str, str]]
 """{message, enum or service: {its field, value or RPC: the definition without the name}}."""
 
@@ -61,6 +65,7 @@ def check(
     rpcs: load.Node | None,
     problems: Problems,
     former: Former | None = None,
+    names_read: NamesRead = lambda enum: (),
 ) -> None:
     """Record a fault for each part of ``file`` that is not as decided.
 
@@ -96,7 +101,7 @@ def check(
         elif not before and former is not None and former.was(owner) in recorded.parts:
             continue  # told with its earlier name
         elif owner in entries.enums:
-            _check_enum(owner, before, after, file, recorded, problems)
+            _check_enum(owner, before, after, file, recorded, problems, names_read)
         else:
             _check_entries(owner, before, after, recorded, entries, problems)
 
@@ -108,6 +113,7 @@ def _check_enum(
     file: FileDescriptorProto,
     recorded: _Recorded,
     problems: Problems,
+    names_read: NamesRead,
 ) -> None:
     """Values are decided about together, in the entries of the fields of this type."""
     gone = {definition: value for value, definition in before.items() if value not in after}
@@ -119,19 +125,23 @@ def _check_enum(
         elif before[value] != definition:
             said.append(f"{value} = {before[value]} → {definition}")
     said += [f"{value} = {definition} is gone" for definition, value in gone.items()]
-    users = ", ".join(_fields_of(file, owner)) or "no field"
+    if len(said) > _MOST:
+        said[_MOST - 1 :] = [f"and {len(said) - _MOST + 1} more"]
+    users = f"used by {', '.join(_fields_of(file, owner)) or 'no field'}"
+    readers = ", ".join(sorted(names_read(owner))) if said else ""
+    users += f"; its names are read as text in {readers}" if readers else ""
     if said and not before:
         problems.add(
             f"not recorded as decided: {owner}",
             recorded.place(owner),
-            f"used by {users}; look at them, then run: cri-codegen decide {owner}",
+            f"{users}; look at them, then run: cri-codegen decide {owner}",
             "not-recorded",
         )
     elif said:
         problems.add(
             f"{owner} has changed since it was decided: {'; '.join(said)}",
             recorded.place(owner),
-            f"used by {users}; change what relies on it, then run: cri-codegen decide {owner}",
+            f"{users}; change what relies on it, then run: cri-codegen decide {owner}",
             "changed-since-decided",
         )
 
@@ -308,10 +318,17 @@ def decide(
         owner, part = _split(name, {**recorded, **now})
         known = {**recorded.get(owner, {}), **now.get(owner, {})}
         if owner not in now and owner not in recorded:
-            problems.add(f"is no part of the {api}", Place(name), nearest(owner, now))
+            problems.add(
+                f"is no part of the {api}",
+                Place(shown(name)),
+                nearest(owner, now)
+                or "name a field, as in Message.field, an RPC, or all parts of"
+                " a message, enum or service",
+            )
             continue
         if part is not None and part not in known:
-            problems.add(f"{owner} has no {part}", Place(name), nearest(part, known))
+            said = f"{owner} has no {shown(part)}"
+            problems.add(said, Place(shown(name)), nearest(part, known))
             continue
         chosen = list(known) if part is None else [part]
         undecided = [
@@ -349,12 +366,13 @@ def _split(name: str, known: Mapping[str, object]) -> tuple[str, str | None]:
 
 
 def text(recorded: Parts, now: Parts) -> str:
-    """The file: owners by name, their parts in the order of the proto."""
+    """The file: owners by name, their parts in the order of the proto; of a message without fields
+    there is nothing to record."""
     lines = [_HEAD.rstrip("\n")]
-    for owner in sorted(recorded):
+    for owner in sorted(name for name, known in recorded.items() if known):
         known = recorded[owner]
         in_order = [*now.get(owner, {}), *known]
-        lines += ["", f"{owner}:{'' if known else ' {}'}"]
+        lines += ["", f"{owner}:"]
         lines += [
             f"  {_key(part)}: {_word(known[part])}"
             for part in dict.fromkeys(in_order)

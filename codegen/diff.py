@@ -25,7 +25,7 @@ from codegen import (
     rpc,
     stubs,
 )
-from codegen.errors import Fault, Place, Problems, SpecError
+from codegen.errors import Fault, Place, Problems, SpecError, shown
 from codegen.model import MappingFile
 from codegen.named import Named
 
@@ -65,8 +65,8 @@ def at_revision(root: Path, revision: str) -> Specification:
     """The specification in a git revision; raises SpecError if it has none."""
     if not revision or revision.startswith("-"):  # git would take it as an option
         raise SpecError(
-            f"{revision!r} is no revision of git",
-            Place("REVISION"),
+            "is no revision of git",
+            Place(shown(revision)),
             "give a pinned version, or a git revision",
         )
     asked = ["git", "-C", str(root), "archive", revision, "spec"]
@@ -74,7 +74,7 @@ def at_revision(root: Path, revision: str) -> Specification:
     if made.returncode:
         raise SpecError(
             f"is not a revision with spec/: {made.stderr.decode().strip()}",
-            Place(revision),
+            Place(shown(revision)),
             (
                 f"pinned versions: {', '.join(stubs.versions(root))}"
                 if stubs.is_version(revision)

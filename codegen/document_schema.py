@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codegen import load, project
-from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen import load, project, schema_keywords
+from codegen.errors import Problems, SpecError, nearest, one_of
 from codegen.load import ListNode, MappingNode, Node
 from codegen.model import Document, Kind, ObjectType, Property
 
@@ -28,12 +28,13 @@ def read(root: Path, problems: Problems) -> Document:
     """The schema in ``root``; raises SpecError for each construct without a Python counterpart.
     Names that Python cannot have go to ``problems``."""
     written = project.read(root).document
-    load.schema_file(root, written.schema)
+    told = Problems()
+    schema_keywords.read(root, written.schema, schema_keywords.DOCUMENT, told, written.root)
+    problems.extend(told)
     schema, node = load.json_file(root, written.schema), load.yaml_file(root, written.schema)
     _check_names(schema, node, problems)
-    return Document(
-        written.name, written.root, classes(schema, node, written.schema, written.root, "object")
-    )
+    made = partial(classes, schema, node, written.root, "object")
+    return Document(written.name, written.root, schema_keywords.unless_told(told, made))
 
 
 def _check_names(schema: Mapping[str, Any], node: Node, problems: Problems) -> None:
@@ -58,15 +59,17 @@ def _check_names(schema: Mapping[str, Any], node: Node, problems: Problems) -> N
                 )
 
 
-def classes(
-    schema: Mapping[str, Any], node: Node, file: str, root: str, kind: str
-) -> dict[str, ObjectType]:
+def classes(schema: Mapping[str, Any], node: Node, root: str, kind: str) -> dict[str, ObjectType]:
     """Every object of a schema; references to one have the kind ``kind``."""
     problems = Problems()
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     objects = {name: body for name, body in definitions.items() if _is_object(body)}
     if root not in objects:
-        problems.add(f"$defs has no object {root}, the root of the document", Place(file))
+        problems.add(
+            f"$defs has no object {root}, the root of the document",
+            load.at(node, ["$defs"]).place,
+            nearest(root, objects),
+        )
     for name, body in objects.items():
         for key, part in body["properties"].items():
             if not isinstance(part, dict):

@@ -111,6 +111,17 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean {' or '.join(close)}?" if close else None
 
 
+_LONGEST = 100
+
+
+def shown(word: str) -> str:
+    """A word of the command line as part of a sentence: in quotes if it could be overlooked or
+    misread there, and without the middle if it is long."""
+    text = word if word.isprintable() and word == word.strip() != "" else repr(word)
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
 def misspelt(words: Iterable[str], known: Iterable[str]) -> set[str]:
     """Those of ``known`` that an unknown one of ``words`` probably means."""
     names = list(known)

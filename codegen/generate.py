@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -34,15 +34,17 @@ from codegen import (
     resolve,
     rpc,
     rules,
+    schema_keywords,
     served,
     stubs,
 )
-from codegen.errors import Place, Problems, SpecError, nearest, one_of
+from codegen.errors import Fault, Place, Problems, SpecError, nearest, one_of
 from codegen.former import Former
 from codegen.lifecycle import Lifecycle
+from codegen.load import Schema
 from codegen.message_reads import Use
 from codegen.model import Api, Document, Kind, Mapped, MappingFile, Message, Plan
-from codegen.paths import Paths
+from codegen.paths import UNREAD, Paths
 from codegen.project import Settings
 from codegen.python_source import Sources
 from codegen.render import Job
@@ -106,6 +108,7 @@ def load_project(root: Path) -> Project:
 
     settings = project.read(root)
     project.check_packages(root)
+    proto_api.check_package(root)
     problems = Problems()
     api = problems.attempt(lambda: read_api(root, problems))
     strays.check(root, settings, problems)
@@ -132,6 +135,8 @@ def load_project(root: Path) -> Project:
     defaults = read_defaults(root, settings, found.document if found else None, problems)
     stubs.check_clients(root, problems)
     if api is not None:
+        if found is not None:
+            payload_schema.check(root, api, problems)
         api_names.check(root, api, problems)
         check_decided(root, found.files if found is not None else {}, problems, api.former)
     problems.stop_if_any()
@@ -193,7 +198,10 @@ def check_decided(
     former: Former | None = None,
 ) -> None:
     """Name what differs from the API as it was decided about; only for what could be read."""
-    from codegen import decided
+    from codegen import api_names, decided
+
+    def names_read(enum: str) -> list[str]:
+        return api_names.names_read(root, enum)
 
     try:
         rpcs = load.yaml_file(root, rpc.FILE)
@@ -201,7 +209,9 @@ def check_decided(
         rpcs = None
     proto = problems.attempt(lambda: current_proto(root))
     if proto is not None:
-        problems.attempt(lambda: decided.check(root, proto, files, rpcs, problems, former))
+        problems.attempt(
+            lambda: decided.check(root, proto, files, rpcs, problems, former, names_read)
+        )
 
 
 def translation(
@@ -215,7 +225,7 @@ def translation(
     settings = project.read(root)
     files, broken = mapping_file.read_all(root, problems)
     document = problems.attempt(lambda: document_schema.read(root, problems))
-    objects = problems.attempt(lambda: payload_schema.read(root))
+    objects = problems.attempt(lambda: payload_schema.read(root, problems))
     records = problems.attempt(lambda: _records(root, settings))
     if api is None or document is None or objects is None or records is None:
         return None
@@ -231,13 +241,40 @@ def translation(
         return None
     faults = Problems()
     mapped = _resolved(files, paths, rpcs, faults)
-    problems.extend(f for f in faults if not (faults_of_plans and f.rule == "unknown-plan"))
     found = Translation(
         root, settings, api, document, files, mapped, known_plans, known_payloads, paths
     )
     if judged:
-        _judge(found, broken, uses, rpcs, problems)
+        _judge(found, broken, uses, rpcs, faults)
+    problems.extend(_own(faults, bool(faults_of_plans), lost_plans(root, settings)))
     return found
+
+
+def _own(faults: Problems, plans_have_faults: bool, lost: Sequence[str]) -> Iterator[Fault]:
+    """The faults of entries that do not only follow from a plan or a payload that could not be
+    read, or from a file with plans that is ``lost``."""
+    about_plans = {"unknown-plan", "plan-without-reader"}
+    following = {UNREAD} | ({"unknown-plan"} if plans_have_faults else set())
+    if lost and any(fault.rule in about_plans for fault in faults):
+        following |= about_plans
+        for file in lost:
+            yield Fault(
+                Place(file),
+                "is missing, and entries write into its plans",
+                "plan-file-missing",
+                "restore it, or remove what they write",
+            )
+    yield from (fault for fault in faults if fault.rule not in following)
+
+
+def lost_plans(root: Path, settings: Settings) -> list[str]:
+    """The files with plans that the output was made from and that no longer exist."""
+    try:
+        inputs = load.json_file(root, f"{settings.output}/{MANIFEST}")["inputs"]
+        made_from = [str(name) for name in inputs if str(name).startswith(plan_schema.FOLDER)]
+    except (SpecError, KeyError, TypeError):  # nothing was generated yet, or it was damaged
+        return []
+    return [name for name in made_from if not (root / name).exists()]
 
 
 def with_files(whole: Project, files: Mapping[str, MappingFile]) -> Project:
@@ -281,8 +318,9 @@ def _judge(
     rules.check(everything, problems)
 
 
-def at(whole: Project, version: str) -> Project:
-    """The project as it would be if ``version`` were the current one, not a newer one.
+def at(whole: Project, version: str, option: str = "--api") -> Project:
+    """The project as it would be if ``version``, which the user gave with ``option``, were the
+    current one, not a newer one.
 
     Raises SpecError if there is no such older version, or if it cannot be generated.
     """
@@ -294,7 +332,7 @@ def at(whole: Project, version: str) -> Project:
     if version not in known:
         raise SpecError(
             f"{version!r} is no pinned version of the {settings.api.name} up to {current}",
-            Place("--api"),
+            Place(option),
             one_of(known),
         )
     if version == current:
@@ -493,17 +531,28 @@ def read_defaults(
         data = problems.attempt(partial(read, root, default.file))
         if data is not None:
             found[name] = data
-    whole = problems.attempt(lambda: load.schema_file(root, settings.document.schema))
+    written, use = settings.document, schema_keywords.DOCUMENT
+    whole = problems.attempt(
+        lambda: schema_keywords.read(root, written.schema, use, problems, written.root)
+    )
     for name, default in settings.defaults.items():
         schema = whole if default.form == "document" else None
         if default.schema is not None:
-            schema = problems.attempt(partial(load.schema_file, root, default.schema))
+            schema = _schema_of_default(root, default.schema, problems)
         if schema is None or name not in found:
             continue
         node = problems.attempt(partial(load.checked_file, root, default.file, schema))
         if node is not None and default.form == "document" and document is not None:
             document_schema.check_keys(node, document, problems)
     return found
+
+
+def _schema_of_default(root: Path, file: str, problems: Problems) -> Schema | None:
+    """None if it has a fault, from which faults of the default would only follow."""
+    found = Problems()
+    schema = found.attempt(lambda: schema_keywords.read(root, file, schema_keywords.DEFAULT, found))
+    problems.extend(found)
+    return None if found else schema
 
 
 def counts(files: Iterable[MappingFile]) -> Counts:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 LANGUAGE = Path(__file__).resolve().parent / "schemas"
 """The JSON Schemas of the files of a specification."""
-_JSONSCHEMA = version("jsonschema").encode()
+JSONSCHEMA = version("jsonschema").encode()
+"""The version of what checks values, for keys of the cache."""
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
 
@@ -169,29 +170,11 @@ class Schema:
     """A JSON Schema that was itself checked; ``x-says`` in a schema explains its ``oneOf`` or
     ``pattern`` in words."""
 
-    def __init__(
-        self, data: Mapping[str, Any], name: str = "the schema", *, checked: bool = False
-    ) -> None:
-        """Raises SpecError if ``data``, from the file ``name``, is not a schema; that it is may be
-        known already, which saves much time."""
+    def __init__(self, data: Mapping[str, Any], name: str = "the schema") -> None:
+        """``data`` is a schema, from the file ``name``; raises SpecError if it refers to what it
+        does not have, or a part of it contains itself."""
         self.text = json.dumps(data).encode()
         self._whole = _without_references(data, data, name, ())
-        if checked:
-            return
-
-        def check() -> bytes:
-            from jsonschema import Draft202012Validator  # slow to load, and rarely needed
-            from jsonschema.exceptions import SchemaError
-
-            try:
-                Draft202012Validator.check_schema(data)
-            except SchemaError as error:
-                where = ".".join(map(str, error.absolute_path)) or "it"
-                said = f"{where} is no JSON Schema: {_short(error.message)}"
-                raise SpecError(said, Place(name)) from error
-            return b""
-
-        cache.made_once("schema", (_JSONSCHEMA, self.text), check)
 
     def errors(self, value: Any) -> Iterator[ValidationError]:
         """Every violation of the schema by ``value``."""
@@ -204,16 +187,11 @@ class Schema:
         return Draft202012Validator(self._whole)
 
 
-def schema_file(root: Path, name: str) -> Schema:
-    """The JSON Schema in ``root/name``."""
-    return Schema(json_file(root, name), name)
-
-
 def language_schema(name: str) -> Schema:
     """The JSON Schema of one kind of file of a specification, such as ``mapping``; a test checks
     that it is one."""
     file = f"{name}.schema.json"
-    return Schema(json_file(LANGUAGE, file), f"codegen/schemas/{file}", checked=True)
+    return Schema(json_file(LANGUAGE, file), f"codegen/schemas/{file}")
 
 
 def _without_references(part: Any, whole: Any, name: str, above: tuple[str, ...]) -> Any:
@@ -264,7 +242,7 @@ def checked_text(text: str, name: str, schema: Schema) -> Node:
         problems.stop_if_any()
         return b""
 
-    cache.made_once("checked", (_JSONSCHEMA, schema.text, text.encode()), check)
+    cache.made_once("checked", (JSONSCHEMA, schema.text, text.encode()), check)
     return node
 
 
@@ -410,7 +388,7 @@ def at(node: Node, path: Sequence[str | int]) -> Node:
     return node
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """One line, without the middle of a long quotation."""
     line = " ".join(text.split())
     return (
@@ -444,7 +422,7 @@ def _report(error: ValidationError, document: Node, problems: Problems) -> None:
         problems.add(f"{where} {schema['x-says']}", node.place)
     elif error.validator == "enum":
         problems.add(
-            f"{where} says {_short(repr(error.instance))}",
+            f"{where} says {short(repr(error.instance))}",
             node.place,
             nearest(str(error.instance), map(str, wanted)) or one_of(map(str, wanted)),
         )
@@ -453,4 +431,4 @@ def _report(error: ValidationError, document: Node, problems: Problems) -> None:
         hint = f'write it in quotes: "{json.dumps(error.instance)}"' if scalar else None
         problems.add(f"{where} must be of type {wanted}", node.place, hint)
     else:
-        problems.add(f"{where}: {_short(error.message)}", node.place)
+        problems.add(f"{where}: {short(error.message)}", node.place)

@@ -13,6 +13,8 @@ from codegen.model import Api, Document, Kind, Message, ObjectType, Plan, Proper
 from codegen.plan_schema import FOLDER as PLANS
 from codegen.python_source import Sources
 
+UNREAD = "unread-payload"
+"""The rule of what only follows from a fault that is told where the payload is described."""
 _ELEMENT = re.compile(r"(?P<whole>[\w.]+)\[(?P<key>[^\[\]]+)\]\Z")
 
 
@@ -100,7 +102,8 @@ class Paths:
             place,
             (self.api.former.hint(f"{kind.ref}.{step}") if kind.name == "message" else None)
             or nearest(step, known)
-            or (one_of(known) if known else "it has no parts"),
+            or (one_of(known) if known else "it has no parts")
+            + (f"; or give the class {kind.ref} this attribute" if kind.name == "record" else ""),
             "unknown-source",
         )
 
@@ -227,7 +230,9 @@ class Paths:
     def _payload(self, path: str, prefix: str, place: Place) -> Target:
         word = prefix.partition(".")[0]
         name = path.removeprefix(prefix).strip(".[]")
-        known = next((one.fields for one in self.payloads if one.root == prefix), {})
+        known = next((one.fields for one in self.payloads if one.root == prefix), None)
+        if known is None:
+            raise SpecError(f"{path} is of an object with faults", place, rule=UNREAD)
         if name not in known:
             called = self.sources.settings.payloads[word].name
             raise SpecError(

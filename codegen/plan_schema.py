@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codegen import load
+from codegen import load, schema_keywords
 from codegen.document_schema import ObjectReader
 from codegen.errors import Problems, nearest
 from codegen.load import Node
@@ -49,9 +49,15 @@ def read_all(root: Path, api: Api, records: Collection[str], problems: Problems)
 def _read_file(
     root: Path, file: str, api: Api, records: Collection[str], problems: Problems
 ) -> list[Plan]:
-    load.schema_file(root, file)
-    body, node = load.json_file(root, file), load.yaml_file(root, file)
-    if "$defs" not in body:
+    body = load.json_file(root, file)
+    several = "$defs" in body
+    told, use = Problems(), schema_keywords.PLANS if several else schema_keywords.PLAN
+    schema_keywords.read(root, file, use, told)
+    problems.extend(told)
+    if told:
+        problems = Problems()  # the rest may only follow from it
+    node = load.yaml_file(root, file)
+    if not several:
         return [_read(Path(file).name.removesuffix(_SUFFIX), body, node, api, records, problems)]
     return [
         _read(name, part, load.at(node, ["$defs", name]), api, records, problems)
@@ -68,7 +74,7 @@ def _read(
         problems.add(
             f"x-message names {message!r}, which is not a message of the {api.name}",
             load.at(node, ["x-message"]).place,
-            nearest(message, api.messages),
+            api.former.hint(message) or nearest(message, api.messages),
         )
     body.setdefault("properties", {})
     reader = ObjectReader(name, body, {}, node, problems)
@@ -79,7 +85,7 @@ def _read(
             problems.add(
                 f"the {api.name} has no message {field.kind.ref}",
                 places[field.name],
-                nearest(field.kind.ref, api.messages),
+                api.former.hint(field.kind.ref) or nearest(field.kind.ref, api.messages),
             )
         record = field.kind.of[0] if field.kind.name == "list" else field.kind
         if record.name == "record" and record.ref not in records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from google.protobuf.descriptor_pb2 import (
 from codegen import project, protoc, stubs
 from codegen.errors import Place, Problems, SpecError
 from codegen.former import Former
-from codegen.load import text_file
+from codegen.load import at, text_file, yaml_file
 from codegen.model import Api, Enum, Field, Kind, Message, Method, Service, integer, rpc_key
 from codegen.project import ServedApi
 from codegen.proto_walk import enums_of, messages_of
@@ -56,6 +57,22 @@ def pinned(root: Path, problems: Problems | None = None) -> dict[str, str]:
     else:
         problems.extend(found)
     return texts
+
+
+_PACKAGE = re.compile(r"^package ([\w.]+);", re.M)
+
+
+def check_package(root: Path) -> None:
+    """Raise SpecError if spec/project.yaml names another package than all pinned versions do: that
+    every proto and every mapping file is of another one would only follow."""
+    served, texts = project.read(root).api, pinned(root, Problems())
+    found = {m[1] if (m := _PACKAGE.search(text)) else "" for text in texts.values()}
+    if len(found) == 1 and served.package not in found and "" not in found:
+        raise SpecError(
+            f"package is {served.package}, but the protos in {served.protos} are of {found.pop()}",
+            at(yaml_file(root, project.FILE), ["api", "package"]).place,
+            "write theirs, or import the protos of this one",
+        )
 
 
 def load(served: ServedApi, versions: Mapping[str, str], current: str, problems: Problems) -> Api:
@@ -98,9 +115,12 @@ def descriptor(
             Place(shown, 1, 1) if shown_as is None else Place(shown),
         )
     if found.package != served.package:
+        written = _PACKAGE.search(text)
+        line = text.count("\n", 0, written.start()) + 1 if written is not None else 1
         raise SpecError(
             f"is of package {found.package or '(none)'}, not {served.package}",
-            Place(shown, 1, 1) if shown_as is None else Place(shown),
+            Place(shown, line, 1) if shown_as is None else Place(shown),
+            None if shown_as is None else f"{project.FILE} names the package",
         )
     return found
 

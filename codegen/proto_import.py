@@ -141,6 +141,8 @@ def clients(root: Path, source: Path) -> dict[str, str]:
 
 def _read(source: Path) -> FileDescriptorSet:
     """The descriptors in ``source``, which is a descriptor set or ``.proto`` text."""
+    if source.exists() and not source.is_file():  # such as a pipe, which could be without end
+        raise SpecError("is no file", Place(str(source)), "write what it holds to a file")
     try:
         if source.suffix == ".proto":
             text = proto_options.without_foreign(load.text_file(Path(), str(source)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 
 from codegen import backwards, plan, undecided
-from codegen.errors import Place, SpecError, nearest
+from codegen.errors import Place, SpecError, nearest, shown
 from codegen.generate import Translation, counts
 from codegen.mapping_diff import rule_text
 from codegen.model import Api, Entry, Field, Mapped, Message, is_planned, written
@@ -28,7 +28,7 @@ def explain(found: Translation, path: str, others: Iterable[str] = ()) -> str:
     if not fields and not links:
         every = [f"{m.name}.{f}" for m in found.api.messages.values() for f in m.fields]
         raise SpecError(
-            f"the {found.api.name} has no field {path}, and the mapping no target, source or"
+            f"the {found.api.name} has no field {shown(path)}, and the mapping no target, source or"
             " function",
             Place("explain"),
             nearest(path, [*others, *every, *backwards.names(found)])

@@ -1,8 +1,11 @@
-"""Files of spec/ that nothing reads, such as ``mount.yml``: a person believes that they count."""
+"""Files of spec/ that nothing reads, such as ``mount.yml``, and folders that are not searched: a
+person believes that they count."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from codegen import load, mapping_file, older, plan_schema, stubs
@@ -13,7 +16,9 @@ _CURRENT = ("current", "origins.json")
 
 
 def check(root: Path, settings: Settings, problems: Problems) -> None:
-    """Record a fault for each stray file.
+    """Record a fault for each stray file, and for each link to a folder below spec/, the
+    hand-written code or its tests. Such a link may lead to a folder above it, or out of the
+    project, so what is searched by folders does not follow it.
 
     Hidden files, which editors leave behind, and Markdown are ignored.
     """
@@ -44,6 +49,24 @@ def check(root: Path, settings: Settings, problems: Problems) -> None:
     for path in _visible(root / "spec"):
         if path.suffix == ".yml":
             _report(path, "spec", f"call it {path.stem}.yaml, or remove it", problems)
+    told = {fault.place.file for fault in problems}
+    for folder in ("spec", settings.code, "tests"):
+        names = _linked_folders(root / folder)
+        for name in (name for name in names if f"{folder}/{name}" not in told):
+            problems.add(
+                "is a link to a folder, which is not followed",
+                Place(f"{folder}/{name}"),
+                "move the folder itself here",
+                "linked-folder",
+            )
+
+
+def _linked_folders(top: Path) -> Iterator[str]:
+    for parent, folders, _ in os.walk(os.path.realpath(top)):
+        for name in sorted(folders):
+            path = Path(parent, name)
+            if path.is_symlink():
+                yield path.relative_to(os.path.realpath(top)).as_posix()
 
 
 def _older(root: Path) -> str | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from codegen import proto_api, proto_diff
 from codegen.named import Named
 from codegen.project import ServedApi
+from codegen.site import net
+from codegen.site.net import Net
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class History:
 
     versions: tuple[str, ...]
     steps: tuple[Step, ...]
+    net: tuple[Net, ...]
+    """What changed between any two of the versions."""
     _by_subject: Mapping[str, list[tuple[str, Named]]] = field(repr=False)
 
     def of(self, subject: str) -> list[tuple[str, Named]]:
@@ -51,7 +55,7 @@ def read(root: Path, served: ServedApi, current: str) -> History:
         Step(old, new, tuple(proto_diff.changes(before, after)))
         for (old, before), (new, after) in pairwise(zip(versions, protos, strict=True))
     )
-    return History(versions, steps, _by_subject(steps))
+    return History(versions, steps, net.between_all(protos), _by_subject(steps))
 
 
 def _by_subject(steps: Sequence[Step]) -> dict[str, list[tuple[str, Named]]]:

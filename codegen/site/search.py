@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from codegen.backwards import Link
+from codegen.named import Named
+from codegen.proto_diff import CLASSES
 from codegen.site.facts import Row, RpcPart, Site
 from codegen.site.targets import tops
 
@@ -75,6 +77,35 @@ def evidence(site: Site) -> str:
         f'"rpcs":{_json(by_rpc)}',
     ]
     return "window.EVIDENCE={\n" + ",\n".join(lines) + "\n};\n"
+
+
+def changes(site: Site, listed: Iterable[Named]) -> str:
+    """What changed between any two pinned versions.
+
+    Each change is the number of its row among the ``listed`` ones of the page, or kind, subject,
+    detail and what the subject is; then its class, and the pairs of versions as the numbers of the
+    first and last older and of the first and last newer one.
+    """
+    numbers = {change: number for number, change in reversed(list(enumerate(listed)))}
+    classes, kinds = list(CLASSES), ["", "message", "field", "rpc"]
+    rows = (
+        [
+            (
+                numbers[change]
+                if change in numbers
+                else [
+                    *(change.kind, change.subject, change.detail),
+                    kinds.index(site.subject(change.subject)[0]),
+                ]
+            ),
+            classes.index(change.effect),
+            *(number for box in one.boxes for number in box),
+        ]
+        for one in site.history.net
+        for change in [one.change]
+    )
+    lines = [f'"classes":{_json(list(CLASSES.items()))}', '"changes":' + _lines(rows)]
+    return "window.CHANGES={\n" + ",\n".join(lines) + "\n};\n"
 
 
 def _linked(site: Site, named: Mapping[str, list[Link]]) -> Iterator[list[str]]:

@@ -45,6 +45,7 @@ def files(site: Site) -> dict[str, str]:
     made = {name: (_HERE / "static" / name).read_text() for name in _STATIC}
     made["index.js"] = search.index(site)
     made["evidence.js"] = search.evidence(site)
+    made["changes.js"] = search.changes(site, _listed(site))
     made["style.css"] += _strips(site)
     made |= dict(_pages(site))
     return dict(sorted(made.items()))
@@ -64,6 +65,13 @@ def _pages(site: Site) -> Iterator[tuple[str, str]]:
         yield page(f"message/{name}.html", "message", part=part)
     for name, rpc in site.rpcs.items():
         yield page(f"rpc/{name}.html", "rpc", part=rpc)
+
+
+def _listed(site: Site) -> Iterator[Named]:
+    """The changes between versions in the order of their rows on the page."""
+    for step in reversed(site.history.steps):
+        for effect in diff.CLASSES:
+            yield from (change for change in step.changes if change.effect == effect)
 
 
 def _page(site: Site, path: str, template: str, **variables: Any) -> tuple[str, str]:

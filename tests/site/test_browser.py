@@ -16,6 +16,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
+from codegen import project, proto_api, proto_diff
 from tests.site import chromium
 from tests.site.chromium import Tab
 
@@ -463,3 +464,56 @@ def test_paper_gets_everything_and_no_controls(tab: Tab, address: str) -> None:
         tab.call("Emulation.setEmulatedMedia", media="")
     tab.value("dispatchEvent(new Event('afterprint'))")
     assert tab.value("document.querySelectorAll('details[open]').length") == 0
+
+
+# --- two versions
+
+_NET = (
+    "[...document.querySelectorAll('#net li')].map(li => li.innerText.replace(/\\s+/g, ' ').trim())"
+)
+
+
+def _choose(tab: Tab, **versions: str) -> None:
+    """Choose versions as a person does."""
+    for name, version in versions.items():
+        tab.value(f"""(() => {{
+              const field = document.querySelector('#pair [name={name}]');
+              field.value = {json.dumps(version)};
+              field.dispatchEvent(new Event('input', {{bubbles: true}}));
+            }})()""")
+
+
+def test_any_two_versions_can_be_compared(tab: Tab, address: str) -> None:
+    pinned = proto_api.pinned(_ROOT)
+    served = project.read(_ROOT).api
+    protos = {v: proto_api.descriptor(served, v, pinned[v]) for v in ("1.30", "1.36")}
+    named = proto_diff.changes(protos["1.30"], protos["1.36"])
+    tab.open(f"{address}/changes.html")
+    tab.wait_for("document.querySelector('#pair').checkVisibility()")
+    assert tab.value(_NET) == []
+    _choose(tab, old="1.36", new="1.30")
+    tab.wait_for("document.querySelector('#net h2')?.innerText.startsWith('1.30 → 1.36')")
+    assert sorted(tab.value(_NET)) == sorted(
+        " ".join(f"{one.kind.replace('-', ' ')} {one.subject} {one.detail}".split())
+        for one in named
+    )
+    assert tab.value("document.querySelector('#pair output').value") == f"{len(named)} net changes"
+    assert tab.value("location.hash") == "#?1.30..1.36"
+    links = tab.value("[...document.querySelectorAll('#net a')].map(a => a.href)")
+    assert any("/message/ImageSpec.html#image_ref" in link for link in links)
+    ids = tab.value("[...document.querySelectorAll('[id]')].map(node => node.id)")
+    assert len(ids) == len(set(ids))
+    _choose(tab, old="1.36", new="1.36")
+    tab.wait_for("document.querySelector('#net').innerText.includes('Nothing changed.')")
+    tab.value("document.querySelector('#pair [type=reset]').click()")
+    tab.wait_for("!document.querySelector('#net').checkVisibility()")
+    assert tab.value("document.querySelector('main > section:not(#net)').checkVisibility()")
+
+
+def test_the_address_of_two_versions_can_be_sent(tab: Tab, address: str) -> None:
+    tab.open(f"{address}/changes.html#?1.25..1.34")
+    tab.wait_for("document.querySelector('#net h2')?.innerText.startsWith('1.25 → 1.34')")
+    assert tab.value("document.querySelector('#pair [name=old]').value") == "1.25"
+    tab.value("location.hash = '#1.35..1.36'")
+    tab.wait_for("!document.querySelector('#net').checkVisibility()")
+    tab.wait_for("document.getElementById('1.35..1.36').getBoundingClientRect().top < 200")

@@ -186,6 +186,62 @@ async function fields() {
   reveal();
 }
 
+// --- what changed between any two versions
+
+async function pair() {
+  const form = $("#pair");
+  if (!form) return;
+  const [old, latest] = [form.elements.old, form.elements.new], versions = [...old.options].map((one) => one.value);
+  if (versions.length < 2) return;
+  const url = (subject, kind) => {
+    const at = subject.lastIndexOf(".");
+    return [null, messageUrl, () => fieldUrl(subject.slice(0, at), subject.slice(at + 1)), () => `${up}rpc/${part(subject.slice(at + 1))}.html`][kind]?.(subject);
+  };
+  const listed = $$('main > section[aria-labelledby*=".."] li');
+  const copied = (row) => { const copy = row.cloneNode(true); copy.removeAttribute("id"); return copy; };
+  const row = (told) => typeof told === "number" ? copied(listed[told]) : made(...told);
+  const made = (kind, subject, detail, link) => make("li", {}, make("b", {}, kind.replaceAll("-", " ")), " ",
+    link ? make("a", { href: url(subject, link) }, subject) : make("code", {}, subject), ...(detail ? [" ", make("small", {}, detail)] : []));
+  const show = async (from, to) => {
+    const { classes, changes } = await data("changes.js", "CHANGES");
+    const lies = (boxes) => boxes.some((first, at) => at % 4 === 0 && first <= from && from <= boxes[at + 1] && boxes[at + 2] <= to && to <= boxes[at + 3]);
+    const found = changes.filter((change) => lies(change.slice(2)));
+    const lists = classes.map(([effect, meaning], number) => [effect, meaning, found.filter((change) => change[1] === number)]);
+    $("#net").replaceChildren(make("h2", {}, `${versions[from]} → ${versions[to]} `, make("small", {}, `${found.length}`)),
+      ...(found.length ? [] : [make("p", {}, "Nothing changed.")]),
+      ...lists.filter(([, , rows]) => rows.length).flatMap(([effect, meaning, rows]) => [
+        make("h3", {}, `${effect[0].toUpperCase()}${effect.slice(1)} `, make("small", {}, meaning)),
+        make("ul", { className: "changes" }, ...rows.map(([told]) => row(told)))]));
+    form.querySelector("output").value = `${found.length} net changes`;
+  };
+  const apply = async () => {
+    const chosen = [old, latest].map((one) => one.selectedIndex).sort((a, b) => a - b);
+    await show(...chosen);
+    $("#net").hidden = false;
+    for (const one of $$("main > section:not(#net)")) one.hidden = true;
+    history.replaceState(null, "", `#?${versions[chosen[0]]}..${versions[chosen[1]]}`);
+  };
+  const each = () => {
+    $("#net").hidden = true;
+    for (const one of $$("main > section:not(#net)")) one.hidden = false;
+    form.querySelector("output").value = "";
+  };
+  const restore = async () => {
+    const asked = decodeURIComponent(location.hash).match(/^#\?(.+)\.\.(.+)$/)?.slice(1).map((one) => versions.indexOf(one));
+    if (!asked || asked.includes(-1)) { each(); return reveal(); }
+    [old.selectedIndex, latest.selectedIndex] = asked;
+    await apply();
+  };
+  const start = () => { old.selectedIndex = versions.length - 2; latest.selectedIndex = versions.length - 1; };
+  start();
+  form.hidden = false;
+  form.addEventListener("input", apply);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(() => { start(); each(); history.replaceState(null, "", "#"); }));
+  addEventListener("hashchange", restore);
+  await restore();
+}
+
 // --- targets, and the fields of an RPC
 
 async function lists() {
@@ -341,4 +397,4 @@ if (kind === "message") sections();
 reasons();
 colours();
 reveal();
-for (const made of [fields(), lists(), trees(), evidence()]) made.catch((error) => console.error(error));
+for (const made of [fields(), pair(), lists(), trees(), evidence()]) made.catch((error) => console.error(error));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,27 @@ def test_what_is_new_is_recorded_once_its_entry_is_decided(
     assert "  colour: string = 99\n" in (tmp_path / "spec/decided.yaml").read_text()
 
 
+def test_an_enum_with_new_names_is_told_in_short_with_who_reads_the_names(
+    tmp_path: Path, changed: Callable[[str, str], None]
+) -> None:
+    text = (ROOT / f"spec/cri/{api().version}.proto").read_text()
+    [enum] = re.findall(r"enum Signal \{[^}]*\}", text)
+    changed(enum, re.sub(r"\bSIG([A-Z])", r"SIGNAL_\1", enum))
+    [fault] = _faults(tmp_path)
+    assert ": Signal has changed since it was decided: SIGABRT → SIGNAL_ABRT; " in fault
+    assert fault.count(" → ") == 4
+    assert "; and 61 more [changed-since-decided]\n" in fault
+    assert "; its names are read as text in runtime/transforms/signals.py:" in fault
+
+
+def test_a_message_without_fields_needs_no_record(tmp_path: Path) -> None:
+    copy_of_spec(tmp_path)
+    before = (tmp_path / "spec/decided.yaml").read_bytes()
+    assert main(["--root", str(tmp_path), "decide", "StopContainerResponse"]) == 0
+    assert (tmp_path / "spec/decided.yaml").read_bytes() == before
+    assert b"{}" not in before
+
+
 def test_check_says_what_is_not_as_decided(
     tmp_path: Path, changed: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,7 +201,8 @@ def test_what_is_gone_stays_named_until_its_record_is_removed(
     [
         ("ContainerConfg.image", "is no part of the CRI\n    hint: did you mean ContainerConfig"),
         ("ContainerConfig.imag", "ContainerConfig has no imag\n    hint: did you mean image?"),
-        ("", "is no part of the CRI"),
+        ("'ImageSpec.x '", "ImageSpec has no 'x '"),
+        ("''", "is no part of the CRI\n    hint: name a field, as in Message.field, an RPC, or"),
         ("..", "is no part of the CRI"),
     ],
 )
@@ -188,7 +211,8 @@ def test_a_wrong_name_is_refused_and_nothing_is_recorded(
 ) -> None:
     copy_of_spec(tmp_path)
     before = (tmp_path / "spec/decided.yaml").read_bytes()
-    assert main(["--root", str(tmp_path), "decide", "ContainerConfig.image", name]) == 1
+    given = name.strip("'")
+    assert main(["--root", str(tmp_path), "decide", "ContainerConfig.image", given]) == 1
     assert capsys.readouterr().err.startswith(f"{name}: {says}")
     assert (tmp_path / "spec/decided.yaml").read_bytes() == before
 

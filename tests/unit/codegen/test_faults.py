@@ -215,10 +215,32 @@ _ALONE = {
     "spec/project.yaml: output names the package made": (
         "spec/project.yaml", "output: generated", "output: made"
     ),
+    "spec/project.yaml: package is runtime.v2, but the protos in spec/cri are of runtime.v1": (
+        "spec/project.yaml", "package: runtime.v1", "package: runtime.v2"
+    ),
+    "spec/cri/1.30.proto: is of package runtime.v2, not runtime.v1": (
+        "spec/cri/1.30.proto", "package runtime.v1", "package runtime.v2"
+    ),
+    "spec/cni/runtime_config.schema.json: x-message names 'PodSandboxConfg', which is not a": (
+        "spec/cni/runtime_config.schema.json", "PodSandboxConfig", "PodSandboxConfg"
+    ),
+    "spec/cni/runtime_config.schema.json: $defs has no object Arguments, which also of": (
+        "spec/cni/runtime_config.schema.json", '"Arguments": {', '"Argument": {'
+    ),
+    "spec/oci/runtime.schema.json: propertis of Process is no keyword of a JSON Schema": (
+        "spec/oci/runtime.schema.json", '"properties": {\n        "terminal"', '"propertis": {"a"'
+    ),
+    "spec/plan/requests.schema.json: x-mesage of checkpoint_container is no keyword": (
+        "spec/plan/requests.schema.json",
+        '"x-message": "CheckpointContainerRequest"', '"x-mesage": "CheckpointContainerRequest"',
+    ),
+    "spec/oci/seccomp.schema.json: propertys is no keyword of a JSON Schema": (
+        "spec/oci/seccomp.schema.json", '"properties"', '"propertys"'
+    ),
     "spec/plan/requests.schema.json: is not JSON": (
         "spec/plan/requests.schema.json", '"type": "integer"', '"type" "integer"'
     ),
-    "spec/plan/requests.schema.json: stop_container.grace refers to #/$defs/stop_container": (
+    "spec/plan/requests.schema.json: $ref of stop_container.grace has no effect here": (
         "spec/plan/requests.schema.json", '"type": "integer"', '"$ref": "#/$defs/stop_container"'
     ),
     "spec/older.yaml: ": ("spec/older.yaml", "runtime.v1alpha2:", "\truntime.v1alpha2:"),

@@ -172,7 +172,7 @@ def test_the_other_commands_know_it(
         ("lifecycle.yaml", "emits: []", "emits: [A]", "spec/project.yaml names no enum of events"),
         ("project.yaml", "JobState", "JobStates", "the Jobs API has no enum JobStates"),
         ("project.yaml", "root: Ticket", "root: Tickets", "$defs has no object Tickets"),
-        ("project.yaml", "package: jobs.v1", "package: jobs.v2", "is of package jobs.v1"),
+        ("project.yaml", "package: jobs.v1", "package: jobs.v2", "are of jobs.v1"),
         ("project.yaml", "    document: ", "    documents: ", "unknown key 'documents'"),
         ("project.yaml", "output:", "outputs:", "unknown key 'outputs' in the file"),
         ("project.yaml", "spec/jobs", "../jobs", "api.protos must be a folder of spec/"),

@@ -58,6 +58,11 @@ _MISTAKES = (
      '"x-message": "ContainerConfg"',
      "x-message names 'ContainerConfg', which is not a message of the CRI",
      "did you mean ContainerConfig"),
+    ("spec/plan/new_pod.schema.json", '"type": "object"', '"type": "object", "requird": []',
+     "requird is no keyword of a JSON Schema [schema-keyword]", "allowed here: $comment, "),
+    ("spec/cni/runtime_config.schema.json", '"maximum": 65535', '"maximun": 65535',
+     "maximun of PortMapping.hostPort is no keyword of a JSON Schema [schema-keyword]",
+     "did you mean maximum?"),
     ("spec/oci/runtime.schema.json", '"hostname": {',
      '"no-dash": {"type": "string"}, "hostname": {',
      "Spec.no-dash cannot be an attribute of a Python class [no-python-name]",
@@ -83,11 +88,19 @@ def test_every_mistake_is_reported_once_with_place_and_remedy(tmp_path: Path) ->
         assert old in text, f"{file} has no {old!r}"
         (tmp_path / file).write_text(text.replace(old, new, 1))
     (tmp_path / "spec/mapping/mounts.yml").write_text("")
+    (tmp_path / "spec/mapping/more").symlink_to("..")
+    (tmp_path / "runtime/transforms/more").symlink_to("..")
     with pytest.raises(SpecError) as raised:
         generate.load_project(tmp_path)
     faults = list(raised.value.faults)
-    stray = "has a name that nothing reads [stray-file]"
-    expected = [*_MISTAKES, ("spec/mapping/mounts.yml", "", "", stray, "call it MESSAGE.yaml")]
+    expected = [
+        *_MISTAKES,
+        ("spec/mapping/mounts.yml", "", "", "has a name that nothing reads [stray-file]",
+         "call it MESSAGE.yaml"),
+        ("spec/mapping/more", "", "", "is a link, which a review does not show [stray-file]", ""),
+        ("runtime/transforms/more", "", "",
+         "is a link to a folder, which is not followed [linked-folder]", "move the folder itself"),
+    ]  # fmt: skip
     for file, _, _, said, hint in expected:
         found = [
             f
@@ -96,9 +109,27 @@ def test_every_mistake_is_reported_once_with_place_and_remedy(tmp_path: Path) ->
         ]
         assert len(found) == 1, f"{said}: {found}"
         assert hint in found[0].hint, found[0]
-        assert (found[0].place.line and found[0].place.column) or file.endswith(".yml")
+        assert (found[0].place.line and found[0].place.column) or file.endswith(("more", ".yml"))
         faults.remove(found[0])
     assert faults == [], "nothing is told that is only a consequence"
+
+
+@pytest.mark.parametrize("lost", [["requests"], ["sandbox", "new_container"]])
+def test_a_lost_file_with_plans_is_told_and_not_the_entries_that_write_into_it(
+    tmp_path: Path, lost: list[str]
+) -> None:
+    copy_of_spec(tmp_path)
+    (tmp_path / "generated").mkdir()
+    shutil.copy(ROOT / "generated" / generate.MANIFEST, tmp_path / "generated")
+    for name in lost:
+        (tmp_path / f"spec/plan/{name}.schema.json").unlink()
+    with pytest.raises(SpecError) as raised:
+        generate.load_project(tmp_path)
+    assert [str(fault).splitlines()[0] for fault in raised.value.faults] == [
+        f"spec/plan/{name}.schema.json: is missing, and entries write into its plans"
+        " [plan-file-missing]"
+        for name in sorted(lost)
+    ]
 
 
 def _place_of(file: str) -> str:

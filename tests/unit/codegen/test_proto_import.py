@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,14 @@ def test_a_file_that_is_not_an_api_is_refused(
         proto_import.api(source, settings().api)
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.proto", "folder.proto"])
+def test_what_may_be_without_end_is_not_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.proto")
+    (tmp_path / "folder.proto").mkdir()
+    with pytest.raises(SpecError, match="is no file"):
+        proto_import.api(tmp_path / name, settings().api)
+
+
 def test_a_set_without_containerd_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "set.binpb"
     source.write_bytes(FileDescriptorSet(file=[_descriptor(_NORMALISED)]).SerializeToString())
@@ -240,6 +249,19 @@ def test_the_root_is_found_from_a_folder_below_it(folder: Path) -> None:
     assert (folder / "root/spec/cri/1.99.proto").read_text() == _NORMALISED
 
 
+@pytest.mark.parametrize(
+    "words", [["--root", "", "check"], ["generate", "--out", ""], ["import", "", "--as", "1.99"]]
+)
+def test_an_empty_path_is_not_the_current_folder(
+    folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _files(folder)
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "is empty; give a path" in capsys.readouterr().err
+    assert _files(folder) == before
+
+
 def test_outside_a_project_nothing_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,7 +269,7 @@ def test_outside_a_project_nothing_is_written(
     before = _files(folder)
     for root, says in (
         ([], "has spec/project.yaml"),
-        (["--root", "root/deep"], "spec/project.yaml: cannot be read"),
+        (["--root", "root/deep"], "--root root/deep: has no spec/project.yaml"),
     ):
         assert main([*root, "import", "api.proto", "--as", "1.99"]) == 1
         assert says in capsys.readouterr().err

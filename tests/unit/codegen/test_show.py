@@ -101,6 +101,24 @@ def test_explain_goes_from_targets_sources_and_functions_to_fields(
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "hint"),
+    [
+        ("", "has no field '', and", "write Message.field, as in VersionRequest.version"),
+        ("image\n", "has no field 'image\\n', and", "did you mean image"),
+        ("x" * 999, f"has no field {'x' * 50} … {'x' * 50}, and", "write Message.field"),
+    ],
+)
+def test_explain_shows_an_odd_name_in_quotes_and_a_long_one_in_short(
+    name: str, said: str, hint: str
+) -> None:
+    with pytest.raises(SpecError) as raised:
+        show.explain(project().translation, name)
+    [fault] = raised.value.faults
+    assert said in fault.message
+    assert fault.hint.startswith(hint)
+
+
 def test_explain_knows_the_nearest_target() -> None:
     with pytest.raises(SpecError) as raised:
         show.explain(project().translation, "linux.resources.cpu.quotta")

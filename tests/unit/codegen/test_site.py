@@ -10,21 +10,24 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from codegen import proto_api, proto_diff, protoc
 from codegen.__main__ import main, read_all
 from codegen.errors import Place, SpecError
 from codegen.lifecycle import Event, Lifecycle, Machine, State, Transition
 from codegen.named import Named
-from codegen.site import facts, folder, lanes, requests, targets, write
+from codegen.site import facts, folder, lanes, net, requests, targets, write
 from codegen.site.excerpts import Files
 from codegen.site.facts import Row, Site
-from tests.unit.codegen.project import ROOT, copy_of_spec, project
+from tests.unit.codegen.project import ROOT, copy_of_spec, project, settings
 
 
 @functools.cache
@@ -408,3 +411,27 @@ def test_a_lifecycle_needs_no_known_objects() -> None:
     made = write.files(dataclasses.replace(site(), lifecycle=Lifecycle((job, task))))
     page = _Page(made["lifecycle.html"])
     assert {"job", "task", "job:HERE", "task:leave"} <= set(page.ids)
+
+
+def test_the_net_changes_of_all_pairs_of_versions_are_those_of_diff() -> None:
+    history = site().history
+    pinned = proto_api.pinned(ROOT)
+    protos = [proto_api.descriptor(settings().api, v, pinned[v]) for v in history.versions]
+    for old, new in combinations(range(len(protos)), 2):
+        found = [one.change for one in history.net if one.lies_between(old, new)]
+        assert set(found) == set(proto_diff.changes(protos[old], protos[new])), (old, new)
+        assert len(found) == len(set(found))
+
+
+def test_a_change_that_no_single_version_made_is_told_too() -> None:
+    def proto(kind: str, *more: str) -> FileDescriptorProto:
+        fields = "".join(f"{one}; " for one in (f"{kind} a = 1", *more))
+        text = f'syntax = "proto3";\npackage p;\nmessage M {{ {fields}}}\n'
+        return protoc.descriptors({"p.proto": text}, {}).file[-1]
+
+    protos = [proto("string"), proto("int32"), proto("bool", "bool b = 2"), proto("string")]
+    every = net.between_all(protos)
+    told = {(one.change.kind, one.change.detail): one.boxes for one in every}
+    assert told["field-retyped", "string → bool"] == ((0, 0, 2, 2),)
+    assert told["field-gained", "bool = 2"] == ((0, 1, 2, 2),)
+    assert not any(one.lies_between(0, 3) for one in every)
