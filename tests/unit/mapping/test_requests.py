@@ -358,6 +358,11 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
         "Mount.uidMappings": [],
         "MountSource.idmap_problem": "of the volume",
     },
+    "volumes whose users cannot be mapped": {
+        **_MAPPED,
+        "Mount.gidMappings": [],
+        "MountSource.idmap_problem": "of the volume",
+    },
     "volumes that the handler cannot map": {
         **_MAPPED,
         "Handler.user_namespaces_problem": "of the handler",
