@@ -68,7 +68,7 @@ def containerds() -> list[Containerd]:
     if listed is None:
         return _without_repeats([SYSTEM, *_unpacked(newer_containerd.RELEASES[-1])])
     pairs = (entry.partition("=") for entry in filter(None, listed.split(":")))
-    return [SYSTEM, *(Containerd(name, Path(directory)) for name, _, directory in pairs)]
+    return [SYSTEM, *(Containerd(name, Path(path).resolve()) for name, _, path in pairs)]
 
 
 def all_containerds() -> list[Containerd]:
