@@ -143,6 +143,19 @@ class Side:
                 self.cri.start(made)
         self.cri.wait_for_state(self.names["container:exited"], api_pb2.CONTAINER_EXITED)
         self._shared_logs = set(Path(self.names["logs"]).rglob("*.*"))
+        self._wait_until_measured()
+
+    def _wait_until_measured(self) -> None:
+        """Both servers measure the layers of all containers every few seconds."""
+        deadline = time.monotonic() + _LIMIT
+        request = api_pb2.ListContainerStatsRequest()
+        while not all(
+            one.writable_layer.timestamp
+            for one in self.cri.runtime.ListContainerStats(request).stats
+        ):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.kind} has not measured its containers")
+            time.sleep(0.1)
 
     def close(self) -> None:
         self.events.close()
@@ -229,6 +242,9 @@ class Side:
                 made.append((kind, id))
                 self._name(f"{kind}:new", id)
         tree: dict[str, Any] = {"response": [observe.as_tree(part) for part in parts]}
+        if rpc.name == "ContainerStats" and request.container_id == self.names.get("container:new"):
+            # only at the next measurement of each server, at a time of its own
+            tree["response"][0].get("stats", {}).pop("writable_layer", None)
         if rpc.name == "StartContainer":
             tree |= self._process(self.names.get("container:new", ""))
         if rpc.name == "StopPodSandbox":
