@@ -36,6 +36,8 @@ def connections(kubelet: Kubelet) -> float:
 def test_pods_change_by_events(kubelet: Kubelet) -> None:
     """With events, the kubelet itself looks every five minutes only."""
     wait_until(lambda: connections(kubelet) >= 1)
+    # a kubelet lists once when it starts; with pods of earlier tests that takes a while
+    wait_until(lambda: kubelet.metric("kubelet_pleg_relist_duration_seconds_count") >= 1)
     listed = kubelet.metric("kubelet_pleg_relist_duration_seconds_count")
     app = kubelet.run(
         pod(
