@@ -92,6 +92,6 @@ def test_a_root_that_does_not_exist_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--root", str(tmp_path / "none"), "check"]) == 1
-    assert capsys.readouterr().err.startswith(f"{tmp_path}/none: cannot be read: No such file")
+    assert capsys.readouterr().err.startswith(f"--root {tmp_path}/none: has no spec/project.yaml")
     with pytest.raises(SpecError), write.alone(tmp_path / "none", reading=True):
         pass

@@ -95,6 +95,7 @@ _CNI = """
 {
   "x-message": "Box",
   "$defs": {
+    "Arguments": {"type": "object", "properties": {}},
     "RuntimeConfig": {
       "type": "object",
       "properties": {"portMappings": {"type": "array", "items": {"$ref": "#/$defs/PortMapping"}}}
