@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-from runtime.errors import InvalidArgument
+from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import mountinfo
 from runtime.lookups.user_namespaces import idmap_problem
 from runtime.steps import threads
@@ -20,7 +20,8 @@ def host_sources(mounts: Sequence[RequestedMount], pid: int = 0) -> tuple[MountS
     """The sources of ``mounts``, in order.
 
     ``pid`` is a process in the user namespace that mounts map their ids to; 0 if there is none.
-    Raises InvalidArgument for a source that does not exist and cannot be created.
+    Raises InvalidArgument for a source that does not exist and cannot be created, and
+    FailedPrecondition for an image that is not mounted any more.
     """
     # a private mount does not need the mount table, which can be long
     needs_table = any(mount.propagates for mount in mounts)
@@ -59,8 +60,9 @@ def _host_source(
         raise InvalidArgument("must name a path of the node, unless image is set", field=field)
     threads.looking_at(mount.path)
     try:
-        # makedirs and not a look first: a source that appears meanwhile is as good
-        if not os.path.exists(mount.path):
+        # makedirs and not a look first: a source that appears meanwhile is as good; an image is
+        # mounted already, unless its pod is being stopped
+        if mount.image is None and not os.path.exists(mount.path):
             os.makedirs(mount.path, mode=0o755, exist_ok=True)
         path = os.path.realpath(mount.path, strict=True)
     except FileExistsError as error:
@@ -69,6 +71,11 @@ def _host_source(
             field=field,
         ) from error
     except OSError as error:
+        if mount.image is not None:
+            raise FailedPrecondition(
+                f"the image at {mount.path} is not mounted any more: its pod was stopped",
+                field=f"config.mounts[{index}].image",
+            ) from error
         raise InvalidArgument(
             f"cannot use or create the source {mount.path}: {error.strerror}",
             field=field,

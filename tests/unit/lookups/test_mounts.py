@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InvalidArgument
+from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux import userns
 from runtime.lookups.mounts import host_sources
 from runtime.transforms.facts import MountSource, RequestedMount
@@ -30,6 +30,14 @@ def test_a_source_that_cannot_be_made_names_its_field(tmp_path: Path) -> None:
         InvalidArgument, match=r"config\.mounts\[0\]\.host_path: cannot use or create"
     ):
         host_sources([RequestedMount(str(tmp_path / "file/below"))])
+
+
+def test_an_image_that_was_unmounted_meanwhile_gets_no_directory(tmp_path: Path) -> None:
+    volumes = tmp_path / "image-volumes/pod/1"
+    released = RequestedMount(str(volumes), image="busybox")
+    with pytest.raises(FailedPrecondition, match=r"config\.mounts\[0\]\.image: .* stopped"):
+        host_sources([released])
+    assert not (tmp_path / "image-volumes").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
