@@ -35,16 +35,20 @@ _OF_THE_NODE: Final = frozenset(
     (
         errno.EDQUOT,
         errno.EIO,
+        errno.EISDIR,
+        errno.ELOOP,
         errno.EMFILE,
         errno.ENFILE,
         errno.ENOMEM,
         errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
         errno.EROFS,
         errno.ESTALE,
     )
 )
 """Errors of the operating system that say what the node lacks, not that the server has a bug: a
-full or failed disk, no open files or memory left."""
+full or failed disk, no open files or memory left, something else in the place of a file."""
 
 
 class Log(Protocol):

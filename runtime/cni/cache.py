@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime import regular_files
-from runtime.linux.files import write_whole
+from runtime.linux import files
 
 KIND: Final = "cniCacheV1"
 DIRECTORY: Final = "/var/lib/cni"
@@ -67,11 +67,11 @@ class ResultCache:
             separators=(",", ":"),
         )
         # not synced, because the interface does not survive a power failure
-        write_whole(self._path(interface), text.encode(), durable=False)
+        files.write_whole(self._path(interface), text.encode(), durable=False)
 
     def remove(self, interface: PodInterface) -> None:
         """Forget an interface.  Repeatable."""
-        self._path(interface).unlink(missing_ok=True)
+        files.remove(self._path(interface))
 
     def of(self, container_id: str) -> list[PodInterface]:
         """Return the interfaces of one pod, in the order of their names.

@@ -59,6 +59,18 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def remove(path: Path) -> None:
+    """Delete a file, or an empty directory that was put in its place; nothing there is success.
+
+    A mount whose source is missing makes such a directory in some container engines. Raises
+    OSError for one with entries, which are not ours.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        path.rmdir()
+
+
 def sync_directory(path: Path) -> None:
     """Make renames in a directory durable; does nothing if it was deleted meanwhile."""
     try:

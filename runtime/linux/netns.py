@@ -16,9 +16,10 @@ import struct
 import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
-from runtime.linux import kernel
+from runtime.linux import files, kernel
 from runtime.steps import threads
 from runtime.steps.parallel import all_finished
 
@@ -139,7 +140,4 @@ def unpin(path: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):  # no mount there; no file there
             raise
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+    files.remove(Path(path))

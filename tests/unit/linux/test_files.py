@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.linux.files import sync_directory, write_whole
+from runtime.linux.files import remove, sync_directory, write_whole
 from tests.unit.codegen.project import ROOT
 
 
@@ -77,6 +77,17 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(
     assert done == ["fdatasync", "rename"]
     write_whole(tmp_path / "file", b"newer", durable=False)
     assert done == ["fdatasync", "rename", "rename"]
+
+
+def test_an_empty_directory_in_the_place_of_a_file_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    for name in ("file", "directory", "missing"):
+        remove(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "directory/of").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty"):
+        remove(tmp_path / "directory")
 
 
 def test_a_directory_that_is_gone_needs_no_sync(tmp_path: Path) -> None:

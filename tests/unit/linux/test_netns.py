@@ -54,8 +54,9 @@ async def test_no_thread_stays_in_a_namespace(tmp_path: Path) -> None:
 
 async def test_remove_is_repeatable_and_takes_what_a_reboot_left(tmp_path: Path) -> None:
     (tmp_path / "cni-left").touch()
-    for _ in range(2):
-        await netns.remove(str(tmp_path / "cni-left"))
+    (tmp_path / "cni-replaced").mkdir()
+    for name in ("cni-left", "cni-left", "cni-replaced"):
+        await netns.remove(str(tmp_path / name))
     await netns.remove("")
     assert os.listdir(tmp_path) == []
 

@@ -165,7 +165,7 @@ async def test_a_long_error_is_truncated(cri: World, letter: str) -> None:
     assert details.endswith(" […]")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EIO, errno.EISDIR])
 async def test_what_the_node_lacks_is_unavailable_with_its_place(cri: World, number: int) -> None:
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number), "/var/lib/some/file")
