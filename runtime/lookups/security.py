@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -20,6 +21,8 @@ from runtime.transforms.facts import Security
 _LOADED_PROFILES = "/sys/kernel/security/apparmor/profiles"
 _APPARMOR_FILES = Path("/etc/apparmor.d")
 _OWN_PROFILE = Path("/proc/self/attr/current")
+_PARSER_LIMIT: Final = 30.0
+"""Seconds for apparmor_parser to compile and load the default profile; it takes less than one."""
 
 
 async def look_up(
@@ -81,25 +84,41 @@ def loaded_apparmor_profiles(path: str = _LOADED_PROFILES) -> frozenset[str]:
 
 
 async def load_default_apparmor() -> None:
-    """Load the default AppArmor profile into the kernel, unless it is loaded already."""
+    """Load the default AppArmor profile into the kernel, unless it is loaded already.
+
+    Raises FailedPrecondition, with the remedy, if that fails or takes too long.
+    """
     if security.DEFAULT_APPARMOR_PROFILE in await threads.CGROUPS.run(loaded_apparmor_profiles):
         return
-    parser = await asyncio.create_subprocess_exec(
-        apparmor_parser() or "apparmor_parser",
-        "--replace",
-        "--skip-cache",  # a profile from standard input is never in it
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
     profile = await threads.CGROUPS.run(_default_profile)
-    _, complaint = await parser.communicate(profile.encode())
-    if parser.returncode != 0:
-        said = complaint.decode(errors="replace").strip()
-        raise FailedPrecondition(
-            f"cannot load the AppArmor profile {security.DEFAULT_APPARMOR_PROFILE}: {said}; "
-            "install the apparmor package, or set disable_apparmor = true"
+    try:
+        parser = await asyncio.create_subprocess_exec(
+            apparmor_parser() or "apparmor_parser",
+            "--replace",
+            "--skip-cache",  # a profile from standard input is never in it
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
+    except FileNotFoundError as error:
+        raise _not_loaded("apparmor_parser is not installed any more") from error
+    try:
+        async with asyncio.timeout(_PARSER_LIMIT):
+            _, complaint = await parser.communicate(profile.encode())
+    except TimeoutError as error:
+        raise _not_loaded(f"apparmor_parser did not end within {_PARSER_LIMIT:g} s") from error
+    finally:
+        if parser.returncode is None:
+            parser.kill()
+    if parser.returncode != 0:
+        raise _not_loaded(complaint.decode(errors="replace").strip())
+
+
+def _not_loaded(reason: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"cannot load the AppArmor profile {security.DEFAULT_APPARMOR_PROFILE}: {reason}; "
+        "install the apparmor package, or set disable_apparmor = true"
+    )
 
 
 def _default_profile() -> str:

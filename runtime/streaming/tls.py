@@ -8,11 +8,14 @@ import socket
 import ssl
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from runtime import certificates
 from runtime.config.tables import ConfigError, StreamingTable
 
 _DAYS = "3650"
+_LIMIT: Final = 30.0
+"""Seconds for openssl to generate a key pair; it takes some milliseconds."""
 
 
 async def context(config: StreamingTable, host: str) -> ssl.SSLContext:
@@ -56,12 +59,22 @@ async def _self_signed(directory: Path, host: str) -> tuple[Path, Path]:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
-        _, said = await openssl.communicate()
     except FileNotFoundError as error:
         raise ConfigError(
             "streaming.enable_tls_streaming: a self-signed key pair needs openssl, which is "
             "not on PATH; install it, or configure a key pair in streaming.x509_key_pair_streaming"
         ) from error
+    try:
+        async with asyncio.timeout(_LIMIT):
+            _, said = await openssl.communicate()
+    except TimeoutError as error:
+        raise ConfigError(
+            "streaming.enable_tls_streaming: openssl did not generate a key pair within "
+            f"{_LIMIT:g} s; configure one in streaming.x509_key_pair_streaming"
+        ) from error
+    finally:
+        if openssl.returncode is None:
+            openssl.kill()
     if openssl.returncode:
         raise ConfigError(
             "streaming.enable_tls_streaming: openssl could not generate a key pair: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from generated.oci import defaults
 from runtime.errors import FailedPrecondition
 from runtime.lookups import security as lookups
 from runtime.transforms import security
+from tests.unit.processes import recorded_processes
 
 PROFILE = Path(__file__).resolve().parents[3] / "spec" / "oci" / "apparmor.profile"
 
@@ -43,4 +45,24 @@ async def test_a_parser_that_refuses_is_quoted_with_the_remedy(
 ) -> None:
     parser(tmp_path, monkeypatch, "cat >/dev/null; echo 'no such abi' >&2; exit 1")
     with pytest.raises(FailedPrecondition, match=r"no such abi; .*disable_apparmor = true"):
+        await lookups.load_default_apparmor()
+
+
+async def test_a_parser_that_hangs_is_killed_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookups, "_PARSER_LIMIT", 0.2)
+    parser(tmp_path, monkeypatch, "exec sleep 1000")
+    started = recorded_processes(monkeypatch)
+    with pytest.raises(FailedPrecondition, match=r"did not end within 0\.2 s; .*disable_apparmor"):
+        await lookups.load_default_apparmor()
+    assert [await process.wait() for process in started] == [-signal.SIGKILL]
+
+
+async def test_a_parser_that_was_uninstalled_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser(tmp_path, monkeypatch, "exit 0")
+    (tmp_path / "apparmor_parser").unlink()
+    with pytest.raises(FailedPrecondition, match=r"not installed any more; .*disable_apparmor"):
         await lookups.load_default_apparmor()
