@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,34 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except IsADirectoryError:
         path.rmdir()
+
+
+def open_private(path: Path, flags: int = 0) -> int:
+    """Open a file of the server for reading and writing; create it if it is missing.
+
+    Only this user can access it from then on, whatever an earlier version left. Raises OSError. A
+    symbolic link or a device is refused before anything is changed: the mode of what it stands for
+    would be changed, such as that of the node's /dev/zero.
+    """
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP):
+            raise _not_regular(path) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_regular(path)
+        os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _not_regular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is not a regular file; delete it", str(path))
 
 
 def sync_directory(path: Path) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 import structlog
 
 from runtime.errors import CriError, Unavailable
+from runtime.linux import files
 from runtime.logs.connection import ANSWER_SECONDS, Connection, attached
 from runtime.logs.format import DEFAULT_LINE_LIMIT
 from runtime.steps.watched import ended, watched
@@ -325,7 +326,7 @@ class LogKeeper:
     def _start_if_none(self) -> None:
         if self._process is not None:
             self._process.poll()  # reaps it
-        lock = _private(f"{self._state_dir}/log-keeper.lock")
+        lock = files.open_private(Path(self._state_dir, "log-keeper.lock"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # one lives
@@ -342,7 +343,9 @@ class LogKeeper:
             os.unlink(self._socket_path)
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
-            open(_private(f"{self._state_dir}/log-keeper.log"), "ab") as complaints,
+            open(
+                files.open_private(Path(self._state_dir, "log-keeper.log"), os.O_APPEND), "ab"
+            ) as complaints,
         ):
             listener.bind(self._socket_path)
             os.chmod(self._socket_path, 0o600)
@@ -360,13 +363,6 @@ class LogKeeper:
                 cwd="/",
                 env=_ENVIRONMENT | {key: os.environ[key] for key in ("TZ",) if key in os.environ},
             )
-
-
-def _private(path: str) -> int:
-    """Open a file of the keeper that only root can read, lock or write."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.fchmod(descriptor, 0o600)  # an earlier version made it readable
-    return descriptor
 
 
 def _keepers(state_dir: str) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.config.tables import ConfigError
+from runtime.linux import files
 from runtime.linux.directories import make_private
 
 _LOCKS: Final = Path("/proc/locks")
@@ -24,11 +25,10 @@ def alone_in(state_dir: Path) -> Iterator[None]:
     """
     try:
         make_private(state_dir)
-        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = files.open_private(state_dir / "lock")
     except OSError as error:
         raise ConfigError(f"{state_dir}: cannot be used as the state directory: {error}") from error
     with os.fdopen(descriptor, "w") as lock:
-        os.fchmod(descriptor, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from runtime.linux.files import remove, sync_directory, write_whole
+from runtime.linux.files import open_private, remove, sync_directory, write_whole
 from tests.unit.codegen.project import ROOT
 
 
@@ -88,6 +89,26 @@ def test_an_empty_directory_in_the_place_of_a_file_is_deleted(tmp_path: Path) ->
     (tmp_path / "directory/of").mkdir(parents=True)
     with pytest.raises(OSError, match="not empty"):
         remove(tmp_path / "directory")
+
+
+def test_a_private_file_is_created_or_made_private(tmp_path: Path) -> None:
+    (tmp_path / "readable").touch(0o644)
+    for name in ("readable", "new"):
+        os.close(open_private(tmp_path / name))
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_what_another_file_stands_for_is_not_made_private(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch(0o644)
+    (tmp_path / "link").symlink_to(other)
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo", 0o644)
+    for name in ("link", "directory", "fifo"):
+        with pytest.raises(OSError, match=f"not a regular file; delete it: '.*/{name}'"):
+            open_private(tmp_path / name)
+    for path in (other, tmp_path / "fifo"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_a_directory_that_is_gone_needs_no_sync(tmp_path: Path) -> None:

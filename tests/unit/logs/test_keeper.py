@@ -287,6 +287,14 @@ async def test_the_keeper_outlives_the_server_and_is_found_again(tmp_path: Path)
     end_process(second.pid)
 
 
+async def test_a_link_in_the_place_of_its_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").touch(0o644)
+    (tmp_path / "log-keeper.lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="not a regular file; delete it"):
+        await LogKeeper.start(str(tmp_path))
+    assert stat.S_IMODE((tmp_path / "other").stat().st_mode) == 0o644
+
+
 async def test_another_build_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, fifos, log = str(tmp_path / "state"), fifos_in(tmp_path), tmp_path / "0.log"
     first = await LogKeeper.start(state)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.config.tables import ConfigError
 from runtime.linux.directories import make_private
 from runtime.server import state_lock
 
@@ -47,6 +48,15 @@ def test_a_readable_directory_is_made_private(tmp_path: Path, mode: int) -> None
     with state_lock.alone_in(directory):
         assert _mode(directory) == 0o700
         assert _mode(directory / "lock") == 0o600
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("/dev/null")
+    with (
+        pytest.raises(ConfigError, match=r"not a regular file; delete it: '.*/lock'"),
+        state_lock.alone_in(tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
