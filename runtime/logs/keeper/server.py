@@ -12,6 +12,7 @@ process exits by itself when it holds no open FIFO and its last client has disco
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -188,7 +189,7 @@ class Keeper:
         try:
             self._outputs.open(container)
         except OSError as error:
-            raise RequestError(f"cannot open FIFO {error.filename}: {error.strerror}") from None
+            raise RequestError(f"cannot open FIFO {error.filename}: {_reason(error)}") from None
         self._containers[identity] = container
         return container.facts()
 
@@ -196,7 +197,7 @@ class Keeper:
         try:
             self._outputs.call(container, file.open)
         except OSError as error:
-            raise RequestError(f"cannot open the log file {file.path}: {error.strerror}") from None
+            raise RequestError(f"cannot open the log file {file.path}: {_reason(error)}") from None
 
     def _reopen(self, client: Client, request: Request) -> Facts:
         container = self._find(request)
@@ -213,7 +214,7 @@ class Keeper:
             self._outputs.call(container, container.log.open)
         except OSError as error:
             raise RequestError(
-                f"cannot reopen the log file {container.log.path}: {error.strerror}; "
+                f"cannot reopen the log file {container.log.path}: {_reason(error)}; "
                 "output continues in the old one"
             ) from None
         if not container.streams:
@@ -291,6 +292,19 @@ _OPERATIONS: dict[str, Callable[[Keeper, Client, Request], Facts | None]] = {
     "attach": Keeper._attach,
     "retire": Keeper._retire,
 }
+
+
+def _reason(error: OSError) -> str:
+    """Why a file cannot be opened. The limit of open files is that of the server that started this
+    process, so it is not enough to raise it and to restart the server."""
+    if error.errno != errno.EMFILE:
+        return str(error.strerror)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"the log keeper has all of the {most} files open that it may have: raise LimitNOFILE of "
+        f"cri-containerd, restart it, and end the log keeper with `kill -9 {os.getpid()}`; "
+        "containers keep running, and a new one takes over their output"
+    )
 
 
 def main(arguments: list[str]) -> None:

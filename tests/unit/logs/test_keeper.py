@@ -4,6 +4,7 @@ die."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import signal
@@ -285,6 +286,19 @@ async def test_the_keeper_outlives_the_server_and_is_found_again(tmp_path: Path)
     shim.exit()
     await second.aclose()
     end_process(second.pid)
+
+
+async def test_a_keeper_without_open_files_left_names_the_remedy(
+    keeper: LogKeeper, tmp_path: Path
+) -> None:
+    taken = os.listdir(f"/proc/{keeper.pid}/fd")
+    most = next(number for number in itertools.count() if str(number) not in taken)
+    had = resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, (most, had[1]))
+    with pytest.raises(Unknown, match=f"{most} files .*LimitNOFILE.*kill -9 {keeper.pid}`"):
+        await keeper.open("c", fifos_in(tmp_path), False, str(tmp_path / "0.log"))
+    resource.prlimit(keeper.pid, resource.RLIMIT_NOFILE, had)
+    await keeper.open("c", fifos_in(tmp_path), False, str(tmp_path / "0.log"))
 
 
 async def test_a_link_in_the_place_of_its_lock_is_refused(tmp_path: Path) -> None:
