@@ -340,7 +340,7 @@ class Node:
             self.cri.wait_until_ready()
         except BaseException as error:
             self.stop()
-            error.add_note(f"the end of the server's log:\n{self.log()[-4000:]}")
+            error.add_note(self._ends_of_logs())
             raise
         return time.monotonic() - started
 
@@ -371,6 +371,15 @@ class Node:
 
     def log(self) -> str:
         return (self.directory / "server.log").read_text(errors="replace")
+
+    def _ends_of_logs(self) -> str:
+        """What server and containerd logged last, without the calls that asked for readiness."""
+        server = [line for line in self.log().splitlines() if "event=Version " not in line]
+        daemon = self.directory / "root" / "containerd" / "containerd.log"
+        lines = daemon.read_text(errors="replace").splitlines() if daemon.exists() else []
+        return "\n".join(
+            ["the end of the server's log:", *server[-30:], "of containerd's:", *lines[-30:]]
+        )
 
     def log_size(self) -> int:
         """Where the log ends now, in bytes."""
