@@ -192,6 +192,10 @@ _KIND_OF_CODE: Mapping[grpc.StatusCode, type[CriError]] = {
 }
 
 
+_OWN_DEADLINE = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
+"""What gRPC says when the deadline of a call has passed on this side."""
+
+
 def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
     """The CRI error for an error of a containerd call.
 
@@ -199,8 +203,15 @@ def from_rpc(error: grpc.RpcError, doing: str) -> CriError:
     and begins the message. Raise it ``from error``, so that the log keeps the chain.
     """
     kind = _KIND_OF_CODE.get(error.code(), Unknown)
-    details = error.details() or f"containerd returned {error.code().name} without a message"
-    return kind(f"cannot {doing}: {details}")
+    return kind(f"cannot {doing}: {_said(error)}")
+
+
+def _said(error: grpc.RpcError) -> str:
+    """The message of an error of a containerd call, in words that name who did what."""
+    details = str(error.details() or "")
+    if details in _OWN_DEADLINE:
+        return "containerd, or the shim that it asked, did not answer in time"
+    return details or f"containerd returned {error.code().name} without a message"
 
 
 @contextlib.contextmanager
@@ -228,5 +239,5 @@ def in_words(error: BaseException) -> str:
     """An error for a log line: code and message of containerd, the text of any other, or its kind
     if it has none."""
     if isinstance(error, aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
+        return f"{error.code().name}: {_said(error)}"
     return str(error) or type(error).__name__

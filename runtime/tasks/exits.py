@@ -40,7 +40,7 @@ from generated.lifecycle import (
     SandboxState,
 )
 from runtime.containerd.client import Containerd
-from runtime.errors import CriError, FailedPrecondition
+from runtime.errors import CriError, FailedPrecondition, in_words
 from runtime.store.objects import Container, Sandbox, SavedExit, Store
 from runtime.tasks import dead_shim
 from runtime.tasks.calls import Exit, delete_task, kill_task, task
@@ -275,7 +275,7 @@ class Exits:
                 await self._log_keeper.drained(container_id)
                 await self._log_keeper.close(container_id)
         except (TimeoutError, CriError) as error:
-            log.warning("output not drained", container=container_id, error=str(error))
+            log.warning("output not drained", container=container_id, error=in_words(error))
             return False
         return True
 

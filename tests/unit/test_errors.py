@@ -45,6 +45,18 @@ def test_an_error_without_a_message_names_its_code() -> None:
     assert "NOT_FOUND" in str(made)
 
 
+@pytest.mark.parametrize("said", ["Deadline Exceeded", "Stream removed (Deadline Exceeded)"])
+def test_a_deadline_of_ours_says_who_did_not_answer(said: str) -> None:
+    error = rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, said)
+    late = "containerd, or the shim that it asked, did not answer in time"
+    assert str(errors.from_rpc(error, "do it")) == f"cannot do it: {late}"
+    assert errors.in_words(error) == f"DEADLINE_EXCEEDED: {late}"
+
+
+def test_a_timeout_has_no_text_but_its_kind() -> None:
+    assert errors.in_words(TimeoutError()) == "TimeoutError"
+
+
 def test_all_violations_are_reported_together() -> None:
     made = InvalidArgument.from_violations(
         [Violation("a.b", "required", "must be set"), Violation("c", "range", "must be 0 to 5")]
