@@ -14,15 +14,23 @@ from pathlib import Path
 import pytest
 
 from runtime.linux import children
+from tests.harness.waiting import PATIENCE, wait_until
 
 SLEEP = ["sleep", "600"]
 
 
+def has_begun(pid: int, program: str) -> bool:
+    """Whether exec is over: for a moment the new program has no environment yet."""
+    process = Path(f"/proc/{pid}")
+    is_new = (process / "cmdline").read_bytes().startswith(program.encode())
+    return is_new and bool((process / "environ").read_bytes())
+
+
 @contextlib.contextmanager
 def running(command: list[str], **how: bool) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that prints a line once it is what its test needs."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, **how)  # type: ignore[call-overload]
     try:
+        wait_until(lambda: has_begun(process.pid, command[0]))
         yield process
     finally:
         process.kill()
@@ -40,11 +48,12 @@ def marked(tmp_path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ends(pid: int) -> Iterator[None]:
-    """The process, which need not be a child of the test, exits in the block."""
+    """This sleep, which need not be a child of the test, exits in the block."""
     handle = os.pidfd_open(pid)
     try:
+        wait_until(lambda: has_begun(pid, SLEEP[0]))
         yield
-        assert select.select([handle], [], [], 10)[0]
+        assert select.select([handle], [], [], PATIENCE)[0]
     finally:
         os.close(handle)
 
@@ -52,7 +61,7 @@ def ends(pid: int) -> Iterator[None]:
 def test_a_program_of_an_earlier_server_is_killed(tmp_path: Path) -> None:
     with running(SLEEP) as left:
         children.end_left(tmp_path)
-        assert left.wait(10) == -signal.SIGKILL
+        assert left.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_so_is_a_program_that_it_started(tmp_path: Path) -> None:
