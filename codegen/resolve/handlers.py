@@ -63,6 +63,8 @@ def _check_rpc(scope: Scope, entry: Entry) -> None:
         )
     looks_at = set()
     if rpc.subject is not None:
+        if rpc.subject.field not in scope.paths.api.messages[rpc.method.request].fields:
+            return  # its own entry has a fault
         looks_at.add((rpc.method.request, rpc.subject.field))
     if rpc.batches is not None:
         looks_at |= {(rpc.method.request, field) for field in rpc.batches.shared}
