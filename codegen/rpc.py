@@ -201,6 +201,8 @@ class Rpcs:
     services: tuple[ServiceRpcs, ...]
     singular: Mapping[str, str] = field(default_factory=dict)
     """Of nouns whose singular is not the noun without its s."""
+    keys: frozenset[str] = frozenset()
+    """Every key of rpc.yaml, also what is no RPC of the version that is read."""
 
     @property
     def nouns(self) -> tuple[Noun, ...]:
@@ -263,7 +265,7 @@ def read(root: Path, api: Api | None, lifecycle: Lifecycle | None, problems: Pro
         )
         for service in api.services.values()
     )
-    return Rpcs(services, settings.singular)
+    return Rpcs(services, settings.singular, frozenset(entries))
 
 
 def _same_names(node: Node, api: Api, faulty: Collection[str], problems: Problems) -> None:

@@ -51,14 +51,14 @@ def _check_rpc(scope: Scope, entry: Entry) -> None:
         return
     name = entry.value.removeprefix("rpc.")
     rpc = scope.rpcs.find(name)
-    methods = scope.paths.api.rpcs
-    if (rpc is None and name in methods) or (rpc is not None and not rpc.answered):
+    known = scope.rpcs.keys | scope.paths.api.rpcs.keys()
+    if (rpc is None and name in known) or (rpc is not None and not rpc.answered):
         return  # its own entry has a fault
     if rpc is None:
         raise SpecError(
             f"{entry.name} is handled by the RPC {name}, which rpc.yaml does not have",
             entry.value_place,
-            nearest(name, [known.name for known in scope.rpcs.all]),
+            nearest(name, [one.name for one in scope.rpcs.all]),
             "unknown-handler",
         )
     looks_at = set()

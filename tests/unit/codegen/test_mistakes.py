@@ -143,6 +143,22 @@ def test_a_lost_file_with_plans_is_told_and_not_the_entries_that_write_into_it(
     ]
 
 
+def test_an_rpc_that_the_api_lost_is_told_at_its_entry_and_no_handler_is(
+    tmp_path: Path,
+) -> None:
+    copy_of_spec(tmp_path)
+    proto = tmp_path / _CURRENT
+    lines = proto.read_text().splitlines()
+    proto.write_text("\n".join(line for line in lines if "rpc StopContainer(" not in line))
+    with pytest.raises(SpecError) as raised:
+        generate.load_project(tmp_path)
+    faults = [str(fault).splitlines()[0] for fault in raised.value.faults]
+    (entry,) = [fault for fault in faults if fault.startswith("spec/rpc.yaml")]
+    assert entry.endswith("the CRI has no RPC StopContainer [unknown-rpc]")
+    # its own request is still there; that no RPC takes it is not a mistake of the handler's name
+    assert [fault for fault in faults if "unknown-handler" in fault] == []
+
+
 def _place_of(file: str) -> str:
     """Where a mistake in ``file`` is reported: what the CRI changed, at the entry."""
     return "spec/mapping/image_spec.yaml" if file == _CURRENT else file
