@@ -75,15 +75,19 @@ class Frame:
         debugging: bool,
         set_but_ignored: Callable[[str], None] = lambda _field: None,
         unknown: Callable[[str], None] = lambda _message: None,
+        awaited_at_shutdown: Callable[[str], None] = lambda _rpc: None,
     ) -> None:
         """``set_but_ignored`` counts fields that are set and have no effect, ``unknown`` counts
-        fields of a newer CRI by their message; both in requests that change something."""
+        fields of a newer CRI by their message; both in requests that change something. In the task
+        of each call that changes something, ``awaited_at_shutdown`` is called with its RPC first.
+        """
         self._closed = closed
         self._observe = observe
         self._log = log
         self._debugging = debugging
         self._set_but_ignored = set_but_ignored
         self._unknown = unknown
+        self.awaited_at_shutdown = awaited_at_shutdown
         self._unknown_logged: set[str] = set()
 
     def must_be_open(self) -> None:
@@ -183,6 +187,8 @@ def unary(
         async def framed(service: Servicer, request: Q, context: Context) -> R:
             frame = service.frame
             call = Call(handler.__name__, request, mutates, getters)
+            if mutates:
+                frame.awaited_at_shutdown(call.rpc)
             try:
                 frame.must_be_open()
                 response = await handler(service, request)

@@ -241,6 +241,7 @@ class App:
             debugging=self.config.log_level == "debug",
             set_but_ignored=self.metrics.field_ignored,
             unknown=self.metrics.field_unknown,
+            awaited_at_shutdown=background.awaited_at_shutdown,
         )
         _must_satisfy(self.sandboxes, protocols.SandboxOperations)
         _must_satisfy(self.containers, protocols.ContainerOperations)

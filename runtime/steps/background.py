@@ -20,6 +20,18 @@ def in_background(work: Coroutine[Any, Any, T], *, name: str | None = None) -> a
     return task
 
 
+def awaited_at_shutdown(name: str) -> None:
+    """Let a shutdown wait for the current task too, as for work in the background.
+
+    A cancelled call still runs until what it must not leave half done is done or undone.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "only a coroutine calls this"
+    task.set_name(name)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
 class Tasks:
     """Background work that is cancelled together with its owner."""
 

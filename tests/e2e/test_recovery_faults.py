@@ -130,6 +130,25 @@ def test_a_kill_during_a_pod_creation_leaves_nothing(served: Machine) -> None:
     assert_nothing_is_left(served, idle)
 
 
+def test_a_shutdown_waits_for_the_undoing_of_a_call_that_its_client_gave_up(
+    served: Machine,
+) -> None:
+    idle = served.holdings()
+    logged = len(served.log())
+    with served.held_runc() as waits:
+        request = api_pb2.RunPodSandboxRequest(config=pod_config())
+        call = served.cri.runtime.RunPodSandbox.future(request)
+        wait_until(waits)
+        call.cancel()
+        served.begin_to_end("server", signal.SIGTERM)
+        wait_until(lambda: "shutting down" in served.log()[logged:])
+    assert served.server_ended() == 0
+    assert "rollback is incomplete" not in served.log()[logged:]
+    served.start_server()
+    assert not served.cri.runtime.ListPodSandbox(api_pb2.ListPodSandboxRequest()).items
+    assert_nothing_is_left(served, idle)
+
+
 def test_a_pod_whose_records_are_damaged_can_be_removed(served: Machine) -> None:
     idle = served.holdings()
     pod, container = started(served.cri, served, TICK)

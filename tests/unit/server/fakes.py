@@ -18,6 +18,7 @@ from generated.handlers.runtime_service import RuntimeService
 from generated.lifecycle import ContainerState, SandboxState
 from runtime.frame import Frame
 from runtime.server import listener
+from runtime.steps import background
 
 Answer = Callable[..., Any]
 
@@ -121,6 +122,7 @@ class World:
             observe=lambda rpc, code, seconds: self.observed.append((rpc, code)),
             log=self.log,
             debugging=debugging,
+            awaited_at_shutdown=background.awaited_at_shutdown,
         )
         every = self.operations
         return (

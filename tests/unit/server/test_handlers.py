@@ -19,6 +19,7 @@ from generated.lifecycle import ContainerState, SandboxState
 from generated.plans import CheckpointContainerPlan, ListImagesPlan, StopContainerPlan
 from runtime import errors, frame
 from runtime.config.tables import ConfigError
+from runtime.steps.background import finished
 from tests.harness.waiting import PATIENCE, until
 from tests.unit.server.fakes import Line, Thing, World, empty, world
 
@@ -351,6 +352,28 @@ async def test_a_cancelled_call_cancels_the_work(cri: World) -> None:
     await until(lambda: cri.observed)  # the frame around it needs one more iteration of the loop
     assert cri.observed == [("StopContainer", grpc.StatusCode.CANCELLED)]
     assert cri.log.lines[-1] == Line("info", "StopContainer", cri.log.lines[-1].fields)
+
+
+async def test_a_shutdown_waits_for_a_call_that_its_client_gave_up(cri: World) -> None:
+    began, cancelled, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def not_half_done(*_: object) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+            await may_end.wait()
+
+    cri.operations.answers["stop"] = not_half_done
+    call = cri.runtime.StopContainer(stop("running"))
+    async with asyncio.timeout(PATIENCE):
+        await began.wait()
+        call.cancel()
+        await cancelled.wait()
+        assert await finished(0.01) == ["StopContainer"]
+        may_end.set()
+        assert await finished(PATIENCE) == []
 
 
 async def test_messages_of_16_mib_pass(cri: World) -> None:
