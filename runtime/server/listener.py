@@ -39,7 +39,7 @@ def bound(path: Path) -> aio.Server:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path}: its directory cannot be created: {error.strerror}") from error
-    if _answers(path):
+    if is_served(path):
         raise ConfigError(f"{path}: another server listens there; stop it or use another socket")
     server = aio.server(options=_OPTIONS)
     mask = os.umask(0o177)
@@ -52,7 +52,8 @@ def bound(path: Path) -> aio.Server:
     return server
 
 
-def _answers(path: Path) -> bool:
+def is_served(path: Path) -> bool:
+    """Whether a process listens on the socket; a killed one leaves its socket behind."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

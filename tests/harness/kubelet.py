@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from generated.cri import api_pb2
+from runtime.server.listener import is_served
 
 from . import cgroups
 from .leaks import claim
@@ -57,19 +57,9 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "a kubelet needs root"
     plugins = FIXED_DIRECTORIES[0] / "kubelet.sock"
-    if _listens(plugins):
+    if is_served(plugins):
         return f"another kubelet runs on this machine: it serves {plugins}"
     return ""
-
-
-def _listens(path: Path) -> bool:
-    """Whether a process serves the socket; a kubelet that was killed leaves its socket behind."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 class Kubelet:

@@ -543,14 +543,21 @@ def test_a_pod_field_changes_only_its_targets(
         assert undeclared(changed(before, after), targets) == set()
 
 
+def unset_and_empty(base: Any, path: str) -> tuple[Any, Any]:
+    """The message without the message at ``path``, and with an empty one there."""
+    unset = without(with_parents(base, path), path)
+    return unset, with_parents(unset, f"{path}.any")
+
+
 @pytest.mark.parametrize("path", parents(api_pb2.ContainerConfig))
 def test_an_empty_message_of_a_container_changes_only_its_targets(path: str) -> None:
     """Compared with one that is not set."""
     targets = declared("ContainerConfig", f"ContainerConfig.{path}")
     for base in CONTAINER_BASES:
-        unset = without(with_parents(base, path), path)
-        empty = with_parents(unset, f"{path}.any")
-        before, after = (container_targets(c, PRIVILEGED, oci_specs.HOST) for c in (unset, empty))
+        before, after = (
+            container_targets(config, PRIVILEGED, oci_specs.HOST)
+            for config in unset_and_empty(base, path)
+        )
         assert undeclared(changed(before, after), targets) == set()
 
 
@@ -559,9 +566,9 @@ def test_an_empty_message_of_a_pod_changes_only_its_targets(path: str) -> None:
     """Compared with one that is not set."""
     targets = declared("PodSandboxConfig", f"PodSandboxConfig.{path}")
     for base in POD_BASES:
-        unset = without(with_parents(base, path), path)
-        empty = with_parents(unset, f"{path}.any")
-        before, after = (pod_targets(config, oci_specs.HOST) for config in (unset, empty))
+        before, after = (
+            pod_targets(config, oci_specs.HOST) for config in unset_and_empty(base, path)
+        )
         assert undeclared(changed(before, after), targets) == set()
 
 

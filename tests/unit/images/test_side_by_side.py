@@ -11,10 +11,12 @@ import pytest
 
 from generated.containerd import content_pb2, snapshots_pb2, types_pb2
 from runtime.errors import FailedPrecondition, NotFound
-from runtime.images.manifest import Descriptor, Manifest, chain_ids
+from runtime.images.manifest import Descriptor, chain_ids
 from runtime.images.unpack import Unpacker
 from tests.harness.waiting import PATIENCE, until
 from tests.unit.sandboxes.fakes import rpc_error
+
+from .layers import image
 
 LEASE = (("containerd-lease", "pull"),)
 OVERLAY_OPTIONS = ["index=off"]
@@ -110,12 +112,6 @@ class Daemon:
 
     async def _nothing(self, request: Any) -> None:
         pass
-
-
-def image(letters: str) -> Manifest:
-    """Layers whose digests are their diff IDs."""
-    layers = tuple(Descriptor("", f"sha256:{letter * 64}", 1) for letter in letters)
-    return Manifest(Descriptor("", "sha256:0", 1), layers, "sha256:9")
 
 
 def chain(letters: str) -> tuple[str, ...]:

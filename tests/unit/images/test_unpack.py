@@ -17,6 +17,8 @@ from runtime.images.unpack import Unpacker
 from tests.harness.waiting import PATIENCE
 from tests.unit.sandboxes.fakes import rpc_error
 
+from .layers import image
+
 DIFF_IDS = ["sha256:" + letter * 64 for letter in "abc"]
 CHAIN = chain_ids(DIFF_IDS)
 LEASE = (("containerd-lease", "pull"),)
@@ -112,12 +114,6 @@ class Provider:
 
     async def _nothing(self, request: Any) -> None:
         pass
-
-
-def image(letters: str) -> Manifest:
-    """Layers whose digests are their diff IDs."""
-    layers = tuple(Descriptor("", f"sha256:{letter * 64}", 1) for letter in letters)
-    return Manifest(Descriptor("", "sha256:0", 1), layers, "sha256:9")
 
 
 async def unpacked(
