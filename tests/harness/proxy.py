@@ -37,8 +37,8 @@ class Proxy:
         self.cut_after = 1 << 16
         self.drop_range = False
         """Drop ``Range``, like servers that do not support it."""
-        self.stall = False
-        """Respond to blobs with headers and then nothing more."""
+        self.stall_after: int | None = None
+        """Respond to blobs with headers and so many bytes, and then nothing more."""
         self.statuses: list[int] = []
         """Statuses of the next responses, one for each request."""
 
@@ -79,10 +79,10 @@ class Proxy:
         answer: web.StreamResponse,
         request: web.Request,
     ) -> None:
-        if asked.is_blob and self.stall:
-            await asyncio.sleep(3600)
         sent = 0
         async for piece in upstream.content.iter_chunked(1 << 14):
+            if asked.is_blob and self.stall_after is not None and sent >= self.stall_after:
+                await asyncio.sleep(3600)
             await answer.write(piece)
             sent += len(piece)
             if asked.is_blob and self.cuts and sent >= self.cut_after:

@@ -22,7 +22,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.proxy import Proxy
 from tests.harness.registry import Registry, free_port
 from tests.harness.token_server import TokenServer, self_signed
-from tests.harness.waiting import PATIENCE, until
+from tests.harness.waiting import PATIENCE
 from tests.images.conftest import MakeImages, pull, write_hosts
 
 # TLS
@@ -301,19 +301,28 @@ async def test_large_layers_come_in_parts_at_the_same_time(
         assert len(ranges) > 12
 
 
+def has_part_of_a_layer(daemon: Daemon) -> bool:
+    """Whether containerd has received bytes of a layer that is not complete."""
+    rows = [line.split() for line in daemon.ctr("content", "active").splitlines()]
+    return any("layer-sha256:" in ref and size != "0B" for ref, size, *_ in rows)
+
+
 async def test_next_pull_resumes_the_cancelled_one(
     images: Images, daemon: Daemon, registry: Registry, large: build.Image
 ) -> None:
     """The write of a blob outlives the pull, so a restarted kubelet or server loses little."""
     async with Proxy(registry.url) as proxy:
         name = f"{proxy.host}/large:1"
-        proxy.cuts, proxy.cut_after = 1000, 300_000
+        # a layer is longer, and the first message to containerd shorter
+        proxy.stall_after = 600_000
         first = asyncio.create_task(pull(images, name))
-        await until(lambda: len(proxy.blobs()) >= 6)
+        async with asyncio.timeout(PATIENCE):
+            while not await asyncio.to_thread(has_part_of_a_layer, daemon):
+                pass
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         assert "layer-sha256:" in daemon.ctr("content", "active")
-        proxy.cuts = 0
+        proxy.stall_after = None
         proxy.asked.clear()
         assert await pull(images, name) == large.config.digest
         assert any(one.headers.get("Range", "") > "bytes=1" for one in proxy.blobs())
@@ -343,6 +352,6 @@ async def test_pull_without_progress_ends(
 ) -> None:
     images = await make_images(image_pull_progress_timeout="1s")
     async with Proxy(registry.url) as proxy:
-        proxy.stall = True
+        proxy.stall_after = 0
         with pytest.raises(RegistryUnavailable, match="no data received for 1 s"):
             await asyncio.wait_for(pull(images, f"{proxy.host}/large:1"), PATIENCE)
